@@ -1,0 +1,95 @@
+"""What an encoder is: the contract between media and arrays.
+
+An encoder is pretrained and frozen. It turns one opened medium into the input of its network (`prepare`, cheap, called
+from several reader threads) and batches of such inputs into embeddings (`encode`, expensive, called from one thread).
+How weights are found and run is left to `offline`, `huggingface` and `runtime`; where embeddings are kept, to
+`chiasm.collection`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from chiasm.types import Media, Modality
+
+Prepared: TypeAlias = Any
+"""One input as the network of its encoder takes it: an array, a dict of arrays or a string. Only its encoder looks in."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How media should be opened for an encoder, so that no more is decoded than the network sees."""
+
+    image_size: int | None = None  # pixels of the network's input side; larger images may be opened at reduced size
+    rate: int | None = None  # samples a second of audio; None keeps the file's own
+    frames: int = 8  # frames of a video, at equally spaced times
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors, a row an input, as the network gives them (not normalised), and the words found on the way, if any."""
+
+    vectors: Float[np.ndarray, "inputs dim"]
+    texts: tuple[str | None, ...]  # transcript of each input; None where the encoder does not go through words
+
+
+@dataclass(frozen=True)
+class ClassHead:
+    """A pretrained linear classifier on an encoder's embeddings: `softmax(vectors @ weight + bias)` over `names`."""
+
+    weight: Float[np.ndarray, "dim classes"]
+    bias: Float[np.ndarray, " classes"]
+    names: tuple[str, ...]
+
+
+class Encoder(ABC):
+    """A pretrained, frozen network with one embedding space for all of its modalities.
+
+    Making one is cheap: weights are read at the first `encode`. Attributes are constant after `__init__`.
+    """
+
+    name: str
+    modalities: frozenset[Modality]
+    dim: int
+    view: View
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digest over weights, preprocessing and version: equal exactly when embeddings may be mixed."""
+
+    @abstractmethod
+    def prepare(self, media: Media) -> Prepared:
+        """Turn one medium into the input of the network. Safe to call from several threads.
+
+        Raises:
+            EncoderError: the medium's modality is not one of `modalities`.
+        """
+
+    @abstractmethod
+    def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
+        """Embed prepared inputs of one modality, a row an input, in order. An empty batch gives shape (0, dim)."""
+
+    def encode(self, media: Sequence[Media]) -> Embeddings:
+        """Embed media of any mix of this encoder's modalities, a row a medium, in order."""
+        vectors = np.empty((len(media), self.dim), dtype=np.float32)
+        texts: list[str | None] = [None] * len(media)
+        by_modality: dict[Modality, list[int]] = {}
+        for row, medium in enumerate(media):
+            by_modality.setdefault(medium.modality, []).append(row)
+        for modality, rows in by_modality.items():
+            part = self.encode_prepared(modality, [self.prepare(media[row]) for row in rows])
+            vectors[rows] = part.vectors
+            for row, text in zip(rows, part.texts, strict=True):
+                texts[row] = text
+        return Embeddings(vectors, tuple(texts))
+
+    def class_head(self) -> ClassHead | None:
+        """The pretrained classifier that reads these embeddings, where the weights have one (else None)."""
+        return None
