@@ -1,0 +1,169 @@
+"""From a file to pixels, samples, frames or characters: the one door through which media come in.
+
+`load` opens any file by what is in it; the name plays no part. Every failure, of whatever kind, is a `MediaError` with
+an outcome and a reason. Nothing is repaired or filled in: a file that is not whole is `BROKEN`. Safe to call from
+several threads at once; no setting of the libraries below is changed.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from chiasm.errors import MediaError
+from chiasm.media import complete, kinds, text
+from chiasm.media.kinds import Kind
+from chiasm.media.limits import Limits
+from chiasm.types import Media, Modality, Outcome, Video
+
+__all__ = ["Limits", "load", "load_frames", "sniff"]
+
+
+def load(
+    path: str | Path,
+    *,
+    image_size: int | None = None,
+    rate: int | None = None,
+    frames: int = 8,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
+) -> Media:
+    """Open one file as what it is.
+
+    Images: JPEG, PNG, GIF, WebP, BMP, TIFF, AVIF, JPEG 2000, PNM. Sounds: WAV, AIFF, FLAC, Ogg (Vorbis, Opus, FLAC),
+    MP3, AAC, AMR, and MP4 (M4A), WebM, Matroska, ASF (WMA) without a video stream. Videos: MP4, QuickTime, WebM,
+    Matroska, AVI, MPEG, FLV, ASF (WMV), Ogg (Theora). Everything else that reads as text is text.
+
+    Args:
+        path: the file.
+        image_size: pixels that the shorter side of an image or of a frame needs to have. Larger ones may be decoded
+            at a smaller size, never below this. None decodes all pixels.
+        rate: samples a second of sounds; None keeps the file's own.
+        frames: frames of a video, at the centres of as many equal parts of its duration.
+        limits: what is too large to open.
+
+    Returns:
+        An `Image` (RGB, upright, transparency on white), `Text` (line ends as `\\n`), `Audio` (mono, the mean of all
+        channels, what exceeds full scale clipped) or `Video`.
+
+    Raises:
+        MediaError: the file cannot be used. `BROKEN`: missing, unreadable, cut off or damaged. `EMPTY`: no bytes, no
+            samples, only whitespace. `SILENT`: see `chiasm.media.audio.SILENCE`. `TOO_LARGE`: over `limits`.
+            `UNSUPPORTED`: of no kind listed above, or not a file at all.
+        ValueError: `image_size`, `rate` or `frames` is not positive.
+    """
+    for name, value in (("image_size", image_size), ("rate", rate), ("frames", frames)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} has to be at least 1; got {value}")
+    with _opened(path, limits) as (file, kind):
+        if kind.reader == "text":
+            return text.read(file.read(), limits=limits)
+        if kind.reader == "pillow":
+            from chiasm.media import image
+
+            return image.read(file.read(), kind, image_size=image_size, limits=limits)
+        from chiasm.media import audio, container, video
+
+        complete.check(file, kind)
+        if kind.modality == "audio":
+            return audio.read(file, kind, rate=rate, limits=limits)
+        with container.opened(file, kind) as opened:
+            stream = container.main_stream(opened, kind)
+            if stream.type == "audio":
+                return audio.read_stream(opened, stream, kind, rate=rate, limits=limits)
+            times = video.centres(frames)
+            return video.read_stream(opened, stream, kind, times=times, image_size=image_size, limits=limits)
+
+
+def load_frames(
+    path: str | Path,
+    times: Sequence[float],
+    *,
+    image_size: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
+) -> Video:
+    """Open the frames of a video that are shown at the times given.
+
+    Args:
+        path: the file.
+        times: seconds from the first frame, ascending, at least one.
+        image_size: as for `load`.
+        limits: as for `load`.
+
+    Returns:
+        A frame for each time, in the same order; `Video.times` tells since when each was shown.
+
+    Raises:
+        MediaError: as for `load`; `UNSUPPORTED` also where the file is no video.
+        ValueError: `times` is empty, not ascending, negative or beyond the end of the video.
+    """
+    if not times or list(times) != sorted(times) or times[0] < 0:
+        raise ValueError(f"times have to be seconds from 0 on, ascending, at least one; got {list(times)}")
+
+    def within(duration: float) -> Sequence[float]:
+        if times[-1] > duration:
+            raise ValueError(f"the video lasts {duration:.2f} seconds; a frame at {times[-1]:.2f} was asked for")
+        return times
+
+    with _opened(path, limits) as (file, kind):
+        if kind.modality is None:
+            from chiasm.media import container, video
+
+            complete.check(file, kind)
+            with container.opened(file, kind) as opened:
+                stream = container.main_stream(opened, kind)
+                if stream.type == "video":
+                    return video.read_stream(opened, stream, kind, times=within, image_size=image_size, limits=limits)
+        raise MediaError(Outcome.UNSUPPORTED, f"the {kind.name} file is no video")
+
+
+def sniff(path: str | Path) -> Modality:
+    """Tell the modality of a file from its first bytes, and of a container from its list of streams. Decodes nothing.
+
+    Raises:
+        MediaError: the file is missing, unreadable, empty or of no kind that `load` knows. That it passes here does
+            not mean that it is whole.
+    """
+    with _opened(path, Limits()) as (file, kind):
+        if kind.modality is not None:
+            return kind.modality
+        from chiasm.media import container
+
+        with container.opened(file, kind) as opened:
+            return container.main_stream(opened, kind).type
+
+
+@contextmanager
+def _opened(path: str | Path, limits: Limits) -> Iterator[tuple[BinaryIO, Kind]]:
+    """Open a file and recognise it; turn failures to read it, here and in the block, into `MediaError`."""
+    path = Path(path)
+    if "\0" in str(path):
+        raise MediaError(Outcome.BROKEN, "the file does not exist: no name can hold a NUL")
+    try:
+        status = path.stat()  # before opening: to open a pipe would wait for someone to write into it
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
+            raise MediaError(Outcome.UNSUPPORTED, f"this is {what}, not a file")
+        _check_size(status.st_size, limits.max_bytes)
+        with path.open("rb") as file:
+            head = file.read(kinds.HEAD)
+            if not head:
+                raise MediaError(Outcome.EMPTY, "the file has no bytes")
+            kind = kinds.recognise(head)
+            if kind.is_read_whole:
+                _check_size(status.st_size, limits.max_bytes_whole)
+            file.seek(0)
+            yield file, kind
+    except FileNotFoundError as error:
+        raise MediaError(Outcome.BROKEN, "the file does not exist") from error
+    except OSError as error:
+        raise MediaError(Outcome.BROKEN, f"the file cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise MediaError(Outcome.TOO_LARGE, "the file needs more memory than there is") from error
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise MediaError(Outcome.TOO_LARGE, f"the file has {size:,} bytes; the limit is {most:,}")

@@ -1,0 +1,69 @@
+"""Containers such as MP4, WebM and AVI, opened with FFmpeg (through PyAV), and which of their streams matter.
+
+FFmpeg is told the format and given an open file, so it never guesses one, follows a link or opens another file.
+Its errors become `MediaError` here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from chiasm.errors import MediaError
+from chiasm.media.kinds import Kind
+from chiasm.types import Outcome
+
+_NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails  # covers of songs, previews of films
+
+
+@contextmanager
+def opened(file: BinaryIO, kind: Kind) -> Iterator[InputContainer]:
+    """Open a container and close it at the end. What FFmpeg cannot read inside the block is `BROKEN`.
+
+    Raises:
+        MediaError: `BROKEN`.
+    """
+    try:
+        with av.open(file, mode="r", format=kind.demuxer, metadata_errors="replace") as container:
+            yield container
+    except av.FFmpegError as error:
+        raise MediaError(Outcome.BROKEN, f"the {kind.name} cannot be decoded: {error.strerror}") from error
+
+
+def main_stream(container: InputContainer, kind: Kind) -> VideoStream | AudioStream:
+    """The first video stream, or else the first audio stream. Pictures that go with a sound, as covers, are no video.
+
+    Raises:
+        MediaError: `BROKEN` there is neither; `UNSUPPORTED` FFmpeg has no decoder for it.
+    """
+    videos = [stream for stream in container.streams.video if not stream.disposition & _NO_FILM]
+    candidates: list[VideoStream | AudioStream] = [*videos, *container.streams.audio]
+    if not candidates:
+        raise MediaError(Outcome.BROKEN, f"the {kind.name} has neither pictures nor sound")
+    stream = candidates[0]
+    if stream.codec_context is None:
+        raise MediaError(Outcome.UNSUPPORTED, f"no decoder is known for the {stream.type} of the {kind.name}")
+    return stream
+
+
+def strict(stream: VideoStream | AudioStream) -> None:
+    """Let the decoder fail on damaged data instead of painting over them.
+
+    On one thread: with several, FFmpeg drops most errors (and readers run side by side anyway).
+    """
+    stream.codec_context.options = {"err_detect": "explode"}
+    stream.codec_context.thread_count = 1
+
+
+def duration(container: InputContainer, stream: VideoStream | AudioStream) -> float | None:
+    """Seconds as the stream, or else the container, declares them; None where neither does."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else None

@@ -1,0 +1,31 @@
+"""How large a file may be before it is refused instead of opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds on one file. A file over any of them is refused with `Outcome.TOO_LARGE`, before it is decoded.
+
+    The defaults let through what cameras and recorders make, and keep one reader to a few GB of memory at worst.
+    """
+
+    max_bytes: int = 4 * 2**30
+    """Bytes of the file on disk."""
+
+    max_bytes_whole: int = 2**30
+    """Bytes of a file that has to be read whole to be opened or checked: images, texts, Ogg and MP3."""
+
+    max_pixels: int = 80_000_000
+    """Width times height of an image or of a video's frame, as stored, so also where it is opened at reduced size.
+
+    Pillow's own `PIL.Image.MAX_IMAGE_PIXELS` (89,478,485 unless the program sets it) holds too where it is lower.
+    """
+
+    max_seconds: float = 3 * 3600.0
+    """Duration of a sound or a video. Three hours of sound at 16 kHz are 700 MB of samples."""
+
+    max_characters: int = 10_000_000
+    """Characters of a text."""

@@ -1,0 +1,190 @@
+"""Videos: frames at chosen times, through FFmpeg.
+
+Finds the key picture before each time and decodes from there, so that of a long video little is decoded. Only the
+chosen frames are kept, at the size asked for. Mirroring and non-square pixels are left as stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from jaxtyping import UInt8
+
+from chiasm.errors import MediaError
+from chiasm.media import container, kinds
+from chiasm.media.kinds import Kind
+from chiasm.media.limits import Limits
+from chiasm.types import Outcome, Video
+
+Pixels = UInt8[np.ndarray, "height width 3"]
+
+
+def read_stream(
+    opened: InputContainer,
+    stream: VideoStream,
+    kind: Kind,
+    *,
+    times: Callable[[float], Sequence[float]],
+    image_size: int | None,
+    limits: Limits,
+) -> Video:
+    """Decode the frames of a container that are shown at certain times.
+
+    Args:
+        opened: the container.
+        stream: its video stream.
+        kind: what the container is.
+        times: gives, for the duration in seconds, the times wanted in seconds from the first frame, in any order.
+        image_size: pixels of the shorter side of the frames; larger frames are scaled down to it, smaller ones left as
+            they are. None leaves all as they are.
+        limits: see `Limits.max_pixels` (of one frame) and `Limits.max_seconds`.
+
+    Returns:
+        A frame for each time, in order of time, with the times at which they begin to be shown. Two times within one
+        frame give it twice.
+
+    Raises:
+        MediaError: `BROKEN` or `TOO_LARGE`.
+    """
+    container.strict(stream)
+    declared = None if kind == kinds.MPEG_PS else container.duration(opened, stream)  # there FFmpeg guesses, badly
+    seconds = declared or _scanned_duration(opened, stream)
+    if seconds > limits.max_seconds:
+        raise MediaError(
+            Outcome.TOO_LARGE, f"the video lasts {seconds:,.0f} seconds; the limit is {limits.max_seconds:,.0f}"
+        )
+    _check_size(stream.width, stream.height, limits)
+    reader = _Reader(opened, stream, kind, image_size, limits)
+    shown = reader.frames_at(sorted(times(seconds)))
+    return Video(
+        np.stack([pixels for pixels, _ in shown]),
+        np.array([time for _, time in shown], dtype=np.float32),
+        seconds,
+    )
+
+
+def centres(frames: int) -> Callable[[float], list[float]]:
+    """Times for `read_stream`: the centres of `frames` equal parts of the duration."""
+    return lambda duration: [(index + 0.5) * duration / frames for index in range(frames)]
+
+
+def _check_size(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.max_pixels:
+        raise MediaError(
+            Outcome.TOO_LARGE,
+            f"a frame has {width:,} x {height:,} = {width * height:,} pixels; the limit is {limits.max_pixels:,}",
+        )
+
+
+def _scanned_duration(opened: InputContainer, stream: VideoStream) -> float:
+    """Seconds to the end of the last packet, for recordings that declare no duration. Decodes nothing."""
+    start = stream.start_time or 0
+    end = max(
+        (packet.pts + (packet.duration or 0) for packet in opened.demux(stream) if packet.pts is not None), default=0
+    )
+    opened.seek(min(0, start), stream=stream)
+    return max(0.0, float((end - start) * stream.time_base)) if stream.time_base else 0.0
+
+
+def _begin(frame: VideoFrame) -> int:
+    """The tick from which a frame is shown; old containers store only the order of decoding."""
+    return frame.pts if frame.pts is not None else (frame.dts or 0)
+
+
+class _Reader:
+    """Decodes frames of one video stream. Times are in the stream's own ticks, counted as the stream counts them."""
+
+    def __init__(
+        self, opened: InputContainer, stream: VideoStream, kind: Kind, image_size: int | None, limits: Limits
+    ) -> None:
+        if not stream.time_base:
+            raise MediaError(Outcome.BROKEN, f"the {kind.name} does not say how its video counts time")
+        self._opened, self._stream, self._tick = opened, stream, stream.time_base
+        self._image_size, self._limits = image_size, limits
+        self._start = stream.start_time or 0
+        self._joins_midway = kind in (kinds.MPEG_TS, kinds.MPEG_PS)  # broadcasts are cut anywhere
+        self._broken = MediaError(Outcome.BROKEN, f"the {kind.name} has no frame that can be decoded")
+        self._size: tuple[int, int] | None = None
+
+    def frames_at(self, times: Sequence[float]) -> list[tuple[Pixels, float]]:
+        """The frames shown at these times (ascending, in seconds), each with the time at which it begins."""
+        stamps = [self._start + round(time / self._tick) for time in times]
+        shown: list[tuple[Pixels, float]] = []
+        for _, group in groupby(stamps, self._key_before):
+            shown += self._decode_group(list(group))
+        return shown
+
+    def _key_before(self, stamp: int) -> int | None:
+        """Where the demuxer lands when it looks for the key picture before a time: equal for times it serves."""
+        try:
+            self._opened.seek(stamp, stream=self._stream)
+            return next(self._opened.demux(self._stream)).pts
+        except (av.FFmpegError, StopIteration):  # a format that cannot be searched is decoded from its beginning
+            return None
+
+    def _decode_group(self, stamps: list[int]) -> list[tuple[Pixels, float]]:
+        """Decode from before the first time; formats without an index may land behind it, so go back further then."""
+        back = 0
+        while True:
+            from_start = stamps[0] - back <= self._start
+            self._opened.seek(min(0, self._start) if from_start else stamps[0] - back, stream=self._stream)
+            shown = self._decode(stamps, from_start)
+            if shown is not None:
+                return shown
+            if from_start:
+                raise self._broken
+            back = max(4 * back, round(2 / self._tick))
+
+    def _decode(self, stamps: list[int], from_start: bool) -> list[tuple[Pixels, float]] | None:
+        """Decode on until each time has its frame; None where the first frame comes after the first time."""
+        shown: list[tuple[Pixels, float]] = []
+        current: VideoFrame | None = None
+        for frame in self._frames(forgiving=self._joins_midway or not from_start):
+            begin = _begin(frame)
+            if current is None and begin > stamps[0] and not from_start:
+                return None
+            while current is not None and len(shown) < len(stamps) and stamps[len(shown)] < begin:
+                shown.append(self._convert(current))
+            if len(shown) == len(stamps):
+                return shown
+            current = frame
+        if current is None:
+            return None
+        last = self._convert(current)  # a sound may go on after the last picture, which then stays
+        return shown + [last] * (len(stamps) - len(shown))
+
+    def _frames(self, *, forgiving: bool) -> Iterator[VideoFrame]:
+        """Decoded frames in order of time.
+
+        Whoever joins in the middle of a stream cannot decode pictures that refer to earlier ones: with `forgiving`,
+        errors before the first frame are passed over. After it, an error is damage.
+        """
+        for packet in self._opened.demux(self._stream):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                if not forgiving:
+                    raise
+                continue
+            for frame in frames:
+                forgiving = False
+                yield frame
+
+    def _convert(self, frame: VideoFrame) -> tuple[Pixels, float]:
+        if frame.is_corrupt:
+            raise MediaError(Outcome.BROKEN, f"the frame at {frame.time:.1f} seconds is damaged")
+        if self._size is None:
+            _check_size(frame.width, frame.height, self._limits)
+            shorter = min(frame.width, frame.height)
+            scale = 1.0 if self._image_size is None else min(1.0, self._image_size / shorter)
+            self._size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
+        width, height = self._size
+        pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
+        time = float((_begin(frame) - self._start) * self._tick)
+        return np.rot90(pixels, round(frame.rotation / 90)), max(0.0, time)

@@ -1,0 +1,675 @@
+"""Folders, tables and single files read as items: ids, sources, types of columns, and errors that name the place."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from media_files import gradient, image_bytes
+
+from chiasm.errors import ManifestError
+from chiasm.manifest import Manifest, read_manifest
+from chiasm.types import FileOutcome, Item, Outcome, Source
+
+
+def table(folder: Path, content: str, name: str = "table.csv") -> Path:
+    path = folder / name
+    path.write_text(content, encoding="utf-8", newline="")
+    return path
+
+
+def refusal(path: Path) -> ManifestError:
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    assert caught.value.path in (str(path), ascii(str(path)))
+    assert str(caught.value).startswith(caught.value.path)
+    return caught.value
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+# Folders
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "birds/owl.png", "birds/owl.txt", "birds/owl.JPG", "birds/owl.ogg", "birds/wren.png", "top.mp4")
+    touch(tmp_path, "birds/of prey/kite.webm", "ünder.v2.flac")
+    manifest = read_manifest(str(tmp_path))
+    at = str(tmp_path)
+    assert manifest.source == at
+    assert not manifest.explicit_ids
+    assert manifest.outcomes == ()
+    assert manifest.columns == {"folder": "string", "label": "string"}
+    assert manifest.items == (
+        Item(
+            "birds/of prey/kite",
+            (Source("video", path=f"{at}/birds/of prey/kite.webm"),),
+            {"folder": "birds/of prey", "label": "of prey"},
+        ),
+        Item(
+            "birds/owl",
+            (
+                Source("image", path=f"{at}/birds/owl.JPG"),
+                Source("audio", path=f"{at}/birds/owl.ogg"),
+                Source("image", path=f"{at}/birds/owl.png"),
+                Source("text", path=f"{at}/birds/owl.txt"),
+            ),
+            {"folder": "birds", "label": "birds"},
+        ),
+        Item("birds/wren", (Source("image", path=f"{at}/birds/wren.png"),), {"folder": "birds", "label": "birds"}),
+        Item("top", (Source("video", path=f"{at}/top.mp4"),), {"folder": ".", "label": None}),
+        Item("ünder.v2", (Source("audio", path=f"{at}/ünder.v2.flac"),), {"folder": ".", "label": None}),
+    )
+
+
+def test_a_folder_under_any_spelling_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a/b/c.png")
+    monkeypatch.chdir(tmp_path / "a")
+    assert read_manifest("b") == read_manifest(tmp_path / "a" / ".." / "a" / "b") == read_manifest(f"{tmp_path}/a/b/")
+
+
+def test_hidden_and_system_files_are_passed_over_in_silence(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", ".hidden.png", ".git/b.png", "Thumbs.db", "desktop.ini", "__MACOSX/c.png", "~$d.txt")
+    manifest = read_manifest(tmp_path)
+    assert [item.id for item in manifest.items] == ["a"]
+    assert manifest.outcomes == ()
+
+
+def test_unknown_extensions_are_sniffed_and_known_ones_are_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "picture.dat").write_bytes(image_bytes(gradient(8, 8), "PNG"))
+    (tmp_path / "README").write_text("words")
+    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7")
+    (tmp_path / "void.xyz").touch()
+    touch(tmp_path, "empty.png")  # what is in it, if anything, is found when it is opened
+    manifest = read_manifest(tmp_path)
+    assert [(item.id, item.sources[0].modality) for item in manifest.items] == [
+        ("README", "text"),
+        ("empty", "image"),
+        ("picture", "image"),
+    ]
+    assert [(Path(outcome.path).name, outcome.outcome) for outcome in manifest.outcomes] == [
+        ("paper.pdf", Outcome.UNSUPPORTED),
+        ("void.xyz", Outcome.EMPTY),
+    ]
+    assert "PDF" in manifest.outcomes[0].reason
+
+
+def test_what_belongs_to_no_item_is_an_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a.png", "more.csv", "more.parquet", "shut/b.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / os.fsdecode(b"bad\xff.png")).touch()
+    scandir = os.scandir
+
+    def guarded(path: str) -> Any:
+        if path.endswith("shut"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)  # the tests may run as root, who may read everything
+    manifest = read_manifest(tmp_path)
+    assert [item.id for item in manifest.items] == ["a"]
+    found = {Path(outcome.path).name: outcome for outcome in manifest.outcomes}
+    assert list(found) == sorted(found)
+    assert found["shut"] == FileOutcome(
+        str(tmp_path / "shut"), Outcome.BROKEN, "the folder cannot be read: Permission denied"
+    )
+    assert found["gone.png"].outcome is Outcome.BROKEN
+    assert found["pipe.png"].outcome is Outcome.UNSUPPORTED
+    assert "name the table itself" in found["more.csv"].reason
+    assert found["more.parquet"].outcome is Outcome.UNSUPPORTED
+    assert "not valid Unicode" in found["bad\ufffd.png"].reason
+
+
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+    touch(tmp_path, "z/real/a.png", "elsewhere/b.png")
+    (tmp_path / "a_link").symlink_to(tmp_path / "z" / "real")  # comes first by name, but the folder keeps its own
+    (tmp_path / "z" / "up").symlink_to(tmp_path)
+    (tmp_path / "z" / "self").symlink_to(tmp_path / "z" / "self")
+    outside = tmp_path / "root"
+    outside.mkdir()
+    (outside / "linked").symlink_to(tmp_path / "elsewhere")
+    (outside / "c.png").symlink_to(tmp_path / "z" / "real" / "a.png")
+    assert [item.id for item in read_manifest(outside).items] == ["c", "linked/b"]
+    manifest = read_manifest(tmp_path)
+    assert [item.id for item in manifest.items] == ["elsewhere/b", "root/c", "z/real/a"]
+    assert [Path(outcome.path).name for outcome in manifest.outcomes] == ["self"]
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, ".hidden", "empty/.also")
+    assert "the folder is empty; put media files into it" in str(refusal(tmp_path))
+
+
+# One file
+
+
+def test_a_single_file_is_one_item(tmp_path: Path) -> None:
+    touch(tmp_path, "bird.v2.png")
+    path = str(tmp_path / "bird.v2.png")
+    assert read_manifest(path) == Manifest(path, (Item("bird.v2", (Source("image", path=path),)),))
+    (tmp_path / "words.log").write_text("words")
+    assert read_manifest(tmp_path / "words.log").items[0].sources[0].modality == "text"
+
+
+def test_a_single_file_that_is_no_medium(tmp_path: Path) -> None:
+    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7")
+    error = refusal(tmp_path / "paper.pdf")
+    assert "a PDF document" in str(error)
+    assert "expected a folder, a media file or a table (.csv, .jsonl, .ndjson, .parquet, .tsv)" in str(error)
+    (tmp_path / "void.xyz").touch()
+    manifest = read_manifest(tmp_path / "void.xyz")
+    assert manifest.items == ()
+    assert manifest.outcomes[0].outcome is Outcome.EMPTY
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("a.json", "call it .jsonl"), ("a.xlsx", "save it as .csv"), ("a.feather", "as .parquet")]
+)
+def test_files_that_are_nearly_tables(name: str, advice: str, tmp_path: Path) -> None:
+    touch(tmp_path, name)
+    assert advice in str(refusal(tmp_path / name))
+
+
+def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"bad\xff.png")
+    path.touch()
+    assert "not valid Unicode; rename it" in str(refusal(path))
+
+
+@pytest.mark.parametrize("name", ["none", "none.csv", "none.png"])
+def test_a_missing_path(name: str, tmp_path: Path) -> None:
+    assert "there is no such file or folder" in str(refusal(tmp_path / name))
+
+
+def test_a_table_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = table(tmp_path, "image\na.png\n")
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    assert "cannot be read: Permission denied" in str(refusal(path))
+
+
+# Tables
+
+
+def test_a_table(tmp_path: Path) -> None:
+    path = table(
+        tmp_path,
+        "id,image,text,audio,label,year\n"
+        'x1,img/a.png,"A bird, ""singing""","[""s/1.ogg"", ""/abs/2.ogg""]",bird,1999\n'
+        "007,../b.png,notes/b.txt,,fish,\n",
+    )
+    manifest = read_manifest(path)
+    at = str(tmp_path)
+    assert manifest.source == str(path)
+    assert manifest.explicit_ids
+    assert manifest.columns == {"label": "string", "year": "int"}
+    assert manifest.items == (
+        Item(
+            "x1",
+            (
+                Source("image", path=f"{at}/img/a.png"),
+                Source("text", text='A bird, "singing"'),
+                Source("audio", path=f"{at}/s/1.ogg"),
+                Source("audio", path="/abs/2.ogg"),
+            ),
+            {"label": "bird", "year": 1999},
+        ),
+        Item(
+            "007",
+            (Source("image", path=str(tmp_path.parent / "b.png")), Source("text", path=f"{at}/notes/b.txt")),
+            {"label": "fish", "year": None},
+        ),
+    )
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_dialects_of_csv(delimiter: str, mark: str, end: str, tmp_path: Path) -> None:
+    rows = [["image", "a, b; c"], ["a.png", f'"x{delimiter}y{end}z"'], ["b.png", ""]]
+    rows[0][1] = '"a, b; c"'
+    path = table(tmp_path, mark + "".join(delimiter.join(cells) + end for cells in rows))
+    manifest = read_manifest(path)
+    assert [item.metadata for item in manifest.items] == [{"a, b; c": f"x{delimiter}y{end}z"}, {"a, b; c": None}]
+    assert [item.id for item in manifest.items] == ["a", "b"]
+
+
+def test_text_is_a_path_only_if_it_ends_like_one(tmp_path: Path) -> None:
+    texts = ["notes.TXT ", "the end.txt\nwas not", "see https://a.org", "[1] a footnote", '["two", "texts"]', "[]x"]
+    path = tmp_path / "table.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "text"], *([index, text] for index, text in enumerate(texts))])
+    sources = [item.sources for item in read_manifest(path).items]
+    assert sources == [
+        (Source("text", path=str(tmp_path / "notes.TXT")),),
+        (Source("text", text="the end.txt\nwas not"),),
+        (Source("text", text="see https://a.org"),),
+        (Source("text", text="[1] a footnote"),),
+        (Source("text", text="two"), Source("text", text="texts")),
+        (Source("text", text="[]x"),),
+    ]
+
+
+def test_names_may_begin_with_a_bracket(tmp_path: Path) -> None:
+    manifest = read_manifest(table(tmp_path, "image\n[a] b.png\n"))
+    assert manifest.items[0].sources[0].path == str(tmp_path / "[a] b.png")
+
+
+def test_empty_rows_are_passed_over(tmp_path: Path) -> None:
+    assert len(read_manifest(table(tmp_path, "\n\nimage,label\n\na.png,x\n,\n\nb.png,y\n")).items) == 2
+    assert len(read_manifest(table(tmp_path, '\n{"image": "a.png"}\n\n', "t.jsonl")).items) == 1
+
+
+def test_missing_files_are_no_error_of_the_table(tmp_path: Path) -> None:
+    assert read_manifest(table(tmp_path, "video\nnowhere.mp4\n")).outcomes == ()
+
+
+# Ids
+
+
+def digest(text: str, length: int) -> str:
+    return blake2b(text.encode(), digest_size=length // 2).hexdigest()
+
+
+def test_ids_are_made_from_the_first_path(tmp_path: Path) -> None:
+    content = "audio,image,text\na/1.ogg,,x\nb.ogg,i/2.v1.png,y\n,none,z\n.hid,,w\n,,only words\n"
+    assert [item.id for item in read_manifest(table(tmp_path, content)).items] == [
+        "a/1",
+        "i/2.v1",
+        "none",
+        ".hid",
+        f"text-{digest('only words', 12)}",
+    ]
+
+
+def test_shared_names_are_told_apart_by_the_media(tmp_path: Path) -> None:
+    content = "image,text\na.png,one\na.jpg,one\na.png,two\nb.png,one\n"
+    ids = [item.id for item in read_manifest(table(tmp_path, content)).items]
+    assert ids == [
+        *(
+            f"a#{digest(json.dumps([['image', path], ['text', text]]), 8)}"
+            for path, text in (("a.png", "one"), ("a.jpg", "one"), ("a.png", "two"))
+        ),
+        "b",
+    ]
+    turned = read_manifest(table(tmp_path, "text,image\ntwo,a.png\none,a.jpg\none,a.png\n"))
+    assert [item.id for item in turned.items] == [ids[2], ids[1], ids[0]]  # whatever the order
+
+
+def test_the_same_media_twice_name_both_lines(tmp_path: Path) -> None:
+    error = refusal(table(tmp_path, 'image,note\na.png,1\n"b.png","2\n3"\nc.png,4\nb.png,5\n'))
+    assert error.line == 6
+    assert "the same media stand in line 3 already; remove one, or add a column id" in str(error)
+    assert len(read_manifest(table(tmp_path, "id,image\n1,a.png\n2,a.png\n")).items) == 2
+
+
+def test_the_same_id_twice_names_both_lines(tmp_path: Path) -> None:
+    error = refusal(table(tmp_path, '{"id": 7, "image": "a"}\n{"id": "7", "image": "b"}\n', "t.jsonl"))
+    assert (error.line, error.column) == (2, "id")
+    assert "the id '7' stands in line 1 already" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"), [("null", "empty"), ('" "', "empty"), ("1.5", "float"), ("true", "bool")]
+)
+def test_ids_of_a_wrong_kind(value: str, problem: str, tmp_path: Path) -> None:
+    error = refusal(table(tmp_path, f'{{"id": "x", "image": "a"}}\n{{"id": {value}, "image": "b"}}\n', "t.jsonl"))
+    assert (error.line, error.column) == (2, "id")
+    assert problem in str(error)
+
+
+def test_an_empty_id_in_csv(tmp_path: Path) -> None:
+    error = refusal(table(tmp_path, "id,image\n1,a.png\n,b.png\n"))
+    assert (error.line, error.column) == (3, "id")
+
+
+# Types
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "values"),
+    [
+        (["1", "-20", "", "0"], "int", [1, -20, None, 0]),
+        (["007", "8"], "string", ["007", "8"]),
+        (["+1", "2"], "string", ["+1", "2"]),
+        (["9223372036854775807"], "int", [2**63 - 1]),
+        (["9223372036854775808", "1"], "string", ["9223372036854775808", "1"]),
+        (["1", "2.50", "1e-3", ".5", "-3."], "float", [1.0, 2.5, 0.001, 0.5, -3.0]),
+        (["nan", "1"], "string", ["nan", "1"]),
+        (["inf"], "string", ["inf"]),
+        (["true", "FALSE", ""], "bool", [True, False, None]),
+        (["true", "1"], "string", ["true", "1"]),
+        (["2024-02-29", ""], "date", [date(2024, 2, 29), None]),
+        (["2023-02-29"], "string", ["2023-02-29"]),
+        (
+            ["2024-05-31T10:00", "2024-05-31", "2024-05-31 10:00:01.5"],
+            "timestamp",
+            [datetime(2024, 5, 31, 10), datetime(2024, 5, 31), datetime(2024, 5, 31, 10, 0, 1, 500000)],
+        ),
+        (["2024-05-31T10:00Z"], "timestamp", [datetime(2024, 5, 31, 10, tzinfo=UTC)]),
+        (["2024-05-31T10:00Z", "2024-05-31T10:00"], "string", ["2024-05-31T10:00Z", "2024-05-31T10:00"]),
+        (["20240531"], "int", [20240531]),
+        ([" 1"], "string", [" 1"]),
+        (["١"], "string", ["١"]),  # a digit, but not one of ours
+        (["", ""], "string", [None, None]),
+    ],
+)
+def test_types_in_csv(cells: list[str], kind: str, values: list[Any], tmp_path: Path) -> None:
+    manifest = read_manifest(table(tmp_path, "image,x\n" + "".join(f"{n},{cell}\n" for n, cell in enumerate(cells))))
+    assert manifest.columns == {"x": kind}
+    found = [item.metadata["x"] for item in manifest.items]
+    assert found == values
+    assert [type(value) for value in found] == [type(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([1, None, 2], "int", [1, None, 2]),
+        ([1, 2.5], "float", [1.0, 2.5]),
+        ([True, None], "bool", [True, None]),
+        ([True, 1], "string", ["true", "1"]),
+        (["a", 1, 2.5], "string", ["a", "1", "2.5"]),
+        ([2**63, 1], "string", [str(2**63), "1"]),
+        (["12", "007"], "string", ["12", "007"]),
+        (["2024-02-29", None], "date", [date(2024, 2, 29), None]),
+        (["2024-05-31T10:00"], "timestamp", [datetime(2024, 5, 31, 10)]),
+        ([["a", "b"], {"ü": 1}], "string", ['["a", "b"]', '{"ü": 1}']),
+        ([None], "string", [None]),
+    ],
+)
+def test_types_in_json(values: list[Any], kind: str, expected: list[Any], tmp_path: Path) -> None:
+    lines = [json.dumps({"image": str(n), "x": value}) for n, value in enumerate(values)]
+    manifest = read_manifest(table(tmp_path, "\n".join(lines), "t.ndjson"))
+    assert manifest.columns == {"x": kind}
+    found = [item.metadata["x"] for item in manifest.items]
+    assert found == expected
+    assert [type(value) for value in found] == [type(value) for value in expected]
+
+
+def test_keys_may_be_missing_in_json(tmp_path: Path) -> None:
+    path = table(tmp_path, '{"image": "a", "x": 1}\n{"text": "words", "y": "z"}\n', "t.jsonl")
+    manifest = read_manifest(path)
+    assert manifest.columns == {"x": "int", "y": "string"}
+    assert [item.metadata for item in manifest.items] == [{"x": 1, "y": None}, {"x": None, "y": "z"}]
+
+
+def test_types_in_parquet(tmp_path: Path) -> None:
+    moment = datetime(2024, 5, 31, 10, 0, 1, 500000)
+    columns: dict[str, tuple[Any, Any, str, Any]] = {
+        "string": (pa.string(), "2024-05-31", "string", "2024-05-31"),
+        "category": (pa.dictionary(pa.int8(), pa.string()), "a", "string", "a"),
+        "small": (pa.int16(), 7, "int", 7),
+        "large": (pa.uint64(), 2**63, "string", str(2**63)),
+        "float": (pa.float32(), 0.5, "float", 0.5),
+        "nan": (pa.float64(), float("nan"), "string", None),
+        "decimal": (pa.decimal128(5, 2), Decimal("1.25"), "float", 1.25),
+        "bool": (pa.bool_(), True, "bool", True),
+        "date": (pa.date32(), date(2024, 5, 31), "date", date(2024, 5, 31)),
+        "seconds": (pa.timestamp("s"), datetime(2024, 5, 31), "timestamp", datetime(2024, 5, 31)),
+        "nanoseconds": (pa.timestamp("ns"), moment, "timestamp", moment),
+        "zone": (pa.timestamp("us", "UTC"), moment, "timestamp", moment.replace(tzinfo=UTC)),
+        "list": (pa.list_(pa.int8()), [1, 2], "string", "[1, 2]"),
+    }
+    arrays = {name: pa.array([value, None], kind) for name, (kind, value, _, _) in columns.items()}
+    images = pa.array([["a.png", "b.png"], ["c.png"]])
+    pq.write_table(pa.table({"image": images, **arrays}), tmp_path / "t.parquet")
+    manifest = read_manifest(tmp_path / "t.parquet")
+    assert manifest.columns == {name: kind for name, (_, _, kind, _) in columns.items()}
+    assert manifest.items[0].metadata == {name: value for name, (_, _, _, value) in columns.items()}
+    assert manifest.items[1].metadata == dict.fromkeys(columns)
+    assert [source.path for source in manifest.items[0].sources] == [str(tmp_path / f"{n}.png") for n in "ab"]
+
+
+# Wrong tables
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "column", "problem"),
+    [
+        ("", None, None, "the table has no rows"),
+        ("image,label\n", None, None, "the table has no rows"),
+        (
+            "picture,label\na.png,x\n",
+            None,
+            None,
+            "no column is called image, text, audio or video; there are 'picture'",
+        ),
+        ("Image\na.png\n", None, None, "rename 'Image' to 'image'"),
+        ("image,label\na.png,x\nb.png\n", 3, None, "the row has 1 cells and the first row 2"),
+        ('image,label\n"a.png","x\ny"\nb.png,x,z\n', 4, None, "the row has 3 cells and the first row 2"),
+        ("text\nyes, and no\n", 2, None, "put cells that hold the delimiter between double quotes"),
+        ('image,label\na.png,"x"y\n', 2, None, "the quotes of the row"),
+        ('image,label\na.png,x\nb.png,"x\n\n', 3, None, "the quotes of the row are not closed"),
+        (
+            ",image\n0,a.png\n",
+            None,
+            None,
+            "column 1 has no name; name it, or remove it (pandas: write with index=False)",
+        ),
+        ("image,x,x\na.png,1,2\n", 1, "x", "2 columns have this name"),
+        ("image,_x\na.png,1\n", None, "_x", "names that begin with _ are reserved"),
+        ("image,label\na.png,x\n,y\n", 3, None, "the row has no image; fill one in, or remove the row"),
+        ("image,text\na.png,x\n , \n", 3, None, "the row has no image and no text"),
+        ("image\nhttps://a.org/b.png\n", 2, "image", "'https://a.org/b.png' is a URL; download the file"),
+        ("text\nhttps://a.org/b.txt\n", 2, "text", "is a URL"),
+        ('image\n"[""a.png"", b]"\n', 2, "image", "begins as a JSON array but is none"),
+        ('image\n"[1, 2]"\n', 2, "image", "expected a path or a list of paths; got list [1, 2]"),
+        (
+            "image\n" + "a" * 140_000 + "\n",
+            2,
+            None,
+            "a cell has more than 131,072 characters; write it into a .txt file",
+        ),
+    ],
+)
+def test_wrong_csv(content: str, line: int | None, column: str | None, problem: str, tmp_path: Path) -> None:
+    error = refusal(table(tmp_path, content))
+    assert problem in str(error)
+    assert (error.line, error.column) == (line, column)
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "column", "problem"),
+    [
+        ("", None, None, "the table has no rows"),
+        ('{"image": "a"}\n{"image": \n', 2, None, "invalid JSON at character 11: Expecting value"),
+        ('{"image": "a"}\n\n["b"]\n', 3, None, 'expected an object such as {"image": "a.png"}; got list'),
+        ('{"image": 3}\n', 1, "image", "expected a path or a list of paths; got int 3"),
+        ('{"image": ["a", null]}\n', 1, "image", "got list ['a', None]"),
+        ('{"image": {"bytes": "..."}}\n', 1, "image", "got dict {'bytes': '...'}"),
+        ('{"image": "a\\u0000.png"}\n', 1, "image", "holds a NUL"),
+        ('{"text": false}\n', 1, "text", "expected a text or a list of texts; got bool False"),
+        ('{"image": "a", "x": NaN}\n', 1, None, "NaN is not JSON; write null"),
+        ('{"image": "a", "image": "b"}\n', 1, None, "the key 'image' stands there twice"),
+        ('{"image": "a", "x": "\\ud800"}\n', 1, None, "surrogates not allowed"),
+        ('{"image": ' + "[" * 100_000 + "\n", 1, None, "invalid JSON"),
+        ('{"image": "a", "x": ' + "9" * 5000 + "}\n", 1, None, "invalid JSON"),
+        ('{"image": "a", "": 1}\n', None, None, "column 2 has no name"),
+    ],
+)
+def test_wrong_json(content: str, line: int | None, column: str | None, problem: str, tmp_path: Path) -> None:
+    error = refusal(table(tmp_path, content, "t.jsonl"))
+    assert problem in str(error)
+    assert (error.line, error.column) == (line, column)
+
+
+def test_tables_that_are_not_utf_8(tmp_path: Path) -> None:
+    for name, rows in (("t.csv", ["image", "a.png", "ü.png"]), ("t.jsonl", ['{"image": "a"}', "", '{"image": "ü"}'])):
+        (tmp_path / name).write_bytes("\n".join(rows).encode("latin-1"))
+        error = refusal(tmp_path / name)
+        assert error.line == 3
+        assert "save the table as UTF-8" in str(error)
+
+
+def test_wrong_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"PAR1 but not really PAR1")
+    assert "cannot be read as Parquet" in str(refusal(path))
+    pq.write_table(pa.table({"image": ["a", "b"], "raw": [None, b"x"]}), path)
+    error = refusal(path)
+    assert (error.line, error.column) == (2, "raw")
+    assert "holds bytes; write them to files" in str(error)
+    pq.write_table(pa.table({"image": [1, 2]}), path)
+    error = refusal(path)
+    assert (error.line, error.column) == (1, "image")
+    pq.write_table(pa.table([["a"], [1], [2]], ["image", "x", "x"]), path)
+    assert refusal(path).column == "x"
+    pq.write_table(pa.table({"image": pa.array([], pa.string())}), path)
+    assert "no rows" in str(refusal(path))
+
+
+# Properties
+
+_NAMES = st.text("abcdefghij äß_-0123456789", min_size=1, max_size=8).map(str.strip).filter(bool)
+_PATHS = st.builds("{}/{}.{}".format, _NAMES, _NAMES, st.sampled_from(["png", "ogg", "x"]))
+_WORDS = (
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
+    .map(lambda words: f"w{words}")
+    .filter(lambda words: words.rstrip()[-4:].lower() != ".txt")
+)
+_INTS = st.integers(-(2**63), 2**63 - 1)
+_FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+_TIMES = st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1))
+_COLUMNS: dict[str, st.SearchStrategy[Any]] = {
+    "words": _WORDS,
+    "number": _INTS,
+    "share": _FLOATS,
+    "flag": st.booleans(),
+    "day": st.dates(date(1700, 1, 1), date(2200, 1, 1)),
+    "moment": _TIMES,
+}
+_KINDS = {"words": "string", "number": "int", "share": "float", "flag": "bool", "day": "date", "moment": "timestamp"}
+_ROW = st.fixed_dictionaries(
+    {
+        "image": st.lists(_PATHS, max_size=3),
+        "text": st.lists(_WORDS, max_size=2),
+        "audio": st.lists(_PATHS, max_size=2),
+        **{name: st.none() | values for name, values in _COLUMNS.items()},
+    }
+).filter(lambda row: row["image"] or row["text"] or row["audio"])
+
+
+def _csv_cell(value: Any) -> Any:
+    match value:
+        case list():
+            return "" if not value else value[0] if len(value) == 1 else json.dumps(value)
+        case datetime():
+            return value.isoformat()
+        case float():
+            return repr(value)
+        case _:
+            return value
+
+
+def write_everywhere(folder: Path, rows: Sequence[dict[str, Any]]) -> list[Path]:
+    paths = [folder / f"t.{suffix}" for suffix in ("csv", "jsonl", "parquet")]
+    with paths[0].open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows([list(rows[0]), *([_csv_cell(row[name]) for name in rows[0]] for row in rows)])
+    paths[1].write_text("".join(json.dumps(row, default=lambda time: time.isoformat()) + "\n" for row in rows))
+    kinds = {"number": pa.int64(), "share": pa.float64(), "flag": pa.bool_(), "day": pa.date32(), "words": pa.string()}
+    kinds |= {"moment": pa.timestamp("us"), **dict.fromkeys(("image", "text", "audio"), pa.list_(pa.string()))}
+    kinds["id"] = pa.string()
+    columns = {name: pa.array([row[name] for row in rows], kinds[name]) for name in rows[0]}
+    pq.write_table(pa.table(columns), paths[2])
+    return paths
+
+
+@given(rows=st.lists(_ROW, min_size=1, max_size=6), explicit=st.booleans())
+@settings(deadline=None, max_examples=80)
+def test_items_come_back_alike_from_every_format(
+    rows: list[dict[str, Any]], explicit: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    media = [json.dumps([row["image"], row["text"], row["audio"]]) for row in rows]
+    if explicit:
+        rows = [{"id": f"n{number}", **row} for number, row in enumerate(rows)]
+    folder = tmp_path_factory.getbasetemp()
+    paths = write_everywhere(folder, rows)
+    if not explicit and len(set(media)) < len(media):
+        for path in paths:
+            assert "same media" in str(refusal(path))
+        return
+    manifests = [read_manifest(path) for path in paths]
+    for manifest in manifests:
+        assert manifest.explicit_ids is explicit
+        assert manifest.outcomes == ()
+        assert len({item.id for item in manifest.items}) == len(rows)
+        assert manifest.items == manifests[0].items
+        for name in _COLUMNS:
+            known = any(row[name] is not None for row in rows)
+            assert manifest.columns[name] == (_KINDS[name] if known else "string")
+    for item, row in zip(manifests[0].items, rows, strict=True):
+        assert item.sources == (
+            *(Source("image", path=f"{folder}/{path}") for path in row["image"]),
+            *(Source("text", text=words) for words in row["text"]),
+            *(Source("audio", path=f"{folder}/{path}") for path in row["audio"]),
+        )
+        assert item.metadata == {name: row[name] for name in _COLUMNS}
+        assert not explicit or item.id == row["id"]
+
+
+_FOLDER_NAMES = st.text("abcäß _-12", min_size=1, max_size=5).filter(lambda name: not name.startswith("~"))
+_FILES = st.dictionaries(
+    st.lists(_FOLDER_NAMES, min_size=1, max_size=3).map("/".join),
+    st.sets(st.sampled_from(["png", "jpg", "txt", "ogg", "mp4"]), min_size=1),
+    min_size=1,
+    max_size=8,
+)
+_MODALITY = {"png": "image", "jpg": "image", "txt": "text", "ogg": "audio", "mp4": "video"}
+
+
+@given(files=_FILES)
+@settings(deadline=None, max_examples=60)
+def test_a_folder_comes_back_as_it_was_written(
+    files: dict[str, set[str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("tree")
+    for stem, extensions in files.items():
+        touch(folder, *(f"{stem}.{extension}" for extension in extensions))
+    manifest = read_manifest(folder)
+    assert [item.id for item in manifest.items] == sorted(files)
+    assert manifest.outcomes == ()
+    for item in manifest.items:
+        paths = sorted(f"{folder}/{item.id}.{extension}" for extension in files[item.id])
+        assert [source.path for source in item.sources] == paths
+        assert [source.modality for source in item.sources] == [_MODALITY[path.rpartition(".")[2]] for path in paths]
+        *parents, _ = item.id.split("/")
+        assert item.metadata == {"folder": "/".join(parents) or ".", "label": parents[-1] if parents else None}
+
+
+@given(content=st.binary(max_size=200), name=st.sampled_from(["t.csv", "t.jsonl", "t.parquet"]))
+@settings(deadline=None, max_examples=150)
+def test_any_bytes_are_a_manifest_or_an_error(
+    content: bytes, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / name
+    for data in (content, b"image,x\n" + content, b'{"image": "a"}\n' + content):
+        path.write_bytes(data)
+        try:
+            manifest = read_manifest(path)
+        except ManifestError as error:
+            assert str(error).startswith(str(path))
+        else:
+            assert manifest.items

@@ -1,0 +1,232 @@
+"""Videos: the right frames at the right times, upright, at the size asked for; damage and limits."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from media_files import Film, frame_number
+
+from chiasm import media
+from chiasm.errors import MediaError
+from chiasm.types import Outcome, Video
+
+FRAMES, FPS = 50, 25
+OPEN_GOP = {"x264-params": "open-gop=1:keyint=10:bframes=3:scenecut=0"}
+FILMS = {
+    "mp4": Film(audio="aac").written("mp4"),
+    "mp4 index first": Film(muxer={"movflags": "faststart"}).written("mp4"),
+    "mp4 fragmented": Film(muxer={"movflags": "frag_keyframe+empty_moov"}).written("mp4"),
+    "mp4 open groups": Film(encoder=OPEN_GOP).written("mp4"),
+    "quicktime": Film().written("mov"),
+    "webm": Film(video="libvpx", audio="libopus").written("webm"),
+    "matroska": Film().written("matroska"),
+    "avi": Film(video="mpeg4").written("avi"),
+    "flv": Film(video="flv1").written("flv"),
+    "transport stream": Film().written("mpegts"),
+    "transport stream open groups": Film(encoder=OPEN_GOP).written("mpegts"),
+    "program stream": Film(video="mpeg1video").written("mpeg"),
+    "wmv": Film(video="wmv2").written("asf"),
+}
+Open = Callable[..., Video]
+
+
+@pytest.fixture
+def open_bytes(tmp_path: Path) -> Open:
+    """Open bytes through the door, under a name that says nothing."""
+
+    def opened(data: bytes, times: list[float] | None = None, **options: Any) -> Video:
+        path = tmp_path / "file"
+        path.write_bytes(data)
+        video = media.load(path, **options) if times is None else media.load_frames(path, times, **options)
+        assert isinstance(video, Video)
+        assert video.frames.dtype == np.uint8
+        assert video.times.dtype == np.float32
+        assert len(video.times) == len(video.frames)
+        return video
+
+    return opened
+
+
+def shown(video: Video) -> list[int]:
+    """Which frame of the film each one is."""
+    return [frame_number(frame) for frame in video.frames]
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_frames_are_those_at_the_centres_of_equal_parts(name: str, open_bytes: Open) -> None:
+    video = open_bytes(FILMS[name], frames=5)
+    assert video.frames.shape == (5, 64, 96, 3)
+    assert video.duration == pytest.approx(FRAMES / FPS, abs=0.11)
+    wanted = [(index + 0.5) / 5 * video.duration for index in range(5)]
+    for time, want, frame in zip(video.times, wanted, shown(video), strict=True):
+        assert time <= want < time + 1 / FPS + 1e-3
+        assert frame == round(time * FPS)
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_frames_at_chosen_times(name: str, open_bytes: Open) -> None:
+    times = [0.0, 0.05, 0.05, 0.77, 1.21, 1.85]
+    video = open_bytes(FILMS[name], times)
+    np.testing.assert_allclose(video.times, [np.floor(time * FPS + 1e-6) / FPS for time in times], atol=1e-3)
+    assert shown(video) == [int(time * FPS) for time in times]
+    np.testing.assert_array_equal(video.frames[1], video.frames[2])
+
+
+def test_seeking_gives_what_decoding_everything_gives(open_bytes: Open) -> None:
+    times = [index / FPS for index in range(FRAMES)]
+    for name in ("mp4", "mp4 open groups", "webm", "avi"):
+        every = open_bytes(FILMS[name], times)
+        for index in (0, 1, 9, 10, 11, 27, 49):
+            np.testing.assert_array_equal(open_bytes(FILMS[name], [times[index]]).frames[0], every.frames[index])
+
+
+def test_a_long_gap_is_not_decoded(open_bytes: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    from chiasm.media import video
+
+    decoded = 0
+    frames_of = video._Reader._frames
+
+    def counted(self: Any, **options: Any) -> Any:
+        nonlocal decoded
+        for frame in frames_of(self, **options):
+            decoded += 1
+            yield frame
+
+    monkeypatch.setattr(video._Reader, "_frames", counted)
+    open_bytes(Film(frames=400).written("mp4"), [0.5, 15.1])
+    assert decoded < 40
+
+
+def test_frames_keep_their_order_and_the_corner(open_bytes: Open) -> None:
+    video = open_bytes(FILMS["mp4"], frames=8)
+    assert shown(video) == sorted(shown(video))
+    assert (video.frames[:, :8, :12] > 225).all()
+    assert (video.frames[:, 52:, 40:, 1] < 100).all()
+
+
+@pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
+@pytest.mark.parametrize("size", [None, 32])
+def test_frames_are_turned_upright(rotation: int, corner: tuple[int, int], size: int | None, open_bytes: Open) -> None:
+    video = open_bytes(Film(rotation=rotation, frames=20).written("mp4"), frames=3, image_size=size)
+    shape = (64, 96) if size is None else (32, 48)
+    assert video.frames.shape[1:3] == (shape if rotation in (0, 180) else shape[::-1])
+    for frame in video.frames:
+        white = frame[:: frame.shape[0] - 1, :: frame.shape[1] - 1, 1] > 200
+        assert np.argwhere(white).tolist() == [list(corner)]  # counter-clockwise, as the display matrix says
+
+
+def test_frames_are_scaled_down_and_never_up(open_bytes: Open) -> None:
+    assert open_bytes(FILMS["mp4"], image_size=16).frames.shape == (8, 16, 24, 3)
+    assert open_bytes(FILMS["mp4"], image_size=500).frames.shape == (8, 64, 96, 3)
+    small, full = (open_bytes(FILMS["mp4"], image_size=size).frames for size in (16, None))
+    means = full.reshape(8, 16, 4, 24, 4, 3).mean(axis=(2, 4))
+    assert np.abs(small - means).mean() < 2
+
+
+def test_more_frames_than_there_are_come_twice(open_bytes: Open) -> None:
+    video = open_bytes(Film(frames=2).written("mp4"), frames=6)
+    assert len(video.frames) == 6
+    assert shown(video) == [0, 0, 0, 1, 1, 1]
+
+
+def test_sound_may_outlast_the_picture(open_bytes: Open) -> None:
+    video = open_bytes(Film(audio="aac", sound_seconds=4.0).written("matroska"), frames=4)
+    assert video.duration == pytest.approx(4.0, abs=0.1)
+    assert shown(video)[2:] == [FRAMES - 1] * 2
+
+
+def test_a_recording_that_declares_no_duration(open_bytes: Open) -> None:
+    data = Film(video="libvpx", muxer={"live": "1"}).written("webm")
+    video = open_bytes(data, frames=5)
+    assert video.duration == pytest.approx(2.0, abs=0.05)
+    assert shown(video) == [5, 15, 25, 35, 45]
+
+
+@pytest.mark.parametrize("name", [name for name in FILMS if "stream" not in name and name not in ("flv", "wmv")])
+def test_a_cut_off_video_is_broken(name: str, open_bytes: Open) -> None:
+    data = FILMS[name]
+    for size in [*(len(data) * share // 10 for share in range(1, 10)), len(data) - 100, len(data) - 1]:
+        with pytest.raises(MediaError) as caught:
+            open_bytes(data[:size])
+        assert caught.value.outcome is Outcome.BROKEN, size
+    with pytest.raises(MediaError, match="cut off"):
+        open_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("name", ["mp4 index first", "avi"])
+def test_damaged_pictures_are_broken_and_not_painted_over(name: str, open_bytes: Open) -> None:
+    data = bytearray(FILMS[name])
+    middle = len(data) * 6 // 10
+    data[middle : middle + 200] = bytes(byte ^ 0x55 for byte in data[middle : middle + 200])
+    with pytest.raises(MediaError) as caught:
+        open_bytes(bytes(data), [index / FPS for index in range(FRAMES - 1)])
+    assert caught.value.outcome is Outcome.BROKEN
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("matroska", "mpeg2video")])
+def test_what_a_strict_decoder_refuses_is_broken(container: str, codec: str, open_bytes: Open) -> None:
+    """Single bits, against decoding everything in order on one thread with every check that FFmpeg has."""
+
+    def decodes(data: bytes) -> bool:
+        try:
+            with av.open(io.BytesIO(data), mode="r", format=container) as film:
+                stream = film.streams.video[0]
+                stream.codec_context.options = {"err_detect": "explode"}
+                stream.codec_context.thread_count = 1
+                return not any(frame.is_corrupt for frame in film.decode(stream))
+        except av.FFmpegError:
+            return False
+
+    data = Film(video=codec, size=(192, 128), gop=50, muxer={"movflags": "faststart"}).written(container)
+    refused = 0
+    for at in range(len(data) // 3, len(data) * 9 // 10, len(data) // 60):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x24
+        if not decodes(bytes(damaged)):
+            refused += 1
+            with pytest.raises(MediaError) as caught:
+                open_bytes(bytes(damaged), [index / FPS for index in range(FRAMES - 1)])
+            assert caught.value.outcome is Outcome.BROKEN
+    assert refused > 5
+
+
+def test_a_video_without_pictures_in_it_is_broken(open_bytes: Open) -> None:
+    data = bytearray(FILMS["mp4 index first"])
+    start = data.index(b"mdat") + 4
+    data[start:] = bytes(len(data) - start)
+    with pytest.raises(MediaError) as caught:
+        open_bytes(bytes(data))
+    assert caught.value.outcome is Outcome.BROKEN
+
+
+def test_limits(open_bytes: Open) -> None:
+    with pytest.raises(MediaError, match="lasts 2 seconds; the limit is 1") as caught:
+        open_bytes(FILMS["mp4"], limits=media.Limits(max_seconds=1.0))
+    assert caught.value.outcome is Outcome.TOO_LARGE
+    with pytest.raises(MediaError, match="96 x 64 = 6,144 pixels; the limit is 6,143") as caught:
+        open_bytes(FILMS["mp4"], limits=media.Limits(max_pixels=6143))
+    assert caught.value.outcome is Outcome.TOO_LARGE
+
+
+@pytest.mark.parametrize("times", [[], [1.0, 0.5], [-0.1]])
+def test_times_have_to_be_ascending(times: list[float], open_bytes: Open) -> None:
+    with pytest.raises(ValueError, match="ascending, at least one"):
+        open_bytes(FILMS["mp4"], times)
+
+
+def test_times_beyond_the_end(open_bytes: Open) -> None:
+    with pytest.raises(ValueError, match=r"lasts 2\.00 seconds; a frame at 2\.50 was asked for"):
+        open_bytes(FILMS["mp4"], [0.1, 2.5])
+
+
+@pytest.mark.parametrize("data", [b"words", Film(video=None, audio="aac").written("mp4")])
+def test_frames_of_what_is_no_video(data: bytes, open_bytes: Open) -> None:
+    with pytest.raises(MediaError, match="is no video") as caught:
+        open_bytes(data, [0.0])
+    assert caught.value.outcome is Outcome.UNSUPPORTED
