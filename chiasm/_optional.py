@@ -22,7 +22,7 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or module.split(".")[0] != error.name.split(".", maxsplit=1)[0]:
+        if error.name is None or module.split(".", maxsplit=1)[0] != error.name.split(".", maxsplit=1)[0]:
             raise  # the module is there and one of its own imports is not: that is not ours to reword
         raise MissingExtraError(
             f"{module} is needed to {purpose} and is not installed. Run: pip install 'chiasm[{extra}]'"

@@ -16,10 +16,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from chiasm.errors import EncoderError
 from chiasm.types import Media, Modality
 
 Prepared: TypeAlias = Any
-"""One input as the network of its encoder takes it: an array, a dict of arrays or a string. Only its encoder looks in."""
+"""One input as its network takes it: an array, a dict of arrays or a string. Only its own encoder looks in."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,15 @@ class View:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors, a row an input, as the network gives them (not normalised), and the words found on the way, if any."""
+    """Vectors, a row an input, as the network gives them, and the words found on the way, if any.
 
-    vectors: Float[np.ndarray, "inputs dim"]
-    texts: tuple[str | None, ...]  # transcript of each input; None where the encoder does not go through words
+    A row of zeros says that the encoder found nothing to embed, e.g. no words in a sound.
+    """
+
+    vectors: Float[np.ndarray, "inputs dim"]  # float32
+    texts: tuple[
+        str | None, ...
+    ]  # transcript of each input ("": no words); None where the encoder does not go by words
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,17 @@ class Encoder(ABC):
     modalities: frozenset[Modality]
     dim: int
     view: View
+    batch_size: int  # inputs a call of `encode_prepared` at which the network is fastest
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
         """Hex digest over weights, preprocessing and version: equal exactly when embeddings may be mixed."""
+
+    @property
+    def vector_space(self) -> str:
+        """Equal for encoders whose vectors can be compared with each other: the own fingerprint, unless it is shared."""
+        return self.fingerprint
 
     @abstractmethod
     def prepare(self, media: Media) -> Prepared:
@@ -74,7 +86,11 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
-        """Embed prepared inputs of one modality, a row an input, in order. An empty batch gives shape (0, dim)."""
+        """Embed prepared inputs of one modality, a row an input, in order. An empty batch gives shape (0, dim).
+
+        Raises:
+            EncoderError: the modality is not one of `modalities`, or the network cannot be loaded.
+        """
 
     def encode(self, media: Sequence[Media]) -> Embeddings:
         """Embed media of any mix of this encoder's modalities, a row a medium, in order."""
@@ -93,3 +109,8 @@ class Encoder(ABC):
     def class_head(self) -> ClassHead | None:
         """The pretrained classifier that reads these embeddings, where the weights have one (else None)."""
         return None
+
+    def _require(self, modality: Modality) -> None:
+        if modality not in self.modalities:
+            has = " and ".join(sorted(self.modalities))
+            raise EncoderError(f"the encoder {self.name} takes {has}, not {modality}. Use one that takes {modality}")

@@ -1,0 +1,187 @@
+"""The cache folder: what was expensive to make is made once, whole, and noticed when it is damaged.
+
+Two things are kept: folders that a function fills (`made_once`: an exported network, a joined model file) and digests
+of weight files by path, size and time of change (`file_digest`), so that 90 MB are not read again at every start. All
+of it can be deleted at any time and is then made again. What the folders hold is left to `runtime` and `offline`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from chiasm.errors import EncoderError
+
+RECORD = "made.json"
+"""Written last into a folder: its notes and the size and digest of each of its files."""
+
+
+def cache_folder() -> Path:
+    """`$CHIASM_CACHE` if set, else `chiasm` in the platform's folder for caches. Made if it is missing.
+
+    Raises:
+        EncoderError: it cannot be made.
+    """
+    named = os.environ.get("CHIASM_CACHE")
+    if named:
+        folder = Path(named).expanduser()
+    elif sys.platform == "win32":
+        folder = Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "chiasm"
+    elif sys.platform == "darwin":
+        folder = Path("~/Library/Caches/chiasm").expanduser()
+    else:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "chiasm"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EncoderError(
+            f"the cache folder {folder} cannot be made ({error.strerror}). Set CHIASM_CACHE to a folder that can"
+        ) from error
+    return folder
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content in hex, read again only if its size or time of change is another than last time.
+
+    Raises:
+        EncoderError: the file cannot be read, or the cache folder cannot be written.
+    """
+    path = path.resolve()
+    try:
+        seen = _seen(path, "")
+        known = _read_json(_digests()).get(str(path))
+        if isinstance(known, list) and known[:2] == seen[:2]:
+            return str(known[2])
+        digest = _sha256(path)
+    except OSError as error:
+        raise EncoderError(f"{path} cannot be read: {error.strerror or error}") from error
+    _remember({path: [*seen[:2], digest]})
+    return digest
+
+
+def fingerprint(*parts: str) -> str:
+    """32 hex digits that stand for these strings, in this order."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def made_once(kind: str, name: str, key: str, make: Callable[[Path], Mapping[str, str]]) -> tuple[Path, dict[str, str]]:
+    """A folder of the cache, filled by `make` the first time.
+
+    Safe for several processes: one makes it, the others wait for the lock. A folder appears whole or not at all. One
+    whose files are missing, truncated or changed is made again.
+
+    Args:
+        kind: what it is, e.g. `"networks"`: a folder of the cache.
+        name: of the thing, for people who look into the cache; any text.
+        key: hex digest of everything that its content depends on.
+        make: fills an empty folder and returns notes, kept beside the files.
+
+    Returns:
+        The folder and the notes of its making.
+
+    Raises:
+        EncoderError: the folder cannot be written.
+        Exception: what `make` raises; nothing is kept then.
+    """
+    readable = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[-60:].strip(".-")
+    folder = cache_folder() / kind / f"{readable}-{key[:16]}"
+    notes = _notes(folder)
+    if notes is not None:
+        return folder, notes
+    with _writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(folder):
+            notes = _notes(folder)  # another process may have made it while this one waited
+            if notes is None:
+                notes = _make(folder, make)
+    return folder, notes
+
+
+def _make(folder: Path, make: Callable[[Path], Mapping[str, str]]) -> dict[str, str]:
+    temporary = folder.with_name(f".{folder.name}.making")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+    temporary.mkdir()
+    try:
+        notes = dict(make(temporary))
+        files = {file.name: _seen(file, _sha256(file)) for file in sorted(temporary.iterdir())}
+        record = {"notes": notes, "files": {name: [size, digest] for name, (size, _, digest) in files.items()}}
+        _write_json(temporary / RECORD, record)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _remember({folder.resolve() / name: entry for name, entry in files.items()})  # a rename keeps the time of change
+    return notes
+
+
+def _notes(folder: Path) -> dict[str, str] | None:
+    """What was noted at the making, or None if the folder is not there or not as it was made."""
+    record = _read_json(folder / RECORD)
+    files, notes = record.get("files"), record.get("notes")
+    if not isinstance(files, dict) or not isinstance(notes, dict):
+        return None
+    for name, (size, digest) in files.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != size or file_digest(file) != digest:
+            return None
+    return {str(key): str(value) for key, value in notes.items()}
+
+
+def _digests() -> Path:
+    return cache_folder() / "digests.json"
+
+
+def _remember(digests: Mapping[Path, list[int | str]]) -> None:
+    store = _digests()
+    with _writing(store), _lock(store):
+        # Read under the lock: another process may have added its own since. Files that are gone are left out.
+        known = {path: entry for path, entry in _read_json(store).items() if os.path.exists(path)}  # noqa: PTH110
+        _write_json(store, {**known, **{str(path): entry for path, entry in digests.items()}})
+
+
+def _seen(path: Path, digest: str) -> list[int | str]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, digest]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lock(path: Path) -> FileLock:
+    return FileLock(path.with_name(path.name + ".lock"))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EncoderError(
+            f"the cache at {path} cannot be written: {error}. Free space, or set CHIASM_CACHE to another folder"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    """Content of one of the cache's own files; nothing if it is missing or damaged, since it can be made again."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    temporary.replace(path)

