@@ -1,0 +1,502 @@
+"""Ridge alignment: a linear map from one modality's features to the anchor space, learned from pairs in closed form.
+
+With features x (encoder embedding and bridge) and anchor vectors y, the map minimises
+
+    alpha / n_s * sum_source |W'x + b - y|^2 + (1 - alpha) / n_t * sum_target |W'x + b - y|^2 + lambda * |W|^2
+
+Everything that the source contributes is in its `PairStatistics` (counts, sums, Gram and cross matrices). They add up,
+so a source can be used, and shared, without its data. The strength lambda, the source weight alpha and the share of the
+learned map in the result (the rest is the start, e.g. the bridge) are chosen together by leave-one-group-out
+predictions of the target pairs. These are exact and need no refit; `_left_out` says how.
+
+Arrays in, arrays out: which media and encoders they come from is left to `chiasm.space`. Plain numpy, since a search in
+the command line imports this module and SciPy would double the time of its start.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import comb
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from chiasm.errors import SpaceError
+
+FORMAT = "chiasm-pair-statistics"
+FORMAT_VERSION = 1
+
+ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
+BLENDS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)
+MIN_PAIRS = 10
+SINGLE_PRECISION = 0.1  # strength from which float32 predicts left-out pairs to 3e-7; below it errors grow
+CHOICE_HITS, CHOICE_CANDIDATES = 10, 30
+MAX_VALIDATION = 2000  # pairs that are ranked against each other when choosing: more cost n^2 and change nothing
+
+
+def normalise(vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n dim"]:
+    """Scale every row to unit length; a zero row stays zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class PairStatistics:
+    """All that ridge needs of a set of pairs: additive, and without the pairs themselves."""
+
+    count: int
+    sum_x: Float[np.ndarray, " x"]
+    sum_y: Float[np.ndarray, " y"]
+    xx: Float[np.ndarray, "x x"]
+    xy: Float[np.ndarray, "x y"]
+
+    @classmethod
+    def from_pairs(cls, X: Float[np.ndarray, "pairs x"], Y: Float[np.ndarray, "pairs y"]) -> PairStatistics:
+        """Statistics of pairs, row by row; accumulated in float64, block by block.
+
+        Raises:
+            SpaceError: no pairs, not as many features as anchors, or values that are not finite.
+        """
+        _check_pairs(X, Y)
+        xx = np.zeros((X.shape[1], X.shape[1]))
+        xy = np.zeros((X.shape[1], Y.shape[1]))
+        for start in range(0, len(X), 4096):
+            x = X[start : start + 4096].astype(np.float64)
+            xx += x.T @ x
+            xy += x.T @ Y[start : start + 4096]
+        return cls(len(X), X.sum(axis=0, dtype=np.float64), Y.sum(axis=0, dtype=np.float64), xx, xy)
+
+    def __add__(self, other: PairStatistics) -> PairStatistics:
+        if self.xy.shape != other.xy.shape:
+            raise SpaceError(
+                f"statistics of {self.xy.shape[0]} x {self.xy.shape[1]} features cannot be added to statistics of "
+                f"{other.xy.shape[0]} x {other.xy.shape[1]}: both must come from the same encoders"
+            )
+        return PairStatistics(
+            self.count + other.count,
+            self.sum_x + other.sum_x,
+            self.sum_y + other.sum_y,
+            self.xx + other.xx,
+            self.xy + other.xy,
+        )
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Means and covariances; kept, so that several fits with one source share its eigenvectors."""
+        mean_x, mean_y = self.sum_x / self.count, self.sum_y / self.count
+        moments = Moments(
+            mean_x,
+            mean_y,
+            self.xx / self.count - np.outer(mean_x, mean_x),
+            self.xy / self.count - np.outer(mean_x, mean_y),
+        )
+        if moments.scale <= 1e-7 * np.trace(self.xx) / self.xx.size:
+            raise SpaceError("the pairs are degenerate: the features of all of them are equal")
+        return moments
+
+    def save(self, path: str | Path, metadata: Mapping[str, str]) -> None:
+        """Write one safetensors file; of the symmetric Gram matrix only the upper triangle.
+
+        Both matrices are rounded to float32, so `load` gives them back to 6e-8 of each value; counts and sums are exact.
+
+        Args:
+            path: the file, by habit ending in `.safetensors`. It appears whole or not at all.
+            metadata: what the statistics belong to (fingerprints of the features); `load` returns it.
+
+        Raises:
+            SpaceError: the file cannot be written.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
+
+        tensors = {
+            "sum_x": self.sum_x,
+            "sum_y": self.sum_y,
+            "xx_upper": self.xx[np.triu_indices(len(self.sum_x))].astype(np.float32),
+            "xy": self.xy.astype(np.float32),
+        }
+        header = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "count": str(self.count)}
+        try:
+            save_file(tensors, str(path), metadata={**header, "metadata": json.dumps(dict(metadata), sort_keys=True)})
+        except (SafetensorError, OSError) as error:
+            raise SpaceError(f"the pair statistics cannot be written to {path}: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> tuple[PairStatistics, dict[str, str]]:
+        """Read what `save` wrote: the statistics and their metadata.
+
+        Raises:
+            SpaceError: not a file of pair statistics, of another version, or damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                header = file.metadata() or {}
+                if header.get("format") != FORMAT:
+                    raise SpaceError(f"{path} is not a file of pair statistics (written by chiasm statistics)")
+                if header.get("format_version") != str(FORMAT_VERSION):
+                    raise SpaceError(
+                        f"{path} has format version {header.get('format_version')}; this chiasm reads {FORMAT_VERSION}. "
+                        "Write it again with chiasm statistics"
+                    )
+                sum_x, sum_y, upper, xy = (file.get_tensor(name) for name in ("sum_x", "sum_y", "xx_upper", "xy"))
+            count, metadata = int(header["count"]), dict(json.loads(header["metadata"]))
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise SpaceError(f"{path} cannot be read as pair statistics: {error}") from error
+        dim = sum_x.size
+        shapes = [tensor.shape for tensor in (sum_x, sum_y, upper, xy)]
+        if count < 1 or shapes != [(dim,), (sum_y.size,), (dim * (dim + 1) // 2,), (dim, sum_y.size)]:
+            raise SpaceError(f"{path} is damaged: {count} pairs with matrices of shapes {shapes}. Write it again")
+        if not all(np.isfinite(tensor).all() for tensor in (sum_x, sum_y, upper, xy)):
+            raise SpaceError(f"{path} is damaged: it holds values that are not finite numbers. Write it again")
+        xx = np.zeros((dim, dim))
+        rows, columns = np.triu_indices(dim)
+        xx[rows, columns] = upper
+        xx[columns, rows] = upper
+        return cls(count, sum_x, sum_y, xx, xy.astype(np.float64)), metadata
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Means and covariances of pairs, or of a weighted mixture of two sets of pairs."""
+
+    mean_x: Float[np.ndarray, " x"]
+    mean_y: Float[np.ndarray, " y"]
+    xx: Float[np.ndarray, "x x"]
+    xy: Float[np.ndarray, "x y"]
+
+    @property
+    def scale(self) -> float:
+        """Mean eigenvalue of the covariance of x: the unit of the strengths."""
+        return float(np.trace(self.xx)) / len(self.xx)
+
+    @cached_property
+    def spectrum(self) -> tuple[Float[np.ndarray, " x"], Float[np.ndarray, "x x"], Float[np.ndarray, "x y"]]:
+        """Eigenvalues and eigenvectors of the covariance of x, and that of x and y in the basis of these vectors."""
+        values, basis = np.linalg.eigh(self.xx)
+        return np.maximum(values, 0), basis, basis.T @ self.xy  # rounding can make the smallest slightly negative
+
+    def mixed(self, other: Moments | None, alpha: float) -> Moments:
+        """Moments of a mixture in which the other pairs have weight alpha and these 1 - alpha."""
+        if other is None or alpha == 0:
+            return self
+        between = alpha * (1 - alpha)
+        apart_x, apart_y = self.mean_x - other.mean_x, self.mean_y - other.mean_y
+        return Moments(
+            (1 - alpha) * self.mean_x + alpha * other.mean_x,
+            (1 - alpha) * self.mean_y + alpha * other.mean_y,
+            (1 - alpha) * self.xx + alpha * other.xx + between * np.outer(apart_x, apart_x),
+            (1 - alpha) * self.xy + alpha * other.xy + between * np.outer(apart_x, apart_y),
+        )
+
+    def mixed_scale(self, other: Moments | None, alpha: float) -> float:
+        """Scale of such a mixture, without making its matrices."""
+        if other is None or alpha == 0:
+            return self.scale
+        apart = self.mean_x - other.mean_x
+        return (1 - alpha) * self.scale + alpha * other.scale + alpha * (1 - alpha) * float(apart @ apart) / len(apart)
+
+    def ridge(self, strength: float) -> tuple[Float[np.ndarray, "x y"], Float[np.ndarray, " y"]]:
+        """Weight and bias of the map that minimises the objective at lambda = strength * scale."""
+        weight = np.linalg.solve(self.xx + strength * self.scale * np.eye(len(self.xx)), self.xy)
+        return weight, self.mean_y - self.mean_x @ weight
+
+
+@dataclass(frozen=True)
+class RidgeChoice:
+    """What cross-validation chose, and how it compares with the start on the same left-out pairs."""
+
+    alpha: float  # weight of the source, 0 without one
+    strength: float  # lambda, relative to the mean eigenvalue of the mixed covariance
+    blend: float  # share of the learned map in the result; 0 keeps the start
+    score: float  # of the choice, on left-out pairs: chance of a hit@10 among 30, mean of both directions
+    start_score: float  # of the start alone, on the same pairs
+    best_by_alpha: dict[float, float]  # best score at every alpha that was tried
+
+
+class RidgeAlignment:
+    """Learned map from features of one modality to the anchor space, blended with a start.
+
+    Args:
+        alpha: weight of the source in [0, 1], or `"auto"` to choose it.
+        strengths: values of lambda to choose from, above 0, relative to the mean eigenvalue of the covariance of x.
+        blends: shares of the learned map to choose from, in [0, 1]. With 0 among them the result is never worse than
+            the start on the left-out pairs.
+
+    Attributes:
+        weight_: Float[x, y], the map.
+        bias_: Float[y], its intercept.
+        choice_: `RidgeChoice`, what was chosen and how it scored.
+
+    Raises:
+        SpaceError: an option outside of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float | str = "auto",
+        strengths: Sequence[float] = STRENGTHS,
+        blends: Sequence[float] = BLENDS,
+    ) -> None:
+        if alpha != "auto" and not (isinstance(alpha, int | float) and 0 <= alpha <= 1):
+            raise SpaceError(f"alpha must be 'auto' or a number from 0 to 1; got {alpha!r}")
+        if not strengths or not all(0 < strength < np.inf for strength in strengths):
+            raise SpaceError(f"strengths must be one or more numbers above 0; got {strengths!r}")
+        if not blends or not all(0 <= blend <= 1 for blend in blends):
+            raise SpaceError(f"blends must be one or more numbers from 0 to 1; got {blends!r}")
+        self.alpha = alpha
+        self.strengths = tuple(float(strength) for strength in strengths)
+        self.blends = tuple(float(blend) for blend in blends)
+
+    def fit(
+        self,
+        X: Float[np.ndarray, "pairs x"],
+        Y: Float[np.ndarray, "pairs y"],
+        *,
+        start: Float[np.ndarray, "pairs y"],
+        groups: Shaped[np.ndarray, " pairs"] | None = None,
+        source: PairStatistics | None = None,
+    ) -> RidgeAlignment:
+        """Choose lambda, alpha and the blend on left-out groups of the target pairs, then solve on all of them.
+
+        Args:
+            X: features of the target pairs.
+            Y: their anchor vectors, unit length.
+            start: where the space puts the same X before learning, unit length.
+            groups: pairs of one group are left out together (e.g. the same caption). Default: every pair alone.
+            source: statistics of other pairs in the same features.
+
+        Raises:
+            SpaceError: fewer than 10 pairs, one group only, equal features, values that are not finite, shapes that do
+                not fit, or a source weight without a source.
+        """
+        _check_pairs(X, Y)
+        if start.shape != Y.shape or not np.isfinite(start).all():
+            raise SpaceError(
+                f"the start must be finite and of the shape of the anchors, {Y.shape}; got {start.shape} with "
+                f"{int((~np.isfinite(start)).sum())} values that are not finite numbers"
+            )
+        if len(X) < MIN_PAIRS:
+            raise SpaceError(
+                f"alignment needs at least {MIN_PAIRS} pairs; got {len(X)}. Add pairs or use the space as it is"
+            )
+        if groups is not None and groups.shape != (len(X),):
+            raise SpaceError(f"groups must be one value for each of the {len(X)} pairs; got shape {groups.shape}")
+        codes = np.arange(len(X)) if groups is None else np.unique(groups, return_inverse=True)[1]
+        if codes.max() == 0:
+            raise SpaceError("all pairs are of one group (e.g. the same caption): nothing is left to validate on")
+        if source is None and self.alpha not in {"auto", 0}:
+            raise SpaceError(f"alpha={self.alpha} is the weight of a source, and there is none. Give one, or no alpha")
+        if source is not None and source.xy.shape != (X.shape[1], Y.shape[1]):
+            raise SpaceError(
+                f"the source has {source.xy.shape[0]} x {source.xy.shape[1]} features and the target "
+                f"{X.shape[1]} x {Y.shape[1]}: both must come from the same encoders"
+            )
+
+        target = PairStatistics.from_pairs(X, Y).moments
+        other = None if source is None else source.moments
+        alphas = (0.0,) if other is None else ALPHAS if self.alpha == "auto" else (float(self.alpha),)
+        shown = _validation_rows(codes)
+        scorer = _Scorer(Y[shown], start[shown], codes[shown])
+        start_score = scorer.scores(start[shown], (0.0,))[0]
+        best = -1.0, 0.0, 0.0, 0.0
+        by_alpha: dict[float, float] = {}
+        for alpha, strength, left_out in _left_out(X, Y, codes, shown, target, other, alphas, self.strengths):
+            for blend, score in zip(self.blends, scorer.scores(left_out, self.blends), strict=True):
+                by_alpha[alpha] = max(by_alpha.get(alpha, -1.0), score)
+                # Of equal scores the first wins: less source, less of the learned map.
+                if score > best[0] + 1e-9:
+                    best = score, alpha, strength, blend
+        score, alpha, strength, blend = best
+        weight, bias = target.mixed(other, alpha).ridge(strength)
+        self.weight_, self.bias_ = weight.astype(np.float32), bias.astype(np.float32)
+        self.choice_ = RidgeChoice(alpha, strength, blend, score, start_score, by_alpha)
+        return self
+
+    def transform(self, X: Float[np.ndarray, "n x"], start: Float[np.ndarray, "n y"]) -> Float[np.ndarray, "n y"]:
+        """Anchor vectors of new features, unit length, blended with where the space puts them before learning."""
+        return blend_map(X, start, self.weight_, self.bias_, self.choice_.blend)
+
+
+def blend_map(
+    X: Float[np.ndarray, "n x"],
+    start: Float[np.ndarray, "n y"],
+    weight: Float[np.ndarray, "x y"],
+    bias: Float[np.ndarray, " y"],
+    blend: float,
+) -> Float[np.ndarray, "n y"]:
+    """`(1 - blend) * start + blend * (X weight + bias)`, rows scaled to unit length."""
+    return normalise((1 - blend) * start + blend * (X @ weight + bias))
+
+
+# ------------------------------------------------------------------------------------------------ left-out predictions
+
+
+def _left_out(
+    X: Float[np.ndarray, "pairs x"],
+    Y: Float[np.ndarray, "pairs y"],
+    groups: Int[np.ndarray, " pairs"],
+    shown: Int[np.ndarray, " shown"],
+    target: Moments,
+    source: Moments | None,
+    alphas: Sequence[float],
+    strengths: Sequence[float],
+) -> Iterator[tuple[float, float, Float[np.ndarray, "shown y"]]]:
+    """Predict the shown pairs by the models fitted without their groups, for every alpha and strength.
+
+    Let Phi be the features with an intercept, w the weight of a target pair, A the normal equations of the whole fit
+    with their penalty, e its residuals and M = I - w Phi A^-1 Phi'. Without the pairs v of a group, these are predicted
+    as  y_v - M_vv^-1 e_v  (Cook & Weisberg 1982, ch. 2; for ridge Golub, Heath & Wahba 1979). M and e are found on the
+    smaller side, features or pairs, in a basis of eigenvectors, so that another strength costs a few products.
+    """
+    find = _from_pairs_side if len(X) < X.shape[1] else _from_features_side
+    rows = np.flatnonzero(np.isin(groups, groups[shown]))  # a group is left out whole, also where a part of it is shown
+    stacks = _stacks(groups[rows])
+    where = np.searchsorted(rows, shown)
+    predicted = np.empty((len(rows), Y.shape[1]), Y.dtype)
+    for alpha, strength, blocks, residual in find(X, Y, rows, stacks, target, source, alphas, strengths):
+        for members, block in zip(stacks, blocks, strict=True):
+            predicted[members] = Y[rows[members]] - np.linalg.solve(block, residual[members])
+        yield alpha, strength, predicted[where]
+
+
+_Found: TypeAlias = Iterator[
+    tuple[float, float, list[Float[np.ndarray, "_groups _size _size"]], Float[np.ndarray, "rows y"]]
+]
+"""Alpha, strength, the blocks M_vv (stacked as the groups are) and the residuals e."""
+
+
+def _from_features_side(
+    X: Float[np.ndarray, "pairs x"],
+    Y: Float[np.ndarray, "pairs y"],
+    rows: Int[np.ndarray, " rows"],
+    stacks: Sequence[Int[np.ndarray, "_groups _size"]],
+    target: Moments,
+    source: Moments | None,
+    alphas: Sequence[float],
+    strengths: Sequence[float],
+) -> _Found:
+    """At least as many pairs as features: A itself, in the eigenvectors of the mixture's covariance."""
+    for alpha in alphas:
+        weight = (1 - alpha) / len(X)
+        mixture = target.mixed(source, alpha)
+        values, basis, cross = mixture.spectrum
+        turned = (X[rows] - mixture.mean_x) @ basis
+        for strength in strengths:
+            scaled = turned / (values + strength * mixture.scale)
+            blocks = [np.eye(v.shape[1]) - weight * (1 + turned[v] @ scaled[v].swapaxes(1, 2)) for v in stacks]
+            yield alpha, strength, blocks, Y[rows] - mixture.mean_y - scaled @ cross
+
+
+def _from_pairs_side(
+    X: Float[np.ndarray, "pairs x"],
+    Y: Float[np.ndarray, "pairs y"],
+    rows: Int[np.ndarray, " rows"],
+    stacks: Sequence[Int[np.ndarray, "_groups _size"]],
+    target: Moments,
+    source: Moments | None,
+    alphas: Sequence[float],
+    strengths: Sequence[float],
+) -> _Found:
+    """Fewer pairs than features: M = (I + w K)^-1 and e = M (y - f), as in regression by a Gaussian process.
+
+    The source is the prior (Rasmussen & Williams 2006, sec. 2.7): f is what it predicts by itself under the same
+    penalty, K the kernel of the features' covariance that it leaves open. The eigenvectors of its covariance serve all
+    alphas. The intercept has a prior of precision alpha, flat at 0; it enters as an update of rank one.
+    """
+    plain = X - target.mean_x, np.zeros(X.shape[1]), np.zeros_like(target.xy), target.mean_y
+    if source is not None and max(alphas) > 0:
+        values, basis, cross = source.spectrum
+        informed = (X - source.mean_x) @ basis, values, cross, source.mean_y
+    for alpha in alphas:
+        weight = (1 - alpha) / len(X)
+        scale = target.mixed_scale(source, alpha)
+        turned, values, cross, mean_y = informed if alpha > 0 else plain
+        for strength in strengths:
+            # The condition of I + w K grows with features / strength.
+            kind = np.float32 if strength >= SINGLE_PRECISION else np.float64
+            root = np.sqrt(alpha * values + strength * scale)
+            half = (turned / root).astype(kind)
+            prior = half @ (alpha * cross / root[:, None]).astype(kind) + mean_y.astype(kind)
+            M = np.linalg.inv(np.eye(len(X), dtype=kind) + kind(weight) * (half @ half.T))
+            ones = M.sum(axis=1)
+            M -= kind(weight / (alpha + weight * float(ones.sum()))) * np.outer(ones, ones)
+            blocks = [M[rows[v][:, :, None], rows[v][:, None, :]] for v in stacks]
+            yield alpha, strength, blocks, M[rows] @ (Y - prior)
+
+
+def _stacks(groups: Int[np.ndarray, " rows"]) -> list[Int[np.ndarray, "_groups _size"]]:
+    """Rows of each group, those of one size stacked, so that they are solved together."""
+    order = np.argsort(groups, kind="stable")
+    first = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    sizes = np.diff(first, append=len(order))
+    return [order[first[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]
+
+
+def _validation_rows(groups: Int[np.ndarray, " pairs"]) -> Int[np.ndarray, " shown"]:
+    if len(groups) <= MAX_VALIDATION:
+        return np.arange(len(groups))
+    return np.sort(np.random.default_rng(0).choice(len(groups), MAX_VALIDATION, replace=False))
+
+
+# -------------------------------------------------------------------------------------------------------------- score
+
+
+class _Scorer:
+    """Scores blends of the start with left-out predictions; what does not change between them is computed once."""
+
+    def __init__(
+        self,
+        anchors: Float[np.ndarray, "shown y"],
+        start: Float[np.ndarray, "shown y"],
+        groups: Int[np.ndarray, " shown"],
+    ) -> None:
+        self.anchors, self.start = anchors, start
+        self.similarity = anchors @ start.T
+        self.left, self.right = np.nonzero(groups[:, None] == groups[None, :])  # pairs of one group, row by row
+        self.first = np.searchsorted(self.left, np.arange(len(groups)))
+        ahead = np.arange(2 * len(groups) - 1) / 2 / (len(groups) - 1)  # share of the others, in half steps
+        others = CHOICE_CANDIDATES - 1
+        fewer = [comb(others, k) * ahead**k * (1 - ahead) ** (others - k) for k in range(CHOICE_HITS)]
+        self.chances = np.sum(fewer, axis=0)
+
+    def scores(self, mapped: Float[np.ndarray, "shown y"], blends: Sequence[float]) -> list[float]:
+        """Score of each share of the mapped vectors, the rest being the start."""
+        similarity = self.anchors @ mapped.T
+        scores = []
+        for blend in blends:
+            lengths = np.linalg.norm((1 - blend) * self.start + blend * mapped, axis=1)
+            blended = (1 - blend) * self.similarity + blend * similarity
+            blended /= np.where(lengths > 0, lengths, 1)
+            scores.append((self._chance(blended) + self._chance(blended.T)) / 2)
+        return scores
+
+    def _chance(self, similarity: Float[np.ndarray, "shown shown"]) -> float:
+        """Chance that a pair of the same group is among the first 10 of 30 random candidates.
+
+        From its rank among all: every other candidate is ahead with p = (rank - 1) / (n - 1), so the chance is
+        binomial; a tie counts half. Hit@10 itself is coarse with few pairs; the reciprocal rank looks at the very first
+        places only, where a start that knows the exact word cannot be beaten, and keeps the start although the learned
+        map finds far more (benchmarks/LOG.md).
+        """
+        same = similarity[self.left, self.right]
+        best = np.maximum.reduceat(same, self.first)
+        tied_in_group = np.add.reduceat(same == best[self.left], self.first, dtype=np.int64)
+        at_least, above = (similarity >= best[:, None]).sum(axis=1), (similarity > best[:, None]).sum(axis=1)
+        return float(np.mean(self.chances[at_least + above - tied_in_group]))
+
+
+def _check_pairs(X: Float[np.ndarray, "pairs x"], Y: Float[np.ndarray, "pairs y"]) -> None:
+    if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y) or not len(X):
+        raise SpaceError(f"pairs need two matrices with a row a pair; got features {X.shape} and anchors {Y.shape}")
+    bad = int((~np.isfinite(X).all(axis=1) | ~np.isfinite(Y).all(axis=1)).sum())
+    if bad:
+        raise SpaceError(f"{bad} of {len(X)} pairs have values that are not finite numbers")

@@ -1,0 +1,152 @@
+"""Labels and groups: one value a row, made into numbers, and rows dealt into folds by them.
+
+This module knows when labels are missing or mixed, and how to divide rows so that every fold has its share of every
+class and no group is divided. It is plain numpy, so that whatever learns or measures can use it. Who learns from which
+fold is left to them; the splits to measure on are `chiasm.evaluation.splits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Shaped
+
+from chiasm.errors import LabelError
+
+Labels: TypeAlias = Shaped[np.ndarray, " _"] | Sequence[Any]
+"""One label or group a row: an array, a list or a column of a table. Text, numbers or booleans."""
+
+
+def label_codes(
+    values: Labels, *, what: str = "labels"
+) -> tuple[Shaped[np.ndarray, " classes"], Int[np.ndarray, " items"]]:
+    """Turn labels or groups into their sorted distinct values and, for each row, the number of its value.
+
+    Args:
+        values: one value a row.
+        what: what they are, for the message, e.g. `"labels"`.
+
+    Raises:
+        LabelError: not one-dimensional, a value is missing (None, NaN), or kinds that cannot be ordered are mixed.
+    """
+    # A list goes through objects: numpy alone would turn the NaN in ["a", nan] into the text "nan".
+    column = np.array(values, dtype=object) if isinstance(values, list | tuple) else np.asarray(values)
+    if column.ndim != 1:
+        raise LabelError(f"{what} must be one value a row; got an array of shape {column.shape}")
+    missing = _missing(column)
+    if missing.any():
+        rows = np.flatnonzero(missing)
+        raise LabelError(
+            f"{len(rows)} of {len(column)} {what} are missing (None or NaN), first at row {rows[0]}: "
+            "leave these rows out or label them"
+        )
+    if column.dtype == object:
+        kinds = sorted({_kind(value) for value in column})
+        if len(kinds) > 1:
+            raise LabelError(f"{what} mix {' and '.join(kinds)}: make them all of one kind")
+        column = np.array(column.tolist())
+    classes, codes = np.unique(column, return_inverse=True)
+    return classes, codes
+
+
+def group_codes(groups: Labels, rows: int) -> Int[np.ndarray, " rows"]:
+    """The number of each row's group.
+
+    Raises:
+        LabelError: as `label_codes`, or there is not one group a row.
+    """
+    codes = label_codes(groups, what="groups")[1]
+    if len(codes) != rows:
+        raise LabelError(f"there are {rows} rows but {len(codes)} groups: give one group a row")
+    return codes
+
+
+def deal(
+    codes: Int[np.ndarray, " rows"], folds: int, *, seed: int, groups: Int[np.ndarray, " rows"] | None = None
+) -> Int[np.ndarray, " rows"]:
+    """Deal rows into folds so that every fold has its share of every class and no group is divided.
+
+    Without groups, the numbers of a class in any two folds differ by at most one, and so do the folds' sizes. With
+    groups, the largest groups are dealt first, each to the fold that is shortest of its classes; no fold stays empty.
+
+    Args:
+        codes: the class of each row, by number.
+        folds: how many.
+        seed: of the draw.
+        groups: the group of each row, by number, every number up to the largest in use.
+
+    Returns:
+        The fold of each row.
+
+    Raises:
+        LabelError: `folds` is below 2 or above the number of groups (without groups: of rows).
+    """
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        _check_folds(folds, len(codes), "items")
+        # Dealing class after class round and round keeps both the classes' and the folds' sizes within one.
+        order = rng.permutation(len(codes))
+        order = order[np.argsort(codes[order], kind="stable")]
+        dealt = np.empty(len(codes), dtype=np.int64)
+        dealt[order] = np.arange(len(codes)) % folds
+        return dealt
+    counts = count(groups, codes)
+    _check_folds(folds, len(counts), "groups")
+    fold: Int[np.ndarray, " rows"] = _deal_groups(counts, folds, rng)[groups]
+    return fold
+
+
+def count(group: Int[np.ndarray, " items"], codes: Int[np.ndarray, " items"]) -> Float64[np.ndarray, "groups classes"]:
+    """How many rows of each class each group has."""
+    counts = np.zeros((group.max(initial=-1) + 1, codes.max(initial=-1) + 1))
+    np.add.at(counts, (group, codes), 1)
+    return counts
+
+
+def _deal_groups(
+    counts: Float64[np.ndarray, "groups classes"], folds: int, rng: np.random.Generator
+) -> Int[np.ndarray, " groups"]:
+    """Deal groups, the largest first, to the fold with the least of the group's classes, then of items."""
+    order = rng.permutation(len(counts))
+    order = order[np.argsort(-counts.sum(axis=1)[order], kind="stable")]
+    total = counts.sum(axis=0)
+    held = np.zeros((folds, counts.shape[1]))
+    fold = np.empty(len(counts), dtype=np.int64)
+    for g in order:
+        # The growth of sum((held / total) ** 2), the same for all folds but for this term.
+        growth = held @ (counts[g] / total**2)
+        best = np.lexsort((held.sum(axis=1), growth))[0]
+        fold[g] = best
+        held[best] += counts[g]
+    return fold
+
+
+def _check_folds(folds: int, number: int, what: str) -> None:
+    if folds < 2:
+        raise LabelError(f"at least 2 folds are needed; got {folds}")
+    if number < folds:
+        raise LabelError(f"{number} {what} cannot be dealt into {folds} folds: ask for at most {number} folds")
+
+
+def _missing(column: Shaped[np.ndarray, " items"]) -> Bool[np.ndarray, " items"]:
+    if column.dtype == object:
+        return np.array([_is_missing(value) for value in column], dtype=bool)
+    missing: Bool[np.ndarray, " items"] = column != column  # noqa: PLR0124  only NaN and NaT differ from themselves
+    return missing
+
+
+def _is_missing(value: object) -> bool:
+    if value is None:
+        return True
+    try:
+        return bool(value != value)  # noqa: PLR0124
+    except TypeError:
+        return True  # pandas' NA refuses to be a truth value
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, str):
+        return "text"
+    return "numbers" if isinstance(value, bool | int | float | np.number | np.bool_) else type(value).__name__
