@@ -1,0 +1,1045 @@
+"""A collection: items, what happened to their files, and their embeddings, in one folder on disk.
+
+The folder holds `chiasm.json` (format, version, encoder) and Lance tables, each made when something is written to it:
+`items` (a row an item), `files` (a row a file, with its outcome), `embeddings-FINGERPRINT` (one an encoder) and
+`mapped-NAME` (embeddings after a map). A vector belongs to a content: its key is item, slot and content hash, and it
+counts while `files` has that key. Vectors are committed before the rows of `files` that point to them, and deleted
+after. So a run that is killed at any point is continued by the next one and nothing is embedded twice, and a reader
+sees every file with its old vector or its new one. Writers hold a file lock for each commit, not for the run; readers
+need none.
+
+What is left to others: reading folders and tables (`manifest`), opening files (`media`), what embeddings mean together
+(`space`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from filelock import FileLock
+from jaxtyping import Float
+
+from chiasm import __version__, media
+from chiasm.encoders.base import Encoder, Prepared
+from chiasm.errors import CollectionError, EncoderError, MediaError
+from chiasm.manifest import Manifest
+from chiasm.media import Limits, text
+from chiasm.types import MODALITIES, FileOutcome, Item, Media, Modality, Outcome, Source
+
+FORMAT = "chiasm-collection"
+FORMAT_VERSION = 1
+
+COMMIT_ROWS = 512
+COMMIT_SECONDS = 5.0
+COMPACT_FRAGMENTS = 32  # more fragments than this after a run are merged: each costs an open file when searching
+READ_AHEAD_BYTES = 2**27  # of files that are opened or wait to be embedded: sounds may be many times as large in memory
+READERS = 16  # at most; each may hold one large medium while it opens it
+
+_EMBEDDED = (Outcome.OK.value, Outcome.DUPLICATE.value)
+_KEY = ("item", "slot", "hash")
+_ITEMS = pa.schema(
+    [("id", pa.string()), ("_source", pa.string()), *((name, pa.list_(pa.string())) for name in MODALITIES)]
+)
+_FILES = pa.schema(
+    [
+        ("item", pa.string()),
+        ("slot", pa.string()),  # "image/0": the item's first image, as the manifest has it
+        ("modality", pa.string()),  # what the content is; of files that cannot be opened, what the manifest says
+        ("path", pa.string()),  # null where the text stands in the manifest
+        ("size", pa.int64()),  # null where there is no file, or it could not be read
+        ("mtime_ns", pa.int64()),
+        ("hash", pa.string()),  # of the content; empty where it was not read
+        ("encoder", pa.string()),  # fingerprint of the one that took it; empty: none takes it; null: cannot be opened
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+_VECTORS = pa.schema(
+    [
+        ("item", pa.string()),
+        ("slot", pa.string()),
+        ("modality", pa.string()),
+        ("hash", pa.string()),
+        ("text", pa.string()),
+    ]
+)  # and "vector", of a width that each table has for itself
+_SCHEMAS = {"items": _ITEMS, "files": _FILES}
+
+_ARROW: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+}
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run of `add` is, in files that were not stored before it."""
+
+    done: int
+    total: int
+    failed: int  # of those that are done, neither ok nor duplicate
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What a run of `add` found and did."""
+
+    items: int  # in the collection, after the run
+    counts: dict[str, int]  # files of this run's manifests by outcome, stored earlier or now
+    outcomes: tuple[FileOutcome, ...]  # those that are not ok, with reasons
+    encoded: int  # embeddings computed in this run
+    unchanged: int  # files that were stored already and were not opened
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Embeddings with what they belong to, row by row."""
+
+    items: tuple[str, ...]
+    slots: tuple[str, ...]  # "image/0": the item's first image, as the manifest has it
+    modalities: tuple[Modality, ...]  # what the content is
+    hashes: tuple[str, ...]  # equal for equal content
+    texts: tuple[str | None, ...]  # transcripts, see `Embeddings.texts`
+    vectors: Float[np.ndarray, "rows dim"]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class Collection:
+    """A folder with items and their embeddings. Make one with `create`, open one with `open`."""
+
+    def __init__(self, path: Path, encoder: str) -> None:
+        self.path = path
+        self.encoder = encoder
+
+    # ------------------------------------------------------------------------------------------- open and make
+
+    @classmethod
+    def create(cls, path: str | Path, *, encoder: str) -> Collection:
+        """Make an empty collection, or open the one that is there.
+
+        Raises:
+            CollectionError: the folder is not empty and not a collection, was made with another encoder, or cannot be
+                made.
+        """
+        folder = Path(path).expanduser().absolute()
+        header = folder / "chiasm.json"
+        if not header.exists():
+            _make(folder, {"format": FORMAT, "format_version": FORMAT_VERSION, "encoder": encoder, "by": __version__})
+        found = cls.open(folder)
+        if found.encoder != encoder:
+            raise CollectionError(
+                f"{folder} was made with the encoder {found.encoder!r}; embeddings of {encoder!r} cannot be mixed in. "
+                f"Add with --encoder {found.encoder}, or name another collection"
+            )
+        return found
+
+    @classmethod
+    def open(cls, path: str | Path) -> Collection:
+        """Open a collection.
+
+        Raises:
+            CollectionError: there is none, its `chiasm.json` is damaged, or it is of another format version.
+        """
+        folder = Path(path).expanduser().absolute()
+        try:
+            header = json.loads((folder / "chiasm.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise CollectionError(f"{folder} is not a collection. Make one: chiasm add FOLDER --to {path}") from None
+        except (OSError, ValueError) as error:
+            raise CollectionError(f"{folder / 'chiasm.json'} cannot be read: {error}") from error
+        if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("encoder"), str):
+            raise CollectionError(
+                f"{folder / 'chiasm.json'} does not describe a collection; expected an object with format {FORMAT!r}, "
+                "format_version and encoder. Restore it, or add the files to a new collection"
+            )
+        if header.get("format_version") != FORMAT_VERSION:
+            raise CollectionError(
+                f"{folder} has format version {header.get('format_version')} and this chiasm ({__version__}) reads "
+                f"{FORMAT_VERSION}. Use the chiasm that wrote it ({header.get('by')}), or add the files to a new collection"
+            )
+        return cls(folder, header["encoder"])
+
+    # ---------------------------------------------------------------------------------------------------- add
+
+    def add(
+        self,
+        manifests: Sequence[Manifest],
+        encoders: Sequence[Encoder],
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        commit_rows: int = COMMIT_ROWS,
+    ) -> AddReport:
+        """Store the items of manifests and embed what is not embedded yet.
+
+        Files whose size and time of change are as stored are not opened, files whose content is embedded are not
+        embedded again. One bad file never stops the run: it gets an outcome. Of files of the same content, the first
+        is `ok` and the others are `duplicate`. Files that could not be read are tried again by every run. Items that
+        the manifests no longer list stay until they are removed. May be interrupted or killed at any point and run
+        again.
+
+        Ids of folders and of tables without an id column belong to their source: if another source has used one, `~`
+        and a hash of the source are added to it. Items of tables with an id column replace those of the same id.
+
+        Args:
+            manifests: what `chiasm.manifest.read_manifest` gives.
+            encoders: at most one a modality is used: the first that has it.
+            on_progress: called after every file.
+            commit_rows: files a commit, at most.
+
+        Raises:
+            CollectionError: a metadata column is of another type than in the collection, or cannot be stored; or the
+                disk is full or cannot be written to; all that was committed stays.
+            EncoderError: an encoder cannot be used at all; all that was embedded stays.
+        """
+        begin = time.monotonic()
+        with self._writing():
+            items = self._store_items(manifests)
+        run = _Run(self, encoders, commit_rows, on_progress)
+        run.add(items)
+        for manifest in manifests:
+            run.tally(manifest.outcomes)
+        return AddReport(
+            self.count(), dict(run.counts), tuple(run.not_ok), run.encoded, run.unchanged, time.monotonic() - begin
+        )
+
+    def _store_items(self, manifests: Sequence[Manifest]) -> dict[str, Item]:
+        """Write new and changed items; give all of them by the ids that they have in the collection."""
+        schema = self._store_columns(manifests)
+        stored = {row["id"]: row for row in self._rows("items").to_pylist()}
+        items: dict[str, Item] = {}
+        new: dict[str, dict[str, Any]] = {}
+        changed: dict[str, dict[str, Any]] = {}
+        for manifest in manifests:
+            suffix = "~" + hashlib.blake2b(manifest.source.encode(), digest_size=4).hexdigest()
+            for item in manifest.items:
+                name = item.id
+                if not manifest.explicit_ids:
+                    known = stored.get(name) or new.get(name)
+                    taken = known is not None and known["_source"] != manifest.source
+                    if taken or name + suffix in stored:
+                        name += suffix
+                row = _item_row(name, item, manifest.source, schema)
+                if name not in stored:
+                    new[name] = row
+                elif stored[name] != row:
+                    changed[name] = row
+                else:
+                    changed.pop(name, None)
+                items[name] = item
+        # Appended, since merging would not keep the order.
+        if new:
+            self._write("items", pa.Table.from_pylist(list(new.values()), schema=schema))
+        if changed:
+            self._merge("items", ["id"], pa.Table.from_pylist(list(changed.values()), schema=schema))
+        return items
+
+    def _store_columns(self, manifests: Sequence[Manifest]) -> pa.Schema:
+        """Make the metadata columns that are not there yet; give the schema of the items."""
+        table = self._table("items")
+        stored = _ITEMS if table is None else table.schema
+        schema = stored
+        for manifest in manifests:
+            for column, kind in manifest.columns.items():
+                if column not in schema.names:
+                    if set(column) & set(".`"):
+                        raise CollectionError(
+                            f"the column {column!r} of {manifest.source} cannot be stored: its name has a dot or a "
+                            "backtick in it. Rename it"
+                        )
+                    schema = schema.append(pa.field(column, _ARROW[kind]))
+                there = schema.field(column).type
+                fits = there == _ARROW[kind] or (there == pa.float64() and kind == "int")
+                if not fits and any(item.metadata.get(column) is not None for item in manifest.items):
+                    raise CollectionError(
+                        f"the column {column!r} holds {there} in the collection and {kind} in {manifest.source}. Rename "
+                        "it, or write its values alike"
+                    )
+        if table is not None and schema != stored:
+            table.add_columns([field for field in schema if field.name not in stored.names])
+        return schema
+
+    # ------------------------------------------------------------------------------------------------- read
+
+    def count(self) -> int:
+        """Items in the collection."""
+        table = self._table("items")
+        return 0 if table is None else int(table.count_rows())
+
+    def items(self, *, where: str | None = None) -> list[dict[str, Any]]:
+        """Rows of the items table: `id`, a list of paths (texts: paths or the texts themselves) a modality, metadata.
+
+        Items of one manifest stand in its order. Times that had a zone are in UTC, without one.
+
+        Args:
+            where: SQL condition on the columns. Default: all items.
+
+        Raises:
+            CollectionError: `where` is not a valid SQL condition on the columns.
+        """
+        table = self._table("items")
+        if where is None or table is None:
+            rows = self._rows("items")
+        else:
+            try:
+                rows = table.to_table(filter=f"({where}\n)")  # in brackets it ends where it ends: no second statement
+            except (ValueError, OSError, RuntimeError, pa.ArrowException) as error:
+                raise CollectionError(
+                    f"--where {where!r} cannot be used: {_words_of(error)}. Columns: "
+                    f"{', '.join(name for name in table.schema.names if not name.startswith('_'))}. Text stands in "
+                    "single quotes: label = 'bird'. Names with spaces stand in backticks"
+                ) from error
+        return list(rows.drop_columns(["_source"]).to_pylist())
+
+    def columns(self) -> list[str]:
+        """Names of the metadata columns."""
+        table = self._table("items")
+        return [] if table is None else [name for name in table.schema.names if name not in _ITEMS.names]
+
+    def files(self) -> list[dict[str, Any]]:
+        """A row a file: item, slot, modality, path, size, mtime_ns, hash, encoder, outcome, reason."""
+        return list(self._rows("files").to_pylist())
+
+    def outcomes(self) -> dict[str, int]:
+        """Files of the collection by outcome."""
+        return dict(Counter(self._rows("files", ["outcome"])["outcome"].to_pylist()))
+
+    def vectors(self, fingerprint: str) -> Vectors:
+        """Embeddings of one encoder: those of the content that the files had when they were last added."""
+        return self._vectors(f"embeddings-{fingerprint}")
+
+    def mapped(
+        self,
+        name: str,
+        fingerprints: Sequence[str],
+        transform: Callable[[Vectors], Float[np.ndarray, "rows dim"]],
+    ) -> Vectors:
+        """Embeddings of several encoders after a map, computed once a vector and kept beside the embeddings.
+
+        Args:
+            name: what the results are kept under; another map needs another name.
+            fingerprints: the encoders whose embeddings are mapped.
+            transform: from embeddings of one encoder to vectors of the mapped space, a row a row. Called with those
+                that are not kept yet, if any.
+
+        Raises:
+            CollectionError: the results cannot be written.
+        """
+        table = f"mapped-{name}"
+        for fingerprint in fingerprints:
+            source = self._vectors(f"embeddings-{fingerprint}", unless=table)
+            if len(source):
+                mapped = replace(source, vectors=transform(source))
+                with self._writing():
+                    self._append(table, mapped)
+        return self._vectors(table)
+
+    # ------------------------------------------------------------------------------------------------ remove
+
+    def remove(self, ids: Iterable[str]) -> int:
+        """Delete items, their outcomes and every vector of theirs. Gives how many items there were."""
+        chosen = sorted(set(ids))
+        with self._writing():
+            before = self.count()
+            for name in (*self._vector_tables(), "files"):
+                self._delete(name, ["item"], chosen)
+            self._delete("items", ["id"], chosen)
+            return before - self.count()
+
+    # ----------------------------------------------------------------------------------------- tables, read
+
+    def _table(self, name: str) -> lance.LanceDataset | None:
+        """The newest version of a table, or None where nothing was written to it."""
+        path = self.path / f"{name}.lance"
+        if not path.exists():
+            return None
+        try:
+            return lance.dataset(str(path))
+        except (ValueError, OSError) as error:
+            if not any((path / "_versions").glob("*.manifest")):
+                return None  # its first commit was cut off
+            raise self._damaged(name, error) from error
+
+    def _rows(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
+        """All rows of a table, with some columns or all."""
+        table = self._table(name)
+        if table is None:
+            schema = _SCHEMAS.get(name, _VECTORS)
+            return schema.empty_table().select(columns or schema.names)
+        try:
+            return table.to_table(columns=list(columns) or None)
+        except (ValueError, OSError) as error:
+            raise self._damaged(name, error) from error
+
+    def _damaged(self, name: str, error: Exception) -> CollectionError:
+        return CollectionError(
+            f"{self.path / name}.lance is damaged: {_words_of(error)}. Restore it, or add the files to a new collection"
+        )
+
+    def _vector_tables(self) -> list[str]:
+        return sorted(path.stem for path in self.path.glob("*.lance") if path.stem not in _SCHEMAS)
+
+    def _keys(self, name: str) -> pa.ChunkedArray:
+        """Keys of all rows of a table of vectors."""
+        return _joined(self._rows(name, _KEY), _KEY)
+
+    def _vectors(self, name: str, *, unless: str | None = None) -> Vectors:
+        """Vectors of what the files hold, except those that the table `unless` has already."""
+        while True:
+            files, table = self._table("files"), self._table(name)
+            if files is None or table is None:
+                return Vectors((), (), (), (), (), np.empty((0, 0), np.float32))
+            if files.latest_version == files.version:
+                break  # else files may point to vectors that were deleted before `table` was opened
+        try:
+            current = _joined(files.to_table(columns=list(_KEY), filter=f"outcome IN ({_listed(_EMBEDDED)})"), _KEY)
+            rows = table.to_table(columns=[*_KEY, "modality", "text"])
+            keys = _joined(rows, _KEY)
+            chosen = pc.is_in(keys, value_set=current)
+            if unless is not None:
+                chosen = pc.and_not(chosen, pc.is_in(keys, value_set=self._keys(unless)))
+            rows = rows.filter(chosen)
+            # Batch by batch into place: Arrow would hold all vectors twice to filter them, and is slow at it.
+            mask = chosen.to_numpy()
+            vectors = np.empty((rows.num_rows, table.schema.field("vector").type.list_size), np.float32)
+            seen = done = 0
+            for batch in table.to_batches(columns=["vector"]) if rows.num_rows else ():
+                part = _matrix(batch["vector"])[mask[seen : seen + len(batch)]]
+                vectors[done : done + len(part)] = part
+                seen, done = seen + len(batch), done + len(part)
+        except (ValueError, OSError) as error:
+            raise self._damaged(name, error) from error
+        return Vectors(
+            tuple(rows["item"].to_pylist()),
+            tuple(rows["slot"].to_pylist()),
+            tuple(rows["modality"].to_pylist()),
+            tuple(rows["hash"].to_pylist()),
+            tuple(rows["text"].to_pylist()),
+            vectors,
+        )
+
+    # ------------------------------------------------------------------- tables, written (with the lock held)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the lock; turn what a full or read-only disk says into an error that teaches."""
+        try:
+            with FileLock(self.path / ".lock"):
+                yield
+        except OSError as error:
+            raise CollectionError(
+                f"{self.path} cannot be written: {_words_of(error)}. What was committed is safe: free space or fix the "
+                "permissions, and run the same command again"
+            ) from error
+
+    def _write(self, name: str, rows: pa.Table) -> None:
+        mode = "create" if self._table(name) is None else "append"
+        lance.write_dataset(rows, str(self.path / f"{name}.lance"), mode=mode)
+
+    def _merge(self, name: str, columns: Sequence[str], rows: pa.Table) -> None:
+        """Write rows in the place of those that are equal in some columns."""
+        table = self._table(name)
+        if table is None:
+            self._write(name, rows)
+        else:
+            table.merge_insert(list(columns)).when_matched_update_all().when_not_matched_insert_all().execute(rows)
+
+    def _append(self, name: str, vectors: Vectors) -> None:
+        """Write vectors whose key is not there yet, in order."""
+        rows = _vector_table(vectors)
+        mine, keys = _joined(rows, _KEY), self._keys(name)
+        there = keys.filter(pc.is_in(keys, value_set=mine))
+        if len(there):
+            rows = rows.filter(pc.invert(pc.is_in(mine, value_set=there)))
+        if rows.num_rows:
+            self._write(name, rows)
+
+    def _delete(self, name: str, columns: Sequence[str], values: Sequence[str]) -> None:
+        """Delete rows by what their columns hold, joined as by `_joined`."""
+        table = self._table(name)
+        joined = f" || {_quoted(_SEPARATOR)} || ".join(columns)
+        if table is not None:
+            for part in _chunks(values, 500):
+                table.delete(f"{joined} IN ({_listed(part)})")
+
+    def _tidy(self, done: Iterable[str]) -> None:
+        """Delete vectors of content that no file has any more, and merge small fragments.
+
+        Args:
+            done: items whose files all have their rows.
+        """
+        files = self._rows("files", [*_KEY, "outcome"])
+        current = _joined(files.filter(pc.is_in(files["outcome"], value_set=pa.array(_EMBEDDED))), _KEY)
+        slots = _joined(files, _KEY[:2])
+        items = self._rows("items", ["id"])["id"]
+        others = items.filter(pc.invert(pc.is_in(items, value_set=pa.array(done, pa.string()))))
+        for name in self._vector_tables():
+            rows = self._rows(name, _KEY)
+            keys = _joined(rows, _KEY)
+            # Without a row in `files` they are of a commit that was cut off, and of use to the run that continues it.
+            cut_off = pc.and_not(
+                pc.is_in(rows["item"], value_set=others), pc.is_in(_joined(rows, _KEY[:2]), value_set=slots)
+            )
+            stale = pc.and_not(pc.invert(pc.is_in(keys, value_set=current)), cut_off)
+            self._delete(name, _KEY, keys.filter(stale).to_pylist())
+        for name in (*self._vector_tables(), *_SCHEMAS):
+            table = self._table(name)
+            if table is not None and len(table.get_fragments()) > COMPACT_FRAGMENTS:
+                table.optimize.compact_files()
+                # Readers hold a version for the length of one call; an hour is beyond any of them.
+                table.cleanup_old_versions(older_than=timedelta(hours=1))
+
+
+# ------------------------------------------------------------------------------------------------------ a run of `add`
+
+
+@dataclass
+class _File:
+    """One file, or text that stands in a manifest, on its way through a run."""
+
+    item: str
+    slot: str
+    source: Source
+    modality: Modality
+    size: int | None  # None: no file
+    mtime_ns: int | None
+    digest: str = ""
+    encoder: str | None = None
+    outcome: Outcome = Outcome.OK
+    reason: str = ""
+    prepared: Prepared = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.item, self.slot
+
+    def fail(self, outcome: Outcome, reason: str) -> None:
+        self.outcome, self.reason = outcome, reason
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "item": self.item,
+            "slot": self.slot,
+            "modality": self.modality,
+            "path": self.source.path,
+            "size": self.size,
+            "mtime_ns": self.mtime_ns,
+            "hash": self.digest,
+            "encoder": self.encoder,
+            "outcome": self.outcome.value,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """One file with its vector, on the way into a table."""
+
+    file: _File
+    vector: Float[np.ndarray, " dim"]
+    text: str | None
+
+
+class _Run:
+    """One run of `add`: from the plan through readers and encoders to commits.
+
+    Files go through it in the order of the manifests, whatever reader is the fastest, so that a run that was cut off
+    and continued ends as one that was not.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        encoders: Sequence[Encoder],
+        commit_rows: int,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.collection = collection
+        self.encoders: dict[Modality, Encoder] = {}
+        for encoder in encoders:
+            for modality in sorted(encoder.modalities):
+                self.encoders.setdefault(modality, encoder)
+        self.fingerprints = {modality: encoder.fingerprint for modality, encoder in self.encoders.items()}
+        self.load = _opener(self.encoders)
+        self.commit_rows = commit_rows
+        self.on_progress = on_progress
+
+        self.counts: Counter[str] = Counter()
+        self.not_ok: list[FileOutcome] = []
+        self.encoded = self.unchanged = self.done = self.failed = self.total = 0
+
+        self.owners: dict[str, tuple[str, str]] = {}  # content hash -> the file that is ok; others are its duplicates
+        self.known: dict[str, str] = {}  # content hash -> fingerprint of the encoder whose vector of it is stored
+        self.claimed: dict[str, _File] = {}  # content hash -> the file of this run that it is embedded for
+        self.batches: dict[Modality, list[_File]] = {}  # prepared
+        self.shared: list[_File] = []  # their vector is stored, or will be
+        self.finished: list[_File] = []  # and not committed yet
+        self.vectors: dict[str, list[_Embedded]] = {}  # of finished files, by fingerprint
+        self.committed = time.monotonic()
+
+    def add(self, items: Mapping[str, Item]) -> None:
+        """Do what is to be done for these items, by id."""
+        pending, gone = self._plan(items)
+        if gone:
+            with self.collection._writing():
+                self.collection._delete("files", _KEY[:2], gone)
+        if pending:
+            self._execute(pending)
+        if pending or gone:
+            with self.collection._writing():
+                self.collection._tidy(items)
+
+    def tally(self, outcomes: Iterable[FileOutcome]) -> None:
+        """Add outcomes to the report."""
+        for outcome in outcomes:
+            self.counts[outcome.outcome.value] += 1
+            if outcome.outcome is not Outcome.OK:
+                self.not_ok.append(outcome)
+
+    # ------------------------------------------------------------------------------------------------- plan
+
+    def _plan(self, items: Mapping[str, Item]) -> tuple[list[_File], list[str]]:
+        """Find the files that are not stored or have changed, and the slots (joined keys) that the items lost."""
+        rows = self.collection._rows("files")
+        fingerprints = set(self.fingerprints.values())
+        embedded = np.zeros(rows.num_rows, bool)
+        keys = _joined(rows, _KEY)
+        for fingerprint in fingerprints:
+            there = pc.is_in(keys, value_set=self.collection._keys(f"embeddings-{fingerprint}"))
+            embedded |= pc.and_(there, pc.fill_null(pc.equal(rows["encoder"], fingerprint), False)).to_numpy()
+        recorded = {
+            (row["item"], row["slot"]): (row, has) for row, has in zip(rows.to_pylist(), embedded.tolist(), strict=True)
+        }
+
+        looked_at: list[tuple[_File, dict[str, Any] | None]] = []  # with what is stored of it, if that still holds
+        for name, item in items.items():
+            numbers: Counter[Modality] = Counter()
+            for source in item.sources:
+                slot = f"{source.modality}/{numbers[source.modality]}"
+                numbers[source.modality] += 1
+                file = _File(name, slot, source, source.modality, *_stat(source))
+                if source.text is not None:
+                    file.digest = _digest(source.text)
+                before, has_vector = recorded.pop(file.key, (None, False))
+                holds = before is not None and self._holds(file, before, has_vector)
+                looked_at.append((file, before if holds else None))
+        gone = [_SEPARATOR.join(key) for key in recorded if key[0] in items]
+
+        kept = [row for row, _ in recorded.values() if row["item"] not in items]
+        kept += [row for _, row in looked_at if row is not None]
+        self.owners = {row["hash"]: (row["item"], row["slot"]) for row in kept if row["outcome"] == Outcome.OK}
+        pending = []
+        for file, before in looked_at:
+            if before is None or (before["outcome"] == Outcome.DUPLICATE and before["hash"] not in self.owners):
+                pending.append(file)
+            else:
+                self.unchanged += 1
+                self.tally([_outcome(file.source, file.key, Outcome(before["outcome"]), before["reason"])])
+        if pending:
+            for fingerprint in fingerprints:
+                contents = self.collection._rows(f"embeddings-{fingerprint}", ["hash", "modality"])
+                for digest, modality in zip(*(column.to_pylist() for column in contents.columns), strict=True):
+                    if self.fingerprints.get(modality) == fingerprint:
+                        self.known[digest] = fingerprint
+        return pending, gone
+
+    def _holds(self, file: _File, before: Mapping[str, Any], has_vector: bool) -> bool:
+        """Whether what is stored of a file still holds."""
+        if file.source.text is not None:
+            same = before["path"] is None and before["hash"] == file.digest
+        else:
+            same = (before["path"], before["size"], before["mtime_ns"]) == (file.source.path, file.size, file.mtime_ns)
+        if not same or (before["outcome"] in _EMBEDDED and not has_vector):
+            return False
+        # What no encoder took, or another one, may be of use to the one that there is now.
+        return before["encoder"] is None or before["encoder"] == self.fingerprints.get(before["modality"], "")
+
+    # ------------------------------------------------------------------------------------------------ execute
+
+    def _execute(self, pending: list[_File]) -> None:
+        """Read in several threads, encode in this one, commit in between."""
+        self.total = len(pending)
+        try:
+            while pending:
+                with closing(self._opened(pending)) as opened:
+                    for file in opened:
+                        self._receive(file)
+                for modality in list(self.batches):
+                    self._encode(modality)
+                pending = self._share()
+        finally:
+            # Also on Ctrl-C: what is embedded is kept, what is not is left for the next run.
+            self._commit()
+
+    def _opened(self, pending: Iterable[_File]) -> Generator[_File]:
+        """Open files in several threads; give them in order, and hold no more of them than a batch needs."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+        workers = min(max(2, cores), READERS)
+        ahead = 2 * workers + max((encoder.batch_size for encoder in self.encoders.values()), default=0)
+        todo = deque(pending)
+        reading: deque[tuple[Future[_File], int]] = deque()
+        held = 0  # bytes
+        readers = ThreadPoolExecutor(workers, thread_name_prefix="chiasm-read")
+        try:
+            while todo or reading:
+                size = (todo[0].size or 0) if todo else 0
+                if todo and (not reading or (len(reading) < ahead and held + size <= READ_AHEAD_BYTES)):
+                    reading.append((readers.submit(self._read, todo.popleft()), size))
+                    held += size
+                else:
+                    future, size = reading.popleft()
+                    held -= size
+                    yield future.result()
+        finally:
+            readers.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, file: _File) -> _File:
+        """In a reader thread: hash, open, prepare. Whatever is wrong with the file becomes its outcome."""
+        file.outcome, file.reason = Outcome.OK, ""
+        try:
+            if file.size and file.size <= Limits().max_bytes:
+                assert file.source.path is not None
+                file.digest = _digest_file(file.source.path)
+            if file.digest not in self.known and file.digest not in self.claimed:
+                medium = self._open(file)
+                file.encoder = self.fingerprints[file.modality]
+                file.prepared = self.encoders[file.modality].prepare(medium)
+        except EncoderError:
+            raise  # the encoder cannot be used at all: that is not the file's fault
+        except MediaError as error:
+            file.fail(error.outcome, error.reason)
+        except OSError as error:
+            file.fail(Outcome.BROKEN, f"the file cannot be read: {error.strerror or error}")
+            file.size = file.mtime_ns = None  # permissions change without a trace in them: the next run looks again
+        except Exception as error:  # noqa: BLE001  # a model's own preprocessing may raise anything
+            file.fail(Outcome.BROKEN, f"it cannot be prepared: {type(error).__name__}: {error}")
+        return file
+
+    def _open(self, file: _File) -> Media:
+        """Open a file whose modality an encoder takes, and note what it is.
+
+        Raises:
+            MediaError: it cannot be opened, no encoder takes it, or it changes meanwhile.
+        """
+        medium: Media | None = None
+        if file.source.text is not None:
+            medium = text.read(file.source.text.encode(), limits=Limits())
+        else:
+            assert file.source.path is not None
+            if file.modality not in self.encoders:
+                file.modality = media.sniff(file.source.path)  # decode nothing in vain
+            if file.modality in self.encoders:
+                medium = self.load(file.source.path)
+                file.modality = medium.modality
+        if medium is None or file.modality not in self.encoders:
+            file.encoder = ""
+            takes = ", ".join(self.encoders) or "nothing"
+            raise MediaError(
+                Outcome.UNSUPPORTED, f"the encoder {self.collection.encoder!r} takes {takes}, not {file.modality}"
+            )
+        if _stat(file.source) != (file.size, file.mtime_ns):
+            raise MediaError(Outcome.BROKEN, "the file changed while it was read. Run again when it is complete")
+        return medium
+
+    def _receive(self, file: _File) -> None:
+        """Send an opened file on its way, in the order of the manifests."""
+        if file.digest:
+            owner = self.owners.setdefault(file.digest, file.key)
+            if owner != file.key and file.source.path is not None and file.outcome is Outcome.OK:
+                file.outcome = Outcome.DUPLICATE
+                file.reason = f"same content as {owner[0]} ({owner[1]}); the embedding is shared"
+            if file.digest in self.known or self.claimed.setdefault(file.digest, file) is not file:
+                file.prepared = None
+                self.shared.append(file)
+                return
+        if file.outcome not in _EMBEDDED:
+            self._finish(file)
+            return
+        batch = self.batches.setdefault(file.modality, [])
+        batch.append(file)
+        if len(batch) >= self.encoders[file.modality].batch_size:
+            self._encode(file.modality)
+
+    def _encode(self, modality: Modality) -> None:
+        batch = self.batches.pop(modality)
+        results = _encode_each(self.encoders[modality], modality, [file.prepared for file in batch])
+        for file, result in zip(batch, results, strict=True):
+            file.prepared = None
+            if isinstance(result, MediaError):
+                file.fail(result.outcome, result.reason)
+            else:
+                self.vectors.setdefault(self.fingerprints[modality], []).append(_Embedded(file, *result))
+                self.encoded += 1
+            self._finish(file)
+
+    def _share(self) -> list[_File]:
+        """Give files whose content is embedded its vector. Gives back those whose vector was removed meanwhile."""
+        self._commit()
+        shared, self.shared = self.shared, []
+        again = []
+        for part in _chunks(shared, COMMIT_ROWS):
+            stored = self._stored({file.digest for file in part})
+            for file in part:
+                original = self.claimed.get(file.digest)
+                if file.digest in stored:
+                    file.encoder, file.modality, vector, words = stored[file.digest]
+                    self.vectors.setdefault(file.encoder, []).append(_Embedded(file, vector, words))
+                elif original is not None and original.outcome not in _EMBEDDED:
+                    file.fail(original.outcome, original.reason)
+                    file.encoder, file.modality = original.encoder, original.modality
+                else:
+                    for by_hash in (self.known, self.claimed, self.owners):
+                        by_hash.pop(file.digest, None)
+                    again.append(file)
+                    continue
+                self._finish(file)
+        return again
+
+    def _stored(self, digests: set[str]) -> dict[str, tuple[str, Modality, Float[np.ndarray, " dim"], str | None]]:
+        """Fingerprint, modality, vector and words of contents."""
+        found = {}
+        wanted: dict[str, list[str]] = {}
+        for digest in sorted(digests):
+            original = self.claimed.get(digest)
+            fingerprint = self.known.get(digest) or (original.encoder if original is not None else None)
+            if fingerprint:
+                wanted.setdefault(fingerprint, []).append(digest)
+        for fingerprint, part in wanted.items():
+            table = self.collection._table(f"embeddings-{fingerprint}")
+            if table is not None:
+                rows = table.to_table(
+                    columns=["hash", "modality", "text", "vector"], filter=f"hash IN ({_listed(part)})"
+                ).combine_chunks()
+                matrix = _matrix(rows["vector"].combine_chunks())
+                columns = (rows[name].to_pylist() for name in ("hash", "modality", "text"))
+                for digest, modality, words, vector in zip(*columns, matrix, strict=True):
+                    found[digest] = (fingerprint, modality, vector, words)
+        return found
+
+    def _finish(self, file: _File) -> None:
+        self.finished.append(file)
+        self.tally([_outcome(file.source, file.key, file.outcome, file.reason)])
+        self.done += 1
+        self.failed += file.outcome not in _EMBEDDED
+        if self.on_progress is not None:
+            self.on_progress(Progress(self.done, self.total, self.failed))
+        if len(self.finished) >= self.commit_rows or time.monotonic() - self.committed > COMMIT_SECONDS:
+            self._commit()
+
+    def _commit(self) -> None:
+        """Vectors first, then the rows that say they are there."""
+        if self.finished:
+            with self.collection._writing():
+                # What another process has removed since the plan stays removed.
+                ids = self.collection._rows("items", ["id"])["id"]
+                mine = pa.array([file.item for file in self.finished], pa.string())
+                there = set(ids.filter(pc.is_in(ids, value_set=mine)).to_pylist())
+                for fingerprint, embedded in self.vectors.items():
+                    rows = [row for row in embedded if row.file.item in there]
+                    if rows:
+                        self.collection._append(f"embeddings-{fingerprint}", _vectors_of(rows))
+                finished = [file.row() for file in self.finished if file.item in there]
+                if finished:
+                    self.collection._merge("files", _KEY[:2], pa.Table.from_pylist(finished, schema=_FILES))
+        self.vectors, self.finished, self.committed = {}, [], time.monotonic()
+
+
+def _opener(encoders: Mapping[Modality, Encoder]) -> Callable[[str], Media]:
+    """`media.load` with as little decoded as the encoders see, whatever a file turns out to be."""
+    sizes = [encoders[modality].view.image_size for modality in ("image", "video") if modality in encoders]
+    known = [size for size in sizes if size is not None]
+    options: dict[str, Any] = {"image_size": max(known) if known and len(known) == len(sizes) else None}
+    if "audio" in encoders:
+        options["rate"] = encoders["audio"].view.rate
+    if "video" in encoders:
+        options["frames"] = encoders["video"].view.frames
+    return partial(media.load, **options)
+
+
+def _encode_each(
+    encoder: Encoder, modality: Modality, inputs: Sequence[Prepared]
+) -> list[tuple[Float[np.ndarray, " dim"], str | None] | MediaError]:
+    """Vector and words, or what is wrong, input by input.
+
+    Where a batch fails, each goes alone, so that a bad input costs only itself.
+    """
+    try:
+        part = encoder.encode_prepared(modality, inputs)
+    except EncoderError:
+        raise  # the encoder cannot be used at all
+    except Exception as error:  # noqa: BLE001  # a network may raise anything; it becomes the outcome of one file
+        if len(inputs) == 1:
+            return [MediaError(Outcome.BROKEN, f"{encoder.name} failed on it: {type(error).__name__}: {error}")]
+        return [result for one in inputs for result in _encode_each(encoder, modality, [one])]
+    results: list[tuple[Float[np.ndarray, " dim"], str | None] | MediaError] = []
+    vectors = part.vectors.astype(np.float32, copy=False)
+    for vector, words, _ in zip(vectors, part.texts, inputs, strict=True):
+        if not np.isfinite(vector).all():
+            results.append(MediaError(Outcome.BROKEN, f"{encoder.name} gave values that are not finite numbers"))
+        elif not vector.any():
+            heard = " (no words were recognised)" if words == "" else ""
+            reason = f"{encoder.name} found nothing in it that it can embed{heard}"
+            results.append(MediaError(Outcome.UNSUPPORTED, reason))
+        else:
+            results.append((vector, words))
+    return results
+
+
+# ------------------------------------------------------------------------------------------------ folders and files
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old or the new content, never a part of it."""
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _make(folder: Path, header: Mapping[str, Any]) -> None:
+    """Make an empty collection, unless another process was faster."""
+    path = folder / "chiasm.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        foreign = [entry for entry in folder.iterdir() if entry.name != ".lock" and not entry.match("chiasm.json*")]
+        if foreign and not path.exists():
+            raise CollectionError(f"{folder} is not empty and not a collection. Name an empty or a new folder")
+        with FileLock(folder / ".lock"):
+            if not path.exists():
+                write_whole(path, json.dumps(header, indent=2) + "\n")
+    except OSError as error:
+        raise CollectionError(f"{folder} cannot be made a collection: {error}. Name another folder") from error
+
+
+def _stat(source: Source) -> tuple[int | None, int | None]:
+    """Size and time of change; None where there is no regular file."""
+    if source.path is None:
+        return None, None
+    try:
+        found = os.stat(source.path)  # noqa: PTH116  # Path.stat costs three times as much, and this runs for every file
+    except (OSError, ValueError):
+        return None, None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (None, None)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _digest_file(path: str) -> str:
+    with open(path, "rb") as file:  # noqa: PTH123
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _outcome(source: Source, key: tuple[str, str], outcome: Outcome, reason: str) -> FileOutcome:
+    return FileOutcome(source.path if source.path is not None else f"{key[0]} ({key[1]})", outcome, reason)
+
+
+# ------------------------------------------------------------------------------------------------- rows of tables
+
+_SEPARATOR = "\0"
+
+
+def _item_row(name: str, item: Item, source: str, schema: pa.Schema) -> dict[str, Any]:
+    """An item as the table gives it back."""
+    row: dict[str, Any] = {"id": name, "_source": source}
+    for modality in MODALITIES:
+        values = [s.path if s.path is not None else s.text for s in item.sources if s.modality == modality]
+        row[modality] = values or None
+    for field in schema:
+        if field.name in row:
+            continue
+        value = item.metadata.get(field.name)
+        if isinstance(value, datetime) and value.tzinfo is not None:
+            value = value.astimezone(UTC).replace(tzinfo=None)
+        elif isinstance(value, int) and field.type == pa.float64():
+            value = float(value)
+        row[field.name] = value
+    return row
+
+
+def _vectors_of(rows: Sequence[_Embedded]) -> Vectors:
+    return Vectors(
+        tuple(row.file.item for row in rows),
+        tuple(row.file.slot for row in rows),
+        tuple(row.file.modality for row in rows),
+        tuple(row.file.digest for row in rows),
+        tuple(row.text for row in rows),
+        np.stack([row.vector for row in rows]),
+    )
+
+
+def _vector_table(rows: Vectors) -> pa.Table:
+    flat = pa.array(np.ascontiguousarray(rows.vectors, dtype=np.float32).ravel())
+    return pa.table(
+        {
+            "item": pa.array(rows.items, pa.string()),
+            "slot": pa.array(rows.slots, pa.string()),
+            "modality": pa.array(rows.modalities, pa.string()),
+            "hash": pa.array(rows.hashes, pa.string()),
+            "text": pa.array(rows.texts, pa.string()),
+            "vector": pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1]),
+        }
+    )
+
+
+def _matrix(column: pa.FixedSizeListArray) -> Float[np.ndarray, "rows dim"]:
+    flat: Float[np.ndarray, " values"] = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), column.type.list_size)
+
+
+def _joined(rows: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
+    """Several columns of text as one, so that rows can be looked up in it."""
+    return pc.binary_join_element_wise(*(rows[column] for column in columns), _SEPARATOR)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(map(_quoted, values))
+
+
+def _words_of(error: Exception) -> str:
+    """What Lance says, without where in its source it says so, and without the condition that it was given."""
+    words = re.split(r",? (?:location: )?/\S+\.rs:\d", str(error))[0].rpartition("\n)")[2].strip(": ")
+    words = words[1:-1] if words.startswith("(") else words
+    words = re.sub(r"^(?:(?:LanceError\(\w+\)|Invalid user input|Schema error|sql parser error): )+", "", words)
+    return re.sub(r"\. Valid fields are .*", "", words)
+
+
+def _chunks(values: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

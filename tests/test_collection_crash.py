@@ -1,0 +1,351 @@
+"""Processes that add are killed, stopped, run side by side or out of disk: nothing is lost, nothing is done twice.
+
+Processes are started from a server that has imported what they need, so that most of their life is `add`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pytest
+from fake_encoder import FakeEncoder, by_key, check, embed, rows
+
+from chiasm import collection as module
+from chiasm.collection import Collection, Progress
+from chiasm.errors import ChiasmError
+from chiasm.manifest import read_manifest
+from chiasm.types import Text
+
+FINGERPRINT = FakeEncoder().fingerprint
+KILLS = 24
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["chiasm.collection", "chiasm.manifest", "pytest"])
+
+
+# ------------------------------------------------------------------------------------------------ in other processes
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process adds, and what befalls it."""
+
+    collection: Path
+    folders: tuple[Path, ...]
+    log: Path  # of the texts that are embedded
+    begun: Path  # is made just before `add`
+    wait_for: Path | None = None
+    commit_rows: int = 8
+    kill_at_step: int | None = None  # of the steps that write: before the first is 0, after it 1, ...
+    steps: Path | None = None  # where the number of steps is written
+    full_after: int | None = None  # files; then no file on disk can grow
+
+
+def run(job: Job) -> None:
+    """The body of a process: add, and end like the command line."""
+    count_steps(job)
+
+    def on_progress(progress: Progress) -> None:
+        if job.full_after == progress.done:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    job.begun.touch()
+    while job.wait_for is not None and not job.wait_for.exists():
+        time.sleep(0.001)
+    encoder = FakeEncoder(batch_size=4, faults={"bad": "nan"}, log=job.log if job.full_after is None else None)
+    try:
+        collection = Collection.create(job.collection, encoder="fake")
+        manifests = [read_manifest(folder) for folder in job.folders]
+        collection.add(manifests, [encoder], commit_rows=job.commit_rows, on_progress=on_progress)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except ChiasmError as error:
+        job.begun.with_suffix(".error").symlink_to(str(error))  # a link takes no room in a file
+        sys.exit(1)
+
+
+def count_steps(job: Job) -> None:
+    """Count what writes to the collection, and die before or after one of it."""
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        if done == job.kill_at_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+        if job.steps is not None:
+            job.steps.write_text(str(done))
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            step()
+            result = function(*arguments, **options)
+            step()
+            return result
+
+        return wrapper
+
+    if job.kill_at_step is not None or job.steps is not None:
+        for name in ("_write", "_merge", "_delete"):
+            setattr(Collection, name, counted(getattr(Collection, name)))
+        module.write_whole = counted(module.write_whole)
+
+
+def start(job: Job) -> ForkServerProcess:
+    process = SERVER.Process(target=run, args=(job,))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not job.begun.exists():
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.001)
+    job.begun.unlink()
+    return process
+
+
+def end(process: ForkServerProcess) -> int | None:
+    process.join()
+    code = process.exitcode
+    process.close()
+    return code
+
+
+# --------------------------------------------------------------------------------------------------------- in this one
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 texts: some twice, some that cannot be embedded, some with nothing in them."""
+    folder = tmp_path_factory.mktemp("media")
+    for number in range(200):
+        text = f"text {number}"
+        if number % 10 == 5:
+            text = f"text {number // 2}"
+        elif number % 10 == 7:
+            text = ("bad", "")[number % 20 == 7]
+        (folder / f"{number:03}.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    """What a run that nothing disturbs makes of them."""
+    collection = Collection.create(tmp_path_factory.mktemp("whole") / "collection", encoder="fake")
+    collection.add([read_manifest(media)], [FakeEncoder(batch_size=4, faults={"bad": "nan"})], commit_rows=8)
+    return collection
+
+
+@pytest.fixture
+def job(tmp_path: Path, media: Path) -> Job:
+    return Job(tmp_path / "collection", (media,), tmp_path / "log", tmp_path / "begun")
+
+
+def finish(job: Job) -> Collection:
+    """Add what is missing, here."""
+    collection = Collection.create(job.collection, encoder="fake")
+    encoder = FakeEncoder(batch_size=4, faults={"bad": "nan"}, log=job.log)
+    collection.add([read_manifest(folder) for folder in job.folders], [encoder], commit_rows=job.commit_rows)
+    return collection
+
+
+def check_equal(found: Collection, expected: Collection) -> None:
+    """The same items, outcomes and vectors, each once; also in the tables as they are on disk."""
+    check(found)
+    assert {row["id"]: row for row in found.items()} == {row["id"]: row for row in expected.items()}
+    assert len(found.items()) == len(expected.items())
+    assert rows(found) == rows(expected)
+    there, vectors = by_key(found.vectors(FINGERPRINT)), by_key(expected.vectors(FINGERPRINT))
+    assert set(there) == set(vectors)
+    assert all(np.array_equal(there[key], vectors[key]) for key in there)
+    assert len(stored(found.path)) == len(vectors), "a vector that belongs to nothing"
+
+
+def stored(path: Path) -> list[tuple[str, ...]]:
+    """Keys of the vectors that are on disk."""
+    table = path / f"embeddings-{FINGERPRINT}.lance"
+    if not any((table / "_versions").glob("*.manifest")):
+        return []
+    found = lance.dataset(str(table)).to_table(columns=["item", "slot", "hash"])
+    return list(zip(*(column.to_pylist() for column in found.columns), strict=True))
+
+
+def texts_of(job: Job, keys: Sequence[tuple[str, ...]]) -> set[str]:
+    return {(job.folders[0] / f"{item}.txt").read_text() for item, _, _ in keys}
+
+
+def embedded(log: Path) -> list[str]:
+    return [line for line in log.read_text().splitlines() if line != "bad"] if log.exists() else []
+
+
+def test_kill_at_random_points(job: Job, whole: Collection, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    begin = time.monotonic()
+    assert end(start(job)) == 0
+    duration = time.monotonic() - begin
+    check_equal(Collection.open(job.collection), whole)
+
+    kills = cut = 0
+    while kills < KILLS:
+        shutil.rmtree(job.collection)
+        code: int | None = None
+        while code != 0:
+            known = texts_of(job, stored(job.collection))
+            job.log.unlink(missing_ok=True)
+            process = start(job)
+            # Shares of what is left: the first kills come early, the later ones find most of it done.
+            left = duration * (1 - len(known) / len(stored(whole.path)))
+            time.sleep(generator.uniform(0, max(0.3 * left, 0.05)))
+            process.kill()
+            code = end(process)
+            again = known & set(embedded(job.log))
+            assert not again, "embedded again though its vector was committed"
+            assert code in {0, -signal.SIGKILL}
+            kills += code != 0
+            cut += 0 < len(stored(job.collection)) < len(stored(whole.path))
+        check_equal(finish(job), whole)
+    assert cut >= KILLS // 4, "the kills did not come in the middle"
+
+
+def edit(folder: Path) -> None:
+    """Change, break, mend, double, add and take away a file."""
+    (folder / "001.txt").write_text("changed, 001")
+    (folder / "002.txt").write_text("bad")
+    (folder / "007.txt").write_text("mended")
+    (folder / "003.txt").write_text("text 4")
+    (folder / "new.txt").write_text("new")
+    (folder / "005.txt").write_text("a longer text for 005")
+    (folder / "009.md").unlink()
+
+
+def test_kill_at_every_step_that_writes(media: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for number in range(12):
+        shutil.copy2(media / f"{number:03}.txt", folder)
+    (folder / "009.md").write_text("a second text of 009")
+    before = Job(tmp_path / "before", (folder,), tmp_path / "log", tmp_path / "begun", commit_rows=4)
+    finish(before)
+    edit(folder)
+    expected = tmp_path / "expected"
+    shutil.copytree(before.collection, expected)
+    steps = tmp_path / "steps"
+    assert end(start(Job(expected, (folder,), before.log, before.begun, commit_rows=4, steps=steps))) == 0
+    check(Collection.open(expected))
+    assert int(steps.read_text()) >= 12
+    for step in range(int(steps.read_text())):
+        target = tmp_path / f"step{step}"
+        shutil.copytree(before.collection, target)
+        job = Job(target, (folder,), tmp_path / f"log{step}", before.begun, commit_rows=4, kill_at_step=step)
+        assert end(start(job)) == -signal.SIGKILL
+        known = {key[2] for key in stored(target)}
+        count = len(embedded(job.log))
+        check_equal(finish(job), Collection.open(expected))
+        again = {key[2] for key in stored(target) if key[0] in {"001", "005", "007", "new"}} & known
+        assert len(embedded(job.log)) - count == 4 - len(again), "embedded again, or not at all"
+
+
+def test_kill_while_a_collection_is_made(job: Job, whole: Collection) -> None:
+    for step in range(8):
+        assert end(start(Job(**{**vars(job), "kill_at_step": step}))) == -signal.SIGKILL
+        Collection.create(job.collection, encoder="fake").count()
+    check_equal(finish(job), whole)
+
+
+def test_ctrl_c_at_random_points(job: Job, whole: Collection) -> None:
+    generator = np.random.default_rng(1)
+    codes = []
+    for _ in range(6):
+        process = start(job)
+        time.sleep(generator.uniform(0, 0.2))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+        codes.append(end(process))
+        if codes[-1] == 0:
+            shutil.rmtree(job.collection)
+    assert set(codes) <= {0, 130, 1}
+    assert 130 in codes
+    check_equal(finish(job), whole)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same folder", "two folders"])
+def test_two_processes_add_at_once(job: Job, media: Path, whole: Collection, tmp_path: Path, same: bool) -> None:
+    """While this one reads: what it sees is right at every moment, and only grows."""
+    other = media if same else tmp_path / "other"
+    if not same:
+        other.mkdir()
+        for number in range(200):
+            (other / f"other {number}.txt").write_text(f"text {number} of the other folder")
+    go = tmp_path / "go"
+    processes = [
+        start(Job(job.collection, (folder,), tmp_path / f"log{n}", job.begun, wait_for=go))
+        for n, folder in enumerate((media, other))
+    ]
+    go.touch()
+    sizes = []
+    while any(process.is_alive() for process in processes):
+        if (job.collection / "chiasm.json").exists():
+            found = Collection.open(job.collection).vectors(FINGERPRINT)
+            for item, vector in by_key(found).items():
+                path = next(
+                    folder / f"{item[0]}.txt" for folder in (media, other) if (folder / f"{item[0]}.txt").exists()
+                )
+                np.testing.assert_array_equal(vector, embed(Text(path.read_text())))
+            sizes.append(len(found))
+    assert [end(process) for process in processes] == [0, 0]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) > 2, "nothing was read in between"
+    if same:
+        check_equal(Collection.open(job.collection), whole)
+    else:
+        collection = Collection.open(job.collection)
+        check(collection)
+        assert collection.count() == 400
+        assert collection.outcomes()["ok"] == whole.outcomes()["ok"] + 200
+        assert len(stored(job.collection)) == len(stored(whole.path)) + 200
+    report = Collection.open(job.collection).add([read_manifest(media), read_manifest(other)], [FakeEncoder()])
+    assert report.encoded == 0
+
+
+def test_a_full_disk(job: Job, whole: Collection) -> None:
+    full = Job(**{**vars(job), "full_after": 50})
+    assert end(start(full)) == 1
+    message = os.readlink(job.begun.with_suffix(".error"))  # noqa: PTH115
+    assert message == (
+        f"{job.collection} cannot be written: {message.split(': ')[1]}. What was committed is safe: free space or fix "
+        "the permissions, and run the same command again"
+    )
+    assert "File too large (os error 27)" in message
+    kept = stored(job.collection)
+    assert len(kept) >= 40
+    collection = finish(job)
+    check_equal(collection, whole)
+    assert not texts_of(job, kept) & set(embedded(job.log))
+
+
+def test_a_disk_that_is_full_from_the_start(job: Job) -> None:
+    """Not even `chiasm.json` can be written."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8, limit[1]))
+        with pytest.raises(ChiasmError) as error:
+            Collection.create(job.collection, encoder="fake")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert "cannot be made a collection: [Errno 27] File too large" in str(error.value)
+    assert Collection.create(job.collection, encoder="fake").count() == 0
+    assert json.loads((job.collection / "chiasm.json").read_text())["encoder"] == "fake"
