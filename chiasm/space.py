@@ -1,0 +1,347 @@
+"""A space: the encoders of a collection and what brings their embeddings together, saved as one folder.
+
+Every modality has a start: a joint encoder's embedding as it is, words (texts and transcripts) in the text encoder's
+space, images through the names of their classes (`transfer.bridge`). A learned map (`transfer.alignment`) may follow.
+All vectors of a space have unit length; the score of two is their cosine.
+
+What is left to others: computing and keeping embeddings (`encoders`, `collection`), searching among them (`retrieval`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from chiasm.collection import write_whole
+from chiasm.encoders.base import Encoder
+from chiasm.errors import SpaceError
+from chiasm.transfer.alignment import blend_map, normalise
+from chiasm.transfer.bridge import TEMPERATURE, TOP, conse
+from chiasm.types import Media, Modality, Text
+
+FORMAT = "chiasm-space"
+FORMAT_VERSION = 1
+
+# A class name is embedded bare and in phrases like those people write; the mean of them moves less with the wording.
+NAME_TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}.")
+START_SHARE = 0.5  # weight of the start among the features of a learned map; the encoder's own vector has 1
+
+StartKind: TypeAlias = Literal["identity", "words", "classes"]
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedMap:
+    """A ridge map on the features of one modality and its share in the result."""
+
+    weight: Float[np.ndarray, "features dim"]
+    bias: Float[np.ndarray, " dim"]
+    blend: float
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """How each modality's embeddings come into one vector space. Immutable; `learned` gives a new one.
+
+    Attributes:
+        name: what it is called in the collection.
+        dim: width of its vectors.
+        fingerprints: modality -> fingerprint of the encoder whose embeddings it takes.
+        starts: modality -> how its embeddings come in before anything is learned.
+        tensors: arrays of the starts: `centre` [dim], `names` [classes, dim], `head.weight`, `head.bias`.
+        maps: modality -> learned map, where there is one.
+        learned_from: ids of the items whose pairs taught the maps.
+        created: UTC time in ISO 8601.
+        about: numbers on how it was learned, for people and reports.
+    """
+
+    name: str
+    dim: int
+    fingerprints: Mapping[Modality, str]
+    starts: Mapping[Modality, StartKind]
+    tensors: Mapping[str, Float[np.ndarray, "..."]]
+    maps: Mapping[Modality, LearnedMap] = field(default_factory=dict)
+    learned_from: tuple[str, ...] = ()
+    created: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What can be searched, and searched with."""
+        return tuple(self.fingerprints)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex digest over all that decides where a vector comes to stand, and nothing else."""
+        decides = {
+            "fingerprints": dict(self.fingerprints),
+            "starts": dict(self.starts),
+            "blends": {modality: part.blend for modality, part in self.maps.items()},
+            "constants": [START_SHARE, TOP, TEMPERATURE],
+        }
+        state = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=8)
+        for name, tensor in sorted(self._all_tensors().items()):
+            state.update(f"{name} {tensor.dtype} {tensor.shape}".encode() + tensor.tobytes())
+        return state.hexdigest()
+
+    # -------------------------------------------------------------------------------------- vectors into the space
+
+    def start(self, modality: Modality, vectors: Float[np.ndarray, "n embedding"]) -> Float[np.ndarray, "n dim"]:
+        """Unit vectors of embeddings before any learned map."""
+        kind = self.starts[self._has(modality)]
+        if kind == "classes":
+            return conse(
+                vectors,
+                weight=self.tensors["head.weight"],
+                bias=self.tensors["head.bias"],
+                names=self.tensors["names"],
+            )
+        unit = normalise(vectors)
+        return normalise(unit - self.tensors["centre"]) if kind == "words" else unit
+
+    def features(
+        self, modality: Modality, vectors: Float[np.ndarray, "n embedding"], start: Float[np.ndarray, "n dim"]
+    ) -> Float[np.ndarray, "n features"]:
+        """What a learned map reads. Nothing in it depends on the data, so statistics of several sources add up."""
+        if self.starts[self._has(modality)] == "classes":
+            return np.hstack([normalise(vectors), np.float32(START_SHARE) * start])
+        return start
+
+    def place(self, modality: Modality, vectors: Float[np.ndarray, "n embedding"]) -> Float[np.ndarray, "n dim"]:
+        """Unit vectors of embeddings in the space: the start, and the learned map where there is one.
+
+        A row of zeros, in which an encoder found nothing, has no place: it stays zero and is near to nothing.
+        """
+        placed = self.start(modality, vectors)
+        learned = self.maps.get(modality)
+        if learned is not None:
+            features = self.features(modality, vectors, placed)
+            placed = blend_map(features, placed, learned.weight, learned.bias, learned.blend)
+        placed[~vectors.any(axis=1)] = 0
+        return placed
+
+    def embed(self, media: Sequence[Media], encoders: Sequence[Encoder]) -> Float[np.ndarray, "n dim"]:
+        """Unit vectors of opened media (e.g. queries) in the space.
+
+        Raises:
+            SpaceError: a modality that the space lacks, another encoder than the space was made with, or a medium in
+                which its encoder finds nothing (e.g. a sound without words).
+        """
+        result = np.empty((len(media), self.dim), np.float32)
+        rows: dict[Modality, list[int]] = {}
+        for row, medium in enumerate(media):
+            rows.setdefault(medium.modality, []).append(row)
+        for modality, chosen in rows.items():
+            encoder = self.encoder(modality, encoders)
+            vectors = encoder.encode([media[row] for row in chosen]).vectors
+            if not vectors.any(axis=1).all():
+                words = " (no words were recognised)" if modality == "audio" else ""
+                raise SpaceError(f"{encoder.name} found nothing in the {modality} that it can embed{words}")
+            result[chosen] = self.place(modality, vectors)
+        return result
+
+    def encoder(self, modality: Modality, encoders: Sequence[Encoder]) -> Encoder:
+        """The encoder of a modality among those given, checked against the space."""
+        self._has(modality)
+        for encoder in encoders:
+            if modality in encoder.modalities:
+                if encoder.fingerprint != self.fingerprints[modality]:
+                    raise SpaceError(
+                        f"the space {self.name!r} was made with another version of the {modality} encoder "
+                        f"({self.fingerprints[modality]}, now {encoder.fingerprint}). Run chiasm add again with all "
+                        "paths, so that the files are embedded anew"
+                    )
+                return encoder
+        raise SpaceError(
+            f"the space {self.name!r} knows {modality}, but its encoder is not installed here"
+            + (". Run: pip install 'chiasm[speech]' and give it a Whisper model" if modality == "audio" else "")
+        )
+
+    def _has(self, modality: Modality) -> Modality:
+        if modality not in self.fingerprints:
+            advice = (
+                "To search with speech: pip install 'chiasm[speech]', give it a Whisper model (see docs/encoders.md), "
+                "and run chiasm add again"
+                if modality == "audio"
+                else f"docs/encoders.md names encoders that take {modality}: add the files to a new collection with "
+                "chiasm add --encoder NAME"
+            )
+            raise SpaceError(f"the space {self.name!r} has {', '.join(self.modalities)}, not {modality}. {advice}")
+        return modality
+
+    # ------------------------------------------------------------------------------------------------ learn and keep
+
+    def learned(
+        self, name: str, maps: Mapping[Modality, LearnedMap], *, learned_from: Sequence[str], about: Mapping[str, Any]
+    ) -> Space:
+        """The same space with learned maps, under another name.
+
+        Args:
+            name: of the new space, and of its folder.
+            maps: modality -> its map. One with a share of 0 takes the modality back to its start.
+            learned_from: ids of the items whose pairs taught the maps.
+            about: numbers on how they were learned.
+
+        Raises:
+            SpaceError: the name cannot be that of a folder.
+        """
+        if not name or Path(name).name != name or name.startswith("."):
+            raise SpaceError(f"{name!r} cannot name a space: it is the name of its folder, too. Use letters and digits")
+        moving = {modality: part for modality, part in {**self.maps, **maps}.items() if part.blend > 0}
+        return replace(
+            self, name=name, maps=moving, learned_from=tuple(learned_from), created=_now(), about=dict(about)
+        )
+
+    def _all_tensors(self) -> dict[str, Float[np.ndarray, "..."]]:
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors.items()}
+        for modality, part in self.maps.items():
+            tensors[f"map.{modality}.weight"] = np.ascontiguousarray(part.weight)
+            tensors[f"map.{modality}.bias"] = np.ascontiguousarray(part.bias)
+        return tensors
+
+    def save(self, folder: Path) -> None:
+        """Write `space.json` and the safetensors file that it names by the digest; a space that is there is replaced.
+
+        `space.json` is replaced last, at once: after a crash the folder holds the old space or the new one, whole.
+
+        Raises:
+            SpaceError: the folder cannot be written.
+        """
+        header = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "created": self.created,
+            "dim": self.dim,
+            "digest": self.digest,
+            "fingerprints": dict(self.fingerprints),
+            "starts": dict(self.starts),
+            "blends": {modality: part.blend for modality, part in self.maps.items()},
+            "learned_from": list(self.learned_from),
+            "about": dict(self.about),
+        }
+        tensors = folder / f"{self.digest}.safetensors"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(self._all_tensors(), tensors)
+            write_whole(folder / "space.json", json.dumps(header, indent=2) + "\n")
+            for old in set(folder.glob("*.safetensors")) - {tensors}:
+                old.unlink(missing_ok=True)
+        except (OSError, SafetensorError) as error:
+            raise SpaceError(f"the space {self.name!r} cannot be written to {folder}: {error}") from error
+
+    @classmethod
+    def load(cls, folder: Path) -> Space:
+        """Read what `save` wrote.
+
+        Raises:
+            SpaceError: there is none, it is damaged, or of another format version.
+        """
+        again = "Delete the folder: the start is made anew by itself, anything else by chiasm align"
+        try:
+            header = json.loads((folder / "space.json").read_text(encoding="utf-8"))
+            if (header["format"], header["format_version"]) != (FORMAT, FORMAT_VERSION):
+                raise SpaceError(
+                    f"{folder} is {header['format']} version {header['format_version']}; this chiasm reads {FORMAT} "
+                    f"version {FORMAT_VERSION}. {again}"
+                )
+            tensors = load_file(folder / f"{Path(header['digest']).name}.safetensors")
+            space = cls(
+                name=header["name"],
+                dim=header["dim"],
+                fingerprints=header["fingerprints"],
+                starts=header["starts"],
+                maps={
+                    modality: LearnedMap(
+                        tensors.pop(f"map.{modality}.weight"), tensors.pop(f"map.{modality}.bias"), blend
+                    )
+                    for modality, blend in header["blends"].items()
+                },
+                tensors=tensors,
+                learned_from=tuple(header["learned_from"]),
+                created=header["created"],
+                about=header["about"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise SpaceError(
+                f"{folder} cannot be read as a space ({type(error).__name__}: {error}). {again}"
+            ) from error
+        if space.digest != header["digest"]:
+            raise SpaceError(
+                f"{folder} is damaged, or of a chiasm that places vectors otherwise: its digest is {space.digest} and "
+                f"should be {header['digest']}. {again}"
+            )
+        return space
+
+
+def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
+    """The space that needs no paired data.
+
+    With a text encoder of its own space and an image classifier, everything goes through words: texts and transcripts
+    by their embeddings, images by ConSE over the class names. The mean of the class names is taken off on both sides,
+    since it says nothing about which class it is. With a joint encoder nothing is needed.
+
+    Args:
+        encoders: of several that take a modality, the first one has it.
+        name: of the space.
+
+    Raises:
+        SpaceError: the encoders cannot be brought into one space.
+    """
+    owner: dict[Modality, Encoder] = {}
+    for encoder in encoders:
+        for modality in sorted(encoder.modalities):
+            owner.setdefault(modality, encoder)
+    if not owner:
+        raise SpaceError("a space needs at least one encoder; got none")
+    fingerprints = {modality: encoder.fingerprint for modality, encoder in owner.items()}
+    if len({encoder.vector_space for encoder in owner.values()}) == 1:
+        return Space(name, encoders[0].dim, fingerprints, dict.fromkeys(owner, "identity"), {}, created=_now())
+
+    text = owner.get("text")
+    if text is None:
+        names = ", ".join(encoder.name for encoder in dict.fromkeys(owner.values()))
+        raise SpaceError(
+            f"encoders of different spaces can be bridged only through text, and none of them takes text: {names}"
+        )
+    others = {encoder.vector_space: encoder for encoder in owner.values() if encoder.vector_space != text.vector_space}
+    if len(others) > 1:
+        names = " and ".join(encoder.name for encoder in others.values())
+        raise SpaceError(f"only one encoder can be bridged to {text.name} by its class names; got {names}")
+    ((_, classifier),) = others.items()
+    head = classifier.class_head()
+    if head is None:
+        raise SpaceError(f"{classifier.name} shares no space with {text.name} and has no class names to bridge by")
+    embedded = _embed_names(head.names, text)
+    centre = embedded.mean(axis=0)
+    tensors = {
+        "head.weight": head.weight,
+        "head.bias": head.bias,
+        "centre": centre,
+        "names": normalise(embedded - centre),
+    }
+    starts: dict[Modality, StartKind] = {
+        modality: "classes" if encoder.vector_space in others else "words" for modality, encoder in owner.items()
+    }
+    return Space(name, text.dim, fingerprints, starts, tensors, created=_now())
+
+
+def _embed_names(names: Sequence[str], text: Encoder) -> Float[np.ndarray, "classes dim"]:
+    total = np.zeros((len(names), text.dim), np.float32)
+    for template in NAME_TEMPLATES:
+        total += normalise(text.encode([Text(template.format(name)) for name in names]).vectors)
+    return normalise(total)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
