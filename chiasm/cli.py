@@ -1,0 +1,465 @@
+"""The command line: one command a verb of `chiasm.api`, with the same names.
+
+Every command takes `--json`: one JSON document on standard output, everything else on standard error. Exit codes: 0
+done, 1 failed, 2 wrong usage. Ctrl-C stops a command; run again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chiasm import __version__
+from chiasm.errors import ChiasmError
+from chiasm.types import MODALITIES, Modality
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from chiasm.collection import Progress
+
+app = typer.Typer(
+    name="chiasm",
+    help="Search and recognise images, texts, sounds and videos, with pretrained encoders and the few labels you have.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="Folder of the collection.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Where = Annotated[str | None, typer.Option(metavar="SQL", help="Condition on the columns, e.g. \"label = 'bird'\".")]
+Space = Annotated[str | None, typer.Option(help="Name of the space. Default: the newest.")]
+Seed = Annotated[int, typer.Option(help="Seed of random splits.")]
+Pairs = Annotated[str, typer.Option(metavar="A,B", help="Two modalities, e.g. image,text.")]
+
+
+@app.command()
+def add(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Folders, tables (CSV, JSONL, Parquet), files.")
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="COLLECTION", help="Where to; made where there is none.")],
+    encoder: Annotated[
+        str | None, typer.Option(help="offline, a hub id or a model folder. Default: the collection's, or offline.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any file is not ok.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Store and embed what folders, tables and files list. Run again, it does only what is new."""
+    from chiasm import api
+
+    with _progress("files") as on_progress:
+        report = api.add(list(paths), to=to, encoder=encoder, device=device, on_progress=on_progress)
+    outcomes = [{"path": o.path, "outcome": o.outcome.value, "reason": o.reason} for o in report.outcomes]
+    if as_json:
+        _print_json(
+            {
+                **report.counts,
+                "items": report.items,
+                "encoded": report.encoded,
+                "unchanged": report.unchanged,
+                "seconds": round(report.seconds, 3),
+                "outcomes": outcomes,
+            }
+        )
+    else:
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(report.counts.items()))
+        typer.echo(
+            f"{to}: {report.items} items. Files: {counts or 'none'}; {report.encoded} embedded now, "
+            f"{report.unchanged} unchanged, in {report.seconds:.1f} s."
+        )
+        for row in outcomes[:20]:
+            typer.echo(f"  {row['outcome']}: {row['path']}: {row['reason']}")
+        if len(outcomes) > 20:
+            typer.echo(f"  and {len(outcomes) - 20} more (all of them with --json)")
+        typer.echo(f'Search: chiasm search {to} "..."')
+    failed = [row for row in outcomes if row["outcome"] != "duplicate"]
+    if strict and failed:
+        typer.echo(f"strict: {len(failed)} files are not ok", err=True)
+        raise typer.Exit(1)
+    if outcomes and len(failed) == sum(report.counts.values()):
+        typer.echo("no file could be used", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(collection: CollectionPath, as_json: Json = False) -> None:
+    """Say what a collection holds."""
+    from chiasm import api
+
+    found = api.status(collection)
+    if as_json:
+        _print_json(found.as_dict())
+        return
+    typer.echo(f"{found.path}: {found.items} items, encoder {found.encoder}")
+    typer.echo("  files: " + (", ".join(f"{count} {name}" for name, count in sorted(found.outcomes.items())) or "none"))
+    typer.echo("  embedded: " + (", ".join(f"{n} {m}" for m, n in sorted(found.embeddings.items())) or "nothing"))
+    typer.echo("  columns: " + (", ".join(found.columns) or "none"))
+    typer.echo("  spaces: " + (", ".join(found.spaces) or "none") + " (search uses the last)")
+
+
+@app.command()
+def remove(
+    collection: CollectionPath,
+    where: Annotated[str, typer.Option(metavar="SQL", help="Which items, e.g. \"id = 'animals/bird'\".")],
+    as_json: Json = False,
+) -> None:
+    """Delete items with their outcomes and vectors (the files themselves stay)."""
+    from chiasm import api
+
+    count = api.remove(collection, where=where)
+    if as_json:
+        _print_json({"removed": count})
+    else:
+        typer.echo(f"{count} items removed from {collection}")
+
+
+@app.command()
+def search(
+    collection: CollectionPath,
+    text: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Search with a picture.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="Search with a sound.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Search with a video.")] = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="Hits at the most.")] = 10,
+    modality: Annotated[
+        str | None, typer.Option(help="Find items by these files only: " + ", ".join(MODALITIES))
+    ] = None,
+    where: Where = None,
+    space: Space = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Find the items nearest to a text, a picture, a sound or a video."""
+    from chiasm import api
+
+    result = api.search(
+        collection,
+        text,
+        image=image,
+        audio=audio,
+        video=video,
+        k=k,
+        modality=_modality(modality) if modality is not None else None,
+        where=where,
+        space=space,
+        device=device,
+    )
+    if as_json:
+        _print_json(result.as_dict())
+        return
+    if not result.hits:
+        typer.echo("nothing found")
+        return
+    table = _table("score", "modality", "id", "path or text")
+    for hit in result.hits:
+        table.add_row(f"{hit.score:.3f}", hit.modality, hit.id, hit.path or hit.text or "")
+    _print_table(table)
+
+
+@app.command()
+def align(
+    collection: CollectionPath,
+    pairs: Pairs = "image,text",
+    source: Annotated[Path | None, typer.Option(help="Collection or statistics file to learn from as well.")] = None,
+    alpha: Annotated[str, typer.Option(help="Weight of the source: auto, or a number from 0 to 1.")] = "auto",
+    name: Annotated[str, typer.Option(help="Name of the new space.")] = "aligned",
+    where: Where = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Learn from items that have both modalities; search uses the result from then on."""
+    from chiasm import api
+
+    report = api.align(
+        collection,
+        pairs=_pair(pairs),
+        source=source,
+        alpha="auto" if alpha == "auto" else _number(alpha, "--alpha"),
+        name=name,
+        where=where,
+        seed=seed,
+        device=device,
+    )
+    if as_json:
+        _print_json(report.as_dict())
+        return
+    typer.echo(f"Space {report.space!r}: learned from {report.pairs} pairs of {collection}")
+    if report.source_pairs:
+        typer.echo(f"  with {report.source_pairs} pairs of {source} at weight alpha = {report.alpha:.2f}")
+    typer.echo(f"Before and after on {report.held_out} pairs that it had not seen:")
+    _print_table(_retrieval_table({"before": report.before, "after": report.after}))
+    if report.blend == 0:
+        typer.echo("Nothing learned was better than the start, so the space stays as it was.")
+
+
+@app.command()
+def statistics(
+    collection: CollectionPath,
+    out: Annotated[Path, typer.Option(help="File to write (.safetensors).")],
+    pairs: Pairs = "image,text",
+    where: Where = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write what `align --source` needs of this collection, without its data."""
+    from chiasm import api
+
+    count = api.statistics(collection, out=out, pairs=_pair(pairs), where=where, device=device)
+    if as_json:
+        _print_json({"pairs": count, "path": str(out)})
+    else:
+        typer.echo(f"Statistics of {count} pairs are in {out}. Use them: chiasm align OTHER --source {out}")
+
+
+@app.command()
+def fit(
+    collection: CollectionPath,
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="Column with the classes.")],
+    out: Annotated[Path, typer.Option(metavar="MODEL", help="Folder to write the model to.")],
+    modalities: Annotated[str | None, typer.Option(help="E.g. image,text. Default: all that the items have.")] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Train on so many a class, measure on the rest.")] = None,
+    where: Where = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a recogniser on labelled items, in seconds, and measure it on items it did not see."""
+    from chiasm import api
+
+    chosen = None if modalities is None else [_modality(part) for part in modalities.split(",")]
+    report = api.fit(
+        collection, label=label, out=out, modalities=chosen, shots=shots, where=where, seed=seed, device=device
+    )
+    if as_json:
+        _print_json(report.as_dict())
+        return
+    typer.echo(
+        f"{report.model}: {len(report.classes)} classes of {label!r} from {', '.join(report.modalities)}, "
+        f"{report.items} items trained on"
+    )
+    typer.echo(f"Measured on {report.measured}:")
+    _print_classification(report.metrics)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that fit wrote.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders, tables, files.")],
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Recognise what is in files. Items may have any subset of the modalities that the model knows."""
+    from chiasm import api
+
+    with _progress("files") as on_progress:
+        report = api.predict(model, list(paths), device=device, on_progress=on_progress)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        table = _table("probability", "label", "from", "id")
+        for row in report.predictions:
+            probability = "" if row.probability is None else f"{row.probability:.3f}"
+            table.add_row(probability, row.label or "(nothing usable)", ", ".join(row.modalities), row.id)
+        _print_table(table)
+        for outcome in report.outcomes:
+            typer.echo(f"  {outcome.outcome}: {outcome.path}: {outcome.reason}")
+    if report.predictions and all(row.label is None for row in report.predictions):
+        typer.echo("no item could be used", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[Path, typer.Argument(metavar="COLLECTION|MODEL", help="What to measure.")],
+    collection: Annotated[
+        Path | None, typer.Argument(metavar="[COLLECTION]", help="For a model: where the labelled items are.")
+    ] = None,
+    pairs: Annotated[str | None, typer.Option(metavar="A,B", help="For a collection: two modalities.")] = None,
+    space: Space = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="For a model: the column with the truth.")] = None,
+    where: Where = None,
+    report: Annotated[Path | None, typer.Option(metavar="F.html", help="Write one HTML file, too.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure search (of a collection, by pairs) or a recogniser (of a model, by labels)."""
+    from chiasm import api
+
+    result = api.evaluate(
+        target,
+        collection,
+        pairs=None if pairs is None else _pair(pairs),
+        space=space,
+        label=label,
+        where=where,
+        report=report,
+        device=device,
+    )
+    if as_json:
+        _print_json(result.as_dict())
+    else:
+        typer.echo(f"{result.what}, on {result.measured}:")
+        if "accuracy" in result.metrics:
+            _print_classification(result.metrics)
+        else:
+            _print_table(_retrieval_table({"": result.metrics}))
+        if report is not None:
+            typer.echo(f"Report: {report}")
+    if result.seen:
+        typer.echo(f"Beware: it learned from all {result.seen} of these, so the numbers flatter.", err=True)
+
+
+@app.command()
+def demo(
+    path: Annotated[Path | None, typer.Option(help="Use this folder instead of Debian's Tux Paint stamps.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the collection, the models and the report.")] = Path(
+        "chiasm-demo"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Do the main job on a real corpus: add, search, align, fit, and write a report to look at."""
+    from chiasm import demo as show
+
+    with _progress("files") as on_progress:
+        result = show.run(path, out, say=lambda line: typer.echo(line, err=as_json), on_progress=on_progress)
+    if as_json:
+        _print_json(result)
+
+
+# ----------------------------------------------------------------------------------------------------------- shared
+
+
+def main() -> None:
+    """Entry point: turns errors that teach into one line on standard error and exit code 1."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop is a stop: keep what is done, as on Ctrl-C
+    try:
+        app(standalone_mode=True)
+    except ChiasmError as error:
+        typer.echo(f"chiasm: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("chiasm: stopped. What was done is kept; run the same command again to go on", err=True)
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Search and recognise images, texts, sounds and videos, with pretrained encoders and a few labels."""
+
+
+def _modality(name: str) -> Modality:
+    for modality in MODALITIES:
+        if name.strip() == modality:
+            return modality
+    raise typer.BadParameter(f"{name!r} is not a modality: choose from {', '.join(MODALITIES)}")
+
+
+def _pair(text: str) -> tuple[Modality, Modality]:
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise typer.BadParameter(f"pairs are two modalities with a comma between, e.g. image,text; got {text!r}")
+    return _modality(parts[0]), _modality(parts[1])
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option} takes 'auto' or a number from 0 to 1; got {text!r}") from None
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold", justify="right" if name in {"score", "probability"} else "left")
+    return table
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
+    # A file or a pipe has no width of its own; lines are not cut there.
+    Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def _retrieval_table(results: dict[str, dict[str, dict[str, float]]]) -> Table:
+    shown = ("hit@1", "hit@5", "hit@10", "mrr", "median_rank")
+    table = _table("", "direction", *shown)
+    for when, directions in results.items():
+        for direction, metrics in directions.items():
+            table.add_row(when, direction.replace("_", " "), *(f"{metrics[name]:.3f}" for name in shown))
+    return table
+
+
+def _print_classification(metrics: dict[str, Any]) -> None:
+    table = _table("metric", "value")
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            table.add_row(name.replace("_", " "), f"{value:.3f}")
+    _print_table(table)
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[Progress], None] | None]:
+    """A bar with rate and time left, on standard error, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, rate="", failed="")
+
+        def show(progress: Progress) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(
+                task,
+                completed=progress.done,
+                total=progress.total,
+                rate="" if speed is None else f"{speed:.0f} {unit}/s",
+                failed=f"{progress.failed} not ok" if progress.failed else "",
+            )
+
+        yield show
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,384 @@
+"""The demonstration: the main job from a folder of media to a report, on a real corpus.
+
+Uses only `api`, as anybody could. It also knows how to fetch a corpus from Debian's package archive without being root.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chiasm import api, media
+from chiasm.collection import AddReport, Collection, Progress
+from chiasm.encoders.cache import cache_folder
+from chiasm.errors import ChiasmError
+from chiasm.report import Card, Page, show_classification
+from chiasm.retrieval.index import Hit
+from chiasm.types import Modality, Text
+
+PACKAGE = "tuxpaint-stamps-default"
+SHOTS = 5
+SMALLEST_CLASS = 10  # items a class needs to take part in the recogniser's part
+SPOKEN = 20  # spoken descriptions that are stored, too; a second or two each
+TEXT_QUERIES = ("a bird", "something sweet to eat", "a vehicle with wheels")
+IMAGE_QUERY = "animals/mammals/elephant.png"
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """What the demonstration works on."""
+
+    name: str
+    paths: tuple[Path, ...]  # for `add`
+    label: str | None
+    fit_where: str | None
+    texts: tuple[str, ...]  # text queries
+    image: Path | None  # image query
+    audio: Path | None  # spoken query
+
+
+def run(
+    path: Path | None,
+    out: Path,
+    *,
+    say: Callable[[str], None],
+    on_progress: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Add, search, align, fit, and write `report.html`. Gives the numbers, for `--json`.
+
+    Args:
+        path: a folder or table of one's own; None for the Tux Paint stamps.
+        out: folder for the collection, the models and the report. What an earlier run left there is used again.
+        say: called with each line for people.
+        on_progress: called after every file while adding.
+    """
+    begin = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    corpus = _stamps(out, say) if path is None else _own(path)
+    fetched = time.monotonic()
+    collection = out / "collection"
+
+    say(f"1. Add: embed every file of {corpus.name} once")
+    added = api.add(corpus.paths, to=collection, on_progress=on_progress)
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(added.counts.items()))
+    say(f"   {added.items} items; files: {counts}; {added.encoded} embedded in {added.seconds:.1f} s")
+
+    say("2. Search, by words, a picture and a voice")
+    searches = _searches(collection, corpus, say)
+
+    say("3. Align: learn from image-caption pairs, measure on pairs held out")
+    aligned = _align(collection, say)
+
+    say(f"4. Fit: recognise with {SHOTS} examples a class")
+    fits = _fits(collection, corpus, out, say)
+
+    page = _page(corpus, added, searches, aligned, fits, collection, out)
+    report = out / "report.html"
+    page.save(report)
+    end = time.monotonic()
+    say(f"Done in {end - fetched:.0f} s (and {fetched - begin:.0f} s to get the corpus).")
+    say(f"Report: {report}   Collection: {collection}   Models: {out / 'models'}")
+    say(f'Next: chiasm search {collection} "a red fruit"')
+    return {
+        "report": str(report),
+        "collection": str(collection),
+        "items": added.items,
+        "files": added.counts,
+        "searches": [{"query": query, "hits": [hit.id for hit in hits]} for query, _, _, hits in searches],
+        "align": None if aligned is None else aligned.as_dict(),
+        "fit": {"+".join(fit.modalities): fit.metrics["f1_macro"] for fit in fits},
+        "seconds": round(end - fetched, 1),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- the corpus
+
+
+def fetch_debian(package: str, say: Callable[[str], None]) -> Path:
+    """Unpack a Debian package into the cache and give the folder; nothing is installed and root is not needed.
+
+    Raises:
+        ChiasmError: no apt-get or dpkg-deb here, or the package cannot be downloaded.
+    """
+    target = cache_folder() / "debian" / package
+    if target.is_dir():
+        return target
+    missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
+    if missing:
+        raise ChiasmError(
+            f"the corpus comes from the Debian package {package}, and {' and '.join(missing)} is not on this machine. "
+            "Use a folder of your own: chiasm demo --path FOLDER"
+        )
+    say(f"Fetching the Debian package {package} (once)")
+    work = target.with_name(f".{package}.{os.getpid()}")
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "lists" / "partial").mkdir(parents=True)
+    try:
+        done = _call(["apt-get", "download", package], work)
+        if done.returncode != 0:
+            # The machine's package lists are old or missing. Lists of our own can be fetched without being root.
+            own = ["-o", f"Dir::State::Lists={work / 'lists'}", "-o", "APT::Sandbox::User="]
+            own += [
+                "-o",
+                f"Dir::Cache::pkgcache={work / 'pkg.bin'}",
+                "-o",
+                f"Dir::Cache::srcpkgcache={work / 'src.bin'}",
+            ]
+            done = _call(["apt-get", *own, "update"], work)
+            if done.returncode == 0:
+                done = _call(["apt-get", *own, "download", package], work)
+        archives = sorted(work.glob("*.deb"))
+        if done.returncode != 0 or not archives:
+            raise ChiasmError(
+                f"apt-get cannot download {package}: {done.stderr.strip()[-300:] or 'no archive came'}. Check the network "
+                "and that the machine's apt sources have Debian's main archive, or use a folder of your own: chiasm demo "
+                "--path FOLDER"
+            )
+        unpacked = _call(["dpkg-deb", "-x", str(archives[0]), str(work / "tree")], work)
+        if unpacked.returncode != 0:
+            raise ChiasmError(f"dpkg-deb cannot unpack {archives[0].name}: {unpacked.stderr.strip()[-300:]}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            (work / "tree").rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _call(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)  # noqa: S603
+
+
+def stamps_rows(root: Path) -> list[dict[str, str]]:
+    """The captioned stamps: path, first (English) line of the caption file, category (top folder), spoken description."""
+    rows = []
+    for picture in sorted(root.rglob("*.png")):
+        caption = picture.with_suffix(".txt")
+        if picture.stem.endswith("_mirror") or not caption.is_file():
+            continue
+        with caption.open(encoding="utf-8") as lines:
+            text = lines.readline().strip()
+        if text:
+            name = picture.relative_to(root)
+            spoken = picture.with_name(f"{picture.stem}_desc.ogg")
+            rows.append(
+                {
+                    "id": str(name.with_suffix("")),
+                    "image": str(picture),
+                    "text": text,
+                    "audio": str(spoken) if spoken.is_file() else "",
+                    "category": name.parts[0],
+                }
+            )
+    return rows
+
+
+def stamps_root(say: Callable[[str], None]) -> Path:
+    """The folder of the Tux Paint stamps: installed, or fetched into the cache."""
+    installed = Path("/usr/share/tuxpaint/stamps")
+    if installed.is_dir() and any(installed.rglob("*_desc.ogg")):
+        return installed
+    return fetch_debian(PACKAGE, say) / "usr" / "share" / "tuxpaint" / "stamps"
+
+
+def _stamps(out: Path, say: Callable[[str], None]) -> _Corpus:
+    root = stamps_root(say)
+    rows = stamps_rows(root)
+    if not rows:
+        raise ChiasmError(f"no captioned pictures in {root}: the package {PACKAGE} has another layout than expected")
+    sizes = Counter(row["category"] for row in rows)
+    spoken = [row for row in rows if row["audio"] and row["category"] != "symbols"]
+    # Equal steps through the sorted list, so that every category is heard.
+    stored = {row["id"] for row in spoken[:: max(1, len(spoken) // SPOKEN)][:SPOKEN]}
+    asked = next(row for row in reversed(spoken) if row["id"] not in stored)
+    manifest = out / "stamps.csv"
+    with manifest.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "image", "text", "audio", "category"])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "audio": row["audio"] if row["id"] in stored else ""})
+    classes = sorted(name for name, size in sizes.items() if size >= SMALLEST_CLASS and name != "symbols")
+    picture = root / IMAGE_QUERY
+    return _Corpus(
+        "Debian's Tux Paint stamps",
+        (manifest,),
+        "category",
+        "category IN (" + ", ".join(f"'{name}'" for name in classes) + ")",
+        TEXT_QUERIES,
+        picture if picture.is_file() else Path(rows[0]["image"]),
+        Path(asked["audio"]),
+    )
+
+
+def _own(path: Path) -> _Corpus:
+    return _Corpus(str(path), (path,), None, None, (), None, None)
+
+
+# ------------------------------------------------------------------------------------------------------------ the parts
+
+_Search = tuple[str, Path | None, Path | None, tuple[Hit, ...]]  # words for people, picture, sound, hits
+
+
+def _searches(collection: Path, corpus: _Corpus, say: Callable[[str], None]) -> list[_Search]:
+    rows = Collection.open(collection).items()
+    has = api.status(collection).embeddings
+    found: Modality | None = "image" if "image" in has else None
+    texts, image, audio = list(corpus.texts), corpus.image, corpus.audio
+    if not texts:  # a corpus of one's own: ask for what it says of itself
+        texts = [_words(str(row["text"][0])) for row in rows if row["text"]][:3]
+    if image is None:
+        image = next((Path(row["image"][0]) for row in rows if row["image"]), None)
+    results: list[_Search] = [
+        (f"words: {text}", None, None, api.search(collection, text, modality=found, k=6, space=api.START).hits)
+        for text in texts
+    ]
+    if image is not None and "image" in has:
+        hits = api.search(collection, image=image, modality="image", k=7, space=api.START).hits
+        results.append(
+            ("a picture, for pictures like it", image, None, tuple(h for h in hits if h.path != str(image))[:6])
+        )
+    if audio is not None:
+        try:
+            hits = api.search(collection, audio=audio, modality=found, k=6, space=api.START).hits
+            results.append((f"a voice ({audio.name})", None, audio, hits))
+        except ChiasmError as error:
+            say(f"   no search by voice: {error}")
+    for query, _, _, hits in results:
+        say(f"   {query} -> {', '.join(hit.id for hit in hits[:3])}")
+    return results
+
+
+def _words(text: str) -> str:
+    """The beginning of a text, or of the file that holds it."""
+    if Path(text).is_absolute() and Path(text).is_file():
+        medium = media.load(text)
+        assert isinstance(medium, Text)
+        text = medium.text
+    return " ".join(text.split())[:80]
+
+
+def _align(collection: Path, say: Callable[[str], None]) -> api.AlignReport | None:
+    try:
+        report = api.align(collection)
+    except ChiasmError as error:
+        say(f"   not aligned: {error}")
+        return None
+    for direction in report.before:
+        before, after = report.before[direction]["hit@10"], report.after[direction]["hit@10"]
+        say(f"   {direction.replace('_', ' ')}: hit@10 {before:.2f} -> {after:.2f} on {report.held_out} held-out pairs")
+    return report
+
+
+def _fits(collection: Path, corpus: _Corpus, out: Path, say: Callable[[str], None]) -> list[api.FitReport]:
+    label = corpus.label
+    if label is None:
+        label = next(
+            (column for column in ("label", "category", "class") if column in api.status(collection).columns), None
+        )
+    if label is None:
+        say("   nothing to recognise: the items have no column label, category or class")
+        return []
+    reports = []
+    choices: tuple[tuple[Modality, ...], ...] = (("image",), ("text",), ("image", "text"))
+    for modalities in choices:
+        name = "+".join(modalities)
+        try:
+            report = api.fit(
+                collection,
+                label=label,
+                out=out / "models" / name,
+                modalities=modalities,
+                shots=SHOTS,
+                where=corpus.fit_where,
+            )
+        except ChiasmError as error:
+            say(f"   {name}: {error}")
+            continue
+        say(f"   {name}: macro-F1 {report.metrics['f1_macro']:.2f}, accuracy {report.metrics['accuracy']:.2f}")
+        reports.append(report)
+    return reports
+
+
+def _page(
+    corpus: _Corpus,
+    added: AddReport,
+    searches: Sequence[_Search],
+    aligned: api.AlignReport | None,
+    fits: Sequence[api.FitReport],
+    collection: Path,
+    out: Path,
+) -> Page:
+    page = Page(
+        "What chiasm found", f"{corpus.name}: {added.items} items, embedded once and used for everything below."
+    )
+    page.section("Search", "Each row is one query and the items nearest to it, before anything was learned.")
+    for query, picture, sound, hits in searches:
+        cards = [
+            Card(
+                Path(hit.path) if hit.path and hit.modality == "image" else None,
+                hit.id.rpartition("/")[2].replace("_", " "),
+                f"{hit.score:.2f}",
+            )
+            for hit in hits
+        ]
+        page.cards(query, cards, picture=picture, sound=sound)
+    if aligned is not None:
+        page.section(
+            "Align",
+            f"Learned from pairs of image and caption in closed form, measured on {aligned.held_out} pairs that were held "
+            "out. hit@10: how often the right one is among the first ten.",
+        )
+        page.bars(
+            [
+                (
+                    direction.replace("_", " "),
+                    {"before": aligned.before[direction]["hit@10"], "after": aligned.after[direction]["hit@10"]},
+                )
+                for direction in aligned.before
+            ]
+        )
+        shown = ("hit@1", "hit@5", "hit@10", "mrr", "median_rank")
+        page.table(
+            ("", "direction", *shown),
+            [
+                (when, direction.replace("_", " "), *(float(values[name]) for name in shown))
+                for when, result in (("before", aligned.before), ("after", aligned.after))
+                for direction, values in result.items()
+            ],
+        )
+    if fits:
+        page.section(
+            "Recognise",
+            f"{len(fits[0].classes)} classes of {fits[0].label!r}, {SHOTS} examples each, measured on {fits[0].measured}.",
+        )
+        page.bars([("+".join(fit.modalities), {"macro-F1": float(fit.metrics["f1_macro"])}) for fit in fits])
+        page.paragraph("The last of them in full:")
+        show_classification(page, fits[-1].metrics)
+    page.section("Files")
+    page.table(("outcome", "files"), sorted(added.counts.items()))
+    if added.outcomes:
+        page.table(("file", "outcome", "reason"), [(o.path, o.outcome.value, o.reason) for o in added.outcomes[:30]])
+    page.section("What to try next")
+    model = out / "models" / "+".join(fits[-1].modalities) if fits else out / "models" / "mine"
+    page.code(
+        f'chiasm search {collection} "a red fruit" --modality image\n'
+        f"chiasm search {collection} --image PICTURE.png\n"
+        f"chiasm evaluate {collection} --pairs image,text --report search.html\n"
+        f"chiasm predict {model} PICTURE.png\n"
+        'chiasm add YOUR_FOLDER --to mine && chiasm search mine "..."'
+    )
+    return page
+
+
+__all__ = ["fetch_debian", "run", "stamps_root", "stamps_rows"]

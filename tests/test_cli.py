@@ -1,0 +1,288 @@
+"""The command line as a user meets it: real small files, new processes, exit codes, one JSON document on stdout."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from chiasm import cli
+
+COLOURS = ("red", "green", "blue", "orange", "purple", "black", "brown", "pink")
+
+
+def draw(path: Path, shape: str, colour: str) -> None:
+    image = Image.new("RGB", (96, 96), "white")
+    pen = ImageDraw.Draw(image)
+    if shape == "circle":
+        pen.ellipse((16, 16, 80, 80), fill=colour)
+    else:
+        pen.rectangle((16, 16, 80, 80), fill=colour)
+    image.save(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen pictures of two shapes with captions, and three files that cannot be used."""
+    root = tmp_path_factory.mktemp("media")
+    for shape in ("circle", "square"):
+        (root / shape).mkdir()
+        for colour in COLOURS:
+            draw(root / shape / f"{colour}.png", shape, colour)
+            (root / shape / f"{colour}.txt").write_text(f"a {colour} {shape} on white paper", encoding="utf-8")
+    (root / "circle" / "cut.png").write_bytes((root / "circle" / "red.png").read_bytes()[:120])
+    (root / "circle" / "nothing.txt").write_bytes(b"")
+    (root / "square" / "unknown.txt.png").write_bytes(bytes(range(256)) * 4)
+    return root
+
+
+def chiasm(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "chiasm.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def chiasm_json(*arguments: object, code: int = 0) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(chiasm(*arguments, "--json", code=code).stdout)
+    return document
+
+
+@pytest.fixture(scope="module")
+def added(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    target = tmp_path_factory.mktemp("made") / "collection"
+    return target, chiasm_json("add", folder, "--to", target)
+
+
+@pytest.fixture(scope="module")
+def collection(added: tuple[Path, dict[str, Any]]) -> Path:
+    return added[0]
+
+
+def test_add_counts_every_file_and_names_the_bad_ones(added: tuple[Path, dict[str, Any]]) -> None:
+    _, report = added
+    assert report["ok"] == 32
+    assert report["items"] == 19
+    bad = {Path(row["path"]).name: (row["outcome"], row["reason"]) for row in report["outcomes"]}
+    assert {name: outcome for name, (outcome, _) in bad.items()} == {
+        "cut.png": "broken",
+        "nothing.txt": "empty",
+        "unknown.txt.png": "unsupported",
+    }
+    assert all(reason for _, reason in bad.values())
+
+
+def test_add_again_does_nothing_and_says_the_same(added: tuple[Path, dict[str, Any]], folder: Path) -> None:
+    target, first = added
+    second = chiasm_json("add", folder, "--to", target)
+    assert second["encoded"] == 0
+    assert {name: second[name] for name in ("ok", "broken", "empty", "unsupported", "items")} == {
+        name: first[name] for name in ("ok", "broken", "empty", "unsupported", "items")
+    }
+
+
+def test_strict_adds_all_and_fails(folder: Path, tmp_path: Path) -> None:
+    report = chiasm_json("add", folder, "--to", tmp_path / "strict", "--strict", code=1)
+    assert report["ok"] == 32
+
+
+def test_status(collection: Path) -> None:
+    report = chiasm_json("status", collection)
+    assert report["items"] == 19
+    assert report["embeddings"] == {"image": 16, "text": 16}
+    assert report["columns"] == ["folder", "label"]
+    assert report["spaces"][0] == "start"
+
+
+def test_search_by_words_finds_the_words(collection: Path) -> None:
+    report = chiasm_json("search", collection, "a purple square on white paper", "--k", 3)
+    best = report["hits"][0]
+    assert best["id"] == "square/purple"
+    assert best["modality"] == "text"
+    assert best["score"] == pytest.approx(1, abs=1e-3)
+    assert best["label"] == "square"
+    assert Path(best["path"]).is_file()
+    assert len(report["hits"]) == 3
+
+
+def test_search_by_picture_finds_the_picture(collection: Path, folder: Path) -> None:
+    report = chiasm_json("search", collection, "--image", folder / "circle" / "green.png", "--modality", "image")
+    assert report["hits"][0]["id"] == "circle/green"
+    assert report["hits"][0]["score"] == pytest.approx(1, abs=1e-3)
+    assert {hit["modality"] for hit in report["hits"]} == {"image"}
+
+
+def test_search_with_a_condition(collection: Path) -> None:
+    report = chiasm_json("search", collection, "a red circle", "--where", "label = 'square'", "--k", 100)
+    assert {hit["label"] for hit in report["hits"]} == {"square"}
+    assert len(report["hits"]) == 8
+
+
+def test_search_for_people(collection: Path) -> None:
+    printed = chiasm("search", collection, "a red circle", "--k", 2).stdout
+    assert "circle/red" in printed
+    assert len(printed.strip().splitlines()) == 3
+
+
+def test_cold_search_by_text_does_not_import_torch(collection: Path) -> None:
+    code = (
+        "import sys; from chiasm import api; "
+        f"api.search({str(collection)!r}, 'a red circle'); "
+        "print(sorted({'torch', 'transformers', 'sklearn', 'av'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_align_then_evaluate(collection: Path, tmp_path: Path) -> None:
+    report = chiasm_json("align", collection, "--pairs", "image,text")
+    assert report["pairs"] == 16
+    assert set(report["before"]) == {"text_to_image", "image_to_text"}
+    assert set(report["after"]["text_to_image"]) >= {"hit@1", "hit@10", "recall@10", "mrr", "median_rank"}
+    assert chiasm_json("status", collection)["spaces"][-1] == "aligned"
+    assert chiasm_json("search", collection, "a red circle")["space"] == "aligned"
+    assert chiasm_json("search", collection, "a red circle", "--space", "start")["space"] == "start"
+
+    page = tmp_path / "report.html"
+    evaluated = chiasm("evaluate", collection, "--pairs", "image,text", "--report", page, "--json")
+    metrics = json.loads(evaluated.stdout)["metrics"]
+    assert 0 <= metrics["text_to_image"]["hit@10"] <= 1
+    assert "the numbers flatter" in evaluated.stderr  # all pairs were learned from
+    assert is_self_contained(page)
+    start = chiasm_json("evaluate", collection, "--pairs", "image,text", "--space", "start")
+    assert start["seen"] == 0
+
+
+def test_align_with_a_source_that_is_only_sums(collection: Path, tmp_path: Path) -> None:
+    sums = tmp_path / "sums.safetensors"
+    assert chiasm_json("statistics", collection, "--out", sums)["pairs"] == 16
+    report = chiasm_json("align", collection, "--source", sums, "--name", "with source")
+    assert report["source_pairs"] == 16
+    assert 0 <= report["alpha"] <= 1
+
+
+def test_fit_predict_evaluate(collection: Path, folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    fitted = chiasm_json("fit", collection, "--label", "label", "--out", model)
+    assert fitted["classes"] == ["circle", "square"]
+    assert fitted["metrics"]["accuracy"] >= 0.9  # the caption holds the word
+
+    draw(tmp_path / "new.png", "square", "navy")
+    (tmp_path / "words.txt").write_text("a navy circle", encoding="utf-8")
+    (tmp_path / "bad.png").write_bytes(b"")
+    predicted = chiasm_json("predict", model, tmp_path / "new.png", tmp_path / "words.txt", tmp_path / "bad.png")
+    by_id = {row["id"]: row for row in predicted["predictions"]}
+    assert by_id["new"]["label"] == "square"
+    assert by_id["new"]["modalities"] == ["image"]
+    assert by_id["words"]["label"] == "circle"
+    assert sum(by_id["words"]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert by_id["bad"]["label"] is None
+    assert [row["outcome"] for row in predicted["outcomes"]] == ["empty"]
+
+    page = tmp_path / "evaluation.html"
+    evaluated = chiasm_json("evaluate", model, collection, "--label", "label", "--report", page)
+    assert {"accuracy", "f1_macro", "f1_weighted", "precision_macro", "recall_macro"} <= set(evaluated["metrics"])
+    assert evaluated["seen"] == 16
+    assert is_self_contained(page)
+
+
+def test_fit_from_few_shots_measures_the_rest(collection: Path, tmp_path: Path) -> None:
+    report = chiasm_json(
+        "fit", collection, "--label", "label", "--out", tmp_path / "m", "--shots", 3, "--modalities", "text"
+    )
+    assert report["items"] == 6
+    assert report["modalities"] == ["text"]
+    unseen = chiasm_json("evaluate", tmp_path / "m", collection, "--label", "label")
+    assert unseen["seen"] == 0
+    assert unseen["metrics"]["accuracy"] == pytest.approx(report["metrics"]["accuracy"])
+
+
+def test_remove(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "collection"
+    chiasm("add", folder / "circle", "--to", target)
+    assert chiasm_json("remove", target, "--where", "id = 'red'")["removed"] == 1
+    hits = chiasm_json("search", target, "a red circle on white paper", "--k", 50)["hits"]
+    assert "red" not in {hit["id"] for hit in hits}
+
+
+# ------------------------------------------------------------------------------------------------------ wrong input
+
+
+def call(arguments: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
+    """`chiasm ARGUMENTS` in this process."""
+    monkeypatch.setattr(sys, "argv", ["chiasm", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["add", "{new}/missing", "--to", "{new}/c"], 1, "missing"),
+        (["add", "{empty}", "--to", "{new}/c"], 1, "the folder is empty"),
+        (["add", "{folder}", "--to", "{folder}"], 1, "is not a collection"),
+        (["add", "{folder}", "--to", "{collection}", "--encoder", "other/model"], 1, "made with the encoder 'offline'"),
+        (["search", "{new}/missing", "x"], 1, "chiasm add"),
+        (["search", "{collection}"], 1, "exactly one query"),
+        (["search", "{collection}", " "], 1, "empty"),
+        (["search", "{collection}", "x", "--image", "{folder}/circle/red.png"], 1, "exactly one query"),
+        (["search", "{collection}", "--image", "{folder}/circle/red.txt"], 1, "its content is text"),
+        (["search", "{collection}", "--image", "{folder}/circle/cut.png"], 1, "chiasm: "),
+        (["search", "{collection}", "x", "--where", "nosuch = 1"], 1, "Columns: id,"),
+        (["search", "{collection}", "x", "--where", "label = = 1"], 1, "--where"),
+        (["search", "{collection}", "x", "--space", "nosuch"], 1, "no space 'nosuch'"),
+        (["search", "{collection}", "x", "--modality", "smell"], 2, "not a modality"),
+        (["search", "{collection}", "x", "--k", "0"], 2, "--k"),
+        (["align", "{collection}", "--alpha", "much"], 2, "auto"),
+        (["align", "{collection}", "--alpha", "2"], 1, "from 0 to 1"),
+        (["align", "{collection}", "--pairs", "image"], 2, "two modalities"),
+        (["align", "{collection}", "--pairs", "image,video"], 1, "video"),
+        (["align", "{collection}", "--where", "label = 'circle'"], 1, "at least 10 pairs"),
+        (["fit", "{collection}", "--label", "nosuch", "--out", "{new}/m"], 1, "nosuch"),
+        (
+            ["fit", "{collection}", "--label", "label", "--out", "{new}/m", "--where", "label = 'circle'"],
+            1,
+            "one class",
+        ),
+        (["fit", "{collection}", "--label", "label", "--out", "{new}/m", "--shots", "99"], 1, "99"),
+        (["fit", "{collection}", "--label", "label", "--out", "{new}/m", "--modalities", "audio"], 1, "audio"),
+        (["predict", "{new}/missing", "{folder}"], 1, "is not a model"),
+        (["evaluate", "{collection}", "--label", "label"], 1, "MODEL COLLECTION"),
+        (["nosuch"], 2, "nosuch"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
+)
+def test_wrong_input_is_answered_with_what_to_do(
+    arguments: list[str],
+    code: int,
+    message: str,
+    collection: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"collection": collection, "folder": folder, "new": tmp_path, "empty": tmp_path / "empty"}
+    assert call([part.format(**places) for part in arguments], monkeypatch) == code
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+
+
+def is_self_contained(page: Path) -> bool:
+    text = page.read_text(encoding="utf-8")
+    return (
+        text.startswith("<!doctype html>")
+        and not re.search(r"(?:src|href)=\"(?!data:)", text)
+        and "@import" not in text
+    )
