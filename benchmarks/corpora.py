@@ -1,0 +1,123 @@
+"""The corpora of the benchmarks, fetched once into the cache and embedded once into collections there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from chiasm import api, encoders
+from chiasm.collection import Collection
+from chiasm.demo import SMALLEST_CLASS, stamps_root, stamps_rows
+from chiasm.encoders.cache import cache_folder
+from chiasm.space import Space, start_space
+
+EMOJI_VERSION = "16.0.0"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Items with an image and a caption: embeddings as the encoders give them, a row an item."""
+
+    image: Float[np.ndarray, "items 1280"]
+    text: Float[np.ndarray, "items 384"]
+    captions: np.ndarray
+    categories: np.ndarray
+
+
+def say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def stamps_table(folder: Path) -> Path:
+    """A manifest of the captioned stamps (image, caption, category)."""
+    return _table(folder / "stamps.csv", stamps_rows(stamps_root(say)))
+
+
+def emoji_table(vendor: str, folder: Path) -> Path:
+    """A manifest of one vendor's emoji (64-pixel image, name, category) from the npm package emoji-datasource-VENDOR."""
+    root = cache_folder() / "npm" / f"emoji-datasource-{vendor}-{EMOJI_VERSION}"
+    if not root.is_dir():
+        work = root.with_name(root.name + ".part")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        say(f"Fetching emoji-datasource-{vendor}")
+        subprocess.run(
+            ["npm", "pack", "--silent", f"emoji-datasource-{vendor}@{EMOJI_VERSION}"],
+            cwd=work,
+            check=True,
+            stdout=sys.stderr,
+        )
+        with tarfile.open(next(work.glob("*.tgz"))) as archive:
+            wanted = [
+                m for m in archive if m.name.startswith(f"package/img/{vendor}/64/") or m.name == "package/emoji.json"
+            ]
+            archive.extractall(work, wanted, filter="data")
+        (work / "package").rename(root)
+        shutil.rmtree(work)
+    rows = []
+    for emoji in json.loads((root / "emoji.json").read_text(encoding="utf-8")):
+        picture = root / "img" / vendor / "64" / emoji["image"]
+        if picture.is_file():
+            text = (emoji["name"] or emoji["short_name"]).lower()
+            rows.append({"id": emoji["unified"], "image": str(picture), "text": text, "category": emoji["category"]})
+    return _table(folder / f"emoji-{vendor}.csv", rows)
+
+
+def _table(path: Path, rows: list[dict[str, str]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "image", "text", "category"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def pairs(name: str) -> Pairs:
+    """`"stamps"` or `"emoji-VENDOR"`, embedded by the offline encoder."""
+    folder = cache_folder() / "benchmarks"
+    manifest = stamps_table(folder) if name == "stamps" else emoji_table(name.removeprefix("emoji-"), folder)
+    api.add([manifest], to=folder / name)
+    collection = Collection.open(folder / name)
+    networks = encoders.resolve("offline")
+    rows = {str(row["id"]): row for row in collection.items()}
+    found = {}
+    for modality in ("image", "text"):
+        network = next(network for network in networks if modality in network.modalities)
+        vectors = collection.vectors(network.fingerprint)
+        found[modality] = dict(zip(vectors.items, vectors.vectors, strict=True))
+    ids = sorted(found["image"].keys() & found["text"].keys())
+    return Pairs(
+        np.stack([found["image"][item] for item in ids]),
+        np.stack([found["text"][item] for item in ids]),
+        np.array([rows[item]["text"][0] for item in ids]),
+        np.array([rows[item]["category"] for item in ids]),
+    )
+
+
+def pictures(data: Pairs) -> Pairs:
+    """Without letters, digits and other symbols."""
+    return take(data, data.categories != "symbols")
+
+
+def classes(data: Pairs) -> Pairs:
+    """Without symbols, and only classes of at least ten."""
+    sizes = Counter(data.categories.tolist())
+    return take(data, np.array([name != "symbols" and sizes[name] >= SMALLEST_CLASS for name in data.categories]))
+
+
+def take(data: Pairs, rows: np.ndarray) -> Pairs:
+    return Pairs(data.image[rows], data.text[rows], data.captions[rows], data.categories[rows])
+
+
+def offline_space() -> Space:
+    return start_space(encoders.resolve("offline"))

@@ -1,0 +1,152 @@
+"""Images and texts a second: from files to stored embeddings, beside the bare engines with the same weights.
+
+The bare engines get inputs that are decoded and prepared already. The peers are run in turns with chiasm and the best
+of the rounds counts for everybody, since the machine may be shared.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from benchmarks import record
+from benchmarks.corpora import say, stamps_table
+from chiasm import api, encoders, media
+from chiasm.demo import stamps_root
+from chiasm.encoders import offline
+from chiasm.encoders.cache import cache_folder
+from chiasm.encoders.runtime import usable_cores
+from chiasm.manifest import read_manifest
+from chiasm.types import Text
+
+ROUNDS = 3
+TEXTS = 4000
+
+
+def main() -> None:
+    rows = [*images(), *texts(), *again()]
+    body = record.table(("what", "engine", "a second", "chiasm / this"), rows)
+    record.write("embed", "Embedding", "texts: 0", body)
+
+
+def images() -> list[list[object]]:
+    encoder = next(e for e in encoders.resolve("offline") if "image" in e.modalities)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = [Path(item.sources[0].path or "") for item in read_manifest(stamps_table(folder)).items]
+        only = folder / "images.csv"
+        only.write_text("image\n" + "\n".join(f'"{path}"' for path in paths) + "\n", encoding="utf-8")
+        prepared = [encoder.prepare(media.load(path, image_size=encoder.view.image_size)) for path in paths]
+        pixels = np.concatenate(prepared)
+        rates: dict[str, float] = {}
+        for number in range(ROUNDS):
+            target = folder / f"collection{number}"
+            measure(rates, "chiasm add (files to stored vectors)", len(paths), partial(api.add, [only], to=target))
+            measure(
+                rates,
+                "chiasm encode (prepared pixels)",
+                len(paths),
+                partial(encoder.encode_prepared, "image", prepared),
+            )
+            for batch in (1, 8, 32):
+                label = f"bare ONNX Runtime session, batch {batch}"
+                measure(rates, label, len(paths), partial(run_bare, bare_session(), pixels, batch))
+            measure(rates, "eager PyTorch, batch 32", 256, eager_images(pixels[:256]))
+    return compared("image", rates)
+
+
+def bare_session() -> onnxruntime.InferenceSession:
+    """The exported network as it lies in the cache, in a session of the engine's own on all cores."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    network = next(cache_folder().glob("networks/efficientnet-lite0-*/network.onnx"))
+    return onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+
+
+def run_bare(session: onnxruntime.InferenceSession, pixels: np.ndarray, batch: int) -> None:
+    for start in range(0, len(pixels), batch):
+        session.run(None, {"pixels": pixels[start : start + batch]})
+
+
+def eager_images(pixels: np.ndarray) -> Callable[[], object]:
+    import torch
+
+    from chiasm.encoders.networks import load_efficientnet
+
+    network = load_efficientnet(offline.image_weights()).eval()
+
+    def run() -> None:
+        with torch.inference_mode():
+            for start in range(0, len(pixels), 32):
+                network(torch.from_numpy(pixels[start : start + 32]))
+
+    return run
+
+
+def texts() -> list[list[object]]:
+    from sentence_transformers import SentenceTransformer
+
+    encoder = next(e for e in encoders.resolve("offline") if "text" in e.modalities)
+    lines = [
+        line.split("=", 1)[-1].strip()
+        for path in sorted(stamps_root(say).rglob("*.txt"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
+    chosen = [str(line) for line in np.random.default_rng(0).choice(lines, TEXTS, replace=False)]
+    peer = SentenceTransformer(str(offline.text_folder()), device="cpu")
+    rates: dict[str, float] = {}
+    media_ = [Text(line) for line in chosen]
+    for _ in range(ROUNDS):
+        measure(rates, "chiasm encode", TEXTS, partial(encoder.encode, media_))
+        measure(rates, "sentence-transformers on PyTorch", TEXTS, partial(peer.encode, chosen, show_progress_bar=False))
+    return compared("text", rates)
+
+
+def again() -> list[list[object]]:
+    """`add` on a collection of 8,000 files that have not changed, in a new process each time."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "texts"
+        folder.mkdir()
+        for number in range(8000):
+            (folder / f"{number:05}.txt").write_text(f"note number {number}", encoding="utf-8")
+        target = Path(name) / "collection"
+        api.add([folder], to=target)
+        seconds = {}
+        for label, arguments in (
+            ("add again, 8,000 unchanged files", ["add", str(folder), "--to", str(target)]),
+            ("cold search by text", ["search", str(target), "note number 17"]),
+        ):
+            times = []
+            for _ in range(ROUNDS):
+                begin = time.perf_counter()
+                subprocess.run([sys.executable, "-m", "chiasm.cli", *arguments], check=True, capture_output=True)
+                times.append(time.perf_counter() - begin)
+            seconds[label] = min(times)
+    return [[label, "command line, new process", f"{value:.2f} s", ""] for label, value in seconds.items()]
+
+
+def measure(rates: dict[str, float], name: str, count: int, run: Callable[[], object]) -> None:
+    """Run once; keep the best rate so far."""
+    begin = time.perf_counter()
+    run()
+    rate = count / (time.perf_counter() - begin)
+    say(f"{name}: {rate:.0f}/s")
+    rates[name] = max(rate, rates.get(name, 0.0))
+
+
+def compared(what: str, rates: dict[str, float]) -> list[list[object]]:
+    ours = next(iter(rates.values()))
+    return [[what, name, f"{rate:.0f}", f"{ours / rate:.2f}"] for name, rate in rates.items()]
+
+
+if __name__ == "__main__":
+    main()
