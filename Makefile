@@ -26,5 +26,13 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_layers.py tests/test_exports.py tests/test_import.py
 
+bench: install
+	$(BIN)/python -m benchmarks.embed --write
+	$(BIN)/python -m benchmarks.transfer --write
+	$(BIN)/python -m benchmarks.recognise --write
+
+docs: install
+	$(BIN)/python -m typer chiasm.cli utils docs --name chiasm --output docs/cli.md
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
