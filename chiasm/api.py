@@ -474,7 +474,9 @@ def predict(
     usable = np.flatnonzero(np.any([*found.present.values()], axis=0))
     probabilities = np.empty((0, 0))
     if len(usable):
-        probabilities = saved.recognizer.predict_proba(ModalityArrays(found.arrays, found.present).take(usable))
+        has_any = [modality for modality in found.arrays if found.present[modality].any()]
+        arrays = ModalityArrays({m: found.arrays[m] for m in has_any}, {m: found.present[m] for m in has_any})
+        probabilities = saved.recognizer.predict_proba(arrays.take(usable))
     by_row = dict(zip(usable.tolist(), probabilities, strict=True))
     predictions = []
     for number, row in enumerate(rows):

@@ -69,14 +69,14 @@ def test_folder_without_pairs_or_labels_says_what_was_left_out(tmp_path: Path) -
 
 def test_no_apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CHIASM_CACHE", str(tmp_path))
-    monkeypatch.setattr(demo.shutil, "which", lambda tool: None)
+    monkeypatch.setattr("shutil.which", lambda tool: None)
     with pytest.raises(ChiasmError, match=r"apt-get and dpkg-deb is not on this machine.*--path FOLDER"):
         demo.fetch_debian("tuxpaint-stamps-default", say=print)
 
 
 def test_apt_that_cannot_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CHIASM_CACHE", str(tmp_path))
-    monkeypatch.setattr(demo.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+    monkeypatch.setattr("shutil.which", lambda tool: f"/usr/bin/{tool}")
     calls: list[list[str]] = []
 
     def refuse(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:

@@ -38,14 +38,14 @@ TEXTS = [
 LAYERS: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT: dict[str, Any] = {**LAYERS, "vocab_size": len(WORDS), "max_position_embeddings": 16}
 VISION: dict[str, Any] = {**LAYERS, "image_size": 32, "patch_size": 8}
-CLIP, SIGLIP, SIGLIP2, BERT, SENTENCE = "clip", "siglip", "siglip2", "bert", "sentence"
+CLIP, SIGLIP, SIGLIP2, BERT, LLAMA, SENTENCE = "clip", "siglip", "siglip2", "bert", "llama", "sentence"
 JOINT = (CLIP, SIGLIP, SIGLIP2)
-ALL = (*JOINT, BERT, SENTENCE)
+ALL = (*JOINT, BERT, LLAMA, SENTENCE)
 
 Folder = Callable[[str], Path]
 
 
-def save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path, padding_side: str = "right") -> None:
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -58,6 +58,7 @@ def save_tokenizer(folder: Path) -> None:
         sep_token="[SEP]",
         unk_token="[UNK]",
         model_max_length=16,
+        padding_side=padding_side,
     ).save_pretrained(folder)
 
 
@@ -95,6 +96,12 @@ def save_bert(folder: Path) -> None:
     spread(transformers.BertModel(transformers.BertConfig(**TEXT))).save_pretrained(folder)
 
 
+def save_llama(folder: Path) -> None:
+    """Each token sees only those before it, and its tokenizer would pad on the left."""
+    config = transformers.LlamaConfig(**TEXT, bos_token_id=1, eos_token_id=3, pad_token_id=0)
+    spread(transformers.LlamaModel(config)).save_pretrained(folder)
+
+
 def save_sentence(folder: Path) -> None:
     plain = folder.with_name("sentence-plain")
     save_bert(plain)
@@ -111,11 +118,18 @@ def save_sentence(folder: Path) -> None:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("models")
-    makers = {CLIP: save_clip, SIGLIP: save_siglip, SIGLIP2: save_siglip2, BERT: save_bert, SENTENCE: save_sentence}
+    makers = {
+        CLIP: save_clip,
+        SIGLIP: save_siglip,
+        SIGLIP2: save_siglip2,
+        BERT: save_bert,
+        LLAMA: save_llama,
+        SENTENCE: save_sentence,
+    }
     for kind, make in makers.items():
         make(root / kind)
         if kind != SENTENCE:
-            save_tokenizer(root / kind)
+            save_tokenizer(root / kind, padding_side="left" if kind == LLAMA else "right")
     return {kind: root / kind for kind in makers}
 
 
@@ -154,14 +168,14 @@ def text_vectors(kind: str, folder: Path) -> Float[np.ndarray, "texts dim"]:
         fixed = kind in (SIGLIP, SIGLIP2)
         padding: Any = "max_length" if fixed else False
         inputs = tokenizer([text], truncation=True, padding=padding, max_length=16, return_tensors="pt")
+        named = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         with torch.inference_mode():
-            if kind == BERT:
-                rows.append(model(**inputs).last_hidden_state[0].mean(0))
+            if kind in (BERT, LLAMA):
+                rows.append(model(**named).last_hidden_state[0].mean(0))
             elif fixed:
-                rows.append(model.get_text_features(input_ids=inputs["input_ids"]).pooler_output[0])
+                rows.append(model.get_text_features(input_ids=named["input_ids"]).pooler_output[0])
             else:
-                output = model.get_text_features(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-                rows.append(output.pooler_output[0])
+                rows.append(model.get_text_features(**named).pooler_output[0])
     return torch.stack(rows).numpy()
 
 
@@ -218,8 +232,17 @@ def test_a_sentence_model_gives_unit_vectors_of_its_last_layer(folders: dict[str
     vectors = encoder.encode([Text(text) for text in TEXTS]).vectors
     assert encoder.dim == 6
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_a_folder_may_ask_for_lower_case_where_its_tokenizer_does_not(copied: Folder) -> None:
+    folder = copied(SENTENCE)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "normalizer": None}))
+    settings = json.loads((folder / "sentence_bert_config.json").read_text())
+    (folder / "sentence_bert_config.json").write_text(json.dumps({**settings, "do_lower_case": True}))
+    encoder = HuggingFaceEncoder(str(folder), device="cpu", engine="pytorch")
     upper = encoder.encode([Text(text.upper()) for text in TEXTS]).vectors
-    np.testing.assert_allclose(upper, vectors, atol=1e-5)  # its folder says do_lower_case
+    np.testing.assert_allclose(upper, encoder.encode([Text(text) for text in TEXTS]).vectors, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +271,7 @@ def test_attributes_are_known_without_weights(
         encoder.encode([Text("a cat")])
 
 
-@pytest.mark.parametrize("kind", [CLIP, SIGLIP, BERT, SENTENCE])
+@pytest.mark.parametrize("kind", [CLIP, SIGLIP, BERT, LLAMA, SENTENCE])
 def test_company_and_order_in_a_batch_change_nothing(kind: str, folders: dict[str, Path]) -> None:
     encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu")
     media: list[Media] = [Text(text) for text in TEXTS]

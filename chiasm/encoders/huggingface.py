@@ -29,7 +29,7 @@ from chiasm._optional import require
 from chiasm.encoders.base import Embeddings, Encoder, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint
 from chiasm.encoders.runtime import Arrays, Blueprint, Device, Engine, Network
-from chiasm.encoders.text import _groups
+from chiasm.encoders.text import groups_of_like_length
 from chiasm.errors import EncoderError
 from chiasm.types import Image, Media, Modality, Text, Video
 
@@ -168,7 +168,7 @@ class HuggingFaceEncoder(Encoder):
     def _encode_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         tokens = self._tokens(texts)
         # Texts of like length go together, so that little is padding.
-        rows = _groups(
+        rows = groups_of_like_length(
             [len(ids) for ids in tokens["input_ids"]], self._texts.budget(small=_TOKENS[0], large=_TOKENS[1])
         )
         outputs = self._texts.run([self._padded(tokens, group) for group in rows])
@@ -221,12 +221,12 @@ class HuggingFaceEncoder(Encoder):
             "token_type_ids": self._tokenizer.pad_token_type_id,
         }
         longest = max(len(tokens["input_ids"][row]) for row in rows)
-        left = self._tokenizer.padding_side == "left"
+        # Always on the right, whatever the tokenizer would do: all means and positions go by the mask.
         arrays = {name: np.full((len(rows), longest), padding[name], np.int64) for name in tokens}
         for name, array in arrays.items():
             for place, row in enumerate(rows):
                 ids = tokens[name][row]
-                array[place, longest - len(ids) if left else 0 : longest if left else len(ids)] = ids
+                array[place, : len(ids)] = ids
         return arrays
 
     def _sample_texts(self, rows: int, generator: np.random.Generator) -> Arrays:

@@ -101,7 +101,7 @@ class TextEncoder(Encoder):
         tokens = [encoding.ids for encoding in self._loaded_tokenizer().encode_batch_fast(list(batch))]
         # Texts of like length go together, so that little is padding; the longest go first, so that the cores end
         # together.
-        rows = _groups([len(ids) for ids in tokens], self._network.budget(small=_SMALL, large=_LARGE))
+        rows = groups_of_like_length([len(ids) for ids in tokens], self._network.budget(small=_SMALL, large=_LARGE))
         outputs = self._network.run([_padded([tokens[row] for row in group]) for group in rows])
         for group, output in zip(rows, outputs, strict=True):
             vectors[group] = output
@@ -127,7 +127,7 @@ class TextEncoder(Encoder):
         return _padded([generator.integers(0, self._config["vocab_size"], length).tolist() for length in lengths])
 
 
-def _groups(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def groups_of_like_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Rows of like length, longest first, in groups of at most `budget` tokens with padding (or of one row)."""
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):

@@ -1,0 +1,19 @@
+"""What all tests share: a cache of their own, so that exports are made once a session and nothing of the user's is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`CHIASM_CACHE` of this session, also for processes that tests start."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHIASM_CACHE", str(folder))
+        patch.delenv("CHIASM_WHISPER", raising=False)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield folder

