@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from chiasm import __version__, encoders, media
+from chiasm.arrays import Labelled, Pairs, embedded_items, fingerprints_of, labelled_items, pairs_of
 from chiasm.collection import AddReport, Collection, Progress, Vectors, write_whole
 from chiasm.encoders.base import Encoder
-from chiasm.errors import ChiasmError, CollectionError, LabelError, SpaceError
+from chiasm.encoders.runtime import Device
+from chiasm.errors import ChiasmError, CollectionError, SpaceError
 from chiasm.manifest import read_manifest
 from chiasm.recognition.recognizer import ModalityArrays, Recognizer
 from chiasm.retrieval.index import ExactIndex, Hit
@@ -156,7 +158,7 @@ def add(
     *,
     to: str | Path,
     encoder: str | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     on_progress: OnProgress | None = None,
 ) -> AddReport:
     """Store and embed what folders, tables and files list.
@@ -227,7 +229,7 @@ def search(
     modality: Modality | None = None,
     where: str | None = None,
     space: str | None = None,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> SearchResult:
     """The k items nearest to a query of any modality.
 
@@ -285,7 +287,7 @@ def align(
     name: str = "aligned",
     where: str | None = None,
     seed: int = 0,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> AlignReport:
     """Learn from items that have both modalities, and make the result the newest space of the collection.
 
@@ -313,7 +315,7 @@ def align(
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
     start = _start(opened, networks)
-    data = _pairs(opened, start, pairs, where=where)
+    data = pairs_of(opened, start, pairs, where=where)
     statistics_ = None if source is None else _source_statistics(source, start, data.moved, data.anchor, device)
 
     groups = data.groups()
@@ -352,7 +354,7 @@ def statistics(
     out: str | Path,
     pairs: tuple[Modality, Modality] = ("image", "text"),
     where: str | None = None,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> int:
     """Write what `align` needs of this collection as a source: sums and matrices, not the pairs. Gives their number.
 
@@ -367,7 +369,7 @@ def statistics(
 
     opened = Collection.open(collection)
     start = _start(opened, encoders.resolve(opened.encoder, device=device))
-    data = _pairs(opened, start, pairs, where=where)
+    data = pairs_of(opened, start, pairs, where=where)
     found = PairStatistics.from_pairs(data.features, data.anchors)
     try:
         found.save(out, _belongs_to(start, data.moved, data.anchor))
@@ -385,7 +387,7 @@ def fit(
     shots: int | None = None,
     where: str | None = None,
     seed: int = 0,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> FitReport:
     """Train a recogniser on the labelled items of a collection and save it as a folder.
 
@@ -408,7 +410,7 @@ def fit(
 
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
-    data = _labelled(opened, networks, label, modalities, where)
+    data = labelled_items(opened, networks, label, modalities, where)
     groups = data.groups
     if shots is not None:
         split = few_shot_split(data.labels, shots, seed=seed, groups=groups)
@@ -447,7 +449,7 @@ def predict(
     model: str | Path,
     paths: Sequence[str | Path],
     *,
-    device: str = "auto",
+    device: Device = "auto",
     on_progress: OnProgress | None = None,
 ) -> PredictReport:
     """Recognise what is in files, folders or tables.
@@ -470,7 +472,7 @@ def predict(
         added = collection.add(manifests, networks, on_progress=on_progress)
         rows = collection.items()
         ids = [str(row["id"]) for row in rows]
-        found = _embedded(collection, ids, saved.fingerprints)
+        found = embedded_items(collection, ids, saved.fingerprints)
     usable = np.flatnonzero(np.any([*found.present.values()], axis=0))
     probabilities = np.empty((0, 0))
     if len(usable):
@@ -500,7 +502,7 @@ def evaluate(
     label: str | None = None,
     where: str | None = None,
     report: str | Path | None = None,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> Evaluation:
     """Measure a space of a collection by its pairs, or a recogniser by the labels of a collection.
 
@@ -628,81 +630,8 @@ def _hit(gallery: Vectors, row: int, score: float, item: Mapping[str, Any]) -> H
 # ------------------------------------------------------------------------------------------------------------- pairs
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Pairs of files of the same item, as arrays in a start space."""
-
-    moved: Modality  # the modality that a map is learned for
-    anchor: Modality
-    items: tuple[str, ...]
-    features: Float[np.ndarray, "pairs features"]
-    start: Float[np.ndarray, "pairs dim"]
-    anchors: Float[np.ndarray, "pairs dim"]
-    embeddings: Float[np.ndarray, "pairs embedding"]  # of the moved modality, as the encoder gave them
-    moved_hashes: tuple[str, ...]
-    anchor_hashes: tuple[str, ...]
-
-    def groups(self) -> Int[np.ndarray, " pairs"]:
-        """Pairs that share an image or a caption are of one group: neither may stand on both sides of a split."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        nodes = {name: number for number, name in enumerate({*self.moved_hashes, *self.anchor_hashes, *self.items})}
-        left = [nodes[name] for part in (self.moved_hashes, self.anchor_hashes) for name in part]
-        right = [nodes[name] for name in self.items] * 2
-        graph = coo_array((np.ones(len(left)), (left, right)), shape=(len(nodes), len(nodes)))
-        return np.asarray(connected_components(graph, directed=False)[1])[[nodes[name] for name in self.items]]
-
-    def take(self, rows: Int[np.ndarray, " rows"]) -> dict[str, Any]:
-        """Arguments of `RidgeAlignment.fit` for some of the pairs."""
-        groups = self.groups()[rows]
-        return {"X": self.features[rows], "Y": self.anchors[rows], "start": self.start[rows], "groups": groups}
-
-
-def _pairs(
-    collection: Collection, space: Space, pairs: tuple[Modality, Modality], *, where: str | None = None
-) -> _Pairs:
-    first, second = pairs
-    for modality in pairs:
-        if modality not in MODALITIES:
-            raise SpaceError(f"{modality!r} is not a modality. Pairs are two of {', '.join(MODALITIES)}")
-        if modality not in space.modalities:
-            raise SpaceError(f"the space {space.name!r} has {', '.join(space.modalities)}, not {modality}")
-    if first == second:
-        raise SpaceError(f"pairs are of two different modalities; got {first} twice")
-    anchor = "text" if "text" in pairs else "audio" if "audio" in pairs and space.starts["audio"] == "words" else second
-    moved = first if anchor == second else second
-    found = {modality: collection.vectors(space.fingerprints[modality]) for modality in pairs}
-    wanted = None if where is None else {str(row["id"]) for row in collection.items(where=where)}
-    rows: dict[Modality, dict[str, list[int]]] = {modality: {} for modality in pairs}
-    for modality in pairs:
-        for number, (item, kind) in enumerate(zip(found[modality].items, found[modality].modalities, strict=True)):
-            if kind == modality and (wanted is None or item in wanted):
-                rows[modality].setdefault(item, []).append(number)
-    both = [(a, b, item) for item in rows[moved] for a in rows[moved][item] for b in rows[anchor].get(item, ())]
-    if not both:
-        raise SpaceError(
-            f"no item has both {first} and {second}. Items come together by a manifest that lists both, or in a folder "
-            "by equal file names (bird.png, bird.txt)"
-        )
-    left, right = np.array([a for a, _, _ in both]), np.array([b for _, b, _ in both])
-    embeddings = found[moved].vectors[left]
-    start = space.start(moved, embeddings)
-    return _Pairs(
-        moved,
-        anchor,
-        tuple(item for _, _, item in both),
-        space.features(moved, embeddings, start),
-        start,
-        space.start(anchor, found[anchor].vectors[right]),
-        embeddings,
-        tuple(found[moved].hashes[row] for row in left),
-        tuple(found[anchor].hashes[row] for row in right),
-    )
-
-
 def _both_directions(
-    data: _Pairs, mapped: Float[np.ndarray, "held dim"], held: Int[np.ndarray, " held"]
+    data: Pairs, mapped: Float[np.ndarray, "held dim"], held: Int[np.ndarray, " held"]
 ) -> dict[str, dict[str, float]]:
     """Retrieval metrics of the anchor by the moved modality and the other way; equal content counts as found."""
     from chiasm.evaluation.metrics import retrieval_metrics
@@ -727,14 +656,14 @@ def _belongs_to(space: Space, moved: Modality, anchor: Modality) -> dict[str, st
     }
 
 
-def _source_statistics(source: str | Path, space: Space, moved: Modality, anchor: Modality, device: str) -> Any:
+def _source_statistics(source: str | Path, space: Space, moved: Modality, anchor: Modality, device: Device) -> Any:
     from chiasm.transfer.alignment import PairStatistics
 
     mine = _belongs_to(space, moved, anchor)
     if Path(source).is_dir():
         opened = Collection.open(source)
         start = _start(opened, encoders.resolve(opened.encoder, device=device))
-        data = _pairs(opened, start, (moved, anchor))
+        data = pairs_of(opened, start, (moved, anchor))
         theirs, found = _belongs_to(start, moved, anchor), PairStatistics.from_pairs(data.features, data.anchors)
     else:
         found, theirs = PairStatistics.load(source)
@@ -747,11 +676,11 @@ def _source_statistics(source: str | Path, space: Space, moved: Modality, anchor
 
 
 def _evaluate_space(
-    path: Path, pairs: tuple[Modality, Modality], name: str | None, where: str | None, device: str
+    path: Path, pairs: tuple[Modality, Modality], name: str | None, where: str | None, device: Device
 ) -> Evaluation:
     opened = Collection.open(path)
     space = _space(opened, encoders.resolve(opened.encoder, device=device), name)
-    data = _pairs(opened, space, pairs, where=where)
+    data = pairs_of(opened, space, pairs, where=where)
     learned = set(space.learned_from)
     unseen = np.array([row for row, item in enumerate(data.items) if item not in learned], dtype=int)
     rows = unseen if len(unseen) else np.arange(len(data.items))
@@ -766,120 +695,6 @@ def _evaluate_space(
 
 
 @dataclass(frozen=True)
-class _Labelled:
-    """Labelled items of a collection as arrays."""
-
-    ids: tuple[str, ...]
-    arrays: ModalityArrays
-    labels: Shaped[np.ndarray, " items"]
-    groups: Int[np.ndarray, " items"]  # items with the same picture, sound or video (or nothing but the same text)
-    unlabelled: int
-    fingerprints: dict[Modality, str]
-
-
-@dataclass(frozen=True)
-class _Embedded:
-    """Embeddings of items by modality; of several files of one modality the mean."""
-
-    arrays: dict[Modality, Float[np.ndarray, "items dim"]]
-    present: dict[Modality, Bool[np.ndarray, " items"]]
-    hashes: dict[Modality, list[str]]  # of an item's first file; "" where it has none
-
-
-def _embedded(collection: Collection, ids: Sequence[str], fingerprints: Mapping[Modality, str]) -> _Embedded:
-    rows = {item: number for number, item in enumerate(ids)}
-    arrays: dict[Modality, Float[np.ndarray, "items dim"]] = {}
-    present: dict[Modality, Bool[np.ndarray, " items"]] = {}
-    hashes: dict[Modality, list[str]] = {}
-    for modality, fingerprint in fingerprints.items():
-        found = collection.vectors(fingerprint)
-        use = [
-            number
-            for number, (item, kind) in enumerate(zip(found.items, found.modalities, strict=True))
-            if kind == modality and item in rows
-        ]
-        owners = np.array([rows[found.items[number]] for number in use], dtype=int)
-        counts = np.bincount(owners, minlength=len(ids))
-        total = np.zeros((len(ids), found.vectors.shape[1]), np.float32)
-        np.add.at(total, owners, found.vectors[use])
-        arrays[modality] = total / np.maximum(counts, 1)[:, None].astype(np.float32)
-        present[modality] = counts > 0
-        first = [""] * len(ids)
-        for number in reversed(use):
-            first[rows[found.items[number]]] = found.hashes[number]
-        hashes[modality] = first
-    return _Embedded(arrays, present, hashes)
-
-
-def _fingerprints(networks: Sequence[Encoder]) -> dict[Modality, str]:
-    """Modality -> fingerprint of the encoder that embeds it: the first that has it."""
-    owner = {modality: network for network in reversed(networks) for modality in network.modalities}
-    return {modality: owner[modality].fingerprint for modality in MODALITIES if modality in owner}
-
-
-def _labelled(
-    collection: Collection,
-    networks: Sequence[Encoder],
-    label: str,
-    modalities: Sequence[Modality] | None,
-    where: str | None,
-) -> _Labelled:
-    columns = collection.columns()
-    if label not in columns:
-        raise LabelError(f"{collection.path} has no column {label!r}. Its columns: {', '.join(columns) or 'none'}")
-    fingerprints = _fingerprints(networks)
-    for modality in modalities or ():
-        if modality not in fingerprints:
-            raise LabelError(f"the encoder {collection.encoder!r} has {', '.join(fingerprints)}, not {modality}")
-    wanted = {m: f for m, f in fingerprints.items() if modalities is None or m in modalities}
-    rows = collection.items(where=where)
-    found = _embedded(collection, [str(row["id"]) for row in rows], wanted)
-    usable = np.any([*found.present.values()], axis=0)
-    labelled = np.array([row[label] is not None and str(row[label]).strip() != "" for row in rows], dtype=bool)
-    keep = np.flatnonzero(usable & labelled)
-    if not len(keep):
-        raise LabelError(
-            f"no item has both a value in {label!r} and an embedding of {' or '.join(wanted)}: {len(rows)} items, "
-            f"{int(labelled.sum())} with a value, {int(usable.sum())} with an embedding"
-        )
-    labels = np.array([str(rows[row][label]) for row in keep])
-    values = Counter(labels.tolist())
-    if len(values) == 1:
-        raise LabelError(f"all {len(keep)} items have one class in {label!r}: {labels[0]}. At least 2 are needed")
-    if len(values) == len(labels):
-        raise LabelError(
-            f"each of the {len(labels)} items has its own value in {label!r}: that is an id, not a class. Name a column "
-            "in which several items share a value"
-        )
-    used = {modality: wanted[modality] for modality in wanted if found.present[modality][keep].any()}
-    arrays = ModalityArrays(
-        {modality: found.arrays[modality] for modality in used},
-        {modality: found.present[modality] for modality in used},
-    ).take(keep)
-    return _Labelled(
-        tuple(str(rows[row]["id"]) for row in keep),
-        arrays,
-        labels,
-        _same_content(found.hashes, keep),
-        int((usable & ~labelled).sum()),
-        used,
-    )
-
-
-def _same_content(hashes: Mapping[Modality, list[str]], keep: Int[np.ndarray, " items"]) -> Int[np.ndarray, " items"]:
-    """Number items so that those with the same picture, sound or video, or nothing but the same text, are equal.
-
-    Equal captions alone do not bind items together: they are often the name of the class.
-    """
-    keys = []
-    for row in keep:
-        media_ = tuple(hashes[modality][row] for modality in hashes if modality != "text")
-        keys.append(str(media_) if any(media_) else hashes["text"][row])
-    groups: Int[np.ndarray, " items"] = np.unique(keys, return_inverse=True)[1].ravel()
-    return groups
-
-
-@dataclass(frozen=True)
 class _Model:
     """A saved recogniser with what it was fitted on."""
 
@@ -891,7 +706,7 @@ class _Model:
 
 
 def _save_model(
-    folder: Path, model: Recognizer, collection: Collection, data: _Labelled, ids: Sequence[str], report: FitReport
+    folder: Path, model: Recognizer, collection: Collection, data: Labelled, ids: Sequence[str], report: FitReport
 ) -> None:
     if folder.exists() and not (folder / "model.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ChiasmError(f"{folder} exists and is not a model. Name an empty or a new folder with --out")
@@ -934,14 +749,14 @@ def _load_model(folder: Path) -> _Model:
     )
 
 
-def _evaluate_model(path: Path, where_items: Path, label: str | None, where: str | None, device: str) -> Evaluation:
+def _evaluate_model(path: Path, where_items: Path, label: str | None, where: str | None, device: Device) -> Evaluation:
     from chiasm.evaluation.metrics import classification_metrics
 
     saved = _load_model(path)
     opened = Collection.open(where_items)
     networks = encoders.resolve(opened.encoder, device=device)
     _check_fingerprints(saved, networks)
-    data = _labelled(opened, networks, label or saved.label, list(saved.fingerprints), where)
+    data = labelled_items(opened, networks, label or saved.label, list(saved.fingerprints), where)
     unseen = np.array([row for row, item in enumerate(data.ids) if item not in saved.trained_on], dtype=int)
     rows = unseen if len(unseen) else np.arange(len(data.ids))
     metrics = classification_metrics(data.labels[rows], saved.recognizer.predict(data.arrays.take(rows)))
@@ -952,7 +767,7 @@ def _evaluate_model(path: Path, where_items: Path, label: str | None, where: str
 
 
 def _check_fingerprints(saved: _Model, networks: Sequence[Encoder]) -> None:
-    now = _fingerprints(networks)
+    now = fingerprints_of(networks)
     for modality, fingerprint in saved.fingerprints.items():
         if now.get(modality) != fingerprint:
             raise ChiasmError(

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -36,7 +36,7 @@ app = typer.Typer(
 
 CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="Folder of the collection.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where networks run.")]
 Where = Annotated[str | None, typer.Option(metavar="SQL", help="Condition on the columns, e.g. \"label = 'bird'\".")]
 Space = Annotated[str | None, typer.Option(help="Name of the space. Default: the newest.")]
 Seed = Annotated[int, typer.Option(help="Seed of random splits.")]

@@ -41,7 +41,8 @@ from chiasm import __version__, media
 from chiasm.encoders.base import Encoder, Prepared
 from chiasm.errors import CollectionError, EncoderError, MediaError
 from chiasm.manifest import Manifest
-from chiasm.media import Limits, text
+from chiasm.media import Limits
+from chiasm.media.text import read as read_text
 from chiasm.types import MODALITIES, FileOutcome, Item, Media, Modality, Outcome, Source
 
 FORMAT = "chiasm-collection"
@@ -53,8 +54,9 @@ COMPACT_FRAGMENTS = 32  # more fragments than this after a run are merged: each 
 READ_AHEAD_BYTES = 2**27  # of files that are opened or wait to be embedded: sounds may be many times as large in memory
 READERS = 16  # at most; each may hold one large medium while it opens it
 
-_EMBEDDED = (Outcome.OK.value, Outcome.DUPLICATE.value)
+_USABLE = (Outcome.OK.value, Outcome.DUPLICATE.value)
 _KEY = ("item", "slot", "hash")
+_LISTED = 4096  # values in one SQL condition
 _ITEMS = pa.schema(
     [("id", pa.string()), ("_source", pa.string()), *((name, pa.list_(pa.string())) for name in MODALITIES)]
 )
@@ -72,15 +74,7 @@ _FILES = pa.schema(
         ("reason", pa.string()),
     ]
 )
-_VECTORS = pa.schema(
-    [
-        ("item", pa.string()),
-        ("slot", pa.string()),
-        ("modality", pa.string()),
-        ("hash", pa.string()),
-        ("text", pa.string()),
-    ]
-)  # and "vector", of a width that each table has for itself
+_VECTORS = pa.schema([(name, pa.string()) for name in ("item", "slot", "modality", "hash", "text")])  # and "vector"
 _SCHEMAS = {"items": _ITEMS, "files": _FILES}
 
 _ARROW: dict[str, pa.DataType] = {
@@ -375,15 +369,13 @@ class Collection:
     # ----------------------------------------------------------------------------------------- tables, read
 
     def _table(self, name: str) -> lance.LanceDataset | None:
-        """The newest version of a table, or None where nothing was written to it."""
+        """The newest version of a table, or None where nothing was written to it, or its first commit was cut off."""
         path = self.path / f"{name}.lance"
-        if not path.exists():
+        if not any((path / "_versions").glob("*.manifest")):
             return None
         try:
             return lance.dataset(str(path))
         except (ValueError, OSError) as error:
-            if not any((path / "_versions").glob("*.manifest")):
-                return None  # its first commit was cut off
             raise self._damaged(name, error) from error
 
     def _rows(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
@@ -403,7 +395,9 @@ class Collection:
         )
 
     def _vector_tables(self) -> list[str]:
-        return sorted(path.stem for path in self.path.glob("*.lance") if path.stem not in _SCHEMAS)
+        """Mapped ones first: what is left in them after a cut is looked for only while embeddings are left too."""
+        names = (path.stem for path in self.path.glob("*.lance") if path.stem not in _SCHEMAS)
+        return sorted(names, reverse=True)
 
     def _keys(self, name: str) -> pa.ChunkedArray:
         """Keys of all rows of a table of vectors."""
@@ -418,8 +412,8 @@ class Collection:
             if files.latest_version == files.version:
                 break  # else files may point to vectors that were deleted before `table` was opened
         try:
-            current = _joined(files.to_table(columns=list(_KEY), filter=f"outcome IN ({_listed(_EMBEDDED)})"), _KEY)
-            rows = table.to_table(columns=[*_KEY, "modality", "text"])
+            current = _joined(files.to_table(columns=list(_KEY), filter=f"outcome IN ({_listed(_USABLE)})"), _KEY)
+            rows = table.to_table(columns=_VECTORS.names)
             keys = _joined(rows, _KEY)
             chosen = pc.is_in(keys, value_set=current)
             if unless is not None:
@@ -435,14 +429,8 @@ class Collection:
                 seen, done = seen + len(batch), done + len(part)
         except (ValueError, OSError) as error:
             raise self._damaged(name, error) from error
-        return Vectors(
-            tuple(rows["item"].to_pylist()),
-            tuple(rows["slot"].to_pylist()),
-            tuple(rows["modality"].to_pylist()),
-            tuple(rows["hash"].to_pylist()),
-            tuple(rows["text"].to_pylist()),
-            vectors,
-        )
+        items, slots, modalities, hashes, texts = (tuple(rows[name].to_pylist()) for name in _VECTORS.names)
+        return Vectors(items, slots, modalities, hashes, texts, vectors)
 
     # ------------------------------------------------------------------- tables, written (with the lock held)
 
@@ -485,7 +473,7 @@ class Collection:
         table = self._table(name)
         joined = f" || {_quoted(_SEPARATOR)} || ".join(columns)
         if table is not None:
-            for part in _chunks(values, 500):
+            for part in _chunks(values, _LISTED):
                 table.delete(f"{joined} IN ({_listed(part)})")
 
     def _tidy(self, done: Iterable[str]) -> None:
@@ -495,10 +483,10 @@ class Collection:
             done: items whose files all have their rows.
         """
         files = self._rows("files", [*_KEY, "outcome"])
-        current = _joined(files.filter(pc.is_in(files["outcome"], value_set=pa.array(_EMBEDDED))), _KEY)
+        current = _joined(files.filter(pc.is_in(files["outcome"], value_set=pa.array(_USABLE))), _KEY)
         slots = _joined(files, _KEY[:2])
         items = self._rows("items", ["id"])["id"]
-        others = items.filter(pc.invert(pc.is_in(items, value_set=pa.array(done, pa.string()))))
+        others = items.filter(pc.invert(pc.is_in(items, value_set=pa.array(list(done), pa.string()))))
         for name in self._vector_tables():
             rows = self._rows(name, _KEY)
             keys = _joined(rows, _KEY)
@@ -529,41 +517,32 @@ class _File:
     modality: Modality
     size: int | None  # None: no file
     mtime_ns: int | None
-    digest: str = ""
+    hash: str = ""
     encoder: str | None = None
     outcome: Outcome = Outcome.OK
     reason: str = ""
-    prepared: Prepared = None
+    prepared: Prepared = None  # until it is embedded
+    vector: Float[np.ndarray, " dim"] | None = None  # from then on until it is committed
+    words: str | None = None
 
     @property
     def key(self) -> tuple[str, str]:
         return self.item, self.slot
 
-    def fail(self, outcome: Outcome, reason: str) -> None:
+    @property
+    def path(self) -> str | None:
+        return self.source.path
+
+    @property
+    def result(self) -> FileOutcome:
+        name = f"{self.item} ({self.slot})" if self.path is None else self.path
+        return FileOutcome(name, self.outcome, self.reason)
+
+    def ends(self, outcome: Outcome, reason: str) -> None:
         self.outcome, self.reason = outcome, reason
 
     def row(self) -> dict[str, Any]:
-        return {
-            "item": self.item,
-            "slot": self.slot,
-            "modality": self.modality,
-            "path": self.source.path,
-            "size": self.size,
-            "mtime_ns": self.mtime_ns,
-            "hash": self.digest,
-            "encoder": self.encoder,
-            "outcome": self.outcome.value,
-            "reason": self.reason,
-        }
-
-
-@dataclass(frozen=True)
-class _Embedded:
-    """One file with its vector, on the way into a table."""
-
-    file: _File
-    vector: Float[np.ndarray, " dim"]
-    text: str | None
+        return {name: getattr(self, name) for name in _FILES.names}
 
 
 class _Run:
@@ -593,14 +572,16 @@ class _Run:
         self.counts: Counter[str] = Counter()
         self.not_ok: list[FileOutcome] = []
         self.encoded = self.unchanged = self.done = self.failed = self.total = 0
+        self.untidy = False  # there are vectors that belong to no file
 
         self.owners: dict[str, tuple[str, str]] = {}  # content hash -> the file that is ok; others are its duplicates
         self.known: dict[str, str] = {}  # content hash -> fingerprint of the encoder whose vector of it is stored
         self.claimed: dict[str, _File] = {}  # content hash -> the file of this run that it is embedded for
         self.batches: dict[Modality, list[_File]] = {}  # prepared
-        self.shared: list[_File] = []  # their vector is stored, or will be
+        self.shared: list[_File] = []  # the vector of their content is stored
+        self.twins: list[_File] = []  # the vector of their content is on its way
+        self.again: list[_File] = []  # the vector of their content was removed meanwhile
         self.finished: list[_File] = []  # and not committed yet
-        self.vectors: dict[str, list[_Embedded]] = {}  # of finished files, by fingerprint
         self.committed = time.monotonic()
 
     def add(self, items: Mapping[str, Item]) -> None:
@@ -611,7 +592,7 @@ class _Run:
                 self.collection._delete("files", _KEY[:2], gone)
         if pending:
             self._execute(pending)
-        if pending or gone:
+        if pending or gone or self.untidy:
             with self.collection._writing():
                 self.collection._tidy(items)
 
@@ -631,7 +612,9 @@ class _Run:
         embedded = np.zeros(rows.num_rows, bool)
         keys = _joined(rows, _KEY)
         for fingerprint in fingerprints:
-            there = pc.is_in(keys, value_set=self.collection._keys(f"embeddings-{fingerprint}"))
+            stored = self.collection._keys(f"embeddings-{fingerprint}")
+            there = pc.is_in(keys, value_set=stored)
+            self.untidy |= len(stored) > (pc.sum(there).as_py() or 0)
             embedded |= pc.and_(there, pc.fill_null(pc.equal(rows["encoder"], fingerprint), False)).to_numpy()
         recorded = {
             (row["item"], row["slot"]): (row, has) for row, has in zip(rows.to_pylist(), embedded.tolist(), strict=True)
@@ -645,7 +628,7 @@ class _Run:
                 numbers[source.modality] += 1
                 file = _File(name, slot, source, source.modality, *_stat(source))
                 if source.text is not None:
-                    file.digest = _digest(source.text)
+                    file.hash = _digest(source.text)
                 before, has_vector = recorded.pop(file.key, (None, False))
                 holds = before is not None and self._holds(file, before, has_vector)
                 looked_at.append((file, before if holds else None))
@@ -660,7 +643,8 @@ class _Run:
                 pending.append(file)
             else:
                 self.unchanged += 1
-                self.tally([_outcome(file.source, file.key, Outcome(before["outcome"]), before["reason"])])
+                file.ends(Outcome(before["outcome"]), before["reason"])
+                self.tally([file.result])
         if pending:
             for fingerprint in fingerprints:
                 contents = self.collection._rows(f"embeddings-{fingerprint}", ["hash", "modality"])
@@ -672,10 +656,10 @@ class _Run:
     def _holds(self, file: _File, before: Mapping[str, Any], has_vector: bool) -> bool:
         """Whether what is stored of a file still holds."""
         if file.source.text is not None:
-            same = before["path"] is None and before["hash"] == file.digest
+            same = before["path"] is None and before["hash"] == file.hash
         else:
-            same = (before["path"], before["size"], before["mtime_ns"]) == (file.source.path, file.size, file.mtime_ns)
-        if not same or (before["outcome"] in _EMBEDDED and not has_vector):
+            same = (before["path"], before["size"], before["mtime_ns"]) == (file.path, file.size, file.mtime_ns)
+        if not same or (before["outcome"] in _USABLE and not has_vector):
             return False
         # What no encoder took, or another one, may be of use to the one that there is now.
         return before["encoder"] is None or before["encoder"] == self.fingerprints.get(before["modality"], "")
@@ -692,7 +676,11 @@ class _Run:
                         self._receive(file)
                 for modality in list(self.batches):
                     self._encode(modality)
-                pending = self._share()
+                self._commit()
+                self.shared += self.twins
+                self.twins = []
+                self._share()
+                pending, self.again = self.again, []
         finally:
             # Also on Ctrl-C: what is embedded is kept, what is not is left for the next run.
             self._commit()
@@ -724,21 +712,21 @@ class _Run:
         file.outcome, file.reason = Outcome.OK, ""
         try:
             if file.size and file.size <= Limits().max_bytes:
-                assert file.source.path is not None
-                file.digest = _digest_file(file.source.path)
-            if file.digest not in self.known and file.digest not in self.claimed:
+                assert file.path is not None
+                file.hash = _digest_file(file.path)
+            if file.hash not in self.known and file.hash not in self.claimed:
                 medium = self._open(file)
                 file.encoder = self.fingerprints[file.modality]
                 file.prepared = self.encoders[file.modality].prepare(medium)
         except EncoderError:
             raise  # the encoder cannot be used at all: that is not the file's fault
         except MediaError as error:
-            file.fail(error.outcome, error.reason)
+            file.ends(error.outcome, error.reason)
         except OSError as error:
-            file.fail(Outcome.BROKEN, f"the file cannot be read: {error.strerror or error}")
+            file.ends(Outcome.BROKEN, f"the file cannot be read: {error.strerror or error}")
             file.size = file.mtime_ns = None  # permissions change without a trace in them: the next run looks again
         except Exception as error:  # noqa: BLE001  # a model's own preprocessing may raise anything
-            file.fail(Outcome.BROKEN, f"it cannot be prepared: {type(error).__name__}: {error}")
+            file.ends(Outcome.BROKEN, f"it cannot be prepared: {type(error).__name__}: {error}")
         return file
 
     def _open(self, file: _File) -> Media:
@@ -749,13 +737,13 @@ class _Run:
         """
         medium: Media | None = None
         if file.source.text is not None:
-            medium = text.read(file.source.text.encode(), limits=Limits())
+            medium = read_text(file.source.text.encode(), limits=Limits())
         else:
-            assert file.source.path is not None
+            assert file.path is not None
             if file.modality not in self.encoders:
-                file.modality = media.sniff(file.source.path)  # decode nothing in vain
+                file.modality = media.sniff(file.path)  # decode nothing in vain
             if file.modality in self.encoders:
-                medium = self.load(file.source.path)
+                medium = self.load(file.path)
                 file.modality = medium.modality
         if medium is None or file.modality not in self.encoders:
             file.encoder = ""
@@ -769,16 +757,22 @@ class _Run:
 
     def _receive(self, file: _File) -> None:
         """Send an opened file on its way, in the order of the manifests."""
-        if file.digest:
-            owner = self.owners.setdefault(file.digest, file.key)
-            if owner != file.key and file.source.path is not None and file.outcome is Outcome.OK:
+        if file.hash:
+            owner = self.owners.setdefault(file.hash, file.key)
+            if owner != file.key and file.path is not None and file.outcome is Outcome.OK:
                 file.outcome = Outcome.DUPLICATE
                 file.reason = f"same content as {owner[0]} ({owner[1]}); the embedding is shared"
-            if file.digest in self.known or self.claimed.setdefault(file.digest, file) is not file:
+            if file.hash in self.known:
                 file.prepared = None
                 self.shared.append(file)
+                if self._is_due(len(self.shared)):
+                    self._share()
                 return
-        if file.outcome not in _EMBEDDED:
+            if self.claimed.setdefault(file.hash, file) is not file:
+                file.prepared = None
+                self.twins.append(file)
+                return
+        if file.outcome not in _USABLE:
             self._finish(file)
             return
         batch = self.batches.setdefault(file.modality, [])
@@ -792,65 +786,63 @@ class _Run:
         for file, result in zip(batch, results, strict=True):
             file.prepared = None
             if isinstance(result, MediaError):
-                file.fail(result.outcome, result.reason)
+                file.ends(result.outcome, result.reason)
             else:
-                self.vectors.setdefault(self.fingerprints[modality], []).append(_Embedded(file, *result))
+                file.vector, file.words = result
                 self.encoded += 1
             self._finish(file)
 
-    def _share(self) -> list[_File]:
-        """Give files whose content is embedded its vector. Gives back those whose vector was removed meanwhile."""
-        self._commit()
+    def _share(self) -> None:
+        """Give files the stored vector of their content, or what went wrong with it."""
         shared, self.shared = self.shared, []
-        again = []
-        for part in _chunks(shared, COMMIT_ROWS):
-            stored = self._stored({file.digest for file in part})
+        for part in _chunks(shared, _LISTED):
+            stored = self._stored({file.hash for file in part})
             for file in part:
-                original = self.claimed.get(file.digest)
-                if file.digest in stored:
-                    file.encoder, file.modality, vector, words = stored[file.digest]
-                    self.vectors.setdefault(file.encoder, []).append(_Embedded(file, vector, words))
-                elif original is not None and original.outcome not in _EMBEDDED:
-                    file.fail(original.outcome, original.reason)
+                original = self.claimed.get(file.hash)
+                if file.hash in stored:
+                    file.encoder, file.modality, file.vector, file.words = stored[file.hash]
+                    self._finish(file)
+                elif original is not None and original.outcome not in _USABLE:
                     file.encoder, file.modality = original.encoder, original.modality
+                    file.ends(original.outcome, original.reason)
+                    self._finish(file)
                 else:
                     for by_hash in (self.known, self.claimed, self.owners):
-                        by_hash.pop(file.digest, None)
-                    again.append(file)
-                    continue
-                self._finish(file)
-        return again
+                        by_hash.pop(file.hash, None)
+                    self.again.append(file)
 
     def _stored(self, digests: set[str]) -> dict[str, tuple[str, Modality, Float[np.ndarray, " dim"], str | None]]:
         """Fingerprint, modality, vector and words of contents."""
-        found = {}
         wanted: dict[str, list[str]] = {}
         for digest in sorted(digests):
-            original = self.claimed.get(digest)
-            fingerprint = self.known.get(digest) or (original.encoder if original is not None else None)
+            fingerprint = self.known.get(digest) or self.claimed[digest].encoder
             if fingerprint:
                 wanted.setdefault(fingerprint, []).append(digest)
+        found = {}
         for fingerprint, part in wanted.items():
             table = self.collection._table(f"embeddings-{fingerprint}")
             if table is not None:
-                rows = table.to_table(
-                    columns=["hash", "modality", "text", "vector"], filter=f"hash IN ({_listed(part)})"
-                ).combine_chunks()
-                matrix = _matrix(rows["vector"].combine_chunks())
-                columns = (rows[name].to_pylist() for name in ("hash", "modality", "text"))
-                for digest, modality, words, vector in zip(*columns, matrix, strict=True):
+                columns = ["hash", "modality", "text"]
+                rows = table.to_table(columns=[*columns, "vector"], filter=f"hash IN ({_listed(part)})")
+                vectors = _matrix(rows["vector"].combine_chunks())
+                for digest, modality, words, vector in zip(
+                    *(rows[name].to_pylist() for name in columns), vectors, strict=True
+                ):
                     found[digest] = (fingerprint, modality, vector, words)
         return found
 
     def _finish(self, file: _File) -> None:
         self.finished.append(file)
-        self.tally([_outcome(file.source, file.key, file.outcome, file.reason)])
+        self.tally([file.result])
         self.done += 1
-        self.failed += file.outcome not in _EMBEDDED
+        self.failed += file.outcome not in _USABLE
         if self.on_progress is not None:
             self.on_progress(Progress(self.done, self.total, self.failed))
-        if len(self.finished) >= self.commit_rows or time.monotonic() - self.committed > COMMIT_SECONDS:
+        if self._is_due(len(self.finished)):
             self._commit()
+
+    def _is_due(self, files: int) -> bool:
+        return files >= self.commit_rows or time.monotonic() - self.committed > COMMIT_SECONDS
 
     def _commit(self) -> None:
         """Vectors first, then the rows that say they are there."""
@@ -860,14 +852,19 @@ class _Run:
                 ids = self.collection._rows("items", ["id"])["id"]
                 mine = pa.array([file.item for file in self.finished], pa.string())
                 there = set(ids.filter(pc.is_in(ids, value_set=mine)).to_pylist())
-                for fingerprint, embedded in self.vectors.items():
-                    rows = [row for row in embedded if row.file.item in there]
-                    if rows:
-                        self.collection._append(f"embeddings-{fingerprint}", _vectors_of(rows))
-                finished = [file.row() for file in self.finished if file.item in there]
-                if finished:
-                    self.collection._merge("files", _KEY[:2], pa.Table.from_pylist(finished, schema=_FILES))
-        self.vectors, self.finished, self.committed = {}, [], time.monotonic()
+                files = [file for file in self.finished if file.item in there]
+                embedded: dict[str | None, list[_File]] = {}
+                for file in files:
+                    if file.vector is not None:
+                        embedded.setdefault(file.encoder, []).append(file)
+                for fingerprint, part in embedded.items():
+                    self.collection._append(f"embeddings-{fingerprint}", _vectors_of(part))
+                if files:
+                    rows = pa.Table.from_pylist([file.row() for file in files], schema=_FILES)
+                    self.collection._merge("files", _KEY[:2], rows)
+        for file in self.finished:
+            file.vector = None
+        self.finished, self.committed = [], time.monotonic()
 
 
 def _opener(encoders: Mapping[Modality, Encoder]) -> Callable[[str], Media]:
@@ -962,10 +959,6 @@ def _digest_file(path: str) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _outcome(source: Source, key: tuple[str, str], outcome: Outcome, reason: str) -> FileOutcome:
-    return FileOutcome(source.path if source.path is not None else f"{key[0]} ({key[1]})", outcome, reason)
-
-
 # ------------------------------------------------------------------------------------------------- rows of tables
 
 _SEPARATOR = "\0"
@@ -989,28 +982,26 @@ def _item_row(name: str, item: Item, source: str, schema: pa.Schema) -> dict[str
     return row
 
 
-def _vectors_of(rows: Sequence[_Embedded]) -> Vectors:
+def _vectors_of(files: Sequence[_File]) -> Vectors:
     return Vectors(
-        tuple(row.file.item for row in rows),
-        tuple(row.file.slot for row in rows),
-        tuple(row.file.modality for row in rows),
-        tuple(row.file.digest for row in rows),
-        tuple(row.text for row in rows),
-        np.stack([row.vector for row in rows]),
+        tuple(file.item for file in files),
+        tuple(file.slot for file in files),
+        tuple(file.modality for file in files),
+        tuple(file.hash for file in files),
+        tuple(file.words for file in files),
+        np.array([file.vector for file in files], np.float32),
     )
 
 
 def _vector_table(rows: Vectors) -> pa.Table:
+    columns = (rows.items, rows.slots, rows.modalities, rows.hashes, rows.texts)
     flat = pa.array(np.ascontiguousarray(rows.vectors, dtype=np.float32).ravel())
     return pa.table(
-        {
-            "item": pa.array(rows.items, pa.string()),
-            "slot": pa.array(rows.slots, pa.string()),
-            "modality": pa.array(rows.modalities, pa.string()),
-            "hash": pa.array(rows.hashes, pa.string()),
-            "text": pa.array(rows.texts, pa.string()),
-            "vector": pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1]),
-        }
+        [
+            *(pa.array(column, pa.string()) for column in columns),
+            pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1]),
+        ],
+        names=[*_VECTORS.names, "vector"],
     )
 
 

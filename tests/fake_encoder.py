@@ -151,7 +151,7 @@ def check(collection: Collection, encoder: FakeEncoder | None = None) -> None:
         (name, f"{kind}/{number}")
         for name, row in items.items()
         for kind in ("image", "text", "audio", "video")
-        for number in range(len(row[kind] or ()))  # type: ignore[arg-type]
+        for number in range(len(row[kind] or ()))
     }
     stored = {key: row for key, row in files.items() if row["outcome"] in {"ok", "duplicate"}}
     vectors = by_key(collection.vectors(encoder.fingerprint))

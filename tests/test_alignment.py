@@ -324,6 +324,13 @@ def test_left_out_predictions_of_some_pairs_are_the_same(features: int) -> None:
     np.testing.assert_allclose(left_out(target, source, 0.5, 1.0, some), whole[some], atol=1e-6)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+def test_left_out_predictions_are_exact_where_the_penalty_is_tiny(alpha: float) -> None:
+    target, source = domain(21, 40, noise=0.3, seed=1), domain(30, 40, noise=0.3, seed=2, map_seed=9)
+    found = left_out(target, source, alpha, 1e-5, np.arange(21))
+    np.testing.assert_allclose(found, slow_left_out(target, source, alpha, 1e-5), atol=3e-6)
+
+
 def test_a_group_of_all_pairs_but_one_can_be_left_out() -> None:
     target = domain(12, 4, noise=0.3)
     target.groups[:] = 0

@@ -26,7 +26,7 @@ from chiasm.collection import AddReport, Collection, Progress, Vectors, write_wh
 from chiasm.encoders.base import Encoder
 from chiasm.errors import CollectionError, EncoderError
 from chiasm.manifest import Manifest, read_manifest
-from chiasm.types import Item, Media, Outcome, Source, Text
+from chiasm.types import Item, Media, Source, Text
 
 PNG = image_bytes(gradient(12, 10), "PNG")
 RED = image_bytes(np.full((9, 9, 3), (200, 10, 10), np.uint8), "PNG")
@@ -791,6 +791,30 @@ def test_a_duplicate_whose_original_is_removed_during_the_run(made: Collection, 
     check(made)
 
 
+def test_vectors_of_a_commit_that_was_cut_off_are_kept_for_their_files(made: Collection, tmp_path: Path) -> None:
+    write(tmp_path / "one/a.txt", "first")
+    write(tmp_path / "two/b.txt", "second")
+    add(made, tmp_path / "one")
+    made._delete("files", ["item"], ["a"])  # as if killed between the vectors and the files
+    assert len(made.vectors(FakeEncoder().fingerprint)) == 0
+    add(made, tmp_path / "two")
+    assert by_key(made.vectors(FakeEncoder().fingerprint)).keys() == {("b", "text/0")}
+    assert add(made, tmp_path / "one").encoded == 0
+    check(made)
+
+
+def test_what_is_mapped_while_its_item_is_removed(made: Collection, folder: Path, tmp_path: Path) -> None:
+    def transform(found: Vectors) -> Any:
+        made.remove(["hoot"])
+        return found.vectors
+
+    add(made, folder)
+    assert "hoot" not in made.mapped("m", [FakeEncoder().fingerprint], transform).items
+    write(tmp_path / "two/b.txt", "second")
+    add(made, tmp_path / "two")
+    assert "hoot" not in lance.dataset(str(made.path / "mapped-m.lance")).to_table()["item"].to_pylist()
+
+
 def doubled(calls: list[int]) -> Callable[[Vectors], Any]:
     def transform(found: Vectors) -> Any:
         calls.append(len(found))
@@ -893,6 +917,24 @@ def test_interrupted_runs_keep_what_is_embedded(made: Collection, tmp_path: Path
     report = add(made, tmp_path / "media", encoder=encoder)
     assert report.counts == {"ok": 40, "duplicate": 1}
     assert (report.unchanged, encoder.embedded["text"]) == (17, kept + 23)
+    check(made)
+
+
+def test_interrupted_runs_keep_what_is_shared(made: Collection, tmp_path: Path) -> None:
+    for number in range(20):
+        write(tmp_path / f"media/{number:02}.txt", f"text {number}")
+    add(made, tmp_path / "media")
+    for number in range(20):
+        touch(tmp_path / f"media/{number:02}.txt")
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add(made, tmp_path / "media", commit_rows=4, on_progress=interrupt)
+    report = add(made, tmp_path / "media")
+    assert (report.encoded, report.unchanged) == (0, 11)
     check(made)
 
 
@@ -1032,7 +1074,3 @@ def test_write_whole_leaves_the_old_or_the_new(tmp_path: Path, monkeypatch: pyte
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_outcomes_are_those_of_the_vocabulary() -> None:
-    assert set(module._EMBEDDED) == {Outcome.OK, Outcome.DUPLICATE}

@@ -31,7 +31,7 @@ from chiasm.manifest import read_manifest
 from chiasm.types import Text
 
 FINGERPRINT = FakeEncoder().fingerprint
-KILLS = 24
+KILLS = 20
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["chiasm.collection", "chiasm.manifest", "pytest"])
 
@@ -128,9 +128,9 @@ def end(process: ForkServerProcess) -> int | None:
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 texts: some twice, some that cannot be embedded, some with nothing in them."""
+    """120 texts: some twice, some that cannot be embedded, some with nothing in them."""
     folder = tmp_path_factory.mktemp("media")
-    for number in range(200):
+    for number in range(120):
         text = f"text {number}"
         if number % 10 == 5:
             text = f"text {number // 2}"
@@ -190,10 +190,11 @@ def embedded(log: Path) -> list[str]:
     return [line for line in log.read_text().splitlines() if line != "bad"] if log.exists() else []
 
 
-def test_kill_at_random_points(job: Job, whole: Collection, tmp_path: Path) -> None:
+def test_kill_at_random_points(job: Job, whole: Collection) -> None:
     generator = np.random.default_rng(0)
+    process = start(job)
     begin = time.monotonic()
-    assert end(start(job)) == 0
+    assert end(process) == 0
     duration = time.monotonic() - begin
     check_equal(Collection.open(job.collection), whole)
 
@@ -201,13 +202,11 @@ def test_kill_at_random_points(job: Job, whole: Collection, tmp_path: Path) -> N
     while kills < KILLS:
         shutil.rmtree(job.collection)
         code: int | None = None
-        while code != 0:
+        while code != 0 and kills < KILLS:
             known = texts_of(job, stored(job.collection))
             job.log.unlink(missing_ok=True)
             process = start(job)
-            # Shares of what is left: the first kills come early, the later ones find most of it done.
-            left = duration * (1 - len(known) / len(stored(whole.path)))
-            time.sleep(generator.uniform(0, max(0.3 * left, 0.05)))
+            time.sleep(generator.uniform(0, 0.6 * duration))
             process.kill()
             code = end(process)
             again = known & set(embedded(job.log))
@@ -286,7 +285,7 @@ def test_two_processes_add_at_once(job: Job, media: Path, whole: Collection, tmp
     other = media if same else tmp_path / "other"
     if not same:
         other.mkdir()
-        for number in range(200):
+        for number in range(120):
             (other / f"other {number}.txt").write_text(f"text {number} of the other folder")
     go = tmp_path / "go"
     processes = [
@@ -312,9 +311,9 @@ def test_two_processes_add_at_once(job: Job, media: Path, whole: Collection, tmp
     else:
         collection = Collection.open(job.collection)
         check(collection)
-        assert collection.count() == 400
-        assert collection.outcomes()["ok"] == whole.outcomes()["ok"] + 200
-        assert len(stored(job.collection)) == len(stored(whole.path)) + 200
+        assert collection.count() == 240
+        assert collection.outcomes()["ok"] == whole.outcomes()["ok"] + 120
+        assert len(stored(job.collection)) == len(stored(whole.path)) + 120
     report = Collection.open(job.collection).add([read_manifest(media), read_manifest(other)], [FakeEncoder()])
     assert report.encoded == 0
 
@@ -323,11 +322,11 @@ def test_a_full_disk(job: Job, whole: Collection) -> None:
     full = Job(**{**vars(job), "full_after": 50})
     assert end(start(full)) == 1
     message = os.readlink(job.begun.with_suffix(".error"))  # noqa: PTH115
-    assert message == (
-        f"{job.collection} cannot be written: {message.split(': ')[1]}. What was committed is safe: free space or fix "
-        "the permissions, and run the same command again"
+    assert message.startswith(f"{job.collection} cannot be written: ")
+    assert message.endswith(
+        "File too large (os error 27). What was committed is safe: free space or fix the permissions, and run the same "
+        "command again"
     )
-    assert "File too large (os error 27)" in message
     kept = stored(job.collection)
     assert len(kept) >= 40
     collection = finish(job)

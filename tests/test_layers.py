@@ -23,6 +23,7 @@ LAYERS = (
     {"recognition"},
     {"retrieval"},
     {"evaluation"},
+    {"arrays"},
     {"report"},
     {"api"},
     {"demo"},

@@ -8,7 +8,7 @@ from chiasm.encoders.runtime import Device
 __all__ = ["ClassHead", "Embeddings", "Encoder", "View", "resolve"]
 
 
-def resolve(name: str, *, device: str = "auto") -> tuple[Encoder, ...]:
+def resolve(name: str, *, device: Device = "auto") -> tuple[Encoder, ...]:
     """The encoders that a name stands for; at most one a modality is meant to be used, the first.
 
     Args:
@@ -19,11 +19,10 @@ def resolve(name: str, *, device: str = "auto") -> tuple[Encoder, ...]:
         EncoderError: there is no such encoder.
         MissingExtraError: the packages it needs are not installed.
     """
-    chosen: Device = device  # type: ignore[assignment]  # checked by the encoders, which say what there is
     if name == "offline":
         from chiasm.encoders.offline import offline_encoders
 
-        return offline_encoders(device=chosen)
+        return offline_encoders(device=device)
     from chiasm.encoders.huggingface import HuggingFaceEncoder
 
-    return (HuggingFaceEncoder(name, device=chosen),)
+    return (HuggingFaceEncoder(name, device=device),)

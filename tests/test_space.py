@@ -1,0 +1,534 @@
+"""Spaces made of fake encoders whose vectors are known, learned in, saved, and read again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxtyping import Float
+from safetensors.numpy import load_file, save_file
+
+from chiasm import space as module
+from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
+from chiasm.errors import SpaceError
+from chiasm.space import NAME_TEMPLATES, LearnedMap, Space, start_space
+from chiasm.transfer.alignment import RidgeAlignment, normalise
+from chiasm.transfer.bridge import conse
+from chiasm.types import Audio, Image, Media, Modality, Text
+
+Matrix = Float[np.ndarray, "rows columns"]
+CLASSES = ("cat", "dog", "red car", "tree", "bus")
+
+
+class Fake(Encoder):
+    """An embedding is a fixed random vector of the medium's content; nothing but zeros for silence and for ""."""
+
+    def __init__(
+        self,
+        name: str,
+        modalities: Sequence[Modality],
+        *,
+        dim: int = 6,
+        vector_space: str = "",
+        head: ClassHead | None = None,
+        version: str = "1",
+    ) -> None:
+        self.name = name
+        self.modalities = frozenset(modalities)
+        self.dim = dim
+        self.view = View()
+        self.batch_size = 4
+        self.head = head
+        self.version = version
+        self.shared = vector_space
+        self.calls = 0
+        self.encoded: list[str] = []
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.name}-{self.version}"
+
+    @property
+    def vector_space(self) -> str:
+        return self.shared or self.fingerprint
+
+    def prepare(self, media: Media) -> Prepared:
+        self._require(media.modality)
+        if isinstance(media, Text):
+            return media.text
+        if isinstance(media, Audio):
+            return "" if not media.waveform.any() else f"sound {media.waveform.sum()}"
+        assert isinstance(media, Image)
+        return f"picture {media.pixels.sum()}"
+
+    def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
+        self._require(modality)
+        self.calls += 1
+        self.encoded += batch
+        vectors = np.zeros((len(batch), self.dim), np.float32)
+        for row, content in enumerate(batch):
+            if content:
+                seed = [*self.vector_space.encode(), *str(content).encode()]
+                vectors[row] = np.random.default_rng(seed).standard_normal(self.dim)
+        return Embeddings(vectors, (None,) * len(batch))
+
+    def class_head(self) -> ClassHead | None:
+        return self.head
+
+
+def head(dim: int = 8, seed: int = 0) -> ClassHead:
+    rng = np.random.default_rng(seed)
+    weight, bias = rng.standard_normal((dim, len(CLASSES))), rng.standard_normal(len(CLASSES))
+    return ClassHead(weight.astype(np.float32), bias.astype(np.float32), CLASSES)
+
+
+def text_encoder(**changes: Any) -> Fake:
+    return Fake("words", ["text"], **changes)
+
+
+def image_encoder(**changes: Any) -> Fake:
+    return Fake("pictures", ["image", "video"], **{"dim": 8, "head": head(), **changes})
+
+
+def speech_encoder(**changes: Any) -> Fake:
+    return Fake("speech", ["audio"], **{"vector_space": "words-1", **changes})
+
+
+def picture(value: int) -> Image:
+    return Image(np.full((2, 2, 3), value, np.uint8))
+
+
+def sound(value: float) -> Audio:
+    return Audio(np.full(8, value, np.float32), 16_000)
+
+
+def vectors(rows: int, dim: int = 8, *, seed: int = 0) -> Matrix:
+    return np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+
+
+@pytest.fixture
+def encoders() -> list[Encoder]:
+    """As in the offline space: pictures with class names, words, and speech that is embedded as words."""
+    return [image_encoder(), text_encoder(), speech_encoder()]
+
+
+@pytest.fixture
+def start(encoders: list[Encoder]) -> Space:
+    return start_space(encoders)
+
+
+@pytest.fixture
+def learned(start: Space) -> Space:
+    rng = np.random.default_rng(5)
+    weight, bias = rng.standard_normal((14, 6)).astype(np.float32), rng.standard_normal(6).astype(np.float32)
+    maps: dict[Modality, LearnedMap] = {"image": LearnedMap(weight, bias, 0.7)}
+    return start.learned("aligned", maps, learned_from=["b", "a"], about={"pairs": 2})
+
+
+# --------------------------------------------------------------------------------------------------------------- start
+
+
+def test_a_joint_encoder_needs_nothing() -> None:
+    joint = Fake("joint", ["image", "text"])
+    space = start_space([joint])
+    assert space.starts == {"image": "identity", "text": "identity"}
+    assert space.fingerprints == {"image": "joint-1", "text": "joint-1"}
+    assert space.dim == 6
+    assert space.tensors == {}
+    raw = vectors(4, 6)
+    np.testing.assert_allclose(space.place("image", raw), raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_array_equal(space.features("text", raw, space.start("text", raw)), normalise(raw))
+    assert joint.calls == 0
+
+
+def test_one_encoder_is_a_space_of_its_own() -> None:
+    space = start_space([image_encoder(head=None)], name="pictures only")
+    assert space.modalities == ("image", "video")
+    assert space.dim == 8
+    assert space.name == "pictures only"
+
+
+def test_text_and_speech_of_one_vector_space_need_no_class_names() -> None:
+    space = start_space([text_encoder(), speech_encoder()])
+    assert space.starts == {"text": "identity", "audio": "identity"}
+    assert space.fingerprints == {"text": "words-1", "audio": "speech-1"}
+
+
+def test_images_come_in_through_the_names_of_their_classes(start: Space) -> None:
+    assert start.starts == {"image": "classes", "video": "classes", "text": "words", "audio": "words"}
+    assert start.fingerprints == {
+        "image": "pictures-1",
+        "video": "pictures-1",
+        "text": "words-1",
+        "audio": "speech-1",
+    }
+    assert start.dim == 6
+    words = text_encoder()
+    embedded = []
+    for name in CLASSES:
+        phrases = [words.encode([Text(template.format(name))]).vectors[0] for template in NAME_TEMPLATES]
+        total = np.sum([phrase / np.linalg.norm(phrase) for phrase in phrases], axis=0)
+        embedded.append(total / np.linalg.norm(total))
+    centre = np.mean(embedded, axis=0)
+    names = normalise((np.array(embedded) - centre).astype(np.float32))
+    np.testing.assert_allclose(start.tensors["centre"], centre, atol=1e-6)
+
+    raw = vectors(5)
+    expected = conse(raw, weight=head().weight, bias=head().bias, names=names)
+    np.testing.assert_allclose(start.place("image", raw), expected, atol=1e-5)
+    np.testing.assert_allclose(start.place("video", raw), expected, atol=1e-5)
+    raw = vectors(5, 6)
+    expected = normalise(raw) - centre
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(start.place("text", raw), expected, atol=1e-5)
+    np.testing.assert_allclose(start.place("audio", raw), expected, atol=1e-5)
+
+
+def test_an_image_of_a_sure_class_is_where_the_text_of_its_name_is() -> None:
+    sure = ClassHead(100 * np.eye(5, 8, dtype=np.float32).T, np.zeros(5, np.float32), CLASSES)
+    space = start_space([image_encoder(head=sure), text_encoder(dim=64)])
+    images = space.place("image", np.eye(5, 8, dtype=np.float32))
+    words = space.embed([Text(f"a photo of a {name}") for name in CLASSES], [text_encoder(dim=64)])
+    np.testing.assert_array_equal(np.argmax(words @ images.T, axis=1), np.arange(5))
+
+
+def test_names_are_embedded_once_for_pictures_and_videos() -> None:
+    words = text_encoder()
+    start_space([image_encoder(), words])
+    assert len(words.encoded) == len(CLASSES) * len(NAME_TEMPLATES)
+
+
+def test_what_a_map_reads_does_not_depend_on_other_rows(start: Space) -> None:
+    raw = vectors(5)
+    features = start.features("image", raw, start.start("image", raw))
+    np.testing.assert_allclose(features, np.hstack([normalise(raw), 0.5 * start.start("image", raw)]), atol=1e-6)
+    np.testing.assert_allclose(
+        features[2:3], start.features("image", raw[2:3], start.start("image", raw[2:3])), atol=1e-6
+    )
+    texts = vectors(5, 6)
+    np.testing.assert_array_equal(start.features("text", texts, start.start("text", texts)), start.start("text", texts))
+
+
+def test_of_several_encoders_the_first_has_a_modality() -> None:
+    space = start_space(
+        [Fake("first", ["text"], vector_space="s"), Fake("second", ["text", "image"], vector_space="s")]
+    )
+    assert space.fingerprints == {"text": "first-1", "image": "second-1"}
+
+
+def test_encoders_without_a_way_to_each_other() -> None:
+    with pytest.raises(
+        SpaceError, match=r"can be bridged only through text, and none of them takes text: pictures, noise"
+    ):
+        start_space([image_encoder(), Fake("noise", ["audio"])])
+    with pytest.raises(SpaceError, match="pictures shares no space with words and has no class names to bridge by"):
+        start_space([image_encoder(head=None), text_encoder()])
+    with pytest.raises(
+        SpaceError, match="only one encoder can be bridged to words by its class names; got pictures and noise"
+    ):
+        start_space([image_encoder(), text_encoder(), Fake("noise", ["audio"])])
+    with pytest.raises(SpaceError, match="a space needs at least one encoder; got none"):
+        start_space([])
+
+
+# ------------------------------------------------------------------------------------------------------------- learned
+
+
+def test_a_learned_map_is_blended_with_the_start(start: Space, learned: Space) -> None:
+    raw = vectors(5)
+    begin = start.place("image", raw)
+    part = learned.maps["image"]
+    mixed = 0.3 * begin + 0.7 * (start.features("image", raw, begin) @ part.weight + part.bias)
+    np.testing.assert_allclose(
+        learned.place("image", raw), mixed / np.linalg.norm(mixed, axis=1, keepdims=True), atol=1e-5
+    )
+    np.testing.assert_array_equal(learned.place("video", raw), start.place("video", raw))
+    np.testing.assert_array_equal(learned.place("text", raw[:, :6]), start.place("text", raw[:, :6]))
+    assert (learned.name, learned.learned_from, learned.about) == ("aligned", ("b", "a"), {"pairs": 2})
+    assert learned.created > start.created
+    assert start.maps == {}
+    assert start.name == "start"
+
+
+def test_a_space_places_as_the_alignment_that_it_was_learned_by(start: Space) -> None:
+    raw, anchors = vectors(40), start.place("text", vectors(40, 6, seed=1))
+    begin = start.start("image", raw)
+    features = start.features("image", raw, begin)
+    fitted = RidgeAlignment(blends=[0.7]).fit(features, anchors, start=begin)
+    maps: dict[Modality, LearnedMap] = {"image": LearnedMap(fitted.weight_, fitted.bias_, fitted.choice_.blend)}
+    space = start.learned("aligned", maps, learned_from=[], about={})
+    np.testing.assert_array_equal(space.place("image", raw), fitted.transform(features, begin))
+
+
+def test_a_map_without_a_share_leaves_the_start(start: Space, learned: Space) -> None:
+    none: dict[Modality, LearnedMap] = {"image": replace(learned.maps["image"], blend=0.0)}
+    for space in (start, learned):
+        same = space.learned("other", none, learned_from=[], about={})
+        assert same.digest == start.digest
+        np.testing.assert_array_equal(same.place("image", vectors(3)), start.place("image", vectors(3)))
+
+
+def test_a_second_map_joins_the_first(learned: Space) -> None:
+    text: dict[Modality, LearnedMap] = {"text": LearnedMap(np.eye(6, dtype=np.float32), np.ones(6, np.float32), 0.5)}
+    both = learned.learned("both", text, learned_from=[], about={})
+    assert set(both.maps) == {"image", "text"}
+    np.testing.assert_array_equal(both.place("image", vectors(3)), learned.place("image", vectors(3)))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../a", "/a", "a/"])
+def test_a_name_is_that_of_a_folder(start: Space, name: str) -> None:
+    with pytest.raises(SpaceError, match=f"{name!r} cannot name a space: it is the name of its folder, too"):
+        start.learned(name, {}, learned_from=[], about={})
+
+
+def test_nothing_has_no_place(start: Space, learned: Space) -> None:
+    for space in (start, learned):
+        widths: dict[Modality, int] = {"image": 8, "text": 6, "audio": 6}
+        for modality, dim in widths.items():
+            raw = vectors(3, dim)
+            alone = space.place(modality, raw)
+            raw[1] = 0
+            placed = space.place(modality, raw)
+            assert not placed[1].any()
+            np.testing.assert_allclose(placed[[0, 2]], alone[[0, 2]], atol=1e-6)
+            np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, rtol=1e-5)
+            assert space.place(modality, raw[:0]).shape == (0, 6)
+
+
+# --------------------------------------------------------------------------------------------------------------- embed
+
+
+def test_media_are_embedded_in_order_and_by_modality_at_once(learned: Space, encoders: list[Encoder]) -> None:
+    media: list[Media] = [Text("a cat"), picture(3), sound(0.5), Text("a dog"), picture(4)]
+    for encoder in encoders:
+        assert isinstance(encoder, Fake)
+        encoder.calls = 0
+    found = learned.embed(media, encoders)
+    assert [encoder.calls for encoder in encoders if isinstance(encoder, Fake)] == [1, 1, 1]
+    for row, medium in enumerate(media):
+        encoder = next(one for one in encoders if medium.modality in one.modalities)
+        expected = learned.place(medium.modality, encoder.encode([medium]).vectors)[0]
+        np.testing.assert_allclose(found[row], expected, atol=1e-6)
+    assert learned.embed([], encoders).shape == (0, 6)
+
+
+def test_a_sound_without_words_is_no_query(start: Space, encoders: list[Encoder]) -> None:
+    with pytest.raises(
+        SpaceError, match=r"speech found nothing in the audio that it can embed \(no words were recognised\)"
+    ):
+        start.embed([sound(0.5), sound(0)], encoders)
+    with pytest.raises(SpaceError, match=r"words found nothing in the text that it can embed$"):
+        start.embed([Text("")], encoders)
+
+
+def test_a_modality_that_the_space_lacks(encoders: list[Encoder]) -> None:
+    space = start_space(encoders[:2])
+    message = (
+        r"the space 'start' has image, video, text, not audio. To search with speech: pip install 'chiasm\[speech\]', "
+        r"give it a Whisper model \(see docs/encoders.md\), and run chiasm add again"
+    )
+    for ask in (
+        lambda: space.embed([sound(0.5)], encoders),
+        lambda: space.place("audio", vectors(1, 6)),
+        lambda: space.start("audio", vectors(1, 6)),
+        lambda: space.encoder("audio", encoders),
+    ):
+        with pytest.raises(SpaceError, match=message):
+            ask()
+    with pytest.raises(
+        SpaceError,
+        match=r"has text, not image. docs/encoders.md names encoders that take image: add the files to a new collection",
+    ):
+        start_space([text_encoder()]).embed([picture(1)], encoders)
+
+
+def test_an_encoder_that_is_not_here(start: Space, encoders: list[Encoder]) -> None:
+    with pytest.raises(
+        SpaceError, match=r"knows audio, but its encoder is not installed here. Run: pip install 'chiasm\[sp"
+    ):
+        start.embed([sound(0.5)], encoders[:2])
+    with pytest.raises(SpaceError, match=r"knows text, but its encoder is not installed here$"):
+        start.embed([Text("a cat")], encoders[:1])
+
+
+def test_another_version_of_an_encoder(start: Space, encoders: list[Encoder]) -> None:
+    message = r"was made with another version of the text encoder \(words-1, now words-2\). Run chiasm add again"
+    with pytest.raises(SpaceError, match=message):
+        start.embed([Text("a cat")], [encoders[0], text_encoder(version="2")])
+    assert start.encoder("text", encoders) is encoders[1]
+
+
+# -------------------------------------------------------------------------------------------------------------- digest
+
+
+def test_the_digest_changes_with_what_places_vectors(
+    start: Space, learned: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved(name: str) -> Space:
+        tensor = learned.tensors[name].copy()
+        tensor.flat[0] = np.nextafter(tensor.flat[0], np.float32(9))
+        return replace(learned, tensors={**learned.tensors, name: tensor})
+
+    def mapped(**changes: Any) -> Space:
+        return replace(learned, maps={"image": replace(learned.maps["image"], **changes)})
+
+    part = learned.maps["image"]
+    others = [
+        start,
+        *(moved(name) for name in ("centre", "names", "head.weight", "head.bias")),
+        mapped(blend=0.71),
+        mapped(weight=part.weight + np.float32(1e-6)),
+        mapped(bias=part.bias + np.float32(1e-6)),
+        replace(learned, maps={"video": part}),
+        replace(learned, fingerprints={**learned.fingerprints, "text": "words-2"}),
+        replace(learned, starts={**learned.starts, "text": "identity"}),
+        replace(learned, tensors={**learned.tensors, "names": learned.tensors["names"].reshape(6, 5)}),
+    ]
+    digests = [space.digest for space in [learned, *others]]
+    assert len(set(digests)) == len(digests)
+    for constant in ("START_SHARE", "TOP", "TEMPERATURE"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, constant, 7)
+            assert replace(learned).digest not in digests
+
+
+def test_the_digest_does_not_change_with_anything_else(learned: Space, encoders: list[Encoder]) -> None:
+    same = [
+        replace(learned, name="other", created="1999", learned_from=(), about={"x": 1}),
+        replace(learned, fingerprints=dict(reversed(list(learned.fingerprints.items())))),
+        replace(learned, tensors=dict(reversed(list(learned.tensors.items())))),
+        replace(learned, tensors={name: np.asfortranarray(tensor) for name, tensor in learned.tensors.items()}),
+    ]
+    assert {space.digest for space in same} == {learned.digest}
+    assert start_space(encoders).digest == start_space(encoders, name="again").digest
+
+
+# ------------------------------------------------------------------------------------------------------------ save, load
+
+
+@pytest.mark.parametrize("kind", ["joint", "start", "learned"])
+def test_a_saved_space_comes_back_exactly(tmp_path: Path, start: Space, learned: Space, kind: str) -> None:
+    space = {"joint": start_space([Fake("joint", ["image", "text"], dim=8)]), "start": start, "learned": learned}[kind]
+    space.save(tmp_path / "spaces" / "one")
+    again = Space.load(tmp_path / "spaces" / "one")
+    for name in ("name", "dim", "fingerprints", "starts", "learned_from", "created", "about", "digest", "modalities"):
+        assert getattr(again, name) == getattr(space, name), name
+    assert set(again.tensors) == set(space.tensors)
+    for name, tensor in space.tensors.items():
+        np.testing.assert_array_equal(again.tensors[name], tensor)
+    np.testing.assert_array_equal(again.place("image", vectors(9)), space.place("image", vectors(9)))
+
+
+def test_a_saved_space_is_two_files_and_no_more(tmp_path: Path, start: Space, learned: Space) -> None:
+    for space in (start, learned, learned):
+        space.save(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"space.json", f"{space.digest}.safetensors"}
+    assert Space.load(tmp_path).name == "aligned"
+    header = json.loads((tmp_path / "space.json").read_text())
+    assert header["format"] == "chiasm-space"
+    assert header["format_version"] == 1
+    assert header["blends"] == {"image": 0.7}
+
+
+@pytest.mark.parametrize("step", ["save_file", "write_whole"])
+def test_a_crash_while_saving_leaves_the_old_space(
+    tmp_path: Path, start: Space, learned: Space, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    start.save(tmp_path)
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, step, crash)
+        learned.save(tmp_path)
+    assert Space.load(tmp_path).digest == start.digest
+    learned.save(tmp_path)
+    assert Space.load(tmp_path).digest == learned.digest
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_space_that_cannot_be_written_says_so(tmp_path: Path, start: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SpaceError, match=r"the space 'start' cannot be written to .*file"):
+        start.save(tmp_path / "file" / "start")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_whole", full)
+    with pytest.raises(SpaceError, match=r"the space 'start' cannot be written to .*: .*No space left on device"):
+        start.save(tmp_path / "start")
+
+
+def rewritten(**changes: Any) -> Callable[[Path], object]:
+    """Change the header; None takes a field away."""
+
+    def change(folder: Path) -> None:
+        header = {**json.loads((folder / "space.json").read_text()), **changes}
+        (folder / "space.json").write_text(json.dumps({k: v for k, v in header.items() if v is not None}))
+
+    return change
+
+
+def tensor_file(folder: Path) -> Path:
+    (path,) = folder.glob("*.safetensors")
+    return path
+
+
+def one_value_changed(folder: Path) -> None:
+    tensors = load_file(tensor_file(folder))
+    tensors["names"][0, 0] += 1e-3
+    save_file(tensors, tensor_file(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            rewritten(format_version=2),
+            r"is chiasm-space version 2; this chiasm reads chiasm-space version 1. Delete the",
+        ),
+        (rewritten(format="chiasm-model"), "is chiasm-model version 1; this chiasm reads chiasm-space version 1"),
+        (rewritten(format=None), r"cannot be read as a space \(KeyError: 'format'\)"),
+        (rewritten(starts=None), r"cannot be read as a space \(KeyError: 'starts'\)"),
+        (rewritten(blends={"image": 0.7, "text": 0.7}), r"cannot be read as a space \(KeyError: 'map.text.weight'\)"),
+        (rewritten(digest="../other"), r"cannot be read as a space \(FileNotFoundError: .*other.safetensors"),
+        (rewritten(digest=7), r"cannot be read as a space \(TypeError"),
+        (rewritten(blends={"image": 0.8}), "is damaged, or of a chiasm that places vectors otherwise: its digest is"),
+        (rewritten(fingerprints={}), "is damaged, or of a chiasm that places vectors otherwise"),
+        (one_value_changed, "is damaged, or of a chiasm that places vectors otherwise"),
+        (lambda f: (f / "space.json").write_text("{"), r"cannot be read as a space \(JSONDecodeError"),
+        (lambda f: (f / "space.json").write_text("[]"), r"cannot be read as a space \(TypeError"),
+        (lambda f: (f / "space.json").write_bytes(b"\xff"), r"cannot be read as a space \(UnicodeDecodeError"),
+        (lambda f: (f / "space.json").unlink(), r"cannot be read as a space \(FileNotFoundError"),
+        (lambda f: tensor_file(f).unlink(), r"cannot be read as a space \(FileNotFoundError"),
+        (
+            lambda f: tensor_file(f).write_bytes(tensor_file(f).read_bytes()[:-9]),
+            r"cannot be read as a space \(Safetens",
+        ),
+    ],
+)
+def test_a_space_that_cannot_be_loaded_says_why(
+    tmp_path: Path, learned: Space, change: Callable[[Path], object], message: str
+) -> None:
+    learned.save(tmp_path / "aligned")
+    change(tmp_path / "aligned")
+    with pytest.raises(SpaceError, match=message) as caught:
+        Space.load(tmp_path / "aligned")
+    assert str(caught.value).startswith(str(tmp_path / "aligned"))
+    assert "Delete the folder: the start is made anew by itself, anything else by chiasm align" in str(caught.value)
+
+
+def test_a_space_of_other_constants_is_not_used(
+    tmp_path: Path, learned: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned.save(tmp_path)
+    monkeypatch.setattr(module, "START_SHARE", 0.25)
+    with pytest.raises(SpaceError, match="of a chiasm that places vectors otherwise"):
+        Space.load(tmp_path)
