@@ -652,7 +652,7 @@ def _belongs_to(space: Space, moved: Modality, anchor: Modality) -> dict[str, st
         "anchor": anchor,
         "moved_encoder": space.fingerprints[moved],
         "anchor_encoder": space.fingerprints[anchor],
-        "start": space.digest if space.starts[moved] == "classes" else space.starts[moved],
+        "start": space.start_key(moved, anchor),
     }
 
 

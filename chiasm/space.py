@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 
 from chiasm.collection import write_whole
 from chiasm.encoders.base import Encoder
+from chiasm.encoders.cache import fingerprint, made_once
 from chiasm.errors import SpaceError
 from chiasm.transfer.alignment import blend_map, normalise
 from chiasm.transfer.bridge import TEMPERATURE, TOP, conse
@@ -59,6 +60,7 @@ class Space:
         fingerprints: modality -> fingerprint of the encoder whose embeddings it takes.
         starts: modality -> how its embeddings come in before anything is learned.
         tensors: arrays of the starts: `centre` [dim], `names` [classes, dim], `head.weight`, `head.bias`.
+        classes: hex digest over the class names and how they were embedded; empty without them.
         maps: modality -> learned map, where there is one.
         learned_from: ids of the items whose pairs taught the maps.
         created: UTC time in ISO 8601.
@@ -70,6 +72,7 @@ class Space:
     fingerprints: Mapping[Modality, str]
     starts: Mapping[Modality, StartKind]
     tensors: Mapping[str, Float[np.ndarray, "..."]]
+    classes: str = ""
     maps: Mapping[Modality, LearnedMap] = field(default_factory=dict)
     learned_from: tuple[str, ...] = ()
     created: str = ""
@@ -93,6 +96,17 @@ class Space:
         for name, tensor in sorted(self._all_tensors().items()):
             state.update(f"{name} {tensor.dtype} {tensor.shape}".encode() + tensor.tobytes())
         return state.hexdigest()
+
+    def start_key(self, *modalities: Modality) -> str:
+        """Hex digest that is equal where features and starts of these modalities are the same, up to rounding.
+
+        Statistics of pairs may be added up across spaces of one key. The `digest` would be too strict: another machine
+        rounds the embeddings of the class names otherwise, and another modality may have come or gone.
+        """
+        kinds = [
+            f"{modality} {self.starts[self._has(modality)]} {self.fingerprints[modality]}" for modality in modalities
+        ]
+        return fingerprint(self.classes, str([START_SHARE, TOP, TEMPERATURE]), *kinds)
 
     # -------------------------------------------------------------------------------------- vectors into the space
 
@@ -226,6 +240,7 @@ class Space:
             "digest": self.digest,
             "fingerprints": dict(self.fingerprints),
             "starts": dict(self.starts),
+            "classes": self.classes,
             "blends": {modality: part.blend for modality, part in self.maps.items()},
             "learned_from": list(self.learned_from),
             "about": dict(self.about),
@@ -268,6 +283,7 @@ class Space:
                     for modality, blend in header["blends"].items()
                 },
                 tensors=tensors,
+                classes=header["classes"],
                 learned_from=tuple(header["learned_from"]),
                 created=header["created"],
                 about=header["about"],
@@ -322,7 +338,8 @@ def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
     head = classifier.class_head()
     if head is None:
         raise SpaceError(f"{classifier.name} shares no space with {text.name} and has no class names to bridge by")
-    embedded = _embed_names(head.names, text)
+    key = fingerprint(text.fingerprint, *NAME_TEMPLATES, *head.names)
+    embedded = _embed_names(head.names, text, key)
     centre = embedded.mean(axis=0)
     tensors = {
         "head.weight": head.weight,
@@ -333,14 +350,21 @@ def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
     starts: dict[Modality, StartKind] = {
         modality: "classes" if encoder.vector_space in others else "words" for modality, encoder in owner.items()
     }
-    return Space(name, text.dim, fingerprints, starts, tensors, created=_now())
+    return Space(name, text.dim, fingerprints, starts, tensors, key, created=_now())
 
 
-def _embed_names(names: Sequence[str], text: Encoder) -> Float[np.ndarray, "classes dim"]:
-    total = np.zeros((len(names), text.dim), np.float32)
-    for template in NAME_TEMPLATES:
-        total += normalise(text.encode([Text(template.format(name)) for name in names]).vectors)
-    return normalise(total)
+def _embed_names(names: Sequence[str], text: Encoder, key: str) -> Float[np.ndarray, "classes dim"]:
+    """Unit vectors of class names. Thousands of phrases take seconds, so they are embedded once a machine."""
+
+    def embed(folder: Path) -> dict[str, str]:
+        phrases = [Text(template.format(name)) for template in NAME_TEMPLATES for name in names]
+        vectors = normalise(text.encode(phrases).vectors).reshape(len(NAME_TEMPLATES), len(names), -1)
+        save_file({"names": normalise(vectors.sum(axis=0))}, folder / "names.safetensors")
+        return {"text encoder": text.name, "fingerprint": text.fingerprint}
+
+    folder, _ = made_once("names", text.name, key, embed)
+    embedded: Float[np.ndarray, "classes dim"] = load_file(folder / "names.safetensors")["names"]
+    return embedded
 
 
 def _now() -> str:

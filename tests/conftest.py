@@ -6,6 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and dtypes in the signatures of what takes arrays are checked in tests, and only there.
+install_import_hook(
+    ["chiasm.transfer", "chiasm.retrieval", "chiasm.recognition", "chiasm.evaluation", "chiasm.space"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

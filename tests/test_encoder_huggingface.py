@@ -551,5 +551,5 @@ def test_modules_that_are_not_supported(change: dict[str, str | None], says: str
 
 
 def test_a_choice_that_does_not_exist(folders: dict[str, Path]) -> None:
-    with pytest.raises(EncoderError, match="the device must be 'auto', 'cpu' or 'cuda'; got 'tpu'"):
+    with pytest.raises(EncoderError, match="the device must be one of auto, cpu, cuda; got 'tpu'"):
         HuggingFaceEncoder(str(folders[BERT]), device="tpu")  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ class Fake(Encoder):
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name}-{self.version}"
+        return f"{self.name}-{self.version}-{self.dim}"
 
     @property
     def vector_space(self) -> str:
@@ -96,7 +96,7 @@ def image_encoder(**changes: Any) -> Fake:
 
 
 def speech_encoder(**changes: Any) -> Fake:
-    return Fake("speech", ["audio"], **{"vector_space": "words-1", **changes})
+    return Fake("speech", ["audio"], **{"vector_space": "words-1-6", **changes})
 
 
 def picture(value: int) -> Image:
@@ -137,7 +137,7 @@ def test_a_joint_encoder_needs_nothing() -> None:
     joint = Fake("joint", ["image", "text"])
     space = start_space([joint])
     assert space.starts == {"image": "identity", "text": "identity"}
-    assert space.fingerprints == {"image": "joint-1", "text": "joint-1"}
+    assert space.fingerprints == {"image": "joint-1-6", "text": "joint-1-6"}
     assert space.dim == 6
     assert space.tensors == {}
     raw = vectors(4, 6)
@@ -156,16 +156,16 @@ def test_one_encoder_is_a_space_of_its_own() -> None:
 def test_text_and_speech_of_one_vector_space_need_no_class_names() -> None:
     space = start_space([text_encoder(), speech_encoder()])
     assert space.starts == {"text": "identity", "audio": "identity"}
-    assert space.fingerprints == {"text": "words-1", "audio": "speech-1"}
+    assert space.fingerprints == {"text": "words-1-6", "audio": "speech-1-6"}
 
 
 def test_images_come_in_through_the_names_of_their_classes(start: Space) -> None:
     assert start.starts == {"image": "classes", "video": "classes", "text": "words", "audio": "words"}
     assert start.fingerprints == {
-        "image": "pictures-1",
-        "video": "pictures-1",
-        "text": "words-1",
-        "audio": "speech-1",
+        "image": "pictures-1-8",
+        "video": "pictures-1-8",
+        "text": "words-1-6",
+        "audio": "speech-1-6",
     }
     assert start.dim == 6
     words = text_encoder()
@@ -197,10 +197,21 @@ def test_an_image_of_a_sure_class_is_where_the_text_of_its_name_is() -> None:
     np.testing.assert_array_equal(np.argmax(words @ images.T, axis=1), np.arange(5))
 
 
-def test_names_are_embedded_once_for_pictures_and_videos() -> None:
-    words = text_encoder()
-    start_space([image_encoder(), words])
-    assert len(words.encoded) == len(CLASSES) * len(NAME_TEMPLATES)
+def test_names_are_embedded_once_a_machine() -> None:
+    """And once for pictures and videos; other names, or another text encoder, are embedded anew."""
+
+    def embedded(version: str, names: tuple[str, ...] = CLASSES) -> tuple[Space, list[str]]:
+        words = text_encoder(version=version)
+        classes = ClassHead(head().weight, head().bias, names)
+        return start_space([image_encoder(head=classes), words]), words.encoded
+
+    first, phrases = embedded("only here")
+    assert sorted(phrases) == sorted(template.format(name) for template in NAME_TEMPLATES for name in CLASSES)
+    again, phrases = embedded("only here")
+    assert phrases == []
+    assert again.digest == first.digest
+    assert len(embedded("only there")[1]) == len(CLASSES) * len(NAME_TEMPLATES)
+    assert len(embedded("only here", (*CLASSES[:4], "lorry"))[1]) == len(CLASSES) * len(NAME_TEMPLATES)
 
 
 def test_what_a_map_reads_does_not_depend_on_other_rows(start: Space) -> None:
@@ -218,7 +229,7 @@ def test_of_several_encoders_the_first_has_a_modality() -> None:
     space = start_space(
         [Fake("first", ["text"], vector_space="s"), Fake("second", ["text", "image"], vector_space="s")]
     )
-    assert space.fingerprints == {"text": "first-1", "image": "second-1"}
+    assert space.fingerprints == {"text": "first-1-6", "image": "second-1-6"}
 
 
 def test_encoders_without_a_way_to_each_other() -> None:
@@ -357,7 +368,7 @@ def test_an_encoder_that_is_not_here(start: Space, encoders: list[Encoder]) -> N
 
 
 def test_another_version_of_an_encoder(start: Space, encoders: list[Encoder]) -> None:
-    message = r"was made with another version of the text encoder \(words-1, now words-2\). Run chiasm add again"
+    message = r"was made with another version of the text encoder \(words-1-6, now words-2-6\). Run chiasm add again"
     with pytest.raises(SpaceError, match=message):
         start.embed([Text("a cat")], [encoders[0], text_encoder(version="2")])
     assert start.encoder("text", encoders) is encoders[1]
@@ -385,7 +396,7 @@ def test_the_digest_changes_with_what_places_vectors(
         mapped(weight=part.weight + np.float32(1e-6)),
         mapped(bias=part.bias + np.float32(1e-6)),
         replace(learned, maps={"video": part}),
-        replace(learned, fingerprints={**learned.fingerprints, "text": "words-2"}),
+        replace(learned, fingerprints={**learned.fingerprints, "text": "words-2-6"}),
         replace(learned, starts={**learned.starts, "text": "identity"}),
         replace(learned, tensors={**learned.tensors, "names": learned.tensors["names"].reshape(6, 5)}),
     ]
@@ -408,6 +419,31 @@ def test_the_digest_does_not_change_with_anything_else(learned: Space, encoders:
     assert start_space(encoders).digest == start_space(encoders, name="again").digest
 
 
+def test_the_start_key_is_equal_where_statistics_add_up(
+    start: Space, learned: Space, encoders: list[Encoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = start.start_key("image", "text")
+    rounded = {name: tensor + np.float32(1e-7) for name, tensor in start.tensors.items()}  # as another machine would
+    for same in (learned, replace(start, tensors=rounded, name="other"), start_space(encoders[:2])):
+        assert same.start_key("image", "text") == key
+    assert start_space(encoders[:2]).digest != start.digest
+
+    other_names = ClassHead(head().weight, head().bias, ("a", "b", "c", "d", "e"))
+    others = [
+        start.start_key("text", "image"),
+        start.start_key("audio", "text"),
+        start_space([image_encoder(), text_encoder(version="2")]).start_key("image", "text"),
+        start_space([image_encoder(version="2"), text_encoder()]).start_key("image", "text"),
+        start_space([image_encoder(head=other_names), text_encoder()]).start_key("image", "text"),
+        start_space([Fake("joint", ["image", "text"])]).start_key("image", "text"),
+    ]
+    monkeypatch.setattr(module, "TOP", 7)
+    others.append(start.start_key("image", "text"))
+    assert len({key, *others}) == 1 + len(others)
+    with pytest.raises(SpaceError, match="has image, video, text, not audio"):
+        start_space(encoders[:2]).start_key("audio", "text")
+
+
 # ------------------------------------------------------------------------------------------------------------ save, load
 
 
@@ -416,7 +452,7 @@ def test_a_saved_space_comes_back_exactly(tmp_path: Path, start: Space, learned:
     space = {"joint": start_space([Fake("joint", ["image", "text"], dim=8)]), "start": start, "learned": learned}[kind]
     space.save(tmp_path / "spaces" / "one")
     again = Space.load(tmp_path / "spaces" / "one")
-    for name in ("name", "dim", "fingerprints", "starts", "learned_from", "created", "about", "digest", "modalities"):
+    for name in ("name", "dim", "fingerprints", "starts", "classes", "learned_from", "created", "about", "digest"):
         assert getattr(again, name) == getattr(space, name), name
     assert set(again.tensors) == set(space.tensors)
     for name, tensor in space.tensors.items():

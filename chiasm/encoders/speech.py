@@ -10,6 +10,7 @@ are padded to 15 s only, and one whose transcript looks like a loop is done agai
 
 from __future__ import annotations
 
+import importlib.util
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +85,10 @@ class SpeechEncoder(Encoder):
             raise EncoderError(f"transcripts are embedded by an encoder of texts; {text.name} does not take text")
         if device not in DEVICES:
             raise EncoderError(f"the device must be one of {', '.join(DEVICES)}; got {device!r}")
-        require("faster_whisper", "speech", "transcribe speech")
+        if (
+            importlib.util.find_spec("faster_whisper") is None
+        ):  # importing it takes half a second: not before it is used
+            require("faster_whisper", "speech", "transcribe speech")
         self.name = f"whisper+{text.name}"
         self.modalities: frozenset[Modality] = frozenset({"audio"})
         self.dim = text.dim

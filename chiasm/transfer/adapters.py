@@ -99,7 +99,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
     nearest of `strengths`.
 
     Computation is in the dtype of X, float32 or float64; sums are in float64. The solution is found when the squared
-    Newton decrement, about twice the distance of the objective to its minimum, is below 1e-8 (float32) or 1e-18
+    Newton decrement, about twice the distance of the objective to its minimum, is below 1e-7 (float32) or 1e-18
     (float64) of the objective, or rounding hides the rest; the relative error of the weights is about the square root
     of that. The rows are copied once, in their own dtype.
     """
@@ -195,7 +195,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
             whole,
             self.strength_,
             whole.first_guess() if start is None else start,
-            1e-8 if rows.dtype == np.float32 else 1e-18,
+            1e-7 if rows.dtype == np.float32 else 1e-18,
         )
         self.n_iter_ = int(solution.iterations[0])
         if self.n_iter_ == _MAX_ITERATIONS:
