@@ -79,6 +79,14 @@ def test_solution_in_float32_is_as_exact_as_its_type(dim: int) -> None:
     assert_same_solution(fast, refitted(X.astype(np.float64), y, 0.05), X, 1e-3)
 
 
+@pytest.mark.parametrize("dim", [90, 12], ids=["wide", "tall"])
+def test_an_offset_far_larger_than_the_data_does_no_harm(dim: int) -> None:
+    X, y = planted(4, 15, dim, dtype=np.float32)
+    X = np.round(X * 256) / 256  # so that the sum is exact
+    near, far = LinearProbe(strengths=[0.05]).fit(X, y), LinearProbe(strengths=[0.05]).fit(X + 1000, y)
+    np.testing.assert_allclose(far.predict_proba(X + 1000), near.predict_proba(X), atol=0.02)
+
+
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_weights_of_rows_and_classes_are_those_of_logistic_regression(seed: int) -> None:

@@ -110,6 +110,12 @@ def test_group_folds_are_balanced_to_the_largest_group(sizes: list[int], seed: i
         assert_groups_whole(split, groups)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_large_group_is_dealt_before_the_small_ones(seed: int) -> None:
+    groups = np.repeat(np.arange(11), [10] + [1] * 10)
+    assert [len(split.test) for split in group_folds(groups, 2, seed=seed)] == [10, 10]
+
+
 def test_too_many_folds_name_the_number_of_groups() -> None:
     with pytest.raises(LabelError, match="2 groups cannot be dealt into 3 folds: ask for at most 2"):
         group_folds(["x", "x", "y"], 3)

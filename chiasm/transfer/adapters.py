@@ -364,14 +364,12 @@ def _coordinates(X: Float[np.ndarray, "all dim"], rows: Int[np.ndarray, " rows"]
         coordinates = np.ones((len(rows), len(varies) + 1), dtype=X.dtype)
         coordinates[:, :-1] = vectors[:, varies] * root
         return _Coordinates(coordinates, _with_intercept(np.eye(len(varies))[:, :_LEADING], X.dtype), mean, back)
-    mean = mean.astype(X.dtype).astype(
-        np.float64
-    )  # what is taken from the rows must be what comes back in the intercept
+    shift = mean.astype(X.dtype)  # what is taken from the rows, to the last bit, must come back in the intercept
     coordinates = np.ones((len(rows), dim + 1), dtype=X.dtype)
     for first in range(0, len(rows), 1024):
-        coordinates[first : first + 1024, :-1] = X[rows[first : first + 1024]] - mean.astype(X.dtype)
+        coordinates[first : first + 1024, :-1] = X[rows[first : first + 1024]] - shift
     leading = _leading_directions(coordinates[:, :-1])
-    return _Coordinates(coordinates, _with_intercept(leading, X.dtype), mean, None)
+    return _Coordinates(coordinates, _with_intercept(leading, X.dtype), shift.astype(np.float64), None)
 
 
 def _leading_directions(rows: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "dim directions"]:
