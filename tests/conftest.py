@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-# Shapes and dtypes in the signatures of what takes arrays are checked in tests, and only there.
+# Shapes and dtypes in signatures are checked in tests, and only there. What takes anything from users (estimators, the
+# recogniser) checks its input itself and says what is wrong, which these checks would forestall.
 install_import_hook(
-    ["chiasm.transfer", "chiasm.retrieval", "chiasm.recognition", "chiasm.evaluation", "chiasm.space"],
+    ["chiasm.transfer.alignment", "chiasm.transfer.bridge", "chiasm.retrieval", "chiasm.space"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import LabelError
-from chiasm.transfer.labels import Labels, label_codes
+from chiasm.transfer.labels import Labels, Unchecked, label_codes
 
 _BLOCK = 2**22  # scores looked at at once
 
@@ -152,8 +152,8 @@ class RetrievalMetrics:
 
 
 def retrieval_metrics(
-    scores: Float[np.ndarray, "queries gallery"],
-    relevant: Bool[np.ndarray, "queries gallery"],
+    scores: Float[np.ndarray, "queries gallery"] | Unchecked,
+    relevant: Bool[np.ndarray, "queries gallery"] | Unchecked,
     *,
     ks: Sequence[int] = (1, 5, 10),
 ) -> RetrievalMetrics:
@@ -184,8 +184,8 @@ def retrieval_metrics(
 
 
 def retrieval_metrics_from_embeddings(
-    queries: Float[np.ndarray, "queries dim"],
-    gallery: Float[np.ndarray, "gallery dim"],
+    queries: Float[np.ndarray, "queries dim"] | Unchecked,
+    gallery: Float[np.ndarray, "gallery dim"] | Unchecked,
     *,
     query_groups: Labels,
     gallery_groups: Labels,

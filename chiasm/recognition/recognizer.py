@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.transfer.labels import Labels, label_codes
+from chiasm.transfer.labels import Labels, Unchecked, label_codes
 from chiasm.types import MODALITIES, Modality
 
 Subset: TypeAlias = tuple[Modality, ...]
@@ -44,8 +44,8 @@ class ModalityArrays:
             or NaN or infinite values in the row of an item that has the modality.
     """
 
-    vectors: Mapping[Modality, Float[np.ndarray, "items _"]]
-    present: Mapping[Modality, Bool[np.ndarray, " items"]] = field(default_factory=dict)
+    vectors: Mapping[Modality, Float[np.ndarray, "items _"]] | Unchecked
+    present: Mapping[Modality, Bool[np.ndarray, " items"]] | Unchecked = field(default_factory=dict)
     """Which items have the modality; the rows of others are not looked at. Without a mask, all have it."""
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class ModalityArrays:
         )
 
 
-Arrays: TypeAlias = ModalityArrays | Mapping[Modality, Float[np.ndarray, "items _"]]
+Arrays: TypeAlias = ModalityArrays | Mapping[Modality, Float[np.ndarray, "items _"]] | Unchecked
 """Embeddings by modality; a plain mapping means that every item has every modality."""
 
 

@@ -40,7 +40,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from chiasm.errors import LabelError
-from chiasm.transfer.labels import Labels, deal, group_codes, label_codes
+from chiasm.transfer.labels import Labels, Unchecked, deal, group_codes, label_codes
 
 Rows: TypeAlias = Int[np.ndarray, " _"] | Iterable[int]
 
@@ -55,7 +55,7 @@ _MAX_INNER = 200
 _MAX_HALVINGS = 25
 _BLOCK = 2**18  # logits computed at once: they stay in the processor's cache
 _SMALL = 2**26  # bytes of rows below which memory is no concern
-_WORTH_THREADS = 2**31  # multiplications a pass from which more than one thread pays
+_WORTH_THREADS = 2**28  # multiplications a pass from which more than one thread pays
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -99,7 +99,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
     nearest of `strengths`.
 
     Computation is in the dtype of X, float32 or float64; sums are in float64. The solution is found when the squared
-    Newton decrement, about twice the distance of the objective to its minimum, is below 1e-7 (float32) or 1e-18
+    Newton decrement, about twice the distance of the objective to its minimum, is below 1e-8 (float32) or 1e-18
     (float64) of the objective, or rounding hides the rest; the relative error of the weights is about the square root
     of that. The rows are copied once, in their own dtype.
     """
@@ -117,10 +117,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
     def __init__(
         self,
         *,
-        strengths: Iterable[float] | None = None,
-        cv: int | Iterable[tuple[Rows, Rows]] = 5,
-        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
-        random_state: int = 0,
+        strengths: Iterable[float] | Unchecked | None = None,
+        cv: int | Iterable[tuple[Rows, Rows]] | Unchecked = 5,
+        class_weight: Mapping[Any, float] | Literal["balanced"] | Unchecked | None = None,
+        random_state: int | Unchecked = 0,
     ) -> None:
         self.strengths = strengths
         self.cv = cv
@@ -129,9 +129,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
 
     def fit(
         self,
-        X: Float[np.ndarray, "rows dim"],
+        X: Float[np.ndarray, "rows dim"] | Unchecked,
         y: Labels,
-        sample_weight: Shaped[np.ndarray, " rows"] | None = None,
+        sample_weight: Shaped[np.ndarray, " rows"] | Unchecked | None = None,
         groups: Labels | None = None,
     ) -> LinearProbe:
         """Choose the strength and fit all rows with it.
@@ -195,7 +195,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
             whole,
             self.strength_,
             whole.first_guess() if start is None else start,
-            1e-7 if rows.dtype == np.float32 else 1e-18,
+            1e-8 if rows.dtype == np.float32 else 1e-18,
         )
         self.n_iter_ = int(solution.iterations[0])
         if self.n_iter_ == _MAX_ITERATIONS:
@@ -209,7 +209,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         if len(self.classes_) == 2:
             self.coef_, self.intercept_ = np.diff(self.coef_, axis=0), np.diff(self.intercept_)
 
-    def decision_function(self, X: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows ..."]:
+    def decision_function(self, X: Float[np.ndarray, "rows dim"] | Unchecked) -> Float[np.ndarray, "rows ..."]:
         """Logits, shape (rows, classes); for two classes the logit of the second, shape (rows,).
 
         Raises:
@@ -221,7 +221,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         logits: Float[np.ndarray, "rows classes"] = X @ self.coef_.T + self.intercept_
         return logits[:, 0] if len(self.classes_) == 2 else logits
 
-    def predict_proba(self, X: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows classes"]:
+    def predict_proba(self, X: Float[np.ndarray, "rows dim"] | Unchecked) -> Float[np.ndarray, "rows classes"]:
         """Class probabilities, in the order of `classes_`.
 
         Raises:
@@ -232,7 +232,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
             logits = np.stack([np.zeros_like(logits), logits], axis=1)
         return softmax(logits)
 
-    def predict(self, X: Float[np.ndarray, "rows dim"]) -> Shaped[np.ndarray, " rows"]:
+    def predict(self, X: Float[np.ndarray, "rows dim"] | Unchecked) -> Shaped[np.ndarray, " rows"]:
         """The most probable class of each row.
 
         Raises:
@@ -264,7 +264,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         self, codes: Int[np.ndarray, " used"], used: Int[np.ndarray, " used"], group: Int[np.ndarray, " used"] | None
     ) -> tuple[Bool[np.ndarray, "folds used"], Bool[np.ndarray, "folds used"]]:
         """Which of the used rows each fold trains on and which it holds out, for the folds that hold out any."""
-        if not isinstance(self.cv, int):
+        if not isinstance(self.cv, int | np.integer):
             pairs = [(np.isin(used, np.asarray(train)), np.isin(used, np.asarray(test))) for train, test in self.cv]
             trained = np.array([train for train, _ in pairs], dtype=bool).reshape(-1, len(used))
             held = np.array([test for _, test in pairs], dtype=bool).reshape(-1, len(used))
@@ -783,7 +783,9 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _row_weights(sample_weight: Shaped[np.ndarray, " rows"] | None, rows: int) -> Float64[np.ndarray, " rows"]:
+def _row_weights(
+    sample_weight: Shaped[np.ndarray, " rows"] | Unchecked | None, rows: int
+) -> Float64[np.ndarray, " rows"]:
     if sample_weight is None:
         return np.ones(rows)
     weight = np.asarray(sample_weight, dtype=np.float64)

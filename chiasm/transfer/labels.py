@@ -15,7 +15,10 @@ from jaxtyping import Bool, Float64, Int, Shaped
 
 from chiasm.errors import LabelError
 
-Labels: TypeAlias = Shaped[np.ndarray, " _"] | Sequence[Any]
+Unchecked: TypeAlias = Any
+"""Beside a type in a signature: the function itself looks at what came, and says what is wrong with it."""
+
+Labels: TypeAlias = Shaped[np.ndarray, " _"] | Sequence[Any] | Unchecked
 """One label or group a row: an array, a list or a column of a table. Text, numbers or booleans."""
 
 
