@@ -228,7 +228,7 @@ def call(arguments: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
     [
         (["add", "{new}/missing", "--to", "{new}/c"], 1, "missing"),
         (["add", "{empty}", "--to", "{new}/c"], 1, "the folder is empty"),
-        (["add", "{folder}", "--to", "{folder}"], 1, "is not a collection"),
+        (["add", "{folder}", "--to", "{folder}"], 1, "is not empty and not a collection"),
         (["add", "{folder}", "--to", "{collection}", "--encoder", "other/model"], 1, "made with the encoder 'offline'"),
         (["search", "{new}/missing", "x"], 1, "chiasm add"),
         (["search", "{collection}"], 1, "exactly one query"),

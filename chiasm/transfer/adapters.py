@@ -271,7 +271,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         else:
             if self.cv < 2:
                 raise ValueError(f"cv must be at least 2 folds; got {self.cv}")
-            folds = min(self.cv, len(used) if group is None else int(group.max()) + 1)
+            folds = min(int(self.cv), len(used) if group is None else int(group.max()) + 1)
             # One group cannot be divided: it is one fold, whose training side is empty, and goes back there below.
             fold_of = deal(codes, folds, seed=self.random_state, groups=group) if folds > 1 else np.zeros(len(used))
             held = fold_of == np.arange(folds)[:, None]
