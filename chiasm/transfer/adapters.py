@@ -55,7 +55,7 @@ _MAX_INNER = 200
 _MAX_HALVINGS = 25
 _BLOCK = 2**18  # logits computed at once: they stay in the processor's cache
 _SMALL = 2**26  # bytes of rows below which memory is no concern
-_WORTH_THREADS = 2**28  # multiplications a pass from which more than one thread pays
+_WORTH_THREADS = 2**31  # multiplications a pass from which more than one thread is worth that risk
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -168,8 +168,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
             group = np.unique(group_codes(groups, len(X))[used], return_inverse=True)[1]
         trained, held = self._folds(codes, used, group)
         work = len(used) * min(X.shape) * len(self.classes_) * max(1, len(held))
-        # Threads that wait for each other at every small product cost more than they give: on two busy processors ten
-        # times as much.
+        # Threads that wait for each other at every small product gain little on idle processors, and on busy ones cost
+        # ten times what the product does.
         with _blas().limit(limits=1, user_api="blas") if work < _WORTH_THREADS else nullcontext():
             self._solve(X, used, codes, weight, trained, held)
         return self
