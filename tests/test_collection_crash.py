@@ -266,7 +266,9 @@ def test_kill_while_a_collection_is_made(job: Job, whole: Collection) -> None:
 def test_ctrl_c_at_random_points(job: Job, whole: Collection) -> None:
     generator = np.random.default_rng(1)
     codes = []
-    for _ in range(6):
+    while len(codes) < 6 or (
+        130 not in codes and len(codes) < 60
+    ):  # on a busy machine it may come too early or too late
         process = start(job)
         time.sleep(generator.uniform(0, 0.2))
         assert process.pid is not None
@@ -274,8 +276,8 @@ def test_ctrl_c_at_random_points(job: Job, whole: Collection) -> None:
         codes.append(end(process))
         if codes[-1] == 0:
             shutil.rmtree(job.collection)
-    assert set(codes) <= {0, 130, 1}
-    assert 130 in codes
+    assert set(codes) <= {0, 130, 1}, codes
+    assert 130 in codes, codes
     check_equal(finish(job), whole)
 
 
