@@ -67,6 +67,7 @@ def run(job: Job) -> None:
     while job.wait_for is not None and not job.wait_for.exists():
         time.sleep(0.001)
     encoder = FakeEncoder(batch_size=4, faults={"bad": "nan"}, log=job.log if job.full_after is None else None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell is born deaf to it
     try:
         collection = Collection.create(job.collection, encoder="fake")
         manifests = [read_manifest(folder) for folder in job.folders]
