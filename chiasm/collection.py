@@ -27,6 +27,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +49,7 @@ from chiasm.types import MODALITIES, FileOutcome, Item, Media, Modality, Outcome
 FORMAT = "chiasm-collection"
 FORMAT_VERSION = 1
 
-COMMIT_ROWS = 512
+COMMIT_ROWS = 2048
 COMMIT_SECONDS = 5.0
 COMPACT_FRAGMENTS = 32  # more fragments than this after a run are merged: each costs an open file when searching
 READ_AHEAD_BYTES = 2**27  # of files that are opened or wait to be embedded: sounds may be many times as large in memory
@@ -326,7 +327,8 @@ class Collection:
 
     def vectors(self, fingerprint: str) -> Vectors:
         """Embeddings of one encoder: those of the content that the files had when they were last added."""
-        return self._vectors(f"embeddings-{fingerprint}")
+        current, (table,) = self._snapshot(f"embeddings-{fingerprint}")
+        return self._vectors(table, current)
 
     def mapped(
         self,
@@ -345,14 +347,16 @@ class Collection:
         Raises:
             CollectionError: the results cannot be written.
         """
-        table = f"mapped-{name}"
-        for fingerprint in fingerprints:
-            source = self._vectors(f"embeddings-{fingerprint}", unless=table)
+        current, (kept, *tables) = self._snapshot(f"mapped-{name}", *(f"embeddings-{name}" for name in fingerprints))
+        parts = [self._vectors(kept, current)]
+        missing = current.filter(pc.invert(pc.is_in(current, value_set=self._keys(kept))))
+        for table in tables if len(missing) else ():
+            source = self._vectors(table, missing)
             if len(source):
-                mapped = replace(source, vectors=transform(source))
+                parts.append(replace(source, vectors=transform(source)))
                 with self._writing():
-                    self._append(table, mapped)
-        return self._vectors(table)
+                    self._append(f"mapped-{name}", parts[-1])
+        return _concatenated([part for part in parts if len(part)] or parts[:1])
 
     # ------------------------------------------------------------------------------------------------ remove
 
@@ -373,10 +377,18 @@ class Collection:
         path = self.path / f"{name}.lance"
         if not any((path / "_versions").glob("*.manifest")):
             return None
-        try:
+        with self._reading():
             return lance.dataset(str(path))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what Lance says about a table that it cannot read into an error that teaches."""
+        try:
+            yield
         except (ValueError, OSError) as error:
-            raise self._damaged(name, error) from error
+            raise CollectionError(
+                f"{self.path} is damaged: {_words_of(error)}. Restore it, or add the files to a new collection"
+            ) from error
 
     def _rows(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
         """All rows of a table, with some columns or all."""
@@ -384,40 +396,40 @@ class Collection:
         if table is None:
             schema = _SCHEMAS.get(name, _VECTORS)
             return schema.empty_table().select(columns or schema.names)
-        try:
+        with self._reading():
             return table.to_table(columns=list(columns) or None)
-        except (ValueError, OSError) as error:
-            raise self._damaged(name, error) from error
-
-    def _damaged(self, name: str, error: Exception) -> CollectionError:
-        return CollectionError(
-            f"{self.path / name}.lance is damaged: {_words_of(error)}. Restore it, or add the files to a new collection"
-        )
 
     def _vector_tables(self) -> list[str]:
         """Mapped ones first: what is left in them after a cut is looked for only while embeddings are left too."""
         names = (path.stem for path in self.path.glob("*.lance") if path.stem not in _SCHEMAS)
         return sorted(names, reverse=True)
 
-    def _keys(self, name: str) -> pa.ChunkedArray:
-        """Keys of all rows of a table of vectors."""
-        return _joined(self._rows(name, _KEY), _KEY)
-
-    def _vectors(self, name: str, *, unless: str | None = None) -> Vectors:
-        """Vectors of what the files hold, except those that the table `unless` has already."""
+    def _snapshot(self, *names: str) -> tuple[pa.ChunkedArray, list[lance.LanceDataset | None]]:
+        """Keys of what the files hold, and tables of vectors as they were at that moment."""
         while True:
-            files, table = self._table("files"), self._table(name)
-            if files is None or table is None:
-                return Vectors((), (), (), (), (), np.empty((0, 0), np.float32))
+            files, *tables = (self._table(name) for name in ("files", *names))
+            if files is None:
+                return pa.chunked_array([], pa.string()), tables
+            # Otherwise they may point to vectors that were deleted before their table was opened.
             if files.latest_version == files.version:
-                break  # else files may point to vectors that were deleted before `table` was opened
-        try:
-            current = _joined(files.to_table(columns=list(_KEY), filter=f"outcome IN ({_listed(_USABLE)})"), _KEY)
+                with self._reading():
+                    usable = files.to_table(columns=list(_KEY), filter=f"outcome IN ({_listed(_USABLE)})")
+                return _joined(usable, _KEY), tables
+
+    def _keys(self, table: lance.LanceDataset | None) -> pa.ChunkedArray:
+        """Keys of all rows of a table of vectors."""
+        if table is None:
+            return pa.chunked_array([], pa.string())
+        with self._reading():
+            return _joined(table.to_table(columns=list(_KEY)), _KEY)
+
+    def _vectors(self, table: lance.LanceDataset | None, wanted: pa.ChunkedArray) -> Vectors:
+        """The rows of a table whose key is wanted."""
+        if table is None:
+            return Vectors((), (), (), (), (), np.empty((0, 0), np.float32))
+        with self._reading():
             rows = table.to_table(columns=_VECTORS.names)
-            keys = _joined(rows, _KEY)
-            chosen = pc.is_in(keys, value_set=current)
-            if unless is not None:
-                chosen = pc.and_not(chosen, pc.is_in(keys, value_set=self._keys(unless)))
+            chosen = pc.is_in(_joined(rows, _KEY), value_set=wanted)
             rows = rows.filter(chosen)
             # Batch by batch into place: Arrow would hold all vectors twice to filter them, and is slow at it.
             mask = chosen.to_numpy()
@@ -427,8 +439,6 @@ class Collection:
                 part = _matrix(batch["vector"])[mask[seen : seen + len(batch)]]
                 vectors[done : done + len(part)] = part
                 seen, done = seen + len(batch), done + len(part)
-        except (ValueError, OSError) as error:
-            raise self._damaged(name, error) from error
         items, slots, modalities, hashes, texts = (tuple(rows[name].to_pylist()) for name in _VECTORS.names)
         return Vectors(items, slots, modalities, hashes, texts, vectors)
 
@@ -461,7 +471,7 @@ class Collection:
     def _append(self, name: str, vectors: Vectors) -> None:
         """Write vectors whose key is not there yet, in order."""
         rows = _vector_table(vectors)
-        mine, keys = _joined(rows, _KEY), self._keys(name)
+        mine, keys = _joined(rows, _KEY), self._keys(self._table(name))
         there = keys.filter(pc.is_in(keys, value_set=mine))
         if len(there):
             rows = rows.filter(pc.invert(pc.is_in(mine, value_set=there)))
@@ -612,7 +622,7 @@ class _Run:
         embedded = np.zeros(rows.num_rows, bool)
         keys = _joined(rows, _KEY)
         for fingerprint in fingerprints:
-            stored = self.collection._keys(f"embeddings-{fingerprint}")
+            stored = self.collection._keys(self.collection._table(f"embeddings-{fingerprint}"))
             there = pc.is_in(keys, value_set=stored)
             self.untidy |= len(stored) > (pc.sum(there).as_py() or 0)
             embedded |= pc.and_(there, pc.fill_null(pc.equal(rows["encoder"], fingerprint), False)).to_numpy()
@@ -823,7 +833,8 @@ class _Run:
             table = self.collection._table(f"embeddings-{fingerprint}")
             if table is not None:
                 columns = ["hash", "modality", "text"]
-                rows = table.to_table(columns=[*columns, "vector"], filter=f"hash IN ({_listed(part)})")
+                with self.collection._reading():
+                    rows = table.to_table(columns=[*columns, "vector"], filter=f"hash IN ({_listed(part)})")
                 vectors = _matrix(rows["vector"].combine_chunks())
                 for digest, modality, words, vector in zip(
                     *(rows[name].to_pylist() for name in columns), vectors, strict=True
@@ -990,6 +1001,19 @@ def _vectors_of(files: Sequence[_File]) -> Vectors:
         tuple(file.hash for file in files),
         tuple(file.words for file in files),
         np.array([file.vector for file in files], np.float32),
+    )
+
+
+def _concatenated(parts: Sequence[Vectors]) -> Vectors:
+    if len(parts) == 1:
+        return parts[0]
+    return Vectors(
+        tuple(chain.from_iterable(part.items for part in parts)),
+        tuple(chain.from_iterable(part.slots for part in parts)),
+        tuple(chain.from_iterable(part.modalities for part in parts)),
+        tuple(chain.from_iterable(part.hashes for part in parts)),
+        tuple(chain.from_iterable(part.texts for part in parts)),
+        np.concatenate([part.vectors for part in parts]),
     )
 
 

@@ -7,7 +7,9 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -809,6 +811,7 @@ def test_what_is_mapped_while_its_item_is_removed(made: Collection, folder: Path
         return found.vectors
 
     add(made, folder)
+    assert "hoot" in made.mapped("m", [FakeEncoder().fingerprint], transform).items, "as when it was called"
     assert "hoot" not in made.mapped("m", [FakeEncoder().fingerprint], transform).items
     write(tmp_path / "two/b.txt", "second")
     add(made, tmp_path / "two")
@@ -947,46 +950,104 @@ def test_many_commits_are_merged_and_nothing_is_lost(made: Collection, tmp_path:
     check(made)
 
 
-def test_a_reader_sees_a_consistent_state_during_add(made: Collection, tmp_path: Path) -> None:
-    """Files are added, changed and changed back; a reader never misses one that was there, nor sees it twice."""
-    texts = {number: f"text {number}" for number in range(30)}
-    for number, text in texts.items():
-        write(tmp_path / f"media/{number:02}.txt", text)
+def check_old_or_new(reader: Collection, texts: Mapping[str, tuple[str, ...]]) -> None:
+    """Every item is there once, with the vector of one of its texts."""
+    for found in (
+        reader.vectors(FakeEncoder().fingerprint),
+        reader.mapped("m", [FakeEncoder().fingerprint], lambda rows: rows.vectors),
+    ):
+        vectors = {item: vector for (item, _), vector in by_key(found).items()}
+        assert set(vectors) >= set(texts)
+        for item, known in texts.items():
+            assert any(np.array_equal(vectors[item], embed(Text(text))) for text in known)
+
+
+def test_a_reader_sees_the_old_or_the_new_at_every_step(
+    made: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        write(tmp_path / f"media/{number}.txt", f"text {number}")
     add(made, tmp_path / "media")
-    expected = {f"{number:02}": [embed(Text(text)), embed(Text(text + "!"))] for number, text in texts.items()}
+    texts: dict[str, tuple[str, ...]] = {str(number): (f"text {number}", f"changed {number}") for number in range(6)}
+    steps: list[str] = []
+
+    def watched(name: str, function: Callable[..., None]) -> Callable[..., None]:
+        def wrapper(*arguments: Any) -> None:
+            function(*arguments)
+            monkeypatch.setattr(Collection, "_append", append)  # for what the reader keeps of its own
+            monkeypatch.setattr(Collection, "_writing", lambda _: nullcontext())  # this process holds the lock
+            check_old_or_new(Collection.open(made.path), texts)
+            monkeypatch.undo()
+            patch()
+            steps.append(name)
+
+        return wrapper
+
+    def patch() -> None:
+        for name in ("_append", "_merge", "_delete"):
+            monkeypatch.setattr(Collection, name, watched(name, getattr(Collection, name)))
+
+    append = Collection._append
+    for number in range(6):
+        write(tmp_path / f"media/{number}.txt", f"changed {number}")
+    patch()
+    add(made, tmp_path / "media", encoder=FakeEncoder(batch_size=2), commit_rows=2)
+    monkeypatch.undo()
+    assert steps.count("_append") == steps.count("_merge") == 3
+    assert "_delete" in steps
+    check(made)
+
+
+def test_a_reader_is_overtaken_by_a_whole_run(
+    made: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the files and opening the vectors, contents change and old vectors are deleted."""
+    write(tmp_path / "media/a.txt", "old")
+    add(made, tmp_path / "media")
+    table = Collection._table
+    opened: list[str] = []
+
+    def overtaken(self: Collection, name: str) -> Any:
+        opened.append(name)
+        if opened == ["files", f"embeddings-{FakeEncoder().fingerprint}"]:
+            write(tmp_path / "media/a.txt", "new")
+            with monkeypatch.context() as during:
+                during.setattr(Collection, "_table", table)
+                add(made, tmp_path / "media")
+        return table(self, name)
+
+    monkeypatch.setattr(Collection, "_table", overtaken)
+    found = by_key(made.vectors(FakeEncoder().fingerprint))
+    assert len(opened) > 2
+    np.testing.assert_array_equal(found["a", "text/0"], embed(Text("new")))
+
+
+def test_a_reader_beside_a_writer(made: Collection, tmp_path: Path) -> None:
+    """Files are added, changed and changed back."""
+    for number in range(30):
+        write(tmp_path / f"media/{number}.txt", f"text {number}")
+    add(made, tmp_path / "media")
+    texts = {str(number): (f"text {number}", f"text {number}!") for number in range(30)}
     stop = threading.Event()
-    seen: list[int] = []
-    problems: list[str] = []
 
-    def read() -> None:
-        reader = Collection.open(made.path)
-        while not stop.is_set():
-            for found in (
-                reader.vectors(FakeEncoder().fingerprint),
-                reader.mapped("m", [FakeEncoder().fingerprint], lambda rows: rows.vectors),
-            ):
-                if len(set(found.items)) != len(found):
-                    problems.append("an item twice")
-                for item, vector in zip(found.items, found.vectors, strict=True):
-                    if item in expected and not any(np.array_equal(vector, known) for known in expected[item]):
-                        problems.append(f"a wrong vector of {item}")
-            if not set(expected) <= set(reader.vectors(FakeEncoder().fingerprint).items):
-                problems.append("an item is missing")
-            seen.append(len(found))
+    def read() -> int:
+        reads = 0
+        while not stop.is_set() or not reads:
+            check_old_or_new(Collection.open(made.path), texts)
+            reads += 1
+        return reads
 
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
-        for change in ("!", "", "!"):
-            for number, text in texts.items():
-                write(tmp_path / f"media/{number:02}.txt", text + change)
-            write(tmp_path / f"media/new{len(seen)}.txt", f"a new text {len(seen)}")
-            add(made, tmp_path / "media", encoder=FakeEncoder(batch_size=4), commit_rows=4)
-    finally:
-        stop.set()
-        thread.join()
-    assert not problems
-    assert len(seen) > 3
+    with ThreadPoolExecutor(1) as readers:
+        reading = readers.submit(read)
+        try:
+            for change in ("!", "", "!"):
+                for number in range(30):
+                    write(tmp_path / f"media/{number}.txt", f"text {number}{change}")
+                write(tmp_path / f"media/new{len(change)}.txt", f"a new text {change}")
+                add(made, tmp_path / "media", encoder=FakeEncoder(batch_size=4), commit_rows=4)
+        finally:
+            stop.set()
+        assert reading.result() > 0
 
 
 # ------------------------------------------------------------------------------------- other folders, damaged ones
@@ -1017,6 +1078,20 @@ def test_what_is_no_collection(folder: Path, tmp_path: Path) -> None:
     for path in (folder / "hoot.wav", folder / "hoot.wav/below"):
         with pytest.raises(CollectionError, match=r"cannot be made a collection: .* Name another folder"):
             Collection.create(path, encoder="fake")
+
+
+def test_another_process_makes_the_same_collection_a_moment_before(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_folder = Path.iterdir
+
+    def overtaken(self: Path) -> Iterator[Path]:
+        monkeypatch.undo()
+        add(Collection.create(self, encoder="fake"), folder)
+        return list_folder(self)
+
+    monkeypatch.setattr(Path, "iterdir", overtaken)
+    assert Collection.create(tmp_path / "collection", encoder="fake").count() == 3
 
 
 def test_a_making_that_was_cut_off_is_done_again(tmp_path: Path, folder: Path) -> None:
@@ -1062,7 +1137,7 @@ def test_a_damaged_table_is_named(made: Collection, folder: Path, part: str) -> 
         for path in (made.path / f"{table}.lance" / part).iterdir():
             path.write_bytes(b"junk")
     for use in (made.items, made.files, lambda: made.vectors(FakeEncoder().fingerprint), lambda: add(made, folder)):
-        with pytest.raises(CollectionError, match=r"lance is damaged: .* Restore it, or add the files to a new"):
+        with pytest.raises(CollectionError, match=r"collection is damaged: .* Restore it, or add the files to a new"):
             use()
 
 
