@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +39,10 @@ def say(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 
-def stamps_table(folder: Path) -> Path:
-    """A manifest of the captioned stamps (image, caption, category)."""
-    return _table(folder / "stamps.csv", stamps_rows(stamps_root(say)))
+def stamps_table(folder: Path, *, categories: Container[str] | None = None) -> Path:
+    """A manifest of the captioned stamps (image, caption, category), of all categories or of those given."""
+    rows = stamps_rows(stamps_root(say))
+    return _table(folder / "stamps.csv", [row for row in rows if categories is None or row["category"] in categories])
 
 
 def emoji_table(vendor: str, folder: Path) -> Path:

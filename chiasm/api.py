@@ -318,17 +318,16 @@ def align(
     data = pairs_of(opened, start, pairs, where=where)
     statistics_ = None if source is None else _source_statistics(source, start, data.moved, data.anchor, device)
 
-    groups = data.groups()
-    split = holdout_split(HELD_OUT, groups=groups, seed=seed)
+    split = holdout_split(HELD_OUT, groups=data.groups, seed=seed)
     learned = RidgeAlignment(alpha=alpha).fit(**data.take(split.train), source=statistics_)
     held = split.test
     before = _both_directions(data, data.start[held], held)
     after = _both_directions(data, learned.transform(data.features[held], data.start[held]), held)
-    final = RidgeAlignment(alpha=alpha).fit(**data.take(np.arange(len(groups))), source=statistics_)
+    final = RidgeAlignment(alpha=alpha).fit(**data.take(np.arange(len(data.items))), source=statistics_)
     choice = final.choice_
     report = AlignReport(
         space=name,
-        pairs=len(groups),
+        pairs=len(data.items),
         held_out=len(held),
         before=before,
         after=after,
@@ -371,10 +370,7 @@ def statistics(
     start = _start(opened, encoders.resolve(opened.encoder, device=device))
     data = pairs_of(opened, start, pairs, where=where)
     found = PairStatistics.from_pairs(data.features, data.anchors)
-    try:
-        found.save(out, _belongs_to(start, data.moved, data.anchor))
-    except OSError as error:
-        raise ChiasmError(f"{out} cannot be written: {error}") from error
+    found.save(out, _belongs_to(start, data.moved, data.anchor))
     return found.count
 
 
@@ -553,10 +549,9 @@ def _spaces(collection: Collection) -> list[Space]:
 def _start(collection: Collection, networks: Sequence[Encoder]) -> Space:
     """The space that nothing was learned in; made once, and again when the encoders have changed."""
     folder = collection.path / "spaces" / START
-    fingerprints = {modality: network.fingerprint for network in reversed(networks) for modality in network.modalities}
     if (folder / "space.json").exists():
         saved = Space.load(folder)
-        if dict(saved.fingerprints) == fingerprints:
+        if dict(saved.fingerprints) == fingerprints_of(networks):
             return saved
     space = start_space(networks, name=START)
     others = [known.created for known in _spaces(collection) if known.name != START]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class Pairs:
     moved_hashes: tuple[str, ...]
     anchor_hashes: tuple[str, ...]
 
+    @cached_property
     def groups(self) -> Int[np.ndarray, " pairs"]:
         """Pairs that share an image or a caption are of one group: neither may stand on both sides of a split."""
         from scipy.sparse import coo_array
@@ -48,7 +50,7 @@ class Pairs:
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> dict[str, Any]:
         """Arguments of `RidgeAlignment.fit` for some of the pairs."""
-        groups = self.groups()[rows]
+        groups = self.groups[rows]
         return {"X": self.features[rows], "Y": self.anchors[rows], "start": self.start[rows], "groups": groups}
 
 

@@ -37,7 +37,7 @@ from numpy.typing import DTypeLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController
 
 from chiasm.errors import LabelError
 from chiasm.transfer.labels import Labels, Unchecked, deal, group_codes, label_codes
