@@ -18,7 +18,7 @@ from sklearn.exceptions import NotFittedError
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.recognition import recognizer as module
-from chiasm.transfer.adapters import LinearProbe
+from chiasm.transfer.linear_probe import LinearProbe
 from chiasm.types import Modality
 
 NAMES = np.array(["bird", "fish", "frog", "newt"])

@@ -1,7 +1,7 @@
 """The recogniser: embeddings of items by modality -> labels, whatever modalities an item has.
 
 This module knows how modalities are put together: a linear probe for every set of modalities, and for every item the
-probe of just the set it has. How a probe is fitted is `chiasm.transfer.adapters`; turning files into embeddings is left
+probe of just the set it has. How a probe is fitted is `chiasm.transfer.linear_probe`; turning files into embeddings is left
 to `chiasm.api`. Predicting needs numpy alone: scikit-learn, which takes seconds to import, is loaded by `fit` only.
 """
 
@@ -201,7 +201,7 @@ class Recognizer:
                 modality with items of two classes.
             ChiasmError: the embeddings are not usable, see `ModalityArrays`.
         """
-        from chiasm.transfer.adapters import LinearProbe
+        from chiasm.transfer.linear_probe import LinearProbe
 
         arrays = _arrays(X)
         classes, codes = label_codes(y)

@@ -1,4 +1,4 @@
-"""Adapters: small networks that turn frozen embeddings into labels. Here: the linear probe.
+"""The linear probe: frozen embeddings -> labels by multinomial logistic regression.
 
 This module knows one thing: how to fit multinomial logistic regression and choose its regularisation by
 cross-validation in a fraction of the time of one refit per value and fold. Several modalities, missing ones and saving

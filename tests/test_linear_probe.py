@@ -15,8 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import check_estimator
 
 from chiasm.errors import LabelError
-from chiasm.transfer import adapters
-from chiasm.transfer.adapters import LinearProbe
+from chiasm.transfer import linear_probe
+from chiasm.transfer.linear_probe import LinearProbe
 
 
 def planted(
@@ -155,7 +155,7 @@ def test_all_folds_are_solved_together_and_no_strength_from_scratch(monkeypatch:
         return call
 
     for name in ("at", "curvature_along"):
-        monkeypatch.setattr(adapters._Problem, name, counted(getattr(adapters._Problem, name)))
+        monkeypatch.setattr(linear_probe._Problem, name, counted(getattr(linear_probe._Problem, name)))
     X, y = planted(11, 30, 400, noise=1.5)
     probe = LinearProbe(strengths=np.geomspace(1e-3, 10, 9)).fit(X, y)
     problems = probe.cv_scores_.size
@@ -240,14 +240,14 @@ def test_a_class_whose_items_share_a_group_stays_in_training_with_the_whole_grou
     groups[y == 2] = 1000
     groups[np.flatnonzero(y == 0)[0]] = 1000
     held = []
-    follow = adapters._follow
+    follow = linear_probe._follow
 
     def spy(problem: Any, strengths: Any, weights: np.ndarray) -> Iterator[Any]:
         held.append((problem.codes, weights > 0, problem.weights > 0))
         return follow(problem, strengths, weights)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapters, "_follow", spy)
+        patch.setattr(linear_probe, "_follow", spy)
         LinearProbe().fit(X, y, groups=groups)
     ((codes, test, train),) = held
     assert not test[:, codes == 2].any()
@@ -300,7 +300,7 @@ def test_folds_are_stacked_only_as_far_as_memory_goes(monkeypatch: pytest.Monkey
     X, y = planted(8, 60, 10, noise=2.0)
     strengths = [0.01, 0.1, 1.0]
     together = LinearProbe(strengths=strengths).fit(X, y)
-    monkeypatch.setattr(adapters, "_SMALL", 0)
+    monkeypatch.setattr(linear_probe, "_SMALL", 0)
     apart = LinearProbe(strengths=strengths).fit(X, y)
     np.testing.assert_allclose(apart.cv_scores_, together.cv_scores_, rtol=1e-9)
     np.testing.assert_allclose(apart.coef_, together.coef_, rtol=1e-9)
@@ -344,7 +344,7 @@ def test_rows_that_are_not_numbers_are_counted(value: float, dtype: type) -> Non
 def test_large_but_finite_rows_are_no_error() -> None:
     X = planted(2, 5, 4, dtype=np.float32)[0] * np.float32(1e36)
     X[0] = 3e38
-    adapters._refuse_nonfinite(X)
+    linear_probe._refuse_nonfinite(X)
 
 
 def test_wrong_width_says_expected_and_got() -> None:
