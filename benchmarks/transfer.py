@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from benchmarks import record
 from benchmarks.corpora import offline_space, pairs, pictures, say
-from chiasm.evaluation.metrics import retrieval_metrics
+from chiasm.evaluation.ranking import retrieval_metrics
 from chiasm.evaluation.splits import group_folds
 from chiasm.transfer.alignment import ALPHAS, PairStatistics, RidgeAlignment
 

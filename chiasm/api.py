@@ -629,7 +629,7 @@ def _both_directions(
     data: Pairs, mapped: Float[np.ndarray, "held dim"], held: Int[np.ndarray, " held"]
 ) -> dict[str, dict[str, float]]:
     """Retrieval metrics of the anchor by the moved modality and the other way; equal content counts as found."""
-    from chiasm.evaluation.metrics import retrieval_metrics
+    from chiasm.evaluation.ranking import retrieval_metrics
 
     captions, moved = np.array(data.anchor_hashes)[held], np.array(data.moved_hashes)[held]
     relevant = (captions[:, None] == captions[None, :]) | (moved[:, None] == moved[None, :])

@@ -1,4 +1,4 @@
-"""Splits are disjoint, whole in groups, fair to classes, and the same for the same seed."""
+"""Splits are disjoint, whole in groups, fair to classes, and the same for the same seed; what is alike is found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from chiasm.errors import LabelError
-from chiasm.evaluation.splits import Split, few_shot_split, group_folds, grouped_stratified_folds, holdout_split
+from chiasm.evaluation.splits import (
+    Split,
+    crossing,
+    few_shot_split,
+    group_folds,
+    grouped_stratified_folds,
+    held_out_class_split,
+    holdout_split,
+    merge_groups,
+    near_duplicate_groups,
+)
 from chiasm.transfer.labels import label_codes
 
 LABELS = st.lists(st.sampled_from("abcd"), min_size=6, max_size=60)
@@ -176,6 +186,7 @@ def test_holdout_asks_for_something_to_go_by_and_for_a_share() -> None:
         lambda seed: group_folds(G, 4, seed=seed)[0],
         lambda seed: holdout_split(0.3, y=Y, seed=seed),
         lambda seed: holdout_split(0.3, groups=G, seed=seed),
+        lambda seed: held_out_class_split(G, 0.5, seed=seed).split,
     ],
 )
 def test_the_seed_decides(draw) -> None:  # type: ignore[no-untyped-def]
@@ -223,3 +234,163 @@ def test_codes_find_their_labels_again() -> None:
     assert classes.tolist() == ["a", "b"]
     assert classes[codes].tolist() == values.tolist()
     assert label_codes([True, False])[0].dtype == np.bool_
+
+
+@settings(deadline=None)
+@given(labels=LABELS, seed=SEEDS, share=st.floats(0.01, 0.99))
+def test_held_out_classes_keep_all_their_rows_apart(labels: list[str], seed: int, share: float) -> None:
+    assume(len(set(labels)) > 1)
+    y = np.array(labels)
+    held = held_out_class_split(y, share, seed=seed)
+    assert_sides(held.split, len(y))
+    assert sorted({*y[held.split.train]}) == list(held.seen)
+    assert sorted({*y[held.split.test]}) == list(held.unseen)
+    assert sorted([*held.seen, *held.unseen]) == sorted(set(labels))
+    assert len(held.unseen) == min(max(round(share * len(set(labels))), 1), len(set(labels)) - 1)
+    shuffled = np.random.default_rng(seed).permutation(y)
+    assert held_out_class_split(shuffled, share, seed=seed).unseen == held.unseen
+
+
+def test_every_class_is_held_out_sometimes() -> None:
+    assert {held_out_class_split(Y, 0.3, seed=seed).unseen for seed in range(30)} == {("a",), ("b",), ("c",)}
+
+
+def test_classes_that_cannot_be_held_out_are_refused() -> None:
+    with pytest.raises(LabelError, match="at least 2 classes are needed to hold one out; got 1"):
+        held_out_class_split(["a", "a"], 0.5)
+    with pytest.raises(LabelError, match="share must lie between 0 and 1; got 1"):
+        held_out_class_split(["a", "b"], 1)
+    with pytest.raises(LabelError, match="1 of 2 labels are missing"):
+        held_out_class_split(["a", None], 0.5)
+
+
+def components(edges: np.ndarray) -> list[int]:
+    """Groups numbered as they first occur, by walking from row to row."""
+    group = [-1] * len(edges)
+    for start in range(len(edges)):
+        if group[start] < 0:
+            number, waiting = max(group) + 1, [start]
+            while waiting:
+                row = waiting.pop()
+                if group[row] < 0:
+                    group[row] = number
+                    waiting.extend(np.flatnonzero(edges[row]).tolist())
+    return group
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=SEEDS,
+    rows=st.integers(0, 40),
+    block=st.sampled_from([1, 7, 16, 1024]),
+    threshold=st.sampled_from([0.8, 0.95, 1.0]),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64]),
+    known=st.booleans(),
+)
+def test_near_duplicates_agree_with_walking_the_whole_matrix(
+    seed: int, rows: int, block: int, threshold: float, dtype: type, known: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    # Directions 5 degrees apart, so that no cosine comes near to a threshold but at 0 degrees, and chains form.
+    angle = np.deg2rad(5 * rng.integers(72, size=rows))
+    vectors: np.ndarray = (np.stack([np.cos(angle), np.sin(angle)], axis=1) * rng.uniform(0.1, 9, (rows, 1))).astype(
+        dtype
+    )
+    vectors[rng.random(rows) < 0.1] = 0
+    groups = rng.integers(max(rows, 1), size=rows) if known else None
+    lengths = np.linalg.norm(vectors.astype(float), axis=1, keepdims=True)
+    directions = np.divide(vectors, lengths, out=np.zeros((rows, 2)), where=lengths > 0)
+    slack = 1e-6 if threshold == 1 else 0.0
+    if threshold == 1:  # rows of one direction differ by rounding alone, and float16 rounds too much for a cosine of 1
+        assume(dtype != np.float16)
+    edges = directions @ directions.T >= threshold - slack
+    if groups is not None:
+        edges |= groups[:, None] == groups[None]
+    found = near_duplicate_groups(vectors, threshold=threshold, groups=groups, block=block)
+    assert found.tolist() == components(edges)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "length"),
+    [(np.float16, 1), (np.float32, 1), (np.float32, 1e-30), (np.float32, 1e30), (np.float64, 1), (np.float64, 1e-200)],
+)
+def test_copies_are_found_at_a_threshold_of_1_whatever_their_length(dtype: type, length: float) -> None:
+    vectors = np.random.default_rng(0).normal(size=(50, 384))
+    order = np.random.default_rng(1).permutation(np.repeat(np.arange(50), 2))
+    copies = (vectors[order] * length).astype(dtype)
+    found = near_duplicate_groups(copies, threshold=1, block=32)
+    assert found.tolist() == merge_groups(order).tolist()
+    assert found.max() == 49
+
+
+def test_planted_near_duplicates_are_found_and_neighbours_are_not() -> None:
+    rng = np.random.default_rng(2)
+    first = rng.normal(size=(100, 64)).astype(np.float32)
+    second = first[:30] + 0.1 * rng.normal(size=(30, 64)).astype(np.float32)
+    found = near_duplicate_groups(np.concatenate([first, second]), block=50)
+    assert found.tolist() == [*range(100), *range(30)]
+
+
+def test_rows_without_a_direction_stand_alone_unless_a_group_says_otherwise() -> None:
+    vectors = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])
+    assert near_duplicate_groups(vectors).tolist() == [0, 1, 2, 1]
+    assert near_duplicate_groups(vectors, groups=["x", "y", "x", "z"]).tolist() == [0, 1, 0, 1]
+    assert near_duplicate_groups(np.zeros((3, 0))).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "options", "message"),
+    [
+        (np.zeros(3), {}, r"matrix of floats, one a row; got float64 \(3,\)"),
+        (np.zeros((3, 2), dtype=int), {}, "matrix of floats, one a row; got int64"),
+        (np.array([[1.0], [np.nan]]), {"block": 1}, "embedding of row 1 holds NaN or infinite values"),
+        (np.array([[1.0], [np.inf]]), {}, "embedding of row 1 holds NaN or infinite values"),
+        (np.ones((2, 2)), {"threshold": 1.5}, r"above 0 and at most 1; got 1\.5"),
+        (np.ones((2, 2)), {"threshold": 0}, "above 0 and at most 1; got 0"),
+        (np.ones((2, 2)), {"threshold": float("nan")}, "above 0 and at most 1; got nan"),
+        (np.ones((2, 2)), {"block": 0}, "block must be at least 1; got 0"),
+        (np.ones((2, 2)), {"groups": ["x"]}, "2 rows but 1 groups"),
+    ],
+)
+def test_vectors_that_cannot_be_compared_are_refused(vectors, options, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(LabelError, match=message):
+        near_duplicate_groups(vectors, **options)
+
+
+@settings(deadline=None)
+@given(seed=SEEDS, rows=st.integers(1, 30), groupings=st.integers(1, 3))
+def test_merged_groups_are_those_of_a_walk(seed: int, rows: int, groupings: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = [rng.integers(1 + rows, size=rows) for _ in range(groupings)]
+    together = np.any([one[:, None] == one[None] for one in groups], axis=0)
+    assert merge_groups(*groups).tolist() == components(together)
+
+
+def test_groups_of_any_kind_are_merged() -> None:
+    assert merge_groups(["x", "y", "z", "x"], [7, 8, 7, 9]).tolist() == [0, 1, 0, 0]
+    assert merge_groups([]).tolist() == []
+    with pytest.raises(LabelError, match="one or more groupings"):
+        merge_groups()
+    with pytest.raises(LabelError, match="2 rows but 3 groups"):
+        merge_groups([1, 2], [1, 2, 3])
+    with pytest.raises(LabelError, match="1 of 2 groups are missing"):
+        merge_groups([1, 2], ["x", None])
+
+
+def test_test_rows_with_a_mate_in_train_are_counted() -> None:
+    groups = ["x", "x", "y", "z", "z", "z", "w"]
+    # Of the test rows, row 1 has row 0 in train, rows 4 and 5 have row 3; row 6 has none. Row 2 is on neither side.
+    assert crossing(groups, Split(np.array([0, 3]), np.array([1, 4, 5, 6]))) == 3
+    assert crossing(groups, Split(np.array([0, 1]), np.array([3, 4, 5]))) == 0
+    assert crossing([], Split(np.array([], dtype=int), np.array([], dtype=int))) == 0
+    with pytest.raises(LabelError, match="rows 0 to 7, but there are 7 groups"):
+        crossing(groups, Split(np.array([0]), np.array([7])))
+
+
+def test_splits_that_respect_near_duplicates_are_not_crossed_and_others_are() -> None:
+    rng = np.random.default_rng(3)
+    once = rng.normal(size=(40, 16))
+    groups = near_duplicate_groups(np.concatenate([once, once]))
+    y = np.tile(np.arange(40) % 2, 2)
+    assert crossing(groups, holdout_split(0.5, y=y, seed=0)) > 10
+    assert crossing(groups, holdout_split(0.5, y=y, groups=groups, seed=0)) == 0

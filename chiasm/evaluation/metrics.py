@@ -1,14 +1,16 @@
-"""Metrics: how good predictions and rankings are.
+"""Metrics: how good predictions are, as numbers and as curves.
 
-This module turns labels, scores and embeddings into numbers, and knows nothing of where they come from. Names are
-exact: `hit@k` is the share of queries with any relevant item among the first k (what papers on CLIP call Recall@k),
-`recall@k` the share of a query's relevant items found there. Ties are never settled in favour of the model.
+This module turns labels, probabilities and numbers into metrics, and knows nothing of where they come from. How sure a
+metric is, and what it is made of, is `chiasm.evaluation.diagnostics`; rankings are `chiasm.evaluation.ranking`.
+
+A metric that the data do not define (the AUC of a class without an example, the R2 of a constant) is None, so that it is
+`null` in JSON. Metrics by ranking are scikit-learn's, which takes seconds to import and is loaded when they are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from jaxtyping import Bool, Float, Float64, Int, Shaped
 from chiasm.errors import LabelError
 from chiasm.transfer.labels import Labels, Unchecked, label_codes
 
-_BLOCK = 2**22  # scores looked at at once
+_CURVE_POINTS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,221 +123,510 @@ def classification_metrics(y_true: Labels, y_pred: Labels, *, labels: Labels | N
     )
 
 
-@dataclass(frozen=True, eq=False)
-class RetrievalMetrics:
-    """How well a ranking finds what is relevant to each query.
+@dataclass(frozen=True)
+class HeldOutClassMetrics:
+    """Accuracy on classes that were learned and on classes that were not, each the mean over its classes.
 
-    The rank of a relevant item is pessimistic: every irrelevant item with the same score stands before it. A model
-    that scores everything alike therefore finds nothing.
+    See Xian et al. 2018, "Zero-Shot Learning: A Comprehensive Evaluation of the Good, the Bad and the Ugly" (TPAMI),
+    equations 9 and 10.
     """
 
-    hit: dict[int, float]  # by k: share of queries with any relevant item among the first k
-    recall: dict[int, float]  # by k: mean over queries of the share of their relevant items among the first k
-    mrr: float  # mean of 1 / rank of the first relevant item
-    median_rank: float  # median rank of the first relevant item, counted from 1
-    ranks: Int[np.ndarray, " queries"]  # rank of the first relevant item of each query, counted from 1
+    seen: float
+    unseen: float
+    harmonic_mean: float  # 0 if either is
 
-    @property
-    def queries(self) -> int:
-        """Number of queries."""
-        return len(self.ranks)
-
-    def as_dict(self) -> dict[str, float | int]:
-        """Keys such as "hit@10", "recall@10", "mrr", "median_rank" and "queries", without the single ranks."""
-        return {
-            **{f"hit@{k}": value for k, value in self.hit.items()},
-            **{f"recall@{k}": value for k, value in self.recall.items()},
-            "mrr": self.mrr,
-            "median_rank": self.median_rank,
-            "queries": self.queries,
-        }
+    def as_dict(self) -> dict[str, float]:
+        """All of it, for JSON."""
+        return asdict(self)
 
 
-def retrieval_metrics(
-    scores: Float[np.ndarray, "queries gallery"] | Unchecked,
-    relevant: Bool[np.ndarray, "queries gallery"] | Unchecked,
-    *,
-    ks: Sequence[int] = (1, 5, 10),
-) -> RetrievalMetrics:
-    """Measure a ranking given by scores, higher first; scores are equal only if they are exactly so.
+def held_out_class_metrics(y_true: Labels, y_pred: Labels, *, unseen: Labels) -> HeldOutClassMetrics:
+    """Measure a classifier on classes it learned from and classes it did not, chosen among all of them.
 
     Args:
-        scores: of each gallery item for each query.
-        relevant: which gallery items are relevant to which query; several may be. See `same_group`.
-        ks: how many first items to look at. More than the gallery holds is allowed and means all of it.
+        y_true: the true label of each item.
+        y_pred: the predicted label of each item.
+        unseen: the labels that were held out. See `chiasm.evaluation.splits.held_out_class_split`.
 
     Raises:
-        LabelError: there are no queries, shapes differ, a score is NaN, a query has no relevant item, or a k is below 1.
+        LabelError: as `classification_metrics`, an unseen label has no item, or no item is of a seen class.
     """
-    scores, relevant = np.asarray(scores), np.asarray(relevant)
-    if scores.ndim != 2 or scores.shape != relevant.shape or relevant.dtype != np.bool_:
+    metrics = classification_metrics(y_true, y_pred)
+    recall = {
+        label: float(share)
+        for label, share, occurs in zip(metrics.labels, metrics.recall, metrics.support > 0, strict=True)
+        if occurs
+    }
+    held = set(_ordered(unseen).tolist())
+    absent = sorted(held - recall.keys(), key=str)
+    if absent or not held:
         raise LabelError(
-            f"scores and relevant must be matrices of one shape, relevant of booleans; got {scores.dtype} "
-            f"{scores.shape} and {relevant.dtype} {relevant.shape}"
+            f"unseen must name one or more classes that occur among the true labels; "
+            f"{f'{absent[:5]} do not occur' if absent else 'got none'}"
         )
-    kept = _checked(ks)
-    return _summarise(
-        [
-            _rank_block(scores[part], relevant[part], kept, part.start, rounding=0.0)
-            for part in _blocks(len(scores), scores.shape[1])
-        ],
-        kept,
-    )
-
-
-def retrieval_metrics_from_embeddings(
-    queries: Float[np.ndarray, "queries dim"] | Unchecked,
-    gallery: Float[np.ndarray, "gallery dim"] | Unchecked,
-    *,
-    query_groups: Labels,
-    gallery_groups: Labels,
-    ks: Sequence[int] = (1, 5, 10),
-) -> RetrievalMetrics:
-    """Measure the ranking by inner product, a block of queries at a time: the whole score matrix never exists.
-
-    Scores that differ by no more than the rounding of an inner product count as equal, so that the order of sums inside
-    the matrix product cannot settle ties.
-
-    Args:
-        queries: embeddings, normalised by the caller where cosine similarity is meant.
-        gallery: embeddings in the same space.
-        query_groups: a gallery item is relevant to a query if it is of the same group.
-        gallery_groups: see above.
-        ks: as in `retrieval_metrics`.
-
-    Raises:
-        LabelError: as `retrieval_metrics`, or groups do not fit the embeddings.
-    """
-    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
-        raise LabelError(
-            f"queries and gallery must be matrices of equal width; got {queries.shape} and {gallery.shape}"
-        )
-    query_codes, gallery_codes = _shared_codes(query_groups, gallery_groups)
-    if len(query_codes) != len(queries) or len(gallery_codes) != len(gallery):
-        raise LabelError(
-            f"{len(queries)} queries have {len(query_codes)} groups, {len(gallery)} gallery items "
-            f"{len(gallery_codes)}: give one group an item"
-        )
-    dtype = np.result_type(queries, gallery)
-    longest = max(float(np.linalg.norm(gallery, axis=1).max(initial=0)), 0.0)
-    lengths = np.linalg.norm(queries, axis=1)
-    # Sums of `dim` products are off by about sqrt(dim) roundings of the largest product of lengths.
-    rounding = 2 * np.finfo(dtype).eps * np.sqrt(queries.shape[1]) * longest * lengths
-    kept = _checked(ks)
-    ranks = []
-    for part in _blocks(len(queries), len(gallery)):
-        relevant = query_codes[part, None] == gallery_codes[None]
-        ranks.append(_rank_block(queries[part] @ gallery.T, relevant, kept, part.start, rounding=rounding[part, None]))
-    return _summarise(ranks, kept)
-
-
-def same_group(query_groups: Labels, gallery_groups: Labels) -> Bool[np.ndarray, "queries gallery"]:
-    """Which gallery items are of the same group as which query: the `relevant` of `retrieval_metrics`.
-
-    Raises:
-        LabelError: groups are missing, or the two sides are of different kinds.
-    """
-    query_codes, gallery_codes = _shared_codes(query_groups, gallery_groups)
-    relevant: Bool[np.ndarray, "queries gallery"] = query_codes[:, None] == gallery_codes[None]
-    return relevant
+    if held == recall.keys():
+        raise LabelError("all items are of unseen classes: without items of seen classes there is nothing to compare")
+    seen = float(np.mean([share for label, share in recall.items() if label not in held]))
+    new = float(np.mean([share for label, share in recall.items() if label in held]))
+    return HeldOutClassMetrics(seen, new, 2 * seen * new / (seen + new) if seen and new else 0.0)
 
 
 @dataclass(frozen=True)
-class _Ranks:
-    first: Int[np.ndarray, " queries"]
-    found: Float64[np.ndarray, "queries ks"]  # share of the relevant items among the first k
+class ReliabilityBin:
+    """Items whose top probability lies in (lower, upper]."""
+
+    lower: float
+    upper: float
+    confidence: float  # mean top probability of the items
+    accuracy: float  # share of them whose top label is the true one
+    count: int
 
 
-def _rank_block(
-    scores: Float[np.ndarray, "queries gallery"],
-    relevant: Bool[np.ndarray, "queries gallery"],
-    ks: tuple[int, ...],
-    offset: int,
-    *,
-    rounding: float | Float[np.ndarray, "queries 1"],
-) -> _Ranks:
-    """Rank the relevant items of some queries.
+@dataclass(frozen=True)
+class ProbabilityMetrics:
+    """How well predicted probabilities match the true labels."""
 
-    The j-th best relevant item has rank j plus the number of irrelevant ones that score at least as much. For the shares
-    found among the first k it is enough to know the k best of each kind, so nothing is sorted as a whole.
+    cross_entropy: float  # mean of -ln p(true class), in nats
+    brier: float  # mean over items of the squared error summed over classes, 0 to 2 (Brier 1950)
+    auc_macro: (
+        float | None
+    )  # mean over classes, each against the rest; None if no class has items inside and outside it
+    ece: float  # expected calibration error of the top label
+    reliability: tuple[ReliabilityBin, ...]  # bins that have items, by rising confidence
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it in the types of JSON."""
+        return {**asdict(self), "reliability": [asdict(one) for one in self.reliability]}
+
+
+def probability_metrics(
+    y_true: Labels, probabilities: Float[np.ndarray, "items classes"] | Unchecked, classes: Labels, *, bins: int = 15
+) -> ProbabilityMetrics:
+    """Measure the probabilities of a classifier.
+
+    The cross-entropy takes no probability below the smallest step of its type (2.2e-16 in float64), as scikit-learn
+    does, so that one sure mistake does not make it infinite. For two classes `auc_macro` is the ordinary AUC and `brier`
+    twice what is usual there. The expected calibration error is that of Guo et al. 2017, "On Calibration of Modern Neural
+    Networks" (ICML), equation 3: equally wide bins of the top probability, their gaps between accuracy and mean
+    probability averaged by count.
+
+    Args:
+        y_true: the true label of each item.
+        probabilities: of each class for each item. Rows sum to 1.
+        classes: the label of each column.
+        bins: how many bins there are between 0 and 1.
+
+    Raises:
+        LabelError: there are no items, shapes differ, labels are missing or not among `classes`, rows are no
+            probabilities, or `bins` is below 1.
     """
-    unusable = np.isnan(scores).any(axis=1)
-    if unusable.any():
+    truth = one_against_rest(y_true, classes)
+    given = _probabilities(probabilities, truth)
+    p = given.astype(np.float64)
+    off = np.abs(p.sum(axis=1) - 1)
+    if off.max() > max(1e-3, float(np.finfo(given.dtype).eps) ** 0.5):
+        worst = int(off.argmax())
         raise LabelError(
-            f"the scores of {unusable.sum()} queries hold NaN, first query {offset + int(unusable.argmax())}"
+            f"the probabilities of an item must sum to 1; those of item {worst} sum to {p[worst].sum():.4g}. "
+            "Give probabilities, not scores"
         )
-    number = relevant.sum(axis=1)
-    if (number == 0).any():
-        without = np.flatnonzero(number == 0) + offset
-        raise LabelError(
-            f"{len(without)} queries have no relevant item in the gallery, first {without[:5].tolist()}: "
-            "leave them out or add what they look for"
-        )
-    best = np.where(relevant, scores, -np.inf)
-    others = np.where(relevant, -np.inf, scores)
-    is_other = ~relevant
-    first = 1 + np.sum(is_other & (others >= best.max(axis=1, keepdims=True) - rounding), axis=1)
-
-    depth = min(max(ks), scores.shape[1])
-    # -inf may be a score as well: a count of how many of each kind there are keeps padding apart.
-    top = _largest(best, depth)
-    top_others = _largest(others, depth)
-    place = np.arange(1, depth + 1)
-    other_exists = place[None] <= is_other.sum(axis=1, keepdims=True)
-    ahead = np.sum(
-        (top_others[:, None, :] >= top[:, :, None] - np.reshape(rounding, (-1, 1, 1))) & other_exists[:, None, :],
-        axis=2,
-    )
-    rank = np.where(place[None] <= number[:, None], place[None] + ahead, np.iinfo(np.int64).max)
-    found = np.stack([(rank <= k).sum(axis=1) / number for k in ks], axis=1)
-    return _Ranks(first, found)
-
-
-def _blocks(queries: int, gallery: int) -> Iterator[slice]:
-    step = max(1, _BLOCK // max(gallery, 1))
-    for first in range(0, queries, step):
-        yield slice(first, first + step)
-
-
-def _largest(values: Float[np.ndarray, "queries gallery"], depth: int) -> Float[np.ndarray, "queries depth"]:
-    """The `depth` largest values of each row, in falling order."""
-    kept = np.partition(values, values.shape[1] - depth, axis=1)[:, values.shape[1] - depth :]
-    falling: Float[np.ndarray, "queries depth"] = np.sort(kept, axis=1)[:, ::-1]
-    return falling
-
-
-def _summarise(blocks: list[_Ranks], ks: tuple[int, ...]) -> RetrievalMetrics:
-    first = np.concatenate([block.first for block in blocks]) if blocks else np.zeros(0, dtype=np.int64)
-    if not len(first):
-        raise LabelError("there are no queries to measure on")
-    found = np.concatenate([block.found for block in blocks]).mean(axis=0)
-    return RetrievalMetrics(
-        hit={k: float((first <= k).mean()) for k in ks},
-        recall={k: float(share) for k, share in zip(ks, found, strict=True)},
-        mrr=float((1 / first).mean()),
-        median_rank=float(np.median(first)),
-        ranks=first,
+    if bins < 1:
+        raise LabelError(f"bins must be at least 1; got {bins}")
+    areas = [_roc_area(truth[:, k], given[:, k]) for k in ([1] if truth.shape[1] == 2 else range(truth.shape[1]))]
+    reliability = _reliability(p, truth, bins)
+    return ProbabilityMetrics(
+        cross_entropy=float(-np.log(np.maximum(p[truth], np.finfo(given.dtype).eps)).mean()),
+        brier=float(np.square(p - truth).sum(axis=1).mean()),
+        auc_macro=_mean_of_defined(areas),
+        ece=sum(one.count * abs(one.accuracy - one.confidence) for one in reliability) / len(p),
+        reliability=reliability,
     )
 
 
-def _checked(ks: Sequence[int]) -> tuple[int, ...]:
-    if not ks or min(ks) < 1:
-        raise LabelError(f"ks must be one or more numbers of at least 1; got {tuple(ks)}")
-    return tuple(sorted({int(k) for k in ks}))
+@dataclass(frozen=True, eq=False)
+class MultilabelMetrics:
+    """How well predictions match where an item has any number of labels.
+
+    `micro` counts every cell of the matrix alike, `macro` is the mean over labels, `samples` the mean over items. A ratio
+    with nothing below the line counts as 0, as in `ClassificationMetrics`; the F1 of an item without labels for which
+    none is predicted is such a ratio.
+    """
+
+    labels: tuple[Any, ...]
+    subset_accuracy: float  # share of items with every label right
+    hamming_loss: float  # share of cells that are wrong
+    precision_micro: float
+    recall_micro: float
+    f1_micro: float
+    precision_macro: float
+    recall_macro: float
+    f1_macro: float
+    f1_samples: float
+    cross_entropy: float  # mean over cells, in nats
+    average_precision_macro: float | None  # mean over the labels for which it is defined
+    auc_macro: float | None
+    precision: Float64[np.ndarray, " labels"]
+    recall: Float64[np.ndarray, " labels"]
+    f1: Float64[np.ndarray, " labels"]
+    support: Int[np.ndarray, " labels"]  # how many items have the label
+    average_precision: tuple[float | None, ...]  # by label; None where no item has it
+    auc: tuple[float | None, ...]  # by label; None where no item has it or all have
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it in the types of JSON; the numbers by label are lists in the order of `labels`."""
+        return {
+            "subset_accuracy": self.subset_accuracy,
+            "hamming_loss": self.hamming_loss,
+            "precision_micro": self.precision_micro,
+            "recall_micro": self.recall_micro,
+            "f1_micro": self.f1_micro,
+            "precision_macro": self.precision_macro,
+            "recall_macro": self.recall_macro,
+            "f1_macro": self.f1_macro,
+            "f1_samples": self.f1_samples,
+            "cross_entropy": self.cross_entropy,
+            "average_precision_macro": self.average_precision_macro,
+            "auc_macro": self.auc_macro,
+            "labels": list(self.labels),
+            "precision": self.precision.tolist(),
+            "recall": self.recall.tolist(),
+            "f1": self.f1.tolist(),
+            "support": self.support.tolist(),
+            "average_precision": list(self.average_precision),
+            "auc": list(self.auc),
+        }
 
 
-def _shared_codes(
-    query_groups: Labels, gallery_groups: Labels
-) -> tuple[Int[np.ndarray, " queries"], Int[np.ndarray, " gallery"]]:
-    queries, query_codes = label_codes(query_groups, what="query groups")
-    gallery, gallery_codes = label_codes(gallery_groups, what="gallery groups")
-    if len(queries) and len(gallery) and (queries.dtype.kind == "U") != (gallery.dtype.kind == "U"):
+def multilabel_metrics(
+    y_true: Bool[np.ndarray, "items labels"] | Unchecked,
+    probabilities: Float[np.ndarray, "items labels"] | Unchecked,
+    labels: Labels,
+    *,
+    threshold: float | Float[np.ndarray, " labels"] | Unchecked = 0.5,
+) -> MultilabelMetrics:
+    """Measure predictions where an item has any number of labels.
+
+    The cross-entropy keeps a smallest step's distance from 0 and 1, as `probability_metrics` does.
+
+    Args:
+        y_true: which item has which label.
+        probabilities: of each label for each item; rows need not sum to 1.
+        labels: the label of each column.
+        threshold: a label is predicted where its probability is at least this; one number, or one a label.
+
+    Raises:
+        LabelError: there are no items or labels, shapes or types do not fit, labels repeat, probabilities are not
+            between 0 and 1, or thresholds are not.
+    """
+    names = _ordered(labels)
+    truth = _truth(y_true, names)
+    given = _probabilities(probabilities, truth)
+    at = np.asarray(threshold, dtype=np.float64)
+    if at.shape not in {(), (len(names),)} or not ((at >= 0) & (at <= 1)).all():
         raise LabelError(
-            f"query groups such as {queries[0]!r} and gallery groups such as {gallery[0]!r} are of different kinds "
-            "and would never match: make both text or both numbers"
+            f"threshold must be a number between 0 and 1, or one for each of the {len(names)} labels; got {threshold}"
         )
-    every = np.union1d(queries, gallery)
-    return np.searchsorted(every, queries)[query_codes], np.searchsorted(every, gallery)[gallery_codes]
+    predicted = given >= at.astype(given.dtype)  # in one type: 0.7 is not below the float32 nearest to it
+    right = truth & predicted
+    hits, support, named = right.sum(axis=0), truth.sum(axis=0), predicted.sum(axis=0)
+    precision, recall, f1 = _ratio(hits, named), _ratio(hits, support), _ratio(2 * hits, support + named)
+    f1_samples = _ratio(2 * right.sum(axis=1), truth.sum(axis=1) + predicted.sum(axis=1))
+    total = (hits.sum(keepdims=True), support.sum(keepdims=True), named.sum(keepdims=True))
+    step = float(np.finfo(given.dtype).eps)
+    p = np.clip(given.astype(np.float64), step, 1 - step)
+    areas = tuple(_roc_area(truth[:, k], given[:, k]) for k in range(len(names)))
+    average_precision = tuple(_average_precision(truth[:, k], given[:, k]) for k in range(len(names)))
+    return MultilabelMetrics(
+        labels=tuple(names.tolist()),
+        subset_accuracy=float((truth == predicted).all(axis=1).mean()),
+        hamming_loss=float((truth != predicted).mean()),
+        precision_micro=float(_ratio(total[0], total[2])[0]),
+        recall_micro=float(_ratio(total[0], total[1])[0]),
+        f1_micro=float(_ratio(2 * total[0], total[1] + total[2])[0]),
+        precision_macro=float(precision.mean()),
+        recall_macro=float(recall.mean()),
+        f1_macro=float(f1.mean()),
+        f1_samples=float(f1_samples.mean()),
+        cross_entropy=float(-np.log(np.where(truth, p, 1 - p)).mean()),
+        average_precision_macro=_mean_of_defined(average_precision),
+        auc_macro=_mean_of_defined(areas),
+        precision=precision,
+        recall=recall,
+        f1=f1,
+        support=support,
+        average_precision=average_precision,
+        auc=areas,
+    )
+
+
+@dataclass(frozen=True)
+class RegressionMetrics:
+    """How near predicted numbers come to the true ones."""
+
+    mse: float  # mean squared error, in the squared unit of the target
+    rmse: float  # its root, in the unit of the target
+    mae: float  # mean absolute error, in the unit of the target
+    r2: float | None  # 1 - mse / variance; None if the true numbers are all the same
+
+    def as_dict(self) -> dict[str, float | None]:
+        """All of it, for JSON."""
+        return asdict(self)
+
+
+def regression_metrics(
+    y_true: Float[np.ndarray, " items"] | Unchecked, y_pred: Float[np.ndarray, " items"] | Unchecked
+) -> RegressionMetrics:
+    """Compare predicted numbers with true ones.
+
+    Raises:
+        LabelError: there are no items, the two differ in length, or a value is not a finite number.
+    """
+    true, predicted = _numbers(y_true, "true"), _numbers(y_pred, "predicted")
+    if len(true) != len(predicted):
+        raise LabelError(f"there are {len(true)} true numbers but {len(predicted)} predicted ones")
+    if not len(true):
+        raise LabelError("there are no items to measure on")
+    error = predicted - true
+    mse = float(np.square(error).mean())
+    # The variance of equal numbers can come out above 0 by rounding, and that of different ones as 0.
+    variance = 0.0 if (true == true[0]).all() else float(true.var())
+    return RegressionMetrics(
+        mse=mse, rmse=mse**0.5, mae=float(np.abs(error).mean()), r2=1 - mse / variance if variance else None
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class RocCurve:
+    """One label against the rest: the share of its items found by the share of others taken for them.
+
+    From (0, 0) to (1, 1), at most 200 points; the area is that of the curve before points were left out.
+    """
+
+    label: Any
+    false_positive_rate: Float64[np.ndarray, " points"]  # never falls
+    true_positive_rate: Float64[np.ndarray, " points"]  # never falls
+    area: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it in the types of JSON."""
+        return {
+            "label": self.label,
+            "false_positive_rate": self.false_positive_rate.tolist(),
+            "true_positive_rate": self.true_positive_rate.tolist(),
+            "area": self.area,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionRecallCurve:
+    """One label against the rest: precision by recall, from recall 0 (where precision counts as 1) to recall 1.
+
+    At most 200 points. The area is the average precision, a sum of steps over all points: straight lines between them
+    would flatter.
+    """
+
+    label: Any
+    recall: Float64[np.ndarray, " points"]  # never falls
+    precision: Float64[np.ndarray, " points"]
+    area: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it in the types of JSON."""
+        return {
+            "label": self.label,
+            "recall": self.recall.tolist(),
+            "precision": self.precision.tolist(),
+            "area": self.area,
+        }
+
+
+def roc_curves(
+    truth: Bool[np.ndarray, "items labels"] | Unchecked,
+    scores: Float[np.ndarray, "items labels"] | Unchecked,
+    labels: Labels,
+) -> tuple[RocCurve, ...]:
+    """The ROC curve of every label that some items have and some have not; others are left out.
+
+    Args:
+        truth: which item has which label; of one class an item, see `one_against_rest`.
+        scores: higher where a label is more likely.
+        labels: the label of each column.
+
+    Raises:
+        LabelError: there are no items or labels, shapes or types do not fit, labels repeat, or scores are not finite.
+    """
+    from sklearn.metrics import roc_curve
+
+    names = _ordered(labels)
+    truth = _truth(truth, names)
+    scores = _matching(scores, truth, "scores")
+    curves = []
+    for k, label in enumerate(names.tolist()):
+        area = _roc_area(truth[:, k], scores[:, k])
+        if area is not None:
+            false_positive, true_positive, _ = roc_curve(truth[:, k], scores[:, k])
+            kept = _thinned(false_positive, true_positive)
+            curves.append(RocCurve(label, false_positive[kept], true_positive[kept], area))
+    return tuple(curves)
+
+
+def precision_recall_curves(
+    truth: Bool[np.ndarray, "items labels"] | Unchecked,
+    scores: Float[np.ndarray, "items labels"] | Unchecked,
+    labels: Labels,
+) -> tuple[PrecisionRecallCurve, ...]:
+    """The precision-recall curve of every label that some items have; others are left out.
+
+    Args:
+        truth: as for `roc_curves`.
+        scores: see there.
+        labels: see there.
+
+    Raises:
+        LabelError: as `roc_curves`.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    names = _ordered(labels)
+    truth = _truth(truth, names)
+    scores = _matching(scores, truth, "scores")
+    curves = []
+    for k, label in enumerate(names.tolist()):
+        area = _average_precision(truth[:, k], scores[:, k])
+        if area is not None:
+            precision, recall, _ = precision_recall_curve(truth[:, k], scores[:, k], drop_intermediate=True)
+            precision, recall = precision[::-1], recall[::-1]
+            kept = _thinned(recall, precision)
+            curves.append(PrecisionRecallCurve(label, recall[kept], precision[kept], area))
+    return tuple(curves)
+
+
+def one_against_rest(y_true: Labels, classes: Labels) -> Bool[np.ndarray, "items classes"]:
+    """Which item is of which class: one true cell a row.
+
+    Raises:
+        LabelError: labels are missing, of another kind than the classes, or not among them, or classes repeat.
+    """
+    columns = _ordered(classes)
+    values, codes = label_codes(y_true, what="true labels")
+    number = {label: k for k, label in enumerate(columns.tolist())}
+    unknown = [label for label in values.tolist() if label not in number]
+    if unknown:
+        raise LabelError(
+            f"true labels {unknown[:5]} are not among the {len(columns)} classes, such as {columns[:3].tolist()}"
+        )
+    truth = np.zeros((len(codes), len(columns)), dtype=bool)
+    if len(codes):
+        truth[np.arange(len(codes)), np.array([number[label] for label in values.tolist()])[codes]] = True
+    return truth
+
+
+def _truth(
+    truth: Bool[np.ndarray, "items labels"] | Unchecked, labels: Shaped[np.ndarray, " labels"]
+) -> Bool[np.ndarray, "items labels"]:
+    matrix: Bool[np.ndarray, "items labels"] = np.asarray(truth)
+    if matrix.dtype != np.bool_ or matrix.ndim != 2 or matrix.shape[1] != len(labels):
+        raise LabelError(
+            f"the truth must be a matrix of booleans with a column for each of the {len(labels)} labels; "
+            f"got {matrix.dtype} {matrix.shape}"
+        )
+    return matrix
+
+
+def _matching(
+    values: Float[np.ndarray, "items labels"] | Unchecked, truth: Bool[np.ndarray, "items labels"], what: str
+) -> Float[np.ndarray, "items labels"]:
+    """A matrix of finite floats that fits the truth."""
+    matrix = np.asarray(values)
+    if not truth.size:
+        raise LabelError("there are no items to measure on")
+    if matrix.shape != truth.shape or matrix.dtype.kind not in "fiub":
+        raise LabelError(
+            f"{what} must be numbers with a row for each of {len(truth)} items and a column for each of "
+            f"{truth.shape[1]} labels; got {matrix.dtype} {matrix.shape}"
+        )
+    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    if len(bad):
+        raise LabelError(f"the {what} of {len(bad)} items are NaN or infinite, first item {bad[0]}")
+    floats: Float[np.ndarray, "items labels"] = matrix if matrix.dtype.kind == "f" else matrix.astype(np.float64)
+    return floats
+
+
+def _probabilities(
+    values: Float[np.ndarray, "items labels"] | Unchecked, truth: Bool[np.ndarray, "items labels"]
+) -> Float[np.ndarray, "items labels"]:
+    matrix = _matching(values, truth, "probabilities")
+    # Sums of float32 come out a little above 1.
+    if matrix.min() < 0 or matrix.max() > 1 + 8 * np.finfo(matrix.dtype).eps:
+        raise LabelError(
+            f"probabilities must lie between 0 and 1; got {matrix.min():.4g} to {matrix.max():.4g}. "
+            "Give probabilities, not scores"
+        )
+    return matrix
+
+
+def _numbers(values: Float[np.ndarray, " items"] | Unchecked, which: str) -> Float64[np.ndarray, " items"]:
+    given = np.asarray(values)
+    if given.dtype.kind not in "fiubO":
+        raise LabelError(f"the {which} values must be numbers; got {given.dtype}, such as {given.ravel()[:1].tolist()}")
+    try:
+        numbers: Float64[np.ndarray, " items"] = given.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise LabelError(f"the {which} values must be numbers: {error}") from error
+    if numbers.ndim != 1:
+        raise LabelError(f"the {which} numbers must be one an item; got an array of shape {numbers.shape}")
+    bad = np.flatnonzero(~np.isfinite(numbers))
+    if len(bad):
+        raise LabelError(
+            f"{len(bad)} of {len(numbers)} {which} numbers are missing, NaN or infinite, first of item {bad[0]}: "
+            "leave these items out"
+        )
+    return numbers
+
+
+def _reliability(
+    probabilities: Float64[np.ndarray, "items classes"], truth: Bool[np.ndarray, "items classes"], bins: int
+) -> tuple[ReliabilityBin, ...]:
+    top = probabilities.argmax(axis=1)
+    rows = np.arange(len(top))
+    confidence, right = probabilities[rows, top], truth[rows, top]
+    which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(which, minlength=bins)
+    sums, hits = np.bincount(which, confidence, minlength=bins), np.bincount(which, right, minlength=bins)
+    return tuple(
+        ReliabilityBin(b / bins, (b + 1) / bins, float(sums[b] / count[b]), float(hits[b] / count[b]), int(count[b]))
+        for b in np.flatnonzero(count).tolist()
+    )
+
+
+def _roc_area(truth: Bool[np.ndarray, " items"], scores: Float[np.ndarray, " items"]) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
+    if truth.all() or not truth.any():
+        return None
+    return float(roc_auc_score(truth, scores))
+
+
+def _average_precision(truth: Bool[np.ndarray, " items"], scores: Float[np.ndarray, " items"]) -> float | None:
+    from sklearn.metrics import average_precision_score
+
+    if not truth.any():
+        return None
+    return float(average_precision_score(truth, scores))
+
+
+def _mean_of_defined(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def _thinned(x: Float64[np.ndarray, " points"], y: Float64[np.ndarray, " points"]) -> Int[np.ndarray, " kept"]:
+    """Points to draw a curve by, evenly spaced along it, the first and the last among them."""
+    if len(x) <= _CURVE_POINTS:
+        return np.arange(len(x))
+    along = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    kept: Int[np.ndarray, " kept"] = np.unique(np.searchsorted(along, np.linspace(0, along[-1], _CURVE_POINTS)))
+    return kept
 
 
 def _ordered(labels: Labels) -> Shaped[np.ndarray, " labels"]:

@@ -1,18 +1,20 @@
-"""Splits: which items are learned from and which are measured on, drawn with a seed.
+"""Splits: which items are learned from and which are measured on, drawn with a seed, and what must not be divided.
 
 Rows are named by position; what is split is left to the caller. Items of one group (the same caption, patient or
-recording) are never on both sides. How labels become numbers and are dealt into folds is `chiasm.transfer.labels`.
+recording, embeddings that are nearly the same) are never on both sides. How labels become numbers and are dealt into
+folds is `chiasm.transfer.labels`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from chiasm.errors import LabelError
-from chiasm.transfer.labels import Labels, count, deal, group_codes, label_codes
+from chiasm.transfer.labels import Labels, Unchecked, count, deal, group_codes, label_codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +117,169 @@ def holdout_split(share: float, *, y: Labels | None = None, groups: Labels | Non
         side = "train" if held.all() else "test"
         raise LabelError(f"a share of {share} of {len(codes)} items leaves nothing to {side}: give more items")
     return Split(np.flatnonzero(~held), np.flatnonzero(held))
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutClasses:
+    """Classes to learn from and classes to keep for later, and the rows of each."""
+
+    seen: tuple[Any, ...]
+    unseen: tuple[Any, ...]
+    split: Split  # train: all rows of seen classes, test: all rows of unseen ones
+
+
+def held_out_class_split(y: Labels, share: float, *, seed: int = 0) -> HeldOutClasses:
+    """Draw about `share` of the classes, of which nothing is to be learned: at least one of them, and never all.
+
+    The draw depends on the names of the classes alone, not on the items. To measure on seen classes as well, as
+    `chiasm.evaluation.metrics.held_out_class_metrics` does, hold out items of `split.train` with `holdout_split`.
+
+    Args:
+        y: the label of each item.
+        share: the part of the classes to hold out, between 0 and 1.
+        seed: of the draw.
+
+    Raises:
+        LabelError: there are fewer than 2 classes, or a share that is not between 0 and 1.
+    """
+    classes, codes = label_codes(y)
+    if not 0 < share < 1:
+        raise LabelError(f"share must lie between 0 and 1; got {share}")
+    if len(classes) < 2:
+        raise LabelError(f"at least 2 classes are needed to hold one out; got {len(classes)}")
+    number = int(np.clip(round(share * len(classes)), 1, len(classes) - 1))
+    held = np.zeros(len(classes), dtype=bool)
+    held[np.random.default_rng(seed).permutation(len(classes))[:number]] = True
+    test = held[codes]
+    return HeldOutClasses(
+        tuple(classes[~held].tolist()),
+        tuple(classes[held].tolist()),
+        Split(np.flatnonzero(~test), np.flatnonzero(test)),
+    )
+
+
+def near_duplicate_groups(
+    vectors: Float[np.ndarray, "rows dim"] | Unchecked,
+    *,
+    threshold: float = 0.97,
+    groups: Labels | None = None,
+    block: int = 1024,
+) -> Int[np.ndarray, " rows"]:
+    """Group rows whose embeddings are nearly the same, directly or through others.
+
+    Two rows are joined if their cosine is at least `threshold`, to within the rounding of an inner product, so that equal
+    rows are together at a threshold of 1. A row of zeros has no direction and is joined to none. All pairs are looked at,
+    `block` x `block` at a time: the time grows with the square of the rows, the memory does not.
+
+    Args:
+        vectors: an embedding a row, of any length.
+        threshold: above 0, at most 1. What counts as nearly the same depends on the encoder.
+        groups: known groups; rows that share one are together too.
+        block: how many rows are compared with how many at once.
+
+    Returns:
+        The number of each row's group, counted from 0 in the order in which groups first occur.
+
+    Raises:
+        LabelError: not a matrix of floats, NaN or infinite values, `threshold` or `block` out of range, or groups that do
+            not fit.
+    """
+    X = np.asarray(vectors)
+    if X.ndim != 2 or X.dtype.kind != "f":
+        raise LabelError(f"embeddings must be a matrix of floats, one a row; got {X.dtype} {X.shape}")
+    if not 0 < threshold <= 1:
+        raise LabelError(f"threshold must be a cosine above 0 and at most 1; got {threshold}")
+    if block < 1:
+        raise LabelError(f"block must be at least 1; got {block}")
+    parts = [slice(first, min(first + block, len(X))) for first in range(0, len(X), block)]
+    for part in parts:
+        bad = np.flatnonzero(~np.isfinite(X[part]).all(axis=1))
+        if len(bad):
+            raise LabelError(
+                f"the embedding of row {part.start + bad[0]} holds NaN or infinite values: leave out rows without one"
+            )
+    together = np.arange(len(X)) if groups is None else group_codes(groups, len(X))
+    eps = float(np.finfo(np.result_type(X.dtype, np.float32)).eps)
+    least = threshold - 2 * eps * X.shape[1] ** 0.5
+    for i, rows in enumerate(parts):
+        directions = _directions(X[rows])
+        for columns in parts[i:]:
+            others = directions if columns is rows else _directions(X[columns])
+            a, b = np.nonzero(directions @ others.T >= least)
+            together = _joined(together, together[rows][a], together[columns][b])
+    return _in_order(together)
+
+
+def merge_groups(*groups: Labels) -> Int[np.ndarray, " rows"]:
+    """Put rows together that share a group in any of several groupings, directly or through others.
+
+    Args:
+        groups: groupings of the same rows, e.g. by source file, by folder and by near-duplicate embeddings.
+
+    Returns:
+        The number of each row's group, counted from 0 in the order in which groups first occur.
+
+    Raises:
+        LabelError: no groupings, groups are missing, or groupings differ in length.
+    """
+    if not groups:
+        raise LabelError("give one or more groupings to merge")
+    together = label_codes(groups[0], what="groups")[1]
+    for other in groups[1:]:
+        codes = group_codes(other, len(together))
+        first = np.unique(codes, return_index=True)[1]
+        together = _joined(together, together, together[first[codes]])
+    return _in_order(together)
+
+
+def crossing(groups: Labels, split: Split) -> int:
+    """How many test rows share a group with a row of train: 0 if the split divides no group.
+
+    Raises:
+        LabelError: groups are missing, or the split names rows that are not there.
+    """
+    codes = label_codes(groups, what="groups")[1]
+    named = np.concatenate([split.train, split.test])
+    if len(named) and (named.min() < 0 or named.max() >= len(codes)):
+        raise LabelError(f"the split names rows {named.min()} to {named.max()}, but there are {len(codes)} groups")
+    return int(np.isin(codes[split.test], codes[split.train]).sum())
+
+
+def _directions(vectors: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
+    """Rows of length 1, and zeros where they are zero; at least float32."""
+    rows = vectors.astype(np.result_type(vectors.dtype, np.float32))
+    # Scaled first, so that squares neither overflow nor vanish.
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
+    np.divide(rows, largest, out=rows, where=largest > 0)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    directions: Float[np.ndarray, "rows dim"] = np.divide(rows, length, out=rows, where=length > 0)
+    return directions
+
+
+def _joined(
+    together: Int[np.ndarray, " rows"], a: Int[np.ndarray, " pairs"], b: Int[np.ndarray, " pairs"]
+) -> Int[np.ndarray, " rows"]:
+    """Make one of the groups `a[i]` and `b[i]`, for all i: connected components."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    new = a != b
+    if not new.any():
+        return together
+    size = int(together.max()) + 1
+    graph = coo_array((np.ones(int(new.sum()), dtype=bool), (a[new], b[new])), shape=(size, size))
+    component: Int[np.ndarray, " groups"] = connected_components(graph, directed=False)[1]
+    joined: Int[np.ndarray, " rows"] = component[together]
+    return joined
+
+
+def _in_order(group: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+    """The same groups, numbered from 0 as they first occur."""
+    first, codes = np.unique(group, return_index=True, return_inverse=True)[1:]
+    number = np.empty(len(first), dtype=np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    ordered: Int[np.ndarray, " rows"] = number[codes]
+    return ordered
 
 
 def _hold_out_items(
