@@ -24,7 +24,7 @@ from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, CollectionError, SpaceError
 from chiasm.manifest import read_manifest
-from chiasm.recognition.recognizer import ModalityArrays, Recognizer
+from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.retrieval.index import ExactIndex, Hit
 from chiasm.space import LearnedMap, Space, start_space
 from chiasm.types import MODALITIES, FileOutcome, Media, Modality, Outcome, Text

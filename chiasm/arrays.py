@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from chiasm.collection import Collection
 from chiasm.encoders.base import Encoder
 from chiasm.errors import LabelError, SpaceError
-from chiasm.recognition.recognizer import ModalityArrays
+from chiasm.recognition import ModalityArrays
 from chiasm.space import Space
 from chiasm.types import MODALITIES, Modality
 

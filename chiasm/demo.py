@@ -20,6 +20,7 @@ from chiasm import api, media
 from chiasm.collection import AddReport, Collection, Progress
 from chiasm.encoders.cache import cache_folder
 from chiasm.errors import ChiasmError
+from chiasm.plots import Bar
 from chiasm.report import Card, Page, show_classification
 from chiasm.retrieval.index import Hit
 from chiasm.types import Modality, Text
@@ -339,14 +340,14 @@ def _page(
             f"Learned from pairs of image and caption in closed form, measured on {aligned.held_out} pairs that were held "
             "out. hit@10: how often the right one is among the first ten.",
         )
-        page.bars(
+        page.bar_chart(
+            "hit@10 before and after",
             [
-                (
-                    direction.replace("_", " "),
-                    {"before": aligned.before[direction]["hit@10"], "after": aligned.after[direction]["hit@10"]},
-                )
+                Bar(direction.replace("_", " "), float(values[direction]["hit@10"]), key=when)
                 for direction in aligned.before
-            ]
+                for when, values in (("before", aligned.before), ("after", aligned.after))
+            ],
+            x_range=(0, 1),
         )
         shown = ("hit@1", "hit@5", "hit@10", "mrr", "median_rank")
         page.table(
@@ -362,7 +363,11 @@ def _page(
             "Recognise",
             f"{len(fits[0].classes)} classes of {fits[0].label!r}, {SHOTS} examples each, measured on {fits[0].measured}.",
         )
-        page.bars([("+".join(fit.modalities), {"macro-F1": float(fit.metrics["f1_macro"])}) for fit in fits])
+        page.bar_chart(
+            "Macro-F1",
+            [Bar("+".join(fit.modalities), float(fit.metrics["f1_macro"])) for fit in fits],
+            x_range=(0, 1),
+        )
         page.paragraph("The last of them in full:")
         show_classification(page, fits[-1].metrics)
     page.section("Files")

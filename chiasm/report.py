@@ -1,6 +1,8 @@
-"""Results as one self-contained HTML file: no script, no font, no picture from anywhere else.
+"""Results as one page, written as HTML, Markdown or JSON.
 
-`Page` knows how things look; what is shown is decided by its callers (`demo`, `api.evaluate`). Every text is escaped.
+`Page` collects blocks; what is shown is decided by its callers (`demo`, `api.evaluate`). The HTML file is whole by
+itself: no script, no font, no picture from anywhere else, and every text is escaped. Markdown has the same tables, and
+those of the numbers behind each drawing. JSON has the blocks as they are, with all digits. Drawings are made by `plots`.
 """
 
 from __future__ import annotations
@@ -8,45 +10,83 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from PIL import Image, ImageOps
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
 
-from chiasm.errors import ChiasmError
+from chiasm import plots
+from chiasm.errors import ChiasmError, MediaError
+from chiasm.evaluation import Interval
+from chiasm.media import kinds, load, sniff
+from chiasm.plots import Bar, Numbers, Series, escape
+from chiasm.types import Image as Pixels
+from chiasm.types import Outcome, Video
 
-THUMBNAIL = 112  # pixels
+__all__ = ["Card", "Example", "Page", "show_classification", "show_retrieval"]
 
-_STYLE = """
-:root { --ink: #1c2530; --soft: #5b6875; --line: #dfe4e9; --paper: #ffffff; --card: #f6f8fa; --mark: #0b7285;
-  --mark2: #b9c4cd; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #9aa7b3; --line: #333d47; --paper: #14191f;
-  --card: #1c232b; --mark: #3bc9db; --mark2: #52606d; } }
+THUMBNAIL = 160  # pixels, longer side
+SOUND_BYTES = 300_000  # a longer sound is left out
+MEDIA_BYTES = 8_000_000  # of all pictures and sounds of a page together, as they stand in the file
+TEXT_CHARACTERS = 400  # of an example's text in HTML and Markdown
+CELLS = 4000  # of the numbers behind a drawing in HTML and Markdown; JSON has all of them
+
+_PLAYED = {  # what browsers play, by kind of file
+    kinds.WAV: "audio/wav",
+    kinds.FLAC: "audio/flac",
+    kinds.OGG: "audio/ogg",
+    kinds.OGG_VIDEO: "audio/ogg",
+    kinds.MP3: "audio/mpeg",
+    kinds.AAC: "audio/aac",
+    kinds.MP4: "audio/mp4",
+    kinds.MATROSKA: "audio/webm",
+}
+
+_STYLE = (
+    plots.STYLE
+    + """
+:root { --ink: #1c2530; --soft: #5b6875; --line: #dfe4e9; --paper: #ffffff; --card: #f6f8fa; --mark: #0b7285; }
+@media (prefers-color-scheme: dark) { :root { color-scheme: dark; --ink: #e6e9ec; --soft: #9aa7b3; --line: #333d47;
+  --paper: #14191f; --card: #1c232b; --mark: #3bc9db; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: break-word; }
 main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
-h1 { font-size: 1.9rem; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.6rem 0 .5rem; }
-p { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 .5rem; } summary h2 { display: inline; }
+summary { cursor: pointer; color: var(--soft); } details.section > summary { margin: 2.6rem 0 .5rem; color: var(--ink); }
+p { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); } a { color: var(--mark); }
+nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding: 0; margin: 1rem 0 0; }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); }
-td.number, th.number { text-align: right; } th { color: var(--soft); font-weight: 600; font-size: .88rem; }
-.scroll { overflow-x: auto; }
-.query { margin: 1.3rem 0 .5rem; font-weight: 600; display: flex; gap: .7rem; align-items: center; }
+th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; font-size: .88rem; } td.number i { color: var(--soft); font-style: normal; }
+.scroll { overflow-x: auto; } .plots { display: flex; flex-wrap: wrap; gap: 1rem 2rem; margin: 1rem 0; }
+figure { margin: 0; min-width: 0; max-width: 100%; } figcaption { font-weight: 600; margin-bottom: .4rem; }
+figure details { font-size: .85rem; max-height: 24rem; overflow-y: auto; }
+.query { margin: 1.3rem 0 .5rem; font-weight: 600; display: flex; flex-wrap: wrap; gap: .7rem; align-items: center; }
 .cards { display: flex; flex-wrap: wrap; gap: .7rem; }
 .card { width: 8.4rem; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .5rem;
-  font-size: .8rem; line-height: 1.3; overflow-wrap: anywhere; }
+  font-size: .8rem; line-height: 1.3; overflow-wrap: anywhere; } .example { width: 14.4rem; }
 .card img, .query img { display: block; width: 100%; height: 6.4rem; object-fit: contain; background: #fff;
   border-radius: .3rem; } .query img { width: 4.2rem; height: 4.2rem; border: 1px solid var(--line); }
+.example img { height: 9rem; } .example audio { width: 100%; margin-top: .4rem; }
 .card b { display: block; margin-top: .4rem; font-weight: 600; } .card span { color: var(--soft); }
+.example p { margin: .4rem 0 0; } .lack { border: 1px dashed var(--line); border-radius: .3rem; padding: .5rem;
+  color: var(--soft); font-size: .8rem; font-weight: 400; } .card .lack { display: block; }
+.card > .lack:first-child { min-height: 6.4rem; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem;
-  overflow-x: auto; font-size: .86rem; }
-svg text { fill: var(--ink); font: 13px system-ui, sans-serif; } svg .soft { fill: var(--soft); }
-svg .before { fill: var(--mark2); } svg .after { fill: var(--mark); } audio { height: 2rem; }
-.matrix td { min-width: 2.1rem; text-align: center; border: 1px solid var(--line); padding: .25rem .4rem; }
+  overflow-x: auto; font-size: .86rem; } audio { height: 2rem; }
 """
+)
 
 
 @dataclass(frozen=True)
@@ -58,118 +98,305 @@ class Card:
     below: str
 
 
+@dataclass(frozen=True)
+class Example:
+    """One item with what it is and what it was taken for."""
+
+    name: str
+    true: str
+    predicted: str
+    probability: float | None = None  # of the predicted label
+    picture: Path | None = None  # an image, or a video, of which one frame is shown
+    text: str | None = None
+    sound: Path | None = None
+
+
+Cell: TypeAlias = object
+"""A number, an `Interval` ("0.710 [0.680, 0.740]"), None (nothing known), or anything else, shown as its text."""
+
+
+@dataclass(frozen=True)
+class _Section:
+    title: str
+    collapsed: bool
+
+
+@dataclass(frozen=True)
+class _Paragraph:
+    text: str
+
+
+@dataclass(frozen=True)
+class _Code:
+    text: str
+
+
+@dataclass(frozen=True)
+class _Table:
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class _Cards:
+    query: str
+    picture: Path | None
+    sound: Path | None
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True)
+class _Media:
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class _Plot:
+    kind: str
+    title: str
+    x_label: str
+    y_label: str
+    numbers: _Table
+    svg: str = field(repr=False)
+    threshold: float | None = None
+
+
+_Block: TypeAlias = _Section | _Paragraph | _Code | _Table | _Cards | _Media | _Plot
+
+
 class Page:
-    """Builds the file from top to bottom."""
+    """Builds a report from top to bottom, and writes it."""
 
     def __init__(self, title: str, lead: str) -> None:
         self._title = title
-        self._parts = [f"<h1>{html.escape(title)}</h1>", f'<p class="soft">{html.escape(lead)}</p>']
+        self._lead = lead
+        self._blocks: list[_Block] = []
 
-    def section(self, title: str, *paragraphs: str) -> None:
-        """Begin a section."""
-        self._parts.append(f"<h2>{html.escape(title)}</h2>")
+    def section(self, title: str, *paragraphs: str, collapsed: bool = False) -> None:
+        """Begin a section. A collapsed one shows its title until a reader opens it."""
+        self._blocks.append(_Section(title, collapsed))
         for text in paragraphs:
             self.paragraph(text)
 
     def paragraph(self, text: str) -> None:
         """A paragraph."""
-        self._parts.append(f"<p>{html.escape(text)}</p>")
+        self._blocks.append(_Paragraph(text))
 
     def code(self, text: str) -> None:
         """Lines to copy into a shell."""
-        self._parts.append(f"<pre>{html.escape(text)}</pre>")
+        self._blocks.append(_Code(text))
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A table; numbers stand right, floats with three digits."""
-        head = "".join(
-            f'<th class="number">{html.escape(name)}</th>'
-            if rows and isinstance(rows[0][number], int | float)
-            else f"<th>{html.escape(name)}</th>"
-            for number, name in enumerate(columns)
-        )
-        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-        self._parts.append(f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>')
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        """A table; columns of numbers and of `Interval`s stand right, floats with three digits.
+
+        Raises:
+            ChiasmError: a row has more or fewer cells than there are columns.
+        """
+        self._blocks.append(_table(columns, rows))
 
     def cards(
         self, query: str, cards: Sequence[Card], *, picture: Path | None = None, sound: Path | None = None
     ) -> None:
         """A query and what it found."""
-        shown = f'<img src="{_thumbnail(picture)}" alt="">' if picture is not None else ""
-        player = ""
-        if sound is not None:
-            data = base64.b64encode(sound.read_bytes()).decode()
-            player = f'<audio controls src="data:audio/{sound.suffix[1:].lower()};base64,{data}"></audio>'
-        self._parts.append(f'<div class="query">{shown}<span>{html.escape(query)}</span>{player}</div>')
-        boxes = []
-        for card in cards:
-            image = (
-                ""
-                if card.picture is None
-                else f'<img src="{_thumbnail(card.picture)}" alt="{html.escape(card.title)}">'
-            )
-            boxes.append(
-                f'<div class="card">{image}<b>{html.escape(card.title)}</b><span>{html.escape(card.below)}</span></div>'
-            )
-        self._parts.append(f'<div class="cards">{"".join(boxes)}</div>')
+        self._blocks.append(_Cards(query, picture, sound, tuple(cards)))
 
-    def bars(self, rows: Sequence[tuple[str, Mapping[str, float]]]) -> None:
-        """Groups of horizontal bars for values from 0 to 1; the last bar of a group is the one that matters."""
-        left, width, height = 190, 420, 20
-        y, parts = 6, []
-        for name, values in rows:
-            parts.append(f'<text x="0" y="{y + 15}">{html.escape(name)}</text>')
-            for number, (key, value) in enumerate(values.items()):
-                style = "after" if number == len(values) - 1 else "before"
-                length = max(1.0, width * min(max(value, 0.0), 1.0))
-                parts.append(
-                    f'<rect class="{style}" x="{left}" y="{y}" width="{length:.1f}" height="{height - 4}" rx="2"/>'
-                )
-                parts.append(f'<text x="{left + length + 8:.1f}" y="{y + 13}">{value:.2f}</text>')
-                parts.append(f'<text class="soft" x="{left + length + 44:.1f}" y="{y + 13}">{html.escape(key)}</text>')
-                y += height
-            y += 8
-        total = left + width + 150
-        self._parts.append(
-            f'<div class="scroll"><svg role="img" viewBox="0 0 {total} {y}" width="{total}" height="{y}">{"".join(parts)}'
-            "</svg></div>"
+    def media(self, examples: Sequence[Example]) -> None:
+        """Items with their picture, text and sound, such as the worst mistakes.
+
+        A file that cannot be shown is replaced by the reason, when the page is written: it is missing or broken, a
+        sound of more than 300 kB or of a kind that browsers do not play, or the 8 MB for media of a page are used up.
+        """
+        self._blocks.append(_Media(tuple(examples)))
+
+    def line_chart(
+        self,
+        title: str,
+        series: Sequence[Series],
+        *,
+        x_label: str,
+        y_label: str,
+        error_bars: bool = False,
+        diagonal: bool = False,
+        log_x: bool = False,
+        x_range: tuple[float, float] | None = None,
+        y_range: tuple[float, float] | None = None,
+    ) -> None:
+        """Lines with their intervals; see `plots.line_chart`."""
+        svg = plots.line_chart(
+            series,
+            title=title,
+            x_label=x_label,
+            y_label=y_label,
+            error_bars=error_bars,
+            diagonal=diagonal,
+            log_x=log_x,
+            x_range=x_range,
+            y_range=y_range,
         )
+        spread = any(one.low is not None for one in series)
+        rows: list[tuple[Cell, ...]] = []
+        for one in series:
+            blank = [None] * len(one.x)
+            low, high = (blank if ends is None else ends for ends in (one.low, one.high))
+            for x, y, *ends in zip(one.x, one.y, low, high, strict=True):
+                rows.append((one.name, x, y, *(ends if spread else ())))
+        columns = ("series", x_label, y_label, *(("low", "high") if spread else ()))
+        self._plot("line_chart", title, x_label, y_label, columns, rows, svg)
+
+    def reliability_diagram(
+        self,
+        title: str,
+        confidence: Numbers,
+        accuracy: Numbers,
+        count: Numbers,
+        *,
+        edges: Sequence[tuple[float, float]] | None = None,
+    ) -> None:
+        """How far confidences can be believed; see `plots.reliability_diagram`."""
+        svg = plots.reliability_diagram(confidence, accuracy, count, title=title, edges=edges)
+        rows = [(c, a, int(n)) for c, a, n in zip(confidence, accuracy, count, strict=True)]
+        self._plot(
+            "reliability_diagram", title, "confidence", "accuracy", ("confidence", "accuracy", "items"), rows, svg
+        )
+
+    def bar_chart(
+        self, title: str, bars: Sequence[Bar], *, x_label: str = "", x_range: tuple[float, float] | None = None
+    ) -> None:
+        """Horizontal bars with their intervals; see `plots.bar_chart`."""
+        svg = plots.bar_chart(bars, title=title, x_label=x_label, x_range=x_range)
+        keyed, spread = any(bar.key for bar in bars), any(bar.low is not None for bar in bars)
+        columns = ("name", *(("key",) if keyed else ()), "value", *(("low", "high") if spread else ()))
+        rows = [
+            (bar.name, *((bar.key,) if keyed else ()), bar.value, *((bar.low, bar.high) if spread else ()))
+            for bar in bars
+        ]
+        self._plot("bar_chart", title, x_label, "", columns, rows, svg)
+
+    def histogram(
+        self,
+        title: str,
+        groups: Mapping[str, Numbers],
+        *,
+        x_label: str,
+        bins: int | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        """How values are spread; see `plots.histogram`."""
+        svg = plots.histogram(groups, title=title, x_label=x_label, bins=bins, threshold=threshold)
+        edges, counts = plots.histogram_counts(groups, bins=bins, threshold=threshold)
+        rows = list(zip(edges[:-1], edges[1:], *counts.values(), strict=True))
+        self._plot("histogram", title, x_label, "", ("from", "to", *groups), rows, svg, threshold)
+
+    def scatter(
+        self,
+        title: str,
+        x: Numbers,
+        y: Numbers,
+        classes: Sequence[str] | None = None,
+        *,
+        x_label: str = "",
+        y_label: str = "",
+    ) -> None:
+        """Points in the plane by class; see `plots.scatter`."""
+        svg = plots.scatter(x, y, classes, title=title, x_label=x_label, y_label=y_label)
+        rows = list(zip(*([] if classes is None else [classes]), x, y, strict=True))
+        columns = (*(() if classes is None else ("class",)), x_label or "x", y_label or "y")
+        self._plot("scatter", title, x_label, y_label, columns, rows, svg)
+
+    def heatmap(
+        self,
+        title: str,
+        values: Sequence[Sequence[float]] | Float[np.ndarray, "rows columns"] | Int[np.ndarray, "rows columns"],
+        *,
+        rows: Sequence[str],
+        columns: Sequence[str],
+        y_label: str,
+        x_label: str,
+        by_row: bool = False,
+    ) -> None:
+        """A matrix in shades; see `plots.heatmap`."""
+        svg = plots.heatmap(
+            values, rows=rows, columns=columns, title=title, y_label=y_label, x_label=x_label, by_row=by_row
+        )
+        cells = [(name, *row) for name, row in zip(rows, values, strict=True)]
+        self._plot("heatmap", title, x_label, y_label, (f"{y_label} \\ {x_label}", *columns), cells, svg)
 
     def confusion(self, labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> None:
-        """A confusion matrix: a row a true class, a column a predicted one, darker for more of the row."""
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in labels)
-        rows = []
-        for name, counts in zip(labels, matrix, strict=True):
-            total = max(1, sum(counts))
-            cells = "".join(
-                f'<td style="background: color-mix(in srgb, var(--mark) {round(70 * count / total)}%, transparent)">'
-                f"{count or ''}</td>"
-                for count in counts
+        """A confusion matrix: a row a true class, a column a predicted one, darker for more of the row.
+
+        Of more classes than can be drawn, the 30 most frequent confusions are listed.
+        """
+        if len(labels) <= plots.MAX_CLASSES:
+            self.heatmap(
+                "Confusion matrix",
+                matrix,
+                rows=labels,
+                columns=labels,
+                y_label="true",
+                x_label="predicted",
+                by_row=True,
             )
-            rows.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
-        self._parts.append(
-            f'<div class="scroll"><table class="matrix"><tr><th>true \\ predicted</th>{head}</tr>{"".join(rows)}</table></div>'
+            return
+        pairs = [
+            (count, labels[i], labels[j])
+            for i, row in enumerate(matrix)
+            for j, count in enumerate(row)
+            if count and i != j
+        ]
+        pairs.sort(key=lambda pair: -pair[0])
+        self.paragraph(
+            f"The confusion matrix of {len(labels):,} classes is too large to draw. Its {len(pairs[:30])} most frequent "
+            f"confusions of {len(pairs):,}:"
         )
+        self.table(("true", "predicted", "items"), [(true, predicted, count) for count, true, predicted in pairs[:30]])
 
     def save(self, path: str | Path) -> None:
-        """Write the file.
+        """Write the page, in the format that the name ends in: .html, .md or .json.
 
         Raises:
-            ChiasmError: it cannot be written.
+            ChiasmError: the name ends in something else, or the file cannot be written.
         """
-        text = (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{html.escape(self._title)}</title><style>{_STYLE}</style></head>\n"
-            f"<body><main>\n{chr(10).join(self._parts)}\n</main></body></html>\n"
-        )
+        path = Path(path)
+        write = {".html": self._html, ".md": self._markdown, ".json": self._json}.get(path.suffix.lower())
+        if write is None:
+            raise ChiasmError(
+                f"a report is written as .html, .md or .json; got {str(path)!r}. Give it a name with one of these endings"
+            )
         try:
-            Path(path).write_text(text, encoding="utf-8")
+            path.write_text(write(), encoding="utf-8", errors="replace")
         except OSError as error:
             raise ChiasmError(f"the report {path} cannot be written: {error}") from error
 
+    def _plot(
+        self,
+        kind: str,
+        title: str,
+        x_label: str,
+        y_label: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Cell]],
+        svg: str,
+        threshold: float | None = None,
+    ) -> None:
+        self._blocks.append(_Plot(kind, title, x_label, y_label, _table(columns, rows), svg, threshold))
+
+    def _html(self) -> str:
+        return _HtmlWriter().page(self._title, self._lead, self._blocks)
+
+    def _markdown(self) -> str:
+        parts = [f"# {_md(self._title)}", _md(self._lead), *map(_markdown, self._blocks)]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def _json(self) -> str:
+        blocks = [
+            {"type": type(block).__name__.removeprefix("_").lower(), **_jsonable(block)} for block in self._blocks
+        ]
+        page = {"format": "chiasm report", "version": 1, "title": self._title, "lead": self._lead, "blocks": blocks}
+        return json.dumps(page, indent=1, allow_nan=False) + "\n"
+
 
 def show_classification(page: Page, metrics: Mapping[str, Any]) -> None:
-    """Overall metrics, the confusion matrix and a table of classes, as `ClassificationMetrics.as_dict` gives them."""
+    """Overall metrics and the confusion matrix, as `ClassificationMetrics.as_dict` gives them."""
     overall = [(name.replace("_", " "), value) for name, value in metrics.items() if isinstance(value, float)]
     page.table(("metric", "value"), overall)
     page.confusion([str(name) for name in metrics["labels"]], metrics["confusion"])
@@ -184,21 +411,317 @@ def show_retrieval(page: Page, directions: Mapping[str, Mapping[str, float]]) ->
     page.table(("direction", *names), rows)
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f'<td class="number">{value:.3f}</td>'
-    if isinstance(value, int):
-        return f'<td class="number">{value}</td>'
-    return f"<td>{html.escape(str(value))}</td>"
+# ------------------------------------------------------------------------------------------------------------ cells
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> _Table:
+    for number, row in enumerate(rows):
+        if len(row) != len(columns):
+            raise ChiasmError(
+                f"row {number} of a table has {len(row)} cells for {len(columns)} columns: {tuple(columns)}"
+            )
+    return _Table(tuple(columns), tuple(map(tuple, rows)))
+
+
+def _numbers(plot: _Plot) -> tuple[_Table, list[str]]:
+    """What is shown of the numbers behind a drawing, and what is to be said of them."""
+    table = plot.numbers
+    shown = table.rows[: max(1, CELLS // len(table.columns))]
+    notes = [] if plot.threshold is None else [f"threshold: {_decimal(plot.threshold)}"]
+    if len(shown) < len(table.rows):
+        notes.append(f"{len(table.rows) - len(shown):,} more rows: the same report as .json has all of them.")
+    return _Table(table.columns, shown), notes
+
+
+def _is_number(cell: Cell) -> bool:
+    return isinstance(cell, Real | Interval) and not isinstance(cell, bool | np.bool)
+
+
+def _is_numeric(column: Sequence[Cell]) -> bool:
+    return any(map(_is_number, column)) and all(cell is None or _is_number(cell) for cell in column)
+
+
+def _shown(cell: Cell) -> str:
+    """A cell as people read it, before any escaping."""
+    match cell:
+        case None:
+            return ""
+        case Interval():
+            return f"{_decimal(cell.estimate)} [{_decimal(cell.low)}, {_decimal(cell.high)}]"
+        case bool() | np.bool():
+            return "yes" if cell else "no"
+        case Integral():
+            return str(int(cell))
+        case Real():
+            return _decimal(float(cell))
+        case _:
+            return str(cell)
+
+
+def _decimal(number: float) -> str:
+    if not math.isfinite(number):
+        return "n/a" if math.isnan(number) else str(number)
+    number += 0.0  # no minus before a zero
+    return f"{number:.3f}" if number == 0 or 0.0005 <= abs(number) < 1e6 else f"{number:.3g}"
+
+
+# ------------------------------------------------------------------------------------------------------------- HTML
+
+
+class _HtmlWriter:
+    """One pass over the blocks; counts what pictures and sounds take."""
+
+    def __init__(self) -> None:
+        self._left = MEDIA_BYTES
+        self._left_out = 0
+
+    def page(self, title: str, lead: str, blocks: Sequence[_Block]) -> str:
+        body = "\n".join(self._body(blocks))
+        sections = [block.title for block in blocks if isinstance(block, _Section)]
+        links = "".join(f'<li><a href="#section-{i}">{escape(name)}</a></li>' for i, name in enumerate(sections, 1))
+        contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n' if len(sections) > 1 else ""
+        note = (
+            f'<p class="lack">{self._left_out} pictures and sounds are left out: those shown fill the '
+            f"{MEDIA_BYTES / 1e6:g} MB that a page may hold.</p>\n"
+            if self._left_out
+            else ""
+        )
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
+            f'<body><main>\n<h1>{escape(title)}</h1>\n<p class="soft">{escape(lead)}</p>\n'
+            f"{contents}{note}{body}\n</main></body></html>\n"
+        )
+
+    def _body(self, blocks: Sequence[_Block]) -> Iterator[str]:
+        number, end = 0, ""
+        for position, block in enumerate(blocks):
+            if isinstance(block, _Section):
+                number += 1
+                heading = f'<h2 id="section-{number}">{escape(block.title)}</h2>'
+                yield end
+                yield f'<details class="section"><summary>{heading}</summary>' if block.collapsed else heading
+                end = "</details>" if block.collapsed else ""
+                continue
+            is_plot = isinstance(block, _Plot)
+            if is_plot and (not position or not isinstance(blocks[position - 1], _Plot)):
+                yield '<div class="plots">'
+            yield self._block(block)
+            if is_plot and (position + 1 == len(blocks) or not isinstance(blocks[position + 1], _Plot)):
+                yield "</div>"
+        yield end
+
+    def _block(self, block: _Paragraph | _Code | _Table | _Cards | _Media | _Plot) -> str:
+        match block:
+            case _Paragraph(text):
+                return f"<p>{escape(text)}</p>"
+            case _Code(text):
+                return f"<pre>{escape(text)}</pre>"
+            case _Table():
+                return _html_table(block)
+            case _Cards():
+                return self._cards(block)
+            case _Media(examples):
+                return f'<div class="cards">{"".join(map(self._example, examples))}</div>'
+            case _Plot():
+                numbers, notes = _numbers(block)
+                below = "".join(f"<p>{escape(note)}</p>" for note in notes)
+                details = f"<details><summary>numbers</summary>{_html_table(numbers)}{below}</details>"
+                return (
+                    f'<figure><figcaption>{escape(block.title)}</figcaption><div class="scroll">{block.svg}</div>'
+                    f"{details if numbers.rows else ''}</figure>"
+                )
+
+    def _cards(self, block: _Cards) -> str:
+        picture = "" if block.picture is None else self._picture(block.picture, "")
+        sound = "" if block.sound is None else self._sound(block.sound)
+        boxes = [
+            f'<div class="card">{"" if card.picture is None else self._picture(card.picture, card.title)}'
+            f"<b>{escape(card.title)}</b><span>{escape(card.below)}</span></div>"
+            for card in block.cards
+        ]
+        return (
+            f'<div class="query">{picture}<span>{escape(block.query)}</span>{sound}</div>'
+            f'<div class="cards">{"".join(boxes)}</div>'
+        )
+
+    def _example(self, example: Example) -> str:
+        parts = []
+        if example.picture is not None:
+            parts.append(self._picture(example.picture, example.name))
+        if example.text is not None:
+            parts.append(f"<p>{escape(_clipped(example.text))}</p>")
+        if example.sound is not None:
+            parts.append(self._sound(example.sound))
+        parts.append(f"<b>{escape(_verdict(example))}</b><span>{escape(example.name)}</span>")
+        return f'<div class="card example">{"".join(parts)}</div>'
+
+    def _picture(self, path: Path, alt: str) -> str:
+        if self._left <= 0:
+            return self._no_room(path)
+        try:
+            data = _thumbnail(path)
+        except MediaError as error:
+            return _lack(path, error.reason)
+        return f'<img src="{data}" alt="{escape(alt)}">' if self._take(data) else self._no_room(path)
+
+    def _sound(self, path: Path) -> str:
+        if self._left <= 0:
+            return self._no_room(path)
+        try:
+            data = _player(path)
+        except MediaError as error:
+            return _lack(path, error.reason)
+        return f'<audio controls src="{data}"></audio>' if self._take(data) else self._no_room(path)
+
+    def _take(self, data: str) -> bool:
+        fits = len(data) <= self._left
+        self._left -= len(data) if fits else 0
+        return fits
+
+    def _no_room(self, path: Path) -> str:
+        self._left_out += 1
+        return _lack(path, "left out: the page holds as much media as it may")
+
+
+def _html_table(table: _Table) -> str:
+    numeric = [_is_numeric(column) for column in zip(*table.rows, strict=True)] or [False] * len(table.columns)
+    css = [' class="number"' if right else "" for right in numeric]
+    head = "".join(f"<th{c}>{escape(name)}</th>" for c, name in zip(css, table.columns, strict=True))
+    body = "".join(
+        f"<tr>{''.join(f'<td{c}>{_html_cell(cell)}</td>' for c, cell in zip(css, row, strict=True))}</tr>"
+        for row in table.rows
+    )
+    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _html_cell(cell: Cell) -> str:
+    if isinstance(cell, Interval):
+        value, _, ends = _shown(cell).partition(" ")
+        return f"{value} <i>{ends}</i>"
+    return escape(_shown(cell))
+
+
+def _lack(path: Path, reason: str) -> str:
+    return f'<span class="lack">{escape(path.name)}: {escape(reason)}</span>'
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS].rstrip() + "…"
+
+
+def _verdict(example: Example) -> str:
+    sure = "" if example.probability is None else f" ({_decimal(example.probability)})"
+    return f"{example.true} → {example.predicted}{sure}"
 
 
 def _thumbnail(path: Path) -> str:
-    with Image.open(path) as opened:
-        opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
-        image = ImageOps.exif_transpose(opened).convert("RGBA")
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    flat = Image.new("RGB", image.size, "white")
-    flat.paste(image, mask=image.getchannel("A"))
+    """A small JPEG as a data URI; of a video, the frame in its middle."""
+    media = load(path, image_size=THUMBNAIL, frames=1)
+    if not isinstance(media, Pixels | Video):
+        raise MediaError(Outcome.UNSUPPORTED, f"a picture was expected; the file holds {media.modality}")
+    picture = Image.fromarray(media.pixels if isinstance(media, Pixels) else media.frames[0])
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
-    flat.save(buffer, "JPEG", quality=85)
+    picture.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _player(path: Path) -> str:
+    """A whole sound file as a data URI."""
+    modality = sniff(path)
+    if modality != "audio":
+        raise MediaError(Outcome.UNSUPPORTED, f"a sound was expected; the file holds {modality}")
+    try:
+        size = path.stat().st_size
+        if size > SOUND_BYTES:
+            raise MediaError(
+                Outcome.TOO_LARGE, f"left out: a sound of {size:,} bytes; a page holds those up to {SOUND_BYTES:,}"
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise MediaError(Outcome.BROKEN, f"the file cannot be read: {error.strerror or error}") from error
+    kind = kinds.recognise(data[: kinds.HEAD])
+    if kind not in _PLAYED:
+        raise MediaError(Outcome.UNSUPPORTED, f"browsers do not play {kind.name}")
+    return f"data:{_PLAYED[kind]};base64,{base64.b64encode(data).decode()}"
+
+
+# --------------------------------------------------------------------------------------------------------- Markdown
+
+
+def _markdown(block: _Block) -> str:
+    match block:
+        case _Section(title):
+            return f"## {_md(title)}"
+        case _Paragraph(text):
+            return _md(text)
+        case _Code(text):
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+            return f"{fence}\n{text}\n{fence}"
+        case _Table():
+            return _md_table(block)
+        case _Cards():
+            heading = f"**{_md(block.query)}**" if block.query.strip() else ""
+            files = [str(path) for path in (block.picture, block.sound) if path is not None]
+            cards = [(card.title, card.below, card.picture) for card in block.cards]
+            table = _md_table(_table(("found", "", "picture"), cards))
+            return "\n\n".join(part for part in (heading, *map(_md, files), table) if part)
+        case _Media(examples):
+            columns = ("item", "true", "predicted", "probability", "text", "picture", "sound")
+            rows = [
+                (e.name, e.true, e.predicted, e.probability, e.text and _clipped(e.text), e.picture, e.sound)
+                for e in examples
+            ]
+            return _md_table(_table(columns, rows))
+        case _Plot():
+            numbers, notes = _numbers(block)
+            return "\n\n".join([f"### {_md(block.title)}", _md_table(numbers), *map(_md, notes)])
+
+
+def _md_table(table: _Table) -> str:
+    numeric = [_is_numeric(column) for column in zip(*table.rows, strict=True)] or [False] * len(table.columns)
+    lines = [
+        _md_row(table.columns),
+        "|" + "|".join(" ---: " if right else " --- " for right in numeric) + "|",
+        *(_md_row([_shown(cell) for cell in row]) for row in table.rows),
+    ]
+    return "\n".join(lines)
+
+
+def _md_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_md, cells)) + " |"
+
+
+def _md(text: str) -> str:
+    """Text that means itself: on one line, with nothing that Markdown or HTML would take for markup."""
+    line = html.escape(" ".join(text.split()), quote=False)
+    line = re.sub(r"([\\`*_\[\]|#~])", r"\\\1", line)
+    return re.sub(
+        r"^([-+=])(?=[\s-]|$)|^(\d+)(?=[.)](?:\s|$))",
+        lambda start: f"\\{start[1]}" if start[1] else f"{start[2]}\\",
+        line,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- JSON
+
+
+def _jsonable(value: Any) -> Any:
+    """Dataclasses as objects without their drawing, paths as text, numbers in full; what is not finite as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {part.name: _jsonable(getattr(value, part.name)) for part in fields(value) if part.name != "svg"}
+    match value:
+        case None | str() | bool():
+            return value
+        case np.bool():
+            return bool(value)
+        case Integral():
+            return int(value)
+        case Real():
+            return float(value) if math.isfinite(value) else None
+        case tuple():
+            return [_jsonable(part) for part in value]
+        case _:
+            return str(value)

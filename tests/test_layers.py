@@ -24,6 +24,7 @@ LAYERS = (
     {"retrieval"},
     {"evaluation"},
     {"arrays"},
+    {"plots"},
     {"report"},
     {"api"},
     {"demo"},

@@ -344,7 +344,7 @@ def test_rows_that_are_not_numbers_are_counted(value: float, dtype: type) -> Non
 def test_large_but_finite_rows_are_no_error() -> None:
     X = planted(2, 5, 4, dtype=np.float32)[0] * np.float32(1e36)
     X[0] = 3e38
-    linear_probe._refuse_nonfinite(X)
+    linear_probe.refuse_nonfinite(X)
 
 
 def test_wrong_width_says_expected_and_got() -> None:

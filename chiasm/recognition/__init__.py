@@ -1,5 +1,8 @@
 """Recognition: embeddings of items -> labels."""
 
-from chiasm.recognition.recognizer import Arrays, ModalityArrays, Recognizer, SubsetProbe
+from chiasm.recognition.fitting import Labelled
+from chiasm.recognition.ladder import RungOptions
+from chiasm.recognition.modalities import Arrays, ModalityArrays
+from chiasm.recognition.recognizer import Recognition, Recognizer
 
-__all__ = ["Arrays", "ModalityArrays", "Recognizer", "SubsetProbe"]
+__all__ = ["Arrays", "Labelled", "ModalityArrays", "Recognition", "Recognizer", "RungOptions"]

@@ -1,8 +1,8 @@
 """The recogniser: embeddings of items by modality -> labels, whatever modalities an item has.
 
-This module knows how modalities are put together: a linear probe for every set of modalities, and for every item the
-probe of just the set it has. How a probe is fitted is `chiasm.transfer.linear_probe`; turning files into embeddings is left
-to `chiasm.api`. Predicting needs numpy alone: scikit-learn, which takes seconds to import, is loaded by `fit` only.
+This module is the estimator: it checks what comes in, predicts, and keeps a fitted recogniser on disk. How it learns is
+`chiasm.recognition.fitting`; turning files into embeddings is left to `chiasm.api`. Predicting needs numpy alone:
+scikit-learn and torch, which take seconds to import, are loaded by `fit` (torch also to predict by a learned fusion).
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import combinations
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -23,147 +22,122 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.transfer.labels import Labels, Unchecked, label_codes
-from chiasm.types import MODALITIES, Modality
+from chiasm.recognition.calibration import Calibration
+from chiasm.recognition.conformal import ConformalSets
+from chiasm.recognition.extension import extend_linear
+from chiasm.recognition.fitting import (
+    Choices,
+    Details,
+    Fitted,
+    FusionName,
+    Labelled,
+    SemiName,
+    fit,
+)
+from chiasm.recognition.heads import Head, RungName
+from chiasm.recognition.ladder import RungOptions, RungReport
+from chiasm.recognition.modalities import Arrays, Features, ModalityArrays, Subset, as_arrays
+from chiasm.recognition.novelty import ScoreName
+from chiasm.recognition.open_world import UnknownDetector
+from chiasm.transfer.labels import Labels, label_codes
+from chiasm.types import Modality
 
-Subset: TypeAlias = tuple[Modality, ...]
-"""Some modalities, in the order of `MODALITIES`."""
-
-FORMAT, VERSION = "chiasm-recognizer", 1
+FORMAT, VERSION = "chiasm-recognizer", 2
 _DESCRIPTION, _WEIGHTS = "recognizer.json", "weights.safetensors"
 _LARGEST_DESCRIPTION = 2**24  # bytes
-_ENOUGH = 0.9  # of the items of its scarcest modality: what a joint probe needs to be better than its parts together
 
 
 @dataclass(frozen=True, eq=False)
-class ModalityArrays:
-    """Embeddings of the same items by modality, and which item has which modality.
+class Recognition:
+    """What a recogniser says of some items.
 
-    Raises:
-        ChiasmError: no or unknown modalities, arrays that are not matrices with a row an item, masks that do not fit,
-            or NaN or infinite values in the row of an item that has the modality.
+    Attributes:
+        labels: the most probable class of each.
+        probabilities: calibrated, in the order of `Recognizer.classes_`.
+        sets: the classes that hold the true one with the probability asked for; all of them where the recogniser has
+            learned from too few items to promise anything.
+        unknown: whether an item is like nothing known, at the false-alarm rate asked for; False where the recogniser
+            has no detector.
+        strangeness: p-value of being a known class, small is strange; NaN without a detector.
     """
 
-    vectors: Mapping[Modality, Float[np.ndarray, "items _"]] | Unchecked
-    present: Mapping[Modality, Bool[np.ndarray, " items"]] | Unchecked = field(default_factory=dict)
-    """Which items have the modality; the rows of others are not looked at. Without a mask, all have it."""
-
-    def __post_init__(self) -> None:
-        unknown = sorted(str(name) for name in {*self.vectors, *self.present} if name not in MODALITIES)
-        if unknown or not self.vectors:
-            raise ChiasmError(
-                f"embeddings must be given by modality ({', '.join(MODALITIES)}); got {unknown or 'none'}"
-            )
-        vectors = {name: np.asarray(self.vectors[name]) for name in MODALITIES if name in self.vectors}
-        for name, array in vectors.items():
-            if array.ndim != 2 or array.dtype.kind != "f":
-                raise ChiasmError(f"{name}: embeddings must be a matrix of floats; got {array.dtype} {array.shape}")
-        lengths = {name: len(array) for name, array in vectors.items()}
-        if len(set(lengths.values())) > 1:
-            raise ChiasmError(f"modalities must have a row for every item, missing or not; got {lengths} rows")
-        items = next(iter(lengths.values()))
-        present = {}
-        for name, array in vectors.items():
-            mask = np.asarray(self.present.get(name, np.ones(items, dtype=bool)))
-            if mask.shape != (items,) or mask.dtype != np.bool_:
-                raise ChiasmError(f"{name}: the mask must be {items} booleans; got {mask.dtype} {mask.shape}")
-            bad = np.flatnonzero(mask)[~np.isfinite(array[mask]).all(axis=1)]
-            if len(bad):
-                raise ChiasmError(
-                    f"{name}: {len(bad)} of {int(mask.sum())} embeddings hold NaN or infinite values, first of item "
-                    f"{bad[0]}: leave them out of the mask"
-                )
-            present[name] = mask
-        object.__setattr__(self, "vectors", vectors)
-        object.__setattr__(self, "present", present)
-
-    def __len__(self) -> int:
-        return len(next(iter(self.present.values())))
-
-    def take(self, rows: Int[np.ndarray, " rows"]) -> ModalityArrays:
-        """The same for some items."""
-        return ModalityArrays(
-            {name: array[rows] for name, array in self.vectors.items()},
-            {name: mask[rows] for name, mask in self.present.items()},
-        )
-
-
-Arrays: TypeAlias = ModalityArrays | Mapping[Modality, Float[np.ndarray, "items _"]] | Unchecked
-"""Embeddings by modality; a plain mapping means that every item has every modality."""
-
-
-@dataclass(frozen=True, eq=False)
-class SubsetProbe:
-    """A linear classifier of one set of modalities, their normalised embeddings side by side."""
-
-    classes: Int[np.ndarray, " known"]  # which of the recogniser's classes it tells apart
-    coef: Float[np.ndarray, "known dim"]
-    intercept: Float[np.ndarray, " known"]
-    strength: float
-    items: int  # learned from
-
-    def log_probabilities(
-        self, features: Float[np.ndarray, "rows dim"], classes: int
-    ) -> Float[np.ndarray, "rows classes"]:
-        """Of all classes, minus infinity for those it does not know."""
-        logits = features @ self.coef.T + self.intercept
-        logits -= logits.max(axis=1, keepdims=True)
-        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        every = np.full((len(features), classes), -np.inf, dtype=logits.dtype)
-        every[:, self.classes] = logits
-        return every
+    labels: Shaped[np.ndarray, " items"]
+    probabilities: Float[np.ndarray, "items classes"]
+    sets: Bool[np.ndarray, "items classes"]
+    unknown: Bool[np.ndarray, " items"]
+    strangeness: Float[np.ndarray, " items"]
 
 
 class Recognizer:
     """Recognise the class of an item from the embeddings of whatever modalities it has.
 
-    Each modality is centred by the mean of the training items and scaled to unit length, so that modalities weigh the
-    same side by side. (Measured at 5 and at 31 shots on image and text embeddings of two collections: mean macro-F1 of
-    both together 0.745, lengths before centring 0.740, features divided by their deviations 0.736, raw scale 0.742.)
-
-    For every set of modalities that training items have, one probe is fitted on all items that have at least these: an
-    item with image and text teaches the image probe, too. An item is recognised by the probe of just the set it has, so
+    For every set of modalities that training items have, one head is fitted on all items that have at least these: an
+    item with image and text teaches the image head, too. An item is recognised by the head of just the set it has, so
     that a missing modality costs no more than its own information.
 
-    A set has no probe of its own if its items lack a class that one of its modalities knows, or are fewer than 0.9 of
+    A set has no head of its own if its items lack a class that one of its modalities knows, or are fewer than 0.9 of
     those of its scarcest modality; one modality has none if its items are all of one class. An item with such a set is
-    recognised by the largest sets within it that have probes, together: the geometric mean of their probabilities, each
+    recognised by the largest sets within it that have heads, together: the geometric mean of their probabilities, each
     smoothed by one imaginary item divided among all classes, so that a class unknown to one of them is not ruled out.
-    (Measured on stamps with 10 labels a class of each modality: the joint probe of 2, 5 and 8 items a class gave
-    macro-F1 0.49, 0.69 and 0.76, the mean of the two probes 0.79. With as many items as the modalities have, the joint
-    probe was as good.) Modalities that the recogniser was not fitted on are not looked at.
+    (Measured on stamps with 10 labels a class of each modality: the joint head of 2, 5 and 8 items a class gave
+    macro-F1 0.49, 0.69 and 0.76, the mean of the two heads 0.79. With as many items as the modalities have, the joint
+    head was as good.) Modalities that the recogniser was not fitted on are not looked at.
 
     It follows scikit-learn's conventions for a classifier, with `ModalityArrays` in the place of a matrix.
 
     Args:
-        folds: of the cross-validation that chooses each probe's strength.
-        class_weight: as of `LinearProbe`.
-        random_state: seed of the folds.
+        adapter: the rung of the ladder: `"zero-shot"`, `"prototypes"`, `"tip-adapter"`, `"linear"`, `"residual"`,
+            `"mlp"`, or `"auto"`, which climbs by nested cross-validation and takes a higher rung only if it wins by more
+            than one standard error (`chiasm.recognition.ladder`).
+        fusion: how modalities are joined: `"concat"` (features side by side), `"mean"` and `"stack"` (of the single
+            modalities' probabilities), `"gated"`, `"attention"`, `"low_rank"` (networks), `"single"` (the best modality
+            alone), or `"auto"`.
+        alpha: weight of the source, or `"auto"`.
+        semi: use of unlabelled items, `"self-training"`, `"spreading"` or None.
+        unknown: score by which items of no known class are told, `"auto"`, or None to leave that out.
+        folds: of the cross-validations.
+        class_weight: `"balanced"` gives every class the same total weight; a mapping gives weights by class.
+        options: of the rungs.
+        network: arguments of `chiasm.transfer.fusion.Fusion` for the learned fusions, but for its kind.
+        random_state: seed of folds and networks.
 
     Attributes:
         classes_: the classes, sorted.
-        means_: the mean embedding of each modality.
-        probes_: the classifier of each set of modalities.
+        fitted_: all that predicting needs.
+        details_: what was tried and chosen, for reports.
     """
 
     classes_: Shaped[np.ndarray, " classes"]
-    means_: dict[Modality, Float[np.ndarray, " _"]]
-    probes_: dict[Subset, SubsetProbe]
+    fitted_: Fitted
 
     def __init__(
         self,
         *,
+        adapter: RungName | Literal["auto"] = "auto",
+        fusion: FusionName | Literal["auto"] = "auto",
+        alpha: float | Literal["auto"] = "auto",
+        semi: SemiName | None = None,
+        unknown: ScoreName | Literal["auto"] | None = "auto",
         folds: int = 5,
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        options: RungOptions | None = None,
+        network: Mapping[str, Any] | None = None,
         random_state: int = 0,
     ) -> None:
+        self.adapter = adapter
+        self.fusion = fusion
+        self.alpha = alpha
+        self.semi = semi
+        self.unknown = unknown
         self.folds = folds
         self.class_weight = class_weight
+        self.options = options
+        self.network = network
         self.random_state = random_state
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002  scikit-learn's signature
         """The arguments of the constructor by name."""
-        return {name: getattr(self, name) for name in ("folds", "class_weight", "random_state")}
+        return {name: getattr(self, name) for name in _PARAMETERS}
 
     def set_params(self, **params: Any) -> Recognizer:
         """Set arguments of the constructor by name.
@@ -171,10 +145,9 @@ class Recognizer:
         Raises:
             ValueError: there is no such argument.
         """
-        known = self.get_params()
         for name, value in params.items():
-            if name not in known:
-                raise ValueError(f"Recognizer has no parameter {name!r}; it has {', '.join(known)}")
+            if name not in _PARAMETERS:
+                raise ValueError(f"Recognizer has no parameter {name!r}; it has {', '.join(_PARAMETERS)}")
             setattr(self, name, value)
         return self
 
@@ -188,81 +161,88 @@ class Recognizer:
             input_tags=InputTags(two_d_array=False, dict=True),
         )
 
-    def fit(self, X: Arrays, y: Labels, groups: Labels | None = None) -> Recognizer:
+    @property
+    def details_(self) -> Details:
+        """What was tried and chosen on held-out items of the training set."""
+        self._check_fitted()
+        return self.fitted_.details
+
+    def fit(
+        self,
+        X: Arrays,
+        y: Labels,
+        groups: Labels | None = None,
+        *,
+        names: Mapping[Any, Float[np.ndarray, " dim"]] | None = None,
+        source: Labelled | None = None,
+        unlabelled: ModalityArrays | None = None,
+    ) -> Recognizer:
         """Learn from labelled items, each with at least one modality.
 
         Args:
             X: their embeddings.
             y: one label an item.
             groups: items of one group are never on both sides of a fold.
+            names: the embedded name of each class, in the space that `ModalityArrays.shared` is of: one more shot, and
+                all that the zero-shot rung needs. A name of a class without items makes it known by its name.
+            source: labelled items of another domain, whose classes are among those of y; others are left out.
+            unlabelled: more items of this domain, for `semi`.
 
         Raises:
             LabelError: labels are missing, of one class only or not one an item; items without any modality; or no
                 modality with items of two classes.
-            ChiasmError: the embeddings are not usable, see `ModalityArrays`.
+            ChiasmError: the embeddings are not usable, see `ModalityArrays`, or there is no such choice.
         """
-        from chiasm.transfer.linear_probe import LinearProbe
-
-        arrays = _arrays(X)
-        classes, codes = label_codes(y)
+        arrays = as_arrays(X)
+        own, codes = label_codes(y)
         if len(codes) != len(arrays):
             raise LabelError(f"there are {len(arrays)} items but {len(codes)} labels: give one label an item")
-        if classes.dtype.kind not in _KINDS:
-            raise LabelError(f"labels must be text, numbers or booleans; got {classes.dtype}")
-        _refuse_empty_items(arrays, tuple(arrays.vectors))
-        if len(classes) < 2:
-            raise LabelError(f"all {len(codes)} labels are {classes[0]!s}: at least 2 classes are needed")
+        if own.dtype.kind not in _KINDS:
+            raise LabelError(f"labels must be text, numbers or booleans; got {own.dtype}")
+        _refuse_empty_items(arrays, arrays.modalities)
+        if len(own) < 2:
+            raise LabelError(f"all {len(codes)} labels are {own[0]!s}: at least 2 classes are needed")
         group = None if groups is None else np.asarray(groups)
         if group is not None and group.shape != codes.shape:
             raise LabelError(f"there are {len(codes)} items but groups of shape {group.shape}: give one group an item")
-
-        means = {
-            name: array[arrays.present[name]].mean(axis=0, dtype=np.float64).astype(array.dtype)
-            for name, array in arrays.vectors.items()
-            if arrays.present[name].any()
-        }
-        probes: dict[Subset, SubsetProbe] = {}
-        for subset in _subsets(tuple(means)):
-            rows = np.flatnonzero(np.all([arrays.present[name] for name in subset], axis=0))
-            if not _deserves_probe(subset, codes[rows], probes):
-                continue
-            probe = LinearProbe(cv=self.folds, class_weight=self.class_weight, random_state=self.random_state)
-            probe.fit(
-                _features(arrays, means, subset, rows),
-                classes[codes[rows]],
-                groups=None if group is None else group[rows],
-            )
-            coef, intercept = probe.coef_, probe.intercept_
-            if len(coef) == 1:  # two classes: the logit of the second, that of the first is 0
-                coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
-            probes[subset] = SubsetProbe(np.unique(codes[rows]), coef, intercept, probe.strength_, len(rows))
-        if not probes:
-            raise LabelError(
-                "no modality has items of two classes: label items of another class that have the same one"
-            )
-        self.classes_, self.probes_ = classes, probes
-        self.means_ = {name: mean for name, mean in means.items() if (name,) in probes}
+        if group is not None:
+            group = np.unique(group, return_inverse=True)[1]
+        classes = own if not names else np.union1d(own, np.array(list(names)))
+        codes = np.searchsorted(classes, own)[codes]
+        choices = Choices(
+            adapter=self.adapter,
+            fusion=self.fusion,
+            alpha=self.alpha,
+            semi=self.semi,
+            unknown=self.unknown,
+            folds=self.folds,
+            options=replace(self.options or RungOptions(), class_weight=self._weights(classes)),
+            network=self.network or {},
+            seed=self.random_state,
+        )
+        self.fitted_ = fit(
+            arrays,
+            classes,
+            codes,
+            choices=choices,
+            groups=group,
+            names=_names(names, classes, arrays),
+            source=None if source is None else _known(source, classes),
+            unlabelled=unlabelled,
+        )
+        self.classes_ = classes
         return self
 
     def predict_proba(self, X: Arrays) -> Float[np.ndarray, "items classes"]:
-        """The probability of each class, in the order of `classes_`.
+        """The calibrated probability of each class, in the order of `classes_`.
 
         Raises:
             LabelError: items have none of the modalities that the recogniser was fitted on; says how many and which.
             ChiasmError: embeddings are of another width than in `fit`, or not usable, see `ModalityArrays`.
         """
-        self._check_fitted()
-        arrays = _arrays(X)
-        for name, array in arrays.vectors.items():
-            if name in self.means_ and array.shape[1] != len(self.means_[name]):
-                raise ChiasmError(
-                    f"{name}: expected embeddings of width {len(self.means_[name])}, as in fit; got {array.shape[1]}. "
-                    "Use the encoder that the recogniser was fitted with"
-                )
-        known = tuple(name for name in arrays.vectors if name in self.means_)
-        _refuse_empty_items(arrays, known, fitted=tuple(self.means_))
+        arrays, known = self._checked(X)
         probabilities = np.empty((len(arrays), len(self.classes_)), dtype=np.float64)
-        for subset, rows in _by_subset(arrays, known) if len(arrays) else ():
+        for subset, rows in arrays.by_subset(known):
             probabilities[rows] = self._probabilities(arrays, subset, rows)
         return probabilities
 
@@ -277,6 +257,44 @@ class Recognizer:
         labels: Shaped[np.ndarray, " items"] = self.classes_[best]
         return labels
 
+    def recognise(self, X: Arrays, *, level: float = 0.9, false_alarm_rate: float = 0.05) -> Recognition:
+        """Labels with probabilities, the set of classes that may be right, and what is like nothing known.
+
+        Args:
+            X: embeddings.
+            level: how often the set of classes is to hold the true one.
+            false_alarm_rate: the share of items of known classes that may be called unknown.
+
+        Raises:
+            LabelError: as `predict_proba`.
+            ChiasmError: as `predict_proba`, or a level or rate that is not between 0 and 1.
+        """
+        if not 0 < level < 1 or not 0 < false_alarm_rate < 1:
+            raise ChiasmError(
+                f"level and false-alarm rate must be between 0 and 1, such as 0.9 and 0.05; got {level} and "
+                f"{false_alarm_rate}"
+            )
+        arrays, known = self._checked(X)
+        number = len(self.classes_)
+        probabilities = np.empty((len(arrays), number))
+        sets = np.ones((len(arrays), number), dtype=bool)
+        unknown = np.zeros(len(arrays), dtype=bool)
+        strangeness = np.full(len(arrays), np.nan)
+        for subset, rows in arrays.by_subset(known):
+            probabilities[rows] = self._probabilities(arrays, subset, rows)
+            promised = self.fitted_.sets.get(subset)
+            if promised is not None:
+                sets[rows] = promised.sets(probabilities[rows], level=level)
+            within = [part for part in self.fitted_.detectors if set(part) <= set(subset)]
+            if within:
+                part = max(within, key=len)
+                detector, head = self.fitted_.detectors[part], self.fitted_.heads[part]
+                features = self.fitted_.features.rows(arrays, part, rows)
+                scores = detector.scores(features, head.logits(features))
+                unknown[rows] = detector.is_unknown(scores, false_alarm_rate=false_alarm_rate)
+                strangeness[rows] = detector.p_values(scores)
+        return Recognition(self.classes_[probabilities.argmax(axis=1)], probabilities, sets, unknown, strangeness)
+
     def score(self, X: Arrays, y: Labels) -> float:
         """The share of items whose class is recognised.
 
@@ -287,10 +305,90 @@ class Recognizer:
         classes, codes = label_codes(y)
         return float(np.mean(self.predict(X) == classes[codes]))
 
+    def add_class(self, X: Arrays, y: Labels) -> Recognizer:
+        """A recogniser that knows more classes, from examples of the new ones alone; this one stays as it is.
+
+        The rows of the old classes in every head stay bit by bit as they were, and a new row is fitted beside them, with
+        up to 20 stored examples of each old class on the other side. Old classes among themselves are told apart as
+        before. Calibration and conformal sets are those of the old classes; sets always hold the new ones.
+
+        Args:
+            X: examples of new classes.
+            y: their labels, none of them known.
+
+        Raises:
+            LabelError: a label is known already, or the heads are not linear (the rungs tip-adapter, residual and mlp and
+                learned fusions): fit again.
+            ChiasmError: the embeddings are not usable.
+        """
+        arrays, known = self._checked(X)
+        new, codes = label_codes(y)
+        if len(codes) != len(arrays):
+            raise LabelError(f"there are {len(arrays)} items but {len(codes)} labels: give one label an item")
+        old = self.fitted_
+        repeated = np.intersect1d(new, self.classes_)
+        if len(repeated):
+            raise LabelError(
+                f"{', '.join(map(str, repeated[:5]))} known already: add_class takes new classes; fit again"
+            )
+        if not all(head.is_linear for head in old.heads.values()) or old.network is not None or old.stack is not None:
+            raise LabelError(
+                f"classes can be added to linear heads only, not to {old.details.rung} with {old.fusion} fusion: fit again "
+                "with all classes"
+            )
+        number = len(self.classes_)
+        every = np.concatenate([self.classes_, new])
+        order = np.argsort(every, kind="stable")
+        place = np.empty(len(every), dtype=np.int64)
+        place[order] = np.arange(len(every))
+        heads = {}
+        for part, head in old.heads.items():
+            if not set(part) <= set(known) or not len(arrays.having(part)):
+                heads[part] = replace(head, classes=place[head.classes])
+                continue
+            rows, kept = arrays.having(part), old.exemplars.having(part)
+            kept = kept[np.isin(old.exemplar_codes[kept], head.classes)]
+            known_new, dense = np.unique(codes[rows], return_inverse=True)
+            extended = extend_linear(
+                head.tensors["coef"],
+                head.tensors["intercept"],
+                exemplars=old.features.rows(old.exemplars, part, kept),
+                exemplar_codes=np.searchsorted(head.classes, old.exemplar_codes[kept]),
+                new_X=old.features.rows(arrays, part, rows),
+                new_codes=dense + len(head.classes),
+                strength=head.numbers.get("strength", 1.0),
+                old_counts=np.maximum(old.counts[head.classes], 1),
+            )
+            joint = np.concatenate([place[head.classes], place[number + known_new]])
+            sorting = np.argsort(joint)
+            tensors = {"coef": extended.coef[sorting], "intercept": extended.intercept[sorting]}
+            heads[part] = Head(head.rung, joint[sorting], tensors, head.numbers, head.items + len(rows))
+        grown = Recognizer(**self.get_params())
+        grown.classes_ = every[order]
+        counts = np.zeros(len(every), dtype=np.int64)
+        counts[place[:number]] = old.counts
+        counts[place[number:]] = np.bincount(codes)
+        grown.fitted_ = replace(
+            old,
+            classes=grown.classes_,
+            heads=heads,
+            calibrations={},
+            sets={},
+            detectors={},
+            exemplars=old.exemplars.joined(arrays.only(old.features.modalities)),
+            exemplar_codes=np.concatenate([place[old.exemplar_codes], place[number + codes]]),
+            counts=counts,
+        )
+        return grown
+
     def strengths(self) -> dict[str, float]:
-        """The chosen strength of each probe, by names such as "image+text"."""
+        """What each head chose, by names such as "image+text": the strength of a linear probe."""
         self._check_fitted()
-        return {"+".join(subset): probe.strength for subset, probe in self.probes_.items()}
+        return {
+            "+".join(part): head.numbers["strength"]
+            for part, head in self.fitted_.heads.items()
+            if "strength" in head.numbers
+        }
 
     def save(self, folder: str | Path) -> None:
         """Write the recogniser as a folder of JSON and safetensors, whole or not at all.
@@ -304,33 +402,7 @@ class Recognizer:
         target = Path(folder)
         if target.exists() and not (target / _DESCRIPTION).is_file():
             raise ChiasmError(f"{target} exists and is not a saved recogniser: choose another folder")
-        description = {
-            "format": FORMAT,
-            "version": VERSION,
-            "parameters": {
-                "folds": self.folds,
-                "class_weight": self.class_weight
-                if self.class_weight is None or isinstance(self.class_weight, str)
-                else [[_plain(label), float(weight)] for label, weight in self.class_weight.items()],
-                "random_state": self.random_state,
-            },
-            "classes": {"kind": _KINDS[self.classes_.dtype.kind], "values": self.classes_.tolist()},
-            "modalities": {name: len(mean) for name, mean in self.means_.items()},
-            "probes": [
-                {
-                    "modalities": list(subset),
-                    "classes": probe.classes.tolist(),
-                    "strength": probe.strength,
-                    "items": probe.items,
-                }
-                for subset, probe in self.probes_.items()
-            ],
-        }
-        tensors = {f"mean.{name}": mean for name, mean in self.means_.items()}
-        for subset, probe in self.probes_.items():
-            tensors[f"coef.{'+'.join(subset)}"] = np.ascontiguousarray(probe.coef)
-            tensors[f"intercept.{'+'.join(subset)}"] = probe.intercept
-        _write_folder(target, description, tensors)
+        _write_folder(target, *_described(self))
 
     @classmethod
     def load(cls, folder: str | Path) -> Recognizer:
@@ -342,114 +414,102 @@ class Recognizer:
         source = Path(folder)
         description = _read_description(source)
         try:
-            return cls._from_description(description, source / _WEIGHTS)
-        except (KeyError, TypeError, ValueError, IndexError, OSError, SafetensorError) as error:
+            with safe_open(source / _WEIGHTS, framework="numpy") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            return _restored(description, tensors)
+        except (KeyError, TypeError, ValueError, IndexError, OSError, SafetensorError, ChiasmError) as error:
             raise ChiasmError(
                 f"{source} is damaged ({type(error).__name__}: {error}): save the recogniser again"
             ) from error
 
-    @classmethod
-    def _from_description(cls, description: dict[str, Any], weights: Path) -> Recognizer:
-        parameters = dict(description["parameters"])
-        if isinstance(parameters["class_weight"], list):
-            parameters["class_weight"] = dict(parameters["class_weight"])
-        recognizer = cls(**parameters)
-        kind = {"text": np.str_, "int": np.int64, "float": np.float64, "bool": np.bool_}[description["classes"]["kind"]]
-        classes: Shaped[np.ndarray, " classes"] = np.array(description["classes"]["values"], dtype=kind)
-        with safe_open(weights, framework="numpy") as tensors:
-
-            def read(name: str, *shape: int) -> Float[np.ndarray, "..."]:
-                tensor: Float[np.ndarray, "..."] = tensors.get_tensor(name)
-                if tensor.shape != shape or tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
-                    raise ValueError(
-                        f"{name} should be finite floats of shape {shape}, got {tensor.dtype} {tensor.shape}"
-                    )
-                return tensor
-
-            means = {name: read(f"mean.{name}", width) for name, width in description["modalities"].items()}
-            probes: dict[Subset, SubsetProbe] = {}
-            for entry in description["probes"]:
-                subset = tuple(entry["modalities"])
-                known = np.array(entry["classes"], dtype=np.int64)
-                if not np.isin(known, np.arange(len(classes))).all():
-                    raise ValueError(f"{subset} has classes that the recogniser does not have")
-                name, width = "+".join(subset), sum(len(means[modality]) for modality in subset)
-                coef, intercept = read(f"coef.{name}", len(known), width), read(f"intercept.{name}", len(known))
-                probes[subset] = SubsetProbe(known, coef, intercept, float(entry["strength"]), int(entry["items"]))
-        if not means or {(name,) for name in means} != {subset for subset in probes if len(subset) == 1}:
-            raise ValueError("every modality needs a probe of its own")
-        recognizer.classes_, recognizer.means_, recognizer.probes_ = classes, means, probes
-        return recognizer
-
     def _check_fitted(self) -> None:
-        if not hasattr(self, "probes_"):
+        if not hasattr(self, "fitted_"):
             from sklearn.exceptions import NotFittedError
 
             raise NotFittedError("this Recognizer is not fitted yet: call fit, or load a saved one")
 
+    def _checked(self, X: Arrays) -> tuple[ModalityArrays, Subset]:
+        """The arrays, and the modalities among them that the recogniser knows."""
+        self._check_fitted()
+        arrays, features = as_arrays(X), self.fitted_.features
+        for part, means in ((arrays.vectors, features.own), (arrays.shared, features.shared)):
+            for name, array in part.items():
+                if name in means and array.shape[1] != len(means[name]):
+                    raise ChiasmError(
+                        f"{name}: expected embeddings of width {len(means[name])}, as in fit; got {array.shape[1]}. "
+                        "Use the encoder that the recogniser was fitted with"
+                    )
+        known = tuple(name for name in arrays.modalities if name in features.modalities)
+        for name in known:
+            lacking = [
+                what
+                for what, part, means in (
+                    ("its own embeddings", arrays.vectors, features.own),
+                    ("vectors in the shared space", arrays.shared, features.shared),
+                )
+                if name in means and name not in part
+            ]
+            if lacking:
+                raise ChiasmError(f"{name}: the recogniser was fitted with {' and '.join(lacking)}; give them, too")
+        _refuse_empty_items(arrays, known, fitted=features.modalities)
+        return arrays, known
+
     def _probabilities(
         self, arrays: ModalityArrays, subset: Subset, rows: Int[np.ndarray, " rows"]
     ) -> Float[np.ndarray, "rows classes"]:
-        """By the probe of the set, or by the largest sets within it that have one."""
-        number = len(self.classes_)
-        within = [fitted for fitted in self.probes_ if set(fitted) <= set(subset)]
-        largest = [fitted for fitted in within if not any(set(fitted) < set(other) for other in within)]
-        total = np.zeros((len(rows), number))
-        for fitted in largest:
-            probe = self.probes_[fitted]
-            log = probe.log_probabilities(_features(arrays, self.means_, fitted, rows), number).astype(np.float64)
-            if len(largest) == 1:
-                return np.exp(log)
-            total += np.log((probe.items * np.exp(log) + 1 / number) / (probe.items + 1))
-        mean = np.exp(total / len(largest))
-        mean /= mean.sum(axis=1, keepdims=True)
-        return mean
+        log = self.fitted_.log_probabilities(arrays, subset, rows)
+        calibration = self.fitted_.calibrations.get(subset)
+        if calibration is not None:
+            return calibration.apply(log)
+        probabilities: Float[np.ndarray, "rows classes"] = np.exp(log)
+        return probabilities
+
+    def _weights(self, classes: Shaped[np.ndarray, " classes"]) -> Mapping[int, float] | Literal["balanced"] | None:
+        """Weights by class number."""
+        if isinstance(self.class_weight, str) and self.class_weight != "balanced":
+            raise ChiasmError(f"class_weight must be None, 'balanced' or a mapping; got {self.class_weight!r}")
+        if self.class_weight is None or isinstance(self.class_weight, str):
+            return self.class_weight
+        return {k: float(self.class_weight.get(label, 1.0)) for k, label in enumerate(classes.tolist())}
 
 
+_PARAMETERS = (
+    "adapter", "fusion", "alpha", "semi", "unknown", "folds", "class_weight", "options", "network", "random_state",
+)  # fmt: skip
 _KINDS = {"U": "text", "i": "int", "u": "int", "f": "float", "b": "bool"}
 
 
-def _arrays(X: Arrays) -> ModalityArrays:
-    return X if isinstance(X, ModalityArrays) else ModalityArrays(X)
-
-
-def _subsets(modalities: Subset) -> Iterator[Subset]:
-    """All sets of modalities, the single ones first."""
-    for size in range(1, len(modalities) + 1):
-        yield from combinations(modalities, size)
-
-
-def _by_subset(arrays: ModalityArrays, known: Subset) -> Iterator[tuple[Subset, Int[np.ndarray, " rows"]]]:
-    """The items that have just one set of the known modalities, for every set that occurs."""
-    present = np.stack([arrays.present[name] for name in known], axis=1)
-    patterns, pattern_of = np.unique(present, axis=0, return_inverse=True)
-    for number, pattern in enumerate(patterns):
-        yield tuple(name for name, has in zip(known, pattern, strict=True) if has), np.flatnonzero(pattern_of == number)
-
-
-def _deserves_probe(subset: Subset, codes: Int[np.ndarray, " rows"], probes: dict[Subset, SubsetProbe]) -> bool:
-    """Whether the items that have a set of modalities teach more than the probes of its single modalities know."""
-    if len(subset) == 1:
-        return len(np.unique(codes)) > 1
-    parts = [probes.get((name,)) for name in subset]
-    return all(
-        part is not None and np.isin(part.classes, codes).all() and len(codes) >= _ENOUGH * part.items for part in parts
-    )
-
-
-def _features(
+def _names(
+    names: Mapping[Any, Float[np.ndarray, " dim"]] | None,
+    classes: Shaped[np.ndarray, " classes"],
     arrays: ModalityArrays,
-    means: Mapping[Modality, Float[np.ndarray, " _"]],
-    subset: Subset,
-    rows: Int[np.ndarray, " rows"],
-) -> Float[np.ndarray, "rows dim"]:
-    """The embeddings of a set of modalities, each centred and of unit length, side by side."""
-    parts = []
-    for name in subset:
-        part = arrays.vectors[name][rows] - means[name]
-        length = np.linalg.norm(part, axis=1, keepdims=True)
-        parts.append(np.divide(part, length, out=np.zeros_like(part), where=length > 0))
-    return np.concatenate(parts, axis=1)
+) -> tuple[Float[np.ndarray, "named dim"], Int[np.ndarray, " named"]] | None:
+    """Embedded names as a matrix, and the class of each by number."""
+    if not names:
+        return None
+    if not arrays.shared:
+        raise ChiasmError("names of classes need a shared space: give the items' vectors in it as `shared`")
+    width = next(iter(arrays.shared.values())).shape[1]
+    vectors = np.array([np.asarray(vector, dtype=np.float32) for vector in names.values()])
+    if vectors.ndim != 2 or vectors.shape[1] != width or not np.isfinite(vectors).all():
+        raise ChiasmError(f"names of classes must be finite vectors of width {width}, as the shared space has")
+    return vectors, np.searchsorted(classes, np.array(list(names)))
+
+
+def _known(
+    source: Labelled, classes: Shaped[np.ndarray, " classes"]
+) -> tuple[ModalityArrays, Int[np.ndarray, " known"]]:
+    """The items of a source whose class is among those of the target."""
+    labels = np.asarray(source.labels)
+    if labels.shape != (len(source.arrays),):
+        raise LabelError(f"the source has {len(source.arrays)} items but labels of shape {labels.shape}")
+    shared = np.flatnonzero(np.isin(labels, classes))
+    if not len(shared):
+        raise LabelError(
+            f"no label of the source, such as {labels[0]!s}, is among the {len(classes)} classes of the target, such as "
+            f"{classes[0]!s}: rename them, or leave the source out"
+        )
+    return source.arrays.take(shared), np.searchsorted(classes, labels[shared])
 
 
 def _refuse_empty_items(arrays: ModalityArrays, known: Subset, *, fitted: Subset | None = None) -> None:
@@ -463,6 +523,179 @@ def _refuse_empty_items(arrays: ModalityArrays, known: Subset, *, fitted: Subset
             f" and {len(without) - 10} more" if len(without) > 10 else ""
         )
         raise LabelError(f"{len(without)} of {len(arrays)} items lack {wanted}: items {which}. Leave them out")
+
+
+# ------------------------------------------------------------------------------------------------------------- on disk
+
+
+def _described(model: Recognizer) -> tuple[dict[str, Any], dict[str, Shaped[np.ndarray, "..."]]]:
+    """A fitted recogniser as JSON fields and arrays."""
+    fitted = model.fitted_
+    tensors: dict[str, Shaped[np.ndarray, "..."]] = {}
+    for kind, means in (("own", fitted.features.own), ("shared", fitted.features.shared)):
+        tensors |= {f"mean.{kind}.{name}": mean for name, mean in means.items()}
+    heads = [(part, head) for part, head in fitted.heads.items()]
+    if fitted.stack is not None:
+        heads.append(((), fitted.stack))
+    described = []
+    for part, head in heads:
+        tensors |= {f"head.{'+'.join(part)}.{key}": value for key, value in head.tensors.items()}
+        described.append(
+            {
+                "modalities": list(part),
+                "rung": head.rung,
+                "classes": head.classes.tolist(),
+                "tensors": sorted(head.tensors),
+                "numbers": dict(head.numbers),
+                "items": head.items,
+            }
+        )
+    worth: dict[str, list[dict[str, Any]]] = {"calibrations": [], "sets": [], "detectors": []}
+    for what, parts in (
+        ("calibrations", fitted.calibrations),
+        ("sets", fitted.sets),
+        ("detectors", fitted.detectors),
+    ):
+        for part, thing in parts.items():
+            arrays = thing.as_arrays()
+            tensors |= {f"{what}.{'+'.join(part)}.{key}": value for key, value in arrays.items()}
+            worth[what].append({"modalities": list(part), "fields": thing.as_fields(), "arrays": sorted(arrays)})
+    for kind, given in (("vectors", fitted.exemplars.vectors), ("shared", fitted.exemplars.shared)):
+        tensors |= {f"exemplars.{kind}.{name}": array for name, array in given.items()}
+    tensors |= {f"exemplars.present.{name}": mask for name, mask in fitted.exemplars.present.items()}
+    tensors["exemplars.codes"] = fitted.exemplar_codes
+    network = None
+    if fitted.network is not None:
+        arrays, network = fitted.network
+        tensors |= {f"network.{name}": array for name, array in arrays.items()}
+    weight = model.class_weight
+    parameters = {name: getattr(model, name) for name in _PARAMETERS if name not in {"options", "class_weight"}}
+    parameters["network"] = dict(model.network) if model.network else None
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "parameters": parameters,
+        "class_weight": weight
+        if weight is None or isinstance(weight, str)
+        else [[_plain(label), float(value)] for label, value in weight.items()],
+        "classes": {"kind": _KINDS[fitted.classes.dtype.kind], "values": fitted.classes.tolist()},
+        "counts": fitted.counts.tolist(),
+        "fusion": fitted.fusion,
+        "main": list(fitted.main),
+        "best": fitted.best,
+        "own": {name: len(mean) for name, mean in fitted.features.own.items()},
+        "shared": {name: len(mean) for name, mean in fitted.features.shared.items()},
+        "heads": described,
+        **worth,
+        "network": network,
+        "details": fitted.details.as_dict(),
+    }
+    return description, {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+
+
+def _restored(description: dict[str, Any], tensors: dict[str, Shaped[np.ndarray, "..."]]) -> Recognizer:
+    """The recogniser that `_described` was given.
+
+    Raises:
+        KeyError, TypeError, ValueError, IndexError, ChiasmError: the parts do not fit together.
+    """
+
+    def read(name: str, *shape: int | None) -> Float[np.ndarray, "..."]:
+        tensor: Float[np.ndarray, "..."] = tensors[name]
+        fits = len(tensor.shape) == len(shape) and all(
+            wanted in (None, got) for wanted, got in zip(shape, tensor.shape, strict=True)
+        )
+        if not fits or tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
+            raise ValueError(f"{name} should be finite floats of shape {shape}, got {tensor.dtype} {tensor.shape}")
+        return tensor
+
+    kind = {"text": np.str_, "int": np.int64, "float": np.float64, "bool": np.bool_}[description["classes"]["kind"]]
+    classes: Shaped[np.ndarray, " classes"] = np.array(description["classes"]["values"], dtype=kind)
+    counts = np.array(description["counts"], dtype=np.int64)
+    if len(counts) != len(classes):
+        raise ValueError(f"{len(classes)} classes but {len(counts)} counts")
+    features = Features(
+        {name: read(f"mean.own.{name}", width) for name, width in description["own"].items()},
+        {name: read(f"mean.shared.{name}", width) for name, width in description["shared"].items()},
+    )
+    heads: dict[Subset, Head] = {}
+    stack = None
+    for entry in description["heads"]:
+        part: Subset = tuple(entry["modalities"])
+        if entry["rung"] not in get_args(RungName) or set(part) - set(features.modalities):
+            raise ValueError(f"a head {entry['rung']!r} of {part}")
+        known = np.array(entry["classes"], dtype=np.int64)
+        if not np.isin(known, np.arange(len(classes))).all():
+            raise ValueError(f"{part} has classes that the recogniser does not have")
+        name = "+".join(part)
+        arrays = {key: tensors[f"head.{name}.{key}"] for key in entry["tensors"]}
+        for key, array in arrays.items():
+            if array.dtype.kind != "f" or not np.isfinite(array).all():
+                raise ValueError(f"head.{name}.{key} should be finite floats")
+        head = Head(entry["rung"], known, arrays, entry["numbers"], int(entry["items"]))
+        width = features.width(part) if part else sum(len(one) == 1 for one in heads) * len(classes)
+        probe = head.logits(np.zeros((1, width), np.float32))  # arrays that do not fit together fail here
+        if probe.shape != (1, len(known)):
+            raise ValueError(f"a head of {part} has {probe.shape[1]} logits for {len(known)} classes")
+        if part:
+            heads[part] = head
+        else:
+            stack = head
+    network = description["network"]
+    if not heads or {(name,) for name in features.modalities} != {part for part in heads if len(part) == 1}:
+        raise ValueError("every modality needs a head of its own")
+    worth: dict[str, dict[Subset, Any]] = {"calibrations": {}, "sets": {}, "detectors": {}}
+    restorers = {"calibrations": Calibration, "sets": ConformalSets, "detectors": UnknownDetector}
+    for what, found in worth.items():
+        for entry in description[what]:
+            part = tuple(entry["modalities"])
+            given = {key: tensors[f"{what}.{'+'.join(part)}.{key}"] for key in entry["arrays"]}
+            found[part] = restorers[what].from_arrays(given, entry["fields"])  # type: ignore[attr-defined]
+
+    def examples(kind: str) -> dict[Modality, Any]:
+        prefix = f"exemplars.{kind}."
+        return {name: tensors[prefix + name] for name in features.modalities if prefix + name in tensors}
+
+    exemplar_codes = tensors["exemplars.codes"]
+    exemplars = ModalityArrays(examples("vectors"), examples("present"), examples("shared"))
+    if exemplar_codes.shape != (len(exemplars),) or not np.isin(exemplar_codes, np.arange(len(classes))).all():
+        raise ValueError("stored examples and their classes do not fit")
+    details = dict(description["details"])
+    details["rungs"] = tuple(RungReport(**entry) for entry in details["rungs"])
+    details["across"] = tuple(details["across"])
+    if details["fusion_gain"] is not None:
+        details["fusion_gain"] = tuple(details["fusion_gain"])
+    weight = description["class_weight"]
+    recognizer = Recognizer(
+        **description["parameters"], class_weight=dict(weight) if isinstance(weight, list) else weight
+    )
+    main: Subset = tuple(description["main"])
+    if description["fusion"] not in get_args(FusionName) or description["best"] not in features.modalities:
+        raise ValueError(f"fusion {description['fusion']!r} with {description['best']!r}")
+    recognizer.classes_ = classes
+    recognizer.fitted_ = Fitted(
+        classes,
+        features,
+        heads,
+        description["fusion"],
+        main,
+        description["best"],
+        stack,
+        None
+        if network is None
+        else (
+            {name.removeprefix("network."): a for name, a in tensors.items() if name.startswith("network.")},
+            network,
+        ),
+        worth["calibrations"],
+        worth["sets"],
+        worth["detectors"],
+        exemplars,
+        exemplar_codes,
+        counts,
+        Details(**details),
+    )
+    return recognizer
 
 
 def _plain(label: Any) -> Any:

@@ -8,10 +8,11 @@ fold is left to them; the splits to measure on are `chiasm.evaluation.splits`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Shaped
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import LabelError
 
@@ -20,6 +21,51 @@ Unchecked: TypeAlias = Any
 
 Labels: TypeAlias = Shaped[np.ndarray, " _"] | Sequence[Any] | Unchecked
 """One label or group a row: an array, a list or a column of a table. Text, numbers or booleans."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shots:
+    """Labelled rows that are learned from in every fold and scored in none.
+
+    Embedded names of classes, labelled items of another modality in a joint space (cross-modal few-shot, Lin et al.
+    2023), or a source domain beside the target.
+
+    Raises:
+        LabelError: not one label and one weight a row, NaN or infinite values, or a weight below 0.
+    """
+
+    X: Float[np.ndarray, "rows dim"] | Unchecked
+    y: Labels
+    weight: Float[np.ndarray, " rows"] | Unchecked = None
+    """Of each row beside 1 for a row of the target; by default 1."""
+
+    def __post_init__(self) -> None:
+        X, y = np.asarray(self.X), np.asarray(self.y)
+        weight = np.ones(len(y)) if self.weight is None else np.asarray(self.weight, dtype=np.float64)
+        if X.ndim != 2 or y.shape != (len(X),) or weight.shape != (len(X),):
+            raise LabelError(
+                f"extra shots need a matrix, one label and one weight a row; got {X.shape}, {y.shape} and {weight.shape}"
+            )
+        if not np.isfinite(X).all():
+            raise LabelError("extra shots hold NaN or infinite values: leave those rows out")
+        if not (np.isfinite(weight) & (weight >= 0)).all():
+            raise LabelError("weights of extra shots must be finite and not below 0")
+        for name, value in (("X", X), ("y", y), ("weight", weight)):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __add__(self, other: Shots) -> Shots:
+        return Shots(
+            np.vstack([self.X, other.X]),
+            np.concatenate([self.y, other.y]),
+            np.concatenate([self.weight, other.weight]),
+        )
+
+    def scaled(self, factor: float) -> Shots:
+        """The same rows, all weights multiplied."""
+        return Shots(self.X, self.y, self.weight * factor)
 
 
 def label_codes(

@@ -40,7 +40,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import ThreadpoolController
 
 from chiasm.errors import LabelError
-from chiasm.transfer.labels import Labels, Unchecked, deal, group_codes, label_codes
+from chiasm.transfer.labels import Labels, Shots, Unchecked, deal, group_codes, label_codes
 
 Rows: TypeAlias = Int[np.ndarray, " _"] | Iterable[int]
 
@@ -133,6 +133,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         y: Labels,
         sample_weight: Shaped[np.ndarray, " rows"] | Unchecked | None = None,
         groups: Labels | None = None,
+        extra: Shots | None = None,
     ) -> LinearProbe:
         """Choose the strength and fit all rows with it.
 
@@ -141,16 +142,25 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
             y: one label a row.
             sample_weight: weight of each row; 2 is the same as the row twice, 0 as no row.
             groups: rows of one group are never on both sides of a fold.
+            extra: labelled rows that every fold learns from and none is scored on. With them a class of one item can
+                be held out, so that there is cross-validation at one shot.
 
         Raises:
-            LabelError: labels are missing or continuous, or there is one class only.
+            LabelError: labels are missing or continuous, there is one class only, or extra rows are of another width.
             ValueError: X holds NaN or infinite values, or the arguments do not fit together.
         """
         if np.asarray(y).ndim == 1:
             label_codes(y)  # refuses missing labels with their number, before scikit-learn words it without
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False)
-        _refuse_nonfinite(X)
-        weight = _row_weights(sample_weight, len(X))
+        refuse_nonfinite(X)
+        weight = row_weights(sample_weight, len(X))
+        own = len(X)
+        if extra is not None:
+            if extra.X.shape[1] != X.shape[1]:
+                raise LabelError(f"extra shots are {extra.X.shape[1]} wide, X is {X.shape[1]}: embed them alike")
+            X = np.vstack([X, extra.X.astype(X.dtype)])
+            y = np.concatenate([np.asarray(y), extra.y])
+            weight = np.concatenate([weight, extra.weight])
         used = np.flatnonzero(weight)
         self.classes_, codes = label_codes(np.asarray(y)[used])
         if len(self.classes_) < 2:
@@ -165,8 +175,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         weight = weight[used] * self._class_weights(codes, weight[used])[codes]
         group = None
         if groups is not None:
-            group = np.unique(group_codes(groups, len(X))[used], return_inverse=True)[1]
-        trained, held = self._folds(codes, used, group)
+            group = np.unique(group_codes(groups, own)[used[used < own]], return_inverse=True)[1]
+        trained, held = self._folds(codes, used, own, group)
         work = len(used) * min(X.shape) * len(self.classes_) * max(1, len(held))
         # Threads that wait for each other at every small product gain little on idle processors, and on busy ones cost
         # ten times what the product does.
@@ -217,7 +227,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32], ensure_all_finite=False)
-        _refuse_nonfinite(X)
+        refuse_nonfinite(X)
         logits: Float[np.ndarray, "rows classes"] = X @ self.coef_.T + self.intercept_
         return logits[:, 0] if len(self.classes_) == 2 else logits
 
@@ -261,25 +271,39 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         return weights
 
     def _folds(
-        self, codes: Int[np.ndarray, " used"], used: Int[np.ndarray, " used"], group: Int[np.ndarray, " used"] | None
+        self,
+        codes: Int[np.ndarray, " used"],
+        used: Int[np.ndarray, " used"],
+        own: int,
+        group: Int[np.ndarray, " _"] | None,
     ) -> tuple[Bool[np.ndarray, "folds used"], Bool[np.ndarray, "folds used"]]:
-        """Which of the used rows each fold trains on and which it holds out, for the folds that hold out any."""
+        """Which of the used rows each fold trains on and which it holds out, for the folds that hold out any.
+
+        Rows from number `own` on are extra: every fold trains on them and none holds them out.
+        """
+        mine = int((used < own).sum())  # extra rows stand behind
+        always = np.arange(len(used)) >= mine
         if not isinstance(self.cv, int | np.integer):
-            pairs = [(np.isin(used, np.asarray(train)), np.isin(used, np.asarray(test))) for train, test in self.cv]
+            pairs = [
+                (np.isin(used, np.asarray(train)) | always, np.isin(used, np.asarray(test))) for train, test in self.cv
+            ]
             trained = np.array([train for train, _ in pairs], dtype=bool).reshape(-1, len(used))
             held = np.array([test for _, test in pairs], dtype=bool).reshape(-1, len(used))
         else:
             if self.cv < 2:
                 raise ValueError(f"cv must be at least 2 folds; got {self.cv}")
-            folds = min(int(self.cv), len(used) if group is None else int(group.max()) + 1)
+            folds = min(int(self.cv), mine if group is None else int(group.max(initial=-1)) + 1)
             # One group cannot be divided: it is one fold, whose training side is empty, and goes back there below.
-            fold_of = deal(codes, folds, seed=self.random_state, groups=group) if folds > 1 else np.zeros(len(used))
-            held = fold_of == np.arange(folds)[:, None]
+            fold_of = np.full(len(used), -1)
+            fold_of[:mine] = deal(codes[:mine], folds, seed=self.random_state, groups=group) if folds > 1 else 0
+            held = fold_of == np.arange(max(folds, 1))[:, None]
             trained = ~held
-        group = np.arange(len(used)) if group is None else group
+        group = np.arange(mine) if group is None else group
         for fold in range(len(held)):
             lost = np.setdiff1d(codes, codes[trained[fold]])
-            kept = held[fold] & np.isin(group, group[np.isin(codes, lost)])
+            kept = held[fold].copy()
+            kept[:mine] &= np.isin(group, group[np.isin(codes[:mine], lost)])
+            kept[mine:] = False
             trained[fold] |= kept
             held[fold] &= ~kept
         scored = held.any(axis=1)
@@ -783,9 +807,14 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _row_weights(
+def row_weights(
     sample_weight: Shaped[np.ndarray, " rows"] | Unchecked | None, rows: int
 ) -> Float64[np.ndarray, " rows"]:
+    """Weights as an array, 1 for each row where none are given.
+
+    Raises:
+        ValueError: not one finite number a row, one is below 0, or all are 0.
+    """
     if sample_weight is None:
         return np.ones(rows)
     weight = np.asarray(sample_weight, dtype=np.float64)
@@ -798,7 +827,7 @@ def _row_weights(
     return weight
 
 
-def _refuse_nonfinite(X: Float[np.ndarray, "rows dim"]) -> None:
+def refuse_nonfinite(X: Float[np.ndarray, "rows dim"]) -> None:
     """Raise if a row holds NaN or infinity. The sums of rows find candidates without a mask as large as X."""
     with np.errstate(over="ignore", invalid="ignore"):
         suspects = np.flatnonzero(~np.isfinite(X.sum(axis=1)))

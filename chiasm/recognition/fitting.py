@@ -1,0 +1,827 @@
+"""How a recogniser is learned: heads for sets of modalities, what stands beside the labels, and how modalities join.
+
+Everything that is chosen here is chosen on held-out items of the same folds: the rung of the ladder, whether a source,
+unlabelled items or other modalities help, how modalities are fused, how probabilities are calibrated. What comes out is
+`Fitted`, arrays and numbers that predict with numpy alone (the learned fusions apart); predicting, saving and checking
+the input are left to `chiasm.recognition.recognizer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from jaxtyping import Float, Float64, Int, Shaped
+
+from chiasm.errors import ChiasmError, LabelError
+from chiasm.recognition.calibration import Calibration, fit_calibration
+from chiasm.recognition.conformal import ConformalSets, fit_conformal_sets
+from chiasm.recognition.extension import choose_exemplars
+from chiasm.recognition.heads import RUNGS, Head, RungName
+from chiasm.recognition.ladder import (
+    RungOptions,
+    RungReport,
+    Task,
+    climb,
+    deal_folds,
+    fit_fold,
+    fit_rung,
+    paired,
+    tempered_brier,
+)
+from chiasm.recognition.modalities import Features, ModalityArrays, Subset, subsets
+from chiasm.recognition.novelty import ScoreName
+from chiasm.recognition.open_world import UnknownDetector
+from chiasm.transfer.labels import Shots
+from chiasm.types import Modality
+
+FusionName: TypeAlias = Literal["single", "mean", "stack", "concat", "gated", "attention", "low_rank"]
+LEARNED: tuple[Literal["gated"], Literal["attention"], Literal["low_rank"]] = ("gated", "attention", "low_rank")
+"""Fusions that are networks: they are fitted when asked for, since they take seconds where the others take none."""
+
+SemiName: TypeAlias = Literal["self-training", "spreading"]
+
+ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+ACROSS = 0.2
+"""Weight of an item as a shot for another modality. (Measured on stamps at 1, 2 and 5 shots: captions as shots for
+pictures 0.472, 0.518, 0.563 without, 0.482, 0.521, 0.568 at weight 1, 0.485, 0.524, 0.580 at 0.3; pictures as shots for
+captions hurt at every weight, so whether to is decided on held-out items.)"""
+FEWEST_TO_COMPARE = 3
+"""Items of the median class below which rungs are not compared: differences on so few held-out items are chance. (On
+stamps at 1 and 2 shots the rung chosen that way lost 0.06 of macro-F1 against always taking the linear probe.)"""
+
+_ENOUGH = 0.9  # of the items of its scarcest modality: what a joint head needs to be better than its parts together
+_MOST_EXEMPLARS = 2000  # items kept for adding classes; of more, _EXEMPLARS of each class
+_EXEMPLARS = 20
+_MOST_FOR_NOVELTY = 5000  # items that detectors of unknown ones are fitted on at most
+_FEW_FOR_NOVELTY = 100  # below it each item is held out alone: with ten folds false alarms came out half as often
+_FEWEST_HELD_OUT = 20  # for calibration and the like; below it they would be noise
+
+Log: TypeAlias = Float64[np.ndarray, "items classes"]
+"""Log-probabilities; NaN where there are none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Items of another domain with their labels."""
+
+    arrays: ModalityArrays
+    labels: Shaped[np.ndarray, " items"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What is chosen by the caller; `"auto"` is chosen on held-out items.
+
+    Attributes:
+        adapter: the rung of every head.
+        fusion: how modalities are joined. `"auto"` takes the best of mean, stack and concat where it beats the best
+            single modality by more than a standard error, else that modality.
+        alpha: weight of the source.
+        semi: how unlabelled items are used.
+        unknown: score by which items of no known class are told, or None for no such thing.
+        folds: of all cross-validations.
+        options: of the rungs.
+        network: arguments of `chiasm.transfer.fusion.Fusion` for the learned fusions, but for `kind`.
+        seed: of all draws.
+    """
+
+    adapter: RungName | Literal["auto"] = "auto"
+    fusion: FusionName | Literal["auto"] = "auto"
+    alpha: float | Literal["auto"] = "auto"
+    semi: SemiName | None = None
+    unknown: ScoreName | Literal["auto"] | None = "auto"
+    folds: int = 5
+    options: RungOptions = field(default_factory=RungOptions)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.adapter not in ("auto", *RUNGS):
+            raise ChiasmError(f"there is no adapter {self.adapter!r}: take auto, {', '.join(RUNGS)}")
+        if self.fusion not in ("auto", *get_args(FusionName)):
+            raise ChiasmError(f"there is no fusion {self.fusion!r}: take auto, {', '.join(get_args(FusionName))}")
+        if self.semi not in (None, *get_args(SemiName)):
+            raise ChiasmError(
+                f"there is no use of unlabelled items {self.semi!r}: take {', '.join(get_args(SemiName))}"
+            )
+        if self.unknown not in (None, "auto", *get_args(ScoreName)):
+            raise ChiasmError(
+                f"there is no score of the unknown {self.unknown!r}: take auto, {', '.join(get_args(ScoreName))}"
+            )
+        if self.alpha != "auto" and not (isinstance(self.alpha, int | float) and 0 <= self.alpha < 1):
+            raise ChiasmError(f"alpha is the weight of the source, 'auto' or from 0 to below 1; got {self.alpha!r}")
+
+
+@dataclass(frozen=True)
+class Details:
+    """What was tried and chosen on held-out items of the training set, for reports."""
+
+    rungs: tuple[RungReport, ...]
+    rung: RungName
+    fusion: FusionName
+    best_modality: str | None
+    """The single modality that did best, where there are several."""
+    subsets: dict[str, float]
+    """Macro-F1 of each set of modalities on held-out items, by names such as "image+text"."""
+    fusions: dict[str, float]
+    """Macro-F1 of each way to join all modalities."""
+    fusion_gain: tuple[float, float] | None
+    """Brier score that the fusion gains on the best single modality, and the standard error of that."""
+    source: str
+    """What was decided about the source, in words; empty without one."""
+    alpha: float
+    semi: str
+    across: tuple[str, ...]
+    """Modalities whose head also learns from the other modalities' vectors."""
+    numbers: dict[str, dict[str, float]]
+    """What each head chose, such as its strength."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """All that predicting needs."""
+
+    classes: Shaped[np.ndarray, " classes"]
+    features: Features
+    heads: Mapping[Subset, Head]
+    fusion: FusionName
+    main: Subset
+    """The largest set of modalities with enough items."""
+    best: Modality
+    stack: Head | None
+    network: tuple[dict[str, Float[np.ndarray, "..."]], dict[str, Any]] | None
+    """Arrays and description of a learned fusion."""
+    calibrations: Mapping[Subset, Calibration]
+    sets: Mapping[Subset, ConformalSets]
+    detectors: Mapping[Subset, UnknownDetector]
+    exemplars: ModalityArrays
+    exemplar_codes: Int[np.ndarray, " exemplars"]
+    counts: Int[np.ndarray, " classes"]
+    details: Details
+
+    def log_probabilities(self, arrays: ModalityArrays, subset: Subset, rows: Int[np.ndarray, " rows"]) -> Log:
+        """Of items that have just these modalities, before calibration."""
+        if self.network is not None:
+            return self._by_network(arrays, subset, rows)
+        number = len(self.classes)
+        logs = {
+            part: self.heads[part].log_probabilities(self.features.rows(arrays, part, rows), number)
+            for part in self._route(subset)
+        }
+        return join(self.fusion, logs, {part: self.heads[part].items for part in logs}, self.stack, self.main, number)
+
+    def _route(self, subset: Subset) -> tuple[Subset, ...]:
+        """The heads that are asked."""
+        return route(self.fusion, subset, tuple(self.heads), self.best)
+
+    def _by_network(self, arrays: ModalityArrays, subset: Subset, rows: Int[np.ndarray, " rows"]) -> Log:
+        from chiasm.transfer.fusion import FusionNetwork
+
+        assert self.network is not None
+        network = FusionNetwork.from_arrays(*self.network)
+        return network_log(network, self.features, arrays, subset, rows)
+
+
+def route(fusion: FusionName, subset: Subset, heads: tuple[Subset, ...], best: Modality) -> tuple[Subset, ...]:
+    """The heads that recognise items with a set of modalities."""
+    within = [part for part in heads if set(part) <= set(subset)]
+    if fusion == "single" and (best,) in within:
+        return ((best,),)
+    if fusion != "concat":
+        return tuple(part for part in within if len(part) == 1)
+    return tuple(part for part in within if not any(set(part) < set(other) for other in within))
+
+
+def join(
+    fusion: FusionName,
+    logs: Mapping[Subset, Log],
+    items: Mapping[Subset, int],
+    stack: Head | None,
+    main: Subset,
+    number: int,
+) -> Log:
+    """Put the log-probabilities of several heads together.
+
+    The mean is geometric, of probabilities smoothed by one imaginary item divided among all classes, so that a class
+    unknown to one of the heads is not ruled out.
+    """
+    if len(logs) == 1:
+        return next(iter(logs.values()))
+    if fusion == "stack" and stack is not None and {name for part in logs for name in part} == set(main):
+        return stack.log_probabilities(stacked(logs, items, number), number)
+    total = np.mean([smoothed(log, items[part], number) for part, log in logs.items()], axis=0)
+    total -= total.max(axis=1, keepdims=True)
+    normal: Log = total - np.log(np.exp(total).sum(axis=1, keepdims=True))
+    return normal
+
+
+def smoothed(log: Log, items: int, number: int) -> Log:
+    """With one imaginary item divided among all classes: nothing is impossible."""
+    result: Log = np.log((items * np.exp(log) + 1 / number) / (items + 1))
+    return result
+
+
+def stacked(
+    logs: Mapping[Subset, Log], items: Mapping[Subset, int], number: int
+) -> Float64[np.ndarray, "rows columns"]:
+    """What the stacking head learns from: log-probabilities of the single modalities, each without its mean."""
+    parts = [smoothed(log, items[part], number) for part, log in sorted(logs.items())]
+    return np.hstack([part - part.mean(axis=1, keepdims=True) for part in parts])
+
+
+def network_log(
+    network: Any, features: Features, arrays: ModalityArrays, subset: Subset, rows: Int[np.ndarray, " rows"]
+) -> Log:
+    """Log-probabilities by a learned fusion of items that have a set of modalities."""
+    vectors = {}
+    present = {}
+    for name in network.modalities:
+        has = name in subset
+        width = features.width((name,))
+        vectors[name] = features.rows(arrays, (name,), rows) if has else np.zeros((len(rows), width), np.float32)
+        present[name] = np.full(len(rows), has)
+    probabilities = network.predict(vectors, present)["label"].astype(np.float64)
+    log: Log = np.log(np.maximum(probabilities, 1e-12))
+    return log
+
+
+# ------------------------------------------------------------------------------------------------------------ fitting
+
+
+def fit(
+    arrays: ModalityArrays,
+    classes: Shaped[np.ndarray, " classes"],
+    codes: Int[np.ndarray, " items"],
+    *,
+    choices: Choices,
+    groups: Int[np.ndarray, " items"] | None = None,
+    names: tuple[Float[np.ndarray, "named dim"], Int[np.ndarray, " named"]] | None = None,
+    source: tuple[ModalityArrays, Int[np.ndarray, " source"]] | None = None,
+    unlabelled: ModalityArrays | None = None,
+) -> Fitted:
+    """Learn from labelled items.
+
+    Args:
+        arrays: their embeddings.
+        classes: all classes, sorted; some may be known by their name only.
+        codes: the class of each item.
+        choices: what is fixed and what is to be chosen.
+        groups: items of one group are never on both sides of a fold.
+        names: embedded names of classes in the shared space, and whose they are.
+        source: items of another domain and their classes.
+        unlabelled: more items of this domain.
+
+    Raises:
+        LabelError: no modality has items of two classes, or the chosen adapter cannot be fitted.
+    """
+    return _Fitting(arrays, classes, codes, choices, groups, names, source, unlabelled).run()
+
+
+class _Fitting:
+    """One run of `fit`: the data, and the steps in their order."""
+
+    def __init__(
+        self,
+        arrays: ModalityArrays,
+        classes: Shaped[np.ndarray, " classes"],
+        codes: Int[np.ndarray, " items"],
+        choices: Choices,
+        groups: Int[np.ndarray, " items"] | None,
+        names: tuple[Float[np.ndarray, "named dim"], Int[np.ndarray, " named"]] | None,
+        source: tuple[ModalityArrays, Int[np.ndarray, " source"]] | None,
+        unlabelled: ModalityArrays | None,
+    ) -> None:
+        self.arrays, self.classes, self.codes, self.choices = arrays, classes, codes, choices
+        self.options = replace(choices.options, folds=choices.folds, seed=choices.seed)
+        self.groups, self.names, self.unlabelled = groups, names, unlabelled
+        self.number = len(classes)
+        self.features = Features.of(arrays)
+        self.source, self.source_features = source, None if source is None else Features.of(source[0])
+        named = None if names is None else names[1]
+        self.fold_of = deal_folds(codes, choices.folds, seed=choices.seed, groups=groups, always_known=named)
+        self.rung: RungName = "linear"
+        self.alpha = 0.0
+        self.across: dict[Modality, float] = {}
+        self.pseudo: SemiName | None = None
+
+    def run(self) -> Fitted:
+        singles: list[Subset] = [
+            (name,) for name in self.features.modalities if len(np.unique(self._codes((name,)))) > 1
+        ]
+        if not singles:
+            raise LabelError(
+                "no modality has items of two classes: label items of another class that have the same one"
+            )
+        self.features = self.features.only(tuple(part[0] for part in singles))
+        fitted_subsets = [part for part in subsets(self.features.modalities) if self._deserves_head(part, singles)]
+        main = fitted_subsets[-1]
+        reports, main_held_out = self._choose_rung(main)
+        source_words = self._choose_alpha(main)
+        self._choose_across(singles)
+        semi_words = self._choose_semi(main)
+        heads = {part: self._head(part) for part in fitted_subsets}
+        unchanged = not (self.alpha or self.pseudo) and main_held_out is not None and len(main) > 1
+        held_out = {
+            part: main_held_out
+            if part == main and unchanged and main_held_out is not None
+            else self._held_out(part, heads[part])
+            for part in fitted_subsets
+        }
+        fusion, best, stack, network, fusions, gain, joined = self._fuse(main, heads, held_out)
+        if fusion != "concat":
+            heads = {part: head for part, head in heads.items() if len(part) == 1}
+        finals = {part: self._final(part, fusion, best, heads, held_out, joined, main) for part in fitted_subsets}
+        scores = {"+".join(part): self._f1(log) for part, log in held_out.items()}
+        if len(main) > 1 and main in finals:
+            scores["+".join(main)] = self._f1(finals[main])
+        calibrations, sets = self._calibrate(finals)
+        detectors = self._detectors(fitted_subsets, heads) if network is None else {}
+        exemplars = self._exemplars(main)
+        details = Details(
+            rungs=reports,
+            rung=self.rung,
+            fusion=fusion,
+            best_modality=best if len(singles) > 1 else None,
+            subsets=scores,
+            fusions=fusions,
+            fusion_gain=gain,
+            source=source_words,
+            alpha=self.alpha,
+            semi=semi_words,
+            across=tuple(self.across),
+            numbers={"+".join(part): dict(head.numbers) for part, head in heads.items()},
+        )
+        return Fitted(
+            self.classes, self.features, heads, fusion, main, best, stack, network, calibrations, sets, detectors,
+            self.arrays.take(exemplars).only(self.features.modalities), self.codes[exemplars],
+            np.bincount(self.codes, minlength=self.number), details,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------------------- tasks
+
+    def _rows(self, subset: Subset) -> Int[np.ndarray, " rows"]:
+        return self.arrays.having(subset)
+
+    def _codes(self, subset: Subset) -> Int[np.ndarray, " rows"]:
+        codes: Int[np.ndarray, " rows"] = self.codes[self._rows(subset)]
+        return codes
+
+    def _deserves_head(self, subset: Subset, singles: list[Subset]) -> bool:
+        """Whether the items that have a set of modalities teach more than the heads of its single modalities know."""
+        if len(subset) == 1:
+            return subset in singles
+        codes = self._codes(subset)
+        parts = [self._codes((name,)) for name in subset]
+        return all(np.isin(part, codes).all() and len(codes) >= _ENOUGH * len(part) for part in parts)
+
+    def _task(self, subset: Subset) -> Task:
+        rows = self._rows(subset)
+        return Task(
+            self.features.rows(self.arrays, subset, rows),
+            self.codes[rows],
+            None if self.groups is None else self.groups[rows],
+            self._anchors(subset),
+            self._extra(subset),
+        )
+
+    def _anchors(self, subset: Subset) -> Shots | None:
+        """Names of classes as feature rows; none where the set has no vectors in the shared space."""
+        if self.names is None or not any(name in self.features.shared for name in subset):
+            return None
+        return Shots(self.features.anchors(self.names[0], subset), self.names[1])
+
+    def _extra(self, subset: Subset) -> Shots | None:
+        parts = [
+            part for part in (self._from_source(subset, self.alpha), self._from_others(subset)) if part is not None
+        ]
+        return None if not parts else parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    def _from_source(self, subset: Subset, alpha: float) -> Shots | None:
+        """Rows of the source, each domain centred by its own mean, weighted so that alpha is their share of the loss."""
+        if self.source is None or self.source_features is None or not alpha:
+            return None
+        arrays, codes = self.source
+        if not set(subset) <= set(self.source_features.modalities):
+            return None
+        rows = arrays.having(subset)
+        if not len(rows):
+            return None
+        features = self.source_features.rows(arrays, subset, rows)
+        weight = alpha / (1 - alpha) * len(self._rows(subset)) / len(rows)
+        return Shots(features, codes[rows], np.full(len(rows), weight))
+
+    def _from_others(self, subset: Subset) -> Shots | None:
+        """Items in other modalities as shots of this one (cross-modal few-shot, Lin et al. 2023)."""
+        if len(subset) > 1 or not self.across.get(subset[0]):
+            return None
+        (wanted,) = subset
+        parts = []
+        for other in self.features.shared:
+            if other != wanted:
+                rows = self._rows((other,))
+                X = self.features.across(self.arrays, other, rows, wanted)
+                parts.append(Shots(X, self.codes[rows], np.full(len(rows), self.across[wanted])))
+        total: Shots = sum(parts[1:], start=parts[0])
+        return total
+
+    # ----------------------------------------------------------------------------------------------------- choosing
+
+    def _choose_rung(self, main: Subset) -> tuple[tuple[RungReport, ...], Log | None]:
+        task = self._task(main)
+        if self.choices.adapter != "auto":
+            self.rung = self.choices.adapter
+            reason = "chosen by the caller"
+            return tuple(RungReport(name, False, name == self.rung, reason) for name in RUNGS), None
+        counts = np.bincount(task.codes)
+        if np.median(counts[counts > 0]) < FEWEST_TO_COMPARE:
+            why = f"fewer than {FEWEST_TO_COMPARE} items of the median class: a comparison would be chance"
+            return tuple(RungReport(name, False, name == self.rung, why) for name in RUNGS), None
+        found = climb(task, self.number, self.options, fold_of=self.fold_of[self._rows(main)])
+        self.rung = found.rung
+        return found.reports, self._spread(found.held_out, main)
+
+    def _choose_alpha(self, main: Subset) -> str:
+        """Choose the weight of the source by the linear probe's held-out Brier score."""
+        if self.source is None:
+            return ""
+        if self._from_source(main, 0.5) is None:
+            return f"The source has no items with {'+'.join(main)}, so it is not used."
+        if self.choices.alpha != "auto":
+            self.alpha = float(self.choices.alpha)
+            return f"The source is used with weight {self.alpha:g}, as asked."
+        from chiasm.transfer.domain import choose_alpha
+        from chiasm.transfer.linear_probe import LinearProbe
+
+        task, fold_of = self._task(main), self.fold_of[self._rows(main)]
+        folds = [(np.flatnonzero(fold_of != f), np.flatnonzero(fold_of == f)) for f in range(fold_of.max() + 1)]
+        if len(folds) < 2:
+            return "No item can be held out to choose the weight of the source on, so it is not used."
+        scores = {}
+        for alpha in ALPHAS:
+            extra = self._from_source(main, alpha)
+            beside = task.anchors if extra is None else extra if task.anchors is None else task.anchors + extra
+            probe = LinearProbe(cv=folds, class_weight=self.options.class_weight).fit(
+                task.rows, task.codes, extra=beside
+            )
+            if len(probe.cv_scores_) < 2:
+                return "Too few items can be held out to choose the weight of the source on, so it is not used."
+            best = int(np.flatnonzero(probe.strengths_ == probe.strength_)[0])
+            scores[alpha] = probe.cv_scores_[:, best]
+        if len({len(found) for found in scores.values()}) > 1:
+            return "Folds differ with and without the source, so it is not used."
+        choice = choose_alpha(scores)
+        self.alpha = choice.chosen
+        return choice.sentence
+
+    def _choose_across(self, singles: list[Subset]) -> None:
+        """Other modalities as shots, for every modality where held-out items of its own are recognised better with."""
+        if len(self.features.shared) < 2 or self.rung in {"zero-shot", "residual", "mlp"}:
+            return
+        for part in singles:
+            (name,) = part
+            if name not in self.features.shared:
+                continue
+            scores = []
+            for weight in (0.0, ACROSS):
+                self.across[name] = weight
+                scores.append(np.nanmean(self._brier(self._held_out((name,), self._head((name,))))))
+            if not scores[1] < scores[0]:
+                del self.across[name]
+
+    def _choose_semi(self, main: Subset) -> str:
+        """Unlabelled items, if held-out ones are recognised better with pseudo-labels made without them."""
+        if self.choices.semi is None:
+            return ""
+        if self.unlabelled is None or not len(self.unlabelled.having(main)):
+            return f"There are no unlabelled items with {'+'.join(main)}."
+        before = self._brier(self._held_out(main, self._head(main)))
+        self.pseudo = self.choices.semi
+        gain, error = paired(before, self._brier(self._held_out(main, self._head(main))))
+        what = f"{self.choices.semi} with {len(self.unlabelled.having(main))} unlabelled items"
+        told = f"Brier score of held-out items {gain:+.3f} better, standard error {error:.3f}"
+        if gain > error:
+            return f"{what} is used: {told}."
+        self.pseudo = None
+        return f"{what} is refused: {told}."
+
+    def _pseudo_labels(self, task: Task, subset: Subset) -> Shots | None:
+        """Unlabelled items with labels guessed from a task's items."""
+        from chiasm.transfer.domain import self_train, spread_labels
+        from chiasm.transfer.few_shot import Prototypes
+
+        if self.unlabelled is None or self.pseudo is None or not set(subset) <= set(self.unlabelled.modalities):
+            return None
+        rows = self.unlabelled.having(subset)
+        if not len(rows):
+            return None
+        X = self.features.rows(self.unlabelled, subset, rows)
+        labelled, codes = task.rows, task.codes
+        if task.anchors is not None:
+            labelled = np.vstack([labelled, task.anchors.X.astype(labelled.dtype)])
+            codes = np.concatenate([codes, np.asarray(task.anchors.y)])
+        known, dense = np.unique(codes, return_inverse=True)
+        if len(known) < 2:
+            return None
+        if self.pseudo == "spreading":
+            spread = spread_labels(np.vstack([labelled, X]), np.concatenate([dense, np.full(len(X), -1)]))
+            guesses = spread.probabilities[len(labelled) :]
+            weights = np.where(spread.reached[len(labelled) :], guesses.max(axis=1), 0.0)
+            return Shots(X, known[guesses.argmax(axis=1)], weights)
+        found = self_train(
+            lambda rows, y, weight: Prototypes(folds=self.options.folds).fit(rows, y, sample_weight=weight),
+            labelled,
+            dense,
+            X,
+        )
+        taken = np.flatnonzero(found.pseudo_labels >= 0)
+        if not len(taken):
+            return None
+        return Shots(X[taken], known[found.pseudo_labels[taken]], found.weights[taken])
+
+    # ------------------------------------------------------------------------------------------- heads, held-out items
+
+    def _head(self, subset: Subset) -> Head:
+        task = self._task(subset)
+        return fit_rung(self._rung_for(task), self._with_pseudo(task, subset), self.options)
+
+    def _rung_for(self, task: Task) -> RungName:
+        """The chosen rung; the linear probe for a set of modalities that the rung cannot be fitted on."""
+        from chiasm.recognition.ladder import why_not
+
+        return "linear" if self.choices.adapter == "auto" and why_not(self.rung, task) else self.rung
+
+    def _with_pseudo(self, task: Task, subset: Subset) -> Task:
+        pseudo = self._pseudo_labels(task, subset)
+        if pseudo is None:
+            return task
+        return replace(task, extra=pseudo if task.extra is None else task.extra + pseudo)
+
+    def _held_out(self, subset: Subset, head: Head) -> Log:
+        """Log-probabilities of each item by a head that did not see it, with the strength that all items chose."""
+        task, rows = self._task(subset), self._rows(subset)
+        options = self.options
+        if head.rung == "linear":
+            options = replace(options, strengths=(head.numbers["strength"],))
+        out = np.full((len(rows), self.number), np.nan)
+        fold_of = self.fold_of[rows]
+        for number in range(fold_of.max(initial=-1) + 1):
+            if self.pseudo is None:
+                fit_fold(head.rung, task, options, fold_of, number, out)
+                continue
+            train, held = np.flatnonzero(fold_of != number), fold_of == number
+            part = self._with_pseudo(task.take(train), subset)
+            if held.any() and len(np.unique(part.codes)) > 1:
+                out[held] = fit_rung(head.rung, part, options).log_probabilities(task.rows[held], self.number)
+        return self._spread(out, subset)
+
+    def _spread(self, log: Log, subset: Subset) -> Log:
+        """From rows of a task to rows of all items."""
+        every = np.full((len(self.codes), self.number), np.nan)
+        every[self._rows(subset)] = log
+        return every
+
+    def _brier(self, log: Log) -> Float64[np.ndarray, " items"]:
+        return tempered_brier(log, self.codes)
+
+    def _f1(self, log: Log) -> float:
+        from sklearn.metrics import f1_score
+
+        scored = np.isfinite(log).any(axis=1)
+        if not scored.any():
+            return float("nan")
+        guesses = np.where(np.isnan(log[scored]), -np.inf, log[scored]).argmax(axis=1)
+        return float(f1_score(self.codes[scored], guesses, average="macro", zero_division=0))
+
+    # ------------------------------------------------------------------------------------------------------- fusion
+
+    def _fuse(
+        self, main: Subset, heads: Mapping[Subset, Head], held_out: Mapping[Subset, Log]
+    ) -> tuple[
+        FusionName, Modality, Head | None, Any, dict[str, float], tuple[float, float] | None, dict[FusionName, Log]
+    ]:
+        """Choose how modalities are joined: the way that does best on held-out items, if it beats the best of them."""
+        singles: dict[Subset, Log] = {part: log for part, log in held_out.items() if len(part) == 1}
+        means = {
+            part: float(np.nanmean(self._brier(log))) if np.isfinite(log).any() else np.inf
+            for part, log in singles.items()
+        }
+        (best,) = min(means, key=lambda part: means[part])
+        asked = self.choices.fusion
+        if len(singles) == 1:
+            return "concat", best, None, None, {}, None, {}
+        items: dict[Subset, int] = {part: heads[part].items for part in singles}
+        every = {part: log for part, log in singles.items() if set(part) <= set(main)} if len(main) > 1 else singles
+        both = np.all([np.isfinite(log).any(axis=1) for log in every.values()], axis=0)
+        joined: dict[FusionName, Log] = {"single": singles[(best,)]}
+        stack: Head | None = None
+        if both.any():
+            part_logs: dict[Subset, Log] = {part: log[both] for part, log in every.items()}
+            joined["mean"] = self._expand(join("mean", part_logs, items, None, main, self.number), both)
+            if len(main) > 1:
+                stack, log = self._stack(part_logs, items, both)
+                joined["stack"] = self._expand(log, both)
+        if main in held_out and len(main) > 1:
+            joined["concat"] = held_out[main]
+        network = None
+        if asked in LEARNED:
+            network, joined[asked] = self._learned(asked, main)
+        fusions: dict[str, float] = {name: self._f1(log) for name, log in joined.items()}
+        ahead: dict[FusionName, float] = {
+            name: float(np.nanmean(self._brier(log)))
+            for name, log in joined.items()
+            if name != "single" and np.isfinite(log).any()
+        }
+        gain = None
+        fusion: FusionName
+        if asked != "auto":
+            fusion = asked
+        elif not ahead:
+            fusion = "concat"  # nothing was held out to choose on: the largest sets that have heads
+        else:
+            fusion = min(ahead, key=lambda name: ahead[name])
+        if fusion in joined and fusion != "single":
+            gain = paired(self._brier(joined["single"]), self._brier(joined[fusion]))
+            if asked == "auto" and gain[0] <= gain[1]:
+                fusion = "single"
+        return fusion, best, stack if fusion == "stack" else None, network, fusions, gain, joined
+
+    def _expand(self, log: Log, rows: Shaped[np.ndarray, " items"]) -> Log:
+        every = np.full((len(self.codes), self.number), np.nan)
+        every[rows] = log
+        return every
+
+    def _stack(
+        self, logs: Mapping[Subset, Log], items: Mapping[Subset, int], both: Shaped[np.ndarray, " items"]
+    ) -> tuple[Head | None, Log]:
+        """A linear probe on the held-out log-probabilities of the modalities, and its own held-out ones."""
+        rows = stacked(logs, items, self.number)
+        task = Task(rows, self.codes[both], None if self.groups is None else self.groups[both])
+        if len(np.unique(task.codes)) < 2:
+            return None, np.full((len(rows), self.number), np.nan)
+        head = fit_rung("linear", task, self.options)
+        out = np.full((len(rows), self.number), np.nan)
+        options = replace(self.options, strengths=(head.numbers["strength"],))
+        for number in range(self.fold_of.max() + 1):
+            fit_fold("linear", task, options, self.fold_of[both], number, out)
+        return head, out
+
+    def _learned(self, kind: FusionName, main: Subset) -> tuple[Any, Log]:
+        """A fusion network on all items, and the held-out log-probabilities of items with all modalities."""
+        rows = self._rows(main)
+        out = np.full((len(self.codes), self.number), np.nan)
+        for number in range(self.fold_of.max(initial=-1) + 1):
+            train = np.flatnonzero(self.fold_of != number)
+            held = rows[self.fold_of[rows] == number]
+            if len(held) and len(np.unique(self.codes[train])) > 1:
+                out[held] = network_log(self._network(kind, train), self.features, self.arrays, main, held)
+        return self._network(kind, np.arange(len(self.codes))).as_arrays(), out
+
+    def _network(self, kind: FusionName, rows: Int[np.ndarray, " rows"]) -> Any:
+        from chiasm.transfer.fusion import Fusion, FusionNetwork, SourceItems, Target
+        from chiasm.transfer.training import Training
+
+        def inputs(
+            arrays: ModalityArrays, features: Features, rows: Int[np.ndarray, " rows"]
+        ) -> tuple[dict[str, Any], dict[str, Any]]:
+            vectors: dict[str, Any] = {}
+            present: dict[str, Any] = {}
+            for name in self.features.modalities:
+                has = arrays.present[name][rows]
+                vectors[name] = np.zeros((len(rows), self.features.width((name,))), np.float32)
+                vectors[name][has] = features.rows(arrays, (name,), rows[has])
+                present[name] = has
+            return vectors, present
+
+        training = replace(self.options.training or Training(), seed=self.choices.seed)
+        network = FusionNetwork(Fusion(kind=kind, **self.choices.network), training)  # type: ignore[arg-type]  # one of LEARNED
+        vectors, present = inputs(self.arrays, self.features, rows)
+        source = None
+        if self.source is not None and self.source_features is not None and self.alpha:
+            theirs, codes = self.source
+            given = inputs(theirs, self.source_features, np.arange(len(codes)))
+            source = SourceItems(*given, [Target("label", "classes", codes, size=self.number)])
+        target = Target("label", "classes", self.codes[rows], size=self.number)
+        groups = None if self.groups is None else self.groups[rows]
+        return network.fit(vectors, present, [target], groups=groups, source=source, alpha=self.alpha)
+
+    def _final(
+        self,
+        part: Subset,
+        fusion: FusionName,
+        best: Modality,
+        heads: Mapping[Subset, Head],
+        held_out: Mapping[Subset, Log],
+        joined: Mapping[FusionName, Log],
+        main: Subset,
+    ) -> Log:
+        """Held-out log-probabilities of items as they will be predicted from a set of modalities."""
+        if part == main and len(main) > 1 and fusion in joined:
+            return joined[fusion]
+        asked = route(fusion, part, tuple(heads), best)
+        if len(asked) == 1:
+            return held_out[asked[0]]
+        both = np.all([np.isfinite(held_out[one]).any(axis=1) for one in asked], axis=0)
+        out = np.full((len(self.codes), self.number), np.nan)
+        if both.any():
+            logs = {one: held_out[one][both] for one in asked}
+            out[both] = join(fusion, logs, {one: heads[one].items for one in asked}, None, main, self.number)
+        return out
+
+    # ---------------------------------------------------------------------------------------------------- open world
+
+    def _calibrate(self, finals: Mapping[Subset, Log]) -> tuple[dict[Subset, Calibration], dict[Subset, ConformalSets]]:
+        calibrations, sets = {}, {}
+        for part, log in finals.items():
+            scored = np.flatnonzero(np.isfinite(log).any(axis=1))
+            scored = scored[np.isfinite(log[scored, self.codes[scored]])]
+            if len(scored) < _FEWEST_HELD_OUT or len(np.unique(self.codes[scored])) < 2:
+                continue
+            known = np.where(np.isnan(log[scored]), -np.inf, log[scored])
+            group = None if self.groups is None else self.groups[scored]
+            if group is not None and len(np.unique(group)) < 2:
+                continue
+            calibration = fit_calibration(known, self.codes[scored], groups=group, seed=self.choices.seed)
+            calibrations[part] = calibration
+            sets[part] = fit_conformal_sets(calibration.apply(known), self.codes[scored], seed=self.choices.seed)
+        return calibrations, sets
+
+    def _detectors(self, parts: list[Subset], heads: Mapping[Subset, Head]) -> dict[Subset, UnknownDetector]:
+        """For every set of modalities that has a head, a detector on its features and logits."""
+        from chiasm.recognition.novelty import fit_unknown_score
+        from chiasm.recognition.open_world import choose_unknown_score, cross_fitted_scores, fit_unknown_detector
+
+        wanted = self.choices.unknown
+        found: dict[Subset, UnknownDetector] = {}
+        if wanted is None:
+            return found
+        for part in parts:
+            if part not in heads:
+                continue
+            rows = self._rows(part)
+            if len(rows) > _MOST_FOR_NOVELTY:
+                rows = np.sort(np.random.default_rng(self.choices.seed).choice(rows, _MOST_FOR_NOVELTY, replace=False))
+            codes = self.codes[rows]
+            if len(rows) < _FEWEST_HELD_OUT or np.bincount(codes).max() < 2:
+                continue
+            features = self.features.rows(self.arrays, part, rows)
+            head = heads[part]
+            group = None if self.groups is None else self.groups[rows]
+            usable: list[ScoreName] = ["knn", "mahalanobis"]
+            if head.rung in {"linear", "prototypes", "zero-shot"}:
+                usable += ["energy", "max_probability"]
+            scores = usable if wanted == "auto" else [wanted]
+
+            def fit_and_score(
+                train: Int[np.ndarray, " train"],
+                test: Int[np.ndarray, " test"],
+                scores: list[ScoreName] = scores,
+                features: Float[np.ndarray, "rows dim"] = features,
+                codes: Int[np.ndarray, " rows"] = codes,
+                head: Head = head,
+            ) -> dict[str, Any]:
+                logits = np.zeros((len(test), 2))
+                if {"energy", "max_probability"} & set(scores):
+                    options = self.options
+                    if head.rung == "linear":
+                        options = replace(options, strengths=(head.numbers["strength"],))
+                    logits = fit_rung(head.rung, Task(features[train], codes[train]), options).logits(features[test])
+                return {
+                    name: fit_unknown_score(name, features[train], codes[train]).scores(features[test], logits)
+                    for name in scores
+                }
+
+            name: str = wanted
+            if wanted == "auto":
+                name = "knn"
+                if (
+                    len(np.unique(codes)) > 2
+                    and np.bincount(codes).max() > 2
+                    and min(np.bincount(codes)[np.unique(codes)]) > 1
+                ):
+                    name = choose_unknown_score(fit_and_score, codes, groups=group, seed=self.choices.seed).name
+            scores[:] = [name]  # type: ignore[list-item]  # one of the names given above
+            folds = len(rows) if len(rows) <= _FEW_FOR_NOVELTY else 10
+            try:
+                held = cross_fitted_scores(fit_and_score, codes, folds=folds, groups=group, seed=self.choices.seed)
+            except LabelError:  # nothing can be held out: there is no rate to promise
+                continue
+            found[part] = fit_unknown_detector(name, features, codes, held_out_scores=held[name])  # type: ignore[arg-type]
+        return found
+
+    def _exemplars(self, main: Subset) -> Int[np.ndarray, " exemplars"]:
+        rows = self._rows(main)
+        if len(self.codes) <= _MOST_EXEMPLARS:
+            return np.arange(len(self.codes))
+        features = self.features.rows(self.arrays, main, rows)
+        chosen = choose_exemplars(features, self.codes[rows], per_class=_EXEMPLARS, seed=self.choices.seed)
+        return np.sort(rows[chosen])
+
+
+__all__ = ["ALPHAS", "Choices", "Details", "Fitted", "FusionName", "Labelled", "SemiName", "fit"]
