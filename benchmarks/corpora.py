@@ -17,9 +17,11 @@ import numpy as np
 from jaxtyping import Float
 
 from chiasm import api, encoders
+from chiasm.arrays import class_names
 from chiasm.collection import Collection
 from chiasm.demo import SMALLEST_CLASS, stamps_root, stamps_rows
 from chiasm.encoders.cache import cache_folder
+from chiasm.recognition import ModalityArrays
 from chiasm.space import Space, start_space
 
 EMOJI_VERSION = "16.0.0"
@@ -33,6 +35,7 @@ class Pairs:
     text: Float[np.ndarray, "items 384"]
     captions: np.ndarray
     categories: np.ndarray
+    kinds: np.ndarray  # a finer category, of emoji only
 
 
 def say(line: str) -> None:
@@ -71,14 +74,22 @@ def emoji_table(vendor: str, folder: Path) -> Path:
         picture = root / "img" / vendor / "64" / emoji["image"]
         if picture.is_file():
             text = (emoji["name"] or emoji["short_name"]).lower()
-            rows.append({"id": emoji["unified"], "image": str(picture), "text": text, "category": emoji["category"]})
+            rows.append(
+                {
+                    "id": emoji["unified"],
+                    "image": str(picture),
+                    "text": text,
+                    "category": emoji["category"],
+                    "kind": emoji["subcategory"],
+                }
+            )
     return _table(folder / f"emoji-{vendor}.csv", rows)
 
 
 def _table(path: Path, rows: list[dict[str, str]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["id", "image", "text", "category"], extrasaction="ignore")
+        writer = csv.DictWriter(file, ["id", "image", "text", "category", "kind"], restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     return path
@@ -103,6 +114,7 @@ def pairs(name: str) -> Pairs:
         np.stack([found["text"][item] for item in ids]),
         np.array([rows[item]["text"][0] for item in ids]),
         np.array([rows[item]["category"] for item in ids]),
+        np.array([rows[item]["kind"] or "" for item in ids]),
     )
 
 
@@ -118,8 +130,18 @@ def classes(data: Pairs) -> Pairs:
 
 
 def take(data: Pairs, rows: np.ndarray) -> Pairs:
-    return Pairs(data.image[rows], data.text[rows], data.captions[rows], data.categories[rows])
+    return Pairs(data.image[rows], data.text[rows], data.captions[rows], data.categories[rows], data.kinds[rows])
 
 
 def offline_space() -> Space:
     return start_space(encoders.resolve("offline"))
+
+
+def modality_arrays(data: Pairs, space: Space) -> ModalityArrays:
+    """As `chiasm fit` hands them to the recogniser."""
+    shared = {"image": space.start("image", data.image), "text": space.start("text", data.text)}
+    return ModalityArrays({"image": data.image}, shared=shared)
+
+
+def embedded_names(data: Pairs, space: Space) -> dict[str, Float[np.ndarray, " dim"]]:
+    return class_names(sorted(set(data.categories.tolist())), space, encoders.resolve("offline"))

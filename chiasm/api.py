@@ -6,32 +6,47 @@ and keyword options and returns a frozen result with `as_dict()` for JSON.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
-from chiasm import __version__, encoders, media
-from chiasm.arrays import Labelled, Pairs, embedded_items, fingerprints_of, labelled_items, pairs_of
-from chiasm.collection import AddReport, Collection, Progress, Vectors, write_whole
+from chiasm import encoders, media
+from chiasm.arrays import (
+    Labelled,
+    Pairs,
+    class_names,
+    embedded_items,
+    fingerprints_of,
+    labelled_items,
+    modality_arrays,
+    pairs_of,
+)
+from chiasm.assessment import Predicted
+from chiasm.collection import AddReport, Collection, Progress, Vectors
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
-from chiasm.errors import ChiasmError, CollectionError, SpaceError
+from chiasm.errors import ChiasmError, CollectionError, LabelError, SpaceError
+from chiasm.evaluation.splits import crossing, few_shot_split, grouped_stratified_folds, holdout_split
 from chiasm.manifest import read_manifest
-from chiasm.recognition import ModalityArrays, Recognizer
+from chiasm.models import load_model
+from chiasm.recognition import Labelled as LabelledArrays
+from chiasm.recognition import Recognizer
+from chiasm.recognition.fitting import FusionName, SemiName
+from chiasm.recognition.heads import RungName
 from chiasm.retrieval.index import ExactIndex, Hit
-from chiasm.space import LearnedMap, Space, start_space
+from chiasm.space import LearnedMap, Space, saved_spaces, start_space
 from chiasm.types import MODALITIES, FileOutcome, Media, Modality, Outcome, Text
 
+if TYPE_CHECKING:
+    from chiasm.report import Page
+
 START = "start"
-MODEL_FORMAT = "chiasm-model"
-MODEL_VERSION = 1
 HELD_OUT = 0.2  # share of the pairs, whole groups, that `align` measures itself on
 FOLDS = 5
 
@@ -105,7 +120,8 @@ class FitReport:
     unlabelled: int  # items without a value in the label column, left out
     measured: str  # on what the metrics were measured, in words
     metrics: dict[str, Any]
-    chosen: dict[str, float]  # regularisation by subset of modalities
+    chosen: dict[str, Any]  # what was tried and chosen on held-out items, see `chiasm.recognition.fitting.Details`
+    duplicates: str  # how many items are alike, and what a random split would have done with them, in words
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -122,6 +138,8 @@ class Prediction:
     probability: float | None
     probabilities: dict[str, float]
     modalities: tuple[Modality, ...]  # what the prediction is made from
+    set: tuple[str, ...] = ()  # classes that hold the true one as often as was asked
+    unknown: bool = False  # like nothing that the model knows, at the false-alarm rate that was asked
 
 
 @dataclass(frozen=True)
@@ -203,7 +221,7 @@ def status(collection: str | Path) -> Status:
         opened.outcomes(),
         dict(counts),
         tuple(opened.columns()),
-        tuple(space.name for space in _spaces(opened)),
+        saved_spaces(opened.path / "spaces"),
     )
 
 
@@ -273,7 +291,7 @@ def search(
     ranking = ExactIndex(gallery.vectors, gallery.items).search(query, k=k, among=among)
     hits = []
     for row, score in zip(ranking.rows[0], ranking.scores[0], strict=True):
-        if row >= 0:
+        if row >= 0 and gallery.items[row] in rows:  # else removed between the two reads
             hits.append(_hit(gallery, int(row), float(score), rows[gallery.items[row]]))
     return SearchResult(chosen.name, tuple(hits))
 
@@ -307,7 +325,6 @@ def align(
     Raises:
         SpaceError: fewer than 10 pairs, or a source of other encoders.
     """
-    from chiasm.evaluation.splits import holdout_split
     from chiasm.transfer.alignment import RidgeAlignment
 
     if name == START:
@@ -382,6 +399,17 @@ def fit(
     modalities: Sequence[Modality] | None = None,
     shots: int | None = None,
     where: str | None = None,
+    group: str | None = None,
+    adapter: RungName | Literal["auto"] = "auto",
+    fusion: FusionName | Literal["auto"] = "auto",
+    names: bool = True,
+    source: str | Path | None = None,
+    alpha: float | Literal["auto"] = "auto",
+    semi: SemiName | None = None,
+    class_weight: Literal["balanced"] | None = None,
+    nested: bool = False,
+    log_dir: str | Path | None = None,
+    report: str | Path | None = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> FitReport:
@@ -393,58 +421,120 @@ def fit(
         out: the folder to write; a model that is there is replaced.
         modalities: what to learn from. Default: all that the items have. Any subset works when predicting.
         shots: train on so many items a class, drawn at random, and measure on the rest. Default: train on all, and
-            measure by five-fold cross-validation.
+            measure each item by heads that did not see it (five folds).
         where: only items that meet this SQL condition.
+        group: column whose values keep items on one side of every split, such as the recording or patient they are of.
+        adapter: the rung of the ladder, or `"auto"`, see `chiasm.recognition.Recognizer`.
+        fusion: how modalities are joined, or `"auto"`, see there.
+        names: whether the names of the classes, embedded in the collection's space, count as one more shot each.
+        source: a collection of another domain, embedded alike, with the same column; its items of classes that the target
+            has are learned from as well.
+        alpha: weight of the source, or `"auto"`.
+        semi: how items without a label are used.
+        class_weight: `"balanced"` gives every class the same total weight.
+        nested: measure by fitting everything anew in each of five outer folds. Without it, what was chosen (rung, fusion)
+            was chosen on the items that it is measured on, which flatters a little and takes a fifth of the time.
+        log_dir: folder for TensorBoard's logs of the networks.
+        report: write all that was found out as one .html, .md or .json file.
         seed: of the draw and of the folds.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
         LabelError: no such column, one class only, classes too small for `shots`, a column of unique ids.
+        ChiasmError: the source is embedded otherwise, or a choice that there is not.
     """
-    from chiasm.evaluation.metrics import classification_metrics
-    from chiasm.evaluation.splits import few_shot_split, grouped_stratified_folds
+    from chiasm.assessment import Leak, measure
+    from chiasm.models import Model, check_report, classes_of, save_model
+    from chiasm.recognition.ladder import RungOptions
 
+    check_report(report)
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
-    data = labelled_items(opened, networks, label, modalities, where)
-    groups = data.groups
+    space = _start(opened, networks)
+    data = labelled_items(opened, networks, space, [label], modalities=modalities, where=where, group=group)
+    labels = classes_of(data, label)
+    embedded = class_names(sorted(set(labels.tolist())), space, networks) if names else {}
+    options = RungOptions()
+    if log_dir is not None:
+        from chiasm.transfer.training import Training
+
+        options = RungOptions(training=Training(log_dir=log_dir))
+    other = None if source is None else _source_items(source, label, data, space, device)
+
+    def fitted(rows: Int[np.ndarray, " rows"], groups: Int[np.ndarray, " items"]) -> Recognizer:
+        model = Recognizer(
+            adapter=adapter, fusion=fusion, alpha=alpha, semi=semi, class_weight=class_weight, options=options,
+            random_state=seed,
+        )  # fmt: skip
+        known = set(labels[rows].tolist())
+        return model.fit(
+            data.arrays.take(rows),
+            labels[rows],
+            groups=groups[rows],
+            names={name: vector for name, vector in embedded.items() if name in known},
+            source=other,
+            unlabelled=data.unlabelled,
+        )
+
+    every = np.arange(len(labels))
     if shots is not None:
-        split = few_shot_split(data.labels, shots, seed=seed, groups=groups)
-        train = split.train
-        model = Recognizer().fit(data.arrays.take(train), data.labels[train], groups=groups[train])
-        guesses = model.predict(data.arrays.take(split.test))
+        split = few_shot_split(labels, shots, seed=seed, groups=data.groups)
+        if not len(split.test):
+            raise LabelError(f"{shots} shots a class leave no item to measure on: ask for fewer")
+        model = fitted(split.train, data.groups)
+        train, found = split.train, _recognised(model, data, labels, split.test)
         measured = f"{len(split.test)} other items, after {shots} a class for training"
-        metrics = classification_metrics(data.labels[split.test], guesses)
     else:
-        train = np.arange(len(data.labels))
-        guesses = np.empty_like(data.labels)
-        smallest = min(Counter(data.labels.tolist()).values())
-        folds = grouped_stratified_folds(data.labels, max(2, min(FOLDS, smallest)), seed=seed, groups=groups)
-        for fold in folds:
-            part = Recognizer().fit(data.arrays.take(fold.train), data.labels[fold.train], groups=groups[fold.train])
-            guesses[fold.test] = part.predict(data.arrays.take(fold.test))
-        measured = f"all {len(train)} items, each by a model that did not see it ({len(folds)} folds)"
-        metrics = classification_metrics(data.labels, guesses)
-        model = Recognizer().fit(data.arrays.take(train), data.labels, groups=groups)
-    report = FitReport(
+        train, model = every, fitted(every, data.groups)
+        if nested:
+            found = _cross_validated(lambda rows: fitted(rows, data.groups), data, labels, data.groups, seed)
+            measured = f"all {len(labels)} items, each by a recogniser fitted without it ({FOLDS} outer folds)"
+        else:
+            found = _held_out(model, data, labels)
+            measured = (
+                f"{len(found)} of {len(labels)} items, each by heads that did not see it ({FOLDS} folds; rung and fusion "
+                "were chosen on the same folds)"
+            )
+    metrics = measure(found)
+    leak = Leak(data.alike, *_crossing(data, labels, seed), grouped=metrics["f1_macro"], random=None)
+    result = FitReport(
         model=str(Path(out)),
         label=label,
         classes=tuple(str(name) for name in model.classes_),
         modalities=tuple(data.fingerprints),
         items=len(train),
-        unlabelled=data.unlabelled,
+        unlabelled=0 if data.unlabelled is None else len(data.unlabelled),
         measured=measured,
-        metrics=metrics.as_dict(),
-        chosen=model.strengths(),
+        metrics=metrics,
+        chosen=model.details_.as_dict(),
+        duplicates=leak.sentence(),
     )
-    _save_model(Path(out), model, opened, data, [data.ids[row] for row in train], report)
-    return report
+    save_model(
+        Path(out),
+        Model(
+            model, opened.encoder, label, dict(data.fingerprints), frozenset(data.ids[row] for row in train),
+            result.as_dict(),
+        ),
+    )  # fmt: skip
+    if report is not None:
+        from chiasm.assessment import show, show_choices
+        from chiasm.report import Page
+
+        page = Page(f"{label}: {len(result.classes)} classes", f"Model {Path(out).name}. Measured on {measured}.")
+        page.section("How well it recognises")
+        show(page, found, metrics)
+        show_choices(page, model.details_)
+        page.section("Splits", leak.sentence())
+        page.save(report)
+    return result
 
 
 def predict(
     model: str | Path,
     paths: Sequence[str | Path],
     *,
+    level: float = 0.9,
+    false_alarm_rate: float = 0.05,
     device: Device = "auto",
     on_progress: OnProgress | None = None,
 ) -> PredictReport:
@@ -453,12 +543,14 @@ def predict(
     Args:
         model: a folder that `fit` wrote.
         paths: as for `add`. Items may have any subset of the modalities that the model was fitted on.
+        level: how often each item's set of classes is to hold the true one.
+        false_alarm_rate: the share of items of known classes that may be called unknown.
         device: `"auto"`, `"cpu"` or `"cuda"`.
         on_progress: called after every file.
     """
-    saved = _load_model(Path(model))
+    saved = load_model(Path(model))
     networks = encoders.resolve(saved.encoder, device=device)
-    _check_fingerprints(saved, networks)
+    saved.check(fingerprints_of(networks))
     manifests = [read_manifest(path) for path in paths]
     if not manifests:
         raise ChiasmError("nothing to predict: name at least one folder, table or file")
@@ -469,23 +561,27 @@ def predict(
         rows = collection.items()
         ids = [str(row["id"]) for row in rows]
         found = embedded_items(collection, ids, saved.fingerprints)
-    usable = np.flatnonzero(np.any([*found.present.values()], axis=0))
-    probabilities = np.empty((0, 0))
-    if len(usable):
         has_any = [modality for modality in found.arrays if found.present[modality].any()]
-        arrays = ModalityArrays({m: found.arrays[m] for m in has_any}, {m: found.present[m] for m in has_any})
-        probabilities = saved.recognizer.predict_proba(arrays.take(usable))
-    by_row = dict(zip(usable.tolist(), probabilities, strict=True))
+        usable = np.flatnonzero(np.any([*found.present.values()], axis=0))
+        said = None
+        if len(usable):
+            arrays = modality_arrays(found, _start(collection, networks), has_any, usable)
+            said = saved.recognizer.recognise(arrays, level=level, false_alarm_rate=false_alarm_rate)
+    number_of = {row: number for number, row in enumerate(usable.tolist())}
+    names = [str(name) for name in saved.recognizer.classes_]
     predictions = []
-    for number, row in enumerate(rows):
-        has = tuple(modality for modality in saved.fingerprints if found.present[modality][number])
-        path = next((files[0] for modality in MODALITIES if (files := row[modality])), None)
-        if number not in by_row:
-            predictions.append(Prediction(ids[number], path, None, None, {}, ()))
+    for row, item in enumerate(rows):
+        has = tuple(modality for modality in saved.fingerprints if found.present[modality][row])
+        path = next((files[0] for modality in MODALITIES if (files := item[modality])), None)
+        if row not in number_of or said is None:
+            predictions.append(Prediction(ids[row], path, None, None, {}, ()))
             continue
-        values = {str(name): float(p) for name, p in zip(saved.recognizer.classes_, by_row[number], strict=True)}
-        best = max(values, key=lambda name: values[name])
-        predictions.append(Prediction(ids[number], path, best, values[best], values, has))
+        number = number_of[row]
+        values = dict(zip(names, said.probabilities[number].tolist(), strict=True))
+        best = names[int(said.probabilities[number].argmax())]
+        inside = tuple(name for name, held in zip(names, said.sets[number], strict=True) if held)
+        unknown = bool(said.unknown[number])
+        predictions.append(Prediction(ids[row], path, best, values[best], values, has, inside, unknown))
     return PredictReport(tuple(predictions), added.outcomes)
 
 
@@ -497,6 +593,7 @@ def evaluate(
     space: str | None = None,
     label: str | None = None,
     where: str | None = None,
+    against: str | Path | None = None,
     report: str | Path | None = None,
     device: Device = "auto",
 ) -> Evaluation:
@@ -509,15 +606,19 @@ def evaluate(
         space: name of the space. Default: the newest.
         label: for a model: the column that holds the truth. Default: the one it was fitted on.
         where: only items that meet this SQL condition.
-        report: write the result as one HTML file, too.
+        against: for a model: another model, compared on the same items with paired differences.
+        report: write the result as one .html, .md or .json file, too.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Items that the space or model has learned from are left out where others remain, and counted in `seen` where not.
     """
+    from chiasm.models import check_report
+
+    check_report(report)
     if collection is None:
-        if label is not None:
+        if label is not None or against is not None:
             raise ChiasmError(
-                "label goes with a model and a collection: chiasm evaluate MODEL COLLECTION --label COLUMN"
+                "label and against go with a model and a collection: chiasm evaluate MODEL COLLECTION --label COLUMN"
             )
         result = _evaluate_space(Path(target), pairs or ("image", "text"), space, where, device)
     else:
@@ -525,25 +626,17 @@ def evaluate(
             raise ChiasmError(
                 "pairs and space go with a collection alone: chiasm evaluate COLLECTION --pairs image,text"
             )
-        result = _evaluate_model(Path(target), Path(collection), label, where, device)
+        return _evaluate_model(Path(target), Path(collection), label, where, against, report, device)
     if report is not None:
-        from chiasm.report import Page, show_classification, show_retrieval
+        from chiasm.report import show_retrieval
 
-        page = Page(result.what, f"Measured on {result.measured}.")
-        if result.seen:
-            page.paragraph(f"Beware: it learned from all {result.seen} of these, so the numbers flatter.")
-        (show_retrieval if collection is None else show_classification)(page, result.metrics)
+        page = _page(result)
+        show_retrieval(page, result.metrics)
         page.save(report)
     return result
 
 
 # ------------------------------------------------------------------------------------------------ spaces, galleries
-
-
-def _spaces(collection: Collection) -> list[Space]:
-    """Saved spaces, oldest first."""
-    folders = [path.parent for path in (collection.path / "spaces").glob("*/space.json")]
-    return sorted((Space.load(folder) for folder in folders), key=lambda space: space.created)
 
 
 def _start(collection: Collection, networks: Sequence[Encoder]) -> Space:
@@ -554,7 +647,11 @@ def _start(collection: Collection, networks: Sequence[Encoder]) -> Space:
         if dict(saved.fingerprints) == fingerprints_of(networks):
             return saved
     space = start_space(networks, name=START)
-    others = [known.created for known in _spaces(collection) if known.name != START]
+    others = [
+        Space.load(collection.path / "spaces" / name).created
+        for name in saved_spaces(collection.path / "spaces")
+        if name != START
+    ]
     if others:  # made anew, but not to be taken for newer than what was learned
         space = replace(space, created=min(others)[:-1])
     space.save(folder)
@@ -562,15 +659,12 @@ def _start(collection: Collection, networks: Sequence[Encoder]) -> Space:
 
 
 def _space(collection: Collection, networks: Sequence[Encoder], name: str | None) -> Space:
+    names = saved_spaces(collection.path / "spaces")
     if name is None:
-        saved = _spaces(collection)
-        if saved and saved[-1].name != START:
-            return saved[-1]
-        return _start(collection, networks)
+        name = names[-1] if names else START
     if name == START:
         return _start(collection, networks)
     folder = collection.path / "spaces" / name
-    names = [space.name for space in _spaces(collection)]
     if name not in names:
         raise SpaceError(f"{collection.path} has no space {name!r}. It has: {', '.join(names) or START}")
     return Space.load(folder)
@@ -689,83 +783,194 @@ def _evaluate_space(
 # -------------------------------------------------------------------------------------------------------- recognition
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A saved recogniser with what it was fitted on."""
-
-    recognizer: Recognizer
-    encoder: str
-    label: str
-    fingerprints: dict[Modality, str]
-    trained_on: frozenset[str]  # ids of items
-
-
-def _save_model(
-    folder: Path, model: Recognizer, collection: Collection, data: Labelled, ids: Sequence[str], report: FitReport
-) -> None:
-    if folder.exists() and not (folder / "model.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ChiasmError(f"{folder} exists and is not a model. Name an empty or a new folder with --out")
-    header = {
-        "format": MODEL_FORMAT,
-        "format_version": MODEL_VERSION,
-        "by": __version__,
-        "encoder": collection.encoder,
-        "label": report.label,
-        "fingerprints": data.fingerprints,
-        "trained_on": sorted(ids),
-        "report": report.as_dict(),
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        model.save(folder / "recognizer")
-        write_whole(folder / "model.json", json.dumps(header, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise ChiasmError(f"the model {folder} cannot be written: {error}") from error
+def _source_items(source: str | Path, label: str, data: Labelled, space: Space, device: Device) -> LabelledArrays:
+    """Labelled items of another collection, embedded by the same encoders."""
+    opened = Collection.open(source)
+    networks = encoders.resolve(opened.encoder, device=device)
+    theirs = fingerprints_of(networks)
+    for modality, fingerprint in data.fingerprints.items():
+        if theirs.get(modality) != fingerprint:
+            raise ChiasmError(
+                f"the source {source} has {modality} embeddings of another encoder ({theirs.get(modality, 'none')}, the "
+                f"target {fingerprint}). Add its files with the target's encoder"
+            )
+    found = labelled_items(opened, networks, space, [label], modalities=tuple(data.fingerprints))
+    return LabelledArrays(found.arrays, found.labels)
 
 
-def _load_model(folder: Path) -> _Model:
-    try:
-        header = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ChiasmError(
-            f"{folder} is not a model ({error}). Make one: chiasm fit COLLECTION --label COLUMN --out {folder}"
-        ) from error
-    if header.get("format") != MODEL_FORMAT or header.get("format_version") != MODEL_VERSION:
-        raise ChiasmError(
-            f"{folder} is {header.get('format')} version {header.get('format_version')}; this chiasm reads {MODEL_FORMAT} "
-            f"version {MODEL_VERSION}. Fit it again"
+def _recognised(
+    model: Recognizer, data: Labelled, labels: Shaped[np.ndarray, " items"], rows: Int[np.ndarray, " rows"]
+) -> Predicted:
+    """What a recogniser says of items that it did not learn from."""
+    said = model.recognise(data.arrays.take(rows))
+    return _predicted(data, labels, rows, model, said.labels, said.probabilities, said.sets, said.unknown)
+
+
+def _held_out(model: Recognizer, data: Labelled, labels: Shaped[np.ndarray, " items"]) -> Predicted:
+    """What the heads of the folds said of the items that they did not see, calibrated as the recogniser is.
+
+    Items that no fold could hold out (the only one of their class) are left out.
+    """
+    log = model.fitted_.held_out
+    assert log is not None  # of a recogniser that was just fitted there always is
+    rows = np.flatnonzero(np.isfinite(log).any(axis=1))
+    if not len(rows):
+        raise LabelError(
+            "no item can be held out to measure on: label a second item of some classes, or give the classes names that "
+            "are words"
         )
-    return _Model(
-        Recognizer.load(folder / "recognizer"),
-        header["encoder"],
-        header["label"],
-        header["fingerprints"],
-        frozenset(header["trained_on"]),
+    known = np.where(np.isnan(log), -np.inf, log)
+    probabilities = np.empty((len(labels), len(model.classes_)))
+    sets = np.ones(probabilities.shape, dtype=bool)
+    for subset, part in data.arrays.by_subset(model.fitted_.features.modalities):
+        members = part[np.isin(part, rows)]
+        calibration = model.fitted_.calibrations.get(subset)
+        normal = np.exp(known[members])
+        probabilities[members] = normal if calibration is None else calibration.apply(known[members])
+        if subset in model.fitted_.sets:
+            sets[members] = model.fitted_.sets[subset].sets(probabilities[members])
+    guesses = model.classes_[probabilities[rows].argmax(axis=1)]
+    return _predicted(data, labels, rows, model, guesses, probabilities[rows], sets[rows], None)
+
+
+def _cross_validated(
+    fitted: Callable[[Int[np.ndarray, " rows"]], Recognizer],
+    data: Labelled,
+    labels: Shaped[np.ndarray, " items"],
+    groups: Int[np.ndarray, " items"],
+    seed: int,
+) -> Predicted:
+    """Every item by a recogniser that was fitted without it."""
+    classes = np.unique(labels)
+    probabilities = np.zeros((len(labels), len(classes)))
+    sets = np.zeros(probabilities.shape, dtype=bool)
+    unknown = np.zeros(len(labels), dtype=bool)
+    for fold in grouped_stratified_folds(labels, min(FOLDS, len(np.unique(groups))), seed=seed, groups=groups):
+        model = fitted(fold.train)
+        said = model.recognise(data.arrays.take(fold.test))
+        columns = np.searchsorted(classes, model.classes_)
+        probabilities[np.ix_(fold.test, columns)] = said.probabilities
+        sets[np.ix_(fold.test, columns)] = said.sets
+        unknown[fold.test] = said.unknown
+    guesses = classes[probabilities.argmax(axis=1)]
+    every = np.arange(len(labels))
+    return _predicted(data, labels, every, model, guesses, probabilities, sets, unknown, classes=classes)
+
+
+def _predicted(
+    data: Labelled,
+    labels: Shaped[np.ndarray, " items"],
+    rows: Int[np.ndarray, " rows"],
+    model: Recognizer,
+    guesses: Shaped[np.ndarray, " rows"],
+    probabilities: Float[np.ndarray, "rows classes"],
+    sets: Bool[np.ndarray, "rows classes"],
+    unknown: Bool[np.ndarray, " rows"] | None,
+    *,
+    classes: Shaped[np.ndarray, " classes"] | None = None,
+) -> Predicted:
+    return Predicted(
+        kind="classes",
+        ids=tuple(data.ids[row] for row in rows),
+        media=tuple(data.media[row] for row in rows),
+        groups=data.groups[rows],
+        classes=tuple(str(name) for name in (model.classes_ if classes is None else classes)),
+        true=labels[rows],
+        predicted=np.asarray(guesses, dtype=str),
+        probabilities=probabilities,
+        sets=sets if model.fitted_.sets else None,
+        unknown=unknown if model.fitted_.detectors else None,
     )
 
 
-def _evaluate_model(path: Path, where_items: Path, label: str | None, where: str | None, device: Device) -> Evaluation:
-    from chiasm.evaluation.metrics import classification_metrics
+def _crossing(data: Labelled, labels: Shaped[np.ndarray, " items"], seed: int) -> tuple[int]:
+    """How many items would have stood opposite a copy or near-duplicate in random folds."""
+    if not data.alike:
+        return (0,)
+    splits = grouped_stratified_folds(labels, min(FOLDS, len(labels)), seed=seed)
+    return (sum(crossing(data.groups, split) for split in splits),)
 
-    saved = _load_model(path)
+
+def _evaluate_model(
+    path: Path,
+    where_items: Path,
+    label: str | None,
+    where: str | None,
+    against: str | Path | None,
+    report: str | Path | None,
+    device: Device,
+) -> Evaluation:
+    from chiasm.assessment import measure, show, show_choices
+
+    saved = load_model(path)
+    other = None if against is None else load_model(Path(against))
     opened = Collection.open(where_items)
     networks = encoders.resolve(opened.encoder, device=device)
-    _check_fingerprints(saved, networks)
-    data = labelled_items(opened, networks, label or saved.label, list(saved.fingerprints), where)
-    unseen = np.array([row for row, item in enumerate(data.ids) if item not in saved.trained_on], dtype=int)
+    for model in (saved, other):
+        if model is not None:
+            model.check(fingerprints_of(networks))
+    modalities = [modality for modality in MODALITIES if modality in saved.fingerprints]
+    data = labelled_items(
+        opened, networks, _start(opened, networks), [label or saved.label], modalities=modalities, where=where
+    )
+    learned = saved.trained_on | (frozenset() if other is None else other.trained_on)
+    unseen = np.array([row for row, item in enumerate(data.ids) if item not in learned], dtype=int)
     rows = unseen if len(unseen) else np.arange(len(data.ids))
-    metrics = classification_metrics(data.labels[rows], saved.recognizer.predict(data.arrays.take(rows)))
+    found = _recognised(saved.recognizer, data, data.labels, rows)
+    metrics = measure(found)
     measured = f"{len(rows)} items of {opened.path.name}"
     if len(unseen) and len(unseen) < len(data.ids):
         measured += f" that it was not trained on ({len(data.ids) - len(unseen)} others left out)"
-    return Evaluation(f"model {path.name}", measured, metrics.as_dict(), 0 if len(unseen) else len(rows))
-
-
-def _check_fingerprints(saved: _Model, networks: Sequence[Encoder]) -> None:
-    now = fingerprints_of(networks)
-    for modality, fingerprint in saved.fingerprints.items():
-        if now.get(modality) != fingerprint:
-            raise ChiasmError(
-                f"the model was fitted on {modality} embeddings of another encoder ({fingerprint}, here "
-                f"{now.get(modality, 'none')}). Fit it again with this collection's encoder {saved.encoder!r}"
+    if other is not None:
+        metrics["against"] = _compared(found, _recognised(other.recognizer, data, data.labels, rows), str(against))
+    result = Evaluation(f"model {path.name}", measured, metrics, 0 if len(unseen) else len(rows))
+    if report is not None:
+        page = _page(result)
+        page.section("How well it recognises")
+        show(page, found, metrics)
+        if other is not None:
+            page.section(f"Against {Path(str(against)).name}", "On the same items; above 0, this model is better.")
+            page.table(
+                ("metric", "this", "other", "difference", "standard error", "p"),
+                [
+                    (name, *(part[key] for key in ("this", "other", "difference", "standard_error", "p_value")))
+                    for name, part in metrics["against"]["metrics"].items()
+                ],
             )
+        show_choices(page, saved.recognizer.details_)
+        page.save(report)
+    return result
+
+
+def _compared(mine: Predicted, theirs: Predicted, name: str) -> dict[str, Any]:
+    """Two models on the same items: the difference of what each item scores."""
+    from chiasm.evaluation.diagnostics import paired_difference
+
+    def scores(found: Predicted) -> dict[str, Float[np.ndarray, " items"]]:
+        assert found.probabilities is not None
+        truth = found.true[:, None] == np.array(found.classes)[None, :]
+        brier = np.square(found.probabilities - truth).sum(axis=1) + (~truth.any(axis=1))
+        return {"accuracy": (found.true == found.predicted).astype(float), "minus Brier score": -brier}
+
+    ours, others = scores(mine), scores(theirs)
+    metrics = {}
+    for metric, values in ours.items():
+        difference = paired_difference(values, others[metric])
+        metrics[metric] = {
+            "this": float(values.mean()),
+            "other": float(others[metric].mean()),
+            "difference": difference.mean,
+            "standard_error": difference.standard_error,
+            "interval": [difference.interval.low, difference.interval.high],
+            "p_value": difference.p_value,
+        }
+    return {"model": name, "metrics": metrics}
+
+
+def _page(result: Evaluation) -> Page:
+    from chiasm.report import Page
+
+    page = Page(result.what, f"Measured on {result.measured}.")
+    if result.seen:
+        page.paragraph(f"Beware: it learned from all {result.seen} of these, so the numbers flatter.")
+    return page

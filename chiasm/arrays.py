@@ -5,7 +5,7 @@ The last place that knows files and items; what comes out can be learned from an
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +17,12 @@ from jaxtyping import Bool, Float, Int, Shaped
 from chiasm.collection import Collection
 from chiasm.encoders.base import Encoder
 from chiasm.errors import LabelError, SpaceError
+from chiasm.evaluation.splits import merge_groups, near_duplicate_groups
 from chiasm.recognition import ModalityArrays
 from chiasm.space import Space
 from chiasm.types import MODALITIES, Modality
+
+_MOST_FOR_DUPLICATES = 20_000  # items: the search for near-duplicates takes the square of their number
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,18 @@ class Labelled:
 
     ids: tuple[str, ...]
     arrays: ModalityArrays
-    labels: Shaped[np.ndarray, " items"]
-    groups: Int[np.ndarray, " items"]  # items with the same picture, sound or video (or nothing but the same text)
-    unlabelled: int
+    values: dict[str, tuple[Any, ...]]  # of the label columns, None where an item has none
+    groups: Int[np.ndarray, " items"]  # items that must not stand on both sides of a split, see `labelled_items`
+    alike: int  # items that are copies or near-duplicates of others
+    unlabelled: ModalityArrays | None  # items with an embedding but without any value, None where there are none
     fingerprints: dict[Modality, str]
+    media: tuple[dict[Modality, str], ...]  # of each item, its first file or inline text by modality
+
+    @property
+    def labels(self) -> Shaped[np.ndarray, " items"]:
+        """The values of the only label column, as text."""
+        (values,) = self.values.values()
+        return np.array([str(value) for value in values])
 
 
 @dataclass(frozen=True)
@@ -156,28 +167,68 @@ def fingerprints_of(networks: Sequence[Encoder]) -> dict[Modality, str]:
     return {modality: owner[modality].fingerprint for modality in MODALITIES if modality in owner}
 
 
+def modality_arrays(
+    found: Embedded, space: Space, modalities: Sequence[Modality], rows: Int[np.ndarray, " rows"] | None = None
+) -> ModalityArrays:
+    """Embeddings of items, with their vectors in a space beside them or, where the encoder is of that space, instead.
+
+    Args:
+        found: the embeddings.
+        space: whose start gives the shared vectors; what was learned in it is not used, since its pairs may be among the
+            items that a recogniser is measured on.
+        modalities: which of them.
+        rows: which items. Default: all.
+    """
+    vectors: dict[Modality, Float[np.ndarray, "items _"]] = {}
+    present: dict[Modality, Bool[np.ndarray, " items"]] = {}
+    shared: dict[Modality, Float[np.ndarray, "items dim"]] = {}
+    for modality in modalities:
+        own = found.arrays[modality] if rows is None else found.arrays[modality][rows]
+        has = found.present[modality] if rows is None else found.present[modality][rows]
+        present[modality] = has
+        if space.starts.get(modality) == "classes":
+            vectors[modality] = own
+        if modality in space.starts:
+            shared[modality] = np.zeros((len(own), space.dim), np.float32)
+            if has.any():
+                shared[modality][has] = space.start(modality, own[has])
+        else:
+            vectors[modality] = own
+    return ModalityArrays(vectors, present, shared)
+
+
 def labelled_items(
     collection: Collection,
     networks: Sequence[Encoder],
-    label: str,
-    modalities: Sequence[Modality] | None,
-    where: str | None,
+    space: Space,
+    labels: Sequence[str],
+    *,
+    modalities: Sequence[Modality] | None = None,
+    where: str | None = None,
+    group: str | None = None,
 ) -> Labelled:
-    """Items that have a value in the label column and an embedding.
+    """Items that have an embedding and a value in at least one of the label columns.
+
+    Items are of one group if they have the same picture, sound or video (or nothing but the same text), if these are
+    near-duplicates by their embeddings (cosine of at least 0.97; looked for among up to 20,000 items), or if they have
+    the same value in the group column.
 
     Args:
         collection: where they are.
         networks: its encoders.
-        label: the column.
+        space: of the collection, for vectors that modalities share.
+        labels: the columns. What their values mean is left to the caller.
         modalities: which embeddings to use. Default: all that the items have.
         where: only items that meet this SQL condition.
+        group: a column whose values keep items together, such as the recording or patient they are of.
 
     Raises:
-        LabelError: no such column or modality, no such items, one class only, or a column of unique ids.
+        LabelError: no such column or modality, or no such items.
     """
     columns = collection.columns()
-    if label not in columns:
-        raise LabelError(f"{collection.path} has no column {label!r}. Its columns: {', '.join(columns) or 'none'}")
+    for name in (*labels, *(() if group is None else (group,))):
+        if name not in columns:
+            raise LabelError(f"{collection.path} has no column {name!r}. Its columns: {', '.join(columns) or 'none'}")
     fingerprints = fingerprints_of(networks)
     for modality in modalities or ():
         if modality not in fingerprints:
@@ -186,35 +237,60 @@ def labelled_items(
     rows = collection.items(where=where)
     found = embedded_items(collection, [str(row["id"]) for row in rows], wanted)
     usable = np.any([*found.present.values()], axis=0)
-    labelled = np.array([row[label] is not None and str(row[label]).strip() != "" for row in rows], dtype=bool)
+    given = {
+        name: [None if row[name] is None or str(row[name]).strip() == "" else row[name] for row in rows]
+        for name in labels
+    }
+    labelled = np.array([any(given[name][i] is not None for name in labels) for i in range(len(rows))], dtype=bool)
     keep = np.flatnonzero(usable & labelled)
     if not len(keep):
         raise LabelError(
-            f"no item has both a value in {label!r} and an embedding of {' or '.join(wanted)}: {len(rows)} items, "
+            f"no item has both a value in {' or '.join(map(repr, labels))} and an embedding of {' or '.join(wanted)}: {len(rows)} items, "
             f"{int(labelled.sum())} with a value, {int(usable.sum())} with an embedding"
         )
-    labels = np.array([str(rows[row][label]) for row in keep])
-    values = Counter(labels.tolist())
-    if len(values) == 1:
-        raise LabelError(f"all {len(keep)} items have one class in {label!r}: {labels[0]}. At least 2 are needed")
-    if len(values) == len(labels):
-        raise LabelError(
-            f"each of the {len(labels)} items has its own value in {label!r}: that is an id, not a class. Name a column "
-            "in which several items share a value"
+    used = tuple(modality for modality in wanted if found.present[modality][keep].any())
+    others = np.flatnonzero(~labelled & np.any([found.present[modality] for modality in used], axis=0))
+    groups = _same_content(found.hashes, keep)
+    if len(keep) <= _MOST_FOR_DUPLICATES:
+        for modality in used:
+            if modality != "text":  # equal captions are often the name of the class
+                has = np.flatnonzero(found.present[modality][keep])
+                near = np.arange(len(keep)) + len(keep)
+                near[has] = near_duplicate_groups(found.arrays[modality][keep[has]])
+                groups = merge_groups(groups, near)
+    alike = int((np.bincount(groups)[groups] > 1).sum())
+    if group is not None:
+        values = [rows[row][group] for row in keep]
+        groups = merge_groups(
+            groups, np.array([f"value {value}" if value is not None else f"item {i}" for i, value in enumerate(values)])
         )
-    used = {modality: wanted[modality] for modality in wanted if found.present[modality][keep].any()}
-    arrays = ModalityArrays(
-        {modality: found.arrays[modality] for modality in used},
-        {modality: found.present[modality] for modality in used},
-    ).take(keep)
     return Labelled(
         tuple(str(rows[row]["id"]) for row in keep),
-        arrays,
-        labels,
-        _same_content(found.hashes, keep),
-        int((usable & ~labelled).sum()),
-        used,
+        modality_arrays(found, space, used, keep),
+        {name: tuple(given[name][row] for row in keep) for name in labels},
+        groups,
+        alike,
+        modality_arrays(found, space, used, others) if len(others) else None,
+        {modality: wanted[modality] for modality in used},
+        tuple({modality: files[0] for modality in MODALITIES if (files := rows[row][modality])} for row in keep),
     )
+
+
+def class_names(
+    labels: Sequence[str], space: Space, networks: Sequence[Encoder]
+) -> dict[str, Float[np.ndarray, " dim"]]:
+    """The embedded names of classes in a space, for those whose label is a word; empty where the space has no text.
+
+    `_`, `-` and `/` are read as blanks. Labels without two letters in a row (numbers, codes) are left out.
+    """
+    if "text" not in space.modalities:
+        return {}
+    words = {label: " ".join(re.sub(r"[_\-/]+", " ", label).lower().split()) for label in labels}
+    named = [label for label in labels if re.search(r"[^\W\d_]{2}", words[label])]
+    if not named:
+        return {}
+    vectors = space.embed_names([words[label] for label in named], networks)
+    return dict(zip(named, vectors, strict=True))
 
 
 def _same_content(hashes: Mapping[Modality, list[str]], keep: Int[np.ndarray, " items"]) -> Int[np.ndarray, " items"]:

@@ -232,6 +232,36 @@ def fit(
     modalities: Annotated[str | None, typer.Option(help="E.g. image,text. Default: all that the items have.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Train on so many a class, measure on the rest.")] = None,
     where: Where = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Its values keep items on one side of every split.")
+    ] = None,
+    adapter: Annotated[
+        Literal["auto", "zero-shot", "prototypes", "tip-adapter", "linear", "residual", "mlp"],
+        typer.Option(help="Rung of the ladder; auto climbs as far as it pays."),
+    ] = "auto",
+    fusion: Annotated[
+        Literal["auto", "single", "mean", "stack", "concat", "gated", "attention", "low_rank"],
+        typer.Option(help="How modalities are joined."),
+    ] = "auto",
+    names: Annotated[
+        bool, typer.Option("--names/--no-names", help="Count the name of each class as one more example.")
+    ] = True,
+    source: Annotated[
+        Path | None,
+        typer.Option(metavar="COLLECTION", help="Another domain with the same column, to learn from as well."),
+    ] = None,
+    alpha: Annotated[str, typer.Option(help="Weight of the source: auto, or a number from 0 to below 1.")] = "auto",
+    semi: Annotated[
+        Literal["self-training", "spreading"] | None, typer.Option(help="Use items without a label, too.")
+    ] = None,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Every class weighs the same.")] = False,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="Measure by fitting all anew in five outer folds: slower, no flattery.")
+    ] = False,
+    log_dir: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's logs of the networks.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="F.html", help="Write all findings: .html, .md or .json.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -240,24 +270,50 @@ def fit(
     from chiasm import api
 
     chosen = None if modalities is None else [_modality(part) for part in modalities.split(",")]
-    report = api.fit(
-        collection, label=label, out=out, modalities=chosen, shots=shots, where=where, seed=seed, device=device
+    found = api.fit(
+        collection,
+        label=label,
+        out=out,
+        modalities=chosen,
+        shots=shots,
+        where=where,
+        group=group,
+        adapter=adapter,
+        fusion=fusion,
+        names=names,
+        source=source,
+        alpha="auto" if alpha == "auto" else _number(alpha, "--alpha"),
+        semi=semi,
+        class_weight="balanced" if balanced else None,
+        nested=nested,
+        log_dir=log_dir,
+        report=report,
+        seed=seed,
+        device=device,
     )
     if as_json:
-        _print_json(report.as_dict())
+        _print_json(found.as_dict())
         return
     typer.echo(
-        f"{report.model}: {len(report.classes)} classes of {label!r} from {', '.join(report.modalities)}, "
-        f"{report.items} items trained on"
+        f"{found.model}: {len(found.classes)} classes of {label!r} from {', '.join(found.modalities)}, "
+        f"{found.items} items trained on"
     )
-    typer.echo(f"Measured on {report.measured}:")
-    _print_classification(report.metrics)
+    typer.echo(f"Adapter: {found.chosen['rung']}; modalities joined by: {found.chosen['fusion']}")
+    for words in (found.chosen["source"], found.chosen["semi"], found.duplicates):
+        if words:
+            typer.echo(words)
+    typer.echo(f"Measured on {found.measured}:")
+    _print_classification(found.metrics)
+    if report is not None:
+        typer.echo(f"Report: {report}")
 
 
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that fit wrote.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders, tables, files.")],
+    level: Annotated[float, typer.Option(help="How often an item's set of classes is to hold the true one.")] = 0.9,
+    false_alarms: Annotated[float, typer.Option(help="Share of known items that may be called unknown.")] = 0.05,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -265,18 +321,29 @@ def predict(
     from chiasm import api
 
     with _progress("files") as on_progress:
-        report = api.predict(model, list(paths), device=device, on_progress=on_progress)
+        found = api.predict(
+            model,
+            list(paths),
+            level=level,
+            false_alarm_rate=false_alarms,
+            device=device,
+            on_progress=on_progress,
+        )
     if as_json:
-        _print_json(report.as_dict())
+        _print_json(found.as_dict())
     else:
-        table = _table("probability", "label", "from", "id")
-        for row in report.predictions:
+        table = _table("probability", "label", "set", "from", "id")
+        for row in found.predictions:
             probability = "" if row.probability is None else f"{row.probability:.3f}"
-            table.add_row(probability, row.label or "(nothing usable)", ", ".join(row.modalities), row.id)
+            name = (
+                "(nothing usable)" if row.label is None else f"unknown, like {row.label}" if row.unknown else row.label
+            )
+            others = ", ".join(row.set) if len(row.set) <= 4 else f"{len(row.set)} classes"
+            table.add_row(probability, name, others, ", ".join(row.modalities), row.id)
         _print_table(table)
-        for outcome in report.outcomes:
+        for outcome in found.outcomes:
             typer.echo(f"  {outcome.outcome}: {outcome.path}: {outcome.reason}")
-    if report.predictions and all(row.label is None for row in report.predictions):
+    if found.predictions and all(row.label is None for row in found.predictions):
         typer.echo("no item could be used", err=True)
         raise typer.Exit(1)
 
@@ -291,7 +358,10 @@ def evaluate(
     space: Space = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="For a model: the column with the truth.")] = None,
     where: Where = None,
-    report: Annotated[Path | None, typer.Option(metavar="F.html", help="Write one HTML file, too.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="For a model: another one, on the same items.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="F.html", help="Write it as .html, .md or .json, too.")] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -305,6 +375,7 @@ def evaluate(
         space=space,
         label=label,
         where=where,
+        against=against,
         report=report,
         device=device,
     )
@@ -314,6 +385,8 @@ def evaluate(
         typer.echo(f"{result.what}, on {result.measured}:")
         if "accuracy" in result.metrics:
             _print_classification(result.metrics)
+            if "against" in result.metrics:
+                _print_comparison(result.metrics["against"])
         else:
             _print_table(_retrieval_table({"": result.metrics}))
         if report is not None:
@@ -421,10 +494,21 @@ def _retrieval_table(results: dict[str, dict[str, dict[str, float]]]) -> Table:
 
 
 def _print_classification(metrics: dict[str, Any]) -> None:
-    table = _table("metric", "value")
+    table = _table("metric", "value", "95 % interval")
     for name, value in metrics.items():
         if isinstance(value, float):
-            table.add_row(name.replace("_", " "), f"{value:.3f}")
+            ends = metrics.get("intervals", {}).get(name)
+            table.add_row(
+                name.replace("_", " "), f"{value:.3f}", "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+            )
+    _print_table(table)
+
+
+def _print_comparison(against: dict[str, Any]) -> None:
+    table = _table("metric", "this", Path(against["model"]).name, "difference", "standard error", "p")
+    for name, part in against["metrics"].items():
+        numbers = (part[key] for key in ("this", "other", "difference", "standard_error", "p_value"))
+        table.add_row(name, *(f"{number:.3f}" for number in numbers))
     _print_table(table)
 
 

@@ -108,6 +108,15 @@ class Space:
         ]
         return fingerprint(self.classes, str([START_SHARE, TOP, TEMPERATURE]), *kinds)
 
+    def embed_names(self, names: Sequence[str], encoders: Sequence[Encoder]) -> Float[np.ndarray, "names dim"]:
+        """Unit vectors of names of things, each the mean of several phrases that hold it (`NAME_TEMPLATES`).
+
+        Raises:
+            SpaceError: the space has no text, or its text encoder is not among `encoders`.
+        """
+        text = self.encoder("text", encoders)
+        return self.start("text", _mean_of_phrases(names, text))
+
     # -------------------------------------------------------------------------------------- vectors into the space
 
     def start(self, modality: Modality, vectors: Float[np.ndarray, "n embedding"]) -> Float[np.ndarray, "n dim"]:
@@ -262,14 +271,8 @@ class Space:
         Raises:
             SpaceError: there is none, it is damaged, or of another format version.
         """
-        again = "Delete the folder: the start is made anew by itself, anything else by chiasm align"
+        header = _header(folder)
         try:
-            header = json.loads((folder / "space.json").read_text(encoding="utf-8"))
-            if (header["format"], header["format_version"]) != (FORMAT, FORMAT_VERSION):
-                raise SpaceError(
-                    f"{folder} is {header['format']} version {header['format_version']}; this chiasm reads {FORMAT} "
-                    f"version {FORMAT_VERSION}. {again}"
-                )
             tensors = load_file(folder / f"{Path(header['digest']).name}.safetensors")
             space = cls(
                 name=header["name"],
@@ -289,15 +292,46 @@ class Space:
                 about=header["about"],
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            raise SpaceError(
-                f"{folder} cannot be read as a space ({type(error).__name__}: {error}). {again}"
-            ) from error
+            raise _unreadable(folder, error) from error
         if space.digest != header["digest"]:
             raise SpaceError(
                 f"{folder} is damaged, or of a chiasm that places vectors otherwise: its digest is {space.digest} and "
-                f"should be {header['digest']}. {again}"
+                f"should be {header['digest']}. {_AGAIN}"
             )
         return space
+
+
+def saved_spaces(folder: Path) -> tuple[str, ...]:
+    """Names of the spaces that are saved in a folder, oldest first; their headers alone are read.
+
+    Raises:
+        SpaceError: one is damaged or of another format version.
+    """
+    headers = [_header(path.parent) for path in folder.glob("*/space.json")]
+    try:
+        return tuple(header["name"] for header in sorted(headers, key=lambda header: str(header["created"])))
+    except KeyError as error:
+        raise SpaceError(f"a space in {folder} has no {error}. {_AGAIN}") from error
+
+
+_AGAIN = "Delete the folder: the start is made anew by itself, anything else by chiasm align"
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    try:
+        header: dict[str, Any] = json.loads((folder / "space.json").read_text(encoding="utf-8"))
+        version = (header["format"], header["format_version"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(folder, error) from error
+    if version != (FORMAT, FORMAT_VERSION):
+        raise SpaceError(
+            f"{folder} is {version[0]} version {version[1]}; this chiasm reads {FORMAT} version {FORMAT_VERSION}. {_AGAIN}"
+        )
+    return header
+
+
+def _unreadable(folder: Path, error: Exception) -> SpaceError:
+    return SpaceError(f"{folder} cannot be read as a space ({type(error).__name__}: {error}). {_AGAIN}")
 
 
 def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
@@ -357,14 +391,18 @@ def _embed_names(names: Sequence[str], text: Encoder, key: str) -> Float[np.ndar
     """Unit vectors of class names. Thousands of phrases take seconds, so they are embedded once a machine."""
 
     def embed(folder: Path) -> dict[str, str]:
-        phrases = [Text(template.format(name)) for template in NAME_TEMPLATES for name in names]
-        vectors = normalise(text.encode(phrases).vectors).reshape(len(NAME_TEMPLATES), len(names), -1)
-        save_file({"names": normalise(vectors.sum(axis=0))}, folder / "names.safetensors")
+        save_file({"names": _mean_of_phrases(names, text)}, folder / "names.safetensors")
         return {"text encoder": text.name, "fingerprint": text.fingerprint}
 
     folder, _ = made_once("names", text.name, key, embed)
     embedded: Float[np.ndarray, "classes dim"] = load_file(folder / "names.safetensors")["names"]
     return embedded
+
+
+def _mean_of_phrases(names: Sequence[str], text: Encoder) -> Float[np.ndarray, "names dim"]:
+    phrases = [Text(template.format(name)) for template in NAME_TEMPLATES for name in names]
+    vectors = normalise(text.encode(phrases).vectors).reshape(len(NAME_TEMPLATES), len(names), -1)
+    return normalise(vectors.sum(axis=0))
 
 
 def _now() -> str:

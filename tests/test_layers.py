@@ -26,6 +26,8 @@ LAYERS = (
     {"arrays"},
     {"plots"},
     {"report"},
+    {"assessment"},
+    {"models"},
     {"api"},
     {"demo"},
     {"cli"},

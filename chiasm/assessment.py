@@ -1,0 +1,414 @@
+"""What predictions of unseen items are worth: as numbers, and as sections of a report.
+
+This module knows which metrics and drawings belong to which kind of target, and words them. Where predictions come from
+is left to `chiasm.api`, how things look to `chiasm.report`, the metrics themselves to `chiasm.evaluation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from chiasm.evaluation.diagnostics import Interval, bootstrap_interval, shapley
+from chiasm.evaluation.metrics import (
+    classification_metrics,
+    multilabel_metrics,
+    one_against_rest,
+    precision_recall_curves,
+    probability_metrics,
+    regression_metrics,
+    roc_curves,
+)
+from chiasm.plots import Bar, Series
+from chiasm.recognition.fitting import Details
+from chiasm.report import Example, Page
+from chiasm.types import Modality
+
+Kind: TypeAlias = Literal["classes", "labels", "number"]
+
+_WORST = 12  # mistakes shown
+_MOST_CURVES = 12  # classes drawn
+_DRAWS = 500  # of the bootstrap: macro-F1 of a thousand items takes a millisecond each
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """Predictions of items that the predictor did not learn from.
+
+    Attributes:
+        kind: of the target.
+        ids: of the items.
+        media: of each item, its first file or inline text by modality.
+        groups: items that may not be taken for independent, e.g. copies of one another.
+        classes: of `probabilities`; empty for numbers.
+        true: labels as text, a boolean matrix (items, classes), or numbers.
+        predicted: alike.
+        probabilities: of classes or labels; None for numbers.
+        sets: sets of classes that hold the true one with the probability `level`, where there are such.
+        unknown: items that were taken for none of the classes, where that was asked.
+        level: see `sets`.
+        low: of numbers, the ends of an interval that holds the true one with the probability `level`.
+        high: see `low`.
+    """
+
+    kind: Kind
+    ids: tuple[str, ...]
+    media: tuple[Mapping[Modality, str], ...]
+    groups: Int[np.ndarray, " items"]
+    classes: tuple[str, ...]
+    true: Shaped[np.ndarray, "items ..."]
+    predicted: Shaped[np.ndarray, "items ..."]
+    probabilities: Float[np.ndarray, "items classes"] | None = None
+    sets: Bool[np.ndarray, "items classes"] | None = None
+    unknown: Bool[np.ndarray, " items"] | None = None
+    level: float = 0.9
+    low: Float[np.ndarray, " items"] | None = None
+    high: Float[np.ndarray, " items"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def known(self) -> Bool[np.ndarray, " items"]:
+        """Items whose true class is one that the predictor knows."""
+        return np.isin(self.true, np.array(self.classes))
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+def measure(found: Predicted) -> dict[str, Any]:
+    """All metrics of the kind, in the types of JSON; `intervals` holds 95 % bootstrap intervals over items or groups."""
+    if found.kind == "classes":
+        return _measure_classes(found)
+    if found.kind == "labels":
+        metrics = multilabel_metrics(found.true, _probabilities(found), list(found.classes)).as_dict()
+        return metrics | {
+            "items": len(found),
+            "intervals": _intervals(found, {"f1_micro": _f1_micro, "f1_macro": _f1_of_labels}),
+        }
+    metrics = regression_metrics(found.true, found.predicted).as_dict()
+    if found.low is not None and found.high is not None:
+        inside = (found.true >= found.low) & (found.true <= found.high)
+        metrics |= {
+            "coverage": float(inside.mean()),
+            "level": found.level,
+            "width": float((found.high - found.low).mean()),
+        }
+    return metrics | {"items": len(found), "intervals": _intervals(found, {"mae": _mae, "r2": _r2})}
+
+
+def _measure_classes(found: Predicted) -> dict[str, Any]:
+    metrics = classification_metrics(found.true, found.predicted).as_dict()
+    metrics["items"] = len(found)
+    known = found.known()
+    if found.probabilities is not None and known.any():
+        worth = probability_metrics(found.true[known], found.probabilities[known], list(found.classes))
+        metrics |= {name: value for name, value in worth.as_dict().items() if name != "reliability"}
+        metrics["reliability"] = worth.as_dict()["reliability"]
+    if found.sets is not None and known.any():
+        place = np.searchsorted(np.array(found.classes), found.true[known])
+        held = found.sets[known][np.arange(len(place)), place]
+        metrics |= {
+            "coverage": float(held.mean()),
+            "level": found.level,
+            "set_size": float(found.sets[known].sum(axis=1).mean()),
+        }
+    if found.unknown is not None:
+        if known.any():
+            metrics["false_alarms"] = float(found.unknown[known].mean())
+        if not known.all():
+            metrics["unknown_found"] = float(found.unknown[~known].mean())
+    metrics["intervals"] = _intervals(found, {"accuracy": _accuracy, "f1_macro": _f1_macro})
+    return metrics
+
+
+def _probabilities(found: Predicted) -> Float[np.ndarray, "items classes"]:
+    assert found.probabilities is not None  # of classes and labels there always are
+    return found.probabilities
+
+
+def _intervals(found: Predicted, statistics: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The ends of each interval; none where all items are of one group."""
+    if len(np.unique(found.groups)) < 2:
+        return {}
+    intervals = {}
+    for name, statistic in statistics.items():
+
+        def of(rows: Int[np.ndarray, " rows"], statistic: Any = statistic) -> float:
+            return float(statistic(found.true[rows], found.predicted[rows]))
+
+        interval = bootstrap_interval(of, len(found), groups=found.groups, draws=_DRAWS)
+        intervals[name] = [interval.low, interval.high]
+    return intervals
+
+
+def _accuracy(true: Shaped[np.ndarray, " items"], predicted: Shaped[np.ndarray, " items"]) -> float:
+    return float(np.mean(true == predicted))
+
+
+def _f1_macro(true: Shaped[np.ndarray, " items"], predicted: Shaped[np.ndarray, " items"]) -> float:
+    """Over the classes that occur on either side, as `classification_metrics` has it; without its checks, for speed."""
+    classes, codes = np.unique(np.concatenate([true, predicted]), return_inverse=True)
+    given, guessed = codes[: len(true)], codes[len(true) :]
+    right = np.bincount(given[given == guessed], minlength=len(classes))
+    return float(
+        np.mean(2 * right / (np.bincount(given, minlength=len(classes)) + np.bincount(guessed, minlength=len(classes))))
+    )
+
+
+def _f1_micro(true: Bool[np.ndarray, "items labels"], predicted: Bool[np.ndarray, "items labels"]) -> float:
+    either = true.sum() + predicted.sum()
+    return float(2 * (true & predicted).sum() / either) if either else 0.0
+
+
+def _f1_of_labels(true: Bool[np.ndarray, "items labels"], predicted: Bool[np.ndarray, "items labels"]) -> float:
+    either = true.sum(axis=0) + predicted.sum(axis=0)
+    return float(np.mean(2 * (true & predicted).sum(axis=0) / np.maximum(either, 1)))
+
+
+def _mae(true: Float[np.ndarray, " items"], predicted: Float[np.ndarray, " items"]) -> float:
+    return float(np.abs(true - predicted).mean())
+
+
+def _r2(true: Float[np.ndarray, " items"], predicted: Float[np.ndarray, " items"]) -> float:
+    spread = np.square(true - true.mean()).sum()
+    return float(1 - np.square(true - predicted).sum() / spread) if spread else 0.0
+
+
+# ------------------------------------------------------------------------------------------------------------- report
+
+
+def show(page: Page, found: Predicted, metrics: Mapping[str, Any]) -> None:
+    """Sections on one target: its metrics, drawings and the worst mistakes."""
+    _show_metrics(page, metrics)
+    if found.kind == "classes":
+        page.confusion([str(name) for name in metrics["labels"]], metrics["confusion"])
+        _show_by_class(page, metrics)
+        _show_probabilities(page, found, metrics)
+    elif found.kind == "labels":
+        labels = metrics["labels"]
+        columns = ("label", "precision", "recall", "F1", "items")
+        page.table(
+            columns,
+            list(zip(labels, metrics["precision"], metrics["recall"], metrics["f1"], metrics["support"], strict=True)),
+        )
+        _show_curves(page, found.true, _probabilities(found), found.classes)
+    else:
+        page.scatter("Predicted against true", found.true, found.predicted, x_label="true", y_label="predicted")
+    page.section("Worst mistakes", "What the model was surest of and wrong about.")
+    examples = _worst(found)
+    if examples:
+        page.media(examples)
+    else:
+        page.paragraph("There is none: every item was recognised.")
+
+
+def _show_metrics(page: Page, metrics: Mapping[str, Any]) -> None:
+    rows: list[tuple[str, object]] = []
+    for name, value in metrics.items():
+        if isinstance(value, float) or (name == "auc_macro" and value is None):
+            ends = metrics.get("intervals", {}).get(name)
+            shown = value if ends is None or value is None else Interval(value, ends[0], ends[1], 0.95, _DRAWS)
+            rows.append((name.replace("_", " "), shown))
+    page.table(("metric", "value"), rows)
+    page.paragraph(
+        f"In brackets: 95 % bootstrap intervals over {metrics['items']} items, copies and near-duplicates kept together."
+    )
+
+
+def _show_by_class(page: Page, metrics: Mapping[str, Any]) -> None:
+    columns = ("class", "precision", "recall", "F1", "items")
+    page.table(
+        columns,
+        list(
+            zip(
+                metrics["labels"],
+                metrics["precision"],
+                metrics["recall"],
+                metrics["f1"],
+                metrics["support"],
+                strict=True,
+            )
+        ),
+    )
+
+
+def _show_probabilities(page: Page, found: Predicted, metrics: Mapping[str, Any]) -> None:
+    if found.probabilities is None or "reliability" not in metrics:
+        return
+    known = found.known()
+    page.section(
+        "Can the probabilities be believed?",
+        f"Expected calibration error {metrics['ece']:.3f}: of what is said to be right with probability p, about p should "
+        "be right.",
+    )
+    bins = metrics["reliability"]
+    page.reliability_diagram(
+        "Reliability",
+        [part["confidence"] for part in bins],
+        [part["accuracy"] for part in bins],
+        [part["count"] for part in bins],
+        edges=[(part["lower"], part["upper"]) for part in bins],
+    )
+    if "coverage" in metrics:
+        page.paragraph(
+            f"Sets of classes meant to hold the true one in {metrics['level']:.0%} of the items hold it in "
+            f"{metrics['coverage']:.1%}, with {metrics['set_size']:.2f} classes on average."
+        )
+    truth = one_against_rest(found.true[known], list(found.classes))
+    _show_curves(page, truth, found.probabilities[known], found.classes)
+
+
+def _show_curves(
+    page: Page,
+    truth: Bool[np.ndarray, "items classes"],
+    probabilities: Float[np.ndarray, "items classes"],
+    classes: Sequence[str],
+) -> None:
+    page.section("Every class against the rest", collapsed=True)
+    order = np.argsort(-truth.sum(axis=0), kind="stable")[:_MOST_CURVES]
+    names = [classes[number] for number in order]
+    if len(order) < len(classes):
+        page.paragraph(f"The {len(order)} largest of {len(classes)} classes.")
+    receiver = roc_curves(truth[:, order], probabilities[:, order], names)
+    page.line_chart(
+        "ROC (area under the curve)",
+        [Series(f"{c.label} ({c.area:.2f})", c.false_positive_rate, c.true_positive_rate) for c in receiver],
+        x_label="false positive rate",
+        y_label="true positive rate",
+        diagonal=True,
+        x_range=(0, 1),
+        y_range=(0, 1),
+    )
+    found = precision_recall_curves(truth[:, order], probabilities[:, order], names)
+    page.line_chart(
+        "Precision and recall (average precision)",
+        [Series(f"{c.label} ({c.area:.2f})", c.recall, c.precision) for c in found],
+        x_label="recall",
+        y_label="precision",
+        x_range=(0, 1),
+        y_range=(0, 1),
+    )
+
+
+def _worst(found: Predicted) -> list[Example]:
+    if found.kind == "classes":
+        wrong = np.flatnonzero(found.true != found.predicted)
+        sure = np.zeros(len(found)) if found.probabilities is None else found.probabilities.max(axis=1)
+        order = wrong[np.argsort(-sure[wrong], kind="stable")]
+        said = [(str(found.true[i]), str(found.predicted[i]), float(sure[i])) for i in order[:_WORST]]
+    elif found.kind == "labels":
+        surprise = np.abs(_probabilities(found) - found.true).max(axis=1)
+        wrong = np.flatnonzero((found.true != found.predicted).any(axis=1))
+        order = wrong[np.argsort(-surprise[wrong], kind="stable")]
+        said = [
+            (_joined(found, found.true[i]), _joined(found, found.predicted[i]), float(surprise[i]))
+            for i in order[:_WORST]
+        ]
+    else:
+        order = np.argsort(-np.abs(found.true - found.predicted), kind="stable")
+        said = [(f"{found.true[i]:.4g}", f"{found.predicted[i]:.4g}", float("nan")) for i in order[:_WORST]]
+    return [
+        Example(
+            name=found.ids[i],
+            true=true,
+            predicted=predicted,
+            probability=None if np.isnan(sureness) else sureness,
+            picture=_file(found.media[i], "image") or _file(found.media[i], "video"),
+            text=found.media[i].get("text"),
+            sound=_file(found.media[i], "audio"),
+        )
+        for i, (true, predicted, sureness) in zip(order[:_WORST], said, strict=True)
+    ]
+
+
+def _joined(found: Predicted, row: Bool[np.ndarray, " classes"]) -> str:
+    return "; ".join(name for name, has in zip(found.classes, row, strict=True) if has) or "(none)"
+
+
+def _file(media: Mapping[Modality, str], modality: Modality) -> Path | None:
+    return Path(media[modality]) if modality in media else None
+
+
+def show_choices(page: Page, details: Details) -> None:
+    """Sections on what the recogniser tried and chose: rungs, modalities, fusions, source."""
+    page.section(
+        "The ladder of adapters",
+        f"Taken: {details.rung}. A higher rung is taken only where its Brier score on held-out items is better than that of "
+        "the rung held before by more than one standard error.",
+    )
+    page.table(
+        ("adapter", "taken", "macro-F1", "Brier score", "better by", "standard error", "seconds", "why"),
+        [
+            (r.rung, r.taken, r.f1_macro, r.brier, r.better_by, r.standard_error, round(r.seconds, 2), r.why)
+            for r in details.rungs
+        ],
+    )
+    if len(details.subsets) > 1:
+        page.section("What each modality contributes", f"Joined by {details.fusion}.")
+        if details.fusion_gain is not None:
+            gain, error = details.fusion_gain
+            page.paragraph(
+                f"Against {details.best_modality} alone, the best single modality, the fusion gains {gain:.3f} of Brier score "
+                f"(standard error {error:.3f})."
+            )
+        page.bar_chart(
+            "Macro-F1 of each set of modalities", [Bar(name, value) for name, value in details.subsets.items()]
+        )
+        if details.fusions:
+            page.bar_chart(
+                "Macro-F1 of each way to join them", [Bar(name, value) for name, value in details.fusions.items()]
+            )
+        parts = contributions(details)
+        if parts:
+            page.bar_chart(
+                "Shapley value of each modality in macro-F1", [Bar(name, value) for name, value in parts.items()]
+            )
+    for words in (details.source, details.semi):
+        if words:
+            page.paragraph(words)
+    if details.across:
+        page.paragraph(f"The heads of {', '.join(details.across)} learn from the other modalities' vectors as well.")
+
+
+def contributions(details: Details) -> dict[str, float]:
+    """Shapley value of each modality in macro-F1 on held-out items; empty where not every subset has a score."""
+    scores = {frozenset(name.split("+")): score for name, score in details.subsets.items()}
+    names = sorted({name for part in scores for name in part})
+    if len(names) < 2 or len(scores) < 2 ** len(names) - 1 or not all(np.isfinite(score) for score in scores.values()):
+        return {}
+    return shapley(scores)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What a random split would have got wrong.
+
+    Attributes:
+        alike: items that are copies or near-duplicates of others.
+        crossing: of them, how many would have stood in a test fold with a mate in training.
+        grouped: macro-F1 with mates kept together.
+        random: macro-F1 of a random split, None where it was not measured.
+    """
+
+    alike: int
+    crossing: int
+    grouped: float
+    random: float | None = field(default=None)
+
+    def sentence(self) -> str:
+        """In words."""
+        if not self.alike:
+            return "No item is a copy or a near-duplicate of another one."
+        words = (
+            f"{self.alike} items are copies or near-duplicates of others; they are kept on one side of every split. A random "
+            f"split would have put {self.crossing} of them opposite a mate"
+        )
+        return words + (
+            "." if self.random is None else f", and shown macro-F1 {self.random:.3f} in place of {self.grouped:.3f}."
+        )
