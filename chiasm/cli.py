@@ -254,7 +254,9 @@ def fit(
     semi: Annotated[
         Literal["self-training", "spreading"] | None, typer.Option(help="Use items without a label, too.")
     ] = None,
-    balanced: Annotated[bool, typer.Option("--balanced", help="Every class weighs the same.")] = False,
+    class_weight: Annotated[
+        Literal["balanced"] | None, typer.Option(help="balanced: every class weighs the same.")
+    ] = None,
     nested: Annotated[
         bool, typer.Option("--nested", help="Measure by fitting all anew in five outer folds: slower, no flattery.")
     ] = False,
@@ -284,7 +286,7 @@ def fit(
         source=source,
         alpha="auto" if alpha == "auto" else _number(alpha, "--alpha"),
         semi=semi,
-        class_weight="balanced" if balanced else None,
+        class_weight=class_weight,
         nested=nested,
         log_dir=log_dir,
         report=report,
@@ -313,7 +315,7 @@ def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that fit wrote.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders, tables, files.")],
     level: Annotated[float, typer.Option(help="How often an item's set of classes is to hold the true one.")] = 0.9,
-    false_alarms: Annotated[float, typer.Option(help="Share of known items that may be called unknown.")] = 0.05,
+    false_alarm_rate: Annotated[float, typer.Option(help="Share of known items that may be called unknown.")] = 0.05,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -325,7 +327,7 @@ def predict(
             model,
             list(paths),
             level=level,
-            false_alarm_rate=false_alarms,
+            false_alarm_rate=false_alarm_rate,
             device=device,
             on_progress=on_progress,
         )

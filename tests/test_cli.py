@@ -283,6 +283,6 @@ def is_self_contained(page: Path) -> bool:
     text = page.read_text(encoding="utf-8")
     return (
         text.startswith("<!doctype html>")
-        and not re.search(r"(?:src|href)=\"(?!data:)", text)
+        and not re.search(r"(?:src|href)=\"(?!data:|#)", text)
         and "@import" not in text
     )
