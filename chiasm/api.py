@@ -9,9 +9,9 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -39,6 +39,7 @@ from chiasm.recognition import Labelled as LabelledArrays
 from chiasm.recognition import Recognizer
 from chiasm.recognition.fitting import FusionName, SemiName
 from chiasm.recognition.heads import RungName
+from chiasm.recognition.tuning import SamplerName
 from chiasm.retrieval.index import ExactIndex, Hit
 from chiasm.space import LearnedMap, Space, saved_spaces, start_space
 from chiasm.types import MODALITIES, FileOutcome, Media, Modality, Outcome, Text
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 START = "start"
 HELD_OUT = 0.2  # share of the pairs, whole groups, that `align` measures itself on
 FOLDS = 5
+
+ProtocolName = Literal["learning-curve", "held-out-classes", "incremental", "random-split"]
 
 OnProgress = Callable[[Progress], None]
 
@@ -122,6 +125,7 @@ class FitReport:
     metrics: dict[str, Any]
     chosen: dict[str, Any]  # what was tried and chosen on held-out items, see `chiasm.recognition.fitting.Details`
     duplicates: str  # how many items are alike, and what a random split would have done with them, in words
+    also: dict[str, Any] = field(default_factory=dict)  # by the names asked for with `also`, and `tuning`
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -407,9 +411,13 @@ def fit(
     alpha: float | Literal["auto"] = "auto",
     semi: SemiName | None = None,
     class_weight: Literal["balanced"] | None = None,
+    tune: int = 0,
+    sampler: SamplerName = "tpe",
     nested: bool = False,
+    also: Sequence[ProtocolName] = (),
     log_dir: str | Path | None = None,
     report: str | Path | None = None,
+    on_trial: Callable[[Any], None] | None = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> FitReport:
@@ -432,10 +440,17 @@ def fit(
         alpha: weight of the source, or `"auto"`.
         semi: how items without a label are used.
         class_weight: `"balanced"` gives every class the same total weight.
+        tune: so many trials of a search for hyperparameters (Optuna); what is not `"auto"` above stays as it is. The study
+            is kept beside the model as MODEL.study and gone on with when the same is asked again.
+        sampler: of the search: `"tpe"`, `"random"` or `"grid"`.
         nested: measure by fitting everything anew in each of five outer folds. Without it, what was chosen (rung, fusion)
             was chosen on the items that it is measured on, which flatters a little and takes a fifth of the time.
+        also: what to find out besides: `"learning-curve"` (1, 2, 5, 10 and 20 shots), `"held-out-classes"` (classes
+            known by their name only), `"incremental"` (classes added later), `"random-split"` (what a split that puts
+            copies on both sides would have shown). Each fits many recognisers.
         log_dir: folder for TensorBoard's logs of the networks.
         report: write all that was found out as one .html, .md or .json file.
+        on_trial: called with every trial of the search.
         seed: of the draw and of the folds.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
@@ -443,11 +458,14 @@ def fit(
         LabelError: no such column, one class only, classes too small for `shots`, a column of unique ids.
         ChiasmError: the source is embedded otherwise, or a choice that there is not.
     """
-    from chiasm.assessment import Leak, measure
+    from chiasm.assessment import measure
     from chiasm.models import Model, check_report, classes_of, save_model
     from chiasm.recognition.ladder import RungOptions
 
     check_report(report)
+    unknown = sorted(set(also) - set(get_args(ProtocolName)))
+    if unknown:
+        raise ChiasmError(f"also takes {', '.join(get_args(ProtocolName))}; got {unknown[0]!r}")
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
     space = _start(opened, networks)
@@ -460,43 +478,62 @@ def fit(
 
         options = RungOptions(training=Training(log_dir=log_dir))
     other = None if source is None else _source_items(source, label, data, space, device)
-
-    def fitted(rows: Int[np.ndarray, " rows"], groups: Int[np.ndarray, " items"]) -> Recognizer:
-        model = Recognizer(
-            adapter=adapter, fusion=fusion, alpha=alpha, semi=semi, class_weight=class_weight, options=options,
-            random_state=seed,
-        )  # fmt: skip
-        known = set(labels[rows].tolist())
-        return model.fit(
-            data.arrays.take(rows),
-            labels[rows],
-            groups=groups[rows],
-            names={name: vector for name, vector in embedded.items() if name in known},
-            source=other,
-            unlabelled=data.unlabelled,
-        )
-
-    every = np.arange(len(labels))
     if shots is not None:
         split = few_shot_split(labels, shots, seed=seed, groups=data.groups)
         if not len(split.test):
             raise LabelError(f"{shots} shots a class leave no item to measure on: ask for fewer")
-        model = fitted(split.train, data.groups)
-        train, found = split.train, _recognised(model, data, labels, split.test)
-        measured = f"{len(split.test)} other items, after {shots} a class for training"
+        train = split.train
     else:
-        train, model = every, fitted(every, data.groups)
-        if nested:
-            found = _cross_validated(lambda rows: fitted(rows, data.groups), data, labels, data.groups, seed)
-            measured = f"all {len(labels)} items, each by a recogniser fitted without it ({FOLDS} outer folds)"
-        else:
-            found = _held_out(model, data, labels)
-            measured = (
-                f"{len(found)} of {len(labels)} items, each by heads that did not see it ({FOLDS} folds; rung and fusion "
-                "were chosen on the same folds)"
-            )
+        train = np.arange(len(labels))
+    arguments: dict[str, Any] = {
+        "adapter": adapter, "fusion": fusion, "alpha": alpha, "semi": semi, "class_weight": class_weight,
+        "options": options, "random_state": seed,
+    }  # fmt: skip
+    tuning = None
+    if tune:
+        from chiasm.recognition.tuning import tune as search_parameters
+
+        tuning = search_parameters(
+            data.arrays.take(train),
+            labels[train],
+            trials=tune,
+            groups=data.groups[train],
+            names=embedded or None,
+            source=other,
+            sampler=sampler,
+            adapters=None if adapter == "auto" else [adapter],
+            fusions=None if fusion == "auto" else [fusion],
+            study=Path(f"{out}.study"),
+            seed=seed,
+            on_trial=on_trial,
+        )
+        arguments |= tuning.best
+
+    def make() -> Recognizer:
+        return Recognizer(**arguments)
+
+    model = make().fit(
+        data.arrays.take(train),
+        labels[train],
+        groups=data.groups[train],
+        names=embedded,
+        source=other,
+        unlabelled=data.unlabelled,
+    )
+    if shots is not None:
+        found = _recognised(model, data, labels, split.test)
+        measured = f"{len(split.test)} other items, after {shots} a class for training"
+    elif nested:
+        found = _cross_validated(make, data, labels, embedded, other, seed)
+        measured = f"all {len(labels)} items, each by a recogniser fitted without it ({FOLDS} outer folds)"
+    else:
+        found = _held_out(model, data, labels)
+        measured = (
+            f"{len(found)} of {len(labels)} items, each by heads that did not see it ({FOLDS} folds; rung and fusion were "
+            "chosen on the same folds)"
+        )
     metrics = measure(found)
-    leak = Leak(data.alike, *_crossing(data, labels, seed), grouped=metrics["f1_macro"], random=None)
+    besides = _protocols(also, make, data, labels, embedded, other, seed)
     result = FitReport(
         model=str(Path(out)),
         label=label,
@@ -507,24 +544,25 @@ def fit(
         measured=measured,
         metrics=metrics,
         chosen=model.details_.as_dict(),
-        duplicates=leak.sentence(),
+        duplicates=_duplicates(data, labels, seed),
+        also={name: value.as_dict() for name, value in besides.items()}
+        | ({} if tuning is None else {"tuning": tuning.as_dict()}),
     )
-    save_model(
-        Path(out),
-        Model(
-            model, opened.encoder, label, dict(data.fingerprints), frozenset(data.ids[row] for row in train),
-            result.as_dict(),
-        ),
-    )  # fmt: skip
+    seen = frozenset(data.ids[row] for row in train)
+    save_model(Path(out), Model(model, opened.encoder, label, dict(data.fingerprints), seen, result.as_dict()))
     if report is not None:
-        from chiasm.assessment import show, show_choices
+        from chiasm.assessment import show, show_choices, show_protocol, show_tuning
         from chiasm.report import Page
 
         page = Page(f"{label}: {len(result.classes)} classes", f"Model {Path(out).name}. Measured on {measured}.")
         page.section("How well it recognises")
         show(page, found, metrics)
         show_choices(page, model.details_)
-        page.section("Splits", leak.sentence())
+        if tuning is not None:
+            show_tuning(page, tuning)
+        page.section("Splits", result.duplicates)
+        for value in besides.values():
+            show_protocol(page, value)
         page.save(report)
     return result
 
@@ -834,27 +872,74 @@ def _held_out(model: Recognizer, data: Labelled, labels: Shaped[np.ndarray, " it
 
 
 def _cross_validated(
-    fitted: Callable[[Int[np.ndarray, " rows"]], Recognizer],
+    make: Callable[[], Recognizer],
     data: Labelled,
     labels: Shaped[np.ndarray, " items"],
-    groups: Int[np.ndarray, " items"],
+    names: Mapping[str, Float[np.ndarray, " dim"]],
+    source: LabelledArrays | None,
     seed: int,
 ) -> Predicted:
     """Every item by a recogniser that was fitted without it."""
-    classes = np.unique(labels)
-    probabilities = np.zeros((len(labels), len(classes)))
-    sets = np.zeros(probabilities.shape, dtype=bool)
-    unknown = np.zeros(len(labels), dtype=bool)
-    for fold in grouped_stratified_folds(labels, min(FOLDS, len(np.unique(groups))), seed=seed, groups=groups):
-        model = fitted(fold.train)
-        said = model.recognise(data.arrays.take(fold.test))
-        columns = np.searchsorted(classes, model.classes_)
-        probabilities[np.ix_(fold.test, columns)] = said.probabilities
-        sets[np.ix_(fold.test, columns)] = said.sets
-        unknown[fold.test] = said.unknown
-    guesses = classes[probabilities.argmax(axis=1)]
-    every = np.arange(len(labels))
-    return _predicted(data, labels, every, model, guesses, probabilities, sets, unknown, classes=classes)
+    from chiasm.evaluation.protocols import cross_validate
+
+    found = cross_validate(
+        make, data.arrays, labels, folds=FOLDS, groups=data.groups, names=names or None, source=source, seed=seed
+    )
+    return Predicted(
+        kind="classes",
+        ids=data.ids,
+        media=data.media,
+        groups=data.groups,
+        classes=tuple(str(name) for name in found.classes),
+        true=labels,
+        predicted=np.asarray(found.labels, dtype=str),
+        probabilities=found.probabilities,
+        sets=found.sets,
+        unknown=found.unknown,
+        level=found.level,
+    )
+
+
+def _protocols(
+    wanted: Sequence[ProtocolName],
+    make: Callable[[], Recognizer],
+    data: Labelled,
+    labels: Shaped[np.ndarray, " items"],
+    names: Mapping[str, Float[np.ndarray, " dim"]],
+    source: LabelledArrays | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Results of `chiasm.evaluation.protocols` by name."""
+    from chiasm.evaluation import protocols
+
+    def run(name: ProtocolName) -> Any:
+        groups = data.groups
+        if name == "learning-curve":
+            return protocols.learning_curve(
+                make,
+                data.arrays,
+                labels,
+                seeds=range(seed, seed + 5),
+                groups=groups,
+                names=names or None,
+                source=source,
+            )
+        if name == "held-out-classes":
+            if set(labels.tolist()) - set(names):
+                raise LabelError("held-out-classes needs a space with text, and labels that are words")
+            return protocols.zero_shot_on_held_out_classes(make, data.arrays, labels, names=names, groups=groups)
+        if name == "incremental":
+            order = np.random.default_rng(seed).permutation(np.unique(labels)).tolist()
+            steps = [order[: len(order) // 2], *([one] for one in order[len(order) // 2 :])]
+            return protocols.incremental(
+                lambda: make().set_params(adapter="linear", fusion="concat"),
+                data.arrays, labels, steps=steps, groups=groups, seed=seed,
+            )  # fmt: skip
+        return protocols.random_split_leak(
+            make, data.arrays, labels, groups, folds=FOLDS, names=names or None, source=source, seed=seed
+        )
+
+    return {name: run(name) for name in wanted}
 
 
 def _predicted(
@@ -866,15 +951,13 @@ def _predicted(
     probabilities: Float[np.ndarray, "rows classes"],
     sets: Bool[np.ndarray, "rows classes"],
     unknown: Bool[np.ndarray, " rows"] | None,
-    *,
-    classes: Shaped[np.ndarray, " classes"] | None = None,
 ) -> Predicted:
     return Predicted(
         kind="classes",
         ids=tuple(data.ids[row] for row in rows),
         media=tuple(data.media[row] for row in rows),
         groups=data.groups[rows],
-        classes=tuple(str(name) for name in (model.classes_ if classes is None else classes)),
+        classes=tuple(str(name) for name in model.classes_),
         true=labels[rows],
         predicted=np.asarray(guesses, dtype=str),
         probabilities=probabilities,
@@ -883,12 +966,16 @@ def _predicted(
     )
 
 
-def _crossing(data: Labelled, labels: Shaped[np.ndarray, " items"], seed: int) -> tuple[int]:
-    """How many items would have stood opposite a copy or near-duplicate in random folds."""
+def _duplicates(data: Labelled, labels: Shaped[np.ndarray, " items"], seed: int) -> str:
+    """How many items are alike, and how many a random split would have put opposite a mate."""
     if not data.alike:
-        return (0,)
+        return "No item is a copy or a near-duplicate of another one."
     splits = grouped_stratified_folds(labels, min(FOLDS, len(labels)), seed=seed)
-    return (sum(crossing(data.groups, split) for split in splits),)
+    opposite = sum(crossing(data.groups, split) for split in splits)
+    return (
+        f"{data.alike} items are copies or near-duplicates of others and are kept on one side of every split; a random one "
+        f"would have put {opposite} items opposite a mate."
+    )
 
 
 def _evaluate_model(

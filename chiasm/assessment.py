@@ -7,7 +7,7 @@ is left to `chiasm.api`, how things look to `chiasm.report`, the metrics themsel
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -24,8 +24,10 @@ from chiasm.evaluation.metrics import (
     regression_metrics,
     roc_curves,
 )
+from chiasm.evaluation.protocols import HeldOutClassScores, Incremental, Leak, LearningCurve
 from chiasm.plots import Bar, Series
 from chiasm.recognition.fitting import Details
+from chiasm.recognition.tuning import EVALUATOR, Tuning
 from chiasm.report import Example, Page
 from chiasm.types import Modality
 
@@ -385,30 +387,123 @@ def contributions(details: Details) -> dict[str, float]:
     return shapley(scores)
 
 
-@dataclass(frozen=True)
-class Leak:
-    """What a random split would have got wrong.
-
-    Attributes:
-        alike: items that are copies or near-duplicates of others.
-        crossing: of them, how many would have stood in a test fold with a mate in training.
-        grouped: macro-F1 with mates kept together.
-        random: macro-F1 of a random split, None where it was not measured.
-    """
-
-    alike: int
-    crossing: int
-    grouped: float
-    random: float | None = field(default=None)
-
-    def sentence(self) -> str:
-        """In words."""
-        if not self.alike:
-            return "No item is a copy or a near-duplicate of another one."
-        words = (
-            f"{self.alike} items are copies or near-duplicates of others; they are kept on one side of every split. A random "
-            f"split would have put {self.crossing} of them opposite a mate"
+def show_tuning(page: Page, found: Tuning) -> None:
+    """The search for hyperparameters: what it found, what that is worth, and every trial."""
+    page.section("Search for hyperparameters", found.warning)
+    columns = ("measured", found.objective, "standard error", "default", "gain", "its standard error")
+    parts = {"on the folds it was chosen by": found.on_own_folds, "nested": found.nested, "kept out": found.outer}
+    page.table(
+        columns,
+        [
+            (name, part.score, part.standard_error, part.default, part.gain, part.gain_error)
+            for name, part in parts.items()
+            if part is not None
+        ],
+    )
+    page.table(("parameter", "best"), list(found.parameters.items()))
+    if found.importance:
+        page.bar_chart(
+            f"Importance of each parameter ({EVALUATOR})",
+            [Bar(name, value) for name, value in sorted(found.importance.items(), key=lambda pair: -pair[1])],
         )
-        return words + (
-            "." if self.random is None else f", and shown macro-F1 {self.random:.3f} in place of {self.grouped:.3f}."
+    page.section("Trials", collapsed=True)
+    page.table(
+        ("trial", "state", found.objective, "seconds", "parameters"),
+        [
+            (
+                trial.number,
+                trial.state if not trial.reason else f"{trial.state}: {trial.reason}",
+                trial.score,
+                round(trial.seconds, 2),
+                ", ".join(f"{name} = {value}" for name, value in trial.parameters.items()),
+            )
+            for trial in found.trials
+        ],
+    )
+
+
+def show_protocol(page: Page, found: LearningCurve | HeldOutClassScores | Incremental | Leak) -> None:
+    """The section of one protocol."""
+    match found:
+        case LearningCurve():
+            _show_learning_curve(page, found)
+        case HeldOutClassScores():
+            _show_held_out_classes(page, found)
+        case Incremental():
+            _show_incremental(page, found)
+        case Leak():
+            _show_leak(page, found)
+
+
+def _show_learning_curve(page: Page, found: LearningCurve) -> None:
+    """Scores by labelled items a class, with intervals over seeds."""
+    page.section("How scores grow with labels", f"Means over {len(found.seeds)} draws, with 95 % intervals.")
+    if found.points:
+        shots = [point.shots for point in found.points]
+        page.line_chart(
+            "Learning curve",
+            [
+                Series(
+                    name,
+                    shots,
+                    [one.estimate for one in values],
+                    [one.low for one in values],
+                    [one.high for one in values],
+                )
+                for name, values in (
+                    ("macro-F1", [point.f1_macro for point in found.points]),
+                    ("accuracy", [point.accuracy for point in found.points]),
+                )
+            ],
+            x_label="labelled items a class",
+            y_label="score",
+            log_x=True,
         )
+    for number, why in found.left_out.items():
+        page.paragraph(f"{number} shots left out: {why}.")
+
+
+def _show_held_out_classes(page: Page, found: HeldOutClassScores) -> None:
+    """How classes are recognised that are known by their name only."""
+    page.section(
+        "Classes known by name only",
+        "Some classes are left out of the labels; their names alone are given. Mean accuracy over classes.",
+    )
+    page.table(
+        ("classes", "accuracy"),
+        [
+            ("seen", found.seen),
+            ("unseen, among all", found.unseen),
+            ("harmonic mean", found.harmonic_mean),
+            ("unseen, among themselves", found.among_unseen),
+        ],
+    )
+
+
+def _show_incremental(page: Page, found: Incremental) -> None:
+    """Classes added step by step."""
+    page.section(
+        "Classes added later",
+        f"After the last step, accuracy on all earlier classes is {found.old_classes_lost:+.3f} lower than after learning from "
+        f"everything at once; mean forgetting {found.metrics.forgetting:.3f}."
+        if found.metrics.forgetting is not None
+        else "One step only.",
+    )
+    names = [f"step {number + 1}" for number in range(len(found.steps))]
+    for title, matrix in (
+        ("Accuracy after each step", found.accuracy),
+        ("The same, learned from scratch", found.retrained),
+    ):
+        page.heatmap(title, matrix, rows=names, columns=names, y_label="after", x_label="classes of")
+    page.table(
+        ("step", "classes"), [(name, ", ".join(map(str, step))) for name, step in zip(names, found.steps, strict=True)]
+    )
+
+
+def _show_leak(page: Page, found: Leak) -> None:
+    """What a random split would have shown."""
+    page.paragraph(
+        f"Items that share a group with one on the other side of a random split: {found.crossing} of {found.items}. Macro-F1 "
+        f"with whole groups held out {found.grouped.estimate:.3f}, with a random split {found.random.estimate:.3f} "
+        f"({found.flattery:+.3f})."
+    )

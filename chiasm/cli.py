@@ -257,9 +257,19 @@ def fit(
     class_weight: Annotated[
         Literal["balanced"] | None, typer.Option(help="balanced: every class weighs the same.")
     ] = None,
+    tune: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Search hyperparameters in N trials; run again to go on.")
+    ] = 0,
+    sampler: Annotated[Literal["tpe", "random", "grid"], typer.Option(help="How the search draws.")] = "tpe",
     nested: Annotated[
         bool, typer.Option("--nested", help="Measure by fitting all anew in five outer folds: slower, no flattery.")
     ] = False,
+    also: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B", help="Find out besides: learning-curve, held-out-classes, incremental, random-split."
+        ),
+    ] = "",
     log_dir: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's logs of the networks.")] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="F.html", help="Write all findings: .html, .md or .json.")
@@ -272,27 +282,32 @@ def fit(
     from chiasm import api
 
     chosen = None if modalities is None else [_modality(part) for part in modalities.split(",")]
-    found = api.fit(
-        collection,
-        label=label,
-        out=out,
-        modalities=chosen,
-        shots=shots,
-        where=where,
-        group=group,
-        adapter=adapter,
-        fusion=fusion,
-        names=names,
-        source=source,
-        alpha="auto" if alpha == "auto" else _number(alpha, "--alpha"),
-        semi=semi,
-        class_weight=class_weight,
-        nested=nested,
-        log_dir=log_dir,
-        report=report,
-        seed=seed,
-        device=device,
-    )
+    with _trials(tune) as on_trial:
+        found = api.fit(
+            collection,
+            label=label,
+            out=out,
+            modalities=chosen,
+            shots=shots,
+            where=where,
+            group=group,
+            adapter=adapter,
+            fusion=fusion,
+            names=names,
+            source=source,
+            alpha="auto" if alpha == "auto" else _number(alpha, "--alpha"),
+            semi=semi,
+            class_weight=class_weight,
+            tune=tune,
+            sampler=sampler,
+            nested=nested,
+            also=[name for name in also.split(",") if name],  # type: ignore[misc]  # api says which there are
+            log_dir=log_dir,
+            report=report,
+            on_trial=on_trial,
+            seed=seed,
+            device=device,
+        )
     if as_json:
         _print_json(found.as_dict())
         return
@@ -304,8 +319,16 @@ def fit(
     for words in (found.chosen["source"], found.chosen["semi"], found.duplicates):
         if words:
             typer.echo(words)
+    if "tuning" in found.also:
+        typer.echo(found.also["tuning"]["warning"])
     typer.echo(f"Measured on {found.measured}:")
     _print_classification(found.metrics)
+    if "learning-curve" in found.also:
+        table = _table("shots", "macro-F1", "95 % interval")
+        for point in found.also["learning-curve"]["points"]:
+            score = point["f1_macro"]
+            table.add_row(str(point["shots"]), f"{score['estimate']:.3f}", f"{score['low']:.3f} to {score['high']:.3f}")
+        _print_table(table)
     if report is not None:
         typer.echo(f"Report: {report}")
 
@@ -512,6 +535,20 @@ def _print_comparison(against: dict[str, Any]) -> None:
         numbers = (part[key] for key in ("this", "other", "difference", "standard_error", "p_value"))
         table.add_row(name, *(f"{number:.3f}" for number in numbers))
     _print_table(table)
+
+
+@contextmanager
+def _trials(number: int) -> Iterator[Callable[[Any], None] | None]:
+    """A bar of trials, on standard error, where that is a terminal."""
+    if not number or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("trials", total=number)
+        yield lambda trial: bar.update(task, completed=trial.number + 1)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from chiasm.errors import LabelError
 from chiasm.transfer import linear_probe
-from chiasm.transfer.linear_probe import LinearProbe
+from chiasm.transfer.labels import Shots, deal
+from chiasm.transfer.linear_probe import LinearProbe, fit_folds
 
 
 def planted(
@@ -380,3 +381,106 @@ def test_weights_and_groups_must_fit_the_rows() -> None:
         LinearProbe().fit(X, y, sample_weight=np.linspace(-1, 1, 10))
     with pytest.raises(LabelError, match="there are 10 rows but 3 groups"):
         LinearProbe().fit(X, y, groups=[1, 2, 3])
+
+
+# ------------------------------------------------------------------------------------------------------------ extra rows
+
+
+def by_explicit_folds(
+    X: np.ndarray, y: np.ndarray, extra: Shots, folds: list[tuple[np.ndarray, np.ndarray]], strength: float
+) -> np.ndarray:
+    """Minus the mean Brier score of each fold's held-out rows, by a probe of its other rows and all extra ones."""
+    scores = []
+    for train, test in folds:
+        rows, labels = np.vstack([X[train], extra.X]), np.concatenate([y[train], extra.y])
+        weight = np.concatenate([np.ones(len(train)), extra.weight])
+        p = LinearProbe(strengths=[strength]).fit(rows, labels, sample_weight=weight).predict_proba(X[test])
+        truth = np.unique(labels) == y[test][:, None]
+        scores.append(-np.square(p - truth).sum(axis=1).mean())
+    return np.array(scores)
+
+
+def folds_of(codes: np.ndarray, number: int, groups: np.ndarray | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+    fold = deal(codes, number, seed=0, groups=groups)
+    return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(number)]
+
+
+@pytest.mark.parametrize("per_class", [1, 6])
+def test_extra_rows_are_learned_from_in_every_fold_and_scored_in_none(per_class: int) -> None:
+    """Also at one row a class, where without them there is nothing to hold out."""
+    X, y = planted(4, per_class, 10, noise=0.8)
+    more, labels = planted(4, 3, 10, noise=0.8, seed=5)
+    extra = Shots(more, labels, np.random.default_rng(0).uniform(0.2, 2, size=12))
+    strengths = [0.3, 0.03]
+    probe = LinearProbe(strengths=strengths, cv=4).fit(X, y, extra=extra)
+    assert probe.cv_scores_.shape == (4, 2)
+    folds = folds_of(np.unique(y, return_inverse=True)[1], 4)
+    for column, strength in enumerate(probe.strengths_):
+        np.testing.assert_allclose(
+            probe.cv_scores_[:, column], by_explicit_folds(X, y, extra, folds, strength), rtol=0.02, atol=2e-3
+        )
+    weight = np.concatenate([np.ones(len(X)), extra.weight])
+    by_hand = LinearProbe(strengths=[probe.strength_]).fit(
+        np.vstack([X, extra.X]), np.concatenate([y, extra.y]), sample_weight=weight
+    )
+    np.testing.assert_allclose(probe.coef_, by_hand.coef_, atol=1e-6)
+    if per_class == 1:
+        assert LinearProbe(strengths=strengths, cv=4).fit(X, y).cv_scores_.shape[0] == 0
+
+
+def test_extra_rows_do_not_divide_groups() -> None:
+    X, y = planted(3, 8, 6)
+    extra = Shots(*planted(3, 2, 6, seed=7))
+    groups = np.arange(24) // 2
+    strengths = [1.0, 0.1]
+    probe = LinearProbe(strengths=strengths, cv=3).fit(X, y, groups=groups, extra=extra)
+    folds = folds_of(np.unique(y, return_inverse=True)[1], 3, groups)
+    np.testing.assert_allclose(
+        probe.cv_scores_[:, 0], by_explicit_folds(X, y, extra, folds, probe.strengths_[0]), rtol=0.02, atol=2e-3
+    )
+
+
+def test_folds_that_are_given_are_of_the_own_rows() -> None:
+    X, y = planted(3, 6, 6)
+    extra = Shots(*planted(3, 2, 6, seed=8))
+    folds = folds_of(np.unique(y, return_inverse=True)[1], 3)
+    given = LinearProbe(strengths=[1.0, 0.1], cv=folds).fit(X, y, extra=extra)
+    dealt = LinearProbe(strengths=[1.0, 0.1], cv=3).fit(X, y, extra=extra)
+    np.testing.assert_allclose(given.cv_scores_, dealt.cv_scores_, atol=1e-6)
+
+
+def test_a_class_of_extra_rows_alone_is_known() -> None:
+    X, y = planted(3, 6, 8, noise=0.5)
+    own = y != 2
+    extra = Shots(X[~own], y[~own])
+    probe = LinearProbe().fit(X[own], y[own], extra=extra)
+    assert probe.classes_.tolist() == [0, 1, 2]
+    assert np.mean(probe.predict(X) == y) > 0.9
+
+
+def test_extra_rows_of_weight_zero_are_none() -> None:
+    X, y = planted(3, 6, 8)
+    extra = Shots(*planted(3, 2, 8, seed=9)[:2], np.zeros(6))
+    np.testing.assert_allclose(LinearProbe().fit(X, y, extra=extra).coef_, LinearProbe().fit(X, y).coef_, atol=1e-10)
+
+
+def test_extra_rows_of_another_width_are_refused() -> None:
+    X, y = planted(3, 6, 8)
+    with pytest.raises(LabelError, match="extra shots are 5 wide, X is 8: embed them alike"):
+        LinearProbe().fit(X, y, extra=Shots(np.ones((2, 5)), [0, 1]))
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("dim", [8, 90])
+@pytest.mark.parametrize("class_weight", [None, "balanced", {1: 3.0}])
+def test_folds_solved_together_are_those_solved_alone(classes: int, dim: int, class_weight: Any) -> None:
+    X, y = planted(classes, 7, dim)
+    extra = Shots(*planted(classes, 2, dim, seed=3), np.linspace(0, 2, 2 * classes))
+    trained = deal(y, 4, seed=0) != np.arange(4)[:, None]
+    together = fit_folds(X, y, trained, strength=0.1, class_weight=class_weight, extra=extra)
+    for of, probe in zip(trained, together, strict=True):
+        alone = LinearProbe(strengths=[0.1], class_weight=class_weight).fit(X[of], y[of], extra=extra)
+        np.testing.assert_allclose(probe.predict_proba(X), alone.predict_proba(X), atol=1e-6)
+        np.testing.assert_allclose(probe.coef_, alone.coef_, atol=1e-6 * np.abs(alone.coef_).max())
+        assert probe.classes_.tolist() == alone.classes_.tolist()
+        assert probe.strength_ == 0.1

@@ -16,9 +16,11 @@ from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition import ModalityArrays, Recognizer
+from chiasm.recognition import ModalityArrays, Recognizer, RungOptions
 from chiasm.recognition import recognizer as module
+from chiasm.transfer import linear_probe
 from chiasm.transfer.linear_probe import LinearProbe
+from chiasm.transfer.training import Training
 from chiasm.types import Modality
 
 NAMES = np.array(["bird", "fish", "frog", "newt"])
@@ -57,12 +59,26 @@ def only(arrays: ModalityArrays, *names: Modality) -> dict[Modality, np.ndarray]
     return {name: arrays.vectors[name] for name in names}
 
 
+def probes(**options: Any) -> Recognizer:
+    """One linear probe for each set of modalities, and no more."""
+    return Recognizer(**{"adapter": "linear", "fusion": "concat", "unknown": None, "folds": 3, **options})
+
+
+def uncalibrated(recognizer: Recognizer, arrays: ModalityArrays | dict[Modality, np.ndarray]) -> np.ndarray:
+    """Probabilities as the heads give them."""
+    arrays = arrays if isinstance(arrays, ModalityArrays) else ModalityArrays(arrays)
+    probabilities = np.zeros((len(arrays), len(recognizer.classes_)))
+    for part, rows in arrays.by_subset(arrays.modalities):
+        probabilities[rows] = np.exp(recognizer.fitted_.log_probabilities(arrays, part, rows))
+    return probabilities
+
+
 FRESH, TRUTH = planted(400, seed=99)
 
 
 def test_both_modalities_are_better_than_either() -> None:
     X, y = planted(60, seed=1)
-    recognizer = Recognizer().fit(X, y)
+    recognizer = probes().fit(X, y)
     image, text, both = (
         recognizer.score(only(FRESH, *names), TRUTH) for names in (("image",), ("text",), ("image", "text"))
     )
@@ -74,17 +90,21 @@ def test_both_modalities_are_better_than_either() -> None:
 def test_a_missing_modality_gives_the_model_of_the_rest() -> None:
     """At fit as at predict: items with image and text teach the image probe, and items with images only use it."""
     X, y = planted(80, seed=2)
-    recognizer = Recognizer().fit(without(X, {"text": np.arange(6)}), y)
-    images_only = Recognizer().fit(only(X, "image"), y)
+    recognizer = probes().fit(without(X, {"text": np.arange(6)}), y)
+    images_only = probes().fit(only(X, "image"), y)
     np.testing.assert_allclose(
         recognizer.predict_proba(only(FRESH, "image")), images_only.predict_proba(only(FRESH, "image")), rtol=1e-5
     )
-    both = Recognizer().fit(X.take(np.arange(6, 80)), y[6:])
-    text_only = Recognizer().fit(only(X.take(np.arange(6, 80)), "text"), y[6:])
+    both = probes().fit(X.take(np.arange(6, 80)), y[6:])
+    text_only = probes().fit(only(X.take(np.arange(6, 80)), "text"), y[6:])
     mixed = without(FRESH, {"text": np.arange(0, 100), "image": np.arange(100, 200)})
     p = recognizer.predict_proba(mixed)
     np.testing.assert_allclose(p[:100], images_only.predict_proba(only(FRESH, "image"))[:100], rtol=1e-5)
-    np.testing.assert_allclose(p[100:200], text_only.predict_proba(only(FRESH, "text"))[100:200], rtol=1e-5)
+    # Calibration goes by the folds of all items, which differ: the heads are the same.
+    raw = uncalibrated(recognizer, mixed)
+    np.testing.assert_allclose(
+        raw[100:200], uncalibrated(text_only, only(FRESH, "text"))[100:200], rtol=2e-3, atol=1e-5
+    )
     assert np.mean(p[200:].argmax(axis=1) == both.predict_proba(FRESH)[200:].argmax(axis=1)) > 0.95
     assert recognizer.predict(mixed).tolist() == recognizer.classes_[p.argmax(axis=1)].tolist()
 
@@ -97,10 +117,10 @@ def test_the_joint_probe_is_a_linear_probe_of_normalised_embeddings_side_by_side
         mean = X.vectors[name].mean(axis=0, dtype=np.float64).astype(np.float32)
         for rows, out in ((X.vectors[name], parts), (FRESH.vectors[name], fresh)):
             out.append(np.array([(row - mean) / np.linalg.norm(row - mean) for row in rows], dtype=np.float32))
-    by_hand = LinearProbe().fit(np.hstack(parts), y)
-    recognizer = Recognizer().fit(X, y)
+    by_hand = LinearProbe().fit(np.hstack(parts) / np.sqrt(2), y)  # of unit length in all
+    recognizer = probes(folds=5).fit(X, y)
     np.testing.assert_allclose(
-        recognizer.predict_proba(FRESH), by_hand.predict_proba(np.hstack(fresh)), rtol=2e-3, atol=1e-5
+        uncalibrated(recognizer, FRESH), by_hand.predict_proba(np.hstack(fresh) / np.sqrt(2)), rtol=2e-3, atol=1e-5
     )
     assert recognizer.strengths()["image+text"] == pytest.approx(by_hand.strength_)
 
@@ -110,25 +130,25 @@ def test_scale_and_offset_of_a_modality_do_not_matter() -> None:
     moved = ModalityArrays({"image": 1000 * X.vectors["image"] + 5, "text": X.vectors["text"]})
     fresh = ModalityArrays({"image": 1000 * FRESH.vectors["image"] + 5, "text": FRESH.vectors["text"]})
     np.testing.assert_allclose(
-        Recognizer().fit(X, y).predict_proba(FRESH), Recognizer().fit(moved, y).predict_proba(fresh), atol=5e-3
+        probes().fit(X, y).predict_proba(FRESH), probes().fit(moved, y).predict_proba(fresh), atol=5e-3
     )
 
 
 def test_three_modalities_make_seven_probes() -> None:
     X, y = planted(60, seed=5, modalities=("image", "text", "audio"))
-    recognizer = Recognizer().fit(X, y)
+    recognizer = probes().fit(X, y)
     assert list(recognizer.strengths()) == [
         "image", "text", "audio", "image+text", "image+audio", "text+audio", "image+text+audio",
     ]  # fmt: skip
-    assert recognizer.probes_["image", "audio"].coef.shape == (4, 37)
+    assert recognizer.fitted_.heads["image", "audio"].tensors["coef"].shape == (4, 37)
 
 
 def test_too_few_joint_items_leave_it_to_the_probes_of_the_parts() -> None:
     X, y = planted(80, seed=6)
     images, texts = np.arange(0, 36), np.arange(36, 72)  # the last eight have both
-    recognizer = Recognizer().fit(without(X, {"text": images, "image": texts}), y)
+    recognizer = probes().fit(without(X, {"text": images, "image": texts}), y)
     assert list(recognizer.strengths()) == ["image", "text"]
-    image, text = (recognizer.predict_proba(only(FRESH, name)) for name in ("image", "text"))
+    image, text = (uncalibrated(recognizer, only(FRESH, name)) for name in ("image", "text"))
     n = 44
     by_hand = np.sqrt((n * image + 1 / 4) / (n + 1) * (n * text + 1 / 4) / (n + 1))
     by_hand /= by_hand.sum(axis=1, keepdims=True)
@@ -143,10 +163,10 @@ def test_the_largest_sets_within_what_an_item_has_are_put_together() -> None:
     X, y = planted(90, seed=7, modalities=modalities)
     # Audio comes with few images or texts: image+text has a probe of its own, no set with audio has.
     X = without(X, {"audio": np.arange(0, 45), "image": np.arange(50, 90), "text": np.arange(50, 90)})
-    recognizer = Recognizer().fit(X, y)
+    recognizer = probes(folds=5).fit(X, y)
     assert list(recognizer.strengths()) == ["image", "text", "audio", "image+text"]
     fresh, truth = planted(300, seed=8, modalities=modalities)
-    pair, audio = (recognizer.predict_proba(only(fresh, *names)) for names in (("image", "text"), ("audio",)))
+    pair, audio = (uncalibrated(recognizer, only(fresh, *names)) for names in (("image", "text"), ("audio",)))
     by_hand = np.sqrt((50 * pair + 1 / 4) / 51 * (45 * audio + 1 / 4) / 46)
     np.testing.assert_allclose(recognizer.predict_proba(fresh), by_hand / by_hand.sum(axis=1, keepdims=True), rtol=1e-6)
     assert recognizer.score(fresh, truth) > recognizer.score(only(fresh, "image", "text"), truth)
@@ -154,7 +174,7 @@ def test_the_largest_sets_within_what_an_item_has_are_put_together() -> None:
 
 def test_a_class_that_one_modality_never_saw_is_left_to_the_others() -> None:
     X, y = planted(80, seed=9)
-    recognizer = Recognizer().fit(without(X, {"text": np.flatnonzero(y == "newt")}), y)
+    recognizer = probes().fit(without(X, {"text": np.flatnonzero(y == "newt")}), y)
     assert recognizer.classes_.tolist() == NAMES.tolist()
     assert list(recognizer.strengths()) == ["image", "text"]
     assert recognizer.predict_proba(only(FRESH, "text"))[:, 3].tolist() == [0] * 400
@@ -165,7 +185,7 @@ def test_a_class_that_one_modality_never_saw_is_left_to_the_others() -> None:
 
 def test_a_modality_of_one_class_is_not_learned_from() -> None:
     X, y = planted(60, seed=10)
-    recognizer = Recognizer().fit(without(X, {"text": np.flatnonzero(y != "newt")}), y)
+    recognizer = probes().fit(without(X, {"text": np.flatnonzero(y != "newt")}), y)
     assert list(recognizer.strengths()) == ["image"]
     with pytest.raises(LabelError, match=r"400 of 400 items lack any of the modalities fitted on \(image\)"):
         recognizer.predict(only(FRESH, "text"))
@@ -175,7 +195,7 @@ def test_a_modality_of_one_class_is_not_learned_from() -> None:
 def test_two_classes_and_labels_that_are_numbers() -> None:
     X, y = planted(60, seed=11)
     animals = np.isin(y, ["bird", "fish"]).astype(int) + 7
-    recognizer = Recognizer().fit(X, animals)
+    recognizer = probes().fit(X, animals)
     p = recognizer.predict_proba(FRESH)
     assert p.shape == (400, 2)
     np.testing.assert_allclose(p.sum(axis=1), 1)
@@ -186,7 +206,7 @@ def test_two_classes_and_labels_that_are_numbers() -> None:
 def test_a_class_with_one_example_is_learned() -> None:
     X, y = planted(41, seed=12)
     keep = np.r_[np.flatnonzero(y != "newt"), np.flatnonzero(y == "newt")[:1]]
-    recognizer = Recognizer().fit(X.take(keep), y[keep])
+    recognizer = probes().fit(X.take(keep), y[keep])
     assert recognizer.classes_.tolist() == NAMES.tolist()
     assert recognizer.predict(X.take(keep[-1:])).tolist() == ["newt"]
 
@@ -197,28 +217,46 @@ def test_groups_and_options_reach_the_probes(monkeypatch: pytest.MonkeyPatch) ->
     seen = []
     fit = LinearProbe.fit
 
-    def spy(probe: LinearProbe, *args: Any, groups: Any) -> LinearProbe:
-        seen.append((probe.get_params(), groups.tolist()))
-        result: LinearProbe = fit(probe, args[0], args[1], groups=groups)
+    def spy(probe: LinearProbe, *args: Any, **rest: Any) -> LinearProbe:
+        seen.append((probe.get_params(), rest["groups"].tolist()))
+        result: LinearProbe = fit(probe, *args, **rest)
         return result
 
+    held_out = []
+    fit_folds = linear_probe.fit_folds
+
+    def spy_folds(X: Any, y: Any, trained: np.ndarray, **rest: Any) -> list[LinearProbe]:
+        held_out.append(trained)
+        return fit_folds(X, y, trained, **rest)
+
     monkeypatch.setattr(LinearProbe, "fit", spy)
-    Recognizer(folds=3, class_weight="balanced", random_state=4).fit(
-        without(X, {"text": np.arange(30)}), y, groups=groups
-    )
+    monkeypatch.setattr(linear_probe, "fit_folds", spy_folds)
+    probes(folds=3, class_weight="balanced", random_state=4).fit(without(X, {"text": np.arange(30)}), y, groups=groups)
     assert [len(of) for _, of in seen] == [60, 30]
     assert seen[1][1] == groups[30:].tolist()
     assert seen[0][0] == {"cv": 3, "class_weight": "balanced", "random_state": 4, "strengths": None}
+    assert [len(trained) for trained in held_out] == [3, 3]  # folds of either probe, at the strength that was chosen
+    for trained, of in zip(held_out, (groups, groups[30:]), strict=True):
+        assert all(len(set(fold[of == group])) == 1 for fold in trained for group in of)
 
 
 def test_it_follows_scikit_learns_conventions() -> None:
     recognizer = Recognizer(folds=3)
     assert is_classifier(recognizer)
-    assert clone(recognizer).get_params() == {"folds": 3, "class_weight": None, "random_state": 0}
+    assert clone(recognizer).get_params() == {
+        "adapter": "auto",
+        "fusion": "auto",
+        "alpha": "auto",
+        "semi": None,
+        "unknown": "auto",
+        "folds": 3,
+        "class_weight": None,
+        "options": None,
+        "network": None,
+        "random_state": 0,
+    }
     assert recognizer.set_params(random_state=2).random_state == 2
-    with pytest.raises(
-        ValueError, match="Recognizer has no parameter 'fold'; it has folds, class_weight, random_state"
-    ):
+    with pytest.raises(ValueError, match=r"Recognizer has no parameter 'fold'; it has adapter, fusion, .*random_state"):
         recognizer.set_params(fold=2)
     with pytest.raises(NotFittedError, match="call fit, or load a saved one"):
         recognizer.predict(FRESH)
@@ -227,7 +265,7 @@ def test_it_follows_scikit_learns_conventions() -> None:
 
 
 def test_no_items_give_no_predictions() -> None:
-    recognizer = Recognizer().fit(*planted(40, seed=14))
+    recognizer = probes().fit(*planted(40, seed=14))
     assert recognizer.predict_proba(FRESH.take(np.arange(0))).shape == (0, 4)
 
 
@@ -235,15 +273,15 @@ def test_items_without_any_modality_are_named() -> None:
     X, y = planted(40, seed=15)
     bare = without(X, {"image": np.array([3, 17]), "text": np.array([3, 17, 20])})
     with pytest.raises(LabelError, match=r"2 of 40 items lack any modality: items 3, 17\. Leave them out"):
-        Recognizer().fit(bare, y)
-    recognizer = Recognizer().fit(X, y)
+        probes().fit(bare, y)
+    recognizer = probes().fit(X, y)
     with pytest.raises(
         LabelError, match=r"2 of 40 items lack any of the modalities fitted on \(image, text\): items 3, 17"
     ):
         recognizer.predict(bare)
     every = np.arange(40)
     with pytest.raises(LabelError, match=r"40 of 40 items lack any modality: items 0, 1, .*, 9 and 30 more"):
-        Recognizer().fit(without(X, {"image": every, "text": every}), y)
+        probes().fit(without(X, {"image": every, "text": every}), y)
 
 
 @pytest.mark.parametrize(
@@ -261,20 +299,20 @@ def test_items_without_any_modality_are_named() -> None:
 )
 def test_labels_that_cannot_be_learned_from_are_refused(labels: Any, message: str) -> None:
     with pytest.raises(LabelError, match=message):
-        Recognizer().fit(planted(40, seed=16)[0], labels)
+        probes().fit(planted(40, seed=16)[0], labels)
 
 
 def test_labels_that_only_differ_between_modalities_are_refused() -> None:
     X, _ = planted(40, seed=17)
     X = without(X, {"image": np.arange(20), "text": np.arange(20, 40)})
     with pytest.raises(LabelError, match="no modality has items of two classes"):
-        Recognizer().fit(X, ["frog"] * 20 + ["newt"] * 20)
+        probes().fit(X, ["frog"] * 20 + ["newt"] * 20)
     with pytest.raises(LabelError, match=r"40 items but groups of shape \(3,\)"):
-        Recognizer().fit(X, ["frog", "newt"] * 20, groups=[1, 2, 3])
+        probes().fit(X, ["frog", "newt"] * 20, groups=[1, 2, 3])
 
 
 def test_wrong_width_says_expected_and_got() -> None:
-    recognizer = Recognizer().fit(*planted(40, seed=18))
+    recognizer = probes().fit(*planted(40, seed=18))
     with pytest.raises(ChiasmError, match="text: expected embeddings of width 12, as in fit; got 10"):
         recognizer.predict({"image": FRESH.vectors["image"], "text": FRESH.vectors["text"][:, :10]})
 
@@ -312,27 +350,84 @@ def fitted() -> Recognizer:
     modalities: tuple[Modality, ...] = ("image", "text", "audio")
     X, y = planted(60, seed=20, modalities=modalities)
     weights = {"newt": 2.0}
-    return Recognizer(class_weight=weights).fit(without(X, {"audio": np.arange(0, 40)}), y)
+    return probes(class_weight=weights).fit(without(X, {"audio": np.arange(0, 40)}), y)
 
 
 @pytest.mark.parametrize("labels", [NAMES, np.arange(4), np.arange(4) * 2.0, np.array([True, False, True, False])])
 def test_saved_and_loaded_is_the_same(tmp_path: Path, labels: np.ndarray) -> None:
     X, y = planted(60, seed=21)
     values = labels[np.searchsorted(NAMES, y)]
-    before = Recognizer(class_weight={labels[0].item(): 2.0}, random_state=3).fit(X, values)
+    before = probes(class_weight={labels[0].item(): 2.0}, random_state=3, unknown="knn").fit(X, values)
     before.save(tmp_path / "new" / "model")
     after = Recognizer.load(tmp_path / "new" / "model")
-    mixed = without(FRESH, {"text": np.arange(0, 100), "image": np.arange(100, 200)})
-    assert np.array_equal(before.predict_proba(mixed), after.predict_proba(mixed))
-    assert before.predict(mixed).tolist() == after.predict(mixed).tolist()
-    assert before.get_params() == after.get_params()
-    assert before.strengths() == after.strengths()
+    assert_same(before, after, without(FRESH, {"text": np.arange(0, 100), "image": np.arange(100, 200)}))
     assert before.classes_.dtype.kind == after.classes_.dtype.kind
     assert sorted(path.name for path in (tmp_path / "new").rglob("*")) == [
         "model",
         "recognizer.json",
         "weights.safetensors",
     ]
+
+
+def assert_same(before: Recognizer, after: Recognizer, X: ModalityArrays) -> None:
+    """They say the same of items, and know the same of themselves."""
+    for name, said in vars(before.recognise(X)).items():
+        np.testing.assert_array_equal(getattr(after.recognise(X), name), said, err_msg=name)
+    assert before.predict(X).tolist() == after.predict(X).tolist()
+    assert {**before.get_params(), "options": None} == after.get_params()
+    assert before.strengths() == after.strengths()
+    assert before.details_ == after.details_
+    for kind in ("calibrations", "sets", "detectors"):
+        assert list(getattr(before.fitted_, kind)) == list(getattr(after.fitted_, kind)), kind
+    assert before.fitted_.counts.tolist() == after.fitted_.counts.tolist()
+    assert before.fitted_.exemplar_codes.tolist() == after.fitted_.exemplar_codes.tolist()
+
+
+QUICK = RungOptions(training=Training(epochs=4, fixed_epochs=4, device="cpu"), hidden=(8,), bottleneck=4)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "fusion"),
+    [
+        ("zero-shot", "concat"),
+        ("prototypes", "mean"),
+        ("tip-adapter", "concat"),
+        ("residual", "single"),
+        ("mlp", "concat"),
+        ("linear", "stack"),
+        ("linear", "gated"),
+        ("linear", "attention"),
+        ("linear", "low_rank"),
+    ],
+)
+def test_every_rung_and_fusion_comes_back_from_disk(tmp_path: Path, adapter: Any, fusion: Any) -> None:
+    X, y = planted(48, seed=24)
+    shared = {name: X.vectors[name][:, :12] for name in ("image", "text")}
+    names = {label: shared["text"][y == label].mean(axis=0) for label in NAMES}
+    both = ModalityArrays(X.vectors, X.present, shared)
+    before = Recognizer(adapter=adapter, fusion=fusion, unknown="knn", options=QUICK, folds=2).fit(both, y, names=names)
+    assert before.details_.fusion == fusion
+    before.save(tmp_path / "model")
+    fresh = ModalityArrays(FRESH.vectors, FRESH.present, {n: FRESH.vectors[n][:, :12] for n in ("image", "text")})
+    assert_same(before, Recognizer.load(tmp_path / "model"), mixed_of(fresh))
+
+
+def mixed_of(arrays: ModalityArrays) -> ModalityArrays:
+    """A third of the items without text, a third without image."""
+    present = {name: mask.copy() for name, mask in arrays.present.items()}
+    present["text"][::3] = False
+    present["image"][1::3] = False
+    return ModalityArrays(arrays.vectors, present, arrays.shared)
+
+
+def test_a_stack_of_some_of_the_modalities_comes_back_from_disk(tmp_path: Path) -> None:
+    modalities: tuple[Modality, ...] = ("image", "text", "audio")
+    X, y = planted(90, seed=7, modalities=modalities)
+    X = without(X, {"audio": np.arange(0, 45), "image": np.arange(50, 90), "text": np.arange(50, 90)})
+    before = probes(fusion="stack").fit(X, y)
+    assert before.fitted_.main == ("image", "text")
+    before.save(tmp_path / "model")
+    assert_same(before, Recognizer.load(tmp_path / "model"), planted(50, seed=8, modalities=modalities)[0])
 
 
 def test_a_loaded_recogniser_predicts_without_scikit_learn(fitted: Recognizer, tmp_path: Path) -> None:
@@ -350,7 +445,7 @@ def test_a_loaded_recogniser_predicts_without_scikit_learn(fitted: Recognizer, t
 
 
 def test_saving_again_replaces_and_spares_other_folders(fitted: Recognizer, tmp_path: Path) -> None:
-    other = Recognizer().fit(*planted(40, seed=22))
+    other = probes().fit(*planted(40, seed=22))
     fitted.save(tmp_path / "model")
     other.save(tmp_path / "model")
     assert Recognizer.load(tmp_path / "model").strengths() == other.strengths()
@@ -366,7 +461,7 @@ def test_a_save_that_fails_leaves_what_was_there(
     fitted: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted.save(tmp_path / "model")
-    other = Recognizer().fit(*planted(40, seed=23))
+    other = probes().fit(*planted(40, seed=23))
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -403,14 +498,27 @@ def edited(folder: Path, **changes: Any) -> None:
         (lambda folder: (folder / "recognizer.json").write_bytes(b"\xff\xfe"), "is not JSON"),
         (lambda folder: (folder / "recognizer.json").write_text("[]"), "format 'chiasm-recognizer' was expected, got None"),
         (lambda folder: edited(folder, format="chiasm-space"), "got 'chiasm-space'"),
-        (lambda folder: edited(folder, version=2), "saved in version 2 of the format; this chiasm reads version 1"),
-        (lambda folder: edited(folder, classes={"kind": "text", "values": ["a"]}), "damaged .*classes that the recogniser"),
-        (lambda folder: edited(folder, probes=[]), "damaged .*every modality needs a probe of its own"),
-        (lambda folder: edited(folder, parameters={"class_weight": None, "depth": 3}), "damaged .*depth"),
-        (lambda folder: edited(folder, modalities={"image": 9}), r"damaged .*mean.image should be .* \(9,\), got float32 \(30,\)"),
+        (lambda folder: edited(folder, version=1), "saved in version 1 of the format; this chiasm reads version 2"),
+        (lambda folder: edited(folder, classes={"kind": "text", "values": ["a"]}), "damaged .*1 classes but 4 counts"),
+        (lambda folder: edited(folder, classes={"kind": "text", "values": ["a"]}, counts=[1]), "damaged .*classes that the recogniser"),
+        (lambda folder: edited(folder, heads=[]), "damaged .*every modality needs a head of its own"),
+        (lambda folder: edited(folder, parameters={"depth": 3}), "damaged .*depth"),
+        (lambda folder: edited(folder, own={"image": 9}), r"damaged .*mean.own.image should be .*\(9,\), got float32 \(30,\)"),
+        (lambda folder: edited(folder, fusion="magic"), "damaged .*fusion 'magic'"),
+        (lambda folder: edited(folder, best="video"), "damaged .*with 'video'"),
+        (lambda folder: edited(folder, details={}), "damaged .*rungs"),
+        (lambda folder: edited(folder, calibrations=[{"modalities": ["image"], "fields": {}, "arrays": []}]), "damaged .*calibration"),
+        (lambda folder: edited(folder, sets=[{"modalities": ["image"], "fields": {}, "arrays": []}]), "damaged .*conformal"),
+        (lambda folder: edited(folder, detectors=[{"modalities": ["image"], "fields": {}, "arrays": []}]), "damaged .*detector"),
+        (lambda folder: edited_head(folder, rung="forest"), "damaged .*a head 'forest'"),
+        (lambda folder: edited_head(folder, classes=[0, 1]), "damaged .*4 logits for 2 classes"),
         (lambda folder: (folder / "weights.safetensors").unlink(), "damaged"),
         (lambda folder: (folder / "weights.safetensors").write_bytes(b"\x00" * 7), "damaged"),
-        (lambda folder: spoil(folder / "weights.safetensors"), r"damaged .*coef.image should be finite"),
+        (lambda folder: spoil(folder, "head.image.coef"), r"damaged .*head.image.coef should be finite"),
+        (lambda folder: spoil(folder, "mean.own.text"), r"damaged .*mean.own.text should be finite"),
+        (lambda folder: spoil(folder, "exemplars.codes"), r"damaged .*stored examples and their classes do not fit"),
+        (lambda folder: shorten(folder, "head.text.coef"), "damaged"),
+        (lambda folder: shorten(folder, "exemplars.vectors.text"), "damaged"),
     ],
 )  # fmt: skip
 def test_a_damaged_or_foreign_folder_is_refused(fitted: Recognizer, tmp_path: Path, damage: Any, message: str) -> None:
@@ -420,10 +528,20 @@ def test_a_damaged_or_foreign_folder_is_refused(fitted: Recognizer, tmp_path: Pa
         Recognizer.load(tmp_path / "model")
 
 
-def spoil(path: Path) -> None:
-    tensors = load_file(path)
-    tensors["coef.image"][0, 0] = np.nan
-    save_file(tensors, path)
+def edited_head(folder: Path, **changes: Any) -> None:
+    description = json.loads((folder / "recognizer.json").read_text())
+    edited(folder, heads=[{**description["heads"][0], **changes}, *description["heads"][1:]])
+
+
+def spoil(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "weights.safetensors")
+    tensors[name].ravel()[0] = np.nan if tensors[name].dtype.kind == "f" else -7
+    save_file(tensors, folder / "weights.safetensors")
+
+
+def shorten(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "weights.safetensors")
+    save_file({**tensors, name: tensors[name][:-1].copy()}, folder / "weights.safetensors")
 
 
 def test_a_description_that_is_too_large_is_not_read(

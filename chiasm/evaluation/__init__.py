@@ -1,4 +1,4 @@
-"""Measuring: metrics of predictions and rankings, how far to believe them, and the splits they are measured on."""
+"""Measuring: metrics of predictions and rankings, how far to believe them, the splits and the protocols to get them by."""
 
 from chiasm.evaluation.diagnostics import (
     IncrementalMetrics,
@@ -28,6 +28,24 @@ from chiasm.evaluation.metrics import (
     regression_metrics,
     roc_curves,
 )
+from chiasm.evaluation.protocols import (
+    Compared,
+    Comparison,
+    CrossValidation,
+    CurvePoint,
+    FoldScores,
+    HeldOutClassRound,
+    HeldOutClassScores,
+    Incremental,
+    Leak,
+    LearningCurve,
+    compare,
+    cross_validate,
+    incremental,
+    learning_curve,
+    random_split_leak,
+    zero_shot_on_held_out_classes,
+)
 from chiasm.evaluation.ranking import (
     RetrievalMetrics,
     retrieval_metrics,
@@ -49,10 +67,20 @@ from chiasm.evaluation.splits import (
 
 __all__ = [
     "ClassificationMetrics",
+    "Compared",
+    "Comparison",
+    "CrossValidation",
+    "CurvePoint",
+    "FoldScores",
     "HeldOutClassMetrics",
+    "HeldOutClassRound",
+    "HeldOutClassScores",
     "HeldOutClasses",
+    "Incremental",
     "IncrementalMetrics",
     "Interval",
+    "Leak",
+    "LearningCurve",
     "MultilabelMetrics",
     "PairedDifference",
     "PrecisionRecallCurve",
@@ -64,6 +92,8 @@ __all__ = [
     "Split",
     "bootstrap_interval",
     "classification_metrics",
+    "compare",
+    "cross_validate",
     "crossing",
     "few_shot_split",
     "group_folds",
@@ -71,7 +101,9 @@ __all__ = [
     "held_out_class_metrics",
     "held_out_class_split",
     "holdout_split",
+    "incremental",
     "incremental_metrics",
+    "learning_curve",
     "mean_interval",
     "merge_groups",
     "multilabel_metrics",
@@ -80,10 +112,12 @@ __all__ = [
     "paired_difference",
     "precision_recall_curves",
     "probability_metrics",
+    "random_split_leak",
     "regression_metrics",
     "retrieval_metrics",
     "retrieval_metrics_from_embeddings",
     "roc_curves",
     "same_group",
     "shapley",
+    "zero_shot_on_held_out_classes",
 ]

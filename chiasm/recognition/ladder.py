@@ -116,6 +116,8 @@ def why_not(rung: RungName, task: Task) -> str:
         return f"it keeps every row, at most {LARGEST_CACHE}, and there are {len(task.rows) + beside}"
     if rung in {"residual", "mlp"} and len(task.rows) < FEWEST_FOR_NETWORKS:
         return f"{len(task.rows)} rows are fewer than the {FEWEST_FOR_NETWORKS} that early stopping needs"
+    if rung in {"residual", "mlp"} and len(np.unique(task.codes)) < 2:
+        return "all rows are of one class, and a network does not learn a class from its name alone"
     return ""
 
 
@@ -155,7 +157,8 @@ def climb(
 ) -> Climb:
     """Try the rungs from the lowest on, and take a higher one only where it wins by more than a standard error.
 
-    A rung that is behind by more than a standard error after the first fold is not fitted on the others.
+    A rung that is behind by more than a standard error after some folds is not fitted on the others; its scores are of
+    those folds.
 
     Args:
         task: what to learn.
@@ -178,13 +181,16 @@ def climb(
             continue
         begin = time.perf_counter()
         out = np.full((len(task.rows), classes), np.nan)
-        gave_up = False
+        gave_up, folds = False, ""
         for number in range(fold_of.max(initial=-1) + 1):
-            fit_fold(rung, task, options, fold_of, number, out)
-            if number == 0 and held is not None:
+            rows = fold_of == number
+            if rows.any():
+                out[rows] = predict_rung(rung, task.take(np.flatnonzero(~rows)), task.rows[rows], classes, options)
+            if held is not None and number < fold_of.max():
                 gain, error = paired(held[2], tempered_brier(out, task.codes))
                 gave_up = gain < -error
                 if gave_up:
+                    folds = f"{number + 1} of {fold_of.max() + 1} folds"
                     break
         seconds = time.perf_counter() - begin
         scores = tempered_brier(out, task.codes)
@@ -203,10 +209,11 @@ def climb(
         gain, error = paired(held[2], scores)
         wins = gain > error and not gave_up
         if gave_up:
-            why = f"behind {held[0]} by more than a standard error after one fold of {fold_of.max() + 1}"
+            why = f"given up: behind {held[0]} by more than a standard error after {folds}"
         else:
             why = f"{'better' if wins else 'not better'} than {held[0]} by more than one standard error"
-        reports.append(RungReport(rung, True, wins, why, f1, brier, gain, error, seconds))
+        told = error if np.isfinite(error) else None
+        reports.append(RungReport(rung, True, wins, why, f1, brier, gain, told, seconds))
         if wins:
             held = (rung, out, scores)
     if held is None:
@@ -227,24 +234,52 @@ def _unmeasured(task: Task, classes: int, reports: list[RungReport], rungs: Sequ
     return Climb(rung, tuple(reports), np.full((len(task.rows), classes), np.nan))
 
 
-def fit_fold(
-    rung: RungName,
-    task: Task,
-    options: RungOptions,
-    fold_of: Int[np.ndarray, " rows"],
-    number: int,
-    out: Float64[np.ndarray, "rows classes"],
-) -> None:
-    """Fit a rung without one fold and put the log-probabilities of that fold into `out`."""
-    held = fold_of == number
-    train = np.flatnonzero(~held)
-    if not held.any():
-        return
-    part = task.take(train)
-    known = np.unique(part.codes if part.beside is None else np.concatenate([part.codes, part.beside.y]))
-    if len(known) < 2 or why_not(rung, part):
-        return
-    out[held] = fit_rung(rung, part, options).log_probabilities(task.rows[held], out.shape[1])
+def predict_rung(
+    rung: RungName, task: Task, rows: Float[np.ndarray, "rows dim"], classes: int, options: RungOptions
+) -> Float64[np.ndarray, "rows classes"]:
+    """Log-probabilities of rows by a rung fitted on a task; NaN where it cannot be fitted on it."""
+    known = np.unique(task.codes if task.beside is None else np.concatenate([task.codes, task.beside.y]))
+    if len(known) < 2 or why_not(rung, task):
+        return np.full((len(rows), classes), np.nan)
+    return fit_rung(rung, task, options).log_probabilities(rows, classes)
+
+
+def predict_folds(
+    rung: RungName, task: Task, fold_of: Int[np.ndarray, " rows"], classes: int, options: RungOptions
+) -> Float64[np.ndarray, "rows classes"]:
+    """Log-probabilities of each row by a rung fitted without its fold; NaN where there is none.
+
+    Args:
+        rung: which.
+        task: all rows.
+        fold_of: the fold of each row, -1 where it is never held out.
+        classes: how many the recogniser has.
+        options: of the rung. Linear probes of one given strength are solved together.
+    """
+    out = np.full((len(task.rows), classes), np.nan)
+    folds = np.unique(fold_of[fold_of >= 0])
+    if not len(folds):
+        return out
+    trained = fold_of != folds[:, None]
+    beside = None if task.beside is None else task.beside.take(np.flatnonzero(task.beside.weight))
+    constant = np.arange(0) if beside is None else np.unique(beside.y)
+    every = np.union1d(task.codes, constant)
+    same = all(len(np.union1d(task.codes[of], constant)) == len(every) for of in trained)
+    if rung != "linear" or options.strengths is None or len(options.strengths) != 1 or not same or len(every) < 2:
+        for fold, of in zip(folds, trained, strict=True):
+            held = fold_of == fold
+            out[held] = predict_rung(rung, task.take(np.flatnonzero(of)), task.rows[held], classes, options)
+        return out
+    from chiasm.transfer.linear_probe import fit_folds
+
+    (strength,) = options.strengths
+    probes = fit_folds(
+        task.rows, task.codes, trained, strength=strength, class_weight=options.class_weight, extra=beside
+    )
+    for fold, of, probe in zip(folds, trained, probes, strict=True):
+        head = head_of(rung, probe, every, int(of.sum()))
+        out[fold_of == fold] = head.log_probabilities(task.rows[fold_of == fold], classes)
+    return out
 
 
 def deal_folds(

@@ -189,9 +189,11 @@ class Recognizer:
             unlabelled: more items of this domain, for `semi`.
 
         Raises:
-            LabelError: labels are missing, of one class only or not one an item; items without any modality; or no
-                modality with items of two classes.
-            ChiasmError: the embeddings are not usable, see `ModalityArrays`, or there is no such choice.
+            LabelError: labels are missing, of one class only or not one an item; items without any modality; no
+                modality with items of two classes; no class of the source is known; or the adapter asked for cannot be
+                fitted.
+            ChiasmError: the embeddings are not usable, see `ModalityArrays`; names, source or unlabelled items are not
+                embedded as the items are; or there is no such choice.
         """
         arrays = as_arrays(X)
         own, codes = label_codes(y)
@@ -202,12 +204,15 @@ class Recognizer:
         _refuse_empty_items(arrays, arrays.modalities)
         if len(own) < 2:
             raise LabelError(f"all {len(codes)} labels are {own[0]!s}: at least 2 classes are needed")
-        group = None if groups is None else np.asarray(groups)
-        if group is not None and group.shape != codes.shape:
-            raise LabelError(f"there are {len(codes)} items but groups of shape {group.shape}: give one group an item")
-        if group is not None:
-            group = np.unique(group, return_inverse=True)[1]
-        classes = own if not names else np.union1d(own, np.array(list(names)))
+        if groups is not None and np.shape(groups) != codes.shape:
+            raise LabelError(
+                f"there are {len(codes)} items but groups of shape {np.shape(groups)}: give one group an item"
+            )
+        group = None if groups is None else label_codes(groups, what="groups")[1]
+        classes = own if not names else _joined(own, list(names), "names of classes")
+        for other, what in ((None if source is None else source.arrays, "source"), (unlabelled, "unlabelled items")):
+            if other is not None:
+                _refuse_unlike(other, arrays, what)
         codes = np.searchsorted(classes, own)[codes]
         choices = Choices(
             adapter=self.adapter,
@@ -310,15 +315,18 @@ class Recognizer:
 
         The rows of the old classes in every head stay bit by bit as they were, and a new row is fitted beside them, with
         up to 20 stored examples of each old class on the other side. Old classes among themselves are told apart as
-        before. Calibration and conformal sets are those of the old classes; sets always hold the new ones.
+        before. Calibration, conformal sets and the detector of unknown items were learned without the new classes and
+        are dropped: fit again to have them. So is the head of a set of modalities of which there are no examples of a
+        new class that another head learns; its items are recognised by the heads of the parts.
 
         Args:
             X: examples of new classes.
             y: their labels, none of them known.
 
         Raises:
-            LabelError: a label is known already, or the heads are not linear (the rungs tip-adapter, residual and mlp and
-                learned fusions): fit again.
+            LabelError: a label is known already, or of another kind than the others; examples lack the one modality
+                that the recogniser goes by; or the heads are not linear (the rungs tip-adapter, residual and mlp, stacked
+                and learned fusions): fit again.
             ChiasmError: the embeddings are not usable.
         """
         arrays, known = self._checked(X)
@@ -336,7 +344,12 @@ class Recognizer:
                 f"classes can be added to linear heads only, not to {old.details.rung} with {old.fusion} fusion: fit again "
                 "with all classes"
             )
+        if old.fusion == "single" and set(new) - set(
+            new[codes[arrays.having((old.best,))]] if old.best in known else ()
+        ):
+            raise LabelError(f"the recogniser goes by {old.best} alone: give examples of every new class that have it")
         number = len(self.classes_)
+        _joined(self.classes_, new.tolist(), "new classes")
         every = np.concatenate([self.classes_, new])
         order = np.argsort(every, kind="stable")
         place = np.empty(len(every), dtype=np.int64)
@@ -348,21 +361,31 @@ class Recognizer:
                 continue
             rows, kept = arrays.having(part), old.exemplars.having(part)
             kept = kept[np.isin(old.exemplar_codes[kept], head.classes)]
+            # Classes known by their name alone have no examples to tell the new ones from.
+            seen, exemplar_codes = np.unique(old.exemplar_codes[kept], return_inverse=True)
+            facing = np.searchsorted(head.classes, seen)
             known_new, dense = np.unique(codes[rows], return_inverse=True)
             extended = extend_linear(
-                head.tensors["coef"],
-                head.tensors["intercept"],
+                head.tensors["coef"][facing],
+                head.tensors["intercept"][facing],
                 exemplars=old.features.rows(old.exemplars, part, kept),
-                exemplar_codes=np.searchsorted(head.classes, old.exemplar_codes[kept]),
+                exemplar_codes=exemplar_codes,
                 new_X=old.features.rows(arrays, part, rows),
-                new_codes=dense + len(head.classes),
+                new_codes=dense + len(seen),
                 strength=head.numbers.get("strength", 1.0),
-                old_counts=np.maximum(old.counts[head.classes], 1),
+                old_counts=np.maximum(old.counts[seen], 1),
             )
             joint = np.concatenate([place[head.classes], place[number + known_new]])
             sorting = np.argsort(joint)
-            tensors = {"coef": extended.coef[sorting], "intercept": extended.intercept[sorting]}
+            tensors = {
+                "coef": np.vstack([head.tensors["coef"], extended.coef[len(seen) :]])[sorting],
+                "intercept": np.append(head.tensors["intercept"], extended.intercept[len(seen) :])[sorting],
+            }
             heads[part] = Head(head.rung, joint[sorting], tensors, head.numbers, head.items + len(rows))
+        for part in [part for part in heads if len(part) > 1]:
+            others = [heads[one].classes for one in heads if set(one) < set(part)]
+            if not np.isin(np.concatenate(others), heads[part].classes).all():
+                del heads[part]
         grown = Recognizer(**self.get_params())
         grown.classes_ = every[order]
         counts = np.zeros(len(every), dtype=np.int64)
@@ -393,7 +416,8 @@ class Recognizer:
     def save(self, folder: str | Path) -> None:
         """Write the recogniser as a folder of JSON and safetensors, whole or not at all.
 
-        A recogniser that was saved there before is replaced.
+        A recogniser that was saved there before is replaced. The `options` of the rungs, which fitting alone needs, are
+        not kept.
 
         Raises:
             ChiasmError: the folder exists and is something else.
@@ -490,26 +514,55 @@ def _names(
     if not arrays.shared:
         raise ChiasmError("names of classes need a shared space: give the items' vectors in it as `shared`")
     width = next(iter(arrays.shared.values())).shape[1]
-    vectors = np.array([np.asarray(vector, dtype=np.float32) for vector in names.values()])
-    if vectors.ndim != 2 or vectors.shape[1] != width or not np.isfinite(vectors).all():
-        raise ChiasmError(f"names of classes must be finite vectors of width {width}, as the shared space has")
-    return vectors, np.searchsorted(classes, np.array(list(names)))
+    rows = [np.asarray(vector, dtype=np.float32) for vector in names.values()]
+    bad = [label for label, row in zip(names, rows, strict=True) if row.shape != (width,) or not np.isfinite(row).all()]
+    if bad:
+        raise ChiasmError(
+            f"names of classes must be finite vectors of width {width}, as the shared space has; that of {bad[0]!s} is not"
+        )
+    return np.stack(rows), np.searchsorted(classes, np.array(list(names)))
+
+
+def _joined(own: Shaped[np.ndarray, " classes"], more: list[Any], what: str) -> Shaped[np.ndarray, " all"]:
+    """Classes and more of them, all of one kind."""
+    other = label_codes(more, what=what)[0]
+    if (own.dtype.kind == "U") != (other.dtype.kind == "U"):
+        raise LabelError(
+            f"{what} are such as {other[0].item()!r} where labels are such as {own[0].item()!r}: make them of one kind"
+        )
+    return np.union1d(own, other)
+
+
+def _refuse_unlike(other: ModalityArrays, arrays: ModalityArrays, what: str) -> None:
+    """Items beside the labelled ones must be embedded as these are."""
+    for name in arrays.modalities:
+        for kind, mine, theirs in (
+            ("its own embedding", arrays.vectors, other.vectors),
+            ("its vector in the shared space", arrays.shared, other.shared),
+        ):
+            widths = [part[name].shape[1] if name in part else None for part in (mine, theirs)]
+            if name in other.modalities and widths[0] != widths[1]:
+                raise ChiasmError(
+                    f"{what}: {name} must be embedded as the items learned from; {kind} is of width {widths[1]}, there "
+                    f"{widths[0]}"
+                )
 
 
 def _known(
     source: Labelled, classes: Shaped[np.ndarray, " classes"]
 ) -> tuple[ModalityArrays, Int[np.ndarray, " known"]]:
     """The items of a source whose class is among those of the target."""
-    labels = np.asarray(source.labels)
-    if labels.shape != (len(source.arrays),):
-        raise LabelError(f"the source has {len(source.arrays)} items but labels of shape {labels.shape}")
-    shared = np.flatnonzero(np.isin(labels, classes))
+    if np.shape(source.labels) != (len(source.arrays),):
+        raise LabelError(f"the source has {len(source.arrays)} items but labels of shape {np.shape(source.labels)}")
+    theirs, codes = label_codes(source.labels, what="labels of the source")
+    same = (theirs.dtype.kind == "U") == (classes.dtype.kind == "U")
+    shared = np.flatnonzero(np.isin(theirs, classes)[codes]) if same else np.arange(0)
     if not len(shared):
         raise LabelError(
-            f"no label of the source, such as {labels[0]!s}, is among the {len(classes)} classes of the target, such as "
-            f"{classes[0]!s}: rename them, or leave the source out"
+            f"no label of the source, such as {theirs[:1].tolist()}, is among the {len(classes)} classes of the target, "
+            f"such as {classes[0]!s}: rename them, or leave the source out"
         )
-    return source.arrays.take(shared), np.searchsorted(classes, labels[shared])
+    return source.arrays.take(shared), np.searchsorted(classes, theirs[codes[shared]])
 
 
 def _refuse_empty_items(arrays: ModalityArrays, known: Subset, *, fitted: Subset | None = None) -> None:
@@ -633,7 +686,7 @@ def _restored(description: dict[str, Any], tensors: dict[str, Shaped[np.ndarray,
             if array.dtype.kind != "f" or not np.isfinite(array).all():
                 raise ValueError(f"head.{name}.{key} should be finite floats")
         head = Head(entry["rung"], known, arrays, entry["numbers"], int(entry["items"]))
-        width = features.width(part) if part else sum(len(one) == 1 for one in heads) * len(classes)
+        width = features.width(part) if part else len(description["main"]) * len(classes)
         probe = head.logits(np.zeros((1, width), np.float32))  # arrays that do not fit together fail here
         if probe.shape != (1, len(known)):
             raise ValueError(f"a head of {part} has {probe.shape[1]} logits for {len(known)} classes")

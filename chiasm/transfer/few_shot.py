@@ -222,7 +222,8 @@ class TipAdapter(_CosineClassifier):
     """Recognise by likeness to every labelled row, beside the names of the classes: Zhang et al. 2022 (Tip-Adapter).
 
     Logits are `scale * (cosine to the name + ratio * sum_j exp(-sharpness * (1 - cosine to row j)))`, the sum over rows
-    of the class, divided by the mean number of rows a class. Without names it is the cache alone.
+    of the class, divided by the mean number of rows a class. Without names it is the cache alone. A class with a name
+    and no rows has an empty cache: beside classes with rows it is seldom found.
 
     Args:
         folds: to choose scale, sharpness and ratio on.
@@ -263,13 +264,13 @@ class TipAdapter(_CosineClassifier):
         """
         rows, labels, weight, group = self._checked(X, y, sample_weight, groups, anchors, extra)
         own = len(labels)
-        if own + (0 if extra is None else len(extra)) > LARGEST_CACHE:
-            raise LabelError(f"a Tip-Adapter keeps at most {LARGEST_CACHE} rows; got {own}. Use the linear probe")
+        kept = own if extra is None else own + len(extra)
+        if kept > LARGEST_CACHE:
+            raise LabelError(f"a Tip-Adapter keeps at most {LARGEST_CACHE} rows; got {kept}. Use the linear probe")
         parts = [labels] + [shots.y for shots in (extra, anchors) if shots is not None]
         self.classes_, codes = label_codes(np.concatenate(parts))
         _refuse_one_class(self.classes_, own)
         number = len(self.classes_)
-        kept = own if extra is None else own + len(extra)
         self.keys_ = rows if extra is None else np.vstack([rows, _unit(extra.X.astype(rows.dtype))])
         weights = weight if extra is None else np.concatenate([weight, extra.weight])
         values = np.zeros((kept, number))

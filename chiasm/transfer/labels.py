@@ -63,9 +63,9 @@ class Shots:
             np.concatenate([self.weight, other.weight]),
         )
 
-    def scaled(self, factor: float) -> Shots:
-        """The same rows, all weights multiplied."""
-        return Shots(self.X, self.y, self.weight * factor)
+    def take(self, rows: Int[np.ndarray, " some"]) -> Shots:
+        """Some of the rows."""
+        return Shots(self.X[rows], np.asarray(self.y)[rows], self.weight[rows])
 
 
 def label_codes(
@@ -160,7 +160,7 @@ def _deal_groups(
     """Deal groups, the largest first, to the fold with the least of the group's classes, then of items."""
     order = rng.permutation(len(counts))
     order = order[np.argsort(-counts.sum(axis=1)[order], kind="stable")]
-    total = counts.sum(axis=0)
+    total = np.maximum(counts.sum(axis=0), 1)  # a class may have no row here
     held = np.zeros((folds, counts.shape[1]))
     fold = np.empty(len(counts), dtype=np.int64)
     for g in order:

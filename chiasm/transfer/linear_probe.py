@@ -347,6 +347,60 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         return path[best].mean_weights
 
 
+def fit_folds(
+    X: Float[np.ndarray, "rows dim"],
+    y: Shaped[np.ndarray, " rows"],
+    trained: Bool[np.ndarray, "folds rows"],
+    *,
+    strength: float,
+    class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+    extra: Shots | None = None,
+) -> list[LinearProbe]:
+    """A probe for each of some selections of the rows, all of one strength and solved together.
+
+    Each is what `LinearProbe(strengths=[strength]).fit` gives on its rows, to the precision stated there. (Ten folds of 516
+    rows of 2,048 columns in 11 classes: 0.5 s, one after the other 1.9 s.)
+
+    Args:
+        X: embeddings, finite.
+        y: one label a row.
+        trained: which rows each probe learns from; with the extra ones, every probe has rows of every class.
+        strength: of the penalty, above 0.
+        class_weight: see `LinearProbe`.
+        extra: rows that every probe learns from.
+    """
+    every = X if extra is None else np.vstack([X, extra.X.astype(X.dtype)])
+    classes, codes = label_codes(y if extra is None else np.concatenate([y, extra.y]))
+    more = np.ones((len(trained), 0)) if extra is None else np.tile(extra.weight, (len(trained), 1))
+    weights = np.hstack([trained, more]).astype(np.float64)
+    used = np.flatnonzero(weights.any(axis=0))
+    codes, weights = codes[used], weights[:, used]
+    probes = []
+    for number, weight in enumerate(weights):
+        probe = LinearProbe(strengths=[strength], class_weight=class_weight)
+        probe.classes_, probe.n_features_in_ = classes, every.shape[1]
+        weights[number] = weight * probe._class_weights(codes, weight)[codes]
+        probes.append(probe)
+    work = len(used) * min(every.shape) * len(classes) * len(trained)
+    with _blas().limit(limits=1, user_api="blas") if work < _WORTH_THREADS else nullcontext():
+        coordinates = _coordinates(every, used)
+        rows, leading = coordinates.rows, coordinates.leading
+        tolerance = 1e-8 if rows.dtype == np.float32 else 1e-18
+        # All start from the solution of their mean, which is near all of theirs.
+        mean = _Problem(rows, leading, codes, weights.mean(axis=0, keepdims=True).astype(rows.dtype), len(classes))
+        near = _minimise(mean, strength, mean.first_guess(), _PATH_TOLERANCE).weights
+        problem = _Problem(rows, leading, codes, weights.astype(rows.dtype), len(classes))
+        solution = _minimise(problem, strength, np.repeat(near, len(weights), axis=1), tolerance)
+    for number, probe in enumerate(probes):
+        probe.strength_, probe.strengths_ = strength, np.array([strength])
+        probe.cv_scores_, probe.at_end_ = np.empty((0, 1)), False
+        probe.n_iter_ = int(solution.iterations[number])
+        probe.coef_, probe.intercept_ = coordinates.restore(solution.weights[:, number])
+        if len(classes) == 2:
+            probe.coef_, probe.intercept_ = np.diff(probe.coef_, axis=0), np.diff(probe.intercept_)
+    return probes
+
+
 def softmax(logits: Float[np.ndarray, "rows classes"]) -> Float[np.ndarray, "rows classes"]:
     """Probabilities from logits, row by row, without overflow."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -1,0 +1,310 @@
+"""What a column asks for: its raw values -> classes, several labels an item, or a number.
+
+This module knows how people write targets in tables, and says what is wrong with a column before anything is learned
+from it. Where columns come from is left to `chiasm.api`; what is learned, to `chiasm.recognition.recognizer` (classes)
+and `chiasm.recognition.predictor` (labels and numbers).
+
+The rules, in their order, over the values that are not missing (None, NaN and empty or blank text are):
+
+1. Any list or tuple of texts makes the column `"labels"`. So does text with ";" or "|", if at least half of all labels
+   that the texts split into are labels that occur in more than one value: "red;round". An empty list, or separators with
+   nothing between them, is an item that has none of the labels; it is not missing.
+2. Numbers, or texts that all are numbers, of which one has a fractional part or that have more than 20 distinct values,
+   make it `"number"`. Text with a leading zero ("007") is a code and no number; booleans are none either.
+3. Everything else is `"classes"`.
+
+Two kinds of column are refused, since they name items: one with more than 20 values that are all different (unless they
+are numbers of rule 2), and more than 20 whole numbers that count without a gap. Whoever knows better says the task.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from chiasm.errors import LabelError
+from chiasm.transfer.labels import Unchecked
+
+TaskName: TypeAlias = Literal["classes", "labels", "number"]
+
+MOST_CLASSES_OF_NUMBERS = 20
+"""Distinct whole numbers up to which a column is of classes, and distinct values up to which none is taken for names of
+items."""
+
+_SEPARATOR = re.compile(r"[;|]")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_CODE = re.compile(r"[+-]?0\d")
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """A column as something to learn.
+
+    Attributes:
+        column: its name.
+        task: what it asks for.
+        values: `classes`: numbers of `names`, -1 where missing. `labels`: booleans, a column for each of `names`, False
+            where missing. `number`: floats, NaN where missing.
+        known: which items are not missing.
+        names: the classes (text, numbers or booleans) or labels (text), sorted; none of a `number`.
+    """
+
+    column: str
+    task: TaskName
+    values: Shaped[np.ndarray, "items ..."]
+    known: Bool[np.ndarray, " items"]
+    names: Shaped[np.ndarray, " names"]
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def take(self, rows: Int[np.ndarray, " rows"]) -> Targets:
+        """The same for some items."""
+        return Targets(self.column, self.task, self.values[rows], self.known[rows], self.names)
+
+    @property
+    def y(self) -> Shaped[np.ndarray, "known ..."]:
+        """What an estimator of the task learns from, for the known items: classes, booleans by label, or numbers."""
+        known = self.values[self.known]
+        y: Shaped[np.ndarray, "known ..."] = self.names[known] if self.task == "classes" else known
+        return y
+
+
+def infer_task(values: Iterable[Any] | Unchecked, *, column: str) -> TaskName:
+    """What a column asks for, by the rules at the top of the module.
+
+    Args:
+        values: one an item: None, text, numbers, booleans, or lists or tuples of texts.
+        column: its name, for messages.
+
+    Raises:
+        LabelError: all values are missing, some are of another type, or they name items.
+    """
+    known = [value for value in _plain(values, column) if not _is_missing(value)]
+    _refuse_none(known, column)
+    if any(isinstance(value, tuple) for value in known):
+        return "labels"
+    if _splits(known):
+        return "labels"
+    numbers = _numbers(known)
+    distinct = len(set(known))
+    if numbers is not None:
+        if any(number != math.floor(number) for number in numbers):
+            return "number"
+        if len(set(numbers)) > MOST_CLASSES_OF_NUMBERS:
+            if len(set(numbers)) == len(numbers) == max(numbers) - min(numbers) + 1:
+                raise LabelError(
+                    f"column {column!r} counts from {min(numbers):g} to {max(numbers):g} without a gap: it numbers the items "
+                    "and cannot be predicted. Name another column, or say task='number' if this is a quantity"
+                )
+            return "number"
+    if distinct == len(known) > MOST_CLASSES_OF_NUMBERS:
+        raise LabelError(
+            f"column {column!r} has {len(known)} values that are all different, such as {known[0]!r}: it names items, not "
+            "classes. Name another column, or say task='classes' if each is a class with one example"
+        )
+    return "classes"
+
+
+def parse_targets(
+    values: Iterable[Any] | Unchecked,
+    *,
+    column: str,
+    task: TaskName | Literal["auto"] = "auto",
+    labels: Sequence[Any] | None = None,
+) -> Targets:
+    """A column as something to learn.
+
+    Args:
+        values: as in `infer_task`.
+        column: its name, for messages.
+        task: what it asks for; `"auto"` looks at the values.
+        labels: all classes or labels that may occur, whether they do or not, such as those of a fitted model. By default
+            those that occur, which must be enough to learn from.
+
+    Raises:
+        LabelError: as `infer_task`; there is no such task; a value does not fit the task or is none of `labels`; or
+            nothing can be learned: one class or one number only, or no label that some items have and others lack.
+    """
+    plain = _plain(values, column)
+    if task not in ("auto", *get_args(TaskName)):
+        raise LabelError(f"there is no task {task!r}: say 'auto', {', '.join(map(repr, get_args(TaskName)))}")
+    known = np.array([not _is_missing(value) for value in plain], dtype=bool)
+    _refuse_none([value for value, has in zip(plain, known, strict=True) if has], column)
+    named: TaskName = infer_task(plain, column=column) if task == "auto" else task
+    if named == "number":
+        if labels is not None:
+            raise LabelError(f"column {column!r} is of numbers, which have no labels: leave `labels` out")
+        return _as_numbers(plain, known, column)
+    if named == "labels":
+        return _as_labels(plain, known, column, labels)
+    return _as_classes(plain, known, column, labels)
+
+
+def _plain(values: Iterable[Any] | Unchecked, column: str) -> list[Any]:
+    """Python's own types: text without blanks around it, tuples of such texts, numbers, booleans, None."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise LabelError(f"column {column!r} must be one value an item; got {values!r:.80}")
+    plain = []
+    for row, given in enumerate(values):
+        value = given.item() if isinstance(given, np.generic) else given
+        if isinstance(value, list | tuple | set | frozenset | np.ndarray):
+            parts = sorted(value) if isinstance(value, set | frozenset) else list(value)
+            wrong = [part for part in parts if not isinstance(part, str)]
+            if wrong:
+                raise LabelError(
+                    f"column {column!r}, row {row}: the list {value!r:.80} holds {wrong[0]!r}: labels of an item must be "
+                    "text"
+                )
+            value = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+        elif isinstance(value, str):
+            value = value.strip()
+        elif value is not None and not isinstance(value, bool | int | float):
+            raise LabelError(
+                f"column {column!r}, row {row}: {value!r:.80} is a {type(value).__name__}; what is to be predicted must be "
+                "text, a number, a boolean or a list of texts"
+            )
+        plain.append(value)
+    return plain
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _refuse_none(known: Sequence[Any], column: str) -> None:
+    if not known:
+        raise LabelError(f"column {column!r} has no values, all are missing: label some items, or name another column")
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in _SEPARATOR.split(text) if part.strip()))
+
+
+def _splits(known: list[Any]) -> bool:
+    """Whether texts are several labels in one."""
+    if not all(isinstance(value, str) for value in known) or not any(_SEPARATOR.search(value) for value in known):
+        return False
+    counts = Counter(label for value in known for label in _split(value))
+    return 2 * sum(count for count in counts.values() if count > 1) >= counts.total() > 0
+
+
+def _numbers(known: list[Any]) -> list[float] | None:
+    """The values as numbers, if all are."""
+    numbers = []
+    for value in known:
+        if isinstance(value, bool | tuple):
+            return None
+        if isinstance(value, str) and (not _NUMBER.fullmatch(value) or _CODE.match(value)):
+            return None
+        numbers.append(float(value))
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
+def _as_numbers(plain: list[Any], known: Bool[np.ndarray, " items"], column: str) -> Targets:
+    numbers = np.full(len(plain), np.nan)
+    for row in np.flatnonzero(known):
+        value = plain[row]
+        is_number = isinstance(value, int | float) or (isinstance(value, str) and _NUMBER.fullmatch(value))
+        number = float(value) if is_number else math.nan
+        if not math.isfinite(number):
+            raise LabelError(
+                f"column {column!r}, row {row}: {value!r:.80} is not a finite number (write 1234.5, without units): mend or "
+                "empty such cells, or say another task"
+            )
+        numbers[row] = number
+    if len(np.unique(numbers[known])) < 2:
+        raise LabelError(
+            f"column {column!r}: all {int(known.sum())} values are {numbers[known][0]:g}: there is nothing to predict"
+        )
+    return Targets(column, "number", numbers, known, np.empty(0, dtype=np.str_))
+
+
+def _as_labels(
+    plain: list[Any], known: Bool[np.ndarray, " items"], column: str, given: Sequence[Any] | None
+) -> Targets:
+    rows: list[tuple[str, ...]] = []
+    for row, value in enumerate(plain):
+        if not known[row]:
+            rows.append(())
+        elif isinstance(value, str):
+            rows.append(_split(value))
+        elif isinstance(value, tuple):
+            rows.append(value)
+        else:
+            raise LabelError(
+                f"column {column!r}, row {row}: {value!r:.80} is no list of labels: write them as text such as 'red;round', "
+                "or say another task"
+            )
+    counts = Counter(label for labels in rows for label in labels)
+    names = np.array(sorted(counts) if given is None else sorted({str(name) for name in given}), dtype=np.str_)
+    place = {str(name): number for number, name in enumerate(names)}
+    values = np.zeros((len(rows), len(names)), dtype=bool)
+    for row, labels in enumerate(rows):
+        for label in labels:
+            if label not in place:
+                raise _unknown(label, list(place), column, row)
+            values[row, place[label]] = True
+    if given is not None:
+        return Targets(column, "labels", values, known, names)
+    told = values[known]
+    if not (told.any(axis=0) & ~told.all(axis=0)).any():
+        raise LabelError(
+            f"column {column!r}: {int(known.sum())} items {'have the same labels' if told.any() else 'have no label'}: "
+            "at least one label is needed that some items have and others lack"
+        )
+    if max(counts.values()) == 1 and len(counts) > MOST_CLASSES_OF_NUMBERS:
+        raise LabelError(
+            f"column {column!r}: each of its {len(counts)} labels, such as {next(iter(counts))!r}, occurs once: nothing can "
+            "be learned from that. Name another column, or labels that several items have"
+        )
+    return Targets(column, "labels", values, known, names)
+
+
+def _as_classes(
+    plain: list[Any], known: Bool[np.ndarray, " items"], column: str, given: Sequence[Any] | None
+) -> Targets:
+    texts = [row for row in np.flatnonzero(known) if isinstance(plain[row], str)]
+    lists = [row for row in np.flatnonzero(known) if isinstance(plain[row], tuple)]
+    if lists:
+        raise LabelError(
+            f"column {column!r}, row {lists[0]}: {list(plain[lists[0]])!r:.80} is a list, a class is one value: say "
+            "task='labels'"
+        )
+    if texts and len(texts) < known.sum():
+        other = next(row for row in np.flatnonzero(known) if not isinstance(plain[row], str))
+        raise LabelError(
+            f"column {column!r} mixes text such as {plain[texts[0]]!r:.80} (row {texts[0]}) and numbers such as "
+            f"{plain[other]!r} (row {other}): make them all text or all numbers"
+        )
+    present = np.array([plain[row] for row in np.flatnonzero(known)])
+    names = np.unique(present if given is None else np.array(list(given)))
+    place = {name: number for number, name in enumerate(names.tolist())}
+    codes = np.full(len(plain), -1, dtype=np.int64)
+    for row in np.flatnonzero(known):
+        if plain[row] not in place:
+            raise _unknown(plain[row], list(place), column, int(row))
+        codes[row] = place[plain[row]]
+    if given is None and len(names) < 2:
+        raise LabelError(
+            f"column {column!r}: all {len(present)} values are {present[0]!s}: at least 2 classes are needed"
+        )
+    return Targets(column, "classes", codes, known, names)
+
+
+def _unknown(label: Any, names: list[Any], column: str, row: int) -> LabelError:
+    close = difflib.get_close_matches(str(label), [str(name) for name in names], n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    listed = ", ".join(str(name) for name in names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return LabelError(
+        f"column {column!r}, row {row}: {label!r} is none of the {len(names)} labels ({listed}); {meant}"
+        "Mend the cell or add the label"
+    )
