@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
-from chiasm import encoders, media
+from chiasm import encoders, learning, media
 from chiasm.arrays import (
     Labelled,
     Pairs,
@@ -27,18 +27,19 @@ from chiasm.arrays import (
     modality_arrays,
     pairs_of,
 )
-from chiasm.assessment import Predicted
 from chiasm.collection import AddReport, Collection, Progress, Vectors
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, CollectionError, LabelError, SpaceError
-from chiasm.evaluation.splits import crossing, few_shot_split, grouped_stratified_folds, holdout_split
+from chiasm.evaluation.splits import few_shot_split, holdout_split
+from chiasm.learning import FOLDS, ProtocolName
 from chiasm.manifest import read_manifest
 from chiasm.models import load_model
 from chiasm.recognition import Labelled as LabelledArrays
 from chiasm.recognition import Recognizer
 from chiasm.recognition.fitting import FusionName, SemiName
 from chiasm.recognition.heads import RungName
+from chiasm.recognition.tasks import Targets, TaskName
 from chiasm.recognition.tuning import SamplerName
 from chiasm.retrieval.index import ExactIndex, Hit
 from chiasm.space import LearnedMap, Space, saved_spaces, start_space
@@ -49,9 +50,6 @@ if TYPE_CHECKING:
 
 START = "start"
 HELD_OUT = 0.2  # share of the pairs, whole groups, that `align` measures itself on
-FOLDS = 5
-
-ProtocolName = Literal["learning-curve", "held-out-classes", "incremental", "random-split"]
 
 OnProgress = Callable[[Progress], None]
 
@@ -144,6 +142,7 @@ class Prediction:
     modalities: tuple[Modality, ...]  # what the prediction is made from
     set: tuple[str, ...] = ()  # classes that hold the true one as often as was asked
     unknown: bool = False  # like nothing that the model knows, at the false-alarm rate that was asked
+    columns: dict[str, Any] = field(default_factory=dict)  # of a model of numbers, several labels or several columns
 
 
 @dataclass(frozen=True)
@@ -400,6 +399,7 @@ def fit(
     *,
     label: str,
     out: str | Path,
+    task: TaskName | Literal["auto"] = "auto",
     modalities: Sequence[Modality] | None = None,
     shots: int | None = None,
     where: str | None = None,
@@ -425,8 +425,13 @@ def fit(
 
     Args:
         collection: where the items are.
-        label: the column that holds the classes. Items without a value are left out.
+        label: the column to predict, or several with commas between. Items without a value are left out; of several
+            columns, items need one.
         out: the folder to write; a model that is there is replaced.
+        task: what the column holds: `"classes"`, `"labels"` (several an item, with ";" or "|" between) or `"number"`.
+            `"auto"` looks at the values. Only one column of classes has the choices from `shots` on (but `group`):
+            numbers and labels are predicted by ridge and logistic regression, several columns also by one network that
+            learns them together, each column by what is better on held-out items.
         modalities: what to learn from. Default: all that the items have. Any subset works when predicting.
         shots: train on so many items a class, drawn at random, and measure on the rest. Default: train on all, and
             measure each item by heads that did not see it (five folds).
@@ -469,7 +474,19 @@ def fit(
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
     space = _start(opened, networks)
-    data = labelled_items(opened, networks, space, [label], modalities=modalities, where=where, group=group)
+    columns = [label] if label in opened.columns() else [part.strip() for part in label.split(",")]
+    data = labelled_items(opened, networks, space, columns, modalities=modalities, where=where, group=group)
+    targets = learning.targets_of(data, task) if len(columns) > 1 or task != "classes" else []
+    if len(columns) > 1 or (targets and targets[0].task != "classes"):
+        refused = {
+            "shots": shots, "adapter": adapter != "auto", "fusion": fusion != "auto", "source": source, "semi": semi,
+            "class_weight": class_weight, "tune": tune, "also": also, "nested": nested, "log_dir": log_dir,
+        }  # fmt: skip
+        given = [name for name, value in refused.items() if value]
+        if given:
+            what = "several columns" if len(columns) > 1 else f"{label!r}, a column of {targets[0].task}"
+            raise ChiasmError(f"{', '.join(given)}: only for one column of classes, not for {what}. Leave it out")
+        return _fit_columns(opened, data, targets, label, Path(out), report, seed)
     labels = classes_of(data, label)
     embedded = class_names(sorted(set(labels.tolist())), space, networks) if names else {}
     options = RungOptions()
@@ -521,19 +538,19 @@ def fit(
         unlabelled=data.unlabelled,
     )
     if shots is not None:
-        found = _recognised(model, data, labels, split.test)
+        found = learning.recognised(model, data, labels, split.test)
         measured = f"{len(split.test)} other items, after {shots} a class for training"
     elif nested:
-        found = _cross_validated(make, data, labels, embedded, other, seed)
+        found = learning.cross_validated(make, data, labels, embedded, other, seed)
         measured = f"all {len(labels)} items, each by a recogniser fitted without it ({FOLDS} outer folds)"
     else:
-        found = _held_out(model, data, labels)
+        found = learning.held_out(model, data, labels)
         measured = (
             f"{len(found)} of {len(labels)} items, each by heads that did not see it ({FOLDS} folds; rung and fusion were "
             "chosen on the same folds)"
         )
     metrics = measure(found)
-    besides = _protocols(also, make, data, labels, embedded, other, seed)
+    besides = learning.protocols(also, make, data, labels, embedded, other, seed)
     result = FitReport(
         model=str(Path(out)),
         label=label,
@@ -544,7 +561,7 @@ def fit(
         measured=measured,
         metrics=metrics,
         chosen=model.details_.as_dict(),
-        duplicates=_duplicates(data, labels, seed),
+        duplicates=learning.duplicates(data, labels, seed),
         also={name: value.as_dict() for name, value in besides.items()}
         | ({} if tuning is None else {"tuning": tuning.as_dict()}),
     )
@@ -563,6 +580,59 @@ def fit(
         page.section("Splits", result.duplicates)
         for value in besides.values():
             show_protocol(page, value)
+        page.save(report)
+    return result
+
+
+def _fit_columns(
+    opened: Collection,
+    data: Labelled,
+    targets: Sequence[Targets],
+    label: str,
+    out: Path,
+    report: str | Path | None,
+    seed: int,
+) -> FitReport:
+    """Numbers, several labels an item, or several columns."""
+    from chiasm.models import Model, save_model
+    from chiasm.recognition.multitask import MultiTaskPredictor
+
+    def make() -> MultiTaskPredictor:
+        return MultiTaskPredictor(random_state=seed)
+
+    if len(targets) == 1:
+        found = learning.cross_validated_columns(make, data, targets, seed)
+        measured = f"all {len(data.ids)} items, each by a predictor fitted without it ({FOLDS} folds)"
+    else:
+        split = holdout_split(HELD_OUT, groups=data.groups, seed=seed)
+        part = [target.take(split.train) for target in targets]
+        trained = make().fit(data.arrays.take(split.train), part, groups=data.groups[split.train])
+        found = learning.predict_columns(trained, data, targets, split.test)
+        measured = f"{len(split.test)} items that were held out; the model has then learned from all"
+    predictor = make().fit(data.arrays, targets, groups=data.groups)
+    metrics = learning.measure_columns(found)
+    result = FitReport(
+        model=str(out),
+        label=label,
+        classes=tuple(str(name) for name in targets[0].names) if len(targets) == 1 else (),
+        modalities=tuple(data.fingerprints),
+        items=len(data.ids),
+        unlabelled=0 if data.unlabelled is None else len(data.unlabelled),
+        measured=measured,
+        metrics=metrics,
+        chosen=predictor.details_.as_dict(),
+        duplicates=f"{data.alike} items are copies or near-duplicates of others and are kept on one side of every split.",
+    )
+    model = Model(predictor, opened.encoder, label, dict(data.fingerprints), frozenset(data.ids), result.as_dict())
+    save_model(out, model)
+    if report is not None:
+        from chiasm.assessment import show_columns
+        from chiasm.report import Page
+
+        page = Page(
+            f"{label}: {', '.join(target.task for target in targets)}", f"Model {out.name}. Measured on {measured}."
+        )
+        show_columns(page, found, predictor.details_)
         page.save(report)
     return result
 
@@ -601,25 +671,19 @@ def predict(
         found = embedded_items(collection, ids, saved.fingerprints)
         has_any = [modality for modality in found.arrays if found.present[modality].any()]
         usable = np.flatnonzero(np.any([*found.present.values()], axis=0))
-        said = None
         if len(usable):
             arrays = modality_arrays(found, _start(collection, networks), has_any, usable)
-            said = saved.recognizer.recognise(arrays, level=level, false_alarm_rate=false_alarm_rate)
+            said = learning.say(saved.predictor, arrays, level=level, false_alarm_rate=false_alarm_rate)
     number_of = {row: number for number, row in enumerate(usable.tolist())}
-    names = [str(name) for name in saved.recognizer.classes_]
     predictions = []
     for row, item in enumerate(rows):
         has = tuple(modality for modality in saved.fingerprints if found.present[modality][row])
         path = next((files[0] for modality in MODALITIES if (files := item[modality])), None)
-        if row not in number_of or said is None:
-            predictions.append(Prediction(ids[row], path, None, None, {}, ()))
-            continue
-        number = number_of[row]
-        values = dict(zip(names, said.probabilities[number].tolist(), strict=True))
-        best = names[int(said.probabilities[number].argmax())]
-        inside = tuple(name for name, held in zip(names, said.sets[number], strict=True) if held)
-        unknown = bool(said.unknown[number])
-        predictions.append(Prediction(ids[row], path, best, values[best], values, has, inside, unknown))
+        empty = Prediction(ids[row], path, None, None, {}, ())
+        if row in number_of:
+            predictions.append(replace(empty, modalities=has, **said[number_of[row]]))
+        else:
+            predictions.append(empty)
     return PredictReport(tuple(predictions), added.outcomes)
 
 
@@ -836,148 +900,6 @@ def _source_items(source: str | Path, label: str, data: Labelled, space: Space, 
     return LabelledArrays(found.arrays, found.labels)
 
 
-def _recognised(
-    model: Recognizer, data: Labelled, labels: Shaped[np.ndarray, " items"], rows: Int[np.ndarray, " rows"]
-) -> Predicted:
-    """What a recogniser says of items that it did not learn from."""
-    said = model.recognise(data.arrays.take(rows))
-    return _predicted(data, labels, rows, model, said.labels, said.probabilities, said.sets, said.unknown)
-
-
-def _held_out(model: Recognizer, data: Labelled, labels: Shaped[np.ndarray, " items"]) -> Predicted:
-    """What the heads of the folds said of the items that they did not see, calibrated as the recogniser is.
-
-    Items that no fold could hold out (the only one of their class) are left out.
-    """
-    log = model.fitted_.held_out
-    assert log is not None  # of a recogniser that was just fitted there always is
-    rows = np.flatnonzero(np.isfinite(log).any(axis=1))
-    if not len(rows):
-        raise LabelError(
-            "no item can be held out to measure on: label a second item of some classes, or give the classes names that "
-            "are words"
-        )
-    known = np.where(np.isnan(log), -np.inf, log)
-    probabilities = np.empty((len(labels), len(model.classes_)))
-    sets = np.ones(probabilities.shape, dtype=bool)
-    for subset, part in data.arrays.by_subset(model.fitted_.features.modalities):
-        members = part[np.isin(part, rows)]
-        calibration = model.fitted_.calibrations.get(subset)
-        normal = np.exp(known[members])
-        probabilities[members] = normal if calibration is None else calibration.apply(known[members])
-        if subset in model.fitted_.sets:
-            sets[members] = model.fitted_.sets[subset].sets(probabilities[members])
-    guesses = model.classes_[probabilities[rows].argmax(axis=1)]
-    return _predicted(data, labels, rows, model, guesses, probabilities[rows], sets[rows], None)
-
-
-def _cross_validated(
-    make: Callable[[], Recognizer],
-    data: Labelled,
-    labels: Shaped[np.ndarray, " items"],
-    names: Mapping[str, Float[np.ndarray, " dim"]],
-    source: LabelledArrays | None,
-    seed: int,
-) -> Predicted:
-    """Every item by a recogniser that was fitted without it."""
-    from chiasm.evaluation.protocols import cross_validate
-
-    found = cross_validate(
-        make, data.arrays, labels, folds=FOLDS, groups=data.groups, names=names or None, source=source, seed=seed
-    )
-    return Predicted(
-        kind="classes",
-        ids=data.ids,
-        media=data.media,
-        groups=data.groups,
-        classes=tuple(str(name) for name in found.classes),
-        true=labels,
-        predicted=np.asarray(found.labels, dtype=str),
-        probabilities=found.probabilities,
-        sets=found.sets,
-        unknown=found.unknown,
-        level=found.level,
-    )
-
-
-def _protocols(
-    wanted: Sequence[ProtocolName],
-    make: Callable[[], Recognizer],
-    data: Labelled,
-    labels: Shaped[np.ndarray, " items"],
-    names: Mapping[str, Float[np.ndarray, " dim"]],
-    source: LabelledArrays | None,
-    seed: int,
-) -> dict[str, Any]:
-    """Results of `chiasm.evaluation.protocols` by name."""
-    from chiasm.evaluation import protocols
-
-    def run(name: ProtocolName) -> Any:
-        groups = data.groups
-        if name == "learning-curve":
-            return protocols.learning_curve(
-                make,
-                data.arrays,
-                labels,
-                seeds=range(seed, seed + 5),
-                groups=groups,
-                names=names or None,
-                source=source,
-            )
-        if name == "held-out-classes":
-            if set(labels.tolist()) - set(names):
-                raise LabelError("held-out-classes needs a space with text, and labels that are words")
-            return protocols.zero_shot_on_held_out_classes(make, data.arrays, labels, names=names, groups=groups)
-        if name == "incremental":
-            order = np.random.default_rng(seed).permutation(np.unique(labels)).tolist()
-            steps = [order[: len(order) // 2], *([one] for one in order[len(order) // 2 :])]
-            return protocols.incremental(
-                lambda: make().set_params(adapter="linear", fusion="concat"),
-                data.arrays, labels, steps=steps, groups=groups, seed=seed,
-            )  # fmt: skip
-        return protocols.random_split_leak(
-            make, data.arrays, labels, groups, folds=FOLDS, names=names or None, source=source, seed=seed
-        )
-
-    return {name: run(name) for name in wanted}
-
-
-def _predicted(
-    data: Labelled,
-    labels: Shaped[np.ndarray, " items"],
-    rows: Int[np.ndarray, " rows"],
-    model: Recognizer,
-    guesses: Shaped[np.ndarray, " rows"],
-    probabilities: Float[np.ndarray, "rows classes"],
-    sets: Bool[np.ndarray, "rows classes"],
-    unknown: Bool[np.ndarray, " rows"] | None,
-) -> Predicted:
-    return Predicted(
-        kind="classes",
-        ids=tuple(data.ids[row] for row in rows),
-        media=tuple(data.media[row] for row in rows),
-        groups=data.groups[rows],
-        classes=tuple(str(name) for name in model.classes_),
-        true=labels[rows],
-        predicted=np.asarray(guesses, dtype=str),
-        probabilities=probabilities,
-        sets=sets if model.fitted_.sets else None,
-        unknown=unknown if model.fitted_.detectors else None,
-    )
-
-
-def _duplicates(data: Labelled, labels: Shaped[np.ndarray, " items"], seed: int) -> str:
-    """How many items are alike, and how many a random split would have put opposite a mate."""
-    if not data.alike:
-        return "No item is a copy or a near-duplicate of another one."
-    splits = grouped_stratified_folds(labels, min(FOLDS, len(labels)), seed=seed)
-    opposite = sum(crossing(data.groups, split) for split in splits)
-    return (
-        f"{data.alike} items are copies or near-duplicates of others and are kept on one side of every split; a random one "
-        f"would have put {opposite} items opposite a mate."
-    )
-
-
 def _evaluate_model(
     path: Path,
     where_items: Path,
@@ -987,7 +909,7 @@ def _evaluate_model(
     report: str | Path | None,
     device: Device,
 ) -> Evaluation:
-    from chiasm.assessment import measure, show, show_choices
+    from chiasm.assessment import show_choices, show_columns
 
     saved = load_model(path)
     other = None if against is None else load_model(Path(against))
@@ -997,24 +919,22 @@ def _evaluate_model(
         if model is not None:
             model.check(fingerprints_of(networks))
     modalities = [modality for modality in MODALITIES if modality in saved.fingerprints]
-    data = labelled_items(
-        opened, networks, _start(opened, networks), [label or saved.label], modalities=modalities, where=where
-    )
+    columns = learning.columns_of(saved.predictor, label or saved.label)
+    data = labelled_items(opened, networks, _start(opened, networks), columns, modalities=modalities, where=where)
     learned = saved.trained_on | (frozenset() if other is None else other.trained_on)
     unseen = np.array([row for row, item in enumerate(data.ids) if item not in learned], dtype=int)
     rows = unseen if len(unseen) else np.arange(len(data.ids))
-    found = _recognised(saved.recognizer, data, data.labels, rows)
-    metrics = measure(found)
+    found = learning.predicted(saved.predictor, data, rows)
+    metrics = learning.measure_columns(found)
     measured = f"{len(rows)} items of {opened.path.name}"
     if len(unseen) and len(unseen) < len(data.ids):
         measured += f" that it was not trained on ({len(data.ids) - len(unseen)} others left out)"
     if other is not None:
-        metrics["against"] = _compared(found, _recognised(other.recognizer, data, data.labels, rows), str(against))
+        metrics["against"] = learning.compared(found, learning.predicted(other.predictor, data, rows), str(against))
     result = Evaluation(f"model {path.name}", measured, metrics, 0 if len(unseen) else len(rows))
     if report is not None:
         page = _page(result)
-        page.section("How well it recognises")
-        show(page, found, metrics)
+        show_columns(page, found)
         if other is not None:
             page.section(f"Against {Path(str(against)).name}", "On the same items; above 0, this model is better.")
             page.table(
@@ -1024,34 +944,10 @@ def _evaluate_model(
                     for name, part in metrics["against"]["metrics"].items()
                 ],
             )
-        show_choices(page, saved.recognizer.details_)
+        if isinstance(saved.predictor, Recognizer):
+            show_choices(page, saved.predictor.details_)
         page.save(report)
     return result
-
-
-def _compared(mine: Predicted, theirs: Predicted, name: str) -> dict[str, Any]:
-    """Two models on the same items: the difference of what each item scores."""
-    from chiasm.evaluation.diagnostics import paired_difference
-
-    def scores(found: Predicted) -> dict[str, Float[np.ndarray, " items"]]:
-        assert found.probabilities is not None
-        truth = found.true[:, None] == np.array(found.classes)[None, :]
-        brier = np.square(found.probabilities - truth).sum(axis=1) + (~truth.any(axis=1))
-        return {"accuracy": (found.true == found.predicted).astype(float), "minus Brier score": -brier}
-
-    ours, others = scores(mine), scores(theirs)
-    metrics = {}
-    for metric, values in ours.items():
-        difference = paired_difference(values, others[metric])
-        metrics[metric] = {
-            "this": float(values.mean()),
-            "other": float(others[metric].mean()),
-            "difference": difference.mean,
-            "standard_error": difference.standard_error,
-            "interval": [difference.interval.low, difference.interval.high],
-            "p_value": difference.p_value,
-        }
-    return {"model": name, "metrics": metrics}
 
 
 def _page(result: Evaluation) -> Page:

@@ -27,6 +27,7 @@ from chiasm.evaluation.metrics import (
 from chiasm.evaluation.protocols import HeldOutClassScores, Incremental, Leak, LearningCurve
 from chiasm.plots import Bar, Series
 from chiasm.recognition.fitting import Details
+from chiasm.recognition.multitask import MultiTaskDetails
 from chiasm.recognition.tuning import EVALUATOR, Tuning
 from chiasm.report import Example, Page
 from chiasm.types import Modality
@@ -89,6 +90,10 @@ def measure(found: Predicted) -> dict[str, Any]:
         return _measure_classes(found)
     if found.kind == "labels":
         metrics = multilabel_metrics(found.true, _probabilities(found), list(found.classes)).as_dict()
+        # What was predicted goes by the predictor's own thresholds; areas and the like need none.
+        decided = multilabel_metrics(found.true, found.predicted.astype(np.float64), list(found.classes)).as_dict()
+        by_threshold = ("subset_accuracy", "hamming", "precision", "recall", "f1", "support")
+        metrics |= {name: value for name, value in decided.items() if name.startswith(by_threshold)}
         return metrics | {
             "items": len(found),
             "intervals": _intervals(found, {"f1_micro": _f1_micro, "f1_macro": _f1_of_labels}),
@@ -208,6 +213,23 @@ def show(page: Page, found: Predicted, metrics: Mapping[str, Any]) -> None:
         page.media(examples)
     else:
         page.paragraph("There is none: every item was recognised.")
+
+
+def show_columns(page: Page, found: Mapping[str, Predicted], details: MultiTaskDetails | None = None) -> None:
+    """Sections on every column, and on whether learning them together paid."""
+    for column, predicted in found.items():
+        page.section("How well it recognises" if len(found) == 1 else f"Column {column}")
+        show(page, predicted, measure(predicted))
+    if details is not None and len(found) > 1:
+        page.section(
+            "Together or alone",
+            "Loss of each column on held-out items, by a predictor that knows this column alone and by one network that "
+            "learns all of them.",
+        )
+        page.table(
+            ("column", "alone", "together", "gain", "standard error", "taken", "why"),
+            [(r.column, r.alone, r.together, r.gain, r.standard_error, r.taken, r.why) for r in details.columns],
+        )
 
 
 def _show_metrics(page: Page, metrics: Mapping[str, Any]) -> None:

@@ -227,8 +227,11 @@ def statistics(
 @app.command()
 def fit(
     collection: CollectionPath,
-    label: Annotated[str, typer.Option(metavar="COLUMN", help="Column with the classes.")],
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="Column to predict, or several: A,B.")],
     out: Annotated[Path, typer.Option(metavar="MODEL", help="Folder to write the model to.")],
+    task: Annotated[
+        Literal["auto", "classes", "labels", "number"], typer.Option(help="What the column holds; auto looks at it.")
+    ] = "auto",
     modalities: Annotated[str | None, typer.Option(help="E.g. image,text. Default: all that the items have.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Train on so many a class, measure on the rest.")] = None,
     where: Where = None,
@@ -287,6 +290,7 @@ def fit(
             collection,
             label=label,
             out=out,
+            task=task,
             modalities=chosen,
             shots=shots,
             where=where,
@@ -311,18 +315,17 @@ def fit(
     if as_json:
         _print_json(found.as_dict())
         return
-    typer.echo(
-        f"{found.model}: {len(found.classes)} classes of {label!r} from {', '.join(found.modalities)}, "
-        f"{found.items} items trained on"
-    )
-    typer.echo(f"Adapter: {found.chosen['rung']}; modalities joined by: {found.chosen['fusion']}")
-    for words in (found.chosen["source"], found.chosen["semi"], found.duplicates):
+    what = f"{len(found.classes)} classes of {label!r}" if "rung" in found.chosen else label
+    typer.echo(f"{found.model}: {what} from {', '.join(found.modalities)}, {found.items} items trained on")
+    if "rung" in found.chosen:
+        typer.echo(f"Adapter: {found.chosen['rung']}; modalities joined by: {found.chosen['fusion']}")
+    for words in (found.chosen.get("source"), found.chosen.get("semi"), found.duplicates):
         if words:
             typer.echo(words)
     if "tuning" in found.also:
         typer.echo(found.also["tuning"]["warning"])
     typer.echo(f"Measured on {found.measured}:")
-    _print_classification(found.metrics)
+    _print_metrics(found.metrics)
     if "learning-curve" in found.also:
         table = _table("shots", "macro-F1", "95 % interval")
         for point in found.also["learning-curve"]["points"]:
@@ -408,12 +411,12 @@ def evaluate(
         _print_json(result.as_dict())
     else:
         typer.echo(f"{result.what}, on {result.measured}:")
-        if "accuracy" in result.metrics:
-            _print_classification(result.metrics)
+        if collection is None:
+            _print_table(_retrieval_table({"": result.metrics}))
+        else:
+            _print_metrics(result.metrics)
             if "against" in result.metrics:
                 _print_comparison(result.metrics["against"])
-        else:
-            _print_table(_retrieval_table({"": result.metrics}))
         if report is not None:
             typer.echo(f"Report: {report}")
     if result.seen:
@@ -518,7 +521,12 @@ def _retrieval_table(results: dict[str, dict[str, dict[str, float]]]) -> Table:
     return table
 
 
-def _print_classification(metrics: dict[str, Any]) -> None:
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    for column, of_column in metrics.get("columns", {}).items():
+        typer.echo(f"{column}:")
+        _print_metrics(of_column)
+    if "columns" in metrics:
+        return
     table = _table("metric", "value", "95 % interval")
     for name, value in metrics.items():
         if isinstance(value, float):

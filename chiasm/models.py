@@ -1,4 +1,4 @@
-"""Models: a recogniser with what it belongs to, kept as a folder.
+"""Models: a recogniser or predictor with what it belongs to, kept as a folder.
 
 A recogniser knows arrays only. A model also knows the encoder whose embeddings these are, the column they were labelled
 by and which items it has seen. Fitting one is `chiasm.api.fit`.
@@ -21,6 +21,9 @@ from chiasm.arrays import Labelled
 from chiasm.collection import write_whole
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition import Recognizer
+from chiasm.recognition.linear_heads import saved_format
+from chiasm.recognition.multitask import FORMAT as MULTI_TASK
+from chiasm.recognition.multitask import MultiTaskPredictor
 from chiasm.types import Modality
 
 FORMAT, FORMAT_VERSION = "chiasm-model", 2
@@ -32,15 +35,15 @@ class Model:
     """A recogniser with what it was fitted on.
 
     Attributes:
-        recognizer: the recogniser.
+        predictor: a `Recognizer` of one column of classes, or a predictor of any columns.
         encoder: name of the encoder, hub id or folder.
-        label: the column that it predicts.
+        label: the column that it predicts, several with commas between.
         fingerprints: modality -> fingerprint of the encoder that embedded it.
         trained_on: ids of the items that it learned from.
         report: what `fit` found out, for people.
     """
 
-    recognizer: Recognizer
+    predictor: Recognizer | MultiTaskPredictor
     encoder: str
     label: str
     fingerprints: Mapping[Modality, str]
@@ -81,7 +84,7 @@ def save_model(folder: Path, model: Model) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        model.recognizer.save(folder / "recognizer")
+        model.predictor.save(folder / "recognizer")
         write_whole(folder / "model.json", json.dumps(header, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise ChiasmError(f"the model {folder} cannot be written: {error}") from error
@@ -104,8 +107,9 @@ def load_model(folder: Path) -> Model:
             f"{folder} is {header.get('format')} version {header.get('format_version')}; this chiasm reads {FORMAT} "
             f"version {FORMAT_VERSION}. Fit it again"
         )
+    kind = MultiTaskPredictor if saved_format(folder / "recognizer") == MULTI_TASK else Recognizer
     return Model(
-        Recognizer.load(folder / "recognizer"),
+        kind.load(folder / "recognizer"),
         header["encoder"],
         header["label"],
         header["fingerprints"],

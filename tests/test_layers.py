@@ -28,6 +28,7 @@ LAYERS = (
     {"report"},
     {"assessment"},
     {"models"},
+    {"learning"},
     {"api"},
     {"demo"},
     {"cli"},

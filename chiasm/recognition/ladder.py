@@ -154,6 +154,7 @@ def climb(
     *,
     fold_of: Int[np.ndarray, " rows"],
     rungs: Sequence[RungName] = RUNGS,
+    networks_from: int = 0,
 ) -> Climb:
     """Try the rungs from the lowest on, and take a higher one only where it wins by more than a standard error.
 
@@ -166,6 +167,7 @@ def climb(
         options: of the rungs.
         fold_of: the fold of each row, -1 where it is never held out.
         rungs: those to try, in this order.
+        networks_from: rows from which the networks are tried.
 
     Raises:
         LabelError: none of the rungs can be fitted.
@@ -176,6 +178,8 @@ def climb(
     held: tuple[RungName, Float64[np.ndarray, "rows classes"], Float64[np.ndarray, " rows"]] | None = None
     for rung in rungs:
         reason = why_not(rung, task)
+        if not reason and rung in {"residual", "mlp"} and len(task.rows) < networks_from:
+            reason = f"networks are tried from {networks_from} rows on, or when asked for; there are {len(task.rows)}"
         if reason:
             reports.append(RungReport(rung, tried=False, taken=False, why=reason))
             continue
