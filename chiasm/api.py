@@ -404,6 +404,7 @@ def fit(
     shots: int | None = None,
     where: str | None = None,
     group: str | None = None,
+    alike: float = 0.97,
     adapter: RungName | Literal["auto"] = "auto",
     fusion: FusionName | Literal["auto"] = "auto",
     names: bool = True,
@@ -437,6 +438,8 @@ def fit(
             measure each item by heads that did not see it (five folds).
         where: only items that meet this SQL condition.
         group: column whose values keep items on one side of every split, such as the recording or patient they are of.
+        alike: cosine of the embeddings of two pictures, sounds or videos from which they count as near-duplicates and are
+            kept on one side of every split, too; above 1 none do.
         adapter: the rung of the ladder, or `"auto"`, see `chiasm.recognition.Recognizer`.
         fusion: how modalities are joined, or `"auto"`, see there.
         names: whether the names of the classes, embedded in the collection's space, count as one more shot each.
@@ -475,7 +478,9 @@ def fit(
     networks = encoders.resolve(opened.encoder, device=device)
     space = _start(opened, networks)
     columns = [label] if label in opened.columns() else [part.strip() for part in label.split(",")]
-    data = labelled_items(opened, networks, space, columns, modalities=modalities, where=where, group=group)
+    data = labelled_items(
+        opened, networks, space, columns, modalities=modalities, where=where, group=group, alike=alike
+    )
     targets = learning.targets_of(data, task) if len(columns) > 1 or task != "classes" else []
     if len(columns) > 1 or (targets and targets[0].task != "classes"):
         refused = {

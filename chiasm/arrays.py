@@ -206,12 +206,13 @@ def labelled_items(
     modalities: Sequence[Modality] | None = None,
     where: str | None = None,
     group: str | None = None,
+    alike: float = 0.97,
 ) -> Labelled:
     """Items that have an embedding and a value in at least one of the label columns.
 
     Items are of one group if they have the same picture, sound or video (or nothing but the same text), if these are
-    near-duplicates by their embeddings (cosine of at least 0.97; looked for among up to 20,000 items), or if they have
-    the same value in the group column.
+    near-duplicates by their embeddings (looked for among up to 20,000 items), or if they have the same value in the group
+    column.
 
     Args:
         collection: where they are.
@@ -221,6 +222,7 @@ def labelled_items(
         modalities: which embeddings to use. Default: all that the items have.
         where: only items that meet this SQL condition.
         group: a column whose values keep items together, such as the recording or patient they are of.
+        alike: cosine of two embeddings from which they count as near-duplicates; above 1 none do.
 
     Raises:
         LabelError: no such column or modality, or no such items.
@@ -251,14 +253,14 @@ def labelled_items(
     used = tuple(modality for modality in wanted if found.present[modality][keep].any())
     others = np.flatnonzero(~labelled & np.any([found.present[modality] for modality in used], axis=0))
     groups = _same_content(found.hashes, keep)
-    if len(keep) <= _MOST_FOR_DUPLICATES:
+    if len(keep) <= _MOST_FOR_DUPLICATES and alike <= 1:
         for modality in used:
             if modality != "text":  # equal captions are often the name of the class
                 has = np.flatnonzero(found.present[modality][keep])
                 near = np.arange(len(keep)) + len(keep)
-                near[has] = near_duplicate_groups(found.arrays[modality][keep[has]])
+                near[has] = near_duplicate_groups(found.arrays[modality][keep[has]], threshold=alike)
                 groups = merge_groups(groups, near)
-    alike = int((np.bincount(groups)[groups] > 1).sum())
+    mates = int((np.bincount(groups)[groups] > 1).sum())
     if group is not None:
         values = [rows[row][group] for row in keep]
         groups = merge_groups(
@@ -269,7 +271,7 @@ def labelled_items(
         modality_arrays(found, space, used, keep),
         {name: tuple(given[name][row] for row in keep) for name in labels},
         groups,
-        alike,
+        mates,
         modality_arrays(found, space, used, others) if len(others) else None,
         {modality: wanted[modality] for modality in used},
         tuple({modality: files[0] for modality in MODALITIES if (files := rows[row][modality])} for row in keep),

@@ -361,18 +361,22 @@ def _file(media: Mapping[Modality, str], modality: Modality) -> Path | None:
 
 def show_choices(page: Page, details: Details) -> None:
     """Sections on what the recogniser tried and chose: rungs, modalities, fusions, source."""
-    page.section(
-        "The ladder of adapters",
-        f"Taken: {details.rung}. A higher rung is taken only where its Brier score on held-out items is better than that of "
-        "the rung held before by more than one standard error.",
-    )
-    page.table(
-        ("adapter", "taken", "macro-F1", "Brier score", "better by", "standard error", "seconds", "why"),
-        [
-            (r.rung, r.taken, r.f1_macro, r.brier, r.better_by, r.standard_error, round(r.seconds, 2), r.why)
-            for r in details.rungs
-        ],
-    )
+    if any(report.tried for report in details.rungs):
+        page.section(
+            "The ladder of adapters",
+            f"Taken: {details.rung}. A higher rung is taken only where its Brier score on held-out items is better than that "
+            "of the rung held before by more than one standard error.",
+        )
+        page.table(
+            ("adapter", "taken", "macro-F1", "Brier score", "better by", "standard error", "seconds", "why"),
+            [
+                (r.rung, r.taken, r.f1_macro, r.brier, r.better_by, r.standard_error, round(r.seconds, 2), r.why)
+                for r in details.rungs
+            ],
+        )
+    else:
+        why = next(report.why for report in details.rungs if report.taken)
+        page.section("The ladder of adapters", f"Taken: {details.rung}, {why}.")
     if len(details.subsets) > 1:
         page.section("What each modality contributes", f"Joined by {details.fusion}.")
         if details.fusion_gain is not None:

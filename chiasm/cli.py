@@ -238,6 +238,9 @@ def fit(
     group: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Its values keep items on one side of every split.")
     ] = None,
+    alike: Annotated[
+        float, typer.Option(help="Cosine from which files count as near-duplicates, kept on one side as well.")
+    ] = 0.97,
     adapter: Annotated[
         Literal["auto", "zero-shot", "prototypes", "tip-adapter", "linear", "residual", "mlp"],
         typer.Option(help="Rung of the ladder; auto climbs as far as it pays."),
@@ -295,6 +298,7 @@ def fit(
             shots=shots,
             where=where,
             group=group,
+            alike=alike,
             adapter=adapter,
             fusion=fusion,
             names=names,

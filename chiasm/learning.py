@@ -221,8 +221,8 @@ def held_out(model: Recognizer, data: Labelled, labels: Shaped[np.ndarray, " ite
     rows = np.flatnonzero(np.isfinite(log).any(axis=1))
     if not len(rows):
         raise LabelError(
-            "no item can be held out to measure on: label a second item of some classes, or give the classes names that "
-            "are words"
+            "no item can be held out to measure on: all items of a class are copies or near-duplicates of one another, or it "
+            "has one item. Label others, or say from which cosine on items count as near-duplicates (alike; above 1: never)"
         )
     known = np.where(np.isnan(log), -np.inf, log)
     probabilities = np.empty((len(labels), len(model.classes_)))

@@ -1,0 +1,261 @@
+"""`fit`, `predict` and `evaluate` on collections of one's own: every kind of target, every choice, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_encoder import FakeEncoder
+from PIL import Image
+
+from chiasm import api, encoders
+from chiasm.errors import ChiasmError, LabelError
+
+COLOURS: Mapping[str, tuple[int, int, int]] = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean colours and letters in the place of networks: planted answers, no weights."""
+    monkeypatch.setattr(encoders, "resolve", lambda *_, **__: [FakeEncoder(("image", "text"))])
+
+
+def table(folder: Path, items: int, seed: int, *, bare: Sequence[int] = ()) -> Path:
+    """Pictures of three colours with a caption; `bare` rows have no labels at all."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(items):
+        name = list(COLOURS)[number % 3]
+        bright = rng.uniform(0.5, 1.0)
+        colour = np.clip(np.array(COLOURS[name]) * bright + rng.normal(0, 12, 3), 0, 255)
+        Image.new("RGB", (12, 12), tuple(int(c) for c in colour)).save(folder / f"{number}.png")
+        labels = ";".join([name, *(["warm"] if name == "red" else []), *(["dark"] if bright < 0.75 else [])])
+        row = {"id": f"{seed}-{number}", "image": f"{number}.png", "text": f"{name} paint {'x' * int(20 * bright)}"}
+        given = {"colour": name, "tags": labels, "bright": f"{bright:.4f}", "lot": str(number // 3)}
+        rows.append(row | (dict.fromkeys(given, "") if number in bare else given))
+    path = folder / "table.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A collection, and another one of the same kind."""
+    root = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "resolve", lambda *_, **__: [FakeEncoder(("image", "text"))])
+        api.add([table(root / "a", 60, 1, bare=range(54, 60))], to=root / "first")
+        api.add([table(root / "b", 30, 2)], to=root / "second")
+    return root / "first", root / "second"
+
+
+def fit(collection: Path, **options: Any) -> api.FitReport:
+    """Mean colours of one class are all alike, so only copies count as near-duplicates."""
+    return api.fit(collection, **({"alike": 2.0} | options))
+
+
+def test_classes_with_everything_that_can_be_found_out(made: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = made
+    report = tmp_path / "report.json"
+    fitted = fit(
+        first, label="colour", out=tmp_path / "model", report=report,
+        also=["learning-curve", "held-out-classes", "incremental", "random-split"],
+    )  # fmt: skip
+    assert fitted.classes == ("blue", "green", "red")
+    assert (fitted.items, fitted.unlabelled) == (54, 6)
+    assert fitted.metrics["accuracy"] > 0.9
+    low, high = fitted.metrics["intervals"]["f1_macro"]
+    assert low <= fitted.metrics["f1_macro"] <= high
+    assert {"ece", "brier", "cross_entropy", "auc_macro", "coverage"} <= set(fitted.metrics)
+    assert set(fitted.also) == {"learning-curve", "held-out-classes", "incremental", "random-split"}
+    assert [point["shots"] for point in fitted.also["learning-curve"]["points"]] == [1, 2, 5, 10]
+    assert json.loads(json.dumps(fitted.as_dict()))["chosen"]["rung"] == fitted.chosen["rung"]
+    titles = [block.get("title") for block in json.loads(report.read_text(encoding="utf-8"))["blocks"]]
+    for title in ("Confusion matrix", "Reliability", "Learning curve", "Worst mistakes", "The ladder of adapters"):
+        assert title in titles
+
+    evaluated = api.evaluate(tmp_path / "model", second)
+    assert evaluated.seen == 0
+    assert evaluated.metrics["accuracy"] > 0.9
+    again = api.evaluate(tmp_path / "model", first)
+    assert again.seen == 54  # it learned from all of them, and says so
+
+    said = api.predict(tmp_path / "model", [made[1].parent / "b" / "0.png"])
+    (prediction,) = said.predictions
+    assert prediction.label == "red"
+    assert prediction.label in prediction.set
+    assert sum(prediction.probabilities.values()) == pytest.approx(1)
+
+
+def test_numbers(made: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = made
+    fitted = fit(first, label="bright", out=tmp_path / "model", report=tmp_path / "report.html")
+    assert fitted.metrics["r2"] > 0.5
+    assert 0 <= fitted.metrics["coverage"] <= 1
+    low, high = fitted.metrics["intervals"]["mae"]
+    assert low <= fitted.metrics["mae"] <= high
+    assert api.evaluate(tmp_path / "model", second).metrics["r2"] > 0.5
+    (prediction,) = api.predict(tmp_path / "model", [second.parent / "b" / "0.png"]).predictions
+    part = prediction.columns["bright"]
+    assert part["low"] < part["value"] < part["high"]
+    assert "Predicted against true" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_several_labels_an_item(made: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = made
+    fitted = fit(first, label="tags", out=tmp_path / "model", report=tmp_path / "report.md")
+    assert fitted.classes == ("blue", "dark", "green", "red", "warm")
+    assert fitted.metrics["f1_micro"] > 0.8
+    low, high = fitted.metrics["intervals"]["f1_micro"]
+    assert low <= fitted.metrics["f1_micro"] <= high
+    assert api.evaluate(tmp_path / "model", second).metrics["f1_micro"] > 0.8
+    (prediction,) = api.predict(tmp_path / "model", [second.parent / "b" / "0.png"]).predictions
+    assert {"red", "warm"} <= set(prediction.columns["tags"]["value"].split("; "))
+
+
+def test_several_columns(made: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = made
+    fitted = fit(first, label="colour,bright", out=tmp_path / "model", report=tmp_path / "report.html")
+    assert fitted.metrics["columns"]["colour"]["accuracy"] > 0.8
+    assert {"mae", "r2"} <= set(fitted.metrics["columns"]["bright"])
+    assert [column["column"] for column in fitted.chosen["columns"]] == ["colour", "bright"]
+    assert set(api.evaluate(tmp_path / "model", second).metrics["columns"]) == {"colour", "bright"}
+    (prediction,) = api.predict(tmp_path / "model", [second.parent / "b" / "0.png"]).predictions
+    assert prediction.columns["colour"]["value"] == "red"
+    assert prediction.label is not None
+    assert re.fullmatch(r"colour: red, bright: [\d.]+", prediction.label)
+
+
+def test_a_source_unlabelled_items_and_a_search(made: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = made
+    trials: list[Any] = []
+    fitted = fit(
+        first, label="colour", out=tmp_path / "model", shots=2, source=second, semi="spreading", tune=3, sampler="random",
+        adapter="linear", fusion="concat", names=False, on_trial=trials.append, report=tmp_path / "report.html",
+    )  # fmt: skip
+    assert fitted.items == 6
+    assert "source" in fitted.chosen["source"]
+    assert "spreading with 6 unlabelled items" in fitted.chosen["semi"]
+    assert len(trials) == len(fitted.also["tuning"]["trials"]) == 3
+    assert (tmp_path / "model.study").is_file()
+    assert "Search for hyperparameters" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_measured_by_fitting_anew(made: tuple[Path, Path], tmp_path: Path) -> None:
+    fitted = fit(made[0], label="colour", out=tmp_path / "model", adapter="prototypes", nested=True, group="lot")
+    assert "outer folds" in fitted.measured
+    assert fitted.metrics["items"] == 54
+    assert fitted.metrics["accuracy"] > 0.9
+
+
+def test_two_models_on_the_same_items(made: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = made
+    for name, modalities in (("good", ["image"]), ("other", ["text"])):
+        fit(first, label="colour", out=tmp_path / name, modalities=modalities, adapter="linear")
+    fit(first, label="colour", out=tmp_path / "both", adapter="linear")
+    result = api.evaluate(tmp_path / "both", second, against=tmp_path / "both", report=tmp_path / "report.html")
+    part = result.metrics["against"]["metrics"]["accuracy"]
+    assert (part["difference"], part["standard_error"]) == (0, 0)
+    assert "Against both" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_copies_stay_on_one_side(tmp_path: Path) -> None:
+    path = table(tmp_path / "a", 30, 3)
+    for number in range(3, 30, 3):  # every red picture is the same one
+        (tmp_path / "a" / f"{number}.png").write_bytes((tmp_path / "a" / "0.png").read_bytes())
+    api.add([path], to=tmp_path / "collection")
+    fitted = fit(tmp_path / "collection", label="colour", out=tmp_path / "model", adapter="prototypes", names=False)
+    found = re.match(r"(\d+) items are copies or near-duplicates of others", fitted.duplicates)
+    assert found is not None
+    assert int(found[1]) >= 10
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"label": "shape"}, LabelError, "has no column 'shape'. Its columns: "),
+        ({"label": "colour", "group": "patient"}, LabelError, "has no column 'patient'"),
+        ({"label": "colour", "shots": 40}, LabelError, "40 shots a class were asked for, but blue has 18"),
+        ({"label": "colour", "adapter": "svm"}, ChiasmError, "there is no adapter 'svm': take auto, zero-shot"),
+        ({"label": "colour", "fusion": "sum"}, ChiasmError, "there is no fusion 'sum': take auto, single"),
+        ({"label": "colour", "alpha": 1.5}, ChiasmError, "alpha is the weight of the source"),
+        ({"label": "colour", "also": ["luck"]}, ChiasmError, "also takes learning-curve, .*; got 'luck'"),
+        (
+            {"label": "colour", "report": "report.pdf"},
+            ChiasmError,
+            "a report is written as .html, .md, .json; got report.pdf",
+        ),
+        ({"label": "colour", "report": "nowhere/r.html"}, ChiasmError, "the folder of the report .* does not exist"),
+        (
+            {"label": "colour", "where": "colour = 'red'"},
+            LabelError,
+            "column 'colour': all 18 values are red: at least 2 classes are needed",
+        ),
+        (
+            {"label": "colour", "where": "lot = 0"},
+            LabelError,
+            "has its own value in 'colour': that is an id, not a class",
+        ),
+        (
+            {"label": "colour", "where": "lot = 99"},
+            LabelError,
+            "no item has both a value in 'colour' and an embedding",
+        ),
+        ({"label": "colour", "modalities": ["audio"]}, LabelError, "not audio"),
+        ({"label": "colour", "task": "number"}, LabelError, "column 'colour'"),
+        ({"label": "bright", "shots": 2}, ChiasmError, "shots: only for one column of classes, not for 'bright'"),
+        (
+            {"label": "colour,bright", "semi": "spreading"},
+            ChiasmError,
+            "semi: only for one column of classes, not for several",
+        ),
+    ],
+)
+def test_what_cannot_be_done_says_why(
+    made: tuple[Path, Path], tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        fit(made[0], out=tmp_path / "model", **options)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_source_of_another_encoder_is_refused(
+    made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.add([table(tmp_path / "c", 12, 4)], to=tmp_path / "third")
+    versions = iter(["1", "2"])
+    monkeypatch.setattr(encoders, "resolve", lambda *_, **__: [FakeEncoder(("image", "text"), version=next(versions))])
+    with pytest.raises(ChiasmError, match=r"the source .* has image embeddings of another encoder"):
+        fit(made[0], label="colour", out=tmp_path / "model", source=tmp_path / "third")
+
+
+def test_a_class_with_one_example_is_learned_and_stated(tmp_path: Path) -> None:
+    path = table(tmp_path / "a", 31, 5)
+    text = path.read_text(encoding="utf-8").splitlines()
+    text[-1] = text[-1].replace(",red,", ",crimson,")
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    api.add([path], to=tmp_path / "collection")
+    fitted = fit(tmp_path / "collection", label="colour", out=tmp_path / "model", names=False)
+    assert fitted.classes == ("blue", "crimson", "green", "red")
+    assert fitted.measured.startswith("30 of 31 items")  # the only crimson one cannot be held out
+    with pytest.raises(LabelError, match="crimson has 1"):
+        fit(tmp_path / "collection", label="colour", out=tmp_path / "model", shots=2)
+
+
+def test_an_unknown_label_of_another_collection_is_refused(made: tuple[Path, Path], tmp_path: Path) -> None:
+    fit(made[0], label="tags", out=tmp_path / "model")
+    path = table(tmp_path / "c", 12, 6)
+    path.write_text(path.read_text(encoding="utf-8").replace("warm", "hot"), encoding="utf-8")
+    api.add([path], to=tmp_path / "third")
+    with pytest.raises(LabelError, match="'hot'"):
+        api.evaluate(tmp_path / "model", tmp_path / "third")
