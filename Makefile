@@ -30,6 +30,10 @@ bench: install
 	$(BIN)/python -m benchmarks.embed --write
 	$(BIN)/python -m benchmarks.transfer --write
 	$(BIN)/python -m benchmarks.recognise --write
+	$(BIN)/python -m benchmarks.few_shot --write
+	$(BIN)/python -m benchmarks.source --write
+	$(BIN)/python -m benchmarks.open_world --write
+	$(BIN)/python -m benchmarks.probe --write
 
 docs: install
 	$(BIN)/python -m typer chiasm.cli utils docs --name chiasm --output docs/cli.md

@@ -297,7 +297,10 @@ def protocols(
             return protocols.zero_shot_on_held_out_classes(make, data.arrays, labels, names=names, groups=groups)
         if name == "incremental":
             order = np.random.default_rng(seed).permutation(np.unique(labels)).tolist()
-            steps = [order[: len(order) // 2], *([one] for one in order[len(order) // 2 :])]
+            if len(order) < 3:
+                raise LabelError(f"incremental needs at least 3 classes, to add one to two; got {len(order)}")
+            first = max(2, len(order) // 2)
+            steps = [order[:first], *([one] for one in order[first:])]
             return protocols.incremental(
                 lambda: make().set_params(adapter="linear", fusion="concat"),
                 data.arrays, labels, steps=steps, groups=groups, seed=seed,
