@@ -43,7 +43,9 @@ def main() -> None:
             ours, peers, seconds = [], [], np.zeros(2)
             for split in splits:
                 begin = time.perf_counter()
-                model = Recognizer().fit({n: a[split.train] for n, a in arrays.items()}, data.categories[split.train])
+                model = Recognizer(adapter="linear", fusion="concat", unknown=None).fit(
+                    {n: a[split.train] for n, a in arrays.items()}, data.categories[split.train]
+                )
                 seconds[0] += time.perf_counter() - begin
                 ours.append(macro_f1(data, split, model.predict({n: a[split.test] for n, a in arrays.items()})))
                 stacked = np.hstack([normalise(a) for a in arrays.values()])

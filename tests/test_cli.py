@@ -250,7 +250,7 @@ def call(arguments: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
         (
             ["fit", "{collection}", "--label", "label", "--out", "{new}/m", "--where", "label = 'circle'"],
             1,
-            "one class",
+            "at least 2 classes are needed",
         ),
         (["fit", "{collection}", "--label", "label", "--out", "{new}/m", "--shots", "99"], 1, "99"),
         (["fit", "{collection}", "--label", "label", "--out", "{new}/m", "--modalities", "audio"], 1, "audio"),
