@@ -21,9 +21,9 @@ from chiasm.arrays import Labelled
 from chiasm.collection import write_whole
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition import Recognizer
-from chiasm.recognition.linear_heads import saved_format
 from chiasm.recognition.multitask import FORMAT as MULTI_TASK
 from chiasm.recognition.multitask import MultiTaskPredictor
+from chiasm.recognition.storage import saved_format
 from chiasm.types import Modality
 
 FORMAT, FORMAT_VERSION = "chiasm-model", 2

@@ -16,7 +16,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition import ModalityArrays, Recognizer, RungOptions
+from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, storage
 from chiasm.recognition import recognizer as module
 from chiasm.transfer import linear_probe
 from chiasm.transfer.linear_probe import LinearProbe
@@ -467,7 +467,7 @@ def test_a_save_that_fails_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_file", full)
+        patch.setattr(storage, "save_file", full)
         with pytest.raises(OSError, match="No space left"):
             other.save(tmp_path / "model")
     rename = Path.rename
@@ -548,6 +548,6 @@ def test_a_description_that_is_too_large_is_not_read(
     fitted: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted.save(tmp_path / "model")
-    monkeypatch.setattr(module, "_LARGEST_DESCRIPTION", 10)
+    monkeypatch.setattr(module, "LARGEST_DESCRIPTION", 10)
     with pytest.raises(ChiasmError, match="is larger than 10 bytes"):
         Recognizer.load(tmp_path / "model")

@@ -6,25 +6,25 @@ does in the same way (`chiasm.recognition.fitting`). How a head is fitted is lef
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, Shaped
-from safetensors import SafetensorError, safe_open
+from jaxtyping import Bool, Float, Float64, Int
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition.modalities import Arrays, Features, ModalityArrays, Subset, as_arrays, subsets
-from chiasm.recognition.recognizer import (
-    _DESCRIPTION,
-    _LARGEST_DESCRIPTION,
-    _WEIGHTS,
-    _refuse_empty_items,
-    _write_folder,
+from chiasm.recognition.modalities import (
+    Arrays,
+    Features,
+    ModalityArrays,
+    Subset,
+    as_arrays,
+    refuse_empty_items,
+    subsets,
 )
+from chiasm.recognition.storage import Tensors, read_model, write_model
 from chiasm.types import Modality
 
 VERSION = 1
@@ -32,7 +32,6 @@ VERSION = 1
 
 _ENOUGH = 0.9  # of the items of each of its modalities: what a joint head needs, as the recogniser's
 
-Tensors: TypeAlias = dict[str, Shaped[np.ndarray, "..."]]
 _Model = TypeVar("_Model")
 _Saved = TypeVar("_Saved", bound="SubsetPredictor")
 
@@ -151,7 +150,7 @@ class SubsetPredictor:
         Raises:
             ChiasmError: there is none, it is of another kind or version, or it is damaged.
         """
-        return read_model(Path(folder), cls._FORMAT, cls.restored)
+        return read_model(Path(folder), cls._FORMAT, VERSION, cls.restored)
 
     def described(self) -> tuple[dict[str, Any], Tensors]:
         """All that was learned as JSON fields and arrays."""
@@ -289,68 +288,8 @@ def known_modalities(arrays: ModalityArrays, features: Features) -> tuple[Modali
         ):
             if name in means and name not in part:
                 raise ChiasmError(f"{name}: the predictor was fitted with {what}; give them, too")
-    _refuse_empty_items(arrays, known, fitted=features.modalities)
+    refuse_empty_items(arrays, known, fitted=features.modalities)
     return arrays, known
-
-
-def write_model(target: Path, description: dict[str, Any], tensors: Tensors) -> None:
-    """Write a model as a folder, whole or not at all, in the place of one that was saved there before.
-
-    Raises:
-        ChiasmError: the folder exists and is something else.
-    """
-    if target.exists() and not (target / _DESCRIPTION).is_file():
-        raise ChiasmError(f"{target} exists and is not a saved model: choose another folder")
-    _write_folder(target, description, tensors)
-
-
-def read_model(source: Path, form: str, restore: Callable[[Mapping[str, Any], Mapping[str, Any]], _Model]) -> _Model:
-    """Read what `write_model` wrote.
-
-    Args:
-        source: the folder.
-        form: the format that its description must name.
-        restore: makes the model of its description and arrays.
-
-    Raises:
-        ChiasmError: there is none, it is of another format or version, or it is damaged.
-    """
-    found = saved_format(source)
-    if found != form:
-        raise ChiasmError(f"{source} holds a {found!r}, expected a {form!r}: load it with the class that saved it")
-    try:
-        description = json.loads((source / _DESCRIPTION).read_text(encoding="utf-8"))
-        if description["version"] != VERSION:
-            raise ChiasmError(
-                f"{source} was saved in version {description['version']!r} of the format; this chiasm reads version "
-                f"{VERSION}. Fit and save it again, or use the chiasm that saved it"
-            )
-        with safe_open(source / _WEIGHTS, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        return restore(description, tensors)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError, SafetensorError) as error:
-        raise ChiasmError(f"{source} is damaged ({type(error).__name__}: {error}): save the model again") from error
-
-
-def saved_format(source: Path) -> str:
-    """The format of a saved model, such as `"chiasm-recognizer"`.
-
-    Raises:
-        ChiasmError: there is no saved model, or its description is damaged.
-    """
-    path = source / _DESCRIPTION
-    if not path.is_file():
-        raise ChiasmError(f"{source} holds no saved model: {_DESCRIPTION} is missing")
-    if path.stat().st_size > _LARGEST_DESCRIPTION:
-        raise ChiasmError(f"{path} is larger than {_LARGEST_DESCRIPTION} bytes: it is not a model's")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ChiasmError(f"{path} is not JSON ({error}): save the model again") from error
-    found = description.get("format") if isinstance(description, dict) else None
-    if not isinstance(found, str):
-        raise ChiasmError(f"{path} names no format: it is not a saved model's")
-    return found
 
 
 def floats(tensors: Mapping[str, Any], name: str, *shape: int) -> Float[np.ndarray, "..."]:
@@ -371,8 +310,3 @@ def _finite(number: float) -> float | None:
 
 def _number(field: float | None) -> float:
     return float("nan") if field is None else float(field)
-
-
-def refuse_empty_items(arrays: ModalityArrays) -> None:
-    """Raise `LabelError` if items have no modality at all; says how many and which."""
-    _refuse_empty_items(arrays, arrays.modalities)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from chiasm.errors import ChiasmError
+from chiasm.errors import ChiasmError, LabelError
 from chiasm.transfer.labels import Unchecked
 from chiasm.types import MODALITIES, Modality
 
@@ -170,6 +170,24 @@ def subsets(modalities: Subset) -> Iterator[Subset]:
     """All sets of modalities, the single ones first."""
     for size in range(1, len(modalities) + 1):
         yield from combinations(modalities, size)
+
+
+def refuse_empty_items(arrays: ModalityArrays, known: Subset, *, fitted: Subset | None = None) -> None:
+    """Refuse items that have none of the known modalities; `fitted` names those of a model.
+
+    Raises:
+        LabelError: says how many and which.
+    """
+    has_any = np.zeros(len(arrays), dtype=bool)
+    for name in known:
+        has_any |= arrays.present[name]
+    without = np.flatnonzero(~has_any)
+    if len(without):
+        wanted = "any modality" if fitted is None else f"any of the modalities fitted on ({', '.join(fitted)})"
+        which = ", ".join(str(row) for row in without[:10]) + (
+            f" and {len(without) - 10} more" if len(without) > 10 else ""
+        )
+        raise LabelError(f"{len(without)} of {len(arrays)} items lack {wanted}: items {which}. Leave them out")
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,16 +20,8 @@ from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition.calibration import Calibration, fit_calibration
 from chiasm.recognition.conformal import ConformalScores
 from chiasm.recognition.ladder import paired
-from chiasm.recognition.linear_heads import (
-    VERSION,
-    Tensors,
-    floats,
-    known_modalities,
-    read_model,
-    refuse_empty_items,
-    write_model,
-)
-from chiasm.recognition.modalities import Arrays, Features, ModalityArrays, as_arrays
+from chiasm.recognition.linear_heads import VERSION, floats, known_modalities
+from chiasm.recognition.modalities import Arrays, Features, ModalityArrays, as_arrays, refuse_empty_items
 from chiasm.recognition.predictor import (
     LabelsPredictor,
     NumberPredictor,
@@ -37,7 +29,8 @@ from chiasm.recognition.predictor import (
     labels_score,
     number_score,
 )
-from chiasm.recognition.recognizer import _KINDS, Recognizer, _described, _restored
+from chiasm.recognition.recognizer import KINDS, Recognizer, describe, restore
+from chiasm.recognition.storage import Tensors, read_model, write_model
 from chiasm.recognition.tasks import Targets, TaskName
 from chiasm.transfer.labels import Labels, Unchecked, deal, group_codes
 
@@ -210,7 +203,7 @@ class MultiTaskPredictor:
             raise ChiasmError(f"at least 2 folds are needed; got {self.folds}")
         arrays = as_arrays(X)
         columns = _checked(y, len(arrays))
-        refuse_empty_items(arrays)
+        refuse_empty_items(arrays, arrays.modalities)
         group = None if groups is None else group_codes(groups, len(arrays))
         features = Features.of(arrays)
         alone = [self._alone(arrays, column, group, np.arange(len(arrays))) for column in columns]
@@ -281,14 +274,14 @@ class MultiTaskPredictor:
             entry: dict[str, Any] = {
                 "column": column.column,
                 "task": column.task,
-                "names": {"kind": _KINDS[column.names.dtype.kind], "values": column.names.tolist()},
+                "names": {"kind": KINDS[column.names.dtype.kind], "values": column.names.tolist()},
                 "alone": None,
                 "calibration": None,
                 "residuals": None,
             }
             if column.alone is not None:
                 model = column.alone
-                entry["alone"], arrays = _described(model) if isinstance(model, Recognizer) else model.described()
+                entry["alone"], arrays = describe(model) if isinstance(model, Recognizer) else model.described()
                 tensors |= {f"column.{number}.{name}": array for name, array in arrays.items()}
             if column.calibration is not None:
                 entry["calibration"] = column.calibration.as_fields()
@@ -327,7 +320,7 @@ class MultiTaskPredictor:
         Raises:
             ChiasmError: there is none, it is of another kind or version, or it is damaged.
         """
-        return read_model(Path(folder), FORMAT, _restored_model)
+        return read_model(Path(folder), FORMAT, VERSION, _restored_model)
 
     # ------------------------------------------------------------------------------------------------------- fitting
 
@@ -680,4 +673,4 @@ def _restored_alone(task: TaskName, description: dict[str, Any], tensors: dict[s
         return NumberPredictor.restored(description, tensors)
     if task == "labels":
         return LabelsPredictor.restored(description, tensors)
-    return _restored(description, tensors)
+    return restore(description, tensors)

@@ -19,16 +19,9 @@ from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition.conformal import ConformalScores
-from chiasm.recognition.linear_heads import (
-    LinearHead,
-    LinearHeads,
-    SubsetPredictor,
-    Tensors,
-    deserving,
-    floats,
-    refuse_empty_items,
-)
-from chiasm.recognition.modalities import Arrays, ModalityArrays, Subset, as_arrays, subsets
+from chiasm.recognition.linear_heads import LinearHead, LinearHeads, SubsetPredictor, deserving, floats
+from chiasm.recognition.modalities import Arrays, ModalityArrays, Subset, as_arrays, refuse_empty_items, subsets
+from chiasm.recognition.storage import Tensors
 from chiasm.transfer.label_probe import LabelProbe, fit_label_probe, sigmoid
 from chiasm.transfer.labels import Labels, Unchecked, deal, group_codes
 from chiasm.transfer.ridge import fit_ridge
@@ -116,7 +109,7 @@ class NumberPredictor(SubsetPredictor):
         """
         arrays = as_arrays(X)
         numbers = _checked_numbers(y, len(arrays))
-        refuse_empty_items(arrays)
+        refuse_empty_items(arrays, arrays.modalities)
         if len(np.unique(numbers)) < 2:
             raise LabelError(f"all {len(numbers)} numbers are {numbers[0]:g}: there is nothing to predict")
         group = None if groups is None else group_codes(groups, len(arrays))
@@ -364,7 +357,7 @@ class LabelsPredictor(SubsetPredictor):
             raise ChiasmError(f"at least 2 folds are needed; got {self.folds}")
         arrays = as_arrays(X)
         self.labels_, Y = _label_matrix(y, labels, names, len(arrays))
-        refuse_empty_items(arrays)
+        refuse_empty_items(arrays, arrays.modalities)
         group = None if groups is None else group_codes(groups, len(arrays))
         features, parts = deserving(arrays, lambda rows: _varies(Y[rows]))
         fold_of = _deal(Y, self.folds, self.random_state, group)

@@ -8,9 +8,6 @@ scikit-learn and torch, which take seconds to import, are loaded by `fit` (torch
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +16,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition.calibration import Calibration
@@ -36,15 +32,14 @@ from chiasm.recognition.fitting import (
 )
 from chiasm.recognition.heads import Head, RungName
 from chiasm.recognition.ladder import RungOptions, RungReport
-from chiasm.recognition.modalities import Arrays, Features, ModalityArrays, Subset, as_arrays
+from chiasm.recognition.modalities import Arrays, Features, ModalityArrays, Subset, as_arrays, refuse_empty_items
 from chiasm.recognition.novelty import ScoreName
 from chiasm.recognition.open_world import UnknownDetector
+from chiasm.recognition.storage import DESCRIPTION, LARGEST_DESCRIPTION, WEIGHTS, write_folder
 from chiasm.transfer.labels import Labels, label_codes
 from chiasm.types import Modality
 
 FORMAT, VERSION = "chiasm-recognizer", 2
-_DESCRIPTION, _WEIGHTS = "recognizer.json", "weights.safetensors"
-_LARGEST_DESCRIPTION = 2**24  # bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,9 +194,9 @@ class Recognizer:
         own, codes = label_codes(y)
         if len(codes) != len(arrays):
             raise LabelError(f"there are {len(arrays)} items but {len(codes)} labels: give one label an item")
-        if own.dtype.kind not in _KINDS:
+        if own.dtype.kind not in KINDS:
             raise LabelError(f"labels must be text, numbers or booleans; got {own.dtype}")
-        _refuse_empty_items(arrays, arrays.modalities)
+        refuse_empty_items(arrays, arrays.modalities)
         if len(own) < 2:
             raise LabelError(f"all {len(codes)} labels are {own[0]!s}: at least 2 classes are needed")
         if groups is not None and np.shape(groups) != codes.shape:
@@ -424,9 +419,9 @@ class Recognizer:
         """
         self._check_fitted()
         target = Path(folder)
-        if target.exists() and not (target / _DESCRIPTION).is_file():
+        if target.exists() and not (target / DESCRIPTION).is_file():
             raise ChiasmError(f"{target} exists and is not a saved recogniser: choose another folder")
-        _write_folder(target, *_described(self))
+        write_folder(target, *describe(self))
 
     @classmethod
     def load(cls, folder: str | Path) -> Recognizer:
@@ -438,9 +433,9 @@ class Recognizer:
         source = Path(folder)
         description = _read_description(source)
         try:
-            with safe_open(source / _WEIGHTS, framework="numpy") as file:
+            with safe_open(source / WEIGHTS, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-            return _restored(description, tensors)
+            return restore(description, tensors)
         except (KeyError, TypeError, ValueError, IndexError, OSError, SafetensorError, ChiasmError) as error:
             raise ChiasmError(
                 f"{source} is damaged ({type(error).__name__}: {error}): save the recogniser again"
@@ -475,7 +470,7 @@ class Recognizer:
             ]
             if lacking:
                 raise ChiasmError(f"{name}: the recogniser was fitted with {' and '.join(lacking)}; give them, too")
-        _refuse_empty_items(arrays, known, fitted=features.modalities)
+        refuse_empty_items(arrays, known, fitted=features.modalities)
         return arrays, known
 
     def _probabilities(
@@ -500,7 +495,7 @@ class Recognizer:
 _PARAMETERS = (
     "adapter", "fusion", "alpha", "semi", "unknown", "folds", "class_weight", "options", "network", "random_state",
 )  # fmt: skip
-_KINDS = {"U": "text", "i": "int", "u": "int", "f": "float", "b": "bool"}
+KINDS = {"U": "text", "i": "int", "u": "int", "f": "float", "b": "bool"}
 
 
 def _names(
@@ -565,23 +560,10 @@ def _known(
     return source.arrays.take(shared), np.searchsorted(classes, theirs[codes[shared]])
 
 
-def _refuse_empty_items(arrays: ModalityArrays, known: Subset, *, fitted: Subset | None = None) -> None:
-    has_any = np.zeros(len(arrays), dtype=bool)
-    for name in known:
-        has_any |= arrays.present[name]
-    without = np.flatnonzero(~has_any)
-    if len(without):
-        wanted = "any modality" if fitted is None else f"any of the modalities fitted on ({', '.join(fitted)})"
-        which = ", ".join(str(row) for row in without[:10]) + (
-            f" and {len(without) - 10} more" if len(without) > 10 else ""
-        )
-        raise LabelError(f"{len(without)} of {len(arrays)} items lack {wanted}: items {which}. Leave them out")
-
-
 # ------------------------------------------------------------------------------------------------------------- on disk
 
 
-def _described(model: Recognizer) -> tuple[dict[str, Any], dict[str, Shaped[np.ndarray, "..."]]]:
+def describe(model: Recognizer) -> tuple[dict[str, Any], dict[str, Shaped[np.ndarray, "..."]]]:
     """A fitted recogniser as JSON fields and arrays."""
     fitted = model.fitted_
     tensors: dict[str, Shaped[np.ndarray, "..."]] = {}
@@ -631,7 +613,7 @@ def _described(model: Recognizer) -> tuple[dict[str, Any], dict[str, Shaped[np.n
         "class_weight": weight
         if weight is None or isinstance(weight, str)
         else [[_plain(label), float(value)] for label, value in weight.items()],
-        "classes": {"kind": _KINDS[fitted.classes.dtype.kind], "values": fitted.classes.tolist()},
+        "classes": {"kind": KINDS[fitted.classes.dtype.kind], "values": fitted.classes.tolist()},
         "counts": fitted.counts.tolist(),
         "fusion": fitted.fusion,
         "main": list(fitted.main),
@@ -646,8 +628,8 @@ def _described(model: Recognizer) -> tuple[dict[str, Any], dict[str, Shaped[np.n
     return description, {name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
 
-def _restored(description: dict[str, Any], tensors: dict[str, Shaped[np.ndarray, "..."]]) -> Recognizer:
-    """The recogniser that `_described` was given.
+def restore(description: dict[str, Any], tensors: dict[str, Shaped[np.ndarray, "..."]]) -> Recognizer:
+    """The recogniser that `describe` was given.
 
     Raises:
         KeyError, TypeError, ValueError, IndexError, ChiasmError: the parts do not fit together.
@@ -755,37 +737,12 @@ def _plain(label: Any) -> Any:
     return label.item() if isinstance(label, np.generic) else label
 
 
-def _write_folder(target: Path, description: dict[str, Any], tensors: dict[str, Shaped[np.ndarray, "..."]]) -> None:
-    """Write beside the target, then rename: readers see the old folder or the new one, never a part."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    new, old = beside.with_suffix(".new"), beside.with_suffix(".old")
-    try:
-        new.mkdir()
-        (new / _DESCRIPTION).write_text(json.dumps(description, ensure_ascii=False, indent=1), encoding="utf-8")
-        save_file(tensors, new / _WEIGHTS)
-        for path in (new / _DESCRIPTION, new / _WEIGHTS):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        if target.exists():
-            target.rename(old)
-        try:
-            new.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _read_description(source: Path) -> dict[str, Any]:
-    path = source / _DESCRIPTION
+    path = source / DESCRIPTION
     if not path.is_file():
-        raise ChiasmError(f"{source} holds no saved recogniser: {_DESCRIPTION} is missing")
-    if path.stat().st_size > _LARGEST_DESCRIPTION:
-        raise ChiasmError(f"{path} is larger than {_LARGEST_DESCRIPTION} bytes: it is not a recogniser's")
+        raise ChiasmError(f"{source} holds no saved recogniser: {DESCRIPTION} is missing")
+    if path.stat().st_size > LARGEST_DESCRIPTION:
+        raise ChiasmError(f"{path} is larger than {LARGEST_DESCRIPTION} bytes: it is not a recogniser's")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
