@@ -3,7 +3,8 @@
 Same features and folds for both, no names of classes. What is timed beside the peer is the linear probe with the choice of
 its strength, as the peer's C; the recogniser also fits the heads of every subset of the modalities, calibration, conformal
 sets and the detector of unknown items. The peer's C is chosen by inner five-fold cross-validation (fewer where a class is
-smaller) over nine values, as a careful user would: rows scaled to unit length, then standardised.
+smaller) over nine values, rows scaled to unit length. (Standardised rows, which this benchmark gave it at first, cost the
+peer 0.08 of macro-F1 at 5 shots.)
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils._testing import ignore_warnings
 
 from benchmarks import record
@@ -34,7 +33,7 @@ from chiasm.types import Modality
 
 SEEDS = range(10)
 SUBSETS: tuple[tuple[Modality, ...], ...] = (("image",), ("text",), ("image", "text"))
-GRID = {"logisticregression__C": np.logspace(-4, 4, 9)}
+GRID = {"C": np.logspace(-2, 6, 9)}
 
 
 def main() -> None:
@@ -111,8 +110,7 @@ def three_folds(data: Pairs) -> Iterator[Split]:
 def tuned(labels: np.ndarray) -> GridSearchCV:
     smallest = int(np.unique(labels, return_counts=True)[1].min())
     folds = StratifiedKFold(min(5, smallest), shuffle=True, random_state=0)
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    return GridSearchCV(pipeline, GRID, scoring="f1_macro", cv=folds)
+    return GridSearchCV(LogisticRegression(max_iter=2000), GRID, scoring="f1_macro", cv=folds)
 
 
 def macro_f1(data: Pairs, split: Split, guesses: np.ndarray) -> float:
