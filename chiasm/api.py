@@ -455,7 +455,8 @@ def fit(
             was chosen on the items that it is measured on, which flatters a little and takes a fifth of the time.
         also: what to find out besides: `"learning-curve"` (1, 2, 5, 10 and 20 shots), `"held-out-classes"` (classes
             known by their name only), `"incremental"` (classes added later), `"random-split"` (what a split that puts
-            copies on both sides would have shown). Each fits many recognisers.
+            copies on both sides would have shown), `"balance"` (weights and sampling of classes, losses and gradients of
+            modalities). Each fits many recognisers.
         log_dir: folder for TensorBoard's logs of the networks.
         report: write all that was found out as one .html, .md or .json file.
         on_trial: called with every trial of the search.

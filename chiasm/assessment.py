@@ -24,7 +24,7 @@ from chiasm.evaluation.metrics import (
     regression_metrics,
     roc_curves,
 )
-from chiasm.evaluation.protocols import HeldOutClassScores, Incremental, Leak, LearningCurve
+from chiasm.evaluation.protocols import Comparison, HeldOutClassScores, Incremental, Leak, LearningCurve
 from chiasm.plots import Bar, Series
 from chiasm.recognition.fitting import Details
 from chiasm.recognition.multitask import MultiTaskDetails
@@ -448,7 +448,7 @@ def show_tuning(page: Page, found: Tuning) -> None:
     )
 
 
-def show_protocol(page: Page, found: LearningCurve | HeldOutClassScores | Incremental | Leak) -> None:
+def show_protocol(page: Page, found: LearningCurve | HeldOutClassScores | Incremental | Leak | Comparison) -> None:
     """The section of one protocol."""
     match found:
         case LearningCurve():
@@ -459,6 +459,8 @@ def show_protocol(page: Page, found: LearningCurve | HeldOutClassScores | Increm
             _show_incremental(page, found)
         case Leak():
             _show_leak(page, found)
+        case Comparison():
+            _show_comparison(page, found)
 
 
 def _show_learning_curve(page: Page, found: LearningCurve) -> None:
@@ -533,3 +535,19 @@ def _show_leak(page: Page, found: Leak) -> None:
         f"with whole groups held out {found.grouped.estimate:.3f}, with a random split {found.random.estimate:.3f} "
         f"({found.flattery:+.3f})."
     )
+
+
+def _show_comparison(page: Page, found: Comparison) -> None:
+    """Ways to balance, on the same folds, and their difference to the first of them."""
+    page.section(
+        "Balance of classes and modalities", f"On the same {len(found.parts)} folds; differences to the first."
+    )
+    first, *others = found.models
+    rows: list[tuple[object, ...]] = [
+        (first, found.models[first].mean("f1_macro"), None, None, found.models[first].seconds)
+    ]
+    for name in others:
+        difference = found.differences[first, name]
+        seconds = found.models[name].seconds
+        rows.append((name, found.models[name].mean("f1_macro"), -difference.mean, difference.standard_error, seconds))
+    page.table(("way", "macro-F1", "difference", "standard error", "seconds a fold"), rows)

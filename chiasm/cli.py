@@ -273,7 +273,8 @@ def fit(
     also: Annotated[
         str,
         typer.Option(
-            metavar="A,B", help="Find out besides: learning-curve, held-out-classes, incremental, random-split."
+            metavar="A,B",
+            help="Find out besides: learning-curve, held-out-classes, incremental, random-split, balance.",
         ),
     ] = "",
     log_dir: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's logs of the networks.")] = None,

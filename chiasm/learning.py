@@ -17,11 +17,11 @@ from chiasm.assessment import Predicted, measure
 from chiasm.errors import LabelError
 from chiasm.evaluation.splits import crossing, grouped_stratified_folds
 from chiasm.recognition import Labelled as LabelledArrays
-from chiasm.recognition import ModalityArrays, Recognizer
+from chiasm.recognition import ModalityArrays, Recognizer, RungOptions
 from chiasm.recognition.multitask import ColumnPrediction, MultiTaskPredictor
 from chiasm.recognition.tasks import Targets, TaskName, parse_targets
 
-ProtocolName: TypeAlias = Literal["learning-curve", "held-out-classes", "incremental", "random-split"]
+ProtocolName: TypeAlias = Literal["learning-curve", "held-out-classes", "incremental", "random-split", "balance"]
 
 FOLDS = 5
 
@@ -305,6 +305,11 @@ def protocols(
                 lambda: make().set_params(adapter="linear", fusion="concat"),
                 data.arrays, labels, steps=steps, groups=groups, seed=seed,
             )  # fmt: skip
+        if name == "balance":
+            return protocols.compare(
+                _balances(make, len(data.arrays.modalities)), data.arrays, labels, folds=3, seeds=(seed,), groups=groups,
+                names=names or None, source=source,
+            )  # fmt: skip
         return protocols.random_split_leak(
             make, data.arrays, labels, groups, folds=FOLDS, names=names or None, source=source, seed=seed
         )
@@ -334,6 +339,34 @@ def _predicted(
         sets=sets if model.fitted_.sets else None,
         unknown=unknown if model.fitted_.detectors else None,
     )
+
+
+def _balances(make: Callable[[], Recognizer], modalities: int) -> dict[str, Callable[[], Recognizer]]:
+    """Ways to balance classes, and modalities where there are several, beside doing nothing."""
+    from chiasm.transfer.training import Training
+
+    def trained(**options: Any) -> RungOptions:
+        return RungOptions(training=Training(**options))
+
+    changes: dict[str, dict[str, Any]] = {
+        "as it is": {},
+        "class weights": {"class_weight": "balanced"},
+        "mlp": {"adapter": "mlp"},
+        "mlp, small classes oversampled": {"adapter": "mlp", "options": trained(class_balance="oversample")},
+        "mlp, large classes undersampled": {"adapter": "mlp", "options": trained(class_balance="undersample")},
+        "mlp, mixup": {"adapter": "mlp", "options": trained(mixup=0.2)},
+    }
+    if modalities > 1:
+        changes |= {
+            "gated": {"adapter": "linear", "fusion": "gated"},
+            "gated, a loss for each modality": {"adapter": "linear", "fusion": "gated", "network": {"auxiliary": 0.5}},
+            "gated, gradients modulated": {"adapter": "linear", "fusion": "gated", "network": {"modulation": 1.0}},
+        }
+
+    def changed(change: Mapping[str, Any]) -> Callable[[], Recognizer]:
+        return lambda: make().set_params(**change, unknown=None)
+
+    return {name: changed(change) for name, change in changes.items()}
 
 
 def duplicates(data: Labelled, labels: Shaped[np.ndarray, " items"], seed: int) -> str:

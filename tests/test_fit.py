@@ -14,8 +14,9 @@ import pytest
 from fake_encoder import FakeEncoder
 from PIL import Image
 
-from chiasm import api, encoders
+from chiasm import api, encoders, learning
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.recognition import Recognizer
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 
@@ -95,6 +96,22 @@ def test_classes_with_everything_that_can_be_found_out(made: tuple[Path, Path], 
     assert prediction.label == "red"
     assert prediction.label in prediction.set
     assert sum(prediction.probabilities.values()) == pytest.approx(1)
+
+
+def test_ways_to_balance_are_compared_on_the_same_folds(
+    made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = learning._balances(Recognizer, 2)
+    assert len(every) == 9
+    for make in every.values():
+        assert isinstance(make(), Recognizer)
+    few = {name: every[name] for name in ("as it is", "class weights")}  # the networks take a minute
+    monkeypatch.setattr(learning, "_balances", lambda *_: few)
+    report = tmp_path / "report.md"
+    fitted = fit(made[0], label="colour", out=tmp_path / "model", adapter="linear", also=["balance"], report=report)
+    (difference,) = fitted.also["balance"]["differences"]
+    assert (difference["first"], difference["second"], difference["pairs"]) == ("as it is", "class weights", 3)
+    assert "Balance of classes and modalities" in report.read_text(encoding="utf-8")
 
 
 def test_numbers(made: tuple[Path, Path], tmp_path: Path) -> None:
