@@ -793,11 +793,15 @@ class _Fitting:
         return {part: pair[0] for part, pair in usable.items()}, {part: pair[1] for part, pair in usable.items()}
 
     def _detectors(self, heads: Mapping[Subset, Head]) -> dict[Subset, UnknownDetector]:
-        """For every set of modalities that has a head, a detector on its features and logits."""
+        """For every set of modalities that has a head, a detector on its features and logits.
+
+        The score is chosen on the largest set, and the same for the others.
+        """
+        wanted = self.choices.unknown
         found: dict[Subset, UnknownDetector] = {}
-        if self.choices.unknown is None:
+        if wanted is None:
             return found
-        for part, head in heads.items():
+        for part, head in sorted(heads.items(), key=lambda pair: -len(pair[0])):
             items = self._rows(part)
             if len(items) > _MOST_FOR_NOVELTY:
                 draws = np.random.default_rng(self.choices.seed)
@@ -811,12 +815,13 @@ class _Fitting:
             detector = detect_unknown(
                 head,
                 self._task(part, items),
-                wanted=self.choices.unknown,
+                wanted=wanted,
                 learn=learn,
                 options=self.options,
             )
             if detector is not None:
                 found[part] = detector
+                wanted = detector.name
         return found
 
     def _exemplars(self, main: Subset, singles: list[Subset]) -> Int[np.ndarray, " exemplars"]:
