@@ -35,8 +35,7 @@ from chiasm.evaluation.splits import few_shot_split, holdout_split
 from chiasm.learning import FOLDS, ProtocolName
 from chiasm.manifest import read_manifest
 from chiasm.models import load_model
-from chiasm.recognition import Labelled as LabelledArrays
-from chiasm.recognition import Recognizer
+from chiasm.recognition import LabelledItems, Recognizer
 from chiasm.recognition.fitting import FusionName, SemiName
 from chiasm.recognition.heads import RungName
 from chiasm.recognition.tasks import Targets, TaskName
@@ -891,7 +890,7 @@ def _evaluate_space(
 # -------------------------------------------------------------------------------------------------------- recognition
 
 
-def _source_items(source: str | Path, label: str, data: Labelled, space: Space, device: Device) -> LabelledArrays:
+def _source_items(source: str | Path, label: str, data: Labelled, space: Space, device: Device) -> LabelledItems:
     """Labelled items of another collection, embedded by the same encoders."""
     opened = Collection.open(source)
     networks = encoders.resolve(opened.encoder, device=device)
@@ -903,7 +902,7 @@ def _source_items(source: str | Path, label: str, data: Labelled, space: Space, 
                 f"target {fingerprint}). Add its files with the target's encoder"
             )
     found = labelled_items(opened, networks, space, [label], modalities=tuple(data.fingerprints))
-    return LabelledArrays(found.arrays, found.labels)
+    return LabelledItems(found.arrays, found.labels)
 
 
 def _evaluate_model(

@@ -16,8 +16,7 @@ from chiasm.arrays import Labelled
 from chiasm.assessment import Predicted, measure
 from chiasm.errors import LabelError
 from chiasm.evaluation.splits import crossing, grouped_stratified_folds
-from chiasm.recognition import Labelled as LabelledArrays
-from chiasm.recognition import ModalityArrays, Recognizer, RungOptions
+from chiasm.recognition import LabelledItems, ModalityArrays, Recognizer, RungOptions
 from chiasm.recognition.multitask import ColumnPrediction, MultiTaskPredictor
 from chiasm.recognition.tasks import Targets, TaskName, parse_targets
 
@@ -243,7 +242,7 @@ def cross_validated(
     data: Labelled,
     labels: Shaped[np.ndarray, " items"],
     names: Mapping[str, Float[np.ndarray, " dim"]],
-    source: LabelledArrays | None,
+    source: LabelledItems | None,
     seed: int,
 ) -> Predicted:
     """Every item by a recogniser that was fitted without it."""
@@ -273,7 +272,7 @@ def protocols(
     data: Labelled,
     labels: Shaped[np.ndarray, " items"],
     names: Mapping[str, Float[np.ndarray, " dim"]],
-    source: LabelledArrays | None,
+    source: LabelledItems | None,
     seed: int,
 ) -> dict[str, Any]:
     """Results of `chiasm.evaluation.protocols` by name."""

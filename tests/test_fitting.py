@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition import Labelled, ModalityArrays, Recognizer, RungOptions
+from chiasm.recognition import LabelledItems, ModalityArrays, Recognizer, RungOptions
 from chiasm.recognition import fitting as module
 from chiasm.recognition.calibration import expected_calibration_error
 from chiasm.recognition.fitting import Choices, FusionName, join, route, smoothed
@@ -60,7 +60,7 @@ FRESH, TRUTH = planted(500, seed=99)
 
 def test_a_source_that_helps_is_used() -> None:
     X, y = planted(12, seed=1, noise=2.0, kinds=("image",))
-    source = Labelled(*planted(200, seed=2, noise=1.5, offset=3.0, kinds=("image",)))
+    source = LabelledItems(*planted(200, seed=2, noise=1.5, offset=3.0, kinds=("image",)))
     fresh, truth = planted(500, seed=98, noise=2.0, kinds=("image",))
     alone, helped = linear().fit(X, y), linear().fit(X, y, source=source)
     assert helped.details_.alpha > 0
@@ -72,7 +72,7 @@ def test_a_source_that_would_hurt_is_refused() -> None:
     X, y = planted(60, seed=3)
     arrays, labels = planted(200, seed=4)
     wrong = NAMES[(np.searchsorted(NAMES, labels) + 1) % 4]
-    helped = linear().fit(X, y, source=Labelled(arrays, wrong))
+    helped = linear().fit(X, y, source=LabelledItems(arrays, wrong))
     assert helped.details_.alpha == 0
     assert helped.details_.source
     np.testing.assert_array_equal(helped.predict_proba(FRESH), linear().fit(X, y).predict_proba(FRESH))
@@ -80,7 +80,7 @@ def test_a_source_that_would_hurt_is_refused() -> None:
 
 def test_the_weight_of_a_source_can_be_said() -> None:
     X, y = planted(40, seed=5)
-    source = Labelled(*planted(60, seed=6))
+    source = LabelledItems(*planted(60, seed=6))
     model = linear(alpha=0.3).fit(X, y, source=source)
     assert (model.details_.alpha, model.details_.source) == (0.3, "The source is used with weight 0.3, as asked.")
     assert linear(alpha=0).fit(X, y, source=source).details_.alpha == 0
@@ -102,21 +102,21 @@ def test_classes_of_the_source_that_the_target_lacks_are_left_out() -> None:
     X, y = planted(40, seed=7)
     arrays, labels = planted(100, seed=8, classes=5)
     kept = labels != "swan"
-    one = linear(alpha=0.5).fit(X, y, source=Labelled(arrays, labels))
-    other = linear(alpha=0.5).fit(X, y, source=Labelled(arrays.take(np.flatnonzero(kept)), labels[kept]))
+    one = linear(alpha=0.5).fit(X, y, source=LabelledItems(arrays, labels))
+    other = linear(alpha=0.5).fit(X, y, source=LabelledItems(arrays.take(np.flatnonzero(kept)), labels[kept]))
     np.testing.assert_allclose(one.predict_proba(FRESH), other.predict_proba(FRESH), atol=1e-6)
 
 
 def test_a_source_without_the_modalities_is_said_to_be_of_no_use() -> None:
     X, y = planted(40, seed=9)
     text = planted(50, seed=10, kinds=("text",))
-    model = linear().fit(X, y, source=Labelled(*text))
+    model = linear().fit(X, y, source=LabelledItems(*text))
     assert model.details_.source == "The source has no items with image+text, so it is not used."
 
 
 def test_no_items_to_hold_out_no_source() -> None:
     X, y = planted(4, seed=11)
-    model = linear().fit(X, y, source=Labelled(*planted(50, seed=12)))
+    model = linear().fit(X, y, source=LabelledItems(*planted(50, seed=12)))
     assert model.details_.source == (
         "No item can be held out to choose the weight of the source on, so it is not used."
     )
@@ -262,11 +262,11 @@ def test_a_learned_fusion_takes_a_source_that_lacks_a_modality() -> None:
     X, y = planted(40, seed=26)
     images, labels = planted(40, seed=27, kinds=("image",))
     both, more = planted(5, seed=28)
-    source = Labelled(images.joined(both), np.concatenate([labels, more]))
+    source = LabelledItems(images.joined(both), np.concatenate([labels, more]))
     model = Recognizer(adapter="linear", fusion="gated", alpha=0.5, options=FAST, folds=2).fit(X, y, source=source)
     assert model.details_.alpha == 0.5
     only_images = Recognizer(adapter="linear", fusion="gated", alpha=0.5, options=FAST, folds=2)
-    assert only_images.fit(X, y, source=Labelled(images, labels)).details_.alpha == 0
+    assert only_images.fit(X, y, source=LabelledItems(images, labels)).details_.alpha == 0
 
 
 def test_routes() -> None:
@@ -611,16 +611,26 @@ X40, Y40 = planted(40, seed=49)
         ({}, {"names": {1: np.ones(16)}}, LabelError, "names of classes are such as 1 where labels are such as 'bird'"),
         (
             {},
-            {"source": Labelled(X40, ["ox"] * 40)},
+            {"source": LabelledItems(X40, ["ox"] * 40)},
             LabelError,
             r"no label of the source, such as \['ox'\], is among the 4 classes of the target, such as bird: rename",
         ),
-        ({}, {"source": Labelled(X40, np.arange(40))}, LabelError, r"no label of the source, such as \[0\], is among"),
-        ({}, {"source": Labelled(X40, [None, *Y40[1:]])}, LabelError, "1 of 40 labels of the source are missing"),
-        ({}, {"source": Labelled(X40, Y40[:3])}, LabelError, r"the source has 40 items but labels of shape \(3,\)"),
         (
             {},
-            {"source": Labelled(ModalityArrays({"image": np.ones((40, 3))}), Y40)},
+            {"source": LabelledItems(X40, np.arange(40))},
+            LabelError,
+            r"no label of the source, such as \[0\], is among",
+        ),
+        ({}, {"source": LabelledItems(X40, [None, *Y40[1:]])}, LabelError, "1 of 40 labels of the source are missing"),
+        (
+            {},
+            {"source": LabelledItems(X40, Y40[:3])},
+            LabelError,
+            r"the source has 40 items but labels of shape \(3,\)",
+        ),
+        (
+            {},
+            {"source": LabelledItems(ModalityArrays({"image": np.ones((40, 3))}), Y40)},
             ChiasmError,
             "source: image must be embedded as the items learned from; its own embedding is of width 3, there None",
         ),

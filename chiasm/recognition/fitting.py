@@ -70,7 +70,7 @@ Log: TypeAlias = Float64[np.ndarray, "items classes"]
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledItems:
     """Items of another domain with their labels."""
 
     arrays: ModalityArrays
@@ -866,4 +866,4 @@ def _having(arrays: ModalityArrays, subset: Subset) -> Int[np.ndarray, " rows"]:
     return arrays.having(subset) if set(subset) <= set(arrays.modalities) else np.arange(0)
 
 
-__all__ = ["ALPHAS", "Choices", "Details", "Fitted", "FusionName", "Labelled", "SemiName", "fit"]
+__all__ = ["ALPHAS", "Choices", "Details", "Fitted", "FusionName", "LabelledItems", "SemiName", "fit"]

@@ -26,7 +26,7 @@ from chiasm.recognition.fitting import (
     Details,
     Fitted,
     FusionName,
-    Labelled,
+    LabelledItems,
     SemiName,
     fit,
 )
@@ -169,7 +169,7 @@ class Recognizer:
         groups: Labels | None = None,
         *,
         names: Mapping[Any, Float[np.ndarray, " dim"]] | None = None,
-        source: Labelled | None = None,
+        source: LabelledItems | None = None,
         unlabelled: ModalityArrays | None = None,
     ) -> Recognizer:
         """Learn from labelled items, each with at least one modality.
@@ -544,7 +544,7 @@ def _refuse_unlike(other: ModalityArrays, arrays: ModalityArrays, what: str) -> 
 
 
 def _known(
-    source: Labelled, classes: Shaped[np.ndarray, " classes"]
+    source: LabelledItems, classes: Shaped[np.ndarray, " classes"]
 ) -> tuple[ModalityArrays, Int[np.ndarray, " known"]]:
     """The items of a source whose class is among those of the target."""
     if np.shape(source.labels) != (len(source.arrays),):
