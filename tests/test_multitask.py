@@ -228,3 +228,16 @@ def test_bad_input_is_named(alone: MultiTaskPredictor) -> None:
         LabelError, match=r"column 'price': 300 of 300 items lack any of the modalities fitted on \(image\)"
     ):
         images.predict({"text": FRESH.vectors["text"]})
+
+
+def test_a_class_that_no_training_item_is_of_has_a_column_of_its_own() -> None:
+    rows = np.flatnonzero(KINDS != "fish")
+    given = [target.take(rows) for target in columns(KINDS, NUMBERS, TAGS)]
+    predictor = MultiTaskPredictor(trunk="never").fit(X.take(rows), given)
+    said = predictor.predict(FRESH)["kind"]
+    assert predictor.names_["kind"].tolist() == ["bird", "fish", "frog"]
+    assert said.probabilities is not None
+    assert said.probabilities.shape == (len(FRESH), 3)
+    assert not said.probabilities[:, 1].any()
+    np.testing.assert_allclose(said.probabilities.sum(axis=1), 1)
+    np.testing.assert_array_equal(said.values, predictor.names_["kind"][said.probabilities.argmax(axis=1)])

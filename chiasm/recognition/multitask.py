@@ -254,9 +254,15 @@ class MultiTaskPredictor:
                 predictions[column.column] = _from_network(column, together[column.column], level)
                 continue
             try:
-                predictions[column.column] = _from_linear(column.task, column.alone, arrays, level)
+                said = _from_linear(column.task, column.alone, arrays, level)
             except LabelError as error:
                 raise LabelError(f"column {column.column!r}: {error}") from error
+            if isinstance(column.alone, Recognizer) and said.probabilities is not None:
+                # A class of the column that no training item was of is never predicted.
+                every = np.zeros((len(arrays), len(column.names)))
+                every[:, np.searchsorted(column.names, column.alone.classes_)] = said.probabilities
+                said = replace(said, probabilities=every)
+            predictions[column.column] = said
         return predictions
 
     def save(self, folder: str | Path) -> None:
