@@ -90,13 +90,14 @@ def measure(found: Predicted) -> dict[str, Any]:
         return _measure_classes(found)
     if found.kind == "labels":
         metrics = multilabel_metrics(found.true, _probabilities(found), list(found.classes)).as_dict()
+        # No interval of macro-F1: a resample loses rare labels, so it lies below the score itself.
         # What was predicted goes by the predictor's own thresholds; areas and the like need none.
         decided = multilabel_metrics(found.true, found.predicted.astype(np.float64), list(found.classes)).as_dict()
         by_threshold = ("subset_accuracy", "hamming", "precision", "recall", "f1", "support")
         metrics |= {name: value for name, value in decided.items() if name.startswith(by_threshold)}
         return metrics | {
             "items": len(found),
-            "intervals": _intervals(found, {"f1_micro": _f1_micro, "f1_macro": _f1_of_labels}),
+            "intervals": _intervals(found, {"f1_micro": _f1_micro}),
         }
     metrics = regression_metrics(found.true, found.predicted).as_dict()
     if found.low is not None and found.high is not None:
@@ -171,11 +172,6 @@ def _f1_macro(true: Shaped[np.ndarray, " items"], predicted: Shaped[np.ndarray, 
 def _f1_micro(true: Bool[np.ndarray, "items labels"], predicted: Bool[np.ndarray, "items labels"]) -> float:
     either = true.sum() + predicted.sum()
     return float(2 * (true & predicted).sum() / either) if either else 0.0
-
-
-def _f1_of_labels(true: Bool[np.ndarray, "items labels"], predicted: Bool[np.ndarray, "items labels"]) -> float:
-    either = true.sum(axis=0) + predicted.sum(axis=0)
-    return float(np.mean(2 * (true & predicted).sum(axis=0) / np.maximum(either, 1)))
 
 
 def _mae(true: Float[np.ndarray, " items"], predicted: Float[np.ndarray, " items"]) -> float:
