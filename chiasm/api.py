@@ -486,6 +486,7 @@ def fit(
         refused = {
             "shots": shots, "adapter": adapter != "auto", "fusion": fusion != "auto", "source": source, "semi": semi,
             "class_weight": class_weight, "tune": tune, "also": also, "nested": nested, "log_dir": log_dir,
+            "alpha": alpha != "auto", "names": not names, "sampler": sampler != "tpe",
         }  # fmt: skip
         given = [name for name, value in refused.items() if value]
         if given:
@@ -494,12 +495,10 @@ def fit(
         return _fit_columns(opened, data, targets, label, Path(out), report, seed)
     labels = classes_of(data, label)
     embedded = class_names(sorted(set(labels.tolist())), space, networks) if names else {}
-    options = RungOptions()
-    if log_dir is not None:
-        from chiasm.transfer.training import Training
-
-        options = RungOptions(training=Training(log_dir=log_dir))
+    options = RungOptions() if log_dir is None else learning.logged(RungOptions(), log_dir)
     other = None if source is None else _source_items(source, label, data, space, device)
+    if shots is not None and nested:
+        raise ChiasmError("nested measures by folds, shots on the items that were not drawn: take one of them")
     if shots is not None:
         split = few_shot_split(labels, shots, seed=seed, groups=data.groups)
         if not len(split.test):
@@ -529,7 +528,11 @@ def fit(
             seed=seed,
             on_trial=on_trial,
         )
-        arguments |= tuning.best
+        searched = dict(tuning.best)
+        if log_dir is not None:
+            searched["options"] = learning.logged(searched.get("options", options), log_dir)
+        said = {"alpha": alpha != "auto", "class_weight": class_weight is not None}
+        arguments |= {name: value for name, value in searched.items() if not said.get(name)}
 
     def make() -> Recognizer:
         return Recognizer(**arguments)
@@ -637,7 +640,7 @@ def _fit_columns(
         page = Page(
             f"{label}: {', '.join(target.task for target in targets)}", f"Model {out.name}. Measured on {measured}."
         )
-        show_columns(page, found, predictor.details_)
+        show_columns(page, found, metrics, predictor.details_)
         page.save(report)
     return result
 
@@ -939,7 +942,7 @@ def _evaluate_model(
     result = Evaluation(f"model {path.name}", measured, metrics, 0 if len(unseen) else len(rows))
     if report is not None:
         page = _page(result)
-        show_columns(page, found)
+        show_columns(page, found, metrics)
         if other is not None:
             page.section(f"Against {Path(str(against)).name}", "On the same items; above 0, this model is better.")
             page.table(

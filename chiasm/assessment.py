@@ -211,11 +211,17 @@ def show(page: Page, found: Predicted, metrics: Mapping[str, Any]) -> None:
         page.paragraph("There is none: every item was recognised.")
 
 
-def show_columns(page: Page, found: Mapping[str, Predicted], details: MultiTaskDetails | None = None) -> None:
-    """Sections on every column, and on whether learning them together paid."""
+def show_columns(
+    page: Page,
+    found: Mapping[str, Predicted],
+    metrics: Mapping[str, Any],
+    details: MultiTaskDetails | None = None,
+) -> None:
+    """Sections on every column, with `metrics` as `chiasm.learning.measure_columns` gives them, and on whether learning
+    them together paid."""
     for column, predicted in found.items():
         page.section("How well it recognises" if len(found) == 1 else f"Column {column}")
-        show(page, predicted, measure(predicted))
+        show(page, predicted, metrics if len(found) == 1 else metrics["columns"][column])
     if details is not None and len(found) > 1:
         page.section(
             "Together or alone",

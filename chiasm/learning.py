@@ -7,6 +7,8 @@ left to `chiasm.api`, what the numbers mean to `chiasm.assessment`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -15,7 +17,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from chiasm.arrays import Labelled
 from chiasm.assessment import Predicted, measure
 from chiasm.errors import LabelError
-from chiasm.evaluation.splits import crossing, grouped_stratified_folds
+from chiasm.evaluation.splits import crossing, group_folds, grouped_stratified_folds
 from chiasm.recognition import LabelledItems, ModalityArrays, Recognizer, RungOptions
 from chiasm.recognition.multitask import ColumnPrediction, MultiTaskPredictor
 from chiasm.recognition.tasks import Targets, TaskName, parse_targets
@@ -23,6 +25,13 @@ from chiasm.recognition.tasks import Targets, TaskName, parse_targets
 ProtocolName: TypeAlias = Literal["learning-curve", "held-out-classes", "incremental", "random-split", "balance"]
 
 FOLDS = 5
+
+
+def logged(options: RungOptions, log_dir: str | Path) -> RungOptions:
+    """The same, with TensorBoard's logs of the networks in a folder."""
+    from chiasm.transfer.training import Training
+
+    return replace(options, training=replace(options.training or Training(), log_dir=log_dir))
 
 
 def targets_of(data: Labelled, task: TaskName | Literal["auto"]) -> list[Targets]:
@@ -60,11 +69,8 @@ def cross_validated_columns(
     make: Callable[[], MultiTaskPredictor], data: Labelled, targets: Sequence[Targets], seed: int
 ) -> dict[str, Predicted]:
     """Every item by a predictor that was fitted without it."""
-    first = targets[0]
-    by = first.values if first.task == "classes" else np.zeros(len(data.ids), dtype=np.int64)
     parts: dict[str, list[Predicted]] = {}
-    folds = min(FOLDS, len(np.unique(data.groups)))
-    for fold in grouped_stratified_folds(by, folds, seed=seed, groups=data.groups):
+    for fold in group_folds(data.groups, min(FOLDS, len(np.unique(data.groups))), seed=seed):
         predictor = make().fit(
             data.arrays.take(fold.train),
             [target.take(fold.train) for target in targets],

@@ -168,6 +168,16 @@ def test_a_source_unlabelled_items_and_a_search(made: tuple[Path, Path], tmp_pat
     assert "Search for hyperparameters" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_search_leaves_what_was_said(made: tuple[Path, Path], tmp_path: Path) -> None:
+    fitted = fit(
+        made[0], label="colour", out=tmp_path / "model", tune=2, sampler="random", adapter="mlp", fusion="concat",
+        class_weight="balanced", log_dir=tmp_path / "log", modalities=["image"],
+    )  # fmt: skip
+    assert fitted.chosen["rung"] == "mlp"
+    assert Recognizer.load(tmp_path / "model" / "recognizer").class_weight == "balanced"
+    assert list((tmp_path / "log").rglob("events.*"))
+
+
 def test_measured_by_fitting_anew(made: tuple[Path, Path], tmp_path: Path) -> None:
     fitted = fit(made[0], label="colour", out=tmp_path / "model", adapter="prototypes", nested=True, group="lot")
     assert "outer folds" in fitted.measured
@@ -230,6 +240,9 @@ def test_copies_stay_on_one_side(tmp_path: Path) -> None:
         ),
         ({"label": "colour", "modalities": ["audio"]}, LabelError, "not audio"),
         ({"label": "colour", "task": "number"}, LabelError, "column 'colour'"),
+        ({"label": "colour", "shots": 2, "nested": True}, ChiasmError, "nested measures by folds, shots on the items"),
+        ({"label": "bright", "names": False}, ChiasmError, "names: only for one column of classes, not for 'bright'"),
+        ({"label": "bright", "alpha": 0.5}, ChiasmError, "alpha: only for one column of classes, not for 'bright'"),
         ({"label": "bright", "shots": 2}, ChiasmError, "shots: only for one column of classes, not for 'bright'"),
         (
             {"label": "colour,bright", "semi": "spreading"},
