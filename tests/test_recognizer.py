@@ -17,7 +17,6 @@ from sklearn.exceptions import NotFittedError
 
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, storage
-from chiasm.recognition import recognizer as module
 from chiasm.transfer import linear_probe
 from chiasm.transfer.linear_probe import LinearProbe
 from chiasm.transfer.training import Training
@@ -548,6 +547,6 @@ def test_a_description_that_is_too_large_is_not_read(
     fitted: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted.save(tmp_path / "model")
-    monkeypatch.setattr(module, "LARGEST_DESCRIPTION", 10)
+    monkeypatch.setattr(storage, "LARGEST_DESCRIPTION", 10)
     with pytest.raises(ChiasmError, match="is larger than 10 bytes"):
         Recognizer.load(tmp_path / "model")

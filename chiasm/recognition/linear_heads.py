@@ -6,6 +6,7 @@ does in the same way (`chiasm.recognition.fitting`). How a head is fitted is lef
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ class LinearHeads:
         return out
 
 
-class SubsetPredictor:
+class SubsetPredictor(ABC):
     """What predictors of numbers and of labels share: checking arrays, choosing sets of modalities, saving."""
 
     _FORMAT: ClassVar[str]
@@ -210,12 +211,13 @@ class SubsetPredictor:
         model.heads_ = LinearHeads(features, heads)
         return model
 
+    @abstractmethod
     def _described(self) -> tuple[dict[str, Any], Tensors]:
-        raise NotImplementedError
+        """What the predictor keeps beside its heads, as JSON fields and arrays."""
 
+    @abstractmethod
     def _restore(self, description: Mapping[str, Any], tensors: Mapping[str, Any]) -> int:
         """Take back what `_described` gave, and return the number of outputs of each head."""
-        raise NotImplementedError
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "heads_"):

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.transfer.alignment import normalise
 from chiasm.transfer.labels import Unchecked
 from chiasm.types import MODALITIES, Modality
 
@@ -246,9 +247,9 @@ class Features:
         for name in subset:
             part = self._lengths(name, len(subset))
             if name in self.own:
-                parts.append(part[0] * _unit(arrays.vectors[name][rows] - self.own[name]))
+                parts.append(part[0] * normalise(arrays.vectors[name][rows] - self.own[name]))
             if name in self.shared:
-                parts.append(part[1] * _unit(arrays.shared[name][rows] - self.shared[name]))
+                parts.append(part[1] * normalise(arrays.shared[name][rows] - self.shared[name]))
         return np.concatenate(parts, axis=1)
 
     def anchors(self, names: Float[np.ndarray, "classes dim"], subset: Subset) -> Float[np.ndarray, "classes width"]:
@@ -259,14 +260,14 @@ class Features:
             if name in self.own:
                 parts.append(np.zeros((len(names), len(self.own[name])), names.dtype))
             if name in self.shared:
-                parts.append(part[1] * _unit(names - self.shared[name]))
+                parts.append(part[1] * normalise(names - self.shared[name]))
         return np.concatenate(parts, axis=1)
 
     def across(
         self, arrays: ModalityArrays, given: Modality, rows: Int[np.ndarray, " rows"], wanted: Modality
     ) -> Float[np.ndarray, "rows width"]:
         """Feature rows in the place of one modality from the shared vectors of another one."""
-        other = _unit(arrays.shared[given][rows] - self.shared[given])
+        other = normalise(arrays.shared[given][rows] - self.shared[given])
         parts = [np.zeros((len(rows), len(self.own[wanted])), other.dtype)] if wanted in self.own else []
         return np.concatenate([*parts, self._lengths(wanted, 1)[1] * other], axis=1)
 
@@ -275,9 +276,3 @@ class Features:
         shared = 0.0 if name not in self.shared else SHARED if name in self.own else 1.0
         total = np.sqrt(modalities * ((name in self.own) + shared**2))
         return np.float32(1 / total), np.float32(shared / total)
-
-
-def _unit(rows: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Float[np.ndarray, "rows dim"] = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
-    return unit

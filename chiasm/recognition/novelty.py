@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition.calibration import checked_codes
+from chiasm.transfer.alignment import normalise
 from chiasm.transfer.labels import Unchecked
 
 ScoreName: TypeAlias = Literal["energy", "max_probability", "mahalanobis", "relative_mahalanobis", "knn"]
@@ -139,7 +140,7 @@ class NearestNeighbours:
 
     def scores(self, features: Features, logits: Logits) -> Float64[np.ndarray, " items"]:  # noqa: ARG002
         """From features."""
-        X = _unit(_checked_features(features, self.items.shape[1]))
+        X = normalise(_checked_features(features, self.items.shape[1]))
         scores = np.empty(len(X))
         for block in _blocks(len(X), len(self.items)):
             # Of unit vectors, the squared distance is 2 - 2 * cosine.
@@ -196,7 +197,7 @@ def fit_unknown_score(
             raise ChiasmError(f"neighbours must be from 1 to the number of items, {len(X)}; got {neighbours}")
         if len(X) > _MOST_NEIGHBOURS_KEPT:
             X = X[np.random.default_rng(seed).choice(len(X), _MOST_NEIGHBOURS_KEPT, replace=False)]
-        return NearestNeighbours(_unit(X), min(neighbours, len(X)))
+        return NearestNeighbours(normalise(X), min(neighbours, len(X)))
     centre = X.mean(axis=0)
     X -= centre
     of_class = np.unique(true, return_inverse=True)[1]
@@ -296,13 +297,6 @@ def _squared_distances(
         (np.square(a) @ weights)[:, None] - 2 * (a * weights) @ b.T + np.square(b) @ weights
     )
     return distances
-
-
-def _unit(X: Float64[np.ndarray, "items dim"]) -> Float64[np.ndarray, "items dim"]:
-    unit: Float64[np.ndarray, "items dim"] = X / np.maximum(
-        np.linalg.norm(X, axis=1, keepdims=True), np.finfo(np.float64).tiny
-    )
-    return unit
 
 
 def _blocks(rows: int, columns: int) -> Iterator[slice]:

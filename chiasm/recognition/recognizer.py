@@ -7,7 +7,6 @@ scikit-learn and torch, which take seconds to import, are loaded by `fit` (torch
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition.calibration import Calibration
@@ -35,7 +34,13 @@ from chiasm.recognition.ladder import RungOptions, RungReport
 from chiasm.recognition.modalities import Arrays, Features, ModalityArrays, Subset, as_arrays, refuse_empty_items
 from chiasm.recognition.novelty import ScoreName
 from chiasm.recognition.open_world import UnknownDetector
-from chiasm.recognition.storage import DESCRIPTION, LARGEST_DESCRIPTION, WEIGHTS, write_folder
+from chiasm.recognition.storage import (
+    DESCRIPTION,
+    read_description,
+    read_tensors,
+    refuse_version,
+    write_folder,
+)
 from chiasm.transfer.labels import Labels, label_codes
 from chiasm.types import Modality
 
@@ -431,11 +436,15 @@ class Recognizer:
             ChiasmError: there is none, it is of another version, or it is damaged.
         """
         source = Path(folder)
-        description = _read_description(source)
+        description = read_description(source, "recogniser")
+        if description.get("format") != FORMAT:
+            raise ChiasmError(
+                f"{source / DESCRIPTION} is not of a recogniser: format {FORMAT!r} was expected, got "
+                f"{description.get('format')!r}"
+            )
+        refuse_version(source, description.get("version"), VERSION)
         try:
-            with safe_open(source / WEIGHTS, framework="numpy") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-            return restore(description, tensors)
+            return restore(description, read_tensors(source))
         except (KeyError, TypeError, ValueError, IndexError, OSError, SafetensorError, ChiasmError) as error:
             raise ChiasmError(
                 f"{source} is damaged ({type(error).__name__}: {error}): save the recogniser again"
@@ -735,24 +744,3 @@ def restore(description: dict[str, Any], tensors: dict[str, Shaped[np.ndarray, "
 
 def _plain(label: Any) -> Any:
     return label.item() if isinstance(label, np.generic) else label
-
-
-def _read_description(source: Path) -> dict[str, Any]:
-    path = source / DESCRIPTION
-    if not path.is_file():
-        raise ChiasmError(f"{source} holds no saved recogniser: {DESCRIPTION} is missing")
-    if path.stat().st_size > LARGEST_DESCRIPTION:
-        raise ChiasmError(f"{path} is larger than {LARGEST_DESCRIPTION} bytes: it is not a recogniser's")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ChiasmError(f"{path} is not JSON ({error}): save the recogniser again") from error
-    found = (description.get("format"), description.get("version")) if isinstance(description, dict) else (None, None)
-    if found[0] != FORMAT:
-        raise ChiasmError(f"{path} is not of a recogniser: format {FORMAT!r} was expected, got {found[0]!r}")
-    if found[1] != VERSION:
-        raise ChiasmError(
-            f"{source} was saved in version {found[1]!r} of the format; this chiasm reads version {VERSION}. "
-            "Fit and save it again, or use the chiasm that saved it"
-        )
-    return description  # type: ignore[no-any-return]  # checked to be a dict above

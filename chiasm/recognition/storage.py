@@ -77,21 +77,38 @@ def read_model(
     Raises:
         ChiasmError: there is none, it is of another format or version, or it is damaged.
     """
-    found = saved_format(source)
+    description = read_description(source, "model")
+    found = _format(source, description)
     if found != form:
         raise ChiasmError(f"{source} holds a {found!r}, expected a {form!r}: load it with the class that saved it")
+    refuse_version(source, description.get("version"), version)
     try:
-        description = json.loads((source / DESCRIPTION).read_text(encoding="utf-8"))
-        if description["version"] != version:
-            raise ChiasmError(
-                f"{source} was saved in version {description['version']!r} of the format; this chiasm reads version "
-                f"{version}. Fit and save it again, or use the chiasm that saved it"
-            )
-        with safe_open(source / WEIGHTS, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        return restore(description, tensors)
+        return restore(description, read_tensors(source))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError, SafetensorError) as error:
         raise ChiasmError(f"{source} is damaged ({type(error).__name__}: {error}): save the model again") from error
+
+
+def read_tensors(source: Path) -> Tensors:
+    """The arrays of a saved model.
+
+    Raises:
+        OSError, SafetensorError: they are missing or damaged.
+    """
+    with safe_open(source / WEIGHTS, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+
+
+def refuse_version(source: Path, found: object, version: int) -> None:
+    """Refuse a model of another version of its format.
+
+    Raises:
+        ChiasmError: it is.
+    """
+    if found != version:
+        raise ChiasmError(
+            f"{source} was saved in version {found!r} of the format; this chiasm reads version {version}. "
+            "Fit and save it again, or use the chiasm that saved it"
+        )
 
 
 def saved_format(source: Path) -> str:
@@ -100,16 +117,33 @@ def saved_format(source: Path) -> str:
     Raises:
         ChiasmError: there is no saved model, or its description is damaged.
     """
+    return _format(source, read_description(source, "model"))
+
+
+def read_description(source: Path, what: str) -> dict[str, Any]:
+    """The description of a saved model; empty where it is JSON and no object.
+
+    Args:
+        source: the folder.
+        what: what it should hold, for messages.
+
+    Raises:
+        ChiasmError: there is none, it is too large, or not JSON.
+    """
     path = source / DESCRIPTION
     if not path.is_file():
-        raise ChiasmError(f"{source} holds no saved model: {DESCRIPTION} is missing")
+        raise ChiasmError(f"{source} holds no saved {what}: {DESCRIPTION} is missing")
     if path.stat().st_size > LARGEST_DESCRIPTION:
-        raise ChiasmError(f"{path} is larger than {LARGEST_DESCRIPTION} bytes: it is not a model's")
+        raise ChiasmError(f"{path} is larger than {LARGEST_DESCRIPTION} bytes: it is not a {what}'s")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ChiasmError(f"{path} is not JSON ({error}): save the model again") from error
-    found = description.get("format") if isinstance(description, dict) else None
+        raise ChiasmError(f"{path} is not JSON ({error}): save the {what} again") from error
+    return description if isinstance(description, dict) else {}
+
+
+def _format(source: Path, description: Mapping[str, Any]) -> str:
+    found = description.get("format")
     if not isinstance(found, str):
-        raise ChiasmError(f"{path} names no format: it is not a saved model's")
+        raise ChiasmError(f"{source / DESCRIPTION} names no format: it is not a saved model's")
     return found

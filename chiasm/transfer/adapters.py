@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from chiasm.errors import LabelError
 from chiasm.transfer.alignment import normalise
-from chiasm.transfer.labels import Labels, Unchecked, group_codes, label_codes
+from chiasm.transfer.labels import Labels, Unchecked, group_codes, label_codes, refuse_continuous, refuse_one_class
 from chiasm.transfer.linear_probe import refuse_nonfinite, row_weights, softmax
 
 if TYPE_CHECKING:
@@ -84,15 +84,8 @@ class _Adapter(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         weight = row_weights(sample_weight, len(X))
         used = np.flatnonzero(weight)
         self.classes_, codes = label_codes(np.asarray(y)[used])
-        if len(self.classes_) < 2:
-            raise LabelError(
-                f"y holds 1 class only ({self.classes_[0]!s}, {len(used)} rows): at least 2 classes are needed"
-            )
-        if self.classes_.dtype.kind == "f" and (self.classes_ % 1).any():
-            raise LabelError(
-                f"Unknown label type: continuous numbers such as {self.classes_[(self.classes_ % 1) > 0][0]}; "
-                "labels must be text, whole numbers or booleans"
-            )
+        refuse_one_class(self.classes_, len(used))
+        refuse_continuous(self.classes_)
         group = None
         if groups is not None:
             group = np.unique(group_codes(groups, len(X))[used], return_inverse=True)[1]

@@ -7,6 +7,7 @@ is left to `chiasm.recognition.ladder`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,17 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from chiasm.errors import LabelError
-from chiasm.transfer.labels import Labels, Shots, Unchecked, deal, group_codes, label_codes
+from chiasm.transfer.alignment import normalise
+from chiasm.transfer.labels import (
+    Labels,
+    Shots,
+    Unchecked,
+    deal,
+    group_codes,
+    label_codes,
+    refuse_continuous,
+    refuse_one_class,
+)
 from chiasm.transfer.linear_probe import row_weights, softmax
 
 LARGEST_CACHE = 5000
@@ -29,7 +40,7 @@ _RATIOS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the cache beside the class names; 1 i
 _UNTUNED_SHARPNESS, _UNTUNED_RATIO = 5.5, 1.0
 
 
-class _CosineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class _CosineClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is untyped
     """What the three share: the checked input, logits to probabilities and labels."""
 
     classes_: Shaped[np.ndarray, " classes"]
@@ -47,7 +58,7 @@ class _CosineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        logits = self._logits(_unit(X))
+        logits = self._logits(normalise(X))
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict_proba(self, X: Float[np.ndarray, "rows dim"] | Unchecked) -> Float[np.ndarray, "rows classes"]:
@@ -58,7 +69,7 @@ class _CosineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        return softmax(self._logits(_unit(X)))
+        return softmax(self._logits(normalise(X)))
 
     def predict(self, X: Float[np.ndarray, "rows dim"] | Unchecked) -> Shaped[np.ndarray, " rows"]:
         """The most probable class of each row.
@@ -70,8 +81,9 @@ class _CosineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         labels: Shaped[np.ndarray, " rows"] = self.classes_[best]
         return labels
 
+    @abstractmethod
     def _logits(self, X: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows classes"]:
-        raise NotImplementedError
+        """Of unit rows."""
 
     def _checked(
         self, X: Any, y: Any, sample_weight: Any, groups: Labels | None, *shots: Shots | None
@@ -85,15 +97,14 @@ class _CosineClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         if np.asarray(y).ndim == 1:
             label_codes(y)
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        if np.asarray(y).dtype.kind == "f" and (np.asarray(y) % 1).any():
-            raise LabelError("Unknown label type: continuous numbers; labels must be text, whole numbers or booleans")
+        refuse_continuous(np.unique(y))
         for extra in shots:
             if extra is not None and extra.X.shape[1] != X.shape[1]:
                 raise LabelError(f"extra shots are {extra.X.shape[1]} wide, X is {X.shape[1]}: embed them alike")
         weight = row_weights(sample_weight, len(X))
         used = np.flatnonzero(weight)
         group = None if groups is None else np.unique(group_codes(groups, len(X))[used], return_inverse=True)[1]
-        return _unit(X[used]), np.asarray(y)[used], weight[used], group
+        return normalise(X[used]), np.asarray(y)[used], weight[used], group
 
     def _fold_of(
         self, codes: Int[np.ndarray, " rows"], group: Int[np.ndarray, " rows"] | None
@@ -147,7 +158,7 @@ class ZeroShot(_CosineClassifier):
         unnamed = np.setdiff1d(labels, self.classes_)
         if len(unnamed):
             raise LabelError(f"zero-shot needs a name for every class; {len(unnamed)} have none, e.g. {unnamed[0]!s}")
-        prototypes = _prototypes(_unit(anchors.X.astype(rows.dtype)), named, anchors.weight, len(self.classes_))
+        prototypes = _prototypes(normalise(anchors.X.astype(rows.dtype)), named, anchors.weight, len(self.classes_))
         codes = np.searchsorted(self.classes_, labels)
         self.scale_ = _best_scale(rows @ prototypes.T, codes, weight)
         self.coef_ = (self.scale_ * prototypes).astype(rows.dtype)
@@ -193,11 +204,11 @@ class Prototypes(_CosineClassifier):
         rows, labels, weight, group = self._checked(X, y, sample_weight, groups, extra)
         every = labels if extra is None else np.concatenate([labels, extra.y])
         self.classes_, codes = label_codes(every)
-        _refuse_one_class(self.classes_, len(labels))
+        refuse_one_class(self.classes_, len(labels))
         number, own = len(self.classes_), len(labels)
         others = np.zeros((number, rows.shape[1]))
         if extra is not None:
-            np.add.at(others, codes[own:], extra.weight[:, None] * _unit(extra.X.astype(np.float64)))
+            np.add.at(others, codes[own:], extra.weight[:, None] * normalise(extra.X.astype(np.float64)))
         fold = self._fold_of(codes[:own], group)
         sums = np.zeros((fold.max() + 1, number, rows.shape[1]))
         np.add.at(sums, (fold, codes[:own]), weight[:, None] * rows)
@@ -207,10 +218,10 @@ class Prototypes(_CosineClassifier):
             held = fold == number_of_fold
             rest = total - sums[number_of_fold]
             known = np.linalg.norm(rest, axis=1) > 1e-6 * np.linalg.norm(total, axis=1)
-            cosines[np.ix_(held, known)] = rows[held] @ _unit(rest[known]).T
+            cosines[np.ix_(held, known)] = rows[held] @ normalise(rest[known]).T
         scored = np.isfinite(cosines[np.arange(own), codes[:own]]) & (np.isfinite(cosines).sum(axis=1) > 1)
         self.scale_ = _best_scale(cosines[scored], codes[:own][scored], weight[scored])
-        self.coef_ = (self.scale_ * _unit(total)).astype(rows.dtype)
+        self.coef_ = (self.scale_ * normalise(total)).astype(rows.dtype)
         return self
 
     def _logits(self, X: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows classes"]:
@@ -269,9 +280,9 @@ class TipAdapter(_CosineClassifier):
             raise LabelError(f"a Tip-Adapter keeps at most {LARGEST_CACHE} rows; got {kept}. Use the linear probe")
         parts = [labels] + [shots.y for shots in (extra, anchors) if shots is not None]
         self.classes_, codes = label_codes(np.concatenate(parts))
-        _refuse_one_class(self.classes_, own)
+        refuse_one_class(self.classes_, own)
         number = len(self.classes_)
-        self.keys_ = rows if extra is None else np.vstack([rows, _unit(extra.X.astype(rows.dtype))])
+        self.keys_ = rows if extra is None else np.vstack([rows, normalise(extra.X.astype(rows.dtype))])
         weights = weight if extra is None else np.concatenate([weight, extra.weight])
         values = np.zeros((kept, number))
         values[np.arange(kept), codes[:kept]] = weights * number / weights.sum()
@@ -279,7 +290,7 @@ class TipAdapter(_CosineClassifier):
         self.anchors_ = np.zeros((number, rows.shape[1]), dtype=rows.dtype)
         if anchors is not None:
             named = np.unique(codes[kept:])
-            means = _prototypes(_unit(anchors.X.astype(rows.dtype)), codes[kept:], anchors.weight, number)
+            means = _prototypes(normalise(anchors.X.astype(rows.dtype)), codes[kept:], anchors.weight, number)
             self.anchors_[named] = means[named]
         self.sharpness_, self.ratio_, self.scale_ = _UNTUNED_SHARPNESS, _UNTUNED_RATIO, _UNTUNED_SCALE
         self._choose(rows, codes[:own], weight, self._fold_of(codes[:own], group), anchors is not None)
@@ -332,12 +343,6 @@ class TipAdapter(_CosineClassifier):
         return logits
 
 
-def _unit(rows: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Float[np.ndarray, "rows dim"] = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
-    return unit
-
-
 def _prototypes(
     rows: Float[np.ndarray, "rows dim"],
     codes: Int[np.ndarray, " rows"],
@@ -346,7 +351,7 @@ def _prototypes(
 ) -> Float[np.ndarray, "classes dim"]:
     sums = np.zeros((classes, rows.shape[1]), dtype=np.float64)
     np.add.at(sums, codes, weight[:, None] * rows)
-    return _unit(sums)
+    return normalise(sums)
 
 
 def _scores_by_scale(
@@ -370,11 +375,6 @@ def _best_scale(
     if not len(codes):
         return _UNTUNED_SCALE
     return min(_scores_by_scale(cosines, codes, weight), key=lambda found: found[1])[0]
-
-
-def _refuse_one_class(classes: Shaped[np.ndarray, " classes"], rows: int) -> None:
-    if len(classes) < 2:
-        raise LabelError(f"y holds 1 class only ({classes[0]!s}, {rows} rows): at least 2 classes are needed")
 
 
 __all__ = ["LARGEST_CACHE", "Prototypes", "TipAdapter", "ZeroShot"]

@@ -100,6 +100,29 @@ def label_codes(
     return classes, codes
 
 
+def refuse_one_class(classes: Shaped[np.ndarray, " classes"], rows: int) -> None:
+    """Refuse labels that leave nothing to tell apart.
+
+    Raises:
+        LabelError: there is one class only.
+    """
+    if len(classes) < 2:
+        raise LabelError(f"y holds 1 class only ({classes[0]!s}, {rows} rows): at least 2 classes are needed")
+
+
+def refuse_continuous(classes: Shaped[np.ndarray, " classes"]) -> None:
+    """Refuse numbers that are measured, not counted.
+
+    Raises:
+        LabelError: one of them has a fractional part.
+    """
+    if classes.dtype.kind == "f" and (classes % 1).any():
+        raise LabelError(
+            f"Unknown label type: continuous numbers such as {classes[(classes % 1) > 0][0]}; "
+            "labels must be text, whole numbers or booleans"
+        )
+
+
 def group_codes(groups: Labels, rows: int) -> Int[np.ndarray, " rows"]:
     """The number of each row's group.
 

@@ -40,7 +40,16 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import ThreadpoolController
 
 from chiasm.errors import LabelError
-from chiasm.transfer.labels import Labels, Shots, Unchecked, deal, group_codes, label_codes
+from chiasm.transfer.labels import (
+    Labels,
+    Shots,
+    Unchecked,
+    deal,
+    group_codes,
+    label_codes,
+    refuse_continuous,
+    refuse_one_class,
+)
 
 Rows: TypeAlias = Int[np.ndarray, " _"] | Iterable[int]
 
@@ -163,15 +172,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
             weight = np.concatenate([weight, extra.weight])
         used = np.flatnonzero(weight)
         self.classes_, codes = label_codes(np.asarray(y)[used])
-        if len(self.classes_) < 2:
-            raise LabelError(
-                f"y holds 1 class only ({self.classes_[0]!s}, {len(used)} rows): at least 2 classes are needed"
-            )
-        if self.classes_.dtype.kind == "f" and (self.classes_ % 1).any():
-            raise LabelError(
-                f"Unknown label type: continuous numbers such as {self.classes_[(self.classes_ % 1) > 0][0]}; "
-                "labels must be text, whole numbers or booleans"
-            )
+        refuse_one_class(self.classes_, len(used))
+        refuse_continuous(self.classes_)
         weight = weight[used] * self._class_weights(codes, weight[used])[codes]
         group = None
         if groups is not None:
