@@ -14,7 +14,7 @@ from benchmarks import record
 from benchmarks.corpora import Pairs, classes, embedded_names, modality_arrays, offline_space, pairs, say, take
 from chiasm.evaluation.diagnostics import paired_difference
 from chiasm.evaluation.splits import few_shot_split
-from chiasm.recognition import LabelledItems, ModalityArrays, Recognizer
+from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
 from chiasm.recognition.modalities import Subset
 
 SEEDS = range(10)
@@ -40,7 +40,7 @@ def main() -> None:
     rows: list[list[object]] = []
     for source, target in (("google", "apple"), ("apple", "twitter"), ("twitter", "google")):
         theirs, ours = (large(pairs(f"emoji-{vendor}")) for vendor in (source, target))
-        given = LabelledItems(modality_arrays(theirs, space).only(("image",)), theirs.categories)
+        given = SourceItems(modality_arrays(theirs, space).only(("image",)), theirs.categories)
         arrays = modality_arrays(ours, space).only(("image",))
         rows += [compare(f"{source} to {target} emoji, image", ours, arrays, given, embedded_names(ours, space))]
     stamps, emoji = classes(pairs("stamps")), relabelled(pairs("emoji-google"))
@@ -51,7 +51,7 @@ def main() -> None:
                 f"google emoji to stamps, {' + '.join(modalities)}",
                 stamps,
                 modality_arrays(stamps, space).only(modalities),
-                LabelledItems(modality_arrays(emoji, space).only(modalities), emoji.categories),
+                SourceItems(modality_arrays(emoji, space).only(modalities), emoji.categories),
                 embedded_names(stamps, space),
             )
         )
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def compare(
-    name: str, target: Pairs, arrays: ModalityArrays, source: LabelledItems, names: dict[str, np.ndarray]
+    name: str, target: Pairs, arrays: ModalityArrays, source: SourceItems, names: dict[str, np.ndarray]
 ) -> list[object]:
     alone, beside, alphas = [], [], []
     only_source = Recognizer(adapter="linear", unknown=None).fit(

@@ -35,8 +35,8 @@ from chiasm.evaluation.splits import few_shot_split, holdout_split
 from chiasm.learning import FOLDS, ProtocolName
 from chiasm.manifest import read_manifest
 from chiasm.models import load_model
-from chiasm.recognition import LabelledItems, Recognizer
-from chiasm.recognition.fitting import FusionName, SemiName
+from chiasm.recognition import Recognizer, SourceItems
+from chiasm.recognition.fitting import FusionName, LearnedFeatures, SemiName
 from chiasm.recognition.heads import RungName
 from chiasm.recognition.tasks import Targets, TaskName
 from chiasm.recognition.tuning import SamplerName
@@ -410,6 +410,7 @@ def fit(
     source: str | Path | None = None,
     alpha: float | Literal["auto"] = "auto",
     semi: SemiName | None = None,
+    features: LearnedFeatures | None = None,
     class_weight: Literal["balanced"] | None = None,
     tune: int = 0,
     sampler: SamplerName = "tpe",
@@ -446,6 +447,8 @@ def fit(
             has are learned from as well.
         alpha: weight of the source, or `"auto"`.
         semi: how items without a label are used.
+        features: features to learn on all items of the source, which may then have no labels, or on items without a label:
+            `"whitening"`, `"within-class"` or `"contrastive"`. Refused where held-out items are not recognised better.
         class_weight: `"balanced"` gives every class the same total weight.
         tune: so many trials of a search for hyperparameters (Optuna); what is not `"auto"` above stays as it is. The study
             is kept beside the model as MODEL.study and gone on with when the same is asked again.
@@ -485,7 +488,7 @@ def fit(
     if len(columns) > 1 or (targets and targets[0].task != "classes"):
         refused = {
             "shots": shots, "adapter": adapter != "auto", "fusion": fusion != "auto", "source": source, "semi": semi,
-            "class_weight": class_weight, "tune": tune, "also": also, "nested": nested, "log_dir": log_dir,
+            "features": features, "class_weight": class_weight, "tune": tune, "also": also, "nested": nested, "log_dir": log_dir,
             "alpha": alpha != "auto", "names": not names, "sampler": sampler != "tpe",
         }  # fmt: skip
         given = [name for name, value in refused.items() if value]
@@ -496,7 +499,7 @@ def fit(
     labels = classes_of(data, label)
     embedded = class_names(sorted(set(labels.tolist())), space, networks) if names else {}
     options = RungOptions() if log_dir is None else learning.logged(RungOptions(), log_dir)
-    other = None if source is None else _source_items(source, label, data, space, device)
+    other = None if source is None else _source_items(source, label, data, space, features is not None, device)
     if shots is not None and nested:
         raise ChiasmError("nested measures by folds, shots on the items that were not drawn: take one of them")
     if shots is not None:
@@ -507,8 +510,8 @@ def fit(
     else:
         train = np.arange(len(labels))
     arguments: dict[str, Any] = {
-        "adapter": adapter, "fusion": fusion, "alpha": alpha, "semi": semi, "class_weight": class_weight,
-        "options": options, "random_state": seed,
+        "adapter": adapter, "fusion": fusion, "alpha": alpha, "semi": semi, "features": features,
+        "class_weight": class_weight, "options": options, "random_state": seed,
     }  # fmt: skip
     tuning = None
     if tune:
@@ -893,8 +896,10 @@ def _evaluate_space(
 # -------------------------------------------------------------------------------------------------------- recognition
 
 
-def _source_items(source: str | Path, label: str, data: Labelled, space: Space, device: Device) -> LabelledItems:
-    """Labelled items of another collection, embedded by the same encoders."""
+def _source_items(
+    source: str | Path, label: str, data: Labelled, space: Space, with_unlabelled: bool, device: Device
+) -> SourceItems:
+    """Items of another collection, embedded by the same encoders: those with a label, or all if that is enough."""
     opened = Collection.open(source)
     networks = encoders.resolve(opened.encoder, device=device)
     theirs = fingerprints_of(networks)
@@ -904,8 +909,13 @@ def _source_items(source: str | Path, label: str, data: Labelled, space: Space, 
                 f"the source {source} has {modality} embeddings of another encoder ({theirs.get(modality, 'none')}, the "
                 f"target {fingerprint}). Add its files with the target's encoder"
             )
-    found = labelled_items(opened, networks, space, [label], modalities=tuple(data.fingerprints))
-    return LabelledItems(found.arrays, found.labels)
+    if with_unlabelled and label not in opened.columns():
+        ids = [str(row["id"]) for row in opened.items()]
+        found = embedded_items(opened, ids, data.fingerprints)
+        usable = np.flatnonzero(np.any([*found.present.values()], axis=0))
+        return SourceItems(modality_arrays(found, space, tuple(data.fingerprints), usable))
+    labelled = labelled_items(opened, networks, space, [label], modalities=tuple(data.fingerprints))
+    return SourceItems(labelled.arrays, labelled.labels)
 
 
 def _evaluate_model(

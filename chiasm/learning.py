@@ -18,7 +18,7 @@ from chiasm.arrays import Labelled
 from chiasm.assessment import Predicted, measure
 from chiasm.errors import LabelError
 from chiasm.evaluation.splits import crossing, group_folds, grouped_stratified_folds
-from chiasm.recognition import LabelledItems, ModalityArrays, Recognizer, RungOptions
+from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems
 from chiasm.recognition.multitask import ColumnPrediction, MultiTaskPredictor
 from chiasm.recognition.tasks import Targets, TaskName, parse_targets
 
@@ -248,7 +248,7 @@ def cross_validated(
     data: Labelled,
     labels: Shaped[np.ndarray, " items"],
     names: Mapping[str, Float[np.ndarray, " dim"]],
-    source: LabelledItems | None,
+    source: SourceItems | None,
     seed: int,
 ) -> Predicted:
     """Every item by a recogniser that was fitted without it."""
@@ -278,7 +278,7 @@ def protocols(
     data: Labelled,
     labels: Shaped[np.ndarray, " items"],
     names: Mapping[str, Float[np.ndarray, " dim"]],
-    source: LabelledItems | None,
+    source: SourceItems | None,
     seed: int,
 ) -> dict[str, Any]:
     """Results of `chiasm.evaluation.protocols` by name."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition import LabelledItems, ModalityArrays, Recognizer, RungOptions
+from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems
 from chiasm.recognition import fitting as module
 from chiasm.recognition.calibration import expected_calibration_error
 from chiasm.recognition.fitting import Choices, FusionName, join, route, smoothed
@@ -55,12 +56,72 @@ def linear(**options: Any) -> Recognizer:
 FRESH, TRUTH = planted(500, seed=99)
 
 
+# --------------------------------------------------------------------------------------------------- learned features
+
+
+def loud(items: int, seed: int) -> tuple[ModalityArrays, np.ndarray]:
+    """Own embeddings in which a few directions that say nothing of the class are five times as loud as those that do."""
+    arrays, labels = planted(items, seed, noise=0.6, kinds=("image",))
+    rng = np.random.default_rng(seed + 1000)
+    noise = 5 * rng.normal(size=(items, 6)).astype(np.float32)
+    return ModalityArrays({"image": np.hstack([arrays.shared["image"], noise])}), labels
+
+
+@pytest.mark.parametrize("kind", ["whitening", "within-class"])
+def test_features_learned_on_a_source_are_used_where_they_help(kind: Any, tmp_path: Path) -> None:
+    X, y = loud(24, seed=1)
+    fresh, truth = loud(400, seed=2)
+    theirs, others = loud(400, seed=3)
+    source = SourceItems(theirs, np.char.add("other ", others))  # its classes are not those of the target
+    alone = Recognizer(adapter="prototypes", unknown=None, folds=3).fit(X, y)
+    helped = Recognizer(adapter="prototypes", unknown=None, folds=3, features=kind).fit(X, y, source=source)
+    assert "are used: Brier score of held-out items +" in helped.details_.features
+    assert helped.score(fresh, truth) > alone.score(fresh, truth) + 0.2
+    helped.save(tmp_path / "model")
+    again = Recognizer.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict_proba(fresh), helped.predict_proba(fresh))
+    assert again.details_ == helped.details_
+
+
+def test_whitening_needs_no_labels_and_within_class_says_that_it_does() -> None:
+    X, y = loud(24, seed=1)
+    theirs, _ = loud(400, seed=3)
+    unlabelled = linear(features="whitening").fit(X, y, unlabelled=theirs)
+    from_source = linear(features="whitening").fit(X, y, source=SourceItems(theirs))
+    assert "are used" in unlabelled.details_.features
+    np.testing.assert_array_equal(unlabelled.predict_proba(theirs), from_source.predict_proba(theirs))
+    with pytest.raises(LabelError, match="within-class features are learned from labelled items"):
+        linear(features="within-class").fit(X, y, source=SourceItems(theirs))
+
+
+def test_features_that_do_not_help_are_refused_and_change_nothing() -> None:
+    X, y = planted(40, seed=1)
+    theirs, _ = planted(80, seed=2, noise=9.0, text_noise=9.0)
+    plain = linear().fit(X, y)
+    tried = linear(features="contrastive").fit(X, y, source=SourceItems(theirs))
+    assert "contrastive features of image+text, learned on 80 items, are refused" in tried.details_.features
+    np.testing.assert_array_equal(tried.predict_proba(FRESH), plain.predict_proba(FRESH))
+
+
+def test_features_need_items_to_learn_on() -> None:
+    X, y = planted(40, seed=1)
+    assert (
+        "There are no items to learn whitening features on" in linear(features="whitening").fit(X, y).details_.features
+    )
+    few = SourceItems(planted(20, seed=2)[0])
+    assert "too little" in linear(features="whitening").fit(X, y, source=few).details_.features
+    with pytest.raises(LabelError, match="the source has no labels: give them, or say what features"):
+        linear().fit(X, y, source=few)
+    with pytest.raises(ChiasmError, match="there are no learned features 'pca': take whitening"):
+        linear(features="pca").fit(X, y)
+
+
 # ------------------------------------------------------------------------------------------------------------- a source
 
 
 def test_a_source_that_helps_is_used() -> None:
     X, y = planted(12, seed=1, noise=2.0, kinds=("image",))
-    source = LabelledItems(*planted(200, seed=2, noise=1.5, offset=3.0, kinds=("image",)))
+    source = SourceItems(*planted(200, seed=2, noise=1.5, offset=3.0, kinds=("image",)))
     fresh, truth = planted(500, seed=98, noise=2.0, kinds=("image",))
     alone, helped = linear().fit(X, y), linear().fit(X, y, source=source)
     assert helped.details_.alpha > 0
@@ -72,7 +133,7 @@ def test_a_source_that_would_hurt_is_refused() -> None:
     X, y = planted(60, seed=3)
     arrays, labels = planted(200, seed=4)
     wrong = NAMES[(np.searchsorted(NAMES, labels) + 1) % 4]
-    helped = linear().fit(X, y, source=LabelledItems(arrays, wrong))
+    helped = linear().fit(X, y, source=SourceItems(arrays, wrong))
     assert helped.details_.alpha == 0
     assert helped.details_.source
     np.testing.assert_array_equal(helped.predict_proba(FRESH), linear().fit(X, y).predict_proba(FRESH))
@@ -80,7 +141,7 @@ def test_a_source_that_would_hurt_is_refused() -> None:
 
 def test_the_weight_of_a_source_can_be_said() -> None:
     X, y = planted(40, seed=5)
-    source = LabelledItems(*planted(60, seed=6))
+    source = SourceItems(*planted(60, seed=6))
     model = linear(alpha=0.3).fit(X, y, source=source)
     assert (model.details_.alpha, model.details_.source) == (0.3, "The source is used with weight 0.3, as asked.")
     assert linear(alpha=0).fit(X, y, source=source).details_.alpha == 0
@@ -91,7 +152,7 @@ def test_the_weight_of_a_source_is_its_share_of_the_loss() -> None:
     arrays, labels = planted(90, seed=6)
     codes = np.searchsorted(NAMES, labels)
     fitting = module._Fitting(
-        X, NAMES[:4], np.searchsorted(NAMES, y), Choices(), None, None, (arrays, codes), None
+        X, NAMES[:4], np.searchsorted(NAMES, y), Choices(), None, None, (arrays, codes), None, None
     )  # fmt: skip
     shots = fitting._from_source(("image", "text"), 0.3)
     assert shots is not None
@@ -102,21 +163,21 @@ def test_classes_of_the_source_that_the_target_lacks_are_left_out() -> None:
     X, y = planted(40, seed=7)
     arrays, labels = planted(100, seed=8, classes=5)
     kept = labels != "swan"
-    one = linear(alpha=0.5).fit(X, y, source=LabelledItems(arrays, labels))
-    other = linear(alpha=0.5).fit(X, y, source=LabelledItems(arrays.take(np.flatnonzero(kept)), labels[kept]))
+    one = linear(alpha=0.5).fit(X, y, source=SourceItems(arrays, labels))
+    other = linear(alpha=0.5).fit(X, y, source=SourceItems(arrays.take(np.flatnonzero(kept)), labels[kept]))
     np.testing.assert_allclose(one.predict_proba(FRESH), other.predict_proba(FRESH), atol=1e-6)
 
 
 def test_a_source_without_the_modalities_is_said_to_be_of_no_use() -> None:
     X, y = planted(40, seed=9)
     text = planted(50, seed=10, kinds=("text",))
-    model = linear().fit(X, y, source=LabelledItems(*text))
+    model = linear().fit(X, y, source=SourceItems(*text))
     assert model.details_.source == "The source has no items with image+text, so it is not used."
 
 
 def test_no_items_to_hold_out_no_source() -> None:
     X, y = planted(4, seed=11)
-    model = linear().fit(X, y, source=LabelledItems(*planted(50, seed=12)))
+    model = linear().fit(X, y, source=SourceItems(*planted(50, seed=12)))
     assert model.details_.source == (
         "No item can be held out to choose the weight of the source on, so it is not used."
     )
@@ -240,7 +301,15 @@ def test_probabilities_of_a_learned_fusion_are_calibrated_by_its_own_predictions
     X, y = planted(60, seed=24)
     model = Recognizer(adapter="linear", fusion="gated", unknown="knn", options=FAST, folds=2).fit(X, y)
     fitting = module._Fitting(
-        X, NAMES[:4], np.searchsorted(NAMES, y), Choices(fusion="gated", options=FAST, folds=2), None, None, None, None
+        X,
+        NAMES[:4],
+        np.searchsorted(NAMES, y),
+        Choices(fusion="gated", options=FAST, folds=2),
+        None,
+        None,
+        None,
+        None,
+        None,
     )
     by_hand = fitting._fusion_network("gated")[1]
     assert model.fitted_.held_out is not None
@@ -262,11 +331,11 @@ def test_a_learned_fusion_takes_a_source_that_lacks_a_modality() -> None:
     X, y = planted(40, seed=26)
     images, labels = planted(40, seed=27, kinds=("image",))
     both, more = planted(5, seed=28)
-    source = LabelledItems(images.joined(both), np.concatenate([labels, more]))
+    source = SourceItems(images.joined(both), np.concatenate([labels, more]))
     model = Recognizer(adapter="linear", fusion="gated", alpha=0.5, options=FAST, folds=2).fit(X, y, source=source)
     assert model.details_.alpha == 0.5
     only_images = Recognizer(adapter="linear", fusion="gated", alpha=0.5, options=FAST, folds=2)
-    assert only_images.fit(X, y, source=LabelledItems(images, labels)).details_.alpha == 0
+    assert only_images.fit(X, y, source=SourceItems(images, labels)).details_.alpha == 0
 
 
 def test_routes() -> None:
@@ -314,8 +383,10 @@ def test_names_help_at_one_shot_and_let_items_be_held_out() -> None:
     assert set(helped.details_.subsets) == {"image", "text", "image+text"}
     chosen = Recognizer(unknown=None).fit(X, y, names=named()).details_
     assert chosen.rung == "linear"
-    assert all(not report.tried for report in chosen.rungs)
-    assert "a comparison would be chance" in chosen.rungs[0].why
+    (taken,) = [report for report in chosen.rungs if report.taken]
+    assert taken.rung == "linear"
+    assert taken.why == "taken with fewer than 6 items of the median class, where a comparison says little"
+    assert chosen.rungs[0].f1_macro is not None  # the others are measured all the same, for the report
 
 
 def test_the_ladder_is_climbed_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -570,7 +641,7 @@ def test_held_out_predictions_are_those_of_probes_without_the_fold() -> None:
     X, y = planted(50, seed=47)
     X = X.only(("image",))
     model = linear(folds=5).fit(X, y)
-    fitting = module._Fitting(X, NAMES[:4], np.searchsorted(NAMES, y), Choices(), None, None, None, None)
+    fitting = module._Fitting(X, NAMES[:4], np.searchsorted(NAMES, y), Choices(), None, None, None, None, None)
     head, held_out = model.fitted_.heads["image",], model.fitted_.held_out
     assert held_out is not None
     rows = model.fitted_.features.rows(X, ("image",), np.arange(50))
@@ -611,26 +682,26 @@ X40, Y40 = planted(40, seed=49)
         ({}, {"names": {1: np.ones(16)}}, LabelError, "names of classes are such as 1 where labels are such as 'bird'"),
         (
             {},
-            {"source": LabelledItems(X40, ["ox"] * 40)},
+            {"source": SourceItems(X40, ["ox"] * 40)},
             LabelError,
             r"no label of the source, such as \['ox'\], is among the 4 classes of the target, such as bird: rename",
         ),
         (
             {},
-            {"source": LabelledItems(X40, np.arange(40))},
+            {"source": SourceItems(X40, np.arange(40))},
             LabelError,
             r"no label of the source, such as \[0\], is among",
         ),
-        ({}, {"source": LabelledItems(X40, [None, *Y40[1:]])}, LabelError, "1 of 40 labels of the source are missing"),
+        ({}, {"source": SourceItems(X40, [None, *Y40[1:]])}, LabelError, "1 of 40 labels of the source are missing"),
         (
             {},
-            {"source": LabelledItems(X40, Y40[:3])},
+            {"source": SourceItems(X40, Y40[:3])},
             LabelError,
             r"the source has 40 items but labels of shape \(3,\)",
         ),
         (
             {},
-            {"source": LabelledItems(ModalityArrays({"image": np.ones((40, 3))}), Y40)},
+            {"source": SourceItems(ModalityArrays({"image": np.ones((40, 3))}), Y40)},
             ChiasmError,
             "source: image must be embedded as the items learned from; its own embedding is of width 3, there None",
         ),

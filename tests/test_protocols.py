@@ -23,7 +23,7 @@ from chiasm.evaluation import (
     random_split_leak,
     zero_shot_on_held_out_classes,
 )
-from chiasm.recognition import LabelledItems, ModalityArrays, Recognizer
+from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
 
 CENTRES = np.random.default_rng(0).normal(size=(6, 10))
 LABELS = np.array(["bat", "bee", "cat", "cow", "dog", "eel"])
@@ -134,7 +134,7 @@ def test_groups_names_and_source_reach_the_recogniser() -> None:
         made.append(Nearest())
         return made[-1]
 
-    source = LabelledItems(*planted(12, seed=5))
+    source = SourceItems(*planted(12, seed=5))
     cross_validate(make, X, y, folds=2, groups=np.repeat(np.arange(10), 3), names=NAMES, source=source)
     assert [len(model.groups) for model in made] == [len(model.rows) for model in made]
     assert all(model.source is source and len(model.classes_) == 6 for model in made)

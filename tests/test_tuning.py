@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from sklearn.metrics import f1_score
 
 from chiasm.errors import ChiasmError, LabelError, MissingExtraError
-from chiasm.recognition import LabelledItems, ModalityArrays, Recognizer, RungOptions, tuning
+from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems, tuning
 from chiasm.recognition.heads import RUNGS
 from chiasm.recognition.ladder import deal_folds
 from chiasm.recognition.tuning import TrialReport, Tuning, tune
@@ -317,7 +317,7 @@ def test_what_the_items_do_not_allow_is_not_searched(fake: type[Fake]) -> None:
     X, y = planted(60)
     shared = ModalityArrays(shared={"image": X.vectors["image"]})
     names = dict(zip(CLASSES.tolist(), np.eye(3, 8, dtype=np.float32), strict=True))
-    data = tuning._checked_data(shared, y, None, names, LabelledItems(shared, y))
+    data = tuning._checked_data(shared, y, None, names, SourceItems(shared, y))
     many = tuning._space_for(data, data.deal(3, seed=0), None, None)
     assert many == tuning._Space(("auto", *RUNGS), ("auto",), True)
 
@@ -325,7 +325,7 @@ def test_what_the_items_do_not_allow_is_not_searched(fake: type[Fake]) -> None:
 def test_the_weight_of_a_source_is_searched_where_there_is_one(fake: type[Fake]) -> None:
     X, y = planted()
     fake.quality = staticmethod(lambda arguments: 0.9 if arguments["alpha"] == "auto" else arguments["alpha"] / 2)
-    found = tune(X, y, trials=10, source=LabelledItems(*planted(seed=1)), adapters=("prototypes",), folds=3)
+    found = tune(X, y, trials=10, source=SourceItems(*planted(seed=1)), adapters=("prototypes",), folds=3)
     assert found.best["alpha"] == "auto"
     alphas = [trial.parameters["alpha"] for trial in found.trials if "alpha" in trial.parameters]
     assert len(set(alphas)) > 3
@@ -522,7 +522,7 @@ def test_a_study_is_lines_of_json(fake: type[Fake], tmp_path: Path) -> None:
         ({"seed": 1}, "has other folds: their number or the seed differ"),
         ({"adapters": ("linear",)}, "searches other adapters or fusions"),
         ({"groups": np.arange(60)}, "is of other items, labels, groups, names or source"),
-        ({"source": LabelledItems(*planted())}, "is of other items, labels, groups, names or source"),
+        ({"source": SourceItems(*planted())}, "is of other items, labels, groups, names or source"),
     ],
 )
 def test_trials_of_something_else_are_not_gone_on_with(

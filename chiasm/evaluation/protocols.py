@@ -44,7 +44,7 @@ from chiasm.evaluation.splits import (
     held_out_class_split,
     holdout_split,
 )
-from chiasm.recognition.fitting import LabelledItems
+from chiasm.recognition.fitting import SourceItems
 from chiasm.recognition.modalities import Arrays, ModalityArrays, as_arrays
 from chiasm.transfer.labels import Labels, group_codes, label_codes
 
@@ -164,7 +164,7 @@ def cross_validate(
     folds: int = 5,
     groups: Labels | None = None,
     names: Names | None = None,
-    source: LabelledItems | None = None,
+    source: SourceItems | None = None,
     level: float = 0.9,
     seed: int = 0,
 ) -> CrossValidation:
@@ -277,7 +277,7 @@ def learning_curve(
     seeds: Sequence[int] = tuple(range(10)),
     groups: Labels | None = None,
     names: Names | None = None,
-    source: LabelledItems | None = None,
+    source: SourceItems | None = None,
 ) -> LearningCurve:
     """Learn from 1, 2, 5 ... items a class and measure on the rest.
 
@@ -392,7 +392,7 @@ def compare(
     metric: MetricName = "f1_macro",
     groups: Labels | None = None,
     names: Names | None = None,
-    source: LabelledItems | None = None,
+    source: SourceItems | None = None,
 ) -> Comparison:
     """Measure several recognisers on the same items, learned from the same items, and compare them part by part.
 
@@ -725,7 +725,7 @@ def random_split_leak(
     *,
     folds: int = 5,
     names: Names | None = None,
-    source: LabelledItems | None = None,
+    source: SourceItems | None = None,
     seed: int = 0,
 ) -> Leak:
     """Cross-validate with and without regard to groups.
@@ -835,7 +835,7 @@ def _labels(model: Model, probabilities: Any) -> Shaped[np.ndarray, " items"]:
     return labels
 
 
-def _data(X: Arrays, y: Labels, groups: Labels | None, names: Names | None, source: LabelledItems | None) -> _Data:
+def _data(X: Arrays, y: Labels, groups: Labels | None, names: Names | None, source: SourceItems | None) -> _Data:
     arrays = as_arrays(X)
     classes, codes = label_codes(y)
     if len(codes) != len(arrays):

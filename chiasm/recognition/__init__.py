@@ -1,8 +1,8 @@
 """Recognition: embeddings of items -> labels."""
 
-from chiasm.recognition.fitting import LabelledItems
+from chiasm.recognition.fitting import SourceItems
 from chiasm.recognition.ladder import RungOptions
 from chiasm.recognition.modalities import Arrays, ModalityArrays
 from chiasm.recognition.recognizer import Recognition, Recognizer
 
-__all__ = ["Arrays", "LabelledItems", "ModalityArrays", "Recognition", "Recognizer", "RungOptions"]
+__all__ = ["Arrays", "ModalityArrays", "Recognition", "Recognizer", "RungOptions", "SourceItems"]

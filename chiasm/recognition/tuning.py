@@ -29,7 +29,7 @@ from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm._optional import require
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition.fitting import LEARNED, FusionName, LabelledItems
+from chiasm.recognition.fitting import LEARNED, FusionName, SourceItems
 from chiasm.recognition.heads import RUNGS, RungName
 from chiasm.recognition.ladder import RungOptions, Task, deal_folds, why_not
 from chiasm.recognition.modalities import Arrays, ModalityArrays, as_arrays
@@ -342,7 +342,7 @@ class _Data:
     codes: Int[np.ndarray, " items"]
     groups: Int[np.ndarray, " items"] | None
     names: Mapping[Any, Float[np.ndarray, " dim"]] | None
-    source: LabelledItems | None
+    source: SourceItems | None
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> _Data:
         groups = None if self.groups is None else self.groups[rows]
@@ -428,7 +428,7 @@ def _checked_data(
     y: Labels,
     groups: Labels | None,
     names: Mapping[Any, Float[np.ndarray, " dim"]] | None,
-    source: LabelledItems | None,
+    source: SourceItems | None,
 ) -> _Data:
     arrays = as_arrays(X)
     classes, codes = label_codes(y)
@@ -563,7 +563,7 @@ def tune(
     trials: int,
     groups: Labels | None = None,
     names: Mapping[Any, Float[np.ndarray, " dim"]] | None = None,
-    source: LabelledItems | None = None,
+    source: SourceItems | None = None,
     sampler: SamplerName = "tpe",
     objective: ObjectiveName = "brier",
     adapters: Sequence[RungName | Literal["auto"]] | None = None,
