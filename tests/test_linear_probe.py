@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -302,9 +304,86 @@ def test_folds_are_stacked_only_as_far_as_memory_goes(monkeypatch: pytest.Monkey
     strengths = [0.01, 0.1, 1.0]
     together = LinearProbe(strengths=strengths).fit(X, y)
     monkeypatch.setattr(linear_probe, "_SMALL", 0)
+    monkeypatch.setattr(linear_probe, "_WORTH_KEEPING", 0)  # where there is room, and here there is none
     apart = LinearProbe(strengths=strengths).fit(X, y)
     np.testing.assert_allclose(apart.cv_scores_, together.cv_scores_, rtol=1e-9)
     np.testing.assert_allclose(apart.coef_, together.coef_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("strengths", [[0.01, 0.1, 1.0], [0.1, 0.2, 0.4, 0.8]], ids=["far", "near"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_logits_kept_directions_all_known_and_shared_blocks_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, strengths: list[float], workers: int
+) -> None:
+    """What is done at scale only, on small data: the same scores, and the same solution as scikit-learn's."""
+    X, y = planted(7, 200, 80, noise=2.0)
+    plain = LinearProbe(strengths=strengths, cv=3).fit(X, y)
+    monkeypatch.setattr(linear_probe, "_WORTH_KEEPING", 0)
+    monkeypatch.setattr(linear_probe, "_worth_all_directions", lambda *_: True)
+
+    @contextmanager
+    def working(_: int) -> Iterator[Any]:
+        with ThreadPoolExecutor(workers) as pool:
+            yield linear_probe._Workers(pool if workers > 1 else None, workers)
+
+    monkeypatch.setattr(linear_probe, "_working", working)
+    at_scale = LinearProbe(strengths=strengths, cv=3).fit(X, y)
+    assert at_scale.strength_ == plain.strength_
+    # Both are within a third of the standard error of exact scores.
+    error = 0.3 / np.sqrt(len(y) / 3)
+    np.testing.assert_allclose(at_scale.cv_scores_, plain.cv_scores_, atol=0.33 * error)
+    assert_same_solution(at_scale, refitted(X, y, at_scale.strength_), X, 1e-5)
+    again = LinearProbe(strengths=strengths, cv=3).fit(X, y)
+    assert np.array_equal(again.coef_, at_scale.coef_)
+
+
+def test_a_strength_starts_where_the_last_ended_without_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    products = []
+    at = linear_probe._Problem.at
+
+    def spy(problem: Any, W: np.ndarray, fold: Any, penalty: Any, logits: Any = None) -> Any:
+        products.append(logits is None)
+        return at(problem, W, fold, penalty, logits)
+
+    monkeypatch.setattr(linear_probe._Problem, "at", spy)
+    monkeypatch.setattr(linear_probe, "_WORTH_KEEPING", 0)
+    LinearProbe(strengths=[0.01, 0.1, 1.0, 10.0], cv=3).fit(*planted(5, 40, 30, noise=2.0))
+    assert sum(products) == 2  # the first guess of the folds, and the start of the last fit
+    assert len(products) > 6
+
+
+def test_a_step_that_must_be_halved_moves_kept_logits_as_far_as_the_weights() -> None:
+    X, y = planted(3, 20, 6)
+    rows = np.hstack([X, np.ones((len(X), 1))])
+    workers = linear_probe._Workers(None, 1)
+    problem = linear_probe._Problem(rows, np.eye(7), y, np.ones((2, len(y))), 3, workers)
+    folds, penalty = np.arange(2), problem.penalty(0.1)
+    point = problem.at(problem.first_guess(), folds, penalty)
+    change = np.random.default_rng(0).normal(size=point.weights.shape)
+    logits = np.einsum("cpd,rd->cpr", change, rows)
+    part = np.array([0.25, 1.0])
+    kept = linear_probe._Step(change, logits).taken(problem, folds, point, part)
+    computed = linear_probe._Step(change, None).taken(problem, folds, point, part)
+    np.testing.assert_allclose(kept.value, computed.value)
+    np.testing.assert_allclose(kept.gradient, computed.gradient, atol=1e-10)
+    other = problem.penalty(5.0)
+    moved, direct = computed.under(other), problem.at(computed.weights, folds, other)
+    np.testing.assert_allclose(moved.value, direct.value)
+    np.testing.assert_allclose(moved.gradient, direct.gradient, atol=1e-10)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_workers_are_as_many_as_the_blas_has_threads_and_only_where_worth_it(threads: int) -> None:
+    with linear_probe._blas().limit(limits=threads):
+        with linear_probe._working(linear_probe._WORTH_THREADS) as workers:
+            assert workers.number == threads
+            assert {library.num_threads for library in linear_probe._blas().lib_controllers} == {1}
+            blocks = [slice(k, k + 1) for k in range(5)]
+            shared = workers.share(lambda own: [block.start for block in own], blocks)
+            assert sorted(block for own in shared for block in own) == [0, 1, 2, 3, 4]
+            assert len(shared) == threads
+        with linear_probe._working(linear_probe._WORTH_THREADS - 1) as workers:
+            assert workers.number == 1
 
 
 def test_text_labels_come_back_as_text() -> None:
