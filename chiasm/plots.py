@@ -349,7 +349,8 @@ def histogram_counts(
     ticks, _, _ = _decimal_ticks(float(every.min()), float(every.max()), 8)
     parts = math.ceil(wanted / (len(ticks) - 1))
     edges = np.interp(np.arange(parts * (len(ticks) - 1) + 1) / parts, np.arange(len(ticks)), ticks)
-    return edges, {name: np.histogram(group, edges)[0] for name, group in values.items()}
+    # The ticks cover the values but for rounding: a cosine of 1.0000000000000002 lies in the bin that ends at 1.
+    return edges, {name: np.histogram(np.clip(group, edges[0], edges[-1]), edges)[0] for name, group in values.items()}
 
 
 def histogram(

@@ -26,18 +26,41 @@ from PIL import Image
 from chiasm import plots
 from chiasm.errors import ChiasmError, MediaError
 from chiasm.evaluation import Interval
+from chiasm.evaluation.geometry import PairGeometry
+from chiasm.evaluation.moments import MomentMetrics
+from chiasm.evaluation.ranking import NothingFound, PairRetrieval, RelevanceMetrics, RetrievalMetrics
 from chiasm.media import kinds, load, sniff
 from chiasm.plots import Bar, Numbers, Series, escape
 from chiasm.types import Image as Pixels
 from chiasm.types import Outcome, Video
 
-__all__ = ["Card", "Example", "Page", "show_classification", "show_retrieval"]
+__all__ = [
+    "Card",
+    "Example",
+    "Medium",
+    "Page",
+    "PairSide",
+    "show_alignment",
+    "show_classification",
+    "show_examples",
+    "show_moments",
+    "show_nothing_found",
+    "show_relevance",
+    "show_retrieval",
+    "show_search",
+]
 
 THUMBNAIL = 160  # pixels, longer side
 SOUND_BYTES = 300_000  # a longer sound is left out
 MEDIA_BYTES = 8_000_000  # of all pictures and sounds of a page together, as they stand in the file
 TEXT_CHARACTERS = 400  # of an example's text in HTML and Markdown
 CELLS = 4000  # of the numbers behind a drawing in HTML and Markdown; JSON has all of them
+
+_EXAMPLES = 4  # queries of each direction that are drawn
+_WORST = 6  # queries of each direction with the last ranks
+_HITS = 5  # shown of a query
+_DEPTHS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)  # first items that a curve is drawn at
+_SAMPLE = 20_000  # pairs that a distribution of scores is drawn from
 
 _PLAYED = {  # what browsers play, by kind of file
     kinds.WAV: "audio/wav",
@@ -82,7 +105,8 @@ figure details { font-size: .85rem; max-height: 24rem; overflow-y: auto; }
 .card b { display: block; margin-top: .4rem; font-weight: 600; } .card span { color: var(--soft); }
 .example p { margin: .4rem 0 0; } .lack { border: 1px dashed var(--line); border-radius: .3rem; padding: .5rem;
   color: var(--soft); font-size: .8rem; font-weight: 400; } .card .lack { display: block; }
-.card > .lack:first-child { min-height: 6.4rem; }
+.card > .lack:first-child { min-height: 6.4rem; } .card audio { width: 100%; margin-top: .4rem; }
+.right { border: 2px solid var(--mark); }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem;
   overflow-x: auto; font-size: .86rem; } audio { height: 2rem; }
 """
@@ -91,11 +115,13 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: .5r
 
 @dataclass(frozen=True)
 class Card:
-    """One thing in a row of things: a picture where there is one, a title and a line below."""
+    """One thing in a row of things: a picture where there is one, a title, a line below, and a player of its sound."""
 
     picture: Path | None
     title: str
     below: str
+    sound: Path | None = None
+    right: bool = False  # what was looked for: it has a frame
 
 
 @dataclass(frozen=True)
@@ -402,13 +428,417 @@ def show_classification(page: Page, metrics: Mapping[str, Any]) -> None:
     page.confusion([str(name) for name in metrics["labels"]], metrics["confusion"])
 
 
-def show_retrieval(page: Page, directions: Mapping[str, Mapping[str, float]]) -> None:
-    """Retrieval metrics, a row a direction."""
-    names = list(next(iter(directions.values())))
+def show_retrieval(page: Page, directions: Mapping[str, Mapping[str, float | Interval]]) -> None:
+    """Retrieval metrics, a row a metric and a column a direction."""
+    names = next(iter(directions.values()))
+    page.table(
+        ("metric", *(direction.replace("_", " ") for direction in directions)),
+        [(name.replace("_", " "), *(values[name] for values in directions.values())) for name in names],
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- search
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One medium of an item, as a report shows it."""
+
+    name: str  # of the item
+    picture: Path | None = None  # an image, or a video, of which one frame is shown
+    text: str | None = None  # the text itself, or the transcript of a sound
+    sound: Path | None = None
+
+    @property
+    def content(self) -> tuple[Path | None, str | None, Path | None]:
+        """What is seen and heard of it: media of equal content are shown once."""
+        return self.picture, self.text, self.sound
+
+
+@dataclass(frozen=True, eq=False)
+class PairSide:
+    """One modality of the pairs that a search was measured on.
+
+    Attributes:
+        vectors: in the space, a row a pair.
+        media: what to show of each row.
+    """
+
+    vectors: Float[np.ndarray, "pairs dim"]
+    media: Sequence[Medium]
+
+
+def show_search(
+    page: Page, found: PairRetrieval, sides: tuple[PairSide, PairSide], geometry: PairGeometry, *, seed: int = 0
+) -> None:
+    """Sections on how well each of two modalities finds the other; `show_examples` has the queries themselves.
+
+    Args:
+        page: where to.
+        found: what was measured.
+        sides: of `found.names`, in that order.
+        geometry: of the same two.
+        seed: of the pairs that scores are drawn from.
+
+    Raises:
+        ChiasmError: a side has more or fewer vectors or media than there are pairs.
+    """
+    _check_sides(found, sides)
+    page.section(
+        "How well each finds the other",
+        f"Each of {found.pairs:,} pairs is searched for from both sides, among all of them. What has the same content as the "
+        "right answer is right, too. Of equal scores the wrong ones count as first.",
+    )
+    show_retrieval(page, {name: {**one.as_dict(), **found.intervals[name]} for name, one in found.metrics.items()})
+    groups = len(np.unique(found.groups))
+    page.paragraph(
+        f"In brackets: 95 % bootstrap intervals over {groups:,} groups of queries that share their content."
+        if groups > 1
+        else "All pairs are of one group, so there are no intervals."
+    )
+    page.paragraph(
+        "hit@k: share of queries with a right answer among the first k. recall@k: share of a query's right answers found "
+        "there. mrr: mean of 1 / rank of the first right answer. map: mean average precision. ndcg: discounted gain of "
+        "the whole ranking, or of its first k, against the best order."
+    )
+    _show_curve(page, found.metrics)
+    _show_modalities(page, found)
+    _show_scores(page, found, sides, seed)
+    page.section("How the two lie in the space")
+    page.table(
+        ("measure", "value", "what it says"), [(name, value, says) for name, value, says in _geometry_rows(geometry)]
+    )
+    _show_same_modality(page, found, sides, seed)
+
+
+def show_examples(page: Page, found: PairRetrieval, sides: tuple[PairSide, PairSide], *, seed: int = 0) -> None:
+    """Sections with queries and what they found, in both directions: some drawn at random, and the worst.
+
+    Args:
+        page: where to.
+        found: what was measured.
+        sides: of `found.names`, in that order.
+        seed: of the queries that are drawn.
+
+    Raises:
+        ChiasmError: a side has more or fewer vectors or media than there are pairs.
+    """
+    _check_sides(found, sides)
+    by_name = dict(zip(found.names, sides, strict=True))
+    for direction, metrics in found.metrics.items():
+        query, target = direction.split("_to_")
+        drawn = np.random.default_rng(seed).permutation(found.pairs)[:_EXAMPLES]
+        page.section(
+            f"Examples: {query} to {target}",
+            "Drawn at random. Framed: right answers, with the first of them where none is among the best. Before each score, its place; what shows the same is shown once.",
+        )
+        for row in drawn.tolist():
+            _show_query(page, metrics, by_name[query], by_name[target], row)
+    for direction, metrics in found.metrics.items():
+        query, target = direction.split("_to_")
+        worst = _worst(metrics, by_name[query])
+        page.section(f"Worst queries: {query} to {target}", "Those whose first right answer comes last.")
+        if not worst:
+            page.paragraph("There is none: every query has a right answer in the first place.")
+        for row in worst:
+            _show_query(page, metrics, by_name[query], by_name[target], row)
+
+
+def show_alignment(
+    page: Page,
+    before: PairRetrieval,
+    after: PairRetrieval,
+    *,
+    geometry_before: PairGeometry,
+    geometry_after: PairGeometry,
+) -> None:
+    """Sections on what an alignment changed, on the same pairs; it must not have learned from them.
+
+    Raises:
+        LabelError: the two are not of the same pairs.
+    """
+    page.section(
+        "Before and after",
+        f"On the same {after.pairs:,} pairs, which were not learned from. In brackets: the 95 % interval of the difference, over "
+        "groups of queries that share their content; p: how often as large a difference comes with random signs.",
+    )
+    alone = len(np.unique(after.groups)) < 2
+    differences = {} if alone else after.differences(before)
+    for direction, metrics in after.metrics.items():
+        old, new = before.metrics[direction].as_dict(), metrics.as_dict()
+        rows: list[tuple[Cell, ...]] = []
+        for name in new:
+            if name == "queries":
+                continue
+            paired = differences.get(direction, {}).get(name)
+            change = new[name] - old[name] if paired is None else paired.interval
+            rows.append(
+                (name.replace("_", " "), old[name], new[name], change, None if paired is None else paired.p_value)
+            )
+        page.table((direction.replace("_", " "), "before", "after", "difference", "p"), rows)
+    if alone:
+        page.paragraph("All pairs are of one group, so there are no intervals.")
+    curves = {
+        f"{direction}, {when}": metrics
+        for direction in after.metrics
+        for when, metrics in (("after", after.metrics[direction]), ("before", before.metrics[direction]))
+    }
+    _show_curve(page, curves)
+    page.section("A gallery of both, before and after", _FAVOUR)
+    old_by, new_by = before.by_modality(), after.by_modality()
+    page.table(
+        ("query", "finds", "recall@10 before", "after", "favour before", "after"),
+        [
+            (query, target, old_by[query][target].recall, new.recall, old_by[query][target].favour, new.favour)
+            for query, found in new_by.items()
+            for target, new in found.items()
+        ],
+    )
+    page.section("How the two lie in the space, before and after")
+    page.table(
+        ("measure", "before", "after", "what it says"),
+        [
+            (name, old, new, says)
+            for (name, old, says), (_, new, _) in zip(
+                _geometry_rows(geometry_before), _geometry_rows(geometry_after), strict=True
+            )
+        ],
+    )
+
+
+def show_nothing_found(
+    page: Page,
+    found: NothingFound,
+    answerable: Numbers,
+    off_topic: Numbers,
+    *,
+    what: str = "probability",
+) -> None:
+    """A section on "nothing found" as an answer, from the best hit of every query; without hits, queries are not drawn.
+
+    Args:
+        page: where to.
+        found: what was measured of them.
+        answerable: the best hit of each query that has an answer.
+        off_topic: the same of queries that have none.
+        what: what the numbers are.
+    """
+    page.section(
+        "When nothing fits",
+        f"A query gets a hit if its best {what} is at least {_decimal(found.threshold)}; else the answer is that nothing was found.",
+    )
+    page.table(
+        ("queries", "get a hit", "number"),
+        [
+            ("that have an answer", found.kept, len(answerable)),
+            ("that have none (false hits)", found.false_hits, len(off_topic)),
+        ],
+    )
+    page.paragraph(f"In brackets: {found.kept.level:.0%} intervals (Wilson).")
+    page.histogram(
+        f"Best {what} of a query",
+        {
+            name: [value for value in np.asarray(values, float).tolist() if math.isfinite(value)]
+            for name, values in (("has an answer", answerable), ("has none", off_topic))
+        },
+        x_label=what,
+        threshold=found.threshold,
+    )
+
+
+def show_relevance(page: Page, metrics: RelevanceMetrics) -> None:
+    """A section on whether probabilities of relevance can be believed."""
+    page.section(
+        "Can the probabilities be believed?",
+        f"Expected calibration error {_decimal(metrics.ece)}, Brier score {_decimal(metrics.brier)}, over {metrics.hits:,} "
+        "hits: of what is said to fit with probability p, about p should fit. Confidence: the probability; accuracy: the share "
+        "that fits.",
+    )
+    bins = metrics.reliability
+    page.reliability_diagram(
+        "Reliability",
+        [one.confidence for one in bins],
+        [one.accuracy for one in bins],
+        [one.count for one in bins],
+        edges=[(one.lower, one.upper) for one in bins],
+    )
+
+
+def show_moments(page: Page, metrics: MomentMetrics, intervals: Mapping[str, Interval] | None = None) -> None:
+    """A section on how well moments are found, with `MomentMetrics.intervals` where they are known."""
+    page.section(
+        "Moments",
+        f"{len(metrics.queries):,} queries. r@k iou@m: share of queries of which one of the first k spans overlaps a true one by "
+        "at least m (the seconds in both by the seconds in either). mean iou: of the first span.",
+    )
+    known = intervals or {}
+    page.table(
+        ("metric", "value"),
+        [(name.replace("_", " "), known.get(name, float(values.mean()))) for name, values in metrics.values.items()],
+    )
+
+
+_FAVOUR = (
+    "Here the gallery holds both modalities, without the query itself. Share: of all that fits the queries, the part that is "
+    "of this modality; of what is found, the part of what fits and is among the first 10. Favour: the second by the first, 1 if "
+    "the gallery favours no modality. What has the query's own content, such as an equal text, fits and is found at once."
+)
+
+
+def _check_sides(found: PairRetrieval, sides: tuple[PairSide, PairSide]) -> None:
+    for name, side in zip(found.names, sides, strict=True):
+        if not len(side.vectors) == len(side.media) == found.pairs:
+            raise ChiasmError(
+                f"{found.pairs} pairs were measured; the side of {name} has {len(side.vectors)} vectors and {len(side.media)} media"
+            )
+
+
+def _show_curve(page: Page, curves: Mapping[str, RetrievalMetrics]) -> None:
+    series = []
+    for name, metrics in curves.items():
+        places = np.array([k for k in _DEPTHS if k < metrics.ranks.max()] or [1])
+        hits = np.searchsorted(np.sort(metrics.ranks), places, side="right") / metrics.queries
+        series.append(Series(name.replace("_", " "), places, hits))
+    page.line_chart(
+        "Queries answered among the first k", series, x_label="k", y_label="hit@k", log_x=True, y_range=(0, 1)
+    )
+
+
+def _show_modalities(page: Page, found: PairRetrieval) -> None:
+    page.section("In a gallery of both", _FAVOUR)
+    rows: list[tuple[Cell, ...]] = []
+    for query, targets in found.by_modality().items():
+        for target, part in targets.items():
+            metrics = found.metrics.get(f"{query}_to_{target}")
+            alone = None if metrics is None else metrics.recall.get(10)
+            rows.append(
+                (query, target, part.queries, alone, part.recall, part.share_relevant, part.share_found, part.favour)
+            )
+    columns = ("query", "finds", "queries", "recall@10 alone", "among both", "share", "of what is found", "favour")
+    page.table(columns, rows)
+
+
+def _show_scores(page: Page, found: PairRetrieval, sides: tuple[PairSide, PairSide], seed: int) -> None:
+    """Scores of pairs that fit and of pairs that do not; a sample of many."""
+    page.section(
+        "Scores of what fits and of what does not",
+        "Cosine of one with the other. The less the two overlap, the better one threshold can say that nothing fits.",
+    )
+    metrics = found.metrics[f"{found.names[0]}_to_{found.names[1]}"]
+    rng = np.random.default_rng(seed)
+    kept = rng.permutation(len(metrics.query))[:_SAMPLE]
+    left, right = (rng.integers(found.pairs, size=_SAMPLE) for _ in range(2))
+    fits = np.isin(left * found.pairs + right, metrics.query * found.pairs + metrics.item)
+    page.histogram(
+        "Scores",
+        {
+            "fits": _cosines(sides[0].vectors, metrics.query[kept], sides[1].vectors, metrics.item[kept]),
+            "does not": _cosines(sides[0].vectors, left[~fits], sides[1].vectors, right[~fits]),
+        },
+        x_label="cosine",
+    )
+
+
+def _show_same_modality(page: Page, found: PairRetrieval, sides: tuple[PairSide, PairSide], seed: int) -> None:
+    """Scores by modality alone, whatever the content: what makes one modality hide the other in a gallery of both."""
+    rng = np.random.default_rng(seed)
+    left, right = (rng.integers(found.pairs, size=_SAMPLE) for _ in range(2))
+    left, right = left[left != right], right[left != right]
+    (a, x), (b, y) = zip(found.names, (side.vectors for side in sides), strict=True)
+    groups = {
+        f"{a} and {b}": _cosines(x, left, y, right),
+        f"{a} and {a}": _cosines(x, left, x, right),
+        f"{b} and {b}": _cosines(y, left, y, right),
+    }
+    page.histogram("Scores of two items drawn at random", groups, x_label="cosine")
+
+
+def _cosines(
+    a: Float[np.ndarray, "rows dim"],
+    left: Int[np.ndarray, " n"],
+    b: Float[np.ndarray, "rows dim"],
+    right: Int[np.ndarray, " n"],
+) -> Float[np.ndarray, " n"]:
+    products: Float[np.ndarray, " n"] = np.einsum("ij,ij->i", a[left], b[right])
+    return products
+
+
+def _geometry_rows(geometry: PairGeometry) -> list[tuple[str, float, str]]:
+    a, b = geometry.names
     rows = [
-        (direction.replace("_", " "), *(values[name] for name in names)) for direction, values in directions.items()
+        (
+            "modality gap",
+            geometry.gap.distance,
+            f"Distance of the centres of {a} and {b}, 0 to 2. Where it is large, a gallery of both shows a query its own kind.",
+        ),
+        (
+            "separability",
+            geometry.gap.separability,
+            f"Share of {a} and {b} that one threshold tells apart: 0.5 is guessing, 1 means that they do not mix.",
+        ),
+        ("alignment", geometry.alignment, "Mean squared distance of the two sides of a pair, 0 to 4; lower is nearer."),
     ]
-    page.table(("direction", *names), rows)
+    rows += [
+        (f"uniformity of {name}", value, "How evenly the sphere is filled: 0 all alike, about -4 at best.")
+        for name, value in geometry.uniformity.items()
+    ]
+    for direction, one in geometry.hubness.items():
+        query, target = direction.split("_to_")
+        rows += [
+            (
+                f"hubness of {target}",
+                one.skewness,
+                f"Skewness of how often each is among the {one.k} nearest of a query ({query}): above 1, a few are found by many.",
+            ),
+            (f"never found, {target}", one.never, f"Share that is among the {one.k} nearest of no query."),
+            (
+                f"largest hub, {target}",
+                one.largest,
+                f"Share of queries that have the same one among their {one.k} nearest.",
+            ),
+        ]
+    return rows
+
+
+def _worst(metrics: RetrievalMetrics, queries: PairSide) -> list[int]:
+    """Queries whose first right answer comes last, each content once."""
+    order = np.argsort(-metrics.ranks, kind="stable")
+    rows: dict[object, int] = {}
+    for row in order[metrics.ranks[order] > 1].tolist():
+        rows.setdefault(queries.media[row].content, row)
+        if len(rows) == _WORST:
+            break
+    return list(rows.values())
+
+
+def _show_query(page: Page, metrics: RetrievalMetrics, queries: PairSide, gallery: PairSide, row: int) -> None:
+    """One query, its best hits, and a right answer where none is among them."""
+    scores = gallery.vectors @ queries.vectors[row]
+    is_right = np.isin(np.arange(len(scores)), metrics.item[metrics.query == row])
+    order = np.lexsort((is_right, -scores))  # of equal scores the wrong ones first, as they are counted
+    shown: dict[object, int] = {}  # by content, the place of its first
+    for place, hit in enumerate(order.tolist(), start=1):
+        shown.setdefault(gallery.media[hit].content, place)
+        if len(shown) == _HITS:
+            break
+    rank = int(metrics.ranks[row])
+    places = list(shown.values())
+    if not is_right[order[np.array(places) - 1]].any():
+        places.append(1 + int(is_right[order].argmax()))
+    cards = []
+    for place in places:
+        hit = int(order[place - 1])
+        medium, fits = gallery.media[hit], bool(is_right[hit])
+        title = _clipped(medium.text) if medium.text else medium.name
+        below = f"{place}: {scores[hit]:.3f}{', fits' if fits else ''}"
+        cards.append(Card(medium.picture, title, below, medium.sound, fits))
+    query = queries.media[row]
+    page.cards(
+        f"{_clipped(query.text) if query.text else query.name} (first right answer at rank {rank} of {len(scores):,})",
+        cards,
+        picture=query.picture,
+        sound=query.sound,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ cells
@@ -537,8 +967,10 @@ class _HtmlWriter:
         picture = "" if block.picture is None else self._picture(block.picture, "")
         sound = "" if block.sound is None else self._sound(block.sound)
         boxes = [
-            f'<div class="card">{"" if card.picture is None else self._picture(card.picture, card.title)}'
-            f"<b>{escape(card.title)}</b><span>{escape(card.below)}</span></div>"
+            f'<div class="card{" right" if card.right else ""}">'
+            f"{'' if card.picture is None else self._picture(card.picture, card.title)}"
+            f"<b>{escape(card.title)}</b><span>{escape(card.below)}</span>"
+            f"{'' if card.sound is None else self._sound(card.sound)}</div>"
             for card in block.cards
         ]
         return (

@@ -307,6 +307,13 @@ def test_histogram_counts_every_value_once() -> None:
         assert counts[name].sum() == len(values)
 
 
+def test_histogram_counts_a_value_that_rounding_put_past_the_last_edge() -> None:
+    edges, counts = histogram_counts({"cosines": [0.2, 1.0, 1.0000000000000002]}, bins=4)
+    assert edges[-1] == 1
+    assert counts["cosines"].sum() == 3
+    assert counts["cosines"][-1] == 2
+
+
 def test_histogram_draws_shares_and_the_threshold() -> None:
     groups = {"known": [0.1] * 3 + [0.9], "unknown": [0.1, 0.9]}
     root = parsed(histogram(groups, title="t", x_label="score", bins=2, threshold=0.5))

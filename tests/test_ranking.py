@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import ir_measures
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ir_measures import AP, RR, R, Success, nDCG
 
 from chiasm.errors import LabelError
-from chiasm.evaluation.ranking import retrieval_metrics, retrieval_metrics_from_embeddings, same_group
+from chiasm.evaluation.diagnostics import mean_interval
+from chiasm.evaluation.ranking import (
+    RetrievalMetrics,
+    found_by_modality,
+    nothing_found,
+    pair_retrieval,
+    paired_metrics,
+    relevance_metrics,
+    retrieval_metrics,
+    retrieval_metrics_from_embeddings,
+    same_group,
+    wilson_interval,
+)
 
 
 def ranks_by_hand(scores: np.ndarray, relevant: np.ndarray) -> list[list[int]]:
@@ -50,12 +69,17 @@ def test_retrieval_agrees_with_counting_by_hand(
 def test_a_ranking_with_a_known_answer() -> None:
     scores = np.array([[0.9, 0.8, 0.1], [0.2, 0.5, 0.4]])
     relevant = np.array([[True, False, True], [True, False, False]])
+    best = 1 + 1 / math.log2(3)  # gain of two relevant items in the first two places
     assert retrieval_metrics(scores, relevant, ks=(1, 2)).as_dict() == {
         "hit@1": 0.5,
         "hit@2": 0.5,
         "recall@1": 0.25,
         "recall@2": 0.25,
+        "ndcg@1": 0.5,
+        "ndcg@2": pytest.approx(1 / best / 2),
         "mrr": pytest.approx((1 + 1 / 3) / 2),
+        "map": pytest.approx(((1 + 2 / 3) / 2 + 1 / 3) / 2),
+        "ndcg": pytest.approx(((1 + 1 / 2) / best + 1 / 2) / 2),
         "median_rank": 2.0,
         "queries": 2,
     }
@@ -111,7 +135,10 @@ ONE = np.eye(2, dtype=bool)
     ("scores", "relevant", "ks", "message"),
     [
         (np.zeros((2, 3)), ONE, (1,), r"matrices of one shape.* got float64 \(2, 3\) and bool \(2, 2\)"),
-        (np.zeros((2, 2)), np.eye(2), (1,), "relevant of booleans"),
+        (np.zeros((2, 2)), np.full((2, 2), "yes"), (1,), "relevant of booleans or grades; got float64 .* and <U3"),
+        (np.zeros((2, 2)), np.array([[1.0, -0.5], [0, 1]]), (1,), "finite and not below 0; got others. 0 is not"),
+        (np.zeros((2, 2)), np.array([[1.0, np.nan], [0, 1]]), (1,), "grades of relevance must be finite"),
+        (np.zeros((2, 2)), np.array([[1, -2], [0, 1]]), (1,), "grades of relevance must not be below 0; got -2"),
         (np.array([[0, 1], [np.nan, 0]]), ONE, (1,), "scores of 1 queries hold NaN, first query 1"),
         (np.zeros((2, 2)), np.array([[True, True], [False, False]]), (1,), r"1 queries have no relevant item.*\[1\]"),
         (np.zeros((2, 2)), ONE, (), "ks must be one or more numbers"),
@@ -137,3 +164,353 @@ def test_embeddings_that_do_not_fit_are_refused() -> None:
         )
     with pytest.raises(LabelError, match="different kinds and would never match"):
         same_group(["1"], [1])
+
+
+# ------------------------------------------------------------------------------------------- against ir-measures
+
+
+def by_ir_measures(scores: np.ndarray, grades: np.ndarray, ks: tuple[int, ...]) -> dict[str, list[float]]:
+    """Every metric of every query. Ties are settled before, the lower grade first: ir-measures would go by names."""
+    qrels, run = [], []
+    for q, (row, grade) in enumerate(zip(scores.tolist(), grades.tolist(), strict=True)):
+        order = sorted(range(len(row)), key=lambda j: (-row[j], grade[j]))
+        run += [ir_measures.ScoredDoc(str(q), str(j), float(-place)) for place, j in enumerate(order)]
+        qrels += [ir_measures.Qrel(str(q), str(j), int(grade[j])) for j in range(len(row))]
+    measures: dict[str, Any] = {"mrr": RR, "map": AP, "ndcg": nDCG}
+    for k in ks:
+        measures |= {f"hit@{k}": Success @ k, f"recall@{k}": R @ k, f"ndcg@{k}": nDCG @ k}
+    found: dict[str, list[float]] = {name: [math.nan] * len(scores) for name in measures}
+    names = {measure: name for name, measure in measures.items()}
+    for result in ir_measures.iter_calc(list(measures.values()), qrels, run):
+        found[names[result.measure]][int(result.query_id)] = result.value
+    return found
+
+
+@pytest.mark.parametrize("graded", [False, True])
+@pytest.mark.parametrize(("queries", "gallery", "levels"), [(30, 12, 5), (20, 200, 1000), (3, 80, 4)])
+def test_every_query_agrees_with_ir_measures(queries: int, gallery: int, levels: int, graded: bool) -> None:
+    rng = np.random.default_rng(gallery)
+    scores = rng.integers(levels, size=(queries, gallery)).astype(np.float32)
+    grades = rng.integers(1, 4 if graded else 2, size=scores.shape) * (rng.random(scores.shape) < 0.3)
+    grades[np.arange(queries), rng.integers(gallery, size=queries)] = 1
+    ks = (1, 3, 10)
+    metrics = retrieval_metrics(scores, grades if graded else grades > 0, ks=ks)
+    expected = by_ir_measures(scores, grades, ks)
+    assert set(expected) == set(metrics.values)
+    for name, values in expected.items():
+        assert metrics.values[name] == pytest.approx(values, abs=1e-9), name
+        assert metrics.means[name] == pytest.approx(np.mean(values), abs=1e-9)
+
+
+def test_grades_change_the_discounted_gain_and_nothing_else() -> None:
+    scores = np.array([[0.9, 0.8, 0.7, 0.6]])
+    graded = retrieval_metrics(scores, np.array([[1, 0, 3, 0]]), ks=(1, 3))
+    binary = retrieval_metrics(scores, np.array([[1, 0, 3, 0]]) > 0, ks=(1, 3))
+    same = [name for name in binary.values if not name.startswith("ndcg")]
+    assert [graded.values[name].tolist() for name in same] == [binary.values[name].tolist() for name in same]
+    assert graded.means["ndcg"] == pytest.approx((1 + 3 / 2) / (3 + 1 / math.log2(3)))
+    assert graded.means["ndcg@1"] == pytest.approx(1 / 3)
+
+
+def test_of_equal_scores_the_lower_grade_stands_first() -> None:
+    metrics = retrieval_metrics(np.zeros((1, 3)), np.array([[3, 1, 0]]), ks=(1,))
+    assert metrics.item.tolist() == [1, 0]
+    assert metrics.rank.tolist() == [2, 3]
+    assert metrics.means["ndcg"] == pytest.approx((1 / math.log2(3) + 3 / 2) / (3 + 1 / math.log2(3)))
+
+
+def test_a_query_does_not_find_itself() -> None:
+    scores = np.array([[9.0, 2.0, 1.0], [0.0, 9.0, 5.0]])
+    relevant = np.array([[True, False, True], [False, True, True]])
+    alone = retrieval_metrics(scores, relevant, ks=(1,), itself=np.array([0, 1]))
+    assert alone.ranks.tolist() == [2, 1]
+    assert alone.values["recall@1"].tolist() == [0, 1]
+    cut = retrieval_metrics(scores[:1, 1:], relevant[:1, 1:], ks=(1,))
+    assert cut.ranks[0] == alone.ranks[0]
+    assert retrieval_metrics(scores, relevant, itself=np.array([-1, -1])).ranks.tolist() == [1, 1]
+    with pytest.raises(LabelError, match=r"one of 3 rows of the gallery, or -1, .* from 0 to 3"):
+        retrieval_metrics(scores, relevant, itself=np.array([0, 3]))
+    with pytest.raises(LabelError, match=r"for each of 2 queries; got int64 \(1,\)"):
+        retrieval_metrics(scores, relevant, itself=np.array([0]))
+    with pytest.raises(LabelError, match="1 queries have no relevant item"):
+        retrieval_metrics(scores[:1], np.array([[True, False, False]]), itself=np.array([0]))
+
+
+# ---------------------------------------------------------------------------------------- intervals and differences
+
+
+def random_metrics(seed: int, queries: int = 60, gallery: int = 40, signal: float = 1.0) -> RetrievalMetrics:
+    rng = np.random.default_rng(seed)
+    relevant = np.zeros((queries, gallery), dtype=bool)
+    relevant[np.arange(queries), np.arange(queries) % gallery] = True
+    return retrieval_metrics(rng.normal(size=relevant.shape) + signal * relevant, relevant)
+
+
+def test_intervals_hold_every_metric_and_draw_whole_groups() -> None:
+    metrics = random_metrics(0)
+    intervals = metrics.intervals(draws=300, seed=3)
+    assert {name: one.estimate for name, one in intervals.items()} == pytest.approx(
+        {**metrics.means, "median_rank": metrics.median_rank}
+    )
+    assert intervals["mrr"] == mean_interval(metrics.values["mrr"], draws=300, seed=3)
+    assert all(one.low <= one.estimate <= one.high for one in intervals.values())
+    # Ten copies of every query say no more than one of each.
+    many = RetrievalMetrics(
+        metrics.ks,
+        {name: np.tile(values, 10) for name, values in metrics.values.items()},
+        np.tile(metrics.ranks, 10),
+        metrics.query,
+        metrics.item,
+        metrics.rank,
+    )
+    grouped = many.intervals(groups=np.tile(np.arange(60), 10), draws=300, seed=3)
+    assert grouped["hit@10"].low == pytest.approx(intervals["hit@10"].low)
+    assert grouped["median_rank"].high == intervals["median_rank"].high
+    alone = many.intervals(draws=300, seed=3)
+    assert alone["hit@10"].high - alone["hit@10"].low < 0.5 * (grouped["hit@10"].high - grouped["hit@10"].low)
+
+
+def test_paired_differences_are_those_of_single_queries() -> None:
+    before, after = random_metrics(1), random_metrics(1, signal=2.0)
+    found = paired_metrics(after, before)
+    assert set(found) == set(before.values)
+    for name, difference in found.items():
+        assert difference.mean == pytest.approx(after.means[name] - before.means[name])
+        assert difference.interval.estimate == pytest.approx(difference.mean)
+    assert found["mrr"].interval.low > 0
+    assert found["mrr"].p_value < 0.01
+    same = paired_metrics(before, before)["mrr"]
+    assert (same.mean, same.p_value, same.interval.low, same.interval.high) == (0, 1, 0, 0)
+
+
+def test_a_group_is_one_observation_of_a_difference() -> None:
+    """Sixty queries of six groups: all signs of six sums are tried, by hand."""
+    before, after = random_metrics(2), random_metrics(3)
+    groups = np.repeat(np.arange(6), [20, 10, 10, 10, 5, 5])
+    found = paired_metrics(after, before, groups=groups)["mrr"]
+    difference = after.values["mrr"] - before.values["mrr"]
+    sums = [difference[groups == g].sum() for g in range(6)]
+    flipped = [abs(sum(s * (-1) ** (bits >> g & 1) for g, s in enumerate(sums))) for bits in range(64)]
+    assert found.p_value == np.mean([one >= abs(sum(sums)) - 1e-12 for one in flipped])
+    assert (found.exact, found.pairs) == (True, 6)
+    assert found.mean == pytest.approx(difference.mean())
+    assert found.interval == mean_interval(difference, groups=groups, draws=1000)
+
+
+def test_rankings_of_other_queries_cannot_be_paired() -> None:
+    with pytest.raises(LabelError, match="one has 60 queries with 60 relevant items, the other 59 with 59"):
+        paired_metrics(random_metrics(1), random_metrics(1, queries=59))
+    scores, one = np.random.default_rng(0).normal(size=(2, 3)), np.array([[1, 0, 0], [0, 1, 0]])
+    with pytest.raises(LabelError, match="not of the same queries in the same gallery"):
+        paired_metrics(retrieval_metrics(scores, one), retrieval_metrics(scores, one[:, ::-1]))
+    with pytest.raises(LabelError, match=r"same ks; got \(1,\) and \(2,\)"):
+        paired_metrics(retrieval_metrics(scores, one, ks=(1,)), retrieval_metrics(scores, one, ks=(2,)))
+
+
+# ---------------------------------------------------------------------------------------------------- mixed galleries
+
+
+def test_a_favoured_modality_is_seen() -> None:
+    """Two texts and two images are relevant to each query; only texts are found."""
+    modalities = np.array(["text", "text", "image", "image", "audio"])
+    relevant = np.array([[True, True, True, True, False]] * 3)
+    scores = np.array([[5.0, 4.0, 1.0, 1.0, 3.0]] * 3)
+    found = found_by_modality(retrieval_metrics(scores, relevant, ks=(1,)), modalities, k=3)
+    assert list(found) == ["image", "text"]
+    assert found["text"].as_dict() == {
+        "queries": 3,
+        "recall": 1.0,
+        "share_relevant": 0.5,
+        "share_found": 1.0,
+        "favour": 2.0,
+    }
+    assert found["image"].as_dict() == {
+        "queries": 3,
+        "recall": 0.0,
+        "share_relevant": 0.5,
+        "share_found": 0.0,
+        "favour": 0.0,
+    }
+    fair = found_by_modality(retrieval_metrics(scores, relevant, ks=(1,)), modalities, k=5)
+    assert fair["image"].favour == fair["text"].favour == 1
+    nothing = found_by_modality(retrieval_metrics(-relevant.astype(float), relevant), modalities, k=1)
+    assert nothing["image"].favour is None
+
+
+def test_ties_at_the_end_of_the_list_favour_no_modality() -> None:
+    modalities = np.repeat(["image", "text"], 10)
+    relevant = np.ones((400, 20), dtype=bool)
+    found = found_by_modality(retrieval_metrics(np.zeros((400, 20)), relevant), modalities, k=10)
+    assert found["image"].favour == pytest.approx(1, abs=0.06)
+    assert found["image"].recall + found["text"].recall == pytest.approx(1)
+
+
+def test_modalities_must_fit_the_gallery() -> None:
+    metrics = retrieval_metrics(np.zeros((1, 3)), np.array([[False, False, True]]))
+    with pytest.raises(LabelError, match="row 2 of the gallery is relevant, but there are 2 modalities"):
+        found_by_modality(metrics, ["image", "text"])
+    with pytest.raises(LabelError, match="ks must be one or more numbers of at least 1"):
+        found_by_modality(metrics, ["image", "text", "text"], k=0)
+
+
+# --------------------------------------------------------------------------------------------------------------- pairs
+
+
+def planted_pairs(noise: float) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+    """Texts and images of forty things; three share a caption, two an image."""
+    rng = np.random.default_rng(7)
+    texts = rng.normal(size=(40, 16))
+    texts[[3, 9]] = texts[1]
+    images = texts + noise * rng.normal(size=texts.shape)
+    images[20] = images[21]
+    texts, images = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (texts, images))
+    captions = ["same" if i in (1, 3, 9) else f"t{i}" for i in range(40)]
+    pictures = ["same" if i in (20, 21) else f"i{i}" for i in range(40)]
+    return texts, images, captions, pictures
+
+
+def test_pairs_are_measured_in_both_directions_and_in_a_mixed_gallery() -> None:
+    texts, images, captions, pictures = planted_pairs(1.0)
+    found = pair_retrieval(texts, images, names=("text", "image"), alike=(captions, pictures))
+    relevant = np.array(
+        [[captions[i] == captions[j] or pictures[i] == pictures[j] for j in range(40)] for i in range(40)]
+    )
+    scores = texts @ images.T
+    for direction, expected in (
+        ("text_to_image", retrieval_metrics(scores, relevant)),
+        ("image_to_text", retrieval_metrics(scores.T, relevant)),
+    ):
+        assert found.metrics[direction].means == pytest.approx(expected.means)
+        assert found.metrics[direction].intervals()["mrr"].low == pytest.approx(found.intervals[direction]["mrr"].low)
+    both = np.concatenate([texts, images])
+    others = np.concatenate([texts @ texts.T, scores], axis=1)
+    expected = retrieval_metrics(others, np.tile(relevant, (1, 2)), itself=np.arange(40))
+    assert found.mixed["text"].means == pytest.approx(expected.means)
+    expected = retrieval_metrics(images @ both.T, np.tile(relevant, (1, 2)), itself=40 + np.arange(40))
+    assert found.mixed["image"].means == pytest.approx(expected.means)
+    by = found.by_modality(k=5)["text"]
+    assert by["image"].queries == 40
+    assert by["text"].queries == 5  # those that share a caption, or an image
+    assert by["image"].share_relevant == pytest.approx(relevant.sum() / (2 * relevant.sum() - 40))
+    json.dumps(found.as_dict())
+    assert set(found.as_dict()["text_to_image"]["intervals"]) == {*found.metrics["text_to_image"].values, "median_rank"}
+
+
+def test_pairs_before_and_after() -> None:
+    texts, images, captions, pictures = planted_pairs(3.0)
+    better = planted_pairs(0.5)[1]
+
+    def measured(side: np.ndarray) -> Any:
+        return pair_retrieval(texts, side, names=("text", "image"), alike=(captions, pictures), groups=captions)
+
+    before, after = measured(images), measured(better)
+    found = after.differences(before)["text_to_image"]["hit@1"]
+    assert found.mean == pytest.approx(
+        after.as_dict()["text_to_image"]["hit@1"] - before.as_dict()["text_to_image"]["hit@1"]
+    )
+    assert found.pairs == 38
+    alone = before.metrics["text_to_image"].intervals(groups=captions)
+    assert before.intervals["text_to_image"] == alone
+    assert alone["mrr"] != before.metrics["text_to_image"].intervals()["mrr"]
+    assert found.interval.low > 0
+    other = pair_retrieval(texts, images, names=("text", "audio"))
+    with pytest.raises(LabelError, match="pairs of text and image cannot be compared with text and audio"):
+        after.differences(other)
+
+
+def test_pairs_of_one_group_have_no_intervals() -> None:
+    texts, images, *_ = planted_pairs(1.0)
+    found = pair_retrieval(texts, images, names=("text", "image"), groups=["one"] * 40)
+    assert found.intervals == {"text_to_image": {}, "image_to_text": {}}
+    assert found.as_dict()["text_to_image"]["intervals"] == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"second": np.zeros((3, 2))}, "one row on each side; got 4 and 3"),
+        ({"second": np.zeros((4, 3))}, r"equal width; got \(4, 2\) and \(4, 3\)"),
+        ({"names": ("text", "text")}, "two modalities; got 'text' twice"),
+        ({"alike": [["a"] * 3]}, "4 pairs need as many labels of what is alike; got 3"),
+        ({"groups": ["a"] * 3}, "there are 4 rows but 3 groups"),
+        ({"first": np.zeros((0, 2)), "second": np.zeros((0, 2))}, "no queries to measure on"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"first": np.zeros((4, 2)), "second": np.zeros((4, 2)), "names": ("text", "image")}
+    given |= change
+    with pytest.raises(LabelError, match=message):
+        pair_retrieval(given.pop("first"), given.pop("second"), **given)
+
+
+# ------------------------------------------------------------------------------------------- probabilities of relevance
+
+
+def test_probabilities_of_relevance_by_hand() -> None:
+    p, relevant = np.array([0.05, 0.1, 0.9, 0.8, 1.0]), np.array([False, True, True, False, True])
+    metrics = relevance_metrics(p, relevant, bins=2)
+    assert metrics.hits == 5
+    assert metrics.brier == pytest.approx(np.mean((p - relevant) ** 2))
+    assert metrics.cross_entropy == pytest.approx(-np.log([0.95, 0.1, 0.9, 0.2, 1.0]).mean())
+    low, high = metrics.reliability
+    assert [low.count, low.accuracy, low.confidence] == pytest.approx([2, 0.5, 0.075])
+    assert [high.count, high.accuracy, high.confidence] == pytest.approx([3, 2 / 3, 0.9])
+    assert metrics.ece == pytest.approx((2 * abs(0.5 - 0.075) + 3 * abs(2 / 3 - 0.9)) / 5)
+    json.dumps(metrics.as_dict())
+
+
+def test_true_probabilities_are_calibrated_and_doubled_ones_are_not() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random(20_000) / 2
+    relevant = rng.random(20_000) < p
+    assert relevance_metrics(p, relevant).ece < 0.02
+    assert relevance_metrics(2 * p, relevant).ece > 0.2
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        (lambda: relevance_metrics([0.5], [1]), "a probability and a boolean; got float64 .* and int64"),
+        (lambda: relevance_metrics([0.5, 0.5], [True]), r"got float64 \(2,\) and bool \(1,\)"),
+        (lambda: relevance_metrics(np.zeros(0), np.zeros(0, bool)), "no hits to measure probabilities on"),
+        (lambda: relevance_metrics([1.5], [True]), "lie between 0 and 1; got others. Give probabilities, not scores"),
+        (lambda: relevance_metrics([np.nan], [True]), "lie between 0 and 1"),
+        (lambda: relevance_metrics([0.5], [True], bins=0), "bins must be at least 1; got 0"),
+        (lambda: nothing_found([0.5], [0.5], threshold=math.nan), "the threshold of a hit is NaN"),
+        (lambda: nothing_found([], [0.5], threshold=0.5), "no answerable queries to measure on"),
+        (
+            lambda: nothing_found([0.5], [np.nan], threshold=0.5),
+            "off-topic queries must be a row of numbers without NaN",
+        ),
+        (lambda: wilson_interval(0, 0), "successes among them; got 0 of 0"),
+        (lambda: wilson_interval(4, 3), "got 4 of 3"),
+        (lambda: wilson_interval(1, 3, level=1.0), "level must lie between 0 and 1; got 1.0"),
+    ],
+)
+def test_relevance_that_cannot_be_measured_is_refused(measure: Callable[[], object], message: str) -> None:
+    with pytest.raises(LabelError, match=message):
+        measure()
+
+
+def test_nothing_found_counts_both_kinds_of_queries() -> None:
+    found = nothing_found([0.9, 0.5, 0.4, 0.8], [0.1, 0.5, -np.inf], threshold=0.5)
+    assert found.kept.estimate == 0.75
+    assert found.false_hits.estimate == pytest.approx(1 / 3)
+    assert found.as_dict()["threshold"] == 0.5
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (95, 200), (200, 200)])
+def test_wilson_ends_are_where_the_normal_test_just_accepts(successes: int, trials: int, level: float) -> None:
+    """The ends p solve |share - p| = z sqrt(p (1 - p) / n), whose roots are the interval."""
+    from scipy.stats import norm
+
+    z = norm.ppf((1 + level) / 2)
+    interval = wilson_interval(successes, trials, level=level)
+    share = successes / trials
+    assert interval.estimate == share
+    assert interval.draws == 0
+    for end in (interval.low, interval.high):
+        assert abs(share - end) == pytest.approx(z * math.sqrt(end * (1 - end) / trials), abs=1e-7)
+    assert interval.low <= share <= interval.high
+    assert interval.low < interval.high

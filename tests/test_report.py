@@ -18,8 +18,25 @@ from PIL import Image
 from chiasm import report
 from chiasm.errors import ChiasmError
 from chiasm.evaluation import Interval, probability_metrics
+from chiasm.evaluation.geometry import PairGeometry, pair_geometry
+from chiasm.evaluation.moments import Span, moment_metrics
+from chiasm.evaluation.ranking import PairRetrieval, nothing_found, pair_retrieval, relevance_metrics
 from chiasm.plots import Bar, Series
-from chiasm.report import Card, Example, Page, show_classification, show_retrieval
+from chiasm.report import (
+    Card,
+    Example,
+    Medium,
+    Page,
+    PairSide,
+    show_alignment,
+    show_classification,
+    show_examples,
+    show_moments,
+    show_nothing_found,
+    show_relevance,
+    show_retrieval,
+    show_search,
+)
 
 HOSTILE = '<script>alert("x")</script>'
 texts = st.text(st.characters(exclude_categories=()), max_size=40)
@@ -433,7 +450,7 @@ def test_retrieval_and_classification_tables(tmp_path: Path) -> None:
     show_retrieval(page, {"text_to_image": {"hit@1": 0.25, "mrr": 0.5}})
     show_classification(page, {"accuracy": 0.75, "labels": ["cat", "dog"], "confusion": [[3, 1], [0, 4]]})
     tables = read(page, tmp_path).tables
-    assert tables[0] == [["direction", "hit@1", "mrr"], ["text to image", "0.250", "0.500"]]
+    assert tables[0] == [["metric", "text to image"], ["hit@1", "0.250"], ["mrr", "0.500"]]
     assert tables[1] == [["metric", "value"], ["accuracy", "0.750"]]
     assert tables[2] == [["true \\ predicted", "cat", "dog"], ["cat", "3", "1"], ["dog", "0", "4"]]
 
@@ -484,3 +501,236 @@ def test_nothing_to_draw_is_said_on_the_page(tmp_path: Path) -> None:
     assert "<table" not in text
     saved(page, tmp_path, ".md")
     assert len(blocks(page, tmp_path)) == 6
+
+
+# ---------------------------------------------------------------------------------------------------------- search
+
+
+NAMES = ("text", "image")
+
+
+def pairs(noise: float = 0.6, count: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors of pairs; the text of number 0 lies where the picture of number 1 is not."""
+    rng = np.random.default_rng(0)
+    texts = rng.normal(size=(count, 16))
+    pictures = texts + noise * rng.normal(size=texts.shape)
+    pictures[0] = -texts[0]
+    texts, pictures = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (texts, pictures))
+    return texts, pictures
+
+
+def measured(noise: float = 0.6, groups: list[str] | None = None) -> tuple[PairRetrieval, PairGeometry]:
+    texts, pictures = pairs(noise)
+    found = pair_retrieval(texts, pictures, names=NAMES, groups=groups)
+    return found, pair_geometry(texts, pictures, names=NAMES)
+
+
+def two_sides(picture: Path | None = None, sound: Path | None = None) -> tuple[PairSide, PairSide]:
+    texts, pictures = pairs()
+    return (
+        PairSide(texts, [Medium(f"item {i}", text=f"caption {i}", sound=sound) for i in range(30)]),
+        PairSide(pictures, [Medium(f"item {i}", picture=picture, text=f"picture {i}") for i in range(30)]),
+    )
+
+
+def test_a_report_of_search_shows_what_was_measured(tmp_path: Path) -> None:
+    found, geometry = measured()
+    page = Page("t", "l")
+    show_search(page, found, two_sides(), geometry)
+    reader = read(page, tmp_path)
+    metrics = {row[0]: row[1:] for row in reader.tables[0]}
+    assert metrics["metric"] == ["text to image", "image to text"]
+    hit = found.intervals["image_to_text"]["hit@5"]
+    assert metrics["hit@5"][1] == f"{hit.estimate:.3f} [{hit.low:.3f}, {hit.high:.3f}]"
+    assert metrics["queries"] == ["30", "30"]
+    both = next(table for table in reader.tables if table[0][:2] == ["query", "finds"])
+    alone = found.metrics["text_to_image"].recall[10]
+    among = found.by_modality()["text"]["image"]
+    assert both[1] == ["text", "image", "30", f"{alone:.3f}", f"{among.recall:.3f}", "1.000", "1.000", "1.000"]
+    space = {row[0]: row[1] for row in next(table for table in reader.tables if table[0][0] == "measure")}
+    assert space["modality gap"] == f"{geometry.gap.distance:.3f}"
+    assert space["uniformity of image"] == f"{geometry.uniformity['image']:.3f}"
+    assert space["hubness of image"] == f"{geometry.hubness['text_to_image'].skewness:.3f}"
+    assert space["largest hub, text"] == f"{geometry.hubness['image_to_text'].largest:.3f}"
+    plots = [block for block in blocks(page, tmp_path) if block["type"] == "plot"]
+    assert [plot["title"] for plot in plots] == [
+        "Queries answered among the first k",
+        "Scores",
+        "Scores of two items drawn at random",
+    ]
+    curve = {(row[0], row[1]): row[2] for row in plots[0]["numbers"]["rows"]}
+    assert curve["text to image", 5] == pytest.approx(found.metrics["text_to_image"].hit[5])
+    fits, does_not = (sum(row[column] for row in plots[1]["numbers"]["rows"]) for column in (2, 3))
+    assert fits == 30
+    assert 15_000 < does_not < 20_000  # one in thirty of those drawn fits
+
+
+def test_what_fits_scores_above_what_does_not(tmp_path: Path) -> None:
+    found, geometry = measured()
+    page = Page("t", "l")
+    show_search(page, found, two_sides(), geometry)
+    (numbers,) = (block["numbers"]["rows"] for block in blocks(page, tmp_path) if block.get("title") == "Scores")
+    middles = [(row[0] + row[1]) / 2 for row in numbers]
+    fits, does_not = (np.average(middles, weights=[row[column] for row in numbers]) for column in (2, 3))
+    texts, pictures = pairs()
+    assert fits == pytest.approx(np.mean(np.sum(texts * pictures, axis=1)), abs=0.05)
+    assert does_not == pytest.approx(0, abs=0.05)
+
+
+def test_what_fits_is_not_drawn_among_what_does_not(tmp_path: Path) -> None:
+    texts, _ = pairs()
+    found = pair_retrieval(texts, texts, names=NAMES)
+    side = PairSide(texts, two_sides()[0].media)
+    page = Page("t", "l")
+    show_search(page, found, (side, side), pair_geometry(texts, texts, names=NAMES))
+    (numbers,) = (block["numbers"]["rows"] for block in blocks(page, tmp_path) if block.get("title") == "Scores")
+    top = [row for row in numbers if row[1] >= 0.99]
+    assert [sum(row[column] for row in top) for column in (2, 3)] == [30, 0]
+
+
+def test_the_worst_query_is_shown_with_its_hits_and_the_right_answer(
+    tmp_path: Path, picture: Path, sound: Path
+) -> None:
+    found, _ = measured()
+    texts, pictures = pairs()
+    page = Page("t", "l")
+    show_examples(page, found, two_sides(picture, sound))
+    every = blocks(page, tmp_path)
+    titles = [block["title"] for block in every if block["type"] == "section"]
+    assert titles == [
+        "Examples: text to image",
+        "Examples: image to text",
+        "Worst queries: text to image",
+        "Worst queries: image to text",
+    ]
+    start = next(i for i, block in enumerate(every) if block.get("title") == titles[2])
+    worst = next(block for block in every[start:] if block["type"] == "cards")
+    assert worst["query"] == "caption 0 (first right answer at rank 30 of 30)"
+    assert worst["sound"] == str(sound)
+    scores = pictures @ texts[0]
+    *hits, right = worst["cards"]
+    assert [card["title"] for card in hits] == [f"picture {i}" for i in np.argsort(-scores)[:5]]
+    assert hits[0]["below"] == f"1: {scores.max():.3f}"
+    assert not any(card["right"] for card in hits)
+    assert right == {
+        "picture": str(picture),
+        "title": "picture 0",
+        "below": f"30: {scores[0]:.3f}, fits",
+        "sound": None,
+        "right": True,
+    }
+    text = saved(page, tmp_path)
+    assert '<div class="card right"><img src="data:image/jpeg;base64,' in text
+    assert "30: -1.000, fits" in saved(page, tmp_path, ".md")
+    back = next(block for block in every if block["type"] == "cards" and block["query"].startswith("picture"))
+    assert {card["sound"] for card in back["cards"]} == {str(sound)}
+    assert text.count("<audio controls") > 10
+
+
+def test_a_right_answer_among_the_best_is_shown_once(tmp_path: Path) -> None:
+    texts, _ = pairs()
+    found = pair_retrieval(texts, texts, names=NAMES)
+    page = Page("t", "l")
+    media = [Medium(f"item {i}", text=f"caption {i}") for i in range(30)]
+    show_examples(page, found, (PairSide(texts, media), PairSide(texts, media)))
+    every = blocks(page, tmp_path)
+    queries = [block for block in every if block["type"] == "cards"]
+    assert len(queries) == 8  # four of each direction; none of them is bad
+    for query in queries:
+        assert [card["right"] for card in query["cards"]] == [True, False, False, False, False]
+        assert query["cards"][0]["below"] == "1: 1.000, fits"
+    said = [block["text"] for block in every if block["type"] == "paragraph"]
+    assert said.count("There is none: every query has a right answer in the first place.") == 2
+
+
+def test_media_of_equal_content_are_shown_once(tmp_path: Path) -> None:
+    texts, pictures = pairs()
+    found = pair_retrieval(texts, pictures, names=NAMES)
+    same = [Medium(f"item {i}", text=f"picture {i % 3}") for i in range(30)]
+    page = Page("t", "l")
+    show_examples(page, found, (PairSide(texts, two_sides()[0].media), PairSide(pictures, same)))
+    query = next(block for block in blocks(page, tmp_path) if block["type"] == "cards")
+    titles = [card["title"] for card in query["cards"] if not card["right"]]
+    assert len(titles) == len(set(titles)) <= 3
+
+
+def test_before_and_after_with_paired_differences(tmp_path: Path) -> None:
+    groups = [f"g{i // 2}" for i in range(30)]
+    (before, old), (after, new) = measured(2.0, groups), measured(0.3, groups)
+    page = Page("t", "l")
+    show_alignment(page, before, after, geometry_before=old, geometry_after=new)
+    reader = read(page, tmp_path)
+    rows = {row[0]: row[1:] for row in reader.tables[0]}
+    assert rows["text to image"] == ["before", "after", "difference", "p"]
+    difference = after.differences(before)["text_to_image"]["hit@1"]
+    assert rows["hit@1"] == [
+        f"{before.metrics['text_to_image'].hit[1]:.3f}",
+        f"{after.metrics['text_to_image'].hit[1]:.3f}",
+        f"{difference.mean:.3f} [{difference.interval.low:.3f}, {difference.interval.high:.3f}]",
+        f"{difference.p_value:.3f}",
+    ]
+    medians = [found.metrics["text_to_image"].median_rank for found in (before, after)]
+    assert rows["median rank"] == [f"{one:.3f}" for one in (*medians, medians[1] - medians[0])] + [""]
+    space = {row[0]: row[1:3] for row in reader.tables[-1]}
+    assert space["alignment"] == [f"{old.alignment:.3f}", f"{new.alignment:.3f}"]
+    curve = next(block for block in blocks(page, tmp_path) if block["type"] == "plot")
+    assert {row[0] for row in curve["numbers"]["rows"]} == {
+        f"{direction}, {when}" for direction in ("text to image", "image to text") for when in ("before", "after")
+    }
+
+
+def test_pairs_of_one_group_are_shown_without_intervals(tmp_path: Path) -> None:
+    (before, old), (after, new) = measured(2.0, ["one"] * 30), measured(0.3, ["one"] * 30)
+    page = Page("t", "l")
+    show_search(page, after, two_sides(), new)
+    show_alignment(page, before, after, geometry_before=old, geometry_after=new)
+    said = [block["text"] for block in blocks(page, tmp_path) if block["type"] == "paragraph"]
+    assert said.count("All pairs are of one group, so there are no intervals.") == 2
+    assert not any("bootstrap" in text for text in said)
+    change = after.metrics["text_to_image"].hit[1] - before.metrics["text_to_image"].hit[1]
+    row = next(row for table in read(page, tmp_path).tables for row in table if row[0] == "hit@1" and len(row) == 5)
+    assert row[3:] == [f"{change:.3f}", ""]
+
+
+def test_sides_must_be_of_the_pairs_that_were_measured() -> None:
+    found, geometry = measured()
+    first, second = two_sides()
+    short = PairSide(second.vectors, second.media[:-1])
+    with pytest.raises(ChiasmError, match="30 pairs were measured; the side of image has 30 vectors and 29 media"):
+        show_search(Page("t", "l"), found, (first, short), geometry)
+    with pytest.raises(ChiasmError, match="the side of text has 29 vectors and 30 media"):
+        show_examples(Page("t", "l"), found, (PairSide(first.vectors[1:], first.media), second))
+
+
+def test_nothing_found_is_shown_with_its_threshold(tmp_path: Path) -> None:
+    good, off = [0.9, 0.8, 0.7, -math.inf], [0.1, 0.2]
+    page = Page("t", "l")
+    show_nothing_found(page, nothing_found(good, off, threshold=0.75), good, off)
+    reader = read(page, tmp_path)
+    assert reader.tables[0] == [
+        ["queries", "get a hit", "number"],
+        ["that have an answer", "0.500 [0.150, 0.850]", "4"],
+        ["that have none (false hits)", "0.000 [0.000, 0.658]", "2"],
+    ]
+    (plot,) = (block for block in blocks(page, tmp_path) if block["type"] == "plot")
+    assert plot["threshold"] == 0.75
+    assert sum(row[2] for row in plot["numbers"]["rows"]) == 3
+
+
+def test_probabilities_of_relevance_are_drawn(tmp_path: Path) -> None:
+    metrics = relevance_metrics([0.1, 0.2, 0.9], [False, True, True])
+    page = Page("t", "l")
+    show_relevance(page, metrics)
+    assert f"ECE {metrics.ece:.3f}, 3 items" in saved(page, tmp_path)
+    assert f"Brier score {metrics.brier:.3f}, over 3 hits" in saved(page, tmp_path, ".md")
+
+
+def test_moments_are_shown_with_intervals_where_known(tmp_path: Path) -> None:
+    truth = {"a": [Span("f", 0, 10)], "b": [Span("f", 20, 30)]}
+    metrics = moment_metrics({"a": [Span("f", 0, 8)], "b": [Span("f", 0, 8)]}, truth, ks=(1,), thresholds=(0.5,))
+    page = Page("t", "l")
+    show_moments(page, metrics)
+    show_moments(page, metrics, metrics.intervals())
+    plain, sure = read(page, tmp_path).tables
+    assert plain == [["metric", "value"], ["r@1 iou@0.5", "0.500"], ["mean iou", "0.400"]]
+    assert sure[1:] == [["r@1 iou@0.5", "0.500 [0.000, 1.000]"], ["mean iou", "0.400 [0.000, 0.800]"]]
