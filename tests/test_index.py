@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from pathlib import Path
+
 import jaxtyping
 import numpy as np
 import pytest
@@ -157,3 +160,81 @@ def test_a_mask_has_the_length_of_the_gallery() -> None:
 def test_every_row_has_an_owner() -> None:
     with pytest.raises(ValueError, match="5 vectors need as many owners; got 4"):
         ExactIndex(gallery(5), ["a", "b", "c", "d"])
+
+
+def test_owners_may_be_numbers() -> None:
+    vectors, queries = gallery(40), gallery(3, seed=1)
+    numbers = np.random.default_rng(0).integers(-(2**62), 2**62, 9)[np.arange(40) % 9]
+    by_name = ExactIndex(vectors, [str(number) for number in numbers]).search(queries, k=5)
+    assert_same(ExactIndex(vectors, numbers).search(queries, k=5), by_name)
+
+
+def test_rows_may_have_numbers_of_their_own() -> None:
+    vectors = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], np.float32)
+    found = ExactIndex(vectors, rows=np.array([9, 4, 7, 6])).search(np.array([[1, 0]], np.float32), k=3)
+    np.testing.assert_array_equal(found.rows, [[4, 6, 9]])  # of equal scores the lower number
+    with pytest.raises(ValueError, match="4 vectors need as many numbers; got 1"):
+        ExactIndex(vectors, rows=np.array([1]))
+
+
+@given(
+    st.integers(1, 700),
+    st.integers(1, 40),
+    st.integers(1, 3),
+    st.sampled_from([1, 100, 2**18]),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_float16_rows_are_widened_without_loss(rows: int, dim: int, queries: int, at_a_time: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = (rng.standard_normal((rows, dim)) * 10.0 ** rng.integers(-7, 1, (rows, dim))).astype(np.float16)
+    asked = rng.standard_normal((queries, dim)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "WIDENED", at_a_time)
+        found = index.products(asked, vectors)
+    np.testing.assert_allclose(found, asked @ vectors.astype(np.float32).T, rtol=1e-5, atol=1e-5)
+
+
+def test_every_finite_float16_is_widened_to_itself() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)]
+    found = index.products(np.ones((1, 1), np.float32), every[:, None])
+    np.testing.assert_array_equal(found[0], every.astype(np.float32))
+
+
+def test_few_allowed_rows_are_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, queries = gallery(2000, 16), gallery(3, 16, seed=1)
+    among = np.zeros(2000, bool)
+    among[np.random.default_rng(0).choice(2000, 100, replace=False)] = True
+    read = []
+    real = index.products
+
+    def counted(asked: Matrix, part: Matrix) -> Matrix:
+        read.append(len(part))
+        found: Matrix = real(asked, part)
+        return found
+
+    monkeypatch.setattr(index, "products", counted)
+    monkeypatch.setattr(index, "COPIED", 16 * 32)
+    found = ExactIndex(vectors).search(queries, k=10, among=among)
+    assert_same(found, slow_search(vectors, None, queries, 10, among))
+    assert sum(read) == 100
+    assert max(read) == 32
+
+
+def test_a_memory_map_is_searched_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "SCORES", 2**14)
+    monkeypatch.setattr(index, "WIDENED", 2**14)
+    vectors = gallery(60_000, 32)
+    queries = gallery(4, 32, seed=1)
+    for kind in (np.float32, np.float16):
+        path = tmp_path / f"{np.dtype(kind).name}.npy"
+        np.save(path, vectors.astype(kind))
+        mapped = np.load(path, mmap_mode="r")
+        owners = np.arange(60_000) // 2
+        tracemalloc.start()
+        found = ExactIndex(mapped, owners).search(queries, k=10)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2 * 2**20  # float32: 7.7 MB of vectors
+        assert_same(found, ExactIndex(vectors.astype(kind).astype(np.float32), owners).search(queries, k=10))

@@ -1,0 +1,370 @@
+"""How probable it is that a hit is relevant, and when to say that nothing was found.
+
+Learned from held-out queries whose relevant rows are known, each once with these rows in the gallery and once without.
+Scores come in, probabilities go out; where scores come from is `chiasm.retrieval.scores`. Applying what was learned
+needs numpy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from chiasm.errors import SpaceError
+from chiasm.transfer.alignment import MIN_PAIRS
+
+ANSWERABLE = 0.5
+KEEP = 0.95
+FOLDS = 5
+SHOWN = 10  # hits of a query that the calibration error looks at
+_HARD, _RANDOM = 40, 60  # irrelevant rows of a query that are learned from
+QUANTILES = np.linspace(0, 1, 201)
+
+Absence: TypeAlias = Literal["absent", "foreign"]
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """Log-odds that a hit is relevant: `slope * score + lead * (score - best score of the query) + bias`.
+
+    Both factors are at least 0, so that the probability rises with the score for every query.
+
+    Attributes:
+        slope: of the score.
+        lead: of the distance to the best score of the query in this modality; a hit far behind the best is doubtful.
+        bias: at a gallery of `rows`.
+        rows: of the gallery that it was learned in. In one of n rows the log-odds fall by log(n / rows): as many rows
+            are relevant to a query, and more of the others score as high by chance.
+        queries: that it was learned from.
+        groups: of these.
+        answerable: share of queries that are taken to have an answer in the gallery.
+        calibration_error: mean distance of probability and share relevant, over 15 bins of equally many of the first 10
+            hits of left-out groups, each query with and without its relevant rows.
+        kept: quantiles of the best probability of left-out queries that have their relevant rows in the gallery.
+        absent: the same, with the relevant rows taken out.
+        foreign: the same, with the half of the gallery that is most like the relevant rows taken out, too: a query for
+            another kind of thing than what is there.
+    """
+
+    slope: float
+    lead: float
+    bias: float
+    rows: int
+    queries: int
+    groups: int
+    answerable: float
+    calibration_error: float
+    kept: Float[np.ndarray, " quantiles"]
+    absent: Float[np.ndarray, " quantiles"]
+    foreign: Float[np.ndarray, " quantiles"]
+
+    def probability(
+        self, scores: Float[np.ndarray, "*n"], best: float | Float[np.ndarray, "..."], *, rows: int | None = None
+    ) -> Float[np.ndarray, "*n"]:
+        """Probability of each hit to be relevant.
+
+        Args:
+            scores: of the hits.
+            best: best score of their query in this modality; broadcast against the scores.
+            rows: of the gallery in this modality, not only those that a filter lets through. Default: as learned.
+        """
+        odds = self.slope * scores + self.lead * (scores - best) + self.bias - self._dilution(rows)
+        return np.asarray(1 / (1 + np.exp(-np.clip(odds, -60, 60))))
+
+    def _dilution(self, rows: int | None) -> float:
+        return 0.0 if rows is None else float(np.log(max(rows, 1) / self.rows))
+
+    def threshold(
+        self,
+        *,
+        keep: float | None = None,
+        false_hits: float | None = None,
+        of: Absence = "foreign",
+        rows: int | None = None,
+    ) -> float:
+        """The probability below which a best hit means "nothing found".
+
+        In a larger gallery it falls as the probabilities do, so that the same scores are kept.
+
+        Args:
+            keep: share of the answerable queries that still get an answer. Default: 0.95, unless `false_hits` is given.
+            false_hits: share of the queries without an answer that get one all the same.
+            of: which kind of such queries, see the attributes.
+            rows: of the gallery, as in `probability`.
+
+        Raises:
+            SpaceError: both rates, or one that is not from 0 to 1.
+        """
+        if keep is not None and false_hits is not None:
+            raise SpaceError("a threshold is for a share kept or for a share of false hits; got both")
+        rate = false_hits if false_hits is not None else KEEP if keep is None else keep
+        if not 0 <= rate <= 1:
+            raise SpaceError(f"a rate is a number from 0 to 1; got {rate}")
+        if false_hits is None:
+            limit = float(np.interp(1 - rate, QUANTILES, self.kept))
+        else:
+            limit = float(
+                np.nextafter(np.interp(1 - rate, QUANTILES, {"absent": self.absent, "foreign": self.foreign}[of]), 1)
+            )
+        ratio = np.exp(self._dilution(rows))
+        return float(limit / (limit + ratio * (1 - limit)))
+
+    def rates(self, threshold: float) -> dict[str, float]:
+        """Share of left-out queries that get an answer at a threshold, by what the gallery holds; see the attributes."""
+        shares = {"kept": self.kept, "absent": self.absent, "foreign": self.foreign}
+        return {name: float(np.mean(best >= threshold)) for name, best in shares.items()}
+
+    def fields(self) -> dict[str, Any]:
+        """What JSON can hold; with `arrays` all that `restore` needs."""
+        names = ("slope", "lead", "bias", "rows", "queries", "groups", "answerable", "calibration_error")
+        return {name: getattr(self, name) for name in names}
+
+    def arrays(self) -> dict[str, Float[np.ndarray, " quantiles"]]:
+        """Quantiles of best probabilities."""
+        return {"kept": self.kept, "absent": self.absent, "foreign": self.foreign}
+
+    @classmethod
+    def restore(cls, fields: Mapping[str, Any], arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> Relevance:
+        """What `fields` and `arrays` gave.
+
+        Raises:
+            SpaceError: they do not make a relevance model.
+        """
+        try:
+            numbers = {
+                name: float(fields[name]) for name in ("slope", "lead", "bias", "answerable", "calibration_error")
+            }
+            counts = {name: int(fields[name]) for name in ("rows", "queries", "groups")}
+            curves = {name: np.asarray(arrays[name], np.float64) for name in ("kept", "absent", "foreign")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpaceError(
+                f"this is not a saved relevance model ({type(error).__name__}: {error}). Align again"
+            ) from error
+        right = all(
+            curve.shape == QUANTILES.shape and ((curve >= 0) & (curve <= 1)).all() and (np.diff(curve) >= 0).all()
+            for curve in curves.values()
+        )
+        if not (np.isfinite(list(numbers.values())).all() and min(numbers["slope"], numbers["lead"]) >= 0 and right):
+            raise SpaceError(
+                f"a saved relevance model is damaged: {numbers}, curves of {len(QUANTILES)} rising values. Align again"
+            )
+        if min(counts.values()) < 1:
+            raise SpaceError(f"a saved relevance model is damaged: {counts}. Align again")
+        return cls(
+            numbers["slope"],
+            numbers["lead"],
+            numbers["bias"],
+            counts["rows"],
+            counts["queries"],
+            counts["groups"],
+            numbers["answerable"],
+            numbers["calibration_error"],
+            curves["kept"],
+            curves["absent"],
+            curves["foreign"],
+        )
+
+
+def fit_relevance(
+    scores: Float[np.ndarray, "queries rows"],
+    relevant: Bool[np.ndarray, "queries rows"],
+    groups: Int[np.ndarray, " queries"],
+    likeness: Float[np.ndarray, "queries rows"],
+    *,
+    answerable: float = ANSWERABLE,
+    seed: int = 0,
+) -> Relevance:
+    """Learn what scores are worth, by logistic regression.
+
+    The prior is that of the gallery: irrelevant rows are sampled (the best 40 of a query and 60 others) and weighted so
+    that they stand for all. Each query counts once with its relevant rows in the gallery, weighted `answerable`, and once
+    without. Calibration error and rates are of five folds of left-out groups; the model returned is of all queries.
+
+    Args:
+        scores: of every row for every query, by vectors that were placed without their own pair.
+        relevant: which row is relevant to which query; every query has one.
+        groups: queries of one group are left out together.
+        likeness: of every row to the rows that are relevant to the query; orders what `foreign` takes out.
+        answerable: share of queries that have an answer in the gallery, above 0 and below 1.
+        seed: of folds and samples.
+
+    Raises:
+        SpaceError: fewer than 10 groups, values that are not finite, a query without a relevant row or without any other,
+            or a share outside of 0 and 1.
+    """
+    if not 0 < answerable < 1:
+        raise SpaceError(f"answerable is a share above 0 and below 1; got {answerable}")
+    if not scores.shape == relevant.shape == likeness.shape or len(groups) != len(scores):
+        raise SpaceError(
+            f"scores, relevant and likeness must be of one shape with a group a query; got {scores.shape}, "
+            f"{relevant.shape}, {likeness.shape} and {len(groups)} groups"
+        )
+    codes: Int[np.ndarray, " queries"] = np.unique(groups, return_inverse=True)[1].ravel()
+    parts = int(codes.max(initial=-1)) + 1
+    if parts < MIN_PAIRS:
+        raise SpaceError(
+            f"a probability of relevance needs pairs of at least {MIN_PAIRS} groups; got {parts}. Without them hits have "
+            "a score and no probability"
+        )
+    if not np.isfinite(scores).all():
+        raise SpaceError(f"{int((~np.isfinite(scores)).sum())} scores are not finite numbers")
+    if not relevant.any(axis=1).all() or relevant.all(axis=1).any():
+        raise SpaceError(
+            f"{int((~relevant.any(axis=1)).sum())} queries have no relevant row, and to {int(relevant.all(axis=1).sum())} "
+            "all rows are: leave them out"
+        )
+    rng = np.random.default_rng(seed)
+    best, best_without, best_foreign = _bests(scores, relevant, likeness)
+    sample = _sample(scores, relevant, best, best_without, answerable, rng)
+    fold = (rng.permutation(parts) % FOLDS)[codes]
+    rows = scores.shape[1]
+    kept, absent, foreign = (np.empty(len(scores)) for _ in range(3))
+    shown, truth, weight = [], [], []
+    for number in range(FOLDS):
+        test = np.flatnonzero(fold == number)
+        slope, lead, bias = _logistic(*sample.of(fold != number))
+
+        def odds(values: Float[np.ndarray, "..."], top: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+            return np.asarray(1 / (1 + np.exp(-(slope * values + lead * (values - top) + bias))))  # noqa: B023  used in this turn
+
+        for target, top in ((kept, best), (absent, best_without), (foreign, best_foreign)):
+            target[test] = odds(top[test], top[test])
+        for top, without, share in ((best, False, answerable), (best_without, True, 1 - answerable)):
+            found = np.where(relevant[test] & without, -np.inf, scores[test])
+            first = np.argpartition(-found, min(SHOWN, rows - 1) - 1, axis=1)[:, : min(SHOWN, rows - 1)]
+            values = np.take_along_axis(found, first, axis=1)
+            there = values > -np.inf
+            shown.append(odds(values, top[test, None])[there])
+            truth.append((np.take_along_axis(relevant[test], first, axis=1) & (not without))[there])
+            weight.append(np.full(int(there.sum()), share))
+    error = calibration_error(np.concatenate(shown), np.concatenate(truth), weights=np.concatenate(weight))
+    slope, lead, bias = _logistic(*sample.of(np.ones(len(scores), dtype=bool)))
+    curves = (np.quantile(values, QUANTILES) for values in (kept, absent, foreign))
+    return Relevance(slope, lead, bias, rows, len(scores), parts, answerable, error, *curves)
+
+
+def calibration_error(
+    probabilities: Float[np.ndarray, " hits"],
+    relevant: Bool[np.ndarray, " hits"],
+    *,
+    weights: Float[np.ndarray, " hits"] | None = None,
+    bins: int = 15,
+) -> float:
+    """Mean over bins of |mean probability - share relevant|, weighted; bins hold equally many hits.
+
+    Equal numbers instead of equal widths (Nixon et al. 2019), since most hits have a probability near 0.
+
+    Raises:
+        SpaceError: no hits.
+    """
+    if not len(probabilities):
+        raise SpaceError("there are no hits to measure calibration on")
+    share = np.ones(len(probabilities)) if weights is None else weights
+    order = np.argsort(probabilities, kind="stable")
+    off = (probabilities - relevant) * share
+    return float(sum(abs(off[part].sum()) for part in np.array_split(order, bins)) / share.sum())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _bests(
+    scores: Float[np.ndarray, "queries rows"],
+    relevant: Bool[np.ndarray, "queries rows"],
+    likeness: Float[np.ndarray, "queries rows"],
+) -> tuple[Float[np.ndarray, " queries"], Float[np.ndarray, " queries"], Float[np.ndarray, " queries"]]:
+    """Best score of each query, that without the relevant rows, and that among the half least like them."""
+    without = np.where(relevant, -np.inf, scores)
+    middle = np.median(np.where(relevant, np.inf, likeness), axis=1, keepdims=True)
+    far = np.where(likeness <= middle, without, -np.inf)
+    # Of two rows the only irrelevant one may be beyond the middle of an even number.
+    best_far = np.where((far > -np.inf).any(axis=1), far.max(axis=1), without.max(axis=1))
+    return scores.max(axis=1), without.max(axis=1), best_far
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    query: Int[np.ndarray, " n"]
+    score: Float[np.ndarray, " n"]
+    behind: Float[np.ndarray, " n"]
+    relevant: Float[np.ndarray, " n"]
+    weight: Float[np.ndarray, " n"]
+
+    def of(
+        self, queries: Bool[np.ndarray, " queries"]
+    ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        rows = queries[self.query]
+        return np.stack([self.score, self.behind], axis=1)[rows], self.relevant[rows], self.weight[rows]
+
+
+def _sample(
+    scores: Float[np.ndarray, "queries rows"],
+    relevant: Bool[np.ndarray, "queries rows"],
+    best: Float[np.ndarray, " queries"],
+    best_without: Float[np.ndarray, " queries"],
+    answerable: float,
+    rng: np.random.Generator,
+) -> _Sample:
+    query, row, weight = [], [], []
+    for number, (line, right) in enumerate(zip(scores, relevant, strict=True)):
+        wrong = np.flatnonzero(~right)
+        order = wrong[np.argsort(-line[wrong], kind="stable")]
+        hard, rest = order[:_HARD], order[_HARD:]
+        drawn = rest if len(rest) <= _RANDOM else rng.choice(rest, _RANDOM, replace=False)
+        chosen = np.concatenate([np.flatnonzero(right), hard, drawn])
+        counts = np.ones(len(chosen))
+        if len(drawn):
+            counts[-len(drawn) :] = len(rest) / len(drawn)
+        query.append(np.full(len(chosen), number))
+        row.append(chosen)
+        weight.append(counts)
+    q, r, w = np.concatenate(query), np.concatenate(row), np.concatenate(weight)
+    score, right = scores[q, r].astype(np.float64), relevant[q, r]
+    out = ~right  # the relevant rows are not there the second time
+    return _Sample(
+        np.concatenate([q, q[out]]),
+        np.concatenate([score, score[out]]),
+        np.concatenate([score - best[q], score[out] - best_without[q[out]]]),
+        np.concatenate([right.astype(np.float64), np.zeros(int(out.sum()))]),
+        np.concatenate([answerable * w, (1 - answerable) * w[out]]) * 2,
+    )
+
+
+def _logistic(
+    X: Float[np.ndarray, "n 2"], y: Float[np.ndarray, " n"], weight: Float[np.ndarray, " n"]
+) -> tuple[float, float, float]:
+    """Weighted logistic regression with factors of at least 0.
+
+    Half the squared (standardised) factors is added to the sum of losses: a prior that a few pairs outweigh, and that
+    keeps the factors finite where scores separate perfectly.
+    """
+    from scipy.optimize import minimize
+
+    mean = np.average(X, axis=0, weights=weight)
+    spread = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
+    spread = np.where(spread > 0, spread, 1)
+    Z = np.column_stack([(X - mean) / spread, np.ones(len(X))])
+    total = weight.sum()
+
+    def loss(b: Float[np.ndarray, " 3"]) -> tuple[float, Float[np.ndarray, " 3"]]:
+        odds = Z @ b
+        residual = weight * (1 / (1 + np.exp(-odds)) - y)
+        value = float(weight @ (np.logaddexp(0, odds) - y * odds)) + float(b[:2] @ b[:2]) / 2
+        return value / total, (Z.T @ residual + np.append(b[:2], 0)) / total
+
+    prior = float(weight @ y) / total
+    begin = np.array([0.1, 0.1, np.log(prior / (1 - prior))])
+    found = minimize(
+        loss,
+        begin,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None), (0, None), (None, None)],
+        options={"ftol": 1e-13, "gtol": 1e-9},
+    )
+    factors = found.x[:2] / spread
+    return float(factors[0]), float(factors[1]), float(found.x[2] - factors @ mean)

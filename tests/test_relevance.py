@@ -1,0 +1,172 @@
+"""Probability of relevance on planted scores, where the true probability is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+
+from chiasm.errors import SpaceError
+from chiasm.retrieval.relevance import Relevance, calibration_error, fit_relevance
+
+QUERIES, ROWS = 300, 80
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bad shapes reach our own checks, also where the test run checks shapes at every call."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def planted(
+    queries: int = QUERIES, rows: int = ROWS, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Scores normal around 0, around 0.5 where relevant, all with deviation 0.2: log-odds are linear in the score."""
+    rng = np.random.default_rng(seed)
+    relevant = np.zeros((queries, rows), dtype=bool)
+    relevant[np.arange(queries), rng.integers(0, rows, queries)] = True
+    scores = (0.2 * rng.standard_normal((queries, rows)) + 0.5 * relevant).astype(np.float32)
+    return scores, relevant, np.arange(queries), scores + relevant
+
+
+def fitted(**options: Any) -> Relevance:
+    return fit_relevance(*planted(), **options)
+
+
+def test_log_odds_are_those_that_were_planted() -> None:
+    """Two normals a distance d apart with variance v: log-odds rise by d / v a score, here 12.5.
+
+    Somewhat more for the fitted model, since only one row is relevant and being ahead of the others says so, too.
+    """
+    model = fitted()
+    assert 12 < model.slope + model.lead < 16
+    assert model.rows == ROWS and model.queries == model.groups == QUERIES
+
+
+def test_probabilities_hold_on_new_queries_half_of_them_without_their_row() -> None:
+    model = fitted()
+    scores, relevant, _, _ = planted(2000, seed=9)
+    gone = np.arange(2000) % 2 == 0
+    scores[gone[:, None] & relevant] = -9
+    relevant[gone] = False
+    best = scores.max(axis=1, keepdims=True)
+    probability = model.probability(scores, best)
+    assert probability.sum() == pytest.approx(relevant.sum(), rel=0.15)
+    for low, high in ((0.02, 0.2), (0.2, 0.5), (0.5, 1.0)):
+        some = (probability >= low) & (probability < high)
+        assert probability[some].mean() == pytest.approx(relevant[some].mean(), abs=0.08)
+    assert model.calibration_error < 0.02
+
+
+def test_probability_rises_with_the_score() -> None:
+    model = fitted()
+    probability = model.probability(np.linspace(-1, 1, 50), 1.0)
+    assert np.all(np.diff(probability) > 0) and probability[0] > 0 and probability[-1] < 1
+
+
+def test_scores_that_say_nothing_give_the_prior() -> None:
+    scores, relevant, groups, likeness = planted()
+    noise = np.random.default_rng(1).standard_normal(scores.shape).astype(np.float32)
+    model = fit_relevance(noise, relevant, groups, likeness)
+    assert model.probability(np.zeros(1), 0.0)[0] == pytest.approx(0.5 / (ROWS - 0.5), rel=0.6)
+
+
+def test_in_a_larger_gallery_odds_fall_and_the_same_scores_are_kept() -> None:
+    model = fitted()
+    one, ten = model.probability(np.array([0.4]), 0.6), model.probability(np.array([0.4]), 0.6, rows=10 * ROWS)
+    assert one / (1 - one) == pytest.approx(10 * ten / (1 - ten), rel=1e-6)
+    scores = np.linspace(0, 1, 101)
+    np.testing.assert_array_equal(
+        model.probability(scores, scores) >= model.threshold(),
+        model.probability(scores, scores, rows=10 * ROWS) >= model.threshold(rows=10 * ROWS),
+    )
+
+
+@pytest.mark.parametrize("keep", [0.8, 0.95])
+def test_a_threshold_keeps_its_share(keep: float) -> None:
+    model = fitted()
+    assert model.rates(model.threshold(keep=keep))["kept"] == pytest.approx(keep, abs=0.02)
+    best = planted(2000, seed=5)[0].max(axis=1)
+    assert np.mean(model.probability(best, best) >= model.threshold(keep=keep)) == pytest.approx(keep, abs=0.05)
+
+
+@pytest.mark.parametrize("of", ["absent", "foreign"])
+def test_a_threshold_has_its_rate_of_false_hits(of: Any) -> None:
+    model = fitted()
+    assert model.rates(model.threshold(false_hits=0.1, of=of))[of] == pytest.approx(0.1, abs=0.02)
+
+
+def test_without_its_kind_a_query_gets_an_answer_less_often() -> None:
+    scores, relevant, groups, _ = planted()
+    kind = np.arange(ROWS)[None] % 2 == relevant.argmax(axis=1)[:, None] % 2
+    model = fit_relevance(np.where(relevant, scores, scores + 0.2 * kind), relevant, groups, kind + 0.1 * relevant)
+    rates = model.rates(model.threshold())
+    assert rates["foreign"] < rates["absent"] < rates["kept"]
+
+
+def test_answerable_is_the_prior() -> None:
+    few, many = fitted(answerable=0.1), fitted(answerable=0.9)
+    at = np.array([0.5])
+    assert few.probability(at, 0.5)[0] < many.probability(at, 0.5)[0]
+
+
+def test_groups_are_left_out_together() -> None:
+    """Copies of ten queries: what is known of one is known of all, and the left-out rates must not see it."""
+    scores, relevant, _, likeness = planted(10)
+    copies = np.repeat(np.arange(10), 8)
+    model = fit_relevance(scores[copies], relevant[copies], copies, likeness[copies])
+    assert model.groups == 10 and model.queries == 80
+
+
+def test_state_gives_the_same_probabilities() -> None:
+    model = fitted()
+    again = Relevance.restore(model.fields(), model.arrays())
+    at = np.linspace(-1, 1, 9)
+    np.testing.assert_array_equal(model.probability(at, 1.0), again.probability(at, 1.0))
+    assert model.threshold(false_hits=0.2) == again.threshold(false_hits=0.2)
+
+
+def test_calibration_error_restated() -> None:
+    probability, relevant = np.array([0.1, 0.2, 0.8, 0.9]), np.array([False, True, True, True])
+    assert calibration_error(probability, relevant, bins=2) == pytest.approx((0.7 + 0.3) / 4)
+    assert calibration_error(probability, relevant, bins=4) == pytest.approx((0.1 + 0.8 + 0.2 + 0.1) / 4)
+    weights = np.array([1.0, 0.0, 1.0, 1.0])
+    assert calibration_error(probability, relevant, bins=4, weights=weights) == pytest.approx((0.1 + 0.2 + 0.1) / 3)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input_is_explained() -> None:
+    scores, relevant, groups, likeness = planted()
+    with pytest.raises(
+        SpaceError, match=r"at least 10 groups; got 9. Without them hits have a score and no probability"
+    ):
+        fit_relevance(scores, relevant, groups % 9, likeness)
+    with pytest.raises(SpaceError, match="above 0 and below 1; got 1"):
+        fit_relevance(scores, relevant, groups, likeness, answerable=1.0)
+    with pytest.raises(SpaceError, match="of one shape"):
+        fit_relevance(scores, relevant[:, :5], groups, likeness)
+    with pytest.raises(SpaceError, match="300 queries have no relevant row"):
+        fit_relevance(scores, np.zeros_like(relevant), groups, likeness)
+    with pytest.raises(SpaceError, match="1 scores are not finite"):
+        fit_relevance(
+            np.where(np.arange(scores.size).reshape(scores.shape) == 3, np.nan, scores), relevant, groups, likeness
+        )
+    with pytest.raises(SpaceError, match="no hits"):
+        calibration_error(np.zeros(0), np.zeros(0, dtype=bool))
+    model = fitted()
+    with pytest.raises(SpaceError, match="got both"):
+        model.threshold(keep=0.9, false_hits=0.1)
+    with pytest.raises(SpaceError, match="from 0 to 1; got 7"):
+        model.threshold(keep=7.0)
+    with pytest.raises(SpaceError, match=r"KeyError: 'slope'\). Align again"):
+        Relevance.restore({}, model.arrays())
+    with pytest.raises(SpaceError, match="damaged"):
+        Relevance.restore({**model.fields(), "slope": -1.0}, model.arrays())
+    with pytest.raises(SpaceError, match="damaged"):
+        Relevance.restore(model.fields(), {**model.arrays(), "kept": model.kept[::-1]})
+    with pytest.raises(SpaceError, match="damaged"):
+        replacement = replace(model, rows=0)
+        Relevance.restore(replacement.fields(), model.arrays())

@@ -1,0 +1,250 @@
+"""Scores of a planted space of two modalities that are apart, with hubs among the images."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+
+from chiasm.errors import SpaceError
+from chiasm.retrieval.hubness import Correction
+from chiasm.retrieval.scores import PREPARATIONS, HeldOut, PairScores, Preparation, ScoreModel
+from chiasm.transfer.alignment import normalise
+from chiasm.types import Modality
+
+DIM, N = 32, 150
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bad shapes reach our own checks, also where the test run checks shapes at every call."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+class Planted:
+    """Images are their texts with noise and a gap; queries are texts with little noise."""
+
+    def __init__(self, n: int = N, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+
+        def noise(size: float) -> np.ndarray:
+            return np.asarray(size * rng.standard_normal((n, DIM)) / np.sqrt(DIM))
+
+        text = noise(1.0)
+        gap = np.eye(1, DIM) * 1.5
+        self.texts = normalise(text + 0.3).astype(np.float32)
+        self.images = normalise(text + noise(1.0) + gap + np.abs(noise(1.0)) * np.eye(1, DIM, 5) * 4).astype(np.float32)
+        self.queries = normalise(text + 0.3 + noise(0.4)).astype(np.float32)
+        self.groups = np.arange(n)
+
+    def pairs(self, searched: str, n: int = N) -> HeldOut:
+        rows = self.images if searched == "image" else self.texts
+        return HeldOut(self.queries[:n], self.groups[:n], rows[:n], self.groups[:n])
+
+
+DATA, NEW = Planted(), Planted(seed=1)
+
+
+def model(**options: Any) -> ScoreModel:
+    rows: dict[Modality, np.ndarray] = {"image": DATA.images, "text": DATA.texts}
+    return ScoreModel(
+        {("text", kind): PairScores.fit(rows[kind], DATA.texts, pairs=DATA.pairs(kind), **options) for kind in rows}
+    )
+
+
+MODEL = model()
+
+
+def gallery(data: Planted) -> tuple[np.ndarray, list[Any], np.ndarray]:
+    return np.vstack([data.images, data.texts]), ["image"] * N + ["text"] * N, np.tile(data.groups, 2)
+
+
+def hits(data: Planted, pair: PairScores, k: int = 1) -> float:
+    scores = pair.prepare_queries(data.queries) @ pair.prepare_rows(data.images).T
+    top = np.argsort(-scores, axis=1)[:, :k]
+    return float(np.mean((top == data.groups[:, None]).any(axis=1)))
+
+
+def test_a_chosen_preparation_finds_more_in_a_new_gallery() -> None:
+    chosen = MODEL.pairs["text", "image"]
+    plain = PairScores.fit(DATA.images, DATA.texts)
+    assert chosen.chosen.preparation != PREPARATIONS[0]
+    assert chosen.chosen.score > chosen.chosen.plain_score
+    assert hits(NEW, chosen, k=5) > hits(NEW, plain, k=5) + 0.03
+
+
+def test_nothing_is_done_where_nothing_helps() -> None:
+    rng = np.random.default_rng(3)
+    x = normalise(rng.standard_normal((100, DIM)).astype(np.float32))
+    near = normalise(x + 0.2 * normalise(rng.standard_normal((100, DIM)).astype(np.float32)))
+    pair = PairScores.fit(x, near, pairs=HeldOut(near, np.arange(100), x, np.arange(100)))
+    assert pair.chosen.preparation == PREPARATIONS[0] and pair.chosen.score == pair.chosen.plain_score
+
+
+def test_plain_scores_are_cosines() -> None:
+    pair = PairScores.fit(DATA.images, DATA.texts)
+    found = pair.prepare_queries(DATA.queries) @ pair.prepare_rows(DATA.images).T
+    np.testing.assert_allclose(found, DATA.queries @ DATA.images.T, atol=1e-6)
+
+
+def test_prepared_scores_restated() -> None:
+    pair = PairScores.fit(DATA.images, DATA.texts, preparation=Preparation(True, correction=Correction("csls", k=3)))
+    q = normalise(DATA.queries - DATA.texts.mean(axis=0))
+    x = normalise(DATA.images - DATA.images.mean(axis=0))
+    bank = normalise(DATA.texts - DATA.texts.mean(axis=0))
+    offsets = np.sort(x @ bank.T, axis=1)[:, -3:].mean(axis=1) / 2
+    found = pair.prepare_queries(DATA.queries) @ pair.prepare_rows(DATA.images).T
+    np.testing.assert_allclose(found, q @ x.T - offsets, atol=1e-3)  # the bank is kept in float16
+    np.testing.assert_allclose(pair.offsets(DATA.images), offsets, atol=1e-3)
+
+
+@pytest.mark.parametrize("preparation", [Preparation(), Preparation(True, 0.5, Correction("inverted_softmax"))])
+def test_standard_scores_are_exact_over_the_gallery(preparation: Preparation) -> None:
+    pair = PairScores.fit(DATA.images, DATA.texts, preparation=preparation)
+    queries = pair.prepare_queries(DATA.queries)
+    scores = queries @ pair.prepare_rows(DATA.images).T
+    expected = (scores - scores.mean(axis=1, keepdims=True)) / scores.std(axis=1, keepdims=True)
+    np.testing.assert_allclose(pair.standard(scores, queries), expected, atol=2e-3)
+
+
+def test_a_row_of_zeros_is_near_to_nothing() -> None:
+    rows = np.vstack([DATA.images, np.zeros((1, DIM), np.float32)])
+    pair = PairScores.fit(rows, DATA.texts, preparation=Preparation(True, correction=Correction("csls")))
+    scores = pair.prepare_queries(DATA.queries) @ pair.prepare_rows(rows).T
+    assert np.all(scores.argmin(axis=1) == N)
+
+
+def found_of_each(data: Planted, scores: ScoreModel) -> tuple[float, float]:
+    """Share of the right images and texts among the first 4 of a mixed gallery."""
+    rows, kinds, groups = gallery(data)
+    found = np.zeros(2)
+    for number, query in enumerate(data.queries):
+        first = scores.judge(query, "text", rows, kinds).order[:4]
+        right = groups[first] == number
+        found += [np.sum(right & (first < N)), np.sum(right & (first >= N))]
+    return float(found[0] / N), float(found[1] / N)
+
+
+def test_in_a_mixed_gallery_no_modality_is_favoured() -> None:
+    rows, _, _ = gallery(NEW)
+    cosine = np.argsort(-(NEW.queries @ rows.T), axis=1)[:, :4]
+    image_before = np.mean((cosine == np.arange(N)[:, None]).any(axis=1))
+    image, text = found_of_each(NEW, MODEL)
+    assert image > image_before + 0.1 and text > 0.9
+
+
+def test_without_pairs_scores_compare_by_deviations_and_no_probability_is_made_up() -> None:
+    bare = ScoreModel(
+        {
+            ("text", "image"): PairScores.fit(DATA.images, DATA.texts),
+            ("text", "text"): PairScores.fit(DATA.texts, DATA.texts),
+        }
+    )
+    rows, kinds, _ = gallery(NEW)
+    judged = bare.judge(NEW.queries[0], "text", rows, kinds)
+    assert np.isnan(judged.probability).all() and judged.found is None and judged.threshold is None
+    np.testing.assert_array_equal(judged.order, np.argsort(-judged.standard, kind="stable"))
+    np.testing.assert_array_equal(judged.shown, judged.order)
+
+
+def test_nine_pairs_are_too_few_and_ten_are_enough() -> None:
+    assert PairScores.fit(DATA.images, DATA.texts, pairs=DATA.pairs("image", 9)).relevance is None
+    assert PairScores.fit(DATA.images, DATA.texts, pairs=DATA.pairs("image", 10)).relevance is not None
+
+
+def test_an_unknown_pair_of_modalities_is_ordered_by_cosine() -> None:
+    rows, kinds, _ = gallery(NEW)
+    judged = MODEL.judge(NEW.images[0], "image", rows, kinds)
+    np.testing.assert_array_equal(judged.order, np.argsort(-(rows @ NEW.images[0]), kind="stable"))
+    assert judged.found is None and np.isnan(judged.standard).all()
+
+
+def test_queries_for_nothing_that_is_there_find_nothing() -> None:
+    rows, kinds, _ = gallery(DATA)
+    strangers = normalise(np.random.default_rng(8).standard_normal((60, DIM)).astype(np.float32) / np.sqrt(DIM) + 0.3)
+    told = [MODEL.judge(query, "text", rows, kinds, keep=0.9) for query in strangers]
+    kept = [MODEL.judge(query, "text", rows, kinds, keep=0.9) for query in DATA.queries]
+    assert np.mean([judged.found for judged in kept]) > 0.9 > 0.5 > np.mean([judged.found for judged in told])
+    for query, judged in zip(strangers, told, strict=True):
+        assert judged.threshold is not None
+        assert bool(len(judged.shown)) == judged.found
+        assert judged.floor is not None
+        assert np.all(judged.probability[judged.shown] >= judged.threshold)
+        assert np.all((rows @ query)[judged.shown] >= judged.floor)
+
+
+def test_stored_offsets_give_the_same_judgement() -> None:
+    rows, kinds, _ = gallery(NEW)
+    offsets = np.concatenate(
+        [MODEL.pairs["text", "image"].offsets(NEW.images), MODEL.pairs["text", "text"].offsets(NEW.texts)]
+    )
+    plain, stored = (MODEL.judge(NEW.queries[0], "text", rows, kinds, offsets=o) for o in (None, offsets))
+    np.testing.assert_allclose(plain.probability, stored.probability, rtol=1e-4)
+
+
+def test_min_probability_takes_the_place_of_the_threshold() -> None:
+    rows, kinds, _ = gallery(DATA)
+    judged = MODEL.judge(DATA.queries[0], "text", rows, kinds, min_probability=1.0)
+    assert judged.threshold == 1.0 and judged.found is False and not len(judged.shown)
+    empty = MODEL.judge(DATA.queries[0], "text", rows[:0], [])
+    assert not len(empty.order) and empty.found is None
+
+
+def test_state_survives_json() -> None:
+    fields, arrays = MODEL.state()
+    again = ScoreModel.from_state(json.loads(json.dumps(fields)), arrays)
+    rows, kinds, _ = gallery(NEW)
+    for pair in (MODEL, ScoreModel({("text", "image"): PairScores.fit(DATA.images, DATA.texts)})):
+        fields, arrays = pair.state()
+        again = ScoreModel.from_state(json.loads(json.dumps(fields)), arrays)
+        first, second = (m.judge(NEW.queries[3], "text", rows, kinds) for m in (pair, again))
+        np.testing.assert_array_equal(first.scores, second.scores)
+        np.testing.assert_array_equal(first.probability, second.probability)
+        assert first.threshold == second.threshold
+
+
+def test_a_bank_is_small() -> None:
+    many = np.tile(DATA.texts, (20, 1))
+    pair = PairScores.fit(DATA.images, many, preparation=Preparation(correction=Correction("csls")))
+    assert pair.prepared.bank.shape == (2000, DIM) and pair.prepared.bank.dtype == np.float16
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input_is_explained() -> None:
+    with pytest.raises(SpaceError, match="not empty; got"):
+        PairScores.fit(DATA.images[:0], DATA.texts)
+    with pytest.raises(SpaceError, match="of one width"):
+        PairScores.fit(DATA.images, DATA.texts[:, :5])
+    with pytest.raises(SpaceError, match="1 vectors of gallery, bank and pairs have values that are not finite"):
+        PairScores.fit(DATA.images, np.where(np.arange(N)[:, None] == 3, np.nan, DATA.texts))
+    with pytest.raises(SpaceError, match="of neither"):
+        PairScores.fit(DATA.images, DATA.texts, gallery_owners=DATA.groups)
+    with pytest.raises(SpaceError, match="the bank has 150 vectors and 3 owners"):
+        PairScores.fit(DATA.images, DATA.texts, gallery_owners=DATA.groups, bank_owners=DATA.groups[:3])
+    with pytest.raises(SpaceError, match="all 4 rows of the gallery are zero"):
+        PairScores.fit(np.zeros((4, DIM), np.float32), DATA.texts)
+    with pytest.raises(SpaceError, match="need a group a vector"):
+        HeldOut(DATA.queries, DATA.groups[:2], DATA.images, DATA.groups)
+    with pytest.raises(SpaceError, match="held-out pairs of widths"):
+        PairScores.fit(
+            DATA.images, DATA.texts, pairs=HeldOut(DATA.queries[:, :3], DATA.groups, DATA.images, DATA.groups)
+        )
+    with pytest.raises(SpaceError, match="from 0 to 1 of centred vectors"):
+        Preparation(False, 0.5)
+    rows, kinds, _ = gallery(NEW)
+    with pytest.raises(SpaceError, match="do not fit rows"):
+        MODEL.judge(NEW.queries[0], "text", rows, kinds[:3])
+    with pytest.raises(SpaceError, match="give one of"):
+        MODEL.judge(NEW.queries[0], "text", rows, kinds, keep=0.9, min_probability=0.1)
+    with pytest.raises(SpaceError, match="min_probability is a number from 0 to 1; got 2"):
+        MODEL.judge(NEW.queries[0], "text", rows, kinds, min_probability=2.0)
+    fields, arrays = MODEL.state()
+    with pytest.raises(SpaceError, match=r"format version 99; this chiasm reads 1. Align again"):
+        ScoreModel.from_state({**fields, "format_version": 99}, arrays)
+    with pytest.raises(SpaceError, match="not saved scores"):
+        ScoreModel.from_state(fields, {})
+    with pytest.raises(SpaceError, match="not saved scores"):
+        ScoreModel.from_state(fields, {**arrays, "text.image.mean": arrays["text.image.mean"][:3]})
