@@ -23,11 +23,14 @@ from chiasm.transfer import alignment
 from chiasm.transfer.alignment import (
     ALPHAS,
     BLENDS,
+    PairArrays,
     PairStatistics,
     RidgeAlignment,
+    Task,
     blend_map,
     normalise,
 )
+from chiasm.transfer.linear_alignment import CcaAlignment
 
 Matrix = Float[np.ndarray, "rows columns"]
 
@@ -157,6 +160,7 @@ def test_statistics_are_sums_over_pairs_also_across_blocks() -> None:
     np.testing.assert_allclose(found.sum_y, Y.sum(axis=0))
     np.testing.assert_allclose(found.xx, sum(np.outer(x, x) for x in X))
     np.testing.assert_allclose(found.xy, sum(np.outer(x, y) for x, y in zip(X, Y, strict=True)))
+    np.testing.assert_allclose(found.yy, sum(np.outer(y, y) for y in Y))
 
 
 def test_statistics_of_three_parts_add_up_to_those_of_the_whole() -> None:
@@ -165,7 +169,7 @@ def test_statistics_of_three_parts_add_up_to_those_of_the_whole() -> None:
     parts = [source.take(rows).statistics() for rows in (slice(0, 20), slice(20, 50), slice(50, 90))]
     total = parts[0] + parts[1] + parts[2]
     assert total.count == whole.count
-    for name in ("sum_x", "sum_y", "xx", "xy"):
+    for name in ("sum_x", "sum_y", "xx", "xy", "yy"):
         np.testing.assert_allclose(getattr(total, name), getattr(whole, name), rtol=1e-12)
     fits = [RidgeAlignment().fit(target.X, target.Y, start=target.start, source=found) for found in (whole, total)]
     np.testing.assert_allclose(fits[0].weight_, fits[1].weight_, atol=1e-6)
@@ -189,6 +193,7 @@ def test_statistics_come_back_from_a_file_to_float32(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.sum_y, written.sum_y)
     np.testing.assert_allclose(read.xx, written.xx, rtol=6e-8)
     np.testing.assert_allclose(read.xy, written.xy, rtol=6e-8)
+    np.testing.assert_allclose(read.yy, written.yy, rtol=6e-8)
     np.testing.assert_array_equal(read.xx, read.xx.T)
     assert read.xx.dtype == read.xy.dtype == np.float64
     fits = [RidgeAlignment().fit(target.X, target.Y, start=target.start, source=found) for found in (written, read)]
@@ -202,8 +207,9 @@ def damaged(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, str]]
         "sum_y": np.ones(1),
         "xx_upper": np.ones(3, np.float32),
         "xy": np.ones((2, 1)),
+        "yy_upper": np.ones(1),
     }
-    header = {"format": "chiasm-pair-statistics", "format_version": "1", "count": "7", "metadata": "{}"}
+    header = {"format": "chiasm-pair-statistics", "format_version": "2", "count": "7", "metadata": "{}"}
     change(tensors, header)
     save_file(tensors, path, metadata=header)
     return path
@@ -216,13 +222,14 @@ def damaged(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, str]]
             lambda t, h: h.update(format="something"),
             r"is not a file of pair statistics \(written by chiasm statistics\)",
         ),
-        (lambda t, h: h.update(format_version="2"), "has format version 2; this chiasm reads 1. Write it again with"),
+        (lambda t, h: h.update(format_version="1"), "has format version 1; this chiasm reads 2. Write it again with"),
         (lambda t, h: h.pop("count"), "cannot be read as pair statistics: 'count'"),
         (lambda t, h: h.update(count="many"), "cannot be read as pair statistics: invalid literal"),
         (lambda t, h: h.update(count="0"), "is damaged: 0 pairs"),
         (lambda t, h: h.update(metadata="{"), "cannot be read as pair statistics: Expecting property name"),
         (lambda t, h: t.pop("xy"), "cannot be read as pair statistics: File does not contain tensor xy"),
         (lambda t, h: t.update(xx_upper=np.ones(4)), r"is damaged: 7 pairs with matrices of shapes .*\(4,\)"),
+        (lambda t, h: t.update(yy_upper=np.ones(3)), r"is damaged: 7 pairs with matrices of shapes .*\(3,\)\]"),
         (lambda t, h: t.update(xy=np.ones((1, 2))), r"is damaged: 7 pairs with matrices of shapes"),
         (lambda t, h: t.update(sum_y=np.array([np.nan])), "is damaged: it holds values that are not finite numbers"),
     ],
@@ -343,7 +350,7 @@ def left_out(
     target: Domain, source: Domain | None, alpha: float, strength: float, shown: Int[np.ndarray, " shown"]
 ) -> Matrix:
     other = None if source is None else source.statistics().moments
-    ((_, _, found),) = alignment._left_out(
+    ((_, _, found),) = alignment.left_out(
         target.X, target.Y, target.groups, shown, target.statistics().moments, other, [alpha], [strength]
     )
     return found
@@ -360,8 +367,8 @@ def test_score_restated_candidate_by_candidate(seed: int, groups: int, coarse: b
     if coarse:  # small whole numbers make ties, and are exact in any order of summation
         anchors, mapped = np.sign(anchors), np.sign(mapped)
     codes = rng.integers(0, groups, 12)
-    found = alignment._Scorer(anchors, mapped, codes)._chance(anchors @ mapped.T)
-    back = alignment._Scorer(mapped, anchors, codes)._chance(mapped @ anchors.T)
+    found = alignment._Scorer(anchors, mapped, codes).chances(anchors @ mapped.T).mean()
+    back = alignment._Scorer(mapped, anchors, codes).chances(mapped @ anchors.T).mean()
     assert (found + back) / 2 == pytest.approx(slow_score(anchors, mapped, codes), abs=1e-9)
 
 
@@ -384,7 +391,7 @@ def test_score_is_the_frequency_of_a_hit_among_random_candidates() -> None:
     rng = np.random.default_rng(0)
     data = domain(120, 8, 6, noise=0.8)
     similarity = data.Y @ data.start.T
-    exact = alignment._Scorer(data.Y, data.start, data.groups)._chance(similarity)
+    exact = alignment._Scorer(data.Y, data.start, data.groups).chances(similarity).mean()
     found = {True: 0, False: 0}
     for row in range(120):
         others = np.delete(similarity[row], row)
@@ -530,6 +537,7 @@ def test_mixtures_are_those_of_weighted_rows(alpha: float) -> None:
     covariance = np.cov(np.hstack([X, Y]).T, aweights=weights, ddof=0)
     np.testing.assert_allclose(found.xx, covariance[:12, :12], atol=1e-9)
     np.testing.assert_allclose(found.xy, covariance[:12, 12:], atol=1e-9)
+    np.testing.assert_allclose(found.yy, covariance[12:, 12:], atol=1e-9)
     assert here.mixed_scale(there, alpha) == pytest.approx(found.scale) == slow_scale(target, source, alpha)
 
 
@@ -634,3 +642,43 @@ def test_import_stays_light() -> None:
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert "numpy" in loaded
     assert not {"scipy", "sklearn", "torch", "safetensors"} & set(loaded)
+
+
+@pytest.mark.parametrize("with_source", [False, True])
+def test_cross_fitted_pairs_of_ridge_are_those_of_refits(with_source: bool) -> None:
+    target = domain(40, noise=0.3, same=2)
+    source = domain(60, seed=2) if with_source else None
+    given = {"groups": target.groups, "source": None if source is None else source.statistics()}
+    fitted = RidgeAlignment(strengths=[0.3, 1.0]).fit(target.X, target.Y, start=target.start, **given)
+    choice = fitted.choice_
+    assert choice.blend > 0
+    placed = fitted.cross_fitted(target.X, target.Y, start=target.start, **given)
+    predicted = slow_left_out(target, source, choice.alpha, choice.strength)
+    np.testing.assert_allclose(
+        placed, normalise((1 - choice.blend) * target.start + choice.blend * predicted), atol=2e-4
+    )
+
+
+def test_cross_fitted_pairs_of_other_methods_know_nothing_of_their_own_group() -> None:
+    target = domain(60, noise=0.3, same=2)
+    fitted = CcaAlignment().fit(target.X, target.Y, start=target.start, groups=target.groups)
+    assert fitted.choice_.blend > 0
+    placed = fitted.cross_fitted(target.X, target.Y, start=target.start, groups=target.groups)
+    own = target.groups == target.groups[0]
+    turned = np.where(own[:, None], -target.Y, target.Y)
+    again = fitted.cross_fitted(target.X, turned, start=target.start, groups=target.groups)
+    assert np.abs(again[~own] - placed[~own]).max() > 1e-3
+    rows = next(
+        rows
+        for rows, _ in Task(PairArrays(target.X, target.Y, target.start, target.groups), None, "auto").folds
+        if own[rows].any()
+    )
+    np.testing.assert_allclose(again[rows], placed[rows], atol=1e-3)
+
+
+def test_cross_fitted_pairs_of_a_start_that_stays_are_the_start() -> None:
+    target = domain(30)
+    for kept in (RidgeAlignment(blends=[0.0]), CcaAlignment(blends=[0.0])):
+        fitted = kept.fit(target.X, target.Y, start=target.start, groups=target.groups)
+        placed = fitted.cross_fitted(target.X, target.Y, start=target.start, groups=target.groups)
+        np.testing.assert_array_equal(placed, target.start)

@@ -1,13 +1,19 @@
-"""Ridge alignment: a linear map from one modality's features to the anchor space, learned from pairs in closed form.
+"""What every alignment is, and the first of them: a linear map from one modality's features to the anchor space.
 
-With features x (encoder embedding and bridge) and anchor vectors y, the map minimises
+An alignment learns from pairs (features x of the modality that is moved, anchor vectors y) a linear map x W + b. Its
+result is the map blended with the start, the place that the space gives without pairs (`blend_map`). The anchor stays
+where it is, so stored vectors of it stay valid and several modalities can be aligned to it one after another. Every
+method is an `Alignment`: same arguments, same criterion, same choice of the blend on left-out groups. The others are in
+`linear_alignment` and `contrastive`, what chooses between them in `alignment_choice`.
+
+Ridge minimises, in closed form,
 
     alpha / n_s * sum_source |W'x + b - y|^2 + (1 - alpha) / n_t * sum_target |W'x + b - y|^2 + lambda * |W|^2
 
 Everything that the source contributes is in its `PairStatistics` (counts, sums, Gram and cross matrices). They add up,
 so a source can be used, and shared, without its data. The strength lambda, the source weight alpha and the share of the
 learned map in the result (the rest is the start, e.g. the bridge) are chosen together by leave-one-group-out
-predictions of the target pairs. These are exact and need no refit; `_left_out` says how.
+predictions of the target pairs. These are exact and need no refit; `left_out` says how.
 
 Arrays in, arrays out: which media and encoders they come from is left to `chiasm.space`. Plain numpy, since a search in
 the command line imports this module and SciPy would add 0.2 s to its start.
@@ -16,25 +22,29 @@ the command line imports this module and SciPy would add 0.2 s to its start.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import comb
 from pathlib import Path
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from chiasm.errors import SpaceError
+from chiasm.transfer.labels import deal
 
 FORMAT = "chiasm-pair-statistics"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
 BLENDS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)
 MIN_PAIRS = 10
+FOLDS = 5  # of whole groups, for what has no exact left-out predictions
 SINGLE_PRECISION = 0.1  # strength from which float32 predicts left-out pairs to 3e-7; below it errors grow
 CHOICE_HITS, CHOICE_CANDIDATES = 10, 30
 MAX_VALIDATION = 2000  # pairs that are ranked against each other when choosing: more cost n^2 and change nothing
@@ -48,13 +58,14 @@ def normalise(vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n dim"]
 
 @dataclass(frozen=True, eq=False)
 class PairStatistics:
-    """All that ridge needs of a set of pairs: additive, and without the pairs themselves."""
+    """All that ridge, Procrustes and CCA need of a set of pairs: additive, and without the pairs themselves."""
 
     count: int
     sum_x: Float[np.ndarray, " x"]
     sum_y: Float[np.ndarray, " y"]
     xx: Float[np.ndarray, "x x"]
     xy: Float[np.ndarray, "x y"]
+    yy: Float[np.ndarray, "y y"]
 
     @classmethod
     def from_pairs(cls, X: Float[np.ndarray, "pairs x"], Y: Float[np.ndarray, "pairs y"]) -> PairStatistics:
@@ -66,11 +77,13 @@ class PairStatistics:
         _check_pairs(X, Y)
         xx = np.zeros((X.shape[1], X.shape[1]))
         xy = np.zeros((X.shape[1], Y.shape[1]))
+        yy = np.zeros((Y.shape[1], Y.shape[1]))
         for start in range(0, len(X), 4096):
-            x = X[start : start + 4096].astype(np.float64)
+            x, y = (part[start : start + 4096].astype(np.float64) for part in (X, Y))
             xx += x.T @ x
-            xy += x.T @ Y[start : start + 4096]
-        return cls(len(X), X.sum(axis=0, dtype=np.float64), Y.sum(axis=0, dtype=np.float64), xx, xy)
+            xy += x.T @ y
+            yy += y.T @ y
+        return cls(len(X), X.sum(axis=0, dtype=np.float64), Y.sum(axis=0, dtype=np.float64), xx, xy, yy)
 
     def __add__(self, other: PairStatistics) -> PairStatistics:
         if self.xy.shape != other.xy.shape:
@@ -84,6 +97,7 @@ class PairStatistics:
             self.sum_y + other.sum_y,
             self.xx + other.xx,
             self.xy + other.xy,
+            self.yy + other.yy,
         )
 
     @cached_property
@@ -95,15 +109,16 @@ class PairStatistics:
             mean_y,
             self.xx / self.count - np.outer(mean_x, mean_x),
             self.xy / self.count - np.outer(mean_x, mean_y),
+            self.yy / self.count - np.outer(mean_y, mean_y),
         )
         if moments.scale <= 1e-7 * np.trace(self.xx) / self.xx.size:
             raise SpaceError("the pairs are degenerate: the features of all of them are equal")
         return moments
 
     def save(self, path: str | Path, metadata: Mapping[str, str]) -> None:
-        """Write one safetensors file; of the symmetric Gram matrix only the upper triangle.
+        """Write one safetensors file; of the symmetric Gram matrices only the upper triangle.
 
-        Both matrices are rounded to float32, so `load` gives them back to 6e-8 of each value; counts and sums are exact.
+        The matrices are rounded to float32, so `load` gives them back to 6e-8 of each value; counts and sums are exact.
 
         Args:
             path: the file, by habit ending in `.safetensors`. It appears whole or not at all.
@@ -120,6 +135,7 @@ class PairStatistics:
             "sum_y": self.sum_y,
             "xx_upper": self.xx[np.triu_indices(len(self.sum_x))].astype(np.float32),
             "xy": self.xy.astype(np.float32),
+            "yy_upper": self.yy[np.triu_indices(len(self.sum_y))].astype(np.float32),
         }
         header = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "count": str(self.count)}
         try:
@@ -146,21 +162,78 @@ class PairStatistics:
                         f"{path} has format version {header.get('format_version')}; this chiasm reads {FORMAT_VERSION}. "
                         "Write it again with chiasm statistics"
                     )
-                sum_x, sum_y, upper, xy = (file.get_tensor(name) for name in ("sum_x", "sum_y", "xx_upper", "xy"))
+                names = ("sum_x", "sum_y", "xx_upper", "xy", "yy_upper")
+                sum_x, sum_y, xx_upper, xy, yy_upper = tensors = tuple(file.get_tensor(name) for name in names)
             count, metadata = int(header["count"]), dict(json.loads(header["metadata"]))
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise SpaceError(f"{path} cannot be read as pair statistics: {error}") from error
-        dim = sum_x.size
-        shapes = [tensor.shape for tensor in (sum_x, sum_y, upper, xy)]
-        if count < 1 or shapes != [(dim,), (sum_y.size,), (dim * (dim + 1) // 2,), (dim, sum_y.size)]:
+        x, y = sum_x.size, sum_y.size
+        shapes = [tensor.shape for tensor in tensors]
+        if count < 1 or shapes != [(x,), (y,), (x * (x + 1) // 2,), (x, y), (y * (y + 1) // 2,)]:
             raise SpaceError(f"{path} is damaged: {count} pairs with matrices of shapes {shapes}. Write it again")
-        if not all(np.isfinite(tensor).all() for tensor in (sum_x, sum_y, upper, xy)):
+        if not all(np.isfinite(tensor).all() for tensor in tensors):
             raise SpaceError(f"{path} is damaged: it holds values that are not finite numbers. Write it again")
-        xx = np.zeros((dim, dim))
-        rows, columns = np.triu_indices(dim)
-        xx[rows, columns] = upper
-        xx[columns, rows] = upper
-        return cls(count, sum_x, sum_y, xx, xy.astype(np.float64)), metadata
+        return cls(
+            count, sum_x, sum_y, _symmetric(xx_upper, x), xy.astype(np.float64), _symmetric(yy_upper, y)
+        ), metadata
+
+
+def _symmetric(upper: Float[np.ndarray, " numbers"], dim: int) -> Float[np.ndarray, "dim dim"]:
+    matrix = np.zeros((dim, dim))
+    rows, columns = np.triu_indices(dim)
+    matrix[rows, columns] = upper
+    matrix[columns, rows] = upper
+    return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class PairArrays:
+    """Pairs of one moved modality with its anchor: a target, or a source whose pairs themselves are at hand.
+
+    Attributes:
+        X: features of the moved modality.
+        Y: their anchor vectors, unit length.
+        start: where the space puts the same X before learning, unit length.
+        groups: pairs of one group (e.g. the same caption) are left out together and are no negatives of each other.
+            None: every pair alone.
+    """
+
+    X: Float[np.ndarray, "pairs x"]
+    Y: Float[np.ndarray, "pairs y"]
+    start: Float[np.ndarray, "pairs y"]
+    groups: Shaped[np.ndarray, " pairs"] | None = None
+
+    def __post_init__(self) -> None:
+        _check_pairs(self.X, self.Y)
+        if self.start.shape != self.Y.shape or not np.isfinite(self.start).all():
+            raise SpaceError(
+                f"the start must be finite and of the shape of the anchors, {self.Y.shape}; got {self.start.shape} with "
+                f"{int((~np.isfinite(self.start)).sum())} values that are not finite numbers"
+            )
+        if self.groups is not None and self.groups.shape != (len(self.X),):
+            raise SpaceError(
+                f"groups must be one value for each of the {len(self.X)} pairs; got shape {self.groups.shape}"
+            )
+
+    @cached_property
+    def statistics(self) -> PairStatistics:
+        """What most methods need of these pairs; computed once."""
+        return PairStatistics.from_pairs(self.X, self.Y)
+
+    @cached_property
+    def codes(self) -> Int[np.ndarray, " pairs"]:
+        """The group of each pair by number."""
+        if self.groups is None:
+            return np.arange(len(self.X))
+        return np.asarray(np.unique(self.groups, return_inverse=True)[1])
+
+    def take(self, rows: Shaped[np.ndarray, " _rows"]) -> PairArrays:
+        """The same for some rows (numbers or a mask)."""
+        groups = None if self.groups is None else self.groups[rows]
+        return PairArrays(self.X[rows], self.Y[rows], self.start[rows], groups)
+
+
+Source: TypeAlias = PairStatistics | PairArrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +244,7 @@ class Moments:
     mean_y: Float[np.ndarray, " y"]
     xx: Float[np.ndarray, "x x"]
     xy: Float[np.ndarray, "x y"]
+    yy: Float[np.ndarray, "y y"]
 
     @property
     def scale(self) -> float:
@@ -194,6 +268,7 @@ class Moments:
             (1 - alpha) * self.mean_y + alpha * other.mean_y,
             (1 - alpha) * self.xx + alpha * other.xx + between * np.outer(apart_x, apart_x),
             (1 - alpha) * self.xy + alpha * other.xy + between * np.outer(apart_x, apart_y),
+            (1 - alpha) * self.yy + alpha * other.yy + between * np.outer(apart_y, apart_y),
         )
 
     def mixed_scale(self, other: Moments | None, alpha: float) -> float:
@@ -209,51 +284,163 @@ class Moments:
         return weight, self.mean_y - self.mean_x @ weight
 
 
-@dataclass(frozen=True)
-class RidgeChoice:
-    """What cross-validation chose, and how it compares with the start on the same left-out pairs."""
+# ---------------------------------------------------------------------------------------------- what every method shares
 
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentChoice:
+    """What was chosen on left-out pairs, and how it compares with the start on the same pairs."""
+
+    method: str
     alpha: float  # weight of the source, 0 without one
-    strength: float  # lambda, relative to the mean eigenvalue of the mixed covariance
+    strength: float  # of the regularisation of x, relative to the mean eigenvalue of the mixed covariance; 0: none
     blend: float  # share of the learned map in the result; 0 keeps the start
     score: float  # of the choice, on left-out pairs: chance of a hit@10 among 30, mean of both directions
     start_score: float  # of the start alone, on the same pairs
     best_by_alpha: dict[float, float]  # best score at every alpha that was tried
+    settings: dict[str, float] = field(default_factory=dict)  # what else the method chose, by name
 
 
-class RidgeAlignment:
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What a method gives back to `Alignment.fit`."""
+
+    weight: Float[np.ndarray, "x y"]
+    bias: Float[np.ndarray, " y"]
+    choice: AlignmentChoice
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One way to learn, and what it says of the validation pairs when their groups are left out."""
+
+    alpha: float
+    strength: float
+    predicted: Float[np.ndarray, "shown y"]
+    settings: dict[str, float] = field(default_factory=dict)
+
+
+class Task:
+    """Checked pairs of one fit, and what methods find out from them.
+
+    Attributes:
+        pairs: of the target.
+        source: as it was given.
+        target: moments of all target pairs.
+        other: moments of the source.
+        alphas: source weights to choose from.
+        shown: rows that are ranked against each other when choosing.
+        start_score: of the start alone.
+    """
+
+    def __init__(self, pairs: PairArrays, source: Source | None, alpha: float | str) -> None:
+        X, Y = pairs.X, pairs.Y
+        if len(X) < MIN_PAIRS:
+            raise SpaceError(
+                f"alignment needs at least {MIN_PAIRS} pairs; got {len(X)}. Add pairs or use the space as it is"
+            )
+        if pairs.codes.max() == 0:
+            raise SpaceError("all pairs are of one group (e.g. the same caption): nothing is left to validate on")
+        if source is None and alpha not in {"auto", 0}:
+            raise SpaceError(f"alpha={alpha} is the weight of a source, and there is none. Give one, or no alpha")
+        statistics = source.statistics if isinstance(source, PairArrays) else source
+        if statistics is not None and statistics.xy.shape != (X.shape[1], Y.shape[1]):
+            raise SpaceError(
+                f"the source has {statistics.xy.shape[0]} x {statistics.xy.shape[1]} features and the target "
+                f"{X.shape[1]} x {Y.shape[1]}: both must come from the same encoders"
+            )
+        self.pairs, self.source = pairs, source
+        self.target = pairs.statistics.moments
+        self.other = None if statistics is None else statistics.moments
+        self.alphas = (0.0,) if self.other is None else ALPHAS if alpha == "auto" else (float(alpha),)
+        self.shown = _validation_rows(pairs.codes)
+        self._scorer = _Scorer(Y[self.shown], pairs.start[self.shown], pairs.codes[self.shown])
+        self.start_score = self.scores(pairs.start[self.shown], (0.0,))[0]
+
+    def scores(self, predicted: Float[np.ndarray, "shown y"], blends: Sequence[float]) -> list[float]:
+        """The criterion, for shares of a prediction of the shown pairs (the rest is the start)."""
+        return self._scorer.scores(predicted, blends)
+
+    def chances(self, placed: Float[np.ndarray, "shown y"]) -> Float[np.ndarray, " shown"]:
+        """The criterion by pair, for what is placed already: its mean is the score."""
+        similarity = self.pairs.Y[self.shown] @ placed.T
+        both: Float[np.ndarray, " shown"] = self._scorer.chances(similarity) + self._scorer.chances(similarity.T)
+        return both / 2
+
+    def choose(self, method: str, candidates: Iterable[Candidate], blends: Sequence[float]) -> AlignmentChoice:
+        """The best candidate and blend; of equal scores the first wins: less source, less of the learned map."""
+        best: tuple[Candidate, float] | None = None
+        best_score = -1.0
+        by_alpha: dict[float, float] = {}
+        for candidate in candidates:
+            for blend, score in zip(blends, self.scores(candidate.predicted, blends), strict=True):
+                by_alpha[candidate.alpha] = max(by_alpha.get(candidate.alpha, -1.0), score)
+                if score > best_score + 1e-9:
+                    best, best_score = (candidate, blend), score
+        assert best is not None
+        chosen, blend = best
+        return AlignmentChoice(
+            method=method,
+            alpha=chosen.alpha,
+            strength=chosen.strength,
+            blend=blend,
+            score=best_score,
+            start_score=self.start_score,
+            best_by_alpha=by_alpha,
+            settings=chosen.settings,
+        )
+
+    @cached_property
+    def folds(self) -> list[tuple[Int[np.ndarray, " fold"], Moments]]:
+        """Rows of each fold of whole groups, and the moments of the other folds' pairs."""
+        codes = self.pairs.codes
+        dealt = deal(np.zeros_like(codes), min(FOLDS, int(codes.max()) + 1), seed=0, groups=codes)
+        rows = [np.flatnonzero(dealt == fold) for fold in range(int(dealt.max()) + 1)]
+        parts = [PairStatistics.from_pairs(self.pairs.X[part], self.pairs.Y[part]) for part in rows]
+        found = []
+        for left, part in enumerate(rows):
+            first, *rest = (statistics for number, statistics in enumerate(parts) if number != left)
+            found.append((part, sum(rest, first).moments))
+        return found
+
+    def assembled(self, parts: Sequence[Float[np.ndarray, "_fold y"]]) -> Float[np.ndarray, "shown y"]:
+        """Predictions of the folds, in the order of `folds`, as one of the shown pairs."""
+        predicted = np.empty(self.pairs.Y.shape, np.float32)
+        for (rows, _), part in zip(self.folds, parts, strict=True):
+            predicted[rows] = part
+        shown: Float[np.ndarray, "shown y"] = predicted[self.shown]
+        return shown
+
+
+class Alignment(ABC):
     """Learned map from features of one modality to the anchor space, blended with a start.
 
     Args:
         alpha: weight of the source in [0, 1], or `"auto"` to choose it.
-        strengths: values of lambda to choose from, above 0, relative to the mean eigenvalue of the covariance of x.
         blends: shares of the learned map to choose from, in [0, 1]. With 0 among them the result is never worse than
             the start on the left-out pairs.
 
     Attributes:
+        method: what the method is called.
         weight_: Float[x, y], the map.
         bias_: Float[y], its intercept.
-        choice_: `RidgeChoice`, what was chosen and how it scored.
+        choice_: `AlignmentChoice`, what was chosen and how it scored.
 
     Raises:
         SpaceError: an option outside of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        alpha: float | str = "auto",
-        strengths: Sequence[float] = STRENGTHS,
-        blends: Sequence[float] = BLENDS,
-    ) -> None:
+    method: ClassVar[str]
+    weight_: Float[np.ndarray, "x y"]
+    bias_: Float[np.ndarray, " y"]
+    choice_: AlignmentChoice
+
+    def __init__(self, *, alpha: float | str = "auto", blends: Sequence[float] = BLENDS) -> None:
         if alpha != "auto" and not (isinstance(alpha, int | float) and 0 <= alpha <= 1):
             raise SpaceError(f"alpha must be 'auto' or a number from 0 to 1; got {alpha!r}")
-        if not strengths or not all(0 < strength < np.inf for strength in strengths):
-            raise SpaceError(f"strengths must be one or more numbers above 0; got {strengths!r}")
         if not blends or not all(0 <= blend <= 1 for blend in blends):
             raise SpaceError(f"blends must be one or more numbers from 0 to 1; got {blends!r}")
         self.alpha = alpha
-        self.strengths = tuple(float(strength) for strength in strengths)
         self.blends = tuple(float(blend) for blend in blends)
 
     def fit(
@@ -263,67 +450,132 @@ class RidgeAlignment:
         *,
         start: Float[np.ndarray, "pairs y"],
         groups: Shaped[np.ndarray, " pairs"] | None = None,
-        source: PairStatistics | None = None,
-    ) -> RidgeAlignment:
-        """Choose lambda, alpha and the blend on left-out groups of the target pairs, then solve on all of them.
+        source: Source | None = None,
+    ) -> Alignment:
+        """Choose what there is to choose on left-out groups of the target pairs, then learn from all of them.
 
         Args:
             X: features of the target pairs.
             Y: their anchor vectors, unit length.
             start: where the space puts the same X before learning, unit length.
             groups: pairs of one group are left out together (e.g. the same caption). Default: every pair alone.
-            source: statistics of other pairs in the same features.
+            source: other pairs in the same features, or statistics of them.
 
         Raises:
             SpaceError: fewer than 10 pairs, one group only, equal features, values that are not finite, shapes that do
-                not fit, or a source weight without a source.
+                not fit, a source weight without a source, or statistics where the method needs the pairs of the source.
         """
-        _check_pairs(X, Y)
-        if start.shape != Y.shape or not np.isfinite(start).all():
-            raise SpaceError(
-                f"the start must be finite and of the shape of the anchors, {Y.shape}; got {start.shape} with "
-                f"{int((~np.isfinite(start)).sum())} values that are not finite numbers"
-            )
-        if len(X) < MIN_PAIRS:
-            raise SpaceError(
-                f"alignment needs at least {MIN_PAIRS} pairs; got {len(X)}. Add pairs or use the space as it is"
-            )
-        if groups is not None and groups.shape != (len(X),):
-            raise SpaceError(f"groups must be one value for each of the {len(X)} pairs; got shape {groups.shape}")
-        codes = np.arange(len(X)) if groups is None else np.unique(groups, return_inverse=True)[1]
-        if codes.max() == 0:
-            raise SpaceError("all pairs are of one group (e.g. the same caption): nothing is left to validate on")
-        if source is None and self.alpha not in {"auto", 0}:
-            raise SpaceError(f"alpha={self.alpha} is the weight of a source, and there is none. Give one, or no alpha")
-        if source is not None and source.xy.shape != (X.shape[1], Y.shape[1]):
-            raise SpaceError(
-                f"the source has {source.xy.shape[0]} x {source.xy.shape[1]} features and the target "
-                f"{X.shape[1]} x {Y.shape[1]}: both must come from the same encoders"
-            )
-
-        target = PairStatistics.from_pairs(X, Y).moments
-        other = None if source is None else source.moments
-        alphas = (0.0,) if other is None else ALPHAS if self.alpha == "auto" else (float(self.alpha),)
-        shown = _validation_rows(codes)
-        scorer = _Scorer(Y[shown], start[shown], codes[shown])
-        start_score = scorer.scores(start[shown], (0.0,))[0]
-        best = -1.0, 0.0, 0.0, 0.0
-        by_alpha: dict[float, float] = {}
-        for alpha, strength, left_out in _left_out(X, Y, codes, shown, target, other, alphas, self.strengths):
-            for blend, score in zip(self.blends, scorer.scores(left_out, self.blends), strict=True):
-                by_alpha[alpha] = max(by_alpha.get(alpha, -1.0), score)
-                # Of equal scores the first wins: less source, less of the learned map.
-                if score > best[0] + 1e-9:
-                    best = score, alpha, strength, blend
-        score, alpha, strength, blend = best
-        weight, bias = target.mixed(other, alpha).ridge(strength)
-        self.weight_, self.bias_ = weight.astype(np.float32), bias.astype(np.float32)
-        self.choice_ = RidgeChoice(alpha, strength, blend, score, start_score, by_alpha)
+        learned = self._learn(Task(PairArrays(X, Y, start, groups), source, self.alpha))
+        self.weight_, self.bias_ = learned.weight.astype(np.float32), learned.bias.astype(np.float32)
+        self.choice_ = learned.choice
         return self
+
+    def cross_fitted(
+        self,
+        X: Float[np.ndarray, "pairs x"],
+        Y: Float[np.ndarray, "pairs y"],
+        *,
+        start: Float[np.ndarray, "pairs y"],
+        groups: Shaped[np.ndarray, " pairs"] | None = None,
+        source: Source | None = None,
+    ) -> Float[np.ndarray, "pairs y"]:
+        """Unit vectors of the pairs that it was fitted to, each by a map that did not learn from its group.
+
+        What was chosen in `fit` stays chosen: alpha and the blend. A map is learned anew for each of five folds.
+
+        Args:
+            X: as in `fit`, and so are all others.
+            Y: see there.
+            start: see there.
+            groups: see there.
+            source: see there.
+        """
+        pairs = PairArrays(X, Y, start, groups)
+        placed = start.copy()
+        for rows, _ in Task(pairs, source, self._weight(source)).folds if self.choice_.blend else ():
+            part = copy(self)
+            part.alpha, part.blends = self._weight(source), (self.choice_.blend,)
+            rest = pairs.take(np.setdiff1d(np.arange(len(X)), rows))
+            part.fit(rest.X, rest.Y, start=rest.start, groups=rest.groups, source=source)
+            placed[rows] = part.transform(X[rows], start[rows])
+        return placed
+
+    def _weight(self, source: Source | None) -> float | str:
+        """The weight that was chosen for the source, as an argument of `fit`."""
+        return "auto" if source is None else self.choice_.alpha
+
+    @abstractmethod
+    def _learn(self, task: Task) -> Learned:
+        """The map, and what was chosen."""
 
     def transform(self, X: Float[np.ndarray, "n x"], start: Float[np.ndarray, "n y"]) -> Float[np.ndarray, "n y"]:
         """Anchor vectors of new features, unit length, blended with where the space puts them before learning."""
         return blend_map(X, start, self.weight_, self.bias_, self.choice_.blend)
+
+
+class RidgeAlignment(Alignment):
+    """Ridge regression of the anchor vectors; the closed form of the module's objective.
+
+    Args:
+        alpha: weight of the source in [0, 1], or `"auto"` to choose it.
+        strengths: values of lambda to choose from, above 0, relative to the mean eigenvalue of the covariance of x.
+        blends: shares of the learned map to choose from, in [0, 1].
+
+    Raises:
+        SpaceError: an option outside of its range.
+    """
+
+    method = "ridge"
+
+    def __init__(
+        self,
+        *,
+        alpha: float | str = "auto",
+        strengths: Sequence[float] = STRENGTHS,
+        blends: Sequence[float] = BLENDS,
+    ) -> None:
+        super().__init__(alpha=alpha, blends=blends)
+        if not strengths or not all(0 < strength < np.inf for strength in strengths):
+            raise SpaceError(f"strengths must be one or more numbers above 0; got {strengths!r}")
+        self.strengths = tuple(float(strength) for strength in strengths)
+
+    def cross_fitted(
+        self,
+        X: Float[np.ndarray, "pairs x"],
+        Y: Float[np.ndarray, "pairs y"],
+        *,
+        start: Float[np.ndarray, "pairs y"],
+        groups: Shaped[np.ndarray, " pairs"] | None = None,
+        source: Source | None = None,
+    ) -> Float[np.ndarray, "pairs y"]:
+        """As `Alignment.cross_fitted`, without a fold: exact leave-one-group-out predictions."""
+        pairs, choice = PairArrays(X, Y, start, groups), self.choice_
+        if not choice.blend:
+            return start.copy()
+        task = Task(pairs, source, self._weight(source))
+        every = np.arange(len(X))
+        ((_, _, predicted),) = left_out(
+            X, Y, pairs.codes, every, task.target, task.other, (choice.alpha,), (choice.strength,)
+        )
+        return normalise((1 - choice.blend) * start + choice.blend * predicted)
+
+    def _learn(self, task: Task) -> Learned:
+        choice = ridge_choice(task, self.strengths, self.blends)
+        return Learned(*task.target.mixed(task.other, choice.alpha).ridge(choice.strength), choice)
+
+
+def ridge_choice(
+    task: Task, strengths: Sequence[float] = STRENGTHS, blends: Sequence[float] = BLENDS
+) -> AlignmentChoice:
+    """Alpha, strength and blend of ridge by exact leave-one-group-out predictions; other methods build on it."""
+    pairs = task.pairs
+    candidates = (
+        Candidate(alpha, strength, predicted)
+        for alpha, strength, predicted in left_out(
+            pairs.X, pairs.Y, pairs.codes, task.shown, task.target, task.other, task.alphas, strengths
+        )
+    )
+    return task.choose("ridge", candidates, blends)
 
 
 def blend_map(
@@ -340,7 +592,7 @@ def blend_map(
 # ------------------------------------------------------------------------------------------------ left-out predictions
 
 
-def _left_out(
+def left_out(
     X: Float[np.ndarray, "pairs x"],
     Y: Float[np.ndarray, "pairs y"],
     groups: Int[np.ndarray, " pairs"],
@@ -466,7 +718,7 @@ class _Scorer:
         ahead = np.arange(2 * len(groups) - 1) / 2 / (len(groups) - 1)  # share of the others, in half steps
         others = CHOICE_CANDIDATES - 1
         fewer = [comb(others, k) * ahead**k * (1 - ahead) ** (others - k) for k in range(CHOICE_HITS)]
-        self.chances = np.sum(fewer, axis=0)
+        self.by_rank = np.sum(fewer, axis=0)
 
     def scores(self, mapped: Float[np.ndarray, "shown y"], blends: Sequence[float]) -> list[float]:
         """Score of each share of the mapped vectors, the rest being the start."""
@@ -476,11 +728,11 @@ class _Scorer:
             lengths = np.linalg.norm((1 - blend) * self.start + blend * mapped, axis=1)
             blended = (1 - blend) * self.similarity + blend * similarity
             blended /= np.where(lengths > 0, lengths, 1)
-            scores.append((self._chance(blended) + self._chance(blended.T)) / 2)
+            scores.append(float(np.mean(self.chances(blended) + self.chances(blended.T)) / 2))
         return scores
 
-    def _chance(self, similarity: Float[np.ndarray, "shown shown"]) -> float:
-        """Chance that a pair of the same group is among the first 10 of 30 random candidates.
+    def chances(self, similarity: Float[np.ndarray, "shown shown"]) -> Float[np.ndarray, " shown"]:
+        """Chance of each row that a pair of the same group is among the first 10 of 30 random candidates.
 
         From its rank among all: every other candidate is ahead with p = (rank - 1) / (n - 1), so the chance is
         binomial; a tie counts half. Hit@10 itself is coarse with few pairs; the reciprocal rank looks at the very first
@@ -491,7 +743,8 @@ class _Scorer:
         best = np.maximum.reduceat(same, self.first)
         tied_in_group = np.add.reduceat(same == best[self.left], self.first, dtype=np.int64)
         at_least, above = (similarity >= best[:, None]).sum(axis=1), (similarity > best[:, None]).sum(axis=1)
-        return float(np.mean(self.chances[at_least + above - tied_in_group]))
+        chances: Float[np.ndarray, " shown"] = self.by_rank[at_least + above - tied_in_group]
+        return chances
 
 
 def _check_pairs(X: Float[np.ndarray, "pairs x"], Y: Float[np.ndarray, "pairs y"]) -> None:

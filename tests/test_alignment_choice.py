@@ -1,0 +1,246 @@
+"""The choice between methods, and several modalities at once, on data where the answer is planted."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from chiasm.errors import SpaceError
+from chiasm.transfer import alignment_choice
+from chiasm.transfer.alignment import PairArrays, PairStatistics, RidgeAlignment, Source, Task, normalise
+from chiasm.transfer.alignment_choice import METHODS, AutoAlignment, Link, align_several, make_alignment
+from chiasm.transfer.linear_alignment import CcaAlignment
+
+LINEAR = ("ridge", "procrustes", "cca")
+
+
+def pairs(count: int, x: int = 8, y: int = 6, *, seed: int = 0, noise: float = 0.2, map_seed: int = 9) -> PairArrays:
+    rng, maps = np.random.default_rng(seed), np.random.default_rng(map_seed)
+    groups = np.arange(count) // 2
+    X = normalise(rng.standard_normal((count, x)))
+    Y = normalise(X @ maps.standard_normal((x, y)) + noise * rng.standard_normal((count, y)))
+    start = normalise(Y + 1.5 * rng.standard_normal((count, y)))
+    return PairArrays(X.astype(np.float32), Y.astype(np.float32), start.astype(np.float32), groups)
+
+
+def warped(count: int) -> PairArrays:
+    """Anchors told apart by faint dimensions, under loud ones that features know nothing of: CCA makes them even."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((count, 8))
+    faint = X[:, :3] * [1.0, 0.3, 0.1]
+    Y = normalise(np.hstack([faint, rng.standard_normal((count, 3)), np.full((count, 1), 2.0)]))
+    start = np.tile(normalise(Y.mean(axis=0, keepdims=True)), (count, 1))
+    return PairArrays(*(part.astype(np.float32) for part in (X, Y, start)))
+
+
+def fit(auto: AutoAlignment, data: PairArrays, source: Source | None = None) -> AutoAlignment:
+    auto.fit(data.X, data.Y, start=data.start, groups=data.groups, source=source)
+    return auto
+
+
+# --------------------------------------------------------------------------------------------------------------- table
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_made_by_its_name(method: str) -> None:
+    made = make_alignment(method, alpha=0.25, blends=[0.5, 1.0], seed=3)
+    assert (made.method, made.alpha, made.blends) == (method, 0.25, (0.5, 1.0))
+
+
+def test_auto_is_made_by_its_name() -> None:
+    made = make_alignment("auto", seed=3)
+    assert isinstance(made, AutoAlignment)
+    assert made.methods == METHODS == ("ridge", "procrustes", "cca", "infonce", "siglip")
+
+
+def test_an_unknown_method_names_those_that_there_are() -> None:
+    message = r"there is no alignment method 'nystrom'. Use auto, ridge, procrustes, cca, infonce, siglip"
+    with pytest.raises(SpaceError, match=message):
+        make_alignment("nystrom")
+    with pytest.raises(SpaceError, match=r"there is no alignment method 'auto' to choose. Use ridge, procrustes"):
+        AutoAlignment(methods=["ridge", "auto"])
+
+
+def test_linear_methods_are_made_without_torch() -> None:
+    code = (
+        "import sys; from chiasm.transfer.alignment_choice import make_alignment\n"
+        "for name in ('ridge', 'procrustes', 'cca', 'auto'): make_alignment(name)\n"
+        "assert 'torch' not in sys.modules and 'scipy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- auto
+
+
+def test_the_method_that_fits_the_data_is_chosen() -> None:
+    data = warped(60)
+    found = fit(AutoAlignment(methods=LINEAR), data)
+    by_name = {entry.method: entry for entry in found.comparison_.scores}
+    assert tuple(by_name) == LINEAR
+    assert found.comparison_.chosen == found.choice_.method == "cca"
+    assert by_name["cca"].gain > 2 * by_name["cca"].gain_error > 0 > by_name["procrustes"].gain
+    alone = CcaAlignment().fit(data.X, data.Y, start=data.start)
+    np.testing.assert_array_equal(found.weight_, alone.weight_)
+    np.testing.assert_array_equal(found.transform(data.X, data.start), alone.transform(data.X, data.start))
+    assert found.choice_ == alone.choice_
+
+
+def test_scores_and_errors_are_those_of_left_out_folds() -> None:
+    data, source = pairs(60, noise=1.0), pairs(80, seed=1)
+    comparison = fit(AutoAlignment(methods=["cca"]), data, source).comparison_
+    task = Task(data, source, "auto")
+    chances = []
+    for make in (RidgeAlignment, CcaAlignment):
+        placed = np.empty_like(data.Y)
+        for rows, _ in task.folds:
+            part = data.take(np.setdiff1d(np.arange(60), rows))
+            model = make().fit(part.X, part.Y, start=part.start, groups=part.groups, source=source)
+            placed[rows] = model.transform(data.X[rows], data.start[rows])
+        chances.append(task.chances(placed))
+    gains = chances[1] - chances[0]
+    for entry, found in zip(comparison.scores, chances, strict=True):
+        assert entry.score == pytest.approx(found.mean(), abs=1e-6)
+        assert entry.seconds > 0
+    by_group = np.array([gains[data.codes == group].sum() - 2 * gains.mean() for group in range(30)])
+    assert comparison.scores[1].gain == pytest.approx(gains.mean(), abs=1e-6)
+    assert comparison.scores[1].gain_error == pytest.approx(np.sqrt(np.sum(by_group**2) * 30 / 29) / 60, abs=1e-6)
+    assert (comparison.scores[0].gain, comparison.scores[0].gain_error) == (0.0, 0.0)
+    assert comparison.start_score == pytest.approx(task.chances(data.start).mean(), abs=1e-6)
+
+
+def test_a_gain_within_its_standard_error_keeps_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pairs(40, noise=1.0)
+    chosen = {}
+    for gain, error in ((0.02, 0.03), (0.04, 0.03)):
+
+        def fixed(
+            values: np.ndarray, groups: np.ndarray, gain: float = gain, error: float = error
+        ) -> tuple[float, float]:
+            return (gain, error) if values.any() and values.mean() < 0.5 else (0.0, 0.0)
+
+        monkeypatch.setattr(alignment_choice, "_mean_and_error", fixed)
+        chosen[gain] = fit(AutoAlignment(methods=["cca"]), data).comparison_.chosen
+    assert chosen == {0.02: "ridge", 0.04: "cca"}
+
+
+def test_errors_of_independent_pairs_are_the_usual_ones() -> None:
+    values = np.random.default_rng(0).standard_normal(50)
+    mean, error = alignment_choice._mean_and_error(values, np.arange(50))
+    assert (mean, error) == pytest.approx((values.mean(), values.std(ddof=1) / np.sqrt(50)))
+    twice = alignment_choice._mean_and_error(np.repeat(values, 2), np.repeat(np.arange(50), 2))
+    assert twice == pytest.approx((mean, error))
+
+
+def test_methods_that_need_pairs_are_left_out_where_the_source_is_statistics() -> None:
+    data, source = pairs(40), pairs(60, seed=1)
+    comparison = fit(AutoAlignment(methods=["cca", "infonce"]), data, source.statistics).comparison_
+    assert [entry.method for entry in comparison.scores] == ["ridge", "cca"]
+    assert comparison.left_out == {"infonce": "it needs the pairs of the source, and these are statistics"}
+
+
+@pytest.mark.parametrize("data", [pairs(10), pairs(12)], ids=["few pairs", "few pairs a fold"])
+def test_few_pairs_keep_ridge_and_say_so(data: PairArrays) -> None:
+    found = fit(AutoAlignment(), data)
+    assert found.comparison_.chosen == found.choice_.method == "ridge"
+    assert found.comparison_.scores == ()
+    reason = "too few pairs or groups to learn from when a fold is left out"
+    assert found.comparison_.left_out == dict.fromkeys(METHODS[1:], reason)
+
+
+def test_two_groups_keep_ridge() -> None:
+    data = pairs(40)
+    found = fit(AutoAlignment(), dataclasses.replace(data, groups=np.arange(40) % 2))
+    assert found.comparison_.chosen == "ridge"
+
+
+def test_auto_compares_contrastive_methods_too() -> None:
+    three = dataclasses.replace(pairs(30), groups=np.arange(30) % 3)  # three folds, to be quick
+    found = fit(AutoAlignment(methods=["siglip"]), three)
+    assert [entry.method for entry in found.comparison_.scores] == ["ridge", "siglip"]
+
+
+# ------------------------------------------------------------------------------------------------- several modalities
+
+
+def test_every_modality_gets_its_own_map() -> None:
+    data = {"image": pairs(40), "audio": pairs(30, 5, seed=1)}
+    source = pairs(60, seed=2)
+    found = align_several(data, sources={"image": source}, method="ridge", alpha=0.5)
+    assert set(found) == {"image", "audio"}
+    for modality, part in data.items():
+        own = source if modality == "image" else None
+        alone = RidgeAlignment(alpha=0.5 if own is not None else "auto").fit(
+            part.X, part.Y, start=part.start, groups=part.groups, source=own
+        )
+        np.testing.assert_array_equal(found[modality].weight_, alone.weight_)
+
+
+def linked(count: int, seed: int) -> tuple[Link, PairArrays]:
+    """Pictures with sounds and no text; and where the text of each picture would be."""
+    rng = np.random.default_rng(seed)
+    text = normalise(rng.standard_normal((count, 6)))
+    image, audio = (text @ np.random.default_rng(k).standard_normal((6, dim)) for k, dim in ((1, 10), (2, 7)))
+    start, by_start = (normalise(text + 2 * rng.standard_normal((count, 6))) for _ in range(2))
+    names = np.array([f"item {number}" for number in range(count)])
+    X, begin, by_X, by_begin = (part.astype(np.float32) for part in (image, start, audio, by_start))
+    return Link("image", "audio", X, begin, by_X, by_begin, names), PairArrays(X, text.astype(np.float32), begin, names)
+
+
+def test_pictures_come_to_text_through_sounds() -> None:
+    rng = np.random.default_rng(0)
+    text = normalise(rng.standard_normal((60, 6)))
+    audio = text @ np.random.default_rng(2).standard_normal((6, 7))
+    start = normalise(text + 2 * rng.standard_normal((60, 6)))
+    sounds = PairArrays(*(part.astype(np.float32) for part in (audio, text, start)))
+    link, new = linked(80, 3)
+    found = align_several({"audio": sounds}, links=[link], method="ridge")
+    assert list(found) == ["audio", "image"]
+    task = Task(new, None, "auto")
+    assert task.chances(found["image"].transform(new.X, new.start)).mean() > task.start_score + 0.1
+    alone = RidgeAlignment().fit(sounds.X, sounds.Y, start=sounds.start)
+    anchors = alone.transform(link.by_features, link.by_start)
+    by_hand = RidgeAlignment().fit(link.X, anchors, start=link.start, groups=link.groups)
+    np.testing.assert_array_equal(found["image"].weight_, by_hand.weight_)
+
+
+def test_links_count_beside_pairs_and_share_their_groups() -> None:
+    link, new = linked(40, 3)
+    own = dataclasses.replace(new, groups=None).take(np.arange(20))
+    found = align_several({"image": own}, links=[link], method="ridge")["image"]
+    groups = [*range(20), *range(20, 60)]
+    by_hand = RidgeAlignment().fit(
+        np.concatenate([own.X, link.X]),
+        np.concatenate([own.Y, link.by_start]),  # sounds have no map: their start is their place
+        start=np.concatenate([own.start, link.start]),
+        groups=np.array(groups),
+    )
+    np.testing.assert_allclose(found.weight_, by_hand.weight_, atol=1e-6)
+    named = align_several({"image": new.take(np.arange(20))}, links=[link], method="ridge")["image"]
+    together = RidgeAlignment().fit(
+        np.concatenate([own.X, link.X]),
+        np.concatenate([own.Y, link.by_start]),
+        start=np.concatenate([own.start, link.start]),
+        groups=np.array([*range(20), *range(40)]),
+    )
+    assert named.choice_.score == pytest.approx(together.choice_.score)
+    assert named.choice_.score != pytest.approx(found.choice_.score)
+
+
+def test_links_in_a_circle_are_refused() -> None:
+    link = linked(40, 3)[0]
+    back = Link("audio", "image", link.by_features, link.by_start, link.X, link.start)
+    with pytest.raises(
+        SpaceError, match=r"links go in a circle \(.*audio.*\): one of the modalities has to come to its"
+    ):
+        align_several({}, links=[link, back])
+
+
+def test_a_source_needs_pairs() -> None:
+    source: PairStatistics = pairs(30).statistics
+    with pytest.raises(SpaceError, match="there is a source for video, but no pairs of it: give some of image"):
+        align_several({"image": pairs(30)}, sources={"video": source}, method="ridge")
