@@ -3,7 +3,9 @@
 The folder holds `chiasm.json` (format, version, encoder) and Lance tables, each made when something is written to it:
 `items` (a row an item), `files` (a row a file, with its outcome), `embeddings-FINGERPRINT` (one an encoder) and
 `mapped-NAME` (embeddings after a map). A vector belongs to a content: its key is item, slot and content hash, and it
-counts while `files` has that key. Vectors are committed before the rows of `files` that point to them, and deleted
+counts while `files` has that key. A content has one vector of the whole, without start and end, and any number of
+moments, which stand in the same table, those of a video's sound track in the table of the encoder that heard it. All
+rows of a key in a table are committed together, and the whole after everything else. Vectors are committed before the rows of `files` that point to them, and deleted
 after. So a run that is killed at any point is continued by the next one and nothing is embedded twice, and a reader
 sees every file with its old vector or its new one. Writers hold a file lock for each commit, not for the run; readers
 need none.
@@ -29,6 +31,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import lance
@@ -36,28 +39,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from chiasm import __version__, media
-from chiasm.encoders.base import Encoder, Prepared
+from chiasm.encoders.base import Encoder, Moments, Prepared
 from chiasm.errors import CollectionError, EncoderError, MediaError
 from chiasm.manifest import Manifest
 from chiasm.media import Limits
 from chiasm.media.text import read as read_text
-from chiasm.types import MODALITIES, FileOutcome, Item, Media, Modality, Outcome, Source
+from chiasm.types import MODALITIES, Audio, FileOutcome, Item, Media, Modality, Outcome, Source, Video
 
 FORMAT = "chiasm-collection"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 COMMIT_ROWS = 2048
 COMMIT_SECONDS = 5.0
 COMPACT_FRAGMENTS = 32  # more fragments than this after a run are merged: each costs an open file when searching
-READ_AHEAD_BYTES = 2**27  # of files that are opened or wait to be embedded: sounds may be many times as large in memory
+READ_AHEAD_BYTES = 2**27  # in memory, of files that are opened, and of each batch: but one file may be larger
 READERS = 16  # at most; each may hold one large medium while it opens it
 
 _USABLE = (Outcome.OK.value, Outcome.DUPLICATE.value)
 _KEY = ("item", "slot", "hash")
 _LISTED = 4096  # values in one SQL condition
+_GROWTH: dict[Modality, int] = {"audio": 8, "video": 2}  # bytes in memory for one on disk, until they are known
 _ITEMS = pa.schema(
     [("id", pa.string()), ("_source", pa.string()), *((name, pa.list_(pa.string())) for name in MODALITIES)]
 )
@@ -75,7 +79,13 @@ _FILES = pa.schema(
         ("reason", pa.string()),
     ]
 )
-_VECTORS = pa.schema([(name, pa.string()) for name in ("item", "slot", "modality", "hash", "text")])  # and "vector"
+_VECTORS = pa.schema(  # and "vector"
+    [
+        *((name, pa.string()) for name in ("item", "slot", "modality", "hash", "text", "language")),
+        ("start", pa.float64()),  # seconds; null: of the whole content
+        ("end", pa.float64()),
+    ]
+)
 _SCHEMAS = {"items": _ITEMS, "files": _FILES}
 
 _ARROW: dict[str, pa.DataType] = {
@@ -113,17 +123,43 @@ class AddReport:
 
 @dataclass(frozen=True)
 class Vectors:
-    """Embeddings with what they belong to, row by row."""
+    """Embeddings with what they belong to, row by row: of a file the whole and, where they were asked for, moments."""
 
     items: tuple[str, ...]
     slots: tuple[str, ...]  # "image/0": the item's first image, as the manifest has it
-    modalities: tuple[Modality, ...]  # what the content is
+    modalities: tuple[Modality, ...]  # what the row is of: "audio" where it is the sound track of a video
     hashes: tuple[str, ...]  # equal for equal content
     texts: tuple[str | None, ...]  # transcripts, see `Embeddings.texts`
     vectors: Float[np.ndarray, "rows dim"]
+    languages: tuple[str | None, ...]  # that are spoken, where they are known
+    starts: Float[np.ndarray, " rows"]  # of moments in seconds, float64; NaN: of the whole content
+    ends: Float[np.ndarray, " rows"]
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def take(self, rows: Int[np.ndarray, " chosen"]) -> Vectors:
+        """Some of the rows, by number."""
+        chosen = rows.tolist()
+
+        def pick(column: tuple[_T, ...]) -> tuple[_T, ...]:
+            return tuple(column[row] for row in chosen)
+
+        return Vectors(
+            pick(self.items),
+            pick(self.slots),
+            pick(self.modalities),
+            pick(self.hashes),
+            pick(self.texts),
+            self.vectors[rows],
+            pick(self.languages),
+            self.starts[rows],
+            self.ends[rows],
+        )
+
+    def whole(self) -> Vectors:
+        """The rows of whole files: one a file."""
+        return self.take(np.flatnonzero(np.isnan(self.starts)))
 
 
 class Collection:
@@ -287,19 +323,34 @@ class Collection:
         table = self._table("items")
         return 0 if table is None else int(table.count_rows())
 
-    def items(self, *, where: str | None = None) -> list[dict[str, Any]]:
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Numbers that rise with every change of items or files; cheap to ask for."""
+        tables = (self._table(name) for name in _SCHEMAS)
+        return tuple(0 if table is None else int(table.version) for table in tables)
+
+    def items(self, *, where: str | None = None, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Rows of the items table: `id`, a list of paths (texts: paths or the texts themselves) a modality, metadata.
 
         Items of one manifest stand in its order. Times that had a zone are in UTC, without one.
 
         Args:
             where: SQL condition on the columns. Default: all items.
+            ids: only these items, in any order; not together with `where`.
 
         Raises:
             CollectionError: `where` is not a valid SQL condition on the columns.
         """
         table = self._table("items")
-        if where is None or table is None:
+        if ids is not None:
+            if table is None or not len(ids):
+                return []
+            parts = []
+            for part in _chunks(ids, _LISTED):
+                with self._reading():
+                    parts.append(table.to_table(filter=f"id IN ({_listed(part)})"))
+            rows = pa.concat_tables(parts)
+        elif where is None or table is None:
             rows = self._rows("items")
         else:
             try:
@@ -325,10 +376,15 @@ class Collection:
         """Files of the collection by outcome."""
         return dict(Counter(self._rows("files", ["outcome"])["outcome"].to_pylist()))
 
-    def vectors(self, fingerprint: str) -> Vectors:
-        """Embeddings of one encoder: those of the content that the files had when they were last added."""
+    def vectors(self, fingerprint: str, *, moments: bool = False) -> Vectors:
+        """Embeddings of one encoder: those of the content that the files had when they were last added.
+
+        Args:
+            fingerprint: of the encoder.
+            moments: whether to give those of moments too, or only one a file.
+        """
         current, (table,) = self._snapshot(f"embeddings-{fingerprint}")
-        return self._vectors(table, current)
+        return self._vectors(table, current, moments=moments)
 
     def mapped(
         self,
@@ -336,7 +392,7 @@ class Collection:
         fingerprints: Sequence[str],
         transform: Callable[[Vectors], Float[np.ndarray, "rows dim"]],
     ) -> Vectors:
-        """Embeddings of several encoders after a map, computed once a vector and kept beside the embeddings.
+        """Embeddings of several encoders after a map, with moments, computed once and kept beside the embeddings.
 
         Args:
             name: what the results are kept under; another map needs another name.
@@ -350,12 +406,12 @@ class Collection:
         current, (kept, *tables) = self._snapshot(f"mapped-{name}", *(f"embeddings-{name}" for name in fingerprints))
         parts = [self._vectors(kept, current)]
         missing = current.filter(pc.invert(pc.is_in(current, value_set=self._keys(kept))))
-        for table in tables if len(missing) else ():
-            source = self._vectors(table, missing)
-            if len(source):
-                parts.append(replace(source, vectors=transform(source)))
-                with self._writing():
-                    self._append(f"mapped-{name}", parts[-1])
+        sources = [self._vectors(table, missing) for table in tables] if len(missing) else []
+        new = [replace(source, vectors=transform(source)) for source in sources if len(source)]
+        if new:  # in one commit, since a content may have rows in several tables
+            parts.append(_concatenated(new))
+            with self._writing():
+                self._append(f"mapped-{name}", parts[-1])
         return _concatenated([part for part in parts if len(part)] or parts[:1])
 
     # ------------------------------------------------------------------------------------------------ remove
@@ -417,19 +473,27 @@ class Collection:
                 return _joined(usable, _KEY), tables
 
     def _keys(self, table: lance.LanceDataset | None) -> pa.ChunkedArray:
-        """Keys of all rows of a table of vectors."""
+        """Keys of all rows of a table of vectors; those of moments again and again."""
         if table is None:
             return pa.chunked_array([], pa.string())
         with self._reading():
             return _joined(table.to_table(columns=list(_KEY)), _KEY)
 
-    def _vectors(self, table: lance.LanceDataset | None, wanted: pa.ChunkedArray) -> Vectors:
-        """The rows of a table whose key is wanted."""
+    def _wholes(self, name: str) -> pa.Table:
+        """Item, slot, hash and modality of the rows of a table of vectors that are of whole contents."""
+        rows = self._rows(name, [*_KEY, "modality", "start"])
+        return rows.filter(pc.is_null(rows["start"]))
+
+    def _vectors(self, table: lance.LanceDataset | None, wanted: pa.ChunkedArray, *, moments: bool = True) -> Vectors:
+        """The rows of a table whose key is wanted, with those of moments or without."""
         if table is None:
-            return Vectors((), (), (), (), (), np.empty((0, 0), np.float32))
+            none = np.empty(0)
+            return Vectors((), (), (), (), (), np.empty((0, 0), np.float32), (), none, none)
         with self._reading():
             rows = table.to_table(columns=_VECTORS.names)
             chosen = pc.is_in(_joined(rows, _KEY), value_set=wanted)
+            if not moments:
+                chosen = pc.and_(chosen, pc.is_null(rows["start"]))
             rows = rows.filter(chosen)
             # Batch by batch into place: Arrow would hold all vectors twice to filter them, and is slow at it.
             mask = chosen.to_numpy()
@@ -439,8 +503,11 @@ class Collection:
                 part = _matrix(batch["vector"])[mask[seen : seen + len(batch)]]
                 vectors[done : done + len(part)] = part
                 seen, done = seen + len(batch), done + len(part)
-        items, slots, modalities, hashes, texts = (tuple(rows[name].to_pylist()) for name in _VECTORS.names)
-        return Vectors(items, slots, modalities, hashes, texts, vectors)
+        items, slots, modalities, hashes, texts, languages = (
+            tuple(rows[name].to_pylist()) for name in _VECTORS.names[:-2]
+        )
+        starts, ends = (rows[name].to_numpy() for name in ("start", "end"))
+        return Vectors(items, slots, modalities, hashes, texts, vectors, languages, starts, ends)
 
     # ------------------------------------------------------------------- tables, written (with the lock held)
 
@@ -505,7 +572,7 @@ class Collection:
                 pc.is_in(rows["item"], value_set=others), pc.is_in(_joined(rows, _KEY[:2]), value_set=slots)
             )
             stale = pc.and_not(pc.invert(pc.is_in(keys, value_set=current)), cut_off)
-            self._delete(name, _KEY, keys.filter(stale).to_pylist())
+            self._delete(name, _KEY, pc.unique(keys.filter(stale)).to_pylist())
         for name in (*self._vector_tables(), *_SCHEMAS):
             table = self._table(name)
             if table is not None and len(table.get_fragments()) > COMPACT_FRAGMENTS:
@@ -515,6 +582,19 @@ class Collection:
 
 
 # ------------------------------------------------------------------------------------------------------ a run of `add`
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of one content in one table of embeddings."""
+
+    fingerprint: str
+    modality: Modality
+    vectors: Float[np.ndarray, "rows dim"]
+    texts: tuple[str | None, ...]
+    languages: tuple[str | None, ...]
+    starts: Float[np.ndarray, " rows"]
+    ends: Float[np.ndarray, " rows"]
 
 
 @dataclass
@@ -531,9 +611,9 @@ class _File:
     encoder: str | None = None
     outcome: Outcome = Outcome.OK
     reason: str = ""
+    weight: int = 0  # bytes in memory, as far as they are known
     prepared: Prepared = None  # until it is embedded
-    vector: Float[np.ndarray, " dim"] | None = None  # from then on until it is committed
-    words: str | None = None
+    parts: tuple[_Part, ...] = ()  # from then on until it is committed
 
     @property
     def key(self) -> tuple[str, str]:
@@ -593,6 +673,8 @@ class _Run:
         self.again: list[_File] = []  # the vector of their content was removed meanwhile
         self.finished: list[_File] = []  # and not committed yet
         self.committed = time.monotonic()
+        self.held = 0  # bytes of files that are being opened, or are opened and not received
+        self.weighing = Lock()
 
     def add(self, items: Mapping[str, Item]) -> None:
         """Do what is to be done for these items, by id."""
@@ -622,7 +704,7 @@ class _Run:
         embedded = np.zeros(rows.num_rows, bool)
         keys = _joined(rows, _KEY)
         for fingerprint in fingerprints:
-            stored = self.collection._keys(self.collection._table(f"embeddings-{fingerprint}"))
+            stored = _joined(self.collection._wholes(f"embeddings-{fingerprint}"), _KEY)
             there = pc.is_in(keys, value_set=stored)
             self.untidy |= len(stored) > (pc.sum(there).as_py() or 0)
             embedded |= pc.and_(there, pc.fill_null(pc.equal(rows["encoder"], fingerprint), False)).to_numpy()
@@ -657,8 +739,10 @@ class _Run:
                 self.tally([file.result])
         if pending:
             for fingerprint in fingerprints:
-                contents = self.collection._rows(f"embeddings-{fingerprint}", ["hash", "modality"])
-                for digest, modality in zip(*(column.to_pylist() for column in contents.columns), strict=True):
+                contents = self.collection._wholes(f"embeddings-{fingerprint}")
+                for digest, modality in zip(
+                    *(contents[name].to_pylist() for name in ("hash", "modality")), strict=True
+                ):
                     if self.fingerprints.get(modality) == fingerprint:
                         self.known[digest] = fingerprint
         return pending, gone
@@ -701,31 +785,34 @@ class _Run:
         workers = min(max(2, cores), READERS)
         ahead = 2 * workers + max((encoder.batch_size for encoder in self.encoders.values()), default=0)
         todo = deque(pending)
-        reading: deque[tuple[Future[_File], int]] = deque()
-        held = 0  # bytes
+        reading: deque[Future[_File]] = deque()
         readers = ThreadPoolExecutor(workers, thread_name_prefix="chiasm-read")
         try:
             while todo or reading:
-                size = (todo[0].size or 0) if todo else 0
-                if todo and (not reading or (len(reading) < ahead and held + size <= READ_AHEAD_BYTES)):
-                    reading.append((readers.submit(self._read, todo.popleft()), size))
-                    held += size
+                expected = (todo[0].size or 0) * _GROWTH.get(todo[0].modality, 1) if todo else 0
+                if todo and (not reading or (len(reading) < ahead and self.held + expected <= READ_AHEAD_BYTES)):
+                    file = todo.popleft()
+                    self._weigh(file, expected)
+                    reading.append(readers.submit(self._read, file))
                 else:
-                    future, size = reading.popleft()
-                    held -= size
-                    yield future.result()
+                    file = reading.popleft().result()
+                    with self.weighing:
+                        self.held -= file.weight
+                    yield file
         finally:
             readers.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, file: _File) -> _File:
         """In a reader thread: hash, open, prepare. Whatever is wrong with the file becomes its outcome."""
         file.outcome, file.reason = Outcome.OK, ""
+        weight = file.size or 0
         try:
             if file.size and file.size <= Limits().max_bytes:
                 assert file.path is not None
                 file.hash = _digest_file(file.path)
             if file.hash not in self.known and file.hash not in self.claimed:
                 medium = self._open(file)
+                weight = max(weight, _decoded(medium))
                 file.encoder = self.fingerprints[file.modality]
                 file.prepared = self.encoders[file.modality].prepare(medium)
         except EncoderError:
@@ -737,7 +824,14 @@ class _Run:
             file.size = file.mtime_ns = None  # permissions change without a trace in them: the next run looks again
         except Exception as error:  # noqa: BLE001  # a model's own preprocessing may raise anything
             file.ends(Outcome.BROKEN, f"it cannot be prepared: {type(error).__name__}: {error}")
+        self._weigh(file, weight)
         return file
+
+    def _weigh(self, file: _File, weight: int) -> None:
+        """Count a file that is not given to `_receive` yet by the bytes that it takes, or will take."""
+        with self.weighing:
+            self.held += weight - file.weight
+            file.weight = weight
 
     def _open(self, file: _File) -> Media:
         """Open a file whose modality an encoder takes, and note what it is.
@@ -787,7 +881,8 @@ class _Run:
             return
         batch = self.batches.setdefault(file.modality, [])
         batch.append(file)
-        if len(batch) >= self.encoders[file.modality].batch_size:
+        heavy = sum(one.weight for one in batch) > READ_AHEAD_BYTES if file.modality in _GROWTH else False
+        if heavy or len(batch) >= self.encoders[file.modality].batch_size:
             self._encode(file.modality)
 
     def _encode(self, modality: Modality) -> None:
@@ -798,7 +893,7 @@ class _Run:
             if isinstance(result, MediaError):
                 file.ends(result.outcome, result.reason)
             else:
-                file.vector, file.words = result
+                file.parts = result
                 self.encoded += 1
             self._finish(file)
 
@@ -810,7 +905,8 @@ class _Run:
             for file in part:
                 original = self.claimed.get(file.hash)
                 if file.hash in stored:
-                    file.encoder, file.modality, file.vector, file.words = stored[file.hash]
+                    file.parts = stored[file.hash]
+                    file.encoder, file.modality = file.parts[0].fingerprint, file.parts[0].modality
                     self._finish(file)
                 elif original is not None and original.outcome not in _USABLE:
                     file.encoder, file.modality = original.encoder, original.modality
@@ -821,25 +917,55 @@ class _Run:
                         by_hash.pop(file.hash, None)
                     self.again.append(file)
 
-    def _stored(self, digests: set[str]) -> dict[str, tuple[str, Modality, Float[np.ndarray, " dim"], str | None]]:
-        """Fingerprint, modality, vector and words of contents."""
+    def _stored(self, digests: set[str]) -> dict[str, tuple[_Part, ...]]:
+        """All rows of contents, those with the whole first."""
         wanted: dict[str, list[str]] = {}
         for digest in sorted(digests):
             fingerprint = self.known.get(digest) or self.claimed[digest].encoder
             if fingerprint:
                 wanted.setdefault(fingerprint, []).append(digest)
-        found = {}
-        for fingerprint, part in wanted.items():
-            table = self.collection._table(f"embeddings-{fingerprint}")
-            if table is not None:
-                columns = ["hash", "modality", "text"]
-                with self.collection._reading():
-                    rows = table.to_table(columns=[*columns, "vector"], filter=f"hash IN ({_listed(part)})")
-                vectors = _matrix(rows["vector"].combine_chunks())
-                for digest, modality, words, vector in zip(
-                    *(rows[name].to_pylist() for name in columns), vectors, strict=True
-                ):
-                    found[digest] = (fingerprint, modality, vector, words)
+        found: dict[str, tuple[_Part, ...]] = {}
+        for encoder in dict.fromkeys(self.encoders.values()):
+            part = wanted.get(encoder.fingerprint)
+            if part:
+                own = self._rows_of(encoder.fingerprint, part)
+                heard = encoder.sound
+                tracks = self._rows_of(heard.fingerprint, own) if heard and heard is not encoder else {}
+                found |= {digest: (*rows, *tracks.get(digest, ())) for digest, rows in own.items()}
+        return found
+
+    def _rows_of(self, fingerprint: str, digests: Iterable[str]) -> dict[str, tuple[_Part, ...]]:
+        """The rows of contents in one table, by modality, those with the whole first."""
+        table = self.collection._table(f"embeddings-{fingerprint}")
+        if table is None:
+            return {}
+        with self.collection._reading():
+            rows = table.to_table(filter=f"hash IN ({_listed(digests)})")
+        vectors = _matrix(rows["vector"].combine_chunks())
+        columns = {name: rows[name].to_pylist() for name in _VECTORS.names[:-2]}
+        starts, ends = (rows[name].to_numpy() for name in ("start", "end"))
+        # Files of the same content have the same rows, each its own: those of one of them are taken.
+        first: dict[str, tuple[str, str]] = {}
+        numbers: dict[tuple[str, Modality], list[int]] = {}
+        for number, (item, slot, modality, digest) in enumerate(
+            zip(*(columns[name] for name in ("item", "slot", "modality", "hash")), strict=True)
+        ):
+            if first.setdefault(digest, (item, slot)) == (item, slot):
+                numbers.setdefault((digest, modality), []).append(number)
+        found: dict[str, tuple[_Part, ...]] = {}
+        for (digest, modality), chosen in numbers.items():
+            part = _Part(
+                fingerprint,
+                modality,
+                vectors[chosen],
+                tuple(columns["text"][number] for number in chosen),
+                tuple(columns["language"][number] for number in chosen),
+                starts[chosen],
+                ends[chosen],
+            )
+            has_whole = bool(np.isnan(part.starts).any())
+            others = found.get(digest, ())
+            found[digest] = (part, *others) if has_whole else (*others, part)
         return found
 
     def _finish(self, file: _File) -> None:
@@ -864,17 +990,19 @@ class _Run:
                 mine = pa.array([file.item for file in self.finished], pa.string())
                 there = set(ids.filter(pc.is_in(ids, value_set=mine)).to_pylist())
                 files = [file for file in self.finished if file.item in there]
-                embedded: dict[str | None, list[_File]] = {}
-                for file in files:
-                    if file.vector is not None:
-                        embedded.setdefault(file.encoder, []).append(file)
-                for fingerprint, part in embedded.items():
-                    self.collection._append(f"embeddings-{fingerprint}", _vectors_of(part))
+                embedded: dict[str, list[tuple[_File, _Part]]] = {}
+                # Sound tracks first: where the whole is stored, all of the content is.
+                for place in sorted({place for file in files for place in range(len(file.parts))}, reverse=True):
+                    for file in files:
+                        for part in file.parts[place : place + 1]:
+                            embedded.setdefault(part.fingerprint, []).append((file, part))
+                for fingerprint, parts in embedded.items():
+                    self.collection._append(f"embeddings-{fingerprint}", _vectors_of(parts))
                 if files:
                     rows = pa.Table.from_pylist([file.row() for file in files], schema=_FILES)
                     self.collection._merge("files", _KEY[:2], rows)
         for file in self.finished:
-            file.vector = None
+            file.parts = ()
         self.finished, self.committed = [], time.monotonic()
 
 
@@ -886,37 +1014,74 @@ def _opener(encoders: Mapping[Modality, Encoder]) -> Callable[[str], Media]:
     if "audio" in encoders:
         options["rate"] = encoders["audio"].view.rate
     if "video" in encoders:
-        options["frames"] = encoders["video"].view.frames
+        view = encoders["video"].view
+        options.update(frames=view.frames, fps=view.fps, track=view.track)
     return partial(media.load, **options)
+
+
+def _decoded(medium: Media) -> int:
+    """Bytes of a sound or a video in memory; of anything else too few to count."""
+    if isinstance(medium, Video):
+        return medium.frames.nbytes + (0 if medium.sound is None else medium.sound.waveform.nbytes)
+    return medium.waveform.nbytes if isinstance(medium, Audio) else 0
 
 
 def _encode_each(
     encoder: Encoder, modality: Modality, inputs: Sequence[Prepared]
-) -> list[tuple[Float[np.ndarray, " dim"], str | None] | MediaError]:
-    """Vector and words, or what is wrong, input by input.
+) -> list[tuple[_Part, ...] | MediaError]:
+    """What to store, or what is wrong, input by input.
 
     Where a batch fails, each goes alone, so that a bad input costs only itself.
     """
     try:
-        part = encoder.encode_prepared(modality, inputs)
+        found = encoder.encode_prepared(modality, inputs)
     except EncoderError:
         raise  # the encoder cannot be used at all
     except Exception as error:  # noqa: BLE001  # a network may raise anything; it becomes the outcome of one file
         if len(inputs) == 1:
             return [MediaError(Outcome.BROKEN, f"{encoder.name} failed on it: {type(error).__name__}: {error}")]
         return [result for one in inputs for result in _encode_each(encoder, modality, [one])]
-    results: list[tuple[Float[np.ndarray, " dim"], str | None] | MediaError] = []
-    vectors = part.vectors.astype(np.float32, copy=False)
-    for vector, words, _ in zip(vectors, part.texts, inputs, strict=True):
-        if not np.isfinite(vector).all():
+    languages = found.languages or (None,) * len(inputs)
+    results: list[tuple[_Part, ...] | MediaError] = []
+    for row, (vector, words, language, _) in enumerate(zip(found.vectors, found.texts, languages, inputs, strict=True)):
+        whole = Moments(np.zeros(1, int), np.full(1, np.nan), np.full(1, np.nan), vector[None], (words,))
+        parts = [_part(encoder.fingerprint, modality, language, [whole, *_moments_of(found.moments, row)])]
+        if encoder.sound is not None and (track := _moments_of(found.track, row)):
+            parts.append(_part(encoder.sound.fingerprint, "audio", language, track))
+        if not all(np.isfinite(part.vectors).all() for part in parts):
             results.append(MediaError(Outcome.BROKEN, f"{encoder.name} gave values that are not finite numbers"))
         elif not vector.any():
             heard = " (no words were recognised)" if words == "" else ""
             reason = f"{encoder.name} found nothing in it that it can embed{heard}"
             results.append(MediaError(Outcome.UNSUPPORTED, reason))
         else:
-            results.append((vector, words))
+            results.append(tuple(parts))
     return results
+
+
+def _moments_of(moments: Moments | None, owner: int) -> list[Moments]:
+    """Those of one input in which something was found, if any."""
+    if moments is None:
+        return []
+    begin, end = np.searchsorted(moments.owners, [owner, owner + 1])
+    rows = [row for row in range(begin, end) if moments.vectors[row].any()]
+    if not rows:
+        return []
+    texts = tuple(moments.texts[row] for row in rows)
+    return [Moments(moments.owners[rows], moments.starts[rows], moments.ends[rows], moments.vectors[rows], texts)]
+
+
+def _part(fingerprint: str, modality: Modality, language: str | None, rows: Sequence[Moments]) -> _Part:
+    texts = tuple(chain.from_iterable(part.texts for part in rows))
+    return _Part(
+        fingerprint,
+        modality,
+        np.concatenate([part.vectors for part in rows]).astype(np.float32, copy=False),
+        texts,
+        (language,) * len(texts),
+        np.concatenate([part.starts for part in rows]),
+        np.concatenate([part.ends for part in rows]),
+    )
 
 
 # ------------------------------------------------------------------------------------------------ folders and files
@@ -993,14 +1158,22 @@ def _item_row(name: str, item: Item, source: str, schema: pa.Schema) -> dict[str
     return row
 
 
-def _vectors_of(files: Sequence[_File]) -> Vectors:
+def _vectors_of(rows: Sequence[tuple[_File, _Part]]) -> Vectors:
+    counts = [len(part.starts) for _, part in rows]
+
+    def repeated(values: Iterable[_T]) -> tuple[_T, ...]:
+        return tuple(chain.from_iterable((value,) * count for value, count in zip(values, counts, strict=True)))
+
     return Vectors(
-        tuple(file.item for file in files),
-        tuple(file.slot for file in files),
-        tuple(file.modality for file in files),
-        tuple(file.hash for file in files),
-        tuple(file.words for file in files),
-        np.array([file.vector for file in files], np.float32),
+        repeated(file.item for file, _ in rows),
+        repeated(file.slot for file, _ in rows),
+        repeated(part.modality for _, part in rows),
+        repeated(file.hash for file, _ in rows),
+        tuple(chain.from_iterable(part.texts for _, part in rows)),
+        np.concatenate([part.vectors for _, part in rows]),
+        tuple(chain.from_iterable(part.languages for _, part in rows)),
+        np.concatenate([part.starts for _, part in rows]),
+        np.concatenate([part.ends for _, part in rows]),
     )
 
 
@@ -1014,15 +1187,19 @@ def _concatenated(parts: Sequence[Vectors]) -> Vectors:
         tuple(chain.from_iterable(part.hashes for part in parts)),
         tuple(chain.from_iterable(part.texts for part in parts)),
         np.concatenate([part.vectors for part in parts]),
+        tuple(chain.from_iterable(part.languages for part in parts)),
+        np.concatenate([part.starts for part in parts]),
+        np.concatenate([part.ends for part in parts]),
     )
 
 
 def _vector_table(rows: Vectors) -> pa.Table:
-    columns = (rows.items, rows.slots, rows.modalities, rows.hashes, rows.texts)
+    columns = (rows.items, rows.slots, rows.modalities, rows.hashes, rows.texts, rows.languages)
     flat = pa.array(np.ascontiguousarray(rows.vectors, dtype=np.float32).ravel())
     return pa.table(
         [
             *(pa.array(column, pa.string()) for column in columns),
+            *(pa.array(column, pa.float64(), from_pandas=True) for column in (rows.starts, rows.ends)),
             pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1]),
         ],
         names=[*_VECTORS.names, "vector"],

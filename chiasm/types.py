@@ -59,11 +59,15 @@ class Audio:
 
 @dataclass(frozen=True)
 class Video:
-    """Frames (RGB, upright) and the time in seconds at which each is shown."""
+    """Frames (RGB, upright), the time in seconds from which each is shown, and the sound track where it was asked for.
+
+    The sound begins with the first frame. It is None also where the video has none, or a silent one.
+    """
 
     frames: UInt8[np.ndarray, "frames height width 3"]
     times: Float[np.ndarray, " frames"]
     duration: float
+    sound: Audio | None = None
     modality: Literal["video"] = field(default="video", init=False)
 
 

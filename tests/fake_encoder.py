@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from chiasm import media
 from chiasm.collection import Collection, Vectors
-from chiasm.encoders.base import Embeddings, Encoder, Prepared, View
+from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View
 from chiasm.errors import EncoderError
 from chiasm.types import Audio, Image, Media, Modality, Text, Video
 
@@ -45,6 +45,7 @@ class FakeEncoder(Encoder):
         version: another one has another fingerprint and other vectors.
         batch_size: inputs a batch.
         faults: what goes wrong with a text, by the text.
+        moment: seconds of the moments of longer sounds, whose texts are their numbers; None: there are none.
         log: a file that embedded texts are written to, a line each, also if the process is killed afterwards.
     """
 
@@ -55,6 +56,7 @@ class FakeEncoder(Encoder):
         version: str = "1",
         batch_size: int = 8,
         faults: Mapping[str, Fault] | None = None,
+        moment: float | None = None,
         log: Path | None = None,
     ) -> None:
         self.name = "fake"
@@ -64,6 +66,7 @@ class FakeEncoder(Encoder):
         self.batch_size = batch_size
         self.version = version
         self.faults = dict(faults or {})
+        self.moment = moment
         self.log = log
         self.embedded: Counter[Modality] = Counter()  # inputs of batches that succeeded
         self.batches: list[int] = []  # sizes of those that were asked for
@@ -102,7 +105,31 @@ class FakeEncoder(Encoder):
         if self.log is not None:
             with self.log.open("a", encoding="utf-8") as file:
                 file.writelines(f"{one.media.text}\n" for one in batch if isinstance(one.media, Text))
-        return Embeddings(vectors, tuple("" if fault == "no words" else None for fault in faults))
+        texts = tuple("" if fault == "no words" else None for fault in faults)
+        return Embeddings(vectors, texts, moments=None if self.moment is None else self._moments(batch))
+
+    def _moments(self, batch: Sequence[_Input]) -> Moments:
+        found = [
+            (row, start, part)
+            for row, one in enumerate(batch)
+            for start, part in (windows(one.media, self.moment) if self.moment is not None else ())
+        ]
+        return Moments(
+            np.array([row for row, *_ in found], int),
+            np.array([start for _, start, _ in found]),
+            np.array([start + len(part.waveform) / part.rate for _, start, part in found]),
+            np.array([embed(part) for *_, part in found], np.float32).reshape(-1, DIM) * float(self.version),
+            tuple(f"{start:g}" for _, start, _ in found),
+        )
+
+
+def windows(media: Media, seconds: float) -> list[tuple[float, Audio]]:
+    """Parts of a sound that is longer than so many seconds, with the times at which they begin."""
+    if not isinstance(media, Audio) or len(media.waveform) <= seconds * media.rate:
+        return []
+    step = round(seconds * media.rate)
+    starts = range(0, len(media.waveform), step)
+    return [(start / media.rate, Audio(media.waveform[start : start + step], media.rate)) for start in starts]
 
 
 def embed(media: Media) -> Float[np.ndarray, " dim"]:

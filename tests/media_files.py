@@ -64,7 +64,7 @@ def frame_number(pixels: UInt8[np.ndarray, "height width 3"]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """A film of numbered frames, and a 440 Hz tone."""
+    """A film of numbered frames or of plain scenes, and a 440 Hz tone."""
 
     video: str | None = "libx264"
     audio: str | None = None
@@ -77,6 +77,9 @@ class Film:
     encoder: dict[str, str] = field(default_factory=dict)
     cover: bytes | None = None  # a JPEG
     sound_seconds: float | None = None
+    amplitude: float = 0.5
+    scenes: tuple[tuple[int, int, int], ...] = ()  # colours that fill equal parts of the film instead of numbers
+    late: float = 0.0  # seconds by which the sound begins after the pictures
 
     def written(self, container: str) -> bytes:
         """The film as FFmpeg writes it."""
@@ -99,14 +102,20 @@ class Film:
         if pictures is not None:
             for index in range(self.frames):
                 pixels = frame_pixels(index, *self.size)
-                film.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+                if self.scenes:
+                    pixels[:] = self.scenes[index * len(self.scenes) // self.frames]
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts, frame.time_base = index + round(max(0.0, -self.late) * self.fps), Fraction(1, self.fps)
+                film.mux(pictures.encode(frame))
             film.mux(pictures.encode())
         if sound is not None:
-            samples = tone(self.frames / self.fps if self.sound_seconds is None else self.sound_seconds, 48000)
+            seconds = self.frames / self.fps if self.sound_seconds is None else self.sound_seconds
+            samples = tone(seconds, 48000, amplitude=self.amplitude)
             step = 960 if self.audio == "libopus" else 1024
             for start in range(0, len(samples), step):
                 block = av.AudioFrame.from_ndarray(samples[None, start : start + step], format="fltp", layout="mono")
-                block.sample_rate, block.pts, block.time_base = 48000, start, Fraction(1, 48000)
+                begin = start + round(max(0.0, self.late) * 48000)
+                block.sample_rate, block.pts, block.time_base = 48000, begin, Fraction(1, 48000)
                 film.mux(sound.encode(block))
             film.mux(sound.encode())
 

@@ -1058,7 +1058,7 @@ def test_create_opens_what_is_there(made: Collection, folder: Path) -> None:
     again = Collection.create(made.path, encoder="fake")
     assert again.count() == 3
     header = json.loads((made.path / "chiasm.json").read_text())
-    assert (header["format"], header["format_version"], header["encoder"]) == ("chiasm-collection", 1, "fake")
+    assert (header["format"], header["format_version"], header["encoder"]) == ("chiasm-collection", 2, "fake")
     with pytest.raises(CollectionError) as error:
         Collection.create(made.path, encoder="other")
     assert str(error.value) == (
@@ -1118,7 +1118,7 @@ def test_a_making_that_was_cut_off_is_done_again(tmp_path: Path, folder: Path) -
         ('{"format": "chiasm-collection", "format_version": 1}', "does not describe a collection"),
         (
             '{"format": "chiasm-collection", "format_version": 99, "encoder": "fake", "by": "7.0"}',
-            r"has format version 99 and this chiasm \(.*\) reads 1. Use the chiasm that wrote it \(7.0\), or add",
+            r"has format version 99 and this chiasm \(.*\) reads 2. Use the chiasm that wrote it \(7.0\), or add",
         ),
     ],
 )

@@ -22,6 +22,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from chiasm.encoders import resolve
 from chiasm.encoders.huggingface import HuggingFaceEncoder
 from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.types import Audio, Image, Media, Text, Video
@@ -38,7 +39,8 @@ TEXTS = [
 LAYERS: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT: dict[str, Any] = {**LAYERS, "vocab_size": len(WORDS), "max_position_embeddings": 16}
 VISION: dict[str, Any] = {**LAYERS, "image_size": 32, "patch_size": 8}
-CLIP, SIGLIP, SIGLIP2, BERT, LLAMA, SENTENCE = "clip", "siglip", "siglip2", "bert", "llama", "sentence"
+CLIP, SIGLIP, SIGLIP2, CLAP = "clip", "siglip", "siglip2", "clap"
+BERT, LLAMA, SENTENCE = "bert", "llama", "sentence"
 JOINT = (CLIP, SIGLIP, SIGLIP2)
 ALL = (*JOINT, BERT, LLAMA, SENTENCE)
 
@@ -92,6 +94,34 @@ def save_siglip2(folder: Path) -> None:
     transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
 
 
+def save_clap(folder: Path) -> None:
+    """Windows of a second at 16 kHz."""
+    audio = {
+        "window_size": 4,
+        "num_mel_bins": 16,
+        "spec_size": 64,
+        "patch_size": 2,
+        "patch_stride": 2,
+        "freq_ratio": 2,
+        "hidden_size": 32,
+        "patch_embeds_hidden_size": 16,
+        "depths": [2, 2],
+        "num_attention_heads": [2, 2],
+    }
+    text = {**TEXT, "max_position_embeddings": 40, "pad_token_id": 0}
+    config = transformers.ClapConfig(text_config=text, audio_config=audio, projection_dim=8)
+    torch.manual_seed(1)
+    transformers.ClapModel(config).save_pretrained(folder)
+    transformers.ClapFeatureExtractor(
+        feature_size=16,
+        sampling_rate=16_000,
+        max_length_s=1,
+        hop_length=320,
+        frequency_max=8000,
+        truncation="rand_trunc",
+    ).save_pretrained(folder)
+
+
 def save_bert(folder: Path) -> None:
     spread(transformers.BertModel(transformers.BertConfig(**TEXT))).save_pretrained(folder)
 
@@ -122,6 +152,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         CLIP: save_clip,
         SIGLIP: save_siglip,
         SIGLIP2: save_siglip2,
+        CLAP: save_clap,
         BERT: save_bert,
         LLAMA: save_llama,
         SENTENCE: save_sentence,
@@ -248,9 +279,9 @@ def test_a_folder_may_ask_for_lower_case_where_its_tokenizer_does_not(copied: Fo
 @pytest.mark.parametrize(
     ("kind", "modalities", "dim", "image_size"),
     [
-        (CLIP, {"image", "text", "video"}, 8, 32),
-        (SIGLIP, {"image", "text", "video"}, 16, 32),
-        (SIGLIP2, {"image", "text", "video"}, 16, None),
+        (CLIP, {"image", "text"}, 8, 32),
+        (SIGLIP, {"image", "text"}, 16, 32),
+        (SIGLIP2, {"image", "text"}, 16, None),
         (BERT, {"text"}, 16, None),
         (SENTENCE, {"text"}, 6, None),
     ],
@@ -284,16 +315,69 @@ def test_company_and_order_in_a_batch_change_nothing(kind: str, folders: dict[st
     np.testing.assert_allclose(encoder.encode([media[row] for row in order]).vectors, together[order], atol=1e-5)
 
 
-def test_a_video_is_the_mean_over_its_frames(folders: dict[str, Path]) -> None:
-    encoder = HuggingFaceEncoder(str(folders[CLIP]), device="cpu")
+def test_a_joint_model_takes_the_frames_of_videos_too(folders: dict[str, Path]) -> None:
+    model, film = resolve(str(folders[CLIP]), device="cpu")
+    assert film.modalities == {"video"}
+    assert (film.dim, film.vector_space) == (model.dim, model.vector_space)
     frames = np.random.default_rng(2).integers(0, 256, (3, 40, 36, 3), dtype=np.uint8)
-    video = Video(frames, np.arange(3, dtype=np.float32), 3.0)
-    short = Video(frames[1:2], np.zeros(1, np.float32), 1.0)
-    each = encoder.encode([Image(frame) for frame in frames]).vectors
-    np.testing.assert_allclose(encoder.encode([video, short]).vectors, [each.mean(0), each[1]], atol=1e-5)
+    video = Video(frames[1:2], np.zeros(1, np.float32), 1.0)
+    np.testing.assert_allclose(film.encode([video]).vectors, model.encode([Image(frames[1])]).vectors, atol=1e-5)
+    assert [encoder.modalities for encoder in resolve(str(folders[BERT]), device="cpu")] == [{"text"}]
 
 
-@pytest.mark.parametrize("kind", [CLIP, BERT])
+def hum(seconds: float, hertz: float) -> Audio:
+    samples = np.sin(2 * np.pi * hertz * np.arange(round(seconds * 16_000)) / 16_000).astype(np.float32)
+    return Audio(samples / 2, 16_000)
+
+
+def audio_vectors(folder: Path, sounds: list[Audio]) -> Float[np.ndarray, "sounds dim"]:
+    """What transformers itself gives for sounds of one window."""
+    extractor: Any = transformers.ClapFeatureExtractor.from_pretrained(folder)
+    model: Any = transformers.ClapModel.from_pretrained(folder)
+    model.eval()
+    given = extractor([sound.waveform for sound in sounds], sampling_rate=16_000, return_tensors="pt")
+    with torch.inference_mode():
+        output = model.get_audio_features(
+            given["input_features"].float(), torch.zeros(len(sounds), 1, dtype=torch.bool)
+        )
+    found = output if isinstance(output, torch.Tensor) else output.pooler_output
+    return np.asarray(found)
+
+
+def test_sounds_are_embedded_as_transformers_does(folders: dict[str, Path]) -> None:
+    encoder = HuggingFaceEncoder(str(folders[CLAP]), device="cpu")
+    assert encoder.modalities == {"audio", "text"}
+    assert (encoder.dim, encoder.view.rate) == (8, 16_000)
+    sounds = [hum(1, 300), hum(1, 2000), hum(0.4, 900)]
+    expected = audio_vectors(folders[CLAP], sounds)
+    assert np.ptp(expected, axis=0).max() > 1e-3
+    found = encoder.encode_prepared("audio", [encoder.prepare(sound) for sound in sounds])
+    np.testing.assert_allclose(found.vectors, expected, atol=1e-4, rtol=1e-3)
+    assert found.moments is not None
+    assert len(found.moments) == 0
+    double = Audio(np.repeat(sounds[0].waveform, 2), 32_000)
+    np.testing.assert_allclose(encoder.encode([double]).vectors, expected[:1], atol=2e-2)
+    assert encoder.encode([Text("a hum")]).vectors.shape == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "starts"), [(1.02, [0, 0.02]), (1.5, [0, 0.5]), (2.0, [0, 0.5, 1]), (2.2, [0, 0.5, 1, 1.2])]
+)
+def test_long_sounds_have_windows(seconds: float, starts: list[float], folders: dict[str, Path]) -> None:
+    encoder = HuggingFaceEncoder(str(folders[CLAP]), device="cpu")
+    sound = Audio(np.concatenate([hum(1, 300).waveform, hum(seconds - 1, 2000).waveform]), 16_000)
+    found = encoder.encode_prepared("audio", [encoder.prepare(one) for one in (hum(0.6, 500), sound)])
+    moments = found.moments
+    assert moments is not None
+    assert set(moments.owners.tolist()) == {1}
+    np.testing.assert_allclose(moments.starts, starts)
+    np.testing.assert_allclose(moments.ends, np.array(starts) + 1)
+    parts = [Audio(sound.waveform[round(s * 16_000) : round(s * 16_000) + 16_000], 16_000) for s in starts]
+    np.testing.assert_allclose(moments.vectors, audio_vectors(folders[CLAP], parts), atol=1e-4, rtol=1e-3)
+    np.testing.assert_allclose(found.vectors[1], moments.vectors.mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [CLIP, CLAP, BERT])
 def test_an_empty_batch_gives_no_rows(kind: str, folders: dict[str, Path]) -> None:
     encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu")
     for modality in encoder.modalities:
@@ -314,7 +398,7 @@ def test_pictures_can_be_prepared_by_several_threads(folders: dict[str, Path]) -
 
 def test_a_modality_that_the_model_lacks_is_refused(folders: dict[str, Path]) -> None:
     joint, text = (HuggingFaceEncoder(str(folders[kind]), device="cpu") for kind in (CLIP, BERT))
-    with pytest.raises(EncoderError, match=r"takes image and text and video, not audio"):
+    with pytest.raises(EncoderError, match=r"takes image and text, not audio"):
         joint.prepare(Audio(np.ones(10, np.float32), 16000))
     with pytest.raises(EncoderError, match=r"takes text, not image\. Use one that takes image"):
         text.prepare(pictures()[0])
@@ -410,14 +494,14 @@ def test_a_clip_model_may_be_the_only_module_of_a_sentence_folder(folders: dict[
     module = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}
     (tmp_path / "modules.json").write_text(json.dumps([module]))
     encoder = HuggingFaceEncoder(str(tmp_path), device="cpu", engine="pytorch")
-    assert encoder.modalities == {"image", "text", "video"}
+    assert encoder.modalities == {"image", "text"}
     np.testing.assert_allclose(
         encoder.encode(pictures()).vectors, image_vectors(folders[CLIP], pictures()), atol=1e-4, rtol=1e-4
     )
     module = {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"}
     first = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.Transformer"}
     (tmp_path / "modules.json").write_text(json.dumps([first, module]))
-    with pytest.raises(EncoderError, match=r"puts Normalize behind a model of images and texts.*0_CLIPModel itself"):
+    with pytest.raises(EncoderError, match=r"puts Normalize behind a joint model.*0_CLIPModel itself"):
         HuggingFaceEncoder(str(tmp_path))
 
 
@@ -485,7 +569,7 @@ def test_a_damaged_configuration(tmp_path: Path) -> None:
         HuggingFaceEncoder(str(tmp_path))
 
 
-def test_a_model_without_features_of_texts_or_images(tmp_path: Path) -> None:
+def test_a_model_without_features_of_texts_or_images(folders: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     transformers.ViTConfig(**VISION).save_pretrained(tmp_path)
     with pytest.raises(EncoderError, match=r"type 'vit', which has neither text nor image features that are supported"):
@@ -493,10 +577,13 @@ def test_a_model_without_features_of_texts_or_images(tmp_path: Path) -> None:
     transformers.T5Config().save_pretrained(tmp_path)  # texts to texts: needs a decoder's input too
     with pytest.raises(EncoderError, match=r"type 't5', which has neither .* Use a CLIP-like model"):
         HuggingFaceEncoder(str(tmp_path))
-    for config in (transformers.Wav2Vec2Config(), transformers.ClapConfig()):  # of sounds
-        config.save_pretrained(tmp_path)
-        with pytest.raises(EncoderError, match=r"which has neither text nor image features"):
-            HuggingFaceEncoder(str(tmp_path))
+    transformers.Wav2Vec2Config().save_pretrained(tmp_path)  # of sounds alone
+    with pytest.raises(EncoderError, match=r"which has neither text nor image features"):
+        HuggingFaceEncoder(str(tmp_path))
+    transformers.ClapConfig().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((folders[CLAP] / "tokenizer.json").read_bytes())
+    with pytest.raises(EncoderError, match=r"the feature extractor of .* cannot be read"):
+        HuggingFaceEncoder(str(tmp_path))
 
 
 def test_a_sentence_folder_without_sentence_transformers(

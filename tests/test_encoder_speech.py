@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from jaxtyping import Float
 
 from chiasm.encoders.offline import text_folder, whisper_folder
-from chiasm.encoders.speech import RATE, SpeechEncoder
+from chiasm.encoders.speech import RATE, SpeechEncoder, _Heard, _Speech
 from chiasm.encoders.text import TextEncoder
 from chiasm.errors import EncoderError, MissingExtraError
-from chiasm.types import Audio
+from chiasm.types import Audio, Text
 
 Windows = Sequence[Float[np.ndarray, " samples"]]
+Languages = Sequence[str | None]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,12 @@ def speech(model: Path, text: TextEncoder) -> SpeechEncoder:
     return SpeechEncoder(model, text, language="en", device="cpu", threads=2)
 
 
+@pytest.fixture(scope="module")
+def finding(model: Path, text: TextEncoder) -> SpeechEncoder:
+    """One that finds out the language."""
+    return SpeechEncoder(model, text, device="cpu", threads=2)
+
+
 def spans(monkeypatch: pytest.MonkeyPatch, *seconds: tuple[float, float]) -> None:
     """Plant where the detector finds speech."""
     found = [{"start": round(start * RATE), "end": round(end * RATE)} for start, end in seconds]
@@ -46,46 +55,174 @@ def ramp(seconds: float) -> Audio:
     return Audio(np.linspace(0, 1, round(seconds * RATE), dtype=np.float32), RATE)
 
 
-def test_phrases_are_joined_to_windows_of_25_seconds(speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    spans(monkeypatch, (1, 10), (12, 25.5), (27, 40), (60, 61))
-    sound = ramp(70)
-    expected = [(1, 25.5), (27, 40), (60, 61)]  # 1 to 40 would be too long; 27 to 61 as well
-    found = speech.prepare(sound)
-    assert [len(window) / RATE for window in found] == [end - start for start, end in expected]
-    for window, (start, _) in zip(found, expected, strict=True):
-        assert window[0] == sound.waveform[round(start * RATE)]
+def sound(*lengths: int, seconds: float = 60.0) -> _Speech:
+    """A prepared sound with windows of so many samples, one a second."""
+    return _Speech(
+        tuple(np.zeros(length, np.float32) for length in lengths),
+        tuple(float(number) for number in range(len(lengths))),
+        tuple(number + 0.5 for number in range(len(lengths))),
+        seconds,
+    )
+
+
+def hears(monkeypatch: pytest.MonkeyPatch, words: Mapping[int, str], languages: Mapping[int, str] | None = None) -> Any:
+    """Plant what is heard in windows, by their length; give the list of what was asked for."""
+    asked: list[tuple[int, str | None]] = []
+
+    def hear(self: SpeechEncoder, windows: Windows, spoken: Languages) -> list[_Heard]:
+        asked.extend((len(window), language) for window, language in zip(windows, spoken, strict=True))
+        found = []
+        for window, language in zip(windows, spoken, strict=True):
+            said = words.get(len(window), f"w{len(window)}")
+            own = language or (languages or {}).get(len(window), "en")
+            found.append(_Heard(said and f"{said}{'' if own == 'en' else ' ' + own}", own if said else None, 0.5))
+        return found
+
+    monkeypatch.setattr(SpeechEncoder, "_hear", hear)
+    return asked
+
+
+def test_phrases_are_joined_to_moments_of_10_seconds(speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    spans(monkeypatch, (1, 4), (4.3, 7), (7.5, 10.9), (11.2, 12), (13, 14), (14.59, 15), (15.61, 16))
+    # 1 to 12 would be too long; 0.6 s between padded phrases are a pause of 1 s.
+    expected = [(1, 10.9), (11.2, 12), (13, 15), (15.61, 16)]
+    recording = ramp(70)
+    found = speech.prepare(recording)
+    np.testing.assert_allclose(list(zip(found.starts, found.ends, strict=True)), expected)
+    assert found.seconds == 70
+    for window, (start, end) in zip(found.windows, expected, strict=True):
+        np.testing.assert_array_equal(window, recording.waveform[round(start * RATE) : round(end * RATE)])
+        assert window.base is None, "a window holds the whole sound"
+
+
+def test_long_sounds_are_searched_for_speech_block_by_block(
+    speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+
+    def find(waveform: Float[np.ndarray, " samples"], options: object) -> list[dict[str, int]]:
+        lengths.append(len(waveform))
+        return [{"start": 0, "end": RATE}, {"start": len(waveform) - RATE, "end": len(waveform)}]
+
+    monkeypatch.setattr("faster_whisper.vad.get_speech_timestamps", find)
+    monkeypatch.setattr("chiasm.encoders.speech._BLOCK", 6)
+    found = speech.prepare(Audio(np.zeros(15 * RATE, np.float32), RATE))
+    assert [length / RATE for length in lengths] == [6, 6, 3]
+    assert list(zip(found.starts, found.ends, strict=True)) == [(0, 1), (5, 7), (11, 13), (14, 15)]
 
 
 def test_other_rates_are_converted(speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     spans(monkeypatch, (0, 1))
     tone = np.sin(np.arange(8_000) * 0.1).astype(np.float32)
-    (window,) = speech.prepare(Audio(tone, 8_000))
+    (window,) = speech.prepare(Audio(tone, 8_000)).windows
     assert len(window) == RATE
     assert window.dtype == np.float32
 
 
 def test_every_sound_gets_its_own_words_in_order(speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hear(self: SpeechEncoder, windows: Windows) -> list[str]:
-        return [f"w{len(window)}" for window in windows]
-
-    monkeypatch.setattr(SpeechEncoder, "_hear", hear)
+    hears(monkeypatch, {})
     generator = np.random.default_rng(0)
     lengths = [generator.integers(1, 9_000, size).tolist() for size in (3, 0, 1, 7, 2)]
-    found = speech.encode_prepared("audio", [[np.zeros(n, np.float32) for n in sound] for sound in lengths])
-    assert found.texts == tuple(" ".join(f"w{n}" for n in sound) for sound in lengths)
-    assert [bool(row.any()) for row in found.vectors] == [bool(sound) for sound in lengths]
+    found = speech.encode_prepared("audio", [sound(*part) for part in lengths])
+    assert found.texts == tuple(" ".join(f"w{n}" for n in part) for part in lengths)
+    assert [bool(row.any()) for row in found.vectors] == [bool(part) for part in lengths]
+    assert found.languages == ("en", None, "en", "en", "en")
+
+
+def test_moments_have_times_words_and_vectors(
+    speech: SpeechEncoder, text: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hears(monkeypatch, {1: "a red car", 2: "", 3: "two owls"})
+    found = speech.encode_prepared("audio", [sound(), sound(1, 2, 3), sound(3, seconds=10.0), sound(3, seconds=180.0)])
+    assert found.texts == ("", "a red car two owls", "two owls", "two owls")
+    moments = found.moments
+    assert moments is not None
+    assert moments.owners.tolist() == [1, 1, 3], "nothing was said in one window, and one sound is a moment itself"
+    assert moments.texts == ("a red car", "two owls", "two owls")
+    assert (moments.starts.tolist(), moments.ends.tolist()) == ([0, 2, 0], [0.5, 2.5, 0.5])
+    expected = text.encode([Text("a red car"), Text("two owls"), Text("a red car two owls")]).vectors
+    np.testing.assert_allclose(moments.vectors, expected[[0, 1, 1]], atol=1e-5)
+    np.testing.assert_allclose(found.vectors[1:], expected[[2, 1, 1]], atol=1e-5)
+
+
+def test_long_transcripts_are_the_mean_over_their_moments(
+    speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hears(monkeypatch, {1: "owl " * 100, 2: "car " * 80, 3: "bus"})
+    for windows, is_mean in (((1, 2), False), ((1, 2, 3), True)):
+        found = speech.encode_prepared("audio", [sound(*windows)])
+        assert found.moments is not None
+        assert np.allclose(found.vectors[0], found.moments.vectors.mean(axis=0), atol=1e-5) == is_mean
+
+
+def test_a_sound_is_in_the_language_of_most_of_it(finding: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = hears(monkeypatch, {5: ""}, {10: "fr", 20: "de", 15: "fr", 5: "el", 40: "fr"})
+    found = finding.encode_prepared("audio", [sound(10, 20, 15, 5), sound(40), sound(5)])
+    assert found.texts == ("w10 fr w20 fr w15 fr", "w40 fr", "")
+    assert found.languages == ("fr", "fr", None)
+    assert sorted(asked, key=str) == sorted([*((n, None) for n in (10, 20, 15, 5, 5, 40)), (20, "fr")], key=str)
+
+
+def test_translation_is_asked_of_the_model_for_what_is_not_english(
+    model: Path, text: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = SpeechEncoder(model, text, translate=True, device="cpu", threads=1)
+    loaded = encoder._loaded()
+    prompts: list[list[int]] = []
+
+    class Model:
+        is_multilingual = True
+        device = "cpu"
+
+        def encode(self, features: object) -> None: ...
+
+        def detect_language(self, encoded: object) -> list[list[tuple[str, float]]]:
+            return [[("<|fr|>", 0.9), ("<|en|>", 0.1)], [("<|en|>", 0.8)]]
+
+        def generate(self, encoded: object, given: list[list[int]], **_: object) -> list[Any]:
+            prompts.extend(given)
+            tokens = loaded.hf_tokenizer.encode(" an owl", add_special_tokens=False).ids
+            return [SimpleNamespace(sequences_ids=[tokens], scores=[-0.1], no_speech_prob=0.0) for _ in given]
+
+    monkeypatch.setattr(loaded, "model", Model())
+    heard = encoder._generate([np.zeros(RATE, np.float32)] * 2, [None, None], 15, no_repeat=0)
+    assert heard == [_Heard("an owl", "fr", 0.9), _Heard("an owl", "en", 0.8)]
+    assert [[loaded.hf_tokenizer.id_to_token(token) for token in prompt] for prompt in prompts] == [
+        ["<|startoftranscript|>", "<|fr|>", "<|translate|>", "<|notimestamps|>"],
+        ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"],
+    ]
+
+
+def test_a_model_of_english_alone_cannot_do_more(
+    model: Path, text: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from faster_whisper import WhisperModel
+
+    class English(WhisperModel):  # type: ignore[misc]  # it comes without types
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options)
+            self.model = SimpleNamespace(is_multilingual=False)
+
+    monkeypatch.setattr("faster_whisper.WhisperModel", English)
+    choices: list[dict[str, Any]] = [{"translate": True}, {"language": "fr"}]
+    for choice in choices:
+        with pytest.raises(EncoderError, match="knows English only"):
+            SpeechEncoder(model, text, device="cpu", **choice)._loaded()
+    SpeechEncoder(model, text, device="cpu", language="en")._loaded()
 
 
 def test_a_window_that_loops_is_heard_again_in_full(speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, int, int]] = []
 
-    def generate(self: SpeechEncoder, windows: Windows, seconds: int, *, no_repeat: int) -> list[str]:
+    def generate(
+        self: SpeechEncoder, windows: Windows, languages: Languages, seconds: int, *, no_repeat: int
+    ) -> list[_Heard]:
         calls.append((len(windows), seconds, no_repeat))
-        return ["a crow" if no_repeat or len(window) < RATE else "crow " * 40 for window in windows]
+        said = ["a crow" if no_repeat or len(window) < RATE else "crow " * 40 for window in windows]
+        return [_Heard(text, "en", 1.0) for text in said]
 
     monkeypatch.setattr(SpeechEncoder, "_generate", generate)
-    windows = [np.zeros(RATE // 2, np.float32), np.zeros(RATE, np.float32)]
-    assert speech.encode_prepared("audio", [windows]).texts == ("a crow a crow",)
+    assert speech.encode_prepared("audio", [sound(RATE // 2, RATE)]).texts == ("a crow a crow",)
     assert calls == [(2, 15, 0), (1, 30, 3)]
 
 
@@ -95,34 +232,37 @@ def test_padding_leaves_room_to_find_the_end(
 ) -> None:
     found: list[int] = []
 
-    def generate(self: SpeechEncoder, windows: Windows, seconds: int, *, no_repeat: int) -> list[str]:
+    def generate(
+        self: SpeechEncoder, windows: Windows, languages: Languages, seconds: int, *, no_repeat: int
+    ) -> list[_Heard]:
         found.append(seconds)
-        return [""] * len(windows)
+        return [_Heard("", None, 1.0)] * len(windows)
 
     monkeypatch.setattr(SpeechEncoder, "_generate", generate)
-    speech.encode_prepared("audio", [[np.zeros(round(seconds * RATE), np.float32)]])
+    speech.encode_prepared("audio", [sound(round(seconds * RATE))])
     assert found == [padded]
 
 
 def test_the_model_runs_and_a_window_does_not_depend_on_its_neighbours(speech: SpeechEncoder) -> None:
     generator = np.random.default_rng(0)
-    windows = [(generator.normal(0, 0.1, n)).astype(np.float32) for n in (8_000, 12_000)]
-    together = speech.encode_prepared("audio", [[window] for window in windows])
-    alone = [speech.encode_prepared("audio", [[window]]) for window in windows]
+    sounds = [
+        _Speech(((generator.normal(0, 0.1, n)).astype(np.float32),), (0.0,), (1.0,), 1.0) for n in (8_000, 12_000)
+    ]
+    together = speech.encode_prepared("audio", sounds)
+    alone = [speech.encode_prepared("audio", [one]) for one in sounds]
     assert together.texts == tuple(found.texts[0] for found in alone)
     assert [bool(text) for text in together.texts] == [bool(row.any()) for row in together.vectors]
 
 
-def test_the_language_is_found_where_none_is_given(model: Path, text: TextEncoder) -> None:
-    encoder = SpeechEncoder(model, text, device="cpu")
-    assert isinstance(encoder.encode_prepared("audio", [[np.zeros(RATE, np.float32)]]).texts[0], str)
+def test_the_language_is_found_where_none_is_given(finding: SpeechEncoder) -> None:
+    found = finding.encode_prepared("audio", [sound(RATE)])
+    assert isinstance(found.texts[0], str)
+    assert (found.languages[0] is None) == (found.texts[0] == "")
 
 
 def test_an_unknown_language(model: Path, text: TextEncoder) -> None:
     with pytest.raises(EncoderError, match=r"does not know the language 'klingon'.*en, fr, de"):
-        SpeechEncoder(model, text, language="klingon", device="cpu").encode_prepared(
-            "audio", [[np.zeros(RATE, np.float32)]]
-        )
+        SpeechEncoder(model, text, language="klingon", device="cpu").encode_prepared("audio", [sound(RATE)])
 
 
 def test_the_fingerprint_follows_language_and_model(model: Path, text: TextEncoder, tmp_path: Path) -> None:
@@ -134,8 +274,9 @@ def test_the_fingerprint_follows_language_and_model(model: Path, text: TextEncod
         SpeechEncoder(model, text, language="en"),
         SpeechEncoder(model, text),
         SpeechEncoder(other, text, language="en"),
+        SpeechEncoder(model, text, language="en", translate=True),
     ]
-    assert len({encoder.fingerprint for encoder in made}) == 3
+    assert len({encoder.fingerprint for encoder in made}) == 4
     assert SpeechEncoder(model, text, language="en").fingerprint == made[0].fingerprint
 
 
@@ -143,7 +284,7 @@ def test_a_damaged_model(text: TextEncoder, tmp_path: Path) -> None:
     for name in ("model.bin", "config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes(b"{}")
     with pytest.raises(EncoderError, match="cannot be loaded on cpu"):
-        SpeechEncoder(tmp_path, text, device="cpu").encode_prepared("audio", [[np.zeros(RATE, np.float32)]])
+        SpeechEncoder(tmp_path, text, device="cpu").encode_prepared("audio", [sound(RATE)])
 
 
 def test_without_faster_whisper(model: Path, text: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,10 @@ INPUTS: dict[str, Sequence[Media]] = {
     "image": [picture(0), picture(1, 300, 40), picture(2), picture(3, 50, 400), picture(4)],
     "text": [Text("a red car"), Text("word " * 400), Text("Ω"), Text("two lines\nof text"), Text("a red car!")],
     "audio": [noise(0), noise(1)],
+    "video": [
+        Video(np.stack([picture(seed).pixels for seed in seeds]), np.arange(len(seeds), dtype=np.float32), len(seeds))
+        for seeds in ((0, 1, 2), (3,))
+    ],
 }
 
 
@@ -50,7 +54,7 @@ def encoders() -> dict[str, Encoder]:
     }
 
 
-@pytest.mark.parametrize("modality", ["image", "text", "audio"])
+@pytest.mark.parametrize("modality", ["image", "text", "audio", "video"])
 class TestContract:
     def test_a_finite_row_an_input(self, encoders: dict[str, Encoder], modality: str) -> None:
         found = encoders[modality].encode(INPUTS[modality])
@@ -80,7 +84,7 @@ class TestContract:
     def test_fingerprint_is_stable(self, encoders: dict[str, Encoder], modality: str) -> None:
         again = next(e for e in resolve("offline", device="cpu") if modality in e.modalities)
         assert again.fingerprint == encoders[modality].fingerprint
-        assert len({encoder.fingerprint for encoder in encoders.values()}) == 3
+        assert len({encoder.fingerprint for encoder in encoders.values()}) == 4
 
 
 def test_fingerprints_are_the_same_in_another_process(encoders: dict[str, Encoder]) -> None:
@@ -112,13 +116,6 @@ def test_class_head_reads_the_embeddings(encoders: dict[str, Encoder]) -> None:
         expected = network._fc(network(torch.from_numpy(prepared))).numpy()
     logits = encoder.encode([picture(0)]).vectors @ head.weight + head.bias
     assert np.abs(logits - expected).max() < 1e-3
-
-
-def test_video_is_the_mean_of_its_frames(encoders: dict[str, Encoder]) -> None:
-    frames = [picture(seed) for seed in range(3)]
-    video = Video(np.stack([frame.pixels for frame in frames]), np.arange(3, dtype=np.float32), 3.0)
-    expected = encoders["image"].encode(frames).vectors.mean(axis=0)
-    assert np.allclose(encoders["video"].encode([video]).vectors[0], expected, atol=1e-4)
 
 
 def test_text_is_what_sentence_transformers_gives(encoders: dict[str, Encoder]) -> None:
@@ -169,16 +166,64 @@ def test_speech_is_written_down_and_stands_among_texts(encoders: dict[str, Encod
 
 
 def test_speech_embeds_what_was_said(encoders: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SpeechEncoder, "_transcribe", lambda self, sounds: ("a red car", ""))
-    found = encoders["audio"].encode_prepared("audio", [[], []])
+    speech = encoders["audio"]
+    nothing = speech.prepare(Audio(np.zeros(16_000, np.float32), 16_000))
+    monkeypatch.setattr(SpeechEncoder, "_transcribe", lambda self, sounds: ([["a red car"], []], ("en", None)))
+    found = speech.encode_prepared("audio", [nothing, nothing])
     assert found.texts == ("a red car", "")
     assert np.allclose(found.vectors[0], encoders["text"].encode([Text("a red car")]).vectors[0], atol=1e-5)
     assert not found.vectors[1].any()
 
 
-def test_nobody_speaks_in_silence(encoders: dict[str, Encoder]) -> None:
-    assert encoders["audio"].prepare(Audio(np.zeros(16_000, np.float32), 16_000)) == []
-    assert encoders["audio"].prepare(Audio(np.zeros(8_000, np.float32), 8_000)) == []
+@pytest.mark.parametrize("samples", [16_000, 8_000, 300])
+def test_nobody_speaks_in_silence(samples: int, encoders: dict[str, Encoder]) -> None:
+    prepared = encoders["audio"].prepare(Audio(np.zeros(samples, np.float32), 16_000))
+    assert (prepared.windows, prepared.starts) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "language", "translate"),
+    [
+        ("offline", None, False),
+        ("offline:translate", None, True),
+        ("offline:language=de", "de", False),
+        ("offline:translate, language=fr", "fr", True),
+    ],
+)
+def test_options_of_the_offline_encoders(name: str, language: str | None, translate: bool) -> None:
+    *_, video, speech = resolve(name)
+    expected = SpeechEncoder(
+        whisper_folder() or Path(), TextEncoder(text_folder()), language=language, translate=translate
+    )
+    assert speech.fingerprint == expected.fingerprint
+    assert video.sound is speech
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "offline:",
+        "offline:german",
+        "offline:language",
+        "offline:language=",
+        "offline:translate=fr",
+        "offline:translate,translate",
+        "offline:language=de,language=fr",
+        "offline:language=de,",
+    ],
+)
+def test_options_that_do_not_exist(name: str) -> None:
+    with pytest.raises(EncoderError, match=r"cannot be understood.*offline:language=de, and translate; both"):
+        resolve(name)
+
+
+def test_choices_on_speech_need_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chiasm.encoders.offline.whisper_folder", lambda: None)
+    with pytest.raises(EncoderError, match=r"there is no Whisper model here\. Put its folder into CHIASM_WHISPER"):
+        resolve("offline:translate")
+    image, _, video = resolve("offline")
+    assert video.modalities == {"video"}
+    assert (video.sound, video.vector_space) == (None, image.fingerprint)
 
 
 def test_parts_of_a_model_are_joined_once(tmp_path: Path) -> None:

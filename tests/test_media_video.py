@@ -230,3 +230,93 @@ def test_frames_of_what_is_no_video(data: bytes, open_bytes: Open) -> None:
     with pytest.raises(MediaError, match="is no video") as caught:
         open_bytes(data, [0.0])
     assert caught.value.outcome is Outcome.UNSUPPORTED
+
+
+# ------------------------------------------------------------------------------------------------- frames a second
+
+
+@pytest.mark.parametrize(
+    ("fps", "most", "expected"), [(2.0, 8, 4), (2.0, 3, 3), (0.1, 8, 1), (25.0, 64, 50), (None, 7, 7)]
+)
+def test_frames_a_second_up_to_a_number(fps: float | None, most: int, expected: int, open_bytes: Open) -> None:
+    video = open_bytes(FILMS["mp4"], frames=most, fps=fps)
+    wanted = [int((index + 0.5) / expected * video.duration * FPS) for index in range(expected)]
+    assert len(video.times) == expected
+    assert all(abs(found - want) <= 1 for found, want in zip(shown(video), wanted, strict=True))
+
+
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan")])
+def test_fps_has_to_be_above_0(fps: float, open_bytes: Open) -> None:
+    with pytest.raises(ValueError, match="fps has to be above 0"):
+        open_bytes(FILMS["mp4"], fps=fps)
+
+
+# ------------------------------------------------------------------------------------------------------ sound tracks
+
+
+def with_sound(container: str, video: str, audio: str, **options: Any) -> bytes:
+    return Film(video=video, audio=audio, **options).written(container)
+
+
+@pytest.mark.parametrize(
+    ("container", "video", "audio"),
+    [
+        ("mp4", "libx264", "aac"),
+        ("matroska", "libx264", "aac"),
+        ("webm", "libvpx", "libopus"),
+        ("mpegts", "libx264", "aac"),
+        ("asf", "wmv2", "libmp3lame"),
+    ],
+)
+def test_the_sound_track_comes_with_the_frames(container: str, video: str, audio: str, open_bytes: Open) -> None:
+    data = with_sound(container, video, audio)
+    assert open_bytes(data).sound is None, "nobody asked for it"
+    found = open_bytes(data, frames=3, track=16_000)
+    assert found.sound is not None
+    assert found.sound.rate == 16_000
+    assert found.sound.waveform.dtype == np.float32
+    assert len(found.sound.waveform) / 16_000 == pytest.approx(2.0, abs=0.12)
+    spectrum = np.abs(np.fft.rfft(found.sound.waveform[4000:20_000]))
+    assert np.argmax(spectrum) == pytest.approx(440, abs=2), "a hertz a bin"
+    np.testing.assert_array_equal(found.frames, open_bytes(data, frames=3).frames)
+
+
+def test_videos_without_a_sound_that_can_be_heard(open_bytes: Open) -> None:
+    assert open_bytes(FILMS["matroska"], track=16_000).sound is None
+    silent = with_sound("mp4", "libx264", "aac", amplitude=0.0)
+    assert open_bytes(silent, track=16_000).sound is None
+    empty = with_sound("matroska", "libx264", "aac", sound_seconds=0.0)
+    assert open_bytes(empty, track=16_000).sound is None
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_a_sound_may_be_shorter_than_the_pictures(container: str, open_bytes: Open) -> None:
+    found = open_bytes(with_sound(container, "libx264", "aac", sound_seconds=0.8), track=8_000)
+    assert found.sound is not None
+    assert found.duration == pytest.approx(2.0, abs=0.1)
+    assert len(found.sound.waveform) / 8_000 == pytest.approx(0.8, abs=0.12)
+
+
+@pytest.mark.parametrize("late", [0.5, -0.5])
+def test_the_sound_begins_with_the_first_frame(late: float, open_bytes: Open) -> None:
+    """Half a second after the pictures, or before them, on the clock of the container."""
+    found = open_bytes(with_sound("matroska", "libx264", "aac", late=late), track=8_000)
+    assert found.sound is not None
+    assert len(found.sound.waveform) / 8_000 == pytest.approx(2.0 + late, abs=0.12)
+    heard = np.flatnonzero(np.abs(found.sound.waveform) > 0.1)[0] / 8_000
+    assert heard == pytest.approx(max(0.0, late), abs=0.06)
+
+
+def test_a_damaged_sound_track_is_broken(open_bytes: Open) -> None:
+    data = bytearray(with_sound("mp4", "libx264", "aac", muxer={"movflags": "faststart"}))
+    start = data.rindex(b"mdat") + 4
+    for at in range(start + (len(data) - start) // 2, len(data), 7):  # the second half
+        data[at] ^= 0x55
+    with pytest.raises(MediaError) as caught:
+        open_bytes(bytes(data), frames=1, track=16_000)
+    assert caught.value.outcome is Outcome.BROKEN
+
+
+def test_a_track_needs_a_rate(open_bytes: Open) -> None:
+    with pytest.raises(ValueError, match="track has to be at least 1; got 0"):
+        open_bytes(FILMS["mp4"], track=0)

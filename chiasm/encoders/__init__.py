@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
-from chiasm.encoders.base import ClassHead, Embeddings, Encoder, View
-from chiasm.encoders.runtime import Device
+from collections.abc import Sequence
 
-__all__ = ["ClassHead", "Embeddings", "Encoder", "View", "resolve"]
+from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Moments, View
+from chiasm.encoders.runtime import Device
+from chiasm.errors import EncoderError
+
+__all__ = ["ClassHead", "Embeddings", "Encoder", "Moments", "View", "resolve"]
 
 
 def resolve(name: str, *, device: Device = "auto") -> tuple[Encoder, ...]:
     """The encoders that a name stands for; at most one a modality is meant to be used, the first.
 
     Args:
-        name: `"offline"`, the hub id of a sentence-transformers or transformers model, or a folder with one.
+        name: `"offline"`, the hub id of a sentence-transformers or transformers model, or a folder with one. `"offline"`
+            takes options behind a colon, with commas between them: `"offline:language=de"` says what is spoken,
+            `"offline:translate"` has speech written down in English.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
-        EncoderError: there is no such encoder.
+        EncoderError: there is no such encoder, or no such option.
         MissingExtraError: the packages it needs are not installed.
     """
-    if name == "offline":
+    kind, colon, rest = name.partition(":")
+    if kind == "offline":
         from chiasm.encoders.offline import offline_encoders
 
-        return offline_encoders(device=device)
+        language, translate = _speech_options(name, rest.split(",") if colon else [])
+        return offline_encoders(language=language, translate=translate, device=device)
     from chiasm.encoders.huggingface import HuggingFaceEncoder
+    from chiasm.encoders.video import VideoEncoder
 
-    return (HuggingFaceEncoder(name, device=device),)
+    model = HuggingFaceEncoder(name, device=device)
+    return (model, VideoEncoder(model)) if "image" in model.modalities else (model,)
+
+
+def _speech_options(name: str, options: Sequence[str]) -> tuple[str | None, bool]:
+    """The language that is spoken, None to find it out, and whether to translate."""
+    given = {key.strip(): value.strip() for key, _, value in (option.partition("=") for option in options)}
+    language = given.pop("language", None)
+    translate = given.pop("translate", None)
+    if given or len(options) > (language is not None) + (translate is not None) or language == "" or translate:
+        raise EncoderError(
+            f"{name!r} cannot be understood. The options of 'offline' are language=CODE, e.g. offline:language=de, and "
+            "translate; both: offline:language=de,translate"
+        )
+    return language, translate is not None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from chiasm.errors import EncoderError
 from chiasm.types import Media, Modality
@@ -29,20 +29,44 @@ class View:
 
     image_size: int | None = None  # pixels of the network's input side; larger images may be opened at reduced size
     rate: int | None = None  # samples a second of audio; None keeps the file's own
-    frames: int = 8  # frames of a video, at equally spaced times
+    frames: int = 8  # of a video, at most, at equally spaced times
+    fps: float | None = None  # frames a second of a video, until there are `frames`; None: always `frames`
+    track: int | None = None  # samples a second of the sound track of a video; None: it is not wanted
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Time spans of inputs, each with its own vector: a row a moment."""
+
+    owners: Int[np.ndarray, " moments"]  # the input that each is of, by its row, ascending
+    starts: Float[np.ndarray, " moments"]  # seconds from the beginning of the input, float64
+    ends: Float[np.ndarray, " moments"]
+    vectors: Float[np.ndarray, "moments dim"]
+    texts: tuple[str | None, ...]  # as of `Embeddings`
+
+    def __len__(self) -> int:
+        return len(self.owners)
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors, a row an input, as the network gives them, and the words found on the way, if any.
+    """Vectors, a row an input, as the network gives them, and what was found on the way.
 
     A row of zeros says that the encoder found nothing to embed, e.g. no words in a sound.
+
+    Attributes:
+        vectors: of whole inputs, float32.
+        texts: transcript of each input ("": no words); None where the encoder does not go by words.
+        languages: code of the language that is spoken in each input, where it is known; empty: of none.
+        moments: of the inputs that are longer than one moment, in the encoder's own vector space.
+        track: of the sound tracks of videos, in the vector space of `Encoder.sound`.
     """
 
-    vectors: Float[np.ndarray, "inputs dim"]  # float32
-    texts: tuple[
-        str | None, ...
-    ]  # transcript of each input ("": no words); None where the encoder does not go by words
+    vectors: Float[np.ndarray, "inputs dim"]
+    texts: tuple[str | None, ...]
+    languages: tuple[str | None, ...] = ()
+    moments: Moments | None = None
+    track: Moments | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +89,7 @@ class Encoder(ABC):
     dim: int
     view: View
     batch_size: int  # inputs a call of `encode_prepared` at which the network is fastest
+    sound: Encoder | None = None  # of videos: whose vectors `Embeddings.track` are; it takes audio
 
     @property
     @abstractmethod
@@ -86,14 +111,14 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
-        """Embed prepared inputs of one modality, a row an input, in order. An empty batch gives shape (0, dim).
+        """Embed prepared inputs of one modality and their moments, in order. An empty batch gives shape (0, dim).
 
         Raises:
             EncoderError: the modality is not one of `modalities`, or the network cannot be loaded.
         """
 
     def encode(self, media: Sequence[Media]) -> Embeddings:
-        """Embed media of any mix of this encoder's modalities, a row a medium, in order."""
+        """Embed media of any mix of this encoder's modalities, a row a medium, in order; without their moments."""
         vectors = np.empty((len(media), self.dim), dtype=np.float32)
         texts: list[str | None] = [None] * len(media)
         by_modality: dict[Modality, list[int]] = {}

@@ -1,8 +1,8 @@
 """Models of the Hugging Face hub: which files a model is, what its networks take and give, and how texts become tokens.
 
-Three kinds are known: joint models of images and texts (CLIP, SigLIP and others with `get_image_features` and
-`get_text_features`), sentence-transformers folders, and plain transformers text models, whose embedding is the mean
-over the tokens. A hub id is a local folder as soon as it is downloaded, so both go the same way. Code that comes with a
+Four kinds are known: joint models of images and texts (CLIP, SigLIP and others with `get_image_features` and
+`get_text_features`), joint models of sounds and texts (CLAP), sentence-transformers folders, and plain transformers text
+models, whose embedding is the mean over the tokens. A hub id is a local folder as soon as it is downloaded, so both go the same way. Code that comes with a
 model is never run. How networks are run is left to `runtime`.
 """
 
@@ -26,18 +26,19 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from jaxtyping import Float
 
 from chiasm._optional import require
-from chiasm.encoders.base import Embeddings, Encoder, Prepared, View
+from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint
 from chiasm.encoders.runtime import Arrays, Blueprint, Device, Engine, Network
 from chiasm.encoders.text import groups_of_like_length
 from chiasm.errors import EncoderError
-from chiasm.types import Image, Media, Modality, Text, Video
+from chiasm.types import Audio, Image, Media, Modality, Text
 
 MAX_TOKENS = 8192  # longer texts are cut, also where the model itself knows no limit: attention grows with the square
 
 _VERSION = "1"  # of everything here that changes embeddings
-_FRAMES = 8
 _PICTURES = (2, 64)  # pictures a run: on one core, and on a GPU
+_SOUNDS = (2, 64)  # windows of sound a run, likewise
+_HOP = 0.5  # of a window of sound, from one to the next
 _TOKENS = (256, 16_384)  # tokens a run, with padding: on one core, and on a GPU
 _DESCRIPTIONS = ("*.json", "*.txt", "*.model")  # configuration, tokenizer and image processor
 _SAFE, _PICKLED = "*.safetensors", "pytorch_model*.bin"  # transformers reads the latter with weights_only=True
@@ -59,6 +60,15 @@ class _TextRules:
 
 
 @dataclass(frozen=True)
+class _Windows:
+    """A prepared sound: windows as long as the model takes, each half over the next, the last at the end."""
+
+    features: np.ndarray  # of each window, as the network takes it
+    starts: Float[np.ndarray, " windows"]  # seconds
+    ends: Float[np.ndarray, " windows"]
+
+
+@dataclass(frozen=True)
 class _Sentence:
     """What a sentence-transformers folder says about itself."""
 
@@ -70,10 +80,12 @@ class _Sentence:
 
 
 class HuggingFaceEncoder(Encoder):
-    """A transformers or sentence-transformers model; vectors as the model gives them, of a video the mean over frames.
+    """A transformers or sentence-transformers model; vectors as the model gives them.
 
-    A joint model takes images, videos and texts, any other only texts. Vectors of a sentence-transformers folder equal
-    those of `SentenceTransformer.encode`, those of a joint model `get_image_features` and `get_text_features`.
+    A joint model takes images or sounds beside texts, any other only texts. Vectors of a sentence-transformers folder
+    equal those of `SentenceTransformer.encode`, those of a joint model `get_image_features`, `get_audio_features` and
+    `get_text_features`. A sound that is longer than the model's own window (CLAP: 10 s) has windows of that length as
+    moments, each half over the next, and as a whole their mean.
     """
 
     def __init__(self, name_or_folder: str, *, device: Device = "auto", engine: Engine = "auto") -> None:
@@ -95,16 +107,21 @@ class HuggingFaceEncoder(Encoder):
         self._model_folder = sentence.transformer if sentence else self._folder
         self._config = _read_config(self._model_folder, self.name)
         model_class = _model_class(self._config)
-        joint = all(hasattr(model_class, method) for method in ("get_image_features", "get_text_features"))
+        seen = all(hasattr(model_class, method) for method in ("get_image_features", "get_text_features"))
+        heard = self._config.model_type == "clap"
+        joint = seen or heard
         if joint and sentence and sentence.modules != ("Transformer",):
             raise EncoderError(
-                f"{self.name} puts {', '.join(sentence.modules[1:])} behind a model of images and texts, which is not "
+                f"{self.name} puts {', '.join(sentence.modules[1:])} behind a joint model, which is not "
                 f"supported. Use the folder {self._model_folder} itself"
             )
         if not joint:
             _require_text_model(self._config, self.name)
 
-        self.modalities: frozenset[Modality] = frozenset({"image", "text", "video"} if joint else {"text"})
+        taken: set[Modality] = {"text"}
+        taken |= {"image"} if seen else set()
+        taken |= {"audio"} if heard else set()
+        self.modalities: frozenset[Modality] = frozenset(taken)
         self.batch_size = 64 if joint else 256  # many texts, to find some of the same length among them
         self.dim = _joint_dim(self._config, self.name) if joint else int(self._config.hidden_size)
         if sentence:
@@ -129,14 +146,24 @@ class HuggingFaceEncoder(Encoder):
         self._texts = self._network("text", build, axes, self._sample_texts, device, engine)
 
         self.view = View()
-        if joint:
+        if heard:
+            with _teaching(f"the feature extractor of {self.name} cannot be read"):
+                self._extractor = transformers.AutoFeatureExtractor.from_pretrained(  # type: ignore[no-untyped-call]
+                    self._model_folder, local_files_only=True, trust_remote_code=False
+                )
+                self._window = int(self._extractor.nb_max_samples)
+            self.view = View(rate=int(self._extractor.sampling_rate))
+            self._sounds = self._network(
+                "audio", self._build_joint_audio, {"input_features": ("batch",)}, self._sample_sounds, device, engine
+            )
+        if seen:
             with _teaching(f"the image processor of {self.name} cannot be read"):
                 self._processor = transformers.AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
                     self._model_folder, backend="pil", local_files_only=True, trust_remote_code=False
                 )
-            taken = inspect.signature(model_class.get_image_features).parameters
-            self._image_inputs = tuple(name for name in self._processor.model_input_names if name in taken)
-            self.view = View(image_size=_image_size(self._processor), frames=_FRAMES)
+            given = inspect.signature(model_class.get_image_features).parameters
+            self._image_inputs = tuple(name for name in self._processor.model_input_names if name in given)
+            self.view = View(image_size=_image_size(self._processor))
             image_axes = dict.fromkeys(self._image_inputs, ("batch",))
             self._images = self._network(
                 "image", self._build_joint_image, image_axes, self._sample_images, device, engine
@@ -148,12 +175,12 @@ class HuggingFaceEncoder(Encoder):
         return self._fingerprint
 
     def prepare(self, media: Media) -> Prepared:
-        """The text itself; of a picture or of all frames the inputs of the network, an array each, a row a picture."""
+        """The text itself; of a picture the inputs of the network, an array each; of a sound its windows."""
         self._require(media.modality)
         if isinstance(media, Text):
             return media.text
-        if isinstance(media, Video):
-            return self._pixels(list(media.frames))
+        if isinstance(media, Audio):
+            return self._windows(media)
         assert isinstance(media, Image)
         return self._pixels([media.pixels])
 
@@ -162,6 +189,8 @@ class HuggingFaceEncoder(Encoder):
         self._require(modality)
         if not batch:
             return Embeddings(np.empty((0, self.dim), np.float32), ())
+        if modality == "audio":
+            return self._encode_sounds(batch)
         vectors = self._encode_texts(batch) if modality == "text" else self._encode_pictures(batch)
         return Embeddings(vectors, (None,) * len(batch))
 
@@ -178,15 +207,55 @@ class HuggingFaceEncoder(Encoder):
         return vectors
 
     def _encode_pictures(self, batch: Sequence[Arrays]) -> Float[np.ndarray, "inputs dim"]:
-        pictures = {name: np.concatenate([inputs[name] for inputs in batch]) for name in self._image_inputs}
-        counts = np.array([len(inputs[self._image_inputs[0]]) for inputs in batch])
         rows = self._images.budget(small=_PICTURES[0], large=_PICTURES[1])
         runs = [
-            {name: array[start : start + rows] for name, array in pictures.items()}
-            for start in range(0, int(counts.sum()), rows)
+            {
+                name: np.concatenate([inputs[name] for inputs in batch[start : start + rows]])
+                for name in self._image_inputs
+            }
+            for start in range(0, len(batch), rows)
         ]
-        vectors = np.concatenate([self._checked(output) for output in self._images.run(runs)])
-        return np.add.reduceat(vectors, np.cumsum(counts) - counts) / counts[:, None].astype(np.float32)
+        return np.concatenate([self._checked(output) for output in self._images.run(runs)])
+
+    def _encode_sounds(self, batch: Sequence[_Windows]) -> Embeddings:
+        features = np.concatenate([sound.features for sound in batch])
+        rows = self._sounds.budget(small=_SOUNDS[0], large=_SOUNDS[1])
+        runs = [{"input_features": features[start : start + rows]} for start in range(0, len(features), rows)]
+        vectors = np.concatenate([self._checked(output) for output in self._sounds.run(runs)])
+        counts = np.array([len(sound.starts) for sound in batch])
+        wholes = np.add.reduceat(vectors, np.cumsum(counts) - counts) / counts[:, None].astype(np.float32)
+        owners = np.repeat(np.arange(len(batch)), counts)
+        several = counts[owners] > 1  # a sound of one window is that moment
+        moments = Moments(
+            owners[several],
+            np.concatenate([sound.starts for sound in batch])[several],
+            np.concatenate([sound.ends for sound in batch])[several],
+            vectors[several],
+            (None,) * int(several.sum()),
+        )
+        return Embeddings(wholes, (None,) * len(batch), moments=moments)
+
+    def _windows(self, sound: Audio) -> _Windows:
+        rate, length = int(self._extractor.sampling_rate), self._window
+        waveform = sound.waveform
+        if sound.rate != rate:
+            import soxr
+
+            waveform = soxr.resample(waveform, sound.rate, rate)
+        last = max(0, len(waveform) - length)
+        hop = int(length * _HOP)
+        starts = np.array([*range(0, last, hop), last])
+        # Some at a time: the extractor works in 64 bits.
+        parts = [
+            self._mel([waveform[start : start + length] for start in starts[first : first + 16]])
+            for first in range(0, len(starts), 16)
+        ]
+        ends = np.minimum(starts + length, len(waveform))
+        return _Windows(np.concatenate(parts), starts / rate, ends / rate)
+
+    def _mel(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+        found = self._extractor(list(waveforms), sampling_rate=int(self._extractor.sampling_rate), return_tensors="np")
+        return np.asarray(found["input_features"], np.float32)
 
     def _checked(self, output: np.ndarray) -> Float[np.ndarray, "batch dim"]:
         if output.ndim != 2 or output.shape[1] != self.dim:
@@ -244,6 +313,9 @@ class HuggingFaceEncoder(Encoder):
         ]
         return {name: np.concatenate([inputs[name] for inputs in pictures]) for name in self._image_inputs}
 
+    def _sample_sounds(self, rows: int, generator: np.random.Generator) -> Arrays:
+        return {"input_features": self._mel([generator.normal(0, 0.1, self._window) for _ in range(rows)])}
+
     def _network(
         self,
         tower: str,
@@ -260,6 +332,9 @@ class HuggingFaceEncoder(Encoder):
 
     def _build_joint_image(self) -> torch.nn.Module:
         return _Tower(self._joint(), "get_image_features", self._image_inputs)
+
+    def _build_joint_audio(self) -> torch.nn.Module:
+        return _Ears(self._joint())
 
     def _build_joint_text(self) -> torch.nn.Module:
         return _Tower(self._joint(), "get_text_features", self._rules.inputs)
@@ -302,6 +377,20 @@ class _Tower(torch.nn.Module):
         # Most models of transformers 5 give an object, and a few still the tensor itself.
         features: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
         return features
+
+
+class _Ears(torch.nn.Module):
+    """The audio half of CLAP, for windows that it takes whole."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.tower = _Tower(model, "get_audio_features", ("input_features", "is_longer"))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        # The extractor calls one window of each batch longer than it is, at random, as in training.
+        longer = torch.zeros(features.shape[0], 1, dtype=torch.bool, device=features.device)
+        output: torch.Tensor = self.tower(features, longer)
+        return output
 
 
 class _MeanPooled(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Pictures and frames to embeddings: preprocessing, batches and the class head of EfficientNet-Lite0.
+"""Pictures to embeddings: preprocessing, batches and the class head of EfficientNet-Lite0.
 
 Where the weights are found is left to `offline`, the layers to `networks`, how they are run to `runtime`.
 """
@@ -17,7 +17,7 @@ from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint, made_once
 from chiasm.encoders.runtime import Arrays, Blueprint, Device, Engine, Network
 from chiasm.errors import EncoderError
-from chiasm.types import Image, Media, Modality, Video
+from chiasm.types import Image, Media, Modality
 
 if TYPE_CHECKING:
     import torch
@@ -27,12 +27,11 @@ DIM = 1280
 CLASSES = 1000
 
 _VERSION = "1"  # of everything here and in `networks` that changes embeddings
-_FRAMES = 8
 _SMALL, _LARGE = 2, 64  # pictures a run: on one core, and on a GPU
 
 
 class ImageEncoder(Encoder):
-    """Pooled features of EfficientNet-Lite0, 1280 numbers that are not negative; of a video the mean over its frames.
+    """Pooled features of EfficientNet-Lite0, 1280 numbers that are not negative.
 
     The whole picture is seen: it is scaled until its longer side has 224 pixels and laid on a square of the colour of
     its own border. The usual crop of the centre cuts long things off: of the Tux Paint stamps it finds 0.37 among the
@@ -63,9 +62,9 @@ class ImageEncoder(Encoder):
         if len(class_names) != CLASSES:
             raise EncoderError(f"EfficientNet-Lite0 has {CLASSES} classes; got {len(class_names)} names")
         self.name = "efficientnet-lite0"
-        self.modalities: frozenset[Modality] = frozenset({"image", "video"})
+        self.modalities: frozenset[Modality] = frozenset({"image"})
         self.dim = DIM
-        self.view = View(image_size=SIDE, frames=_FRAMES)
+        self.view = View(image_size=SIDE)
         self.batch_size = _LARGE
         self._weights = weights
         self._class_names = tuple(class_names)
@@ -83,25 +82,19 @@ class ImageEncoder(Encoder):
         return self._fingerprint
 
     def prepare(self, media: Media) -> Prepared:
-        """Pixels of a picture or of all frames, `frames x 224 x 224 x 3` bytes."""
+        """Pixels of a picture, `1 x 224 x 224 x 3` bytes."""
         self._require(media.modality)
-        if isinstance(media, Video):
-            return np.stack([fit(frame) for frame in media.frames])
         assert isinstance(media, Image)
         return fit(media.pixels)[None]
 
     def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
-        """Embed prepared pictures or videos, a row each."""
+        """Embed prepared pictures, a row each."""
         self._require(modality)
         if not batch:
             return Embeddings(np.empty((0, DIM), np.float32), ())
-        pictures = np.concatenate(batch)
         rows = self._network.budget(small=_SMALL, large=_LARGE)
-        runs = [{"pixels": pictures[start : start + rows]} for start in range(0, len(pictures), rows)]
-        vectors = np.concatenate(self._network.run(runs))
-        counts = np.array([len(frames) for frames in batch])
-        starts = np.cumsum(counts) - counts
-        return Embeddings(np.add.reduceat(vectors, starts) / counts[:, None].astype(np.float32), (None,) * len(batch))
+        runs = [{"pixels": np.concatenate(batch[start : start + rows])} for start in range(0, len(batch), rows)]
+        return Embeddings(np.concatenate(self._network.run(runs)), (None,) * len(batch))
 
     def class_head(self) -> ClassHead:
         """The ImageNet classifier. Kept in the cache as safetensors, so that reading it does not import PyTorch."""

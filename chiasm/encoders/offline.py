@@ -17,27 +17,43 @@ from chiasm.encoders.cache import file_digest, fingerprint, made_once
 from chiasm.encoders.image import ImageEncoder
 from chiasm.encoders.runtime import Device
 from chiasm.encoders.text import TextEncoder
+from chiasm.encoders.video import VideoEncoder
 from chiasm.errors import EncoderError, MissingExtraError
 
 WHISPER = "CHIASM_WHISPER"
 """Environment variable with the folder of a Whisper model in CTranslate2's format."""
 
 
-def offline_encoders(*, device: Device = "auto") -> tuple[Encoder, ...]:
-    """Images (and videos), texts and, where a Whisper model is at hand, speech.
+def offline_encoders(
+    *, language: str | None = None, translate: bool = False, device: Device = "auto"
+) -> tuple[Encoder, ...]:
+    """Images, texts, videos and, where a Whisper model is at hand, speech, in videos too.
+
+    Args:
+        language: that is spoken, see `SpeechEncoder`.
+        translate: whether speech is written down in English, see `SpeechEncoder`.
+        device: see `Network`.
 
     Raises:
-        MissingExtraError: the packages with the weights are not installed.
-        EncoderError: `CHIASM_WHISPER` names a folder that holds no model.
+        MissingExtraError: the packages with the weights are not installed, or a choice on speech was made and
+            faster-whisper is not installed.
+        EncoderError: `CHIASM_WHISPER` names a folder that holds no model, or a choice on speech was made and there is
+            no Whisper model.
     """
+    image = ImageEncoder(image_weights(), class_names(), device=device)
     text = TextEncoder(text_folder(), device=device)
-    encoders: tuple[Encoder, ...] = (ImageEncoder(image_weights(), class_names(), device=device), text)
     model = whisper_folder()
-    if model is not None and importlib.util.find_spec("faster_whisper") is not None:
-        from chiasm.encoders.speech import SpeechEncoder
+    asked = language is not None or translate
+    if asked and model is None:
+        raise EncoderError(
+            f"language and translate are choices on speech, and there is no Whisper model here. Put its folder into {WHISPER}"
+        )
+    if model is None or (importlib.util.find_spec("faster_whisper") is None and not asked):
+        return image, text, VideoEncoder(image)
+    from chiasm.encoders.speech import SpeechEncoder
 
-        encoders += (SpeechEncoder(model, text, device=device),)
-    return encoders
+    speech = SpeechEncoder(model, text, language=language, translate=translate, device=device)
+    return image, text, VideoEncoder(image, speech), speech
 
 
 def image_weights() -> Path:

@@ -1,8 +1,9 @@
 """Speech to embeddings through words: Whisper transcribes, a text encoder embeds the transcript.
 
 Whisper (Radford et al. 2022, arXiv:2212.04356) in the form of CTranslate2, loaded by faster-whisper. Speech is found
-first (Silero's detector, which faster-whisper brings) and cut at pauses into windows that Whisper can take, however
-long the sound is. Where the model is found is left to `offline`, the embedding of texts to the text encoder.
+first (Silero's detector, which faster-whisper brings) and cut at pauses into windows, however long the sound is. Each
+window is a moment, with its times, its transcript and its vector. Where the model is found is left to `offline`, the
+embedding of texts to the text encoder.
 
 Whisper was trained on windows of 30 s and pads what is shorter. Most of the work is in the padding, so here windows
 are padded to 15 s only, and one whose transcript looks like a loop is done again with 30 s. That costs a quarter.
@@ -14,15 +15,16 @@ import importlib.util
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from chiasm._optional import require
-from chiasm.encoders.base import Embeddings, Encoder, Prepared, View
+from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint
 from chiasm.encoders.runtime import DEVICES, Device, usable_cores
 from chiasm.errors import EncoderError
@@ -35,21 +37,48 @@ RATE = 16_000  # samples a second
 FILES = ("model.bin", "config.json", "tokenizer.json")
 """What a folder with a Whisper model must hold."""
 
-_VERSION = "1"  # of everything here that changes transcripts
-_SPEECH = 25  # seconds of a window at most, the rest being padding that Whisper needs to find the end
+MOMENT = 10.0  # seconds of a moment at most; a sound that is no longer is one moment
+
+_VERSION = "2"  # of everything here that changes transcripts and moments
 _SHORT, _FULL = 15, 30  # seconds that windows are padded to
 _MARGIN = 5  # seconds of padding at least, with _SHORT
 _PAD = 0.2  # seconds kept before and after speech
-_PAUSE = 0.5  # seconds of silence at which a long sound may be cut
+_PAUSE = 0.5  # seconds of silence at which speech may be cut
+_BREAK = 1.0  # seconds of silence at which it is cut
+_BLOCK = 600  # seconds that the detector, which needs several copies, hears at once
+_WORDS = 180  # of a transcript at most to be embedded as a whole: text encoders cut what is longer
 _BATCH_CPU, _BATCH_CUDA = 4, 16
 _LOOPS = 2.4  # ratio of compression above which a transcript repeats itself (Radford et al. 2022, section 4.5)
 _NO_SPEECH, _UNSURE = 0.6, -1.0  # probability of no speech, mean log-probability of the tokens (ibid.)
+
+Waveform: TypeAlias = Float[np.ndarray, " samples"]
+
+
+@dataclass(frozen=True)
+class _Speech:
+    """A prepared sound: where somebody speaks."""
+
+    windows: tuple[Waveform, ...]  # at RATE
+    starts: tuple[float, ...]  # seconds
+    ends: tuple[float, ...]
+    seconds: float  # of the sound
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What was understood of a window."""
+
+    text: str
+    language: str | None  # code; None: nothing was heard
+    certainty: float  # of the language
 
 
 class SpeechEncoder(Encoder):
     """The text encoder's embeddings of what is said. Comparable with those of texts: `vector_space` is the same.
 
-    A sound in which no words are recognised gets a row of zeros and the text "": it has no place among texts.
+    A sound in which no words are recognised gets a row of zeros and the text "": it has no place among texts. A sound
+    of more than 10 s has moments of at most 10 s, cut at pauses. A transcript of more than 180 words is embedded as the
+    mean over its moments.
     """
 
     def __init__(
@@ -58,6 +87,7 @@ class SpeechEncoder(Encoder):
         text: Encoder,
         *,
         language: str | None = None,
+        translate: bool = False,
         device: Device = "auto",
         threads: int | None = None,
     ) -> None:
@@ -68,6 +98,7 @@ class SpeechEncoder(Encoder):
             text: embeds the transcripts.
             language: code of the language that is spoken, e.g. `"en"`; None finds it out, sound by sound, which on
                 single words goes wrong more often.
+            translate: whether what is not English is written down in English, by Whisper itself.
             device: `"auto"` is the GPU if CTranslate2 can use one (in float16), else the CPU (in int8).
             threads: cores to use on a CPU; None is all that this process may use.
 
@@ -97,16 +128,19 @@ class SpeechEncoder(Encoder):
         self._folder = folder
         self._text = text
         self._language = language
+        self._translate = translate
         self._device = device
         self._threads = threads or usable_cores()
         digests = [file_digest(file) for file in sorted(folder.iterdir()) if file.suffix in {".bin", ".json"}]
-        self._fingerprint = fingerprint("whisper", _VERSION, language or "", text.fingerprint, *digests)
+        self._fingerprint = fingerprint(
+            "whisper", _VERSION, language or "", "translate" if translate else "", text.fingerprint, *digests
+        )
         self._model: WhisperModel | None = None
         self._loading = Lock()
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest over the speech model, the language, the text encoder and this module's version."""
+        """Hex digest over the speech model, language and translation, the text encoder and this module's version."""
         return self._fingerprint
 
     @property
@@ -115,7 +149,7 @@ class SpeechEncoder(Encoder):
         return self._text.vector_space
 
     def prepare(self, media: Media) -> Prepared:
-        """Windows of speech, waveforms of at most 25 s at 16 kHz; none where nobody speaks."""
+        """Windows of speech, waveforms of at most 10 s at 16 kHz, and their times; none where nobody speaks."""
         self._require(media.modality)
         assert isinstance(media, Audio)
         waveform = media.waveform
@@ -123,51 +157,102 @@ class SpeechEncoder(Encoder):
             import soxr
 
             waveform = soxr.resample(waveform, media.rate, RATE)
-        return _speech(np.ascontiguousarray(waveform, dtype=np.float32))
+        waveform = np.asarray(waveform, dtype=np.float32)
+        spans = _spans(waveform)
+        return _Speech(
+            tuple(waveform[start:end].copy() for start, end in spans),  # or it would hold the whole sound
+            tuple(start / RATE for start, _ in spans),
+            tuple(end / RATE for _, end in spans),
+            len(waveform) / RATE,
+        )
 
     def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
-        """Transcribe and embed sounds, a row each."""
+        """Transcribe and embed sounds, a row each, and their moments."""
         self._require(modality)
-        vectors = np.zeros((len(batch), self.dim), np.float32)
-        texts = self._transcribe(batch)
-        spoken = [row for row, text in enumerate(texts) if text]
-        if spoken:
-            vectors[spoken] = self._text.encode([Text(texts[row]) for row in spoken]).vectors
-        return Embeddings(vectors, texts)
+        sounds: Sequence[_Speech] = batch
+        heard, languages = self._transcribe(sounds)
+        texts = tuple(" ".join(filter(None, windows)) for windows in heard)
+        moments = [
+            (row, start, end, text)
+            for row, sound in enumerate(sounds)
+            if sound.seconds > MOMENT
+            for start, end, text in zip(sound.starts, sound.ends, heard[row], strict=True)
+            if text
+        ]
+        said = sorted({text for text in (*texts, *(text for *_, text in moments)) if text})
+        place = {text: row for row, text in enumerate(said)}
+        embedded = np.zeros((len(said) + 1, self.dim), np.float32)  # the last is of no words
+        if said:
+            embedded[:-1] = self._text.encode([Text(text) for text in said]).vectors
+        owners = np.array([row for row, *_ in moments], int)
+        spans = np.array([(start, end) for _, start, end, _ in moments]).reshape(-1, 2)
+        vectors = embedded[[place.get(text, -1) for text in texts]]
+        own = embedded[[place[text] for *_, text in moments]]
+        for row, text in enumerate(texts):
+            if len(text.split()) > _WORDS and (owners == row).any():
+                vectors[row] = own[owners == row].mean(axis=0)
+        return Embeddings(
+            vectors,
+            texts,
+            languages,
+            Moments(owners, spans[:, 0], spans[:, 1], own, tuple(text for *_, text in moments)),
+        )
 
-    def _transcribe(self, sounds: Sequence[Sequence[Float[np.ndarray, " samples"]]]) -> tuple[str, ...]:
-        """What is said in each sound, from the transcripts of its windows."""
-        windows = [(row, window) for row, sound in enumerate(sounds) for window in sound]
+    def _transcribe(self, sounds: Sequence[_Speech]) -> tuple[list[list[str]], tuple[str | None, ...]]:
+        """What is said in each window of each sound, and the language of each sound."""
+        rows = [row for row, sound in enumerate(sounds) for _ in sound.windows]
+        windows = [window for sound in sounds for window in sound.windows]
+        heard = self._hear_all(windows, [self._language] * len(windows))
+        # One sound is in one language: that of most of it. What was taken for another one is heard again.
+        votes: list[dict[str, float]] = [{} for _ in sounds]
+        for row, window, found in zip(rows, windows, heard, strict=True):
+            if found.language is not None:
+                votes[row][found.language] = votes[row].get(found.language, 0.0) + found.certainty * len(window)
+        languages = tuple(max(vote, key=vote.__getitem__) if vote else None for vote in votes)
+        wrong = [number for number, row in enumerate(rows) if heard[number].language not in (None, languages[row])]
+        again = self._hear_all([windows[number] for number in wrong], [languages[rows[number]] for number in wrong])
+        for number, found in zip(wrong, again, strict=True):
+            heard[number] = found
+        said: list[list[str]] = [[] for _ in sounds]
+        for row, found in zip(rows, heard, strict=True):
+            said[row].append(found.text)
+        return said, languages
+
+    def _hear_all(self, windows: Sequence[Waveform], languages: Sequence[str | None]) -> list[_Heard]:
+        """Transcribe windows, in batches on all cores."""
         if not windows:
-            return ("",) * len(sounds)
+            return []
         model = self._loaded()
         # Windows of like length go together, so that little is padding.
-        order = sorted(range(len(windows)), key=lambda number: len(windows[number][1]))
+        order = sorted(range(len(windows)), key=lambda number: len(windows[number]))
         rows = _BATCH_CPU if model.model.device == "cpu" else _BATCH_CUDA
         groups = [order[start : start + rows] for start in range(0, len(order), rows)]
+
+        def hear(group: Sequence[int]) -> list[_Heard]:
+            return self._hear([windows[number] for number in group], [languages[number] for number in group])
+
         with ThreadPoolExecutor(self._threads, thread_name_prefix="chiasm-speech") as pool:
-            heard = list(pool.map(lambda group: self._hear([windows[number][1] for number in group]), groups))
-        words = {
-            number: text
-            for group, texts in zip(groups, heard, strict=True)
-            for number, text in zip(group, texts, strict=True)
-        }
-        said: list[list[str]] = [[] for _ in sounds]
-        for number, (row, _) in enumerate(windows):
-            said[row].append(words[number])
-        return tuple(" ".join(filter(None, parts)) for parts in said)
+            found = {
+                number: heard
+                for group, results in zip(groups, pool.map(hear, groups), strict=True)
+                for number, heard in zip(group, results, strict=True)
+            }
+        return [found[number] for number in range(len(windows))]
 
-    def _hear(self, windows: Sequence[Float[np.ndarray, " samples"]]) -> list[str]:
-        """Transcripts of a batch of windows."""
+    def _hear(self, windows: Sequence[Waveform], languages: Sequence[str | None]) -> list[_Heard]:
+        """Transcribe a batch of windows."""
         longest = max(len(window) for window in windows) / RATE
-        texts = self._generate(windows, min(_FULL, max(_SHORT, int(np.ceil(longest)) + _MARGIN)), no_repeat=0)
-        for number, text in enumerate(texts):
-            if _loops(text):
-                texts[number] = self._generate([windows[number]], _FULL, no_repeat=3)[0]
-        return texts
+        seconds = min(_FULL, max(_SHORT, int(np.ceil(longest)) + _MARGIN))
+        found = self._generate(windows, languages, seconds, no_repeat=0)
+        for number, heard in enumerate(found):
+            if _loops(heard.text):
+                found[number] = self._generate([windows[number]], [heard.language], _FULL, no_repeat=3)[0]
+        return found
 
-    def _generate(self, windows: Sequence[Float[np.ndarray, " samples"]], seconds: int, *, no_repeat: int) -> list[str]:
-        """Transcripts of windows padded to `seconds`, by greedy search, without words that occur again as `no_repeat`."""
+    def _generate(
+        self, windows: Sequence[Waveform], languages: Sequence[str | None], seconds: int, *, no_repeat: int
+    ) -> list[_Heard]:
+        """Transcribe windows padded to `seconds`, by greedy search, without words that occur again as `no_repeat`."""
         import ctranslate2
 
         model = self._loaded()
@@ -180,14 +265,18 @@ class SpeechEncoder(Encoder):
         encoded = model.model.encode(ctranslate2.StorageView.from_array(features.astype(np.float32)))
         token = model.hf_tokenizer.token_to_id
         start, end = token("<|startoftranscript|>"), token("<|notimestamps|>")
+        spoken = [(language or "en", 1.0) for language in languages]
+        prompts = [[start, end] for _ in windows]
         if model.model.is_multilingual:
-            if self._language is None:
-                spoken = [found[0][0] for found in model.model.detect_language(encoded)]
-            else:
-                spoken = [f"<|{self._language}|>"] * len(windows)
-            prompts = [[start, token(language), token("<|transcribe|>"), end] for language in spoken]
-        else:
-            prompts = [[start, end] for _ in windows]
+            if None in languages:
+                likely = [found[0] for found in model.model.detect_language(encoded)]
+                spoken = [
+                    (name.strip("<|>"), certainty) if language is None else (language, 1.0)
+                    for language, (name, certainty) in zip(languages, likely, strict=True)
+                ]
+            prompts = [
+                [start, token(f"<|{language}|>"), token(f"<|{self._task(language)}|>"), end] for language, _ in spoken
+            ]
         results = model.model.generate(
             encoded,
             prompts,
@@ -197,13 +286,17 @@ class SpeechEncoder(Encoder):
             return_scores=True,
             return_no_speech_prob=True,
         )
-        texts = []
-        for result in results:
+        heard = []
+        for result, (language, certainty) in zip(results, spoken, strict=True):
             tokens = result.sequences_ids[0]
             likelihood = result.scores[0] * len(tokens) / (len(tokens) + 1)  # the end of the text counts as a token
             silent = result.no_speech_prob > _NO_SPEECH and likelihood < _UNSURE
-            texts.append("" if silent else model.hf_tokenizer.decode(tokens, skip_special_tokens=True).strip())
-        return texts
+            text = "" if silent else model.hf_tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            heard.append(_Heard(text, language if text else None, certainty))
+        return heard
+
+    def _task(self, language: str) -> str:
+        return "translate" if self._translate and language != "en" else "transcribe"
 
     def _loaded(self) -> WhisperModel:
         with self._loading:
@@ -235,26 +328,34 @@ class SpeechEncoder(Encoder):
                 f"Whisper does not know the language {language!r}; it takes codes such as en, fr, de, zh, or None to "
                 "find it out"
             )
+        if not model.model.is_multilingual and (self._translate or language not in (None, "en")):
+            raise EncoderError(
+                f"the Whisper model in {self._folder} knows English only. Take a multilingual one, or leave out language "
+                "and translate"
+            )
         return model
 
 
-def _speech(waveform: Float[np.ndarray, " samples"]) -> list[Float[np.ndarray, " samples"]]:
-    """Pieces of the waveform that hold all speech, each at most 25 s long, cut in pauses where there are any."""
+def _spans(waveform: Waveform) -> list[tuple[int, int]]:
+    """Where somebody speaks, in samples: spans of at most 10 s that hold all speech, cut in pauses where there are any."""
     from faster_whisper.vad import VadOptions, get_speech_timestamps
 
     options = VadOptions(
         min_speech_duration_ms=100,
-        max_speech_duration_s=_SPEECH,
+        max_speech_duration_s=MOMENT,
         min_silence_duration_ms=int(_PAUSE * 1000),
         speech_pad_ms=int(_PAD * 1000),
     )
-    pieces: list[tuple[int, int]] = []
-    for found in get_speech_timestamps(waveform, options):
-        if pieces and found["end"] - pieces[-1][0] <= _SPEECH * RATE:
-            pieces[-1] = pieces[-1][0], found["end"]
-        else:
-            pieces.append((found["start"], found["end"]))
-    return [waveform[start:end] for start, end in pieces]
+    spans: list[tuple[int, int]] = []
+    for begin in range(0, len(waveform), _BLOCK * RATE):
+        for found in get_speech_timestamps(waveform[begin : begin + _BLOCK * RATE], options):
+            start, end = begin + found["start"], begin + found["end"]
+            pause = start - spans[-1][1] if spans else 0
+            if spans and pause < (_BREAK - 2 * _PAD) * RATE and end - spans[-1][0] <= MOMENT * RATE:
+                spans[-1] = spans[-1][0], end
+            else:
+                spans.append((start, end))
+    return spans
 
 
 def _loops(text: str) -> bool:

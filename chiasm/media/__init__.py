@@ -10,6 +10,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +29,8 @@ def load(
     image_size: int | None = None,
     rate: int | None = None,
     frames: int = 8,
+    fps: float | None = None,
+    track: int | None = None,
     limits: Limits = Limits(),  # noqa: B008  # frozen
 ) -> Media:
     """Open one file as what it is.
@@ -42,6 +45,8 @@ def load(
             at a smaller size, never below this. None decodes all pixels.
         rate: samples a second of sounds; None keeps the file's own.
         frames: frames of a video, at the centres of as many equal parts of its duration.
+        fps: frames a second of a video; with it, `frames` is the most that are taken. None takes always `frames`.
+        track: samples a second of the sound track of a video; None leaves it out.
         limits: what is too large to open.
 
     Returns:
@@ -51,12 +56,15 @@ def load(
     Raises:
         MediaError: the file cannot be used. `BROKEN`: missing, unreadable, cut off or damaged. `EMPTY`: no bytes, no
             samples, only whitespace. `SILENT`: see `chiasm.media.audio.SILENCE`. `TOO_LARGE`: over `limits`.
-            `UNSUPPORTED`: of no kind listed above, or not a file at all.
-        ValueError: `image_size`, `rate` or `frames` is not positive.
+            `UNSUPPORTED`: of no kind listed above, or not a file at all. A video whose sound track is damaged is
+            `BROKEN` if the track is asked for; one whose track is silent, empty or of an unknown codec has none.
+        ValueError: `image_size`, `rate`, `frames`, `fps` or `track` is not positive.
     """
-    for name, value in (("image_size", image_size), ("rate", rate), ("frames", frames)):
+    for name, value in (("image_size", image_size), ("rate", rate), ("frames", frames), ("track", track)):
         if value is not None and value < 1:
             raise ValueError(f"{name} has to be at least 1; got {value}")
+    if fps is not None and not fps > 0:
+        raise ValueError(f"fps has to be above 0; got {fps}")
     with _opened(path, limits) as (file, kind):
         if kind.reader == "text":
             return text.read(file.read(), limits=limits)
@@ -73,8 +81,14 @@ def load(
             stream = container.main_stream(opened, kind)
             if stream.type == "audio":
                 return audio.read_stream(opened, stream, kind, rate=rate, limits=limits)
-            times = video.centres(frames)
-            return video.read_stream(opened, stream, kind, times=times, image_size=image_size, limits=limits)
+            times = video.centres(frames, fps)
+            film = video.read_stream(opened, stream, kind, times=times, image_size=image_size, limits=limits)
+            begin = container.begin(stream)
+        if track is None:
+            return film
+        file.seek(0)
+        with container.opened(file, kind) as opened:  # anew: the pictures have left it somewhere in the middle
+            return replace(film, sound=audio.read_track(opened, kind, begin=begin, rate=track, limits=limits))
 
 
 def load_frames(

@@ -67,7 +67,51 @@ def read_stream(opened: InputContainer, stream: AudioStream, kind: Kind, *, rate
     Raises:
         MediaError: as `read`; `BROKEN` also where the sound ends much before its declared duration.
     """
-    seconds = container.duration(opened, stream) if kind in _DECLARES_DURATION else None
+    return _read_ffmpeg(
+        opened, stream, container.duration(opened, stream) if kind in _DECLARES_DURATION else None, rate, limits
+    )
+
+
+def read_track(opened: InputContainer, kind: Kind, *, begin: float, rate: int, limits: Limits) -> Audio | None:
+    """Decode the first sound track of a video; None where there is none, or none with a signal.
+
+    Args:
+        opened: the container, at its beginning.
+        kind: what it is.
+        begin: seconds on the container's clock at which the waveform is to begin. It is cut there, or silence is put
+            before it.
+        rate: samples a second wanted.
+        limits: as for `read`.
+
+    Raises:
+        MediaError: `BROKEN` or `TOO_LARGE`.
+    """
+    if not opened.streams.audio:
+        return None
+    stream = opened.streams.audio[0]
+    if not container.has_decoder(stream):  # a codec that is not known: the pictures are of use without it
+        return None
+    # What the container declares is the length of its longest stream, which may be the pictures.
+    declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
+    try:
+        sound = _read_ffmpeg(opened, stream, declared if kind in _DECLARES_DURATION else None, rate, limits)
+    except MediaError as error:
+        if error.outcome in (Outcome.SILENT, Outcome.EMPTY):
+            return None
+        raise
+    late = round((container.begin(stream) - begin) * rate)
+    if abs(late) > limits.max_seconds * rate:
+        raise MediaError(
+            Outcome.BROKEN, f"the sound of the {kind.name} begins {late / rate:,.0f} seconds off its pictures"
+        )
+    waveform = sound.waveform[-late:] if late < 0 else np.pad(sound.waveform, (late, 0)) if late else sound.waveform
+    return Audio(waveform, rate) if len(waveform) else None
+
+
+def _read_ffmpeg(
+    opened: InputContainer, stream: AudioStream, seconds: float | None, rate: int | None, limits: Limits
+) -> Audio:
+    """Decode a stream that declares to last so many seconds."""
     file_rate = stream.codec_context.sample_rate
     _check_duration(seconds, limits)
     container.strict(stream)
@@ -84,7 +128,7 @@ def read_stream(opened: InputContainer, stream: AudioStream, kind: Kind, *, rate
             yield part.to_ndarray().T
 
     audio, _ = _collect(blocks(), file_rate, rate=rate, limits=limits)
-    start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
+    start = container.begin(stream)
     if seconds is not None and end - start < seconds - _LACKING:
         raise MediaError(Outcome.BROKEN, f"the sound breaks off after {end - start:.1f} of {seconds:.1f} seconds")
     return audio

@@ -48,9 +48,14 @@ def main_stream(container: InputContainer, kind: Kind) -> VideoStream | AudioStr
     if not candidates:
         raise MediaError(Outcome.BROKEN, f"the {kind.name} has neither pictures nor sound")
     stream = candidates[0]
-    if stream.codec_context is None:
+    if not has_decoder(stream):
         raise MediaError(Outcome.UNSUPPORTED, f"no decoder is known for the {stream.type} of the {kind.name}")
     return stream
+
+
+def has_decoder(stream: VideoStream | AudioStream) -> bool:
+    """Whether FFmpeg knows the codec of a stream."""
+    return stream.codec_context is not None
 
 
 def strict(stream: VideoStream | AudioStream) -> None:
@@ -67,3 +72,8 @@ def duration(container: InputContainer, stream: VideoStream | AudioStream) -> fl
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
+
+
+def begin(stream: VideoStream | AudioStream) -> float:
+    """Seconds on the clock of the container at which a stream begins."""
+    return float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0

@@ -69,9 +69,14 @@ def read_stream(
     )
 
 
-def centres(frames: int) -> Callable[[float], list[float]]:
-    """Times for `read_stream`: the centres of `frames` equal parts of the duration."""
-    return lambda duration: [(index + 0.5) * duration / frames for index in range(frames)]
+def centres(frames: int, fps: float | None = None) -> Callable[[float], list[float]]:
+    """Times for `read_stream`: the centres of equal parts of the duration, `frames` or, up to that, `fps` a second."""
+
+    def times(duration: float) -> list[float]:
+        count = frames if fps is None else max(1, min(frames, round(duration * fps)))
+        return [(index + 0.5) * duration / count for index in range(count)]
+
+    return times
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
