@@ -7,16 +7,15 @@ and keyword options and returns a frozen result with `as_dict()` for JSON.
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from chiasm import encoders, learning, media
+from chiasm import encoders, learning
 from chiasm.arrays import (
     Labelled,
     Pairs,
@@ -27,8 +26,7 @@ from chiasm.arrays import (
     modality_arrays,
     pairs_of,
 )
-from chiasm.collection import AddReport, Collection, Progress, Vectors
-from chiasm.encoders.base import Encoder
+from chiasm.collection import AddReport, Collection, Progress
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, CollectionError, LabelError, SpaceError
 from chiasm.evaluation.splits import few_shot_split, holdout_split
@@ -40,53 +38,48 @@ from chiasm.recognition.fitting import FusionName, LearnedFeatures, SemiName
 from chiasm.recognition.heads import RungName
 from chiasm.recognition.tasks import Targets, TaskName
 from chiasm.recognition.tuning import SamplerName
-from chiasm.retrieval.index import ExactIndex, Hit
-from chiasm.space import LearnedMap, Space, saved_spaces, start_space
-from chiasm.types import MODALITIES, FileOutcome, Media, Modality, Outcome, Text
+from chiasm.searcher import (
+    START,
+    Query,
+    Searcher,
+    SearchResult,
+    Status,
+    gallery_of,
+    keep_indexes,
+    save_scores,
+    space_of,
+    start_of,
+    status_of,
+)
+from chiasm.space import LearnedMap, Space
+from chiasm.types import MODALITIES, FileOutcome, Media, Modality, Text
 
 if TYPE_CHECKING:
-    from chiasm.report import Page
+    from chiasm.assessment import Measured
+    from chiasm.report import Medium, Page
+    from chiasm.retrieval.scores import ScoreModel
+    from chiasm.transfer.alignment import Source
 
-START = "start"
 HELD_OUT = 0.2  # share of the pairs, whole groups, that `align` measures itself on
 
 OnProgress = Callable[[Progress], None]
+Files: TypeAlias = str | Path | Sequence[str | Path] | None
 
 
 # --------------------------------------------------------------------------------------------------------- results
 
 
 @dataclass(frozen=True)
-class Status:
-    """What a collection holds."""
+class Aligned:
+    """How one modality was brought to the anchor."""
 
-    path: str
-    encoder: str
-    items: int
-    outcomes: dict[str, int]  # files by outcome
-    embeddings: dict[str, int]  # vectors by modality
-    columns: tuple[str, ...]
-    spaces: tuple[str, ...]  # oldest first; the last is the one that search uses
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The hits of one query, best first, and the space they were found in."""
-
-    space: str
-    hits: tuple[Hit, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: metadata columns stand beside the fields of a hit."""
-        rows = []
-        for hit in self.hits:
-            fields = {"id": hit.id, "path": hit.path, "modality": hit.modality, "score": hit.score, "text": hit.text}
-            rows.append({**hit.metadata, **fields})
-        return {"space": self.space, "hits": rows}
+    method: str
+    pairs: int  # learned from in the end
+    held_out: int  # pairs of the measurement; whole groups (e.g. the same caption) are held out
+    alpha: float  # weight of the source in the end
+    blend: float  # share of the learned map; 0: the start was better, and stays
+    source_pairs: int
+    compared: tuple[dict[str, Any], ...]  # methods on left-out folds, where there were several to choose from
 
 
 @dataclass(frozen=True)
@@ -94,18 +87,23 @@ class AlignReport:
     """What alignment changed, on pairs that it did not learn from."""
 
     space: str
-    pairs: int  # pairs learned from in the end
-    held_out: int  # pairs of the measurement; whole groups (e.g. the same caption) are held out
-    before: dict[str, dict[str, float]]  # {"text_to_image": {"hit@1": .., "hit@10": ..}, "image_to_text": {..}}
-    after: dict[str, dict[str, float]]
-    alpha: float  # weight of the source in the end
-    strength: float
-    blend: float  # share of the learned map; 0: the start was better, and stays
-    source_pairs: int
+    aligned: dict[str, Aligned]  # by the modality that was moved
+    before: dict[str, dict[str, Any]]  # {"text_to_image": {"hit@1": .., "intervals": {..}}, ..}
+    after: dict[str, dict[str, Any]]
+    gain: dict[str, dict[str, Any]]  # by direction and metric, the paired difference with its interval
+    geometry: dict[str, dict[str, Any]]  # by modality that was moved: {"before": {..}, "after": {..}}
+    scores: dict[str, dict[str, Any]]
+    """By "text_to_image": the preparation of vectors that was chosen, and calibration error and rates of the probability
+    of relevance where there is one."""
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that were learned from, of all modalities."""
+        return sum(part.pairs for part in self.aligned.values())
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {**asdict(self), "pairs": self.pairs}
 
 
 @dataclass(frozen=True)
@@ -204,27 +202,16 @@ def add(
         networks = encoders.resolve(encoder or "offline", device=device)
         collection = Collection.create(to, encoder=encoder or "offline")
     report = collection.add(manifests, networks, on_progress=on_progress)
-    if report.encoded:
-        _gallery(collection, _space(collection, networks, None))  # so that the first search does not have to
+    if report.encoded:  # so that the first search does not have to
+        space = space_of(collection, networks, None)
+        keep_indexes(collection, space, gallery_of(collection, space))
+    _keep_words(collection)
     return report
 
 
 def status(collection: str | Path) -> Status:
     """What a collection holds."""
-    opened = Collection.open(collection)
-    counts: Counter[str] = Counter()
-    for file in opened.files():
-        if file["outcome"] in {Outcome.OK, Outcome.DUPLICATE}:
-            counts[file["modality"]] += 1
-    return Status(
-        str(opened.path),
-        opened.encoder,
-        opened.count(),
-        opened.outcomes(),
-        dict(counts),
-        tuple(opened.columns()),
-        saved_spaces(opened.path / "spaces"),
-    )
+    return status_of(Collection.open(collection))
 
 
 def remove(collection: str | Path, *, where: str) -> int:
@@ -235,73 +222,95 @@ def remove(collection: str | Path, *, where: str) -> int:
         where: SQL condition on the columns of the items, e.g. `"id = 'animals/bird'"`.
     """
     opened = Collection.open(collection)
-    return opened.remove(str(row["id"]) for row in opened.items(where=where))
+    count = opened.remove(str(row["id"]) for row in opened.items(where=where))
+    _keep_words(opened)
+    return count
 
 
 def search(
     collection: str | Path,
     text: str | None = None,
     *,
-    image: str | Path | None = None,
-    audio: str | Path | None = None,
-    video: str | Path | None = None,
+    image: Files = None,
+    audio: Files = None,
+    video: Files = None,
+    minus: str | Sequence[str] | None = None,
+    minus_image: Files = None,
+    like: str | Sequence[str] | None = None,
+    liked: Sequence[str] = (),
+    disliked: Sequence[str] = (),
     k: int = 10,
+    offset: int = 0,
     modality: Modality | None = None,
     where: str | None = None,
+    min_probability: float | Literal["auto"] | None = None,
+    hybrid: bool = False,
+    rerank: str | None = None,
+    diversity: float = 0.0,
     space: str | None = None,
     device: Device = "auto",
 ) -> SearchResult:
-    """The k items nearest to a query of any modality.
+    """The k items nearest to a query: words, files and items of the collection, alone or together.
+
+    Several parts are one query: what is wanted is added up, and what is not is taken out of it. For many searches, keep a
+    `chiasm.searcher.Searcher`.
 
     Args:
         collection: the collection.
-        text: a query in words. Exactly one of text, image, audio and video is given.
-        image: a file to search with.
-        audio: a file to search with.
-        video: a file to search with.
+        text: words to look for.
+        image: a file to search with, or several.
+        audio: the same.
+        video: the same.
+        minus: words for what is not wanted, or several of them.
+        minus_image: pictures of what is not wanted.
+        like: ids of items to find more like.
+        liked: ids of hits of an earlier page that were right: the query moves towards them; they are not shown again.
+        disliked: ids of hits of an earlier page that were wrong.
         k: hits at the most. A smaller gallery gives fewer.
+        offset: hits that are passed over, for the pages after the first.
         modality: find items by their files of this modality only. Default: by any.
         where: SQL condition on the columns of the items.
+        min_probability: leave out hits that are less probably relevant, from 0 to 1; `"auto"`: than what 95 % of the
+            questions that have an answer reach. No hits are left where nothing was found.
+        hybrid: go by the words of the query in texts, transcripts and columns, too (BM25), fused by reciprocal ranks.
+            Files without words are not behind for lacking them.
+        rerank: a sentence-transformers cross-encoder, hub id or folder, that reads the query and the hits' words.
+        diversity: from 0 (none) to 1, how much a hit is to differ from those before it.
         space: name of the space to search in. Default: the newest.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
-        SpaceError: the space lacks the query's modality, or there is nothing in the query.
-        CollectionError: `where` is malformed, or the collection has no vectors.
-        MediaError: the query's file cannot be used.
+        SpaceError: the space lacks the query's modality, there is nothing to look for, or no hit has a probability.
+        CollectionError: `where` is malformed, k or offset are out of range, or the collection has no vectors.
+        MediaError: a file of the query cannot be used.
     """
-    if k < 1:
-        raise CollectionError(f"k must be at least 1; got {k}")
-    opened = Collection.open(collection)
-    networks = encoders.resolve(opened.encoder, device=device)
-    chosen = _space(opened, networks, space)
-    query = chosen.embed(
-        [_query(chosen, networks, {"text": text, "image": image, "audio": audio, "video": video})], networks
+    searcher = Searcher(collection, space=space, device=device)
+    files = [*_opened(searcher, "image", image), *_opened(searcher, "audio", audio), *_opened(searcher, "video", video)]
+    query = Query(
+        plus=(*([] if text is None else [Text(text)]), *files),
+        minus=(*(Text(words) for words in _listed(minus)), *_opened(searcher, "image", minus_image)),
+        like=tuple(_listed(like)),
+        liked=tuple(liked),
+        disliked=tuple(disliked),
     )
-    if modality is not None and modality not in chosen.modalities:
-        raise SpaceError(f"the space {chosen.name!r} has {', '.join(chosen.modalities)}; cannot find by {modality!r}")
-    gallery = _gallery(opened, chosen)
-    if not len(gallery):
-        raise CollectionError(f"{opened.path} has no embedded files. Add some: chiasm add PATH --to {collection}")
-    rows = {str(row["id"]): row for row in opened.items(where=where)}
-    among: Bool[np.ndarray, " rows"] | None = None
-    if where is not None:
-        among = np.array([item in rows for item in gallery.items], dtype=bool)
-    if modality is not None:
-        right = np.array([found == modality for found in gallery.modalities], dtype=bool)
-        among = right if among is None else among & right
-    ranking = ExactIndex(gallery.vectors, gallery.items).search(query, k=k, among=among)
-    hits = []
-    for row, score in zip(ranking.rows[0], ranking.scores[0], strict=True):
-        if row >= 0 and gallery.items[row] in rows:  # else removed between the two reads
-            hits.append(_hit(gallery, int(row), float(score), rows[gallery.items[row]]))
-    return SearchResult(chosen.name, tuple(hits))
+    return searcher.search(
+        query,
+        k=k,
+        offset=offset,
+        modality=modality,
+        where=where,
+        min_probability=min_probability,
+        hybrid=hybrid,
+        rerank=rerank,
+        diversity=diversity,
+    )
 
 
 def align(
     collection: str | Path,
     *,
-    pairs: tuple[Modality, Modality] = ("image", "text"),
+    pairs: Sequence[Modality] = ("image", "text"),
+    method: str = "ridge",
     source: str | Path | None = None,
     alpha: float | Literal["auto"] = "auto",
     name: str = "aligned",
@@ -309,60 +318,74 @@ def align(
     seed: int = 0,
     device: Device = "auto",
 ) -> AlignReport:
-    """Learn from items that have both modalities, and make the result the newest space of the collection.
+    """Learn from items that have several modalities, and make the result the newest space of the collection.
 
-    Ridge in closed form; regularisation, source weight and the share of the learned map are chosen on left-out groups.
-    A fifth of the groups is held out to measure before and after; then all pairs are learned from.
+    A fifth of the groups is held out to measure before and after; then all pairs are learned from. What scores are worth
+    is learned from the same pairs, each placed by a map that did not learn from it: hits then have a probability.
 
     Args:
         collection: the target.
-        pairs: the two modalities. Text is the anchor where it is one of them; the other one is moved.
+        pairs: two modalities or more. Text is the anchor where it is among them; the others are moved to it.
+        method: `"ridge"`, `"procrustes"`, `"cca"`, `"infonce"`, `"siglip"`, `"none"` (the start stays, and only what scores
+            are worth is learned), or `"auto"`: ridge, unless another is better on left-out groups by more than a standard
+            error, which takes minutes to find out.
         source: a collection with such pairs, or a file written by `statistics`.
         alpha: weight of the source from 0 to 1, or `"auto"`.
         name: what the new space is called; one of that name is replaced.
         where: learn only from items that meet this SQL condition.
-        seed: of the held-out groups.
+        seed: of the held-out groups, and of methods that draw.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
-        SpaceError: fewer than 10 pairs, or a source of other encoders.
+        SpaceError: fewer than 10 pairs, a source of other encoders, or there is no such method.
     """
-    from chiasm.transfer.alignment import RidgeAlignment
+    from chiasm.scoring import CrossFitted, fit_scores
 
     if name == START:
         raise SpaceError(f"{START!r} is the name of the space that nothing was learned in; choose another")
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
-    start = _start(opened, networks)
-    data = pairs_of(opened, start, pairs, where=where)
-    statistics_ = None if source is None else _source_statistics(source, start, data.moved, data.anchor, device)
-
-    split = holdout_split(HELD_OUT, groups=data.groups, seed=seed)
-    learned = RidgeAlignment(alpha=alpha).fit(**data.take(split.train), source=statistics_)
-    held = split.test
-    before = _both_directions(data, data.start[held], held)
-    after = _both_directions(data, learned.transform(data.features[held], data.start[held]), held)
-    final = RidgeAlignment(alpha=alpha).fit(**data.take(np.arange(len(data.items))), source=statistics_)
-    choice = final.choice_
-    report = AlignReport(
-        space=name,
-        pairs=len(data.items),
-        held_out=len(held),
-        before=before,
-        after=after,
-        alpha=choice.alpha,
-        strength=choice.strength,
-        blend=choice.blend,
-        source_pairs=0 if statistics_ is None else statistics_.count,
-    )
+    start = start_of(opened, networks)
+    sets = [pairs_of(opened, start, one, where=where) for one in _with_anchor(pairs)]
+    if source is not None and len(sets) > 1:
+        raise SpaceError("a source goes with two modalities. Align one after the other, or leave it out")
+    learned = [_align_one(data, start, method, source, alpha, seed, device) for data in sets]
+    before: dict[str, dict[str, Any]] = {}
+    after: dict[str, dict[str, Any]] = {}
+    gain: dict[str, dict[str, Any]] = {}
+    geometry: dict[str, dict[str, Any]] = {}
+    for one in learned:
+        before |= one.before.found.as_dict()
+        after |= one.after.found.as_dict()
+        geometry[one.data.moved] = {"before": one.before.geometry.as_dict(), "after": one.after.geometry.as_dict()}
+        if len(np.unique(one.before.found.groups)) > 1:
+            differences = one.after.found.differences(one.before.found)
+            gain |= {
+                d: {metric: part.as_dict() for metric, part in metrics.items()} for d, metrics in differences.items()
+            }
     space = start.learned(
         name,
-        {data.moved: LearnedMap(final.weight_, final.bias_, choice.blend)},
-        learned_from=sorted(set(data.items)),
-        about=report.as_dict(),
+        {one.data.moved: one.map for one in learned if one.map is not None},
+        learned_from=sorted({item for one in learned for item in one.data.items}),
+        about={},
     )
+    gallery = gallery_of(opened, space)
+    scores = fit_scores(
+        opened, space, gallery, networks, learned=[CrossFitted(one.data, one.crossed) for one in learned], seed=seed
+    )
+    report = AlignReport(
+        space=name,
+        aligned={one.data.moved: one.report for one in learned},
+        before=before,
+        after=after,
+        gain=gain,
+        geometry=geometry,
+        scores=_told(scores),
+    )
+    space = replace(space, about=report.as_dict())
     space.save(opened.path / "spaces" / name)
-    _gallery(opened, space)
+    save_scores(opened.path / "spaces" / name, scores)
+    keep_indexes(opened, space, gallery)
     return report
 
 
@@ -386,7 +409,7 @@ def statistics(
     from chiasm.transfer.alignment import PairStatistics
 
     opened = Collection.open(collection)
-    start = _start(opened, encoders.resolve(opened.encoder, device=device))
+    start = start_of(opened, encoders.resolve(opened.encoder, device=device))
     data = pairs_of(opened, start, pairs, where=where)
     found = PairStatistics.from_pairs(data.features, data.anchors)
     found.save(out, _belongs_to(start, data.moved, data.anchor))
@@ -479,7 +502,7 @@ def fit(
         raise ChiasmError(f"also takes {', '.join(get_args(ProtocolName))}; got {unknown[0]!r}")
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
-    space = _start(opened, networks)
+    space = start_of(opened, networks)
     columns = [label] if label in opened.columns() else [part.strip() for part in label.split(",")]
     data = labelled_items(
         opened, networks, space, columns, modalities=modalities, where=where, group=group, alike=alike
@@ -683,7 +706,7 @@ def predict(
         has_any = [modality for modality in found.arrays if found.present[modality].any()]
         usable = np.flatnonzero(np.any([*found.present.values()], axis=0))
         if len(usable):
-            arrays = modality_arrays(found, _start(collection, networks), has_any, usable)
+            arrays = modality_arrays(found, start_of(collection, networks), has_any, usable)
             said = learning.say(saved.predictor, arrays, level=level, false_alarm_rate=false_alarm_rate)
     number_of = {row: number for number, row in enumerate(usable.tolist())}
     predictions = []
@@ -733,118 +756,142 @@ def evaluate(
             raise ChiasmError(
                 "label and against go with a model and a collection: chiasm evaluate MODEL COLLECTION --label COLUMN"
             )
-        result = _evaluate_space(Path(target), pairs or ("image", "text"), space, where, device)
-    else:
-        if pairs is not None or space is not None:
-            raise ChiasmError(
-                "pairs and space go with a collection alone: chiasm evaluate COLLECTION --pairs image,text"
-            )
-        return _evaluate_model(Path(target), Path(collection), label, where, against, report, device)
-    if report is not None:
-        from chiasm.report import show_retrieval
-
-        page = _page(result)
-        show_retrieval(page, result.metrics)
-        page.save(report)
-    return result
+        return _evaluate_space(Path(target), pairs or ("image", "text"), space, where, report, device)
+    if pairs is not None or space is not None:
+        raise ChiasmError("pairs and space go with a collection alone: chiasm evaluate COLLECTION --pairs image,text")
+    return _evaluate_model(Path(target), Path(collection), label, where, against, report, device)
 
 
-# ------------------------------------------------------------------------------------------------ spaces, galleries
+# ------------------------------------------------------------------------------------------------------------- queries
 
 
-def _start(collection: Collection, networks: Sequence[Encoder]) -> Space:
-    """The space that nothing was learned in; made once, and again when the encoders have changed."""
-    folder = collection.path / "spaces" / START
-    if (folder / "space.json").exists():
-        saved = Space.load(folder)
-        if dict(saved.fingerprints) == fingerprints_of(networks):
-            return saved
-    space = start_space(networks, name=START)
-    others = [
-        Space.load(collection.path / "spaces" / name).created
-        for name in saved_spaces(collection.path / "spaces")
-        if name != START
-    ]
-    if others:  # made anew, but not to be taken for newer than what was learned
-        space = replace(space, created=min(others)[:-1])
-    space.save(folder)
-    return space
+def _keep_words(collection: Collection) -> None:
+    """Bring the full text up to date, where there is one: the words of removed items go, those of new ones come."""
+    from chiasm.fulltext import FullText
+
+    words = FullText.kept(collection)
+    if words is not None:
+        words.update()
 
 
-def _space(collection: Collection, networks: Sequence[Encoder], name: str | None) -> Space:
-    names = saved_spaces(collection.path / "spaces")
-    if name is None:
-        name = names[-1] if names else START
-    if name == START:
-        return _start(collection, networks)
-    folder = collection.path / "spaces" / name
-    if name not in names:
-        raise SpaceError(f"{collection.path} has no space {name!r}. It has: {', '.join(names) or START}")
-    return Space.load(folder)
+def _listed(given: str | Path | Sequence[str | Path] | None) -> list[Any]:
+    if given is None:
+        return []
+    return [given] if isinstance(given, str | Path) else list(given)
 
 
-def _gallery(collection: Collection, space: Space) -> Vectors:
-    """All vectors of the collection in a space; kept on disk, so that only new ones are computed."""
-
-    def place(rows: Vectors) -> Float[np.ndarray, "rows dim"]:
-        placed = np.empty((len(rows), space.dim), np.float32)
-        for modality in set(rows.modalities):
-            chosen = np.array([found == modality for found in rows.modalities])
-            placed[chosen] = space.place(modality, rows.vectors[chosen])
-        return placed
-
-    return collection.mapped(space.digest, sorted(set(space.fingerprints.values())), place)
-
-
-def _query(space: Space, networks: Sequence[Encoder], given: Mapping[Modality, str | Path | None]) -> Media:
-    queries = [(modality, value) for modality, value in given.items() if value is not None]
-    if len(queries) != 1:
-        named = ", ".join(modality for modality, _ in queries) or "nothing"
-        raise SpaceError(f"a search needs exactly one query: a text, an image, a sound or a video; got {named}")
-    modality, value = queries[0]
-    if modality == "text":
-        if not str(value).strip():
-            raise SpaceError("the query is empty. Say in words what to look for")
-        return Text(str(value))
-    encoder = space.encoder(modality, networks)
-    view = encoder.view
-    medium = media.load(value, image_size=view.image_size, rate=view.rate, frames=view.frames)
-    if medium.modality != modality:
-        raise SpaceError(f"{value} was given as {modality} and its content is {medium.modality}")
-    return medium
-
-
-def _hit(gallery: Vectors, row: int, score: float, item: Mapping[str, Any]) -> Hit:
-    kind, number = gallery.slots[row].split("/")
-    value = item[kind][int(number)]
-    inline = kind == "text" and not Path(value).is_absolute()
-    metadata = {name: item[name] for name in item if name not in {"id", *MODALITIES}}
-    return Hit(
-        id=gallery.items[row],
-        modality=gallery.modalities[row],
-        score=score,
-        path=None if inline else value,
-        text=value if inline else gallery.texts[row],
-        metadata=metadata,
-    )
+def _opened(searcher: Searcher, modality: Modality, given: Files) -> list[Media]:
+    """Files of a query, which have to be of the modality that they were given as."""
+    found = []
+    for path in _listed(given):
+        medium = searcher.open(path)
+        if medium.modality != modality:
+            raise SpaceError(f"{path} was given as {modality} and its content is {medium.modality}")
+        found.append(medium)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------- pairs
 
 
-def _both_directions(
-    data: Pairs, mapped: Float[np.ndarray, "held dim"], held: Int[np.ndarray, " held"]
-) -> dict[str, dict[str, float]]:
-    """Retrieval metrics of the anchor by the moved modality and the other way; equal content counts as found."""
-    from chiasm.evaluation.ranking import retrieval_metrics
+def _media_of(collection: Collection, data: Pairs, rows: Int[np.ndarray, " some"]) -> tuple[list[Medium], list[Medium]]:
+    """What a report shows of pairs, of the anchor and of the moved modality."""
+    from chiasm.report import Medium
 
-    captions, moved = np.array(data.anchor_hashes)[held], np.array(data.moved_hashes)[held]
-    relevant = (captions[:, None] == captions[None, :]) | (moved[:, None] == moved[None, :])
-    scores = data.anchors[held] @ mapped.T
-    return {
-        f"{data.anchor}_to_{data.moved}": retrieval_metrics(scores, relevant).as_dict(),
-        f"{data.moved}_to_{data.anchor}": retrieval_metrics(scores.T, relevant).as_dict(),
-    }
+    items = {str(row["id"]): row for row in collection.items(ids=sorted({data.items[row] for row in rows}))}
+
+    def shown(item: str, slot: str) -> Medium:
+        kind, number = slot.split("/")
+        value = items[item][kind][int(number)]
+        if kind == "text":
+            return Medium(item, text=value if not Path(value).is_absolute() else Path(value).name)
+        if kind == "audio":
+            return Medium(item, sound=Path(value))
+        return Medium(item, picture=Path(value))
+
+    return (
+        [shown(data.items[row], data.anchor_slots[row]) for row in rows],
+        [shown(data.items[row], data.moved_slots[row]) for row in rows],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Learned:
+    """One modality brought to the anchor."""
+
+    data: Pairs
+    map: LearnedMap | None  # None: the start stays
+    before: Measured
+    after: Measured
+    crossed: Float[np.ndarray, "pairs dim"]  # every pair by a map that did not learn from its group
+    report: Aligned
+
+
+def _align_one(
+    data: Pairs,
+    start: Space,
+    method: str,
+    source: str | Path | None,
+    alpha: float | Literal["auto"],
+    seed: int,
+    device: Device,
+) -> _Learned:
+    from chiasm.assessment import measure_pairs
+    from chiasm.transfer.alignment import MIN_PAIRS
+    from chiasm.transfer.alignment_choice import AutoAlignment, make_alignment
+
+    if len(data.items) < MIN_PAIRS:
+        raise SpaceError(
+            f"alignment needs at least {MIN_PAIRS} pairs; got {len(data.items)} of {data.moved} and {data.anchor}. Add "
+            "pairs or use the space as it is"
+        )
+    split = holdout_split(HELD_OUT, groups=data.groups, seed=seed)
+    before = measure_pairs(data, data.start[split.test], split.test, seed=seed)
+    if method == "none":
+        if source is not None:
+            raise SpaceError(
+                "the method 'none' learns no map, so there is nothing to learn from a source. Leave it out"
+            )
+        report = Aligned("none", len(data.items), len(split.test), 0.0, 0.0, 0, ())
+        return _Learned(data, None, before, before, data.start, report)
+    theirs = None if source is None else _source_of(source, start, data.moved, data.anchor, device)
+    tried = make_alignment(method, alpha=alpha, seed=seed).fit(**data.take(split.train), source=theirs)
+    after = measure_pairs(
+        data, tried.transform(data.features[split.test], data.start[split.test]), split.test, seed=seed
+    )
+    compared = tried.comparison_.scores if isinstance(tried, AutoAlignment) else ()
+    chosen = tried.comparison_.chosen if isinstance(tried, AutoAlignment) else method
+    final = make_alignment(chosen, alpha=alpha, seed=seed).fit(**data.take(np.arange(len(data.items))), source=theirs)
+    choice = final.choice_
+    crossed = final.cross_fitted(**data.take(np.arange(len(data.items))), source=theirs)
+    report = Aligned(
+        chosen, len(data.items), len(split.test), choice.alpha, choice.blend, _count(theirs),
+        tuple(asdict(part) for part in compared),
+    )  # fmt: skip
+    return _Learned(data, LearnedMap(final.weight_, final.bias_, choice.blend), before, after, crossed, report)
+
+
+def _with_anchor(pairs: Sequence[Modality]) -> list[tuple[Modality, Modality]]:
+    """The pairs to learn from: two modalities, or each of several with text."""
+    if len(pairs) == 2:
+        return [(pairs[0], pairs[1])]
+    if len(pairs) < 2 or len(set(pairs)) < len(pairs) or "text" not in pairs:
+        raise SpaceError(
+            f"pairs are two different modalities, or several with text, which the others are brought to; got {', '.join(pairs)}"
+        )
+    return [(modality, "text") for modality in pairs if modality != "text"]
+
+
+def _told(model: ScoreModel) -> dict[str, dict[str, Any]]:
+    """What was learned about scores, for reports."""
+    told = {}
+    for (asked, searched), pair in model.pairs.items():
+        one: dict[str, Any] = {"preparation": asdict(pair.chosen.preparation)}
+        if pair.relevance is not None:
+            one |= {"calibration_error": pair.relevance.calibration_error, "queries": pair.relevance.queries}
+            one |= {"answered": pair.relevance.rates(pair.relevance.threshold())}
+        told[f"{asked}_to_{searched}"] = one
+    return told
 
 
 def _belongs_to(space: Space, moved: Modality, anchor: Modality) -> dict[str, str]:
@@ -858,15 +905,20 @@ def _belongs_to(space: Space, moved: Modality, anchor: Modality) -> dict[str, st
     }
 
 
-def _source_statistics(source: str | Path, space: Space, moved: Modality, anchor: Modality, device: Device) -> Any:
-    from chiasm.transfer.alignment import PairStatistics
+def _source_of(source: str | Path, space: Space, moved: Modality, anchor: Modality, device: Device) -> Source:
+    """The pairs of a collection, or the statistics in a file, if they are embedded as the target is."""
+    from chiasm.transfer.alignment import PairArrays, PairStatistics
 
     mine = _belongs_to(space, moved, anchor)
+    found: Source
     if Path(source).is_dir():
         opened = Collection.open(source)
-        start = _start(opened, encoders.resolve(opened.encoder, device=device))
+        start = start_of(opened, encoders.resolve(opened.encoder, device=device))
         data = pairs_of(opened, start, (moved, anchor))
-        theirs, found = _belongs_to(start, moved, anchor), PairStatistics.from_pairs(data.features, data.anchors)
+        theirs, found = (
+            _belongs_to(start, moved, anchor),
+            PairArrays(data.features, data.anchors, data.start, data.groups),
+        )
     else:
         found, theirs = PairStatistics.load(source)
     if theirs != mine:
@@ -877,20 +929,42 @@ def _source_statistics(source: str | Path, space: Space, moved: Modality, anchor
     return found
 
 
+def _count(source: Source | None) -> int:
+    from chiasm.transfer.alignment import PairStatistics
+
+    if source is None:
+        return 0
+    return source.count if isinstance(source, PairStatistics) else len(source.X)
+
+
 def _evaluate_space(
-    path: Path, pairs: tuple[Modality, Modality], name: str | None, where: str | None, device: Device
+    path: Path,
+    pairs: tuple[Modality, Modality],
+    name: str | None,
+    where: str | None,
+    report: str | Path | None,
+    device: Device,
 ) -> Evaluation:
+    from chiasm.assessment import measure_pairs, show_pairs
+
     opened = Collection.open(path)
-    space = _space(opened, encoders.resolve(opened.encoder, device=device), name)
+    space = space_of(opened, encoders.resolve(opened.encoder, device=device), name)
     data = pairs_of(opened, space, pairs, where=where)
     learned = set(space.learned_from)
     unseen = np.array([row for row, item in enumerate(data.items) if item not in learned], dtype=int)
     rows = unseen if len(unseen) else np.arange(len(data.items))
-    metrics = _both_directions(data, space.place(data.moved, data.embeddings[rows]), rows)
+    found = measure_pairs(data, space.place(data.moved, data.embeddings[rows]), rows)
     measured = f"{len(rows)} pairs of {data.moved} and {data.anchor}"
     if learned and len(unseen):
         measured += f" that the space was not learned from ({len(data.items) - len(unseen)} others left out)"
-    return Evaluation(f"space {space.name!r} of {opened.path.name}", measured, metrics, 0 if len(unseen) else len(rows))
+    what = f"space {space.name!r} of {opened.path.name}"
+    result = Evaluation(what, measured, found.as_dict(), 0 if len(unseen) else len(rows))
+    if report is not None:
+        page = _page(result)
+        before = measure_pairs(data, data.start[rows], rows) if learned and len(set(data.groups[rows])) > 1 else None
+        show_pairs(page, found, _media_of(opened, data, rows), before=before)
+        page.save(report)
+    return result
 
 
 # -------------------------------------------------------------------------------------------------------- recognition
@@ -938,7 +1012,7 @@ def _evaluate_model(
             model.check(fingerprints_of(networks))
     modalities = [modality for modality in MODALITIES if modality in saved.fingerprints]
     columns = learning.columns_of(saved.predictor, label or saved.label)
-    data = labelled_items(opened, networks, _start(opened, networks), columns, modalities=modalities, where=where)
+    data = labelled_items(opened, networks, start_of(opened, networks), columns, modalities=modalities, where=where)
     learned = saved.trained_on | (frozenset() if other is None else other.trained_on)
     unseen = np.array([row for row, item in enumerate(data.ids) if item not in learned], dtype=int)
     rows = unseen if len(unseen) else np.arange(len(data.ids))

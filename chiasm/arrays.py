@@ -38,6 +38,8 @@ class Pairs:
     embeddings: Float[np.ndarray, "pairs embedding"]  # of the moved modality, as the encoder gave them
     moved_hashes: tuple[str, ...]
     anchor_hashes: tuple[str, ...]
+    moved_slots: tuple[str, ...]  # "image/0": the item's first image
+    anchor_slots: tuple[str, ...]
 
     @cached_property
     def groups(self) -> Int[np.ndarray, " pairs"]:
@@ -45,14 +47,16 @@ class Pairs:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        nodes = {name: number for number, name in enumerate({*self.moved_hashes, *self.anchor_hashes, *self.items})}
+        # In the order in which they come: the order of a set is another one in every process, and so would splits be.
+        names = dict.fromkeys((*self.moved_hashes, *self.anchor_hashes, *self.items))
+        nodes = {name: number for number, name in enumerate(names)}
         left = [nodes[name] for part in (self.moved_hashes, self.anchor_hashes) for name in part]
         right = [nodes[name] for name in self.items] * 2
         graph = coo_array((np.ones(len(left)), (left, right)), shape=(len(nodes), len(nodes)))
         return np.asarray(connected_components(graph, directed=False)[1])[[nodes[name] for name in self.items]]
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> dict[str, Any]:
-        """Arguments of `RidgeAlignment.fit` for some of the pairs."""
+        """Arguments of an alignment's `fit` for some of the pairs."""
         groups = self.groups[rows]
         return {"X": self.features[rows], "Y": self.anchors[rows], "start": self.start[rows], "groups": groups}
 
@@ -103,6 +107,8 @@ def pairs_of(
         embeddings,
         tuple(found[moved].hashes[row] for row in left),
         tuple(found[anchor].hashes[row] for row in right),
+        tuple(found[moved].slots[row] for row in left),
+        tuple(found[anchor].slots[row] for row in right),
     )
 
 

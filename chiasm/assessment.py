@@ -14,7 +14,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from chiasm.arrays import Pairs
 from chiasm.evaluation.diagnostics import Interval, bootstrap_interval, shapley
+from chiasm.evaluation.geometry import PairGeometry, pair_geometry
 from chiasm.evaluation.metrics import (
     classification_metrics,
     multilabel_metrics,
@@ -25,12 +27,75 @@ from chiasm.evaluation.metrics import (
     roc_curves,
 )
 from chiasm.evaluation.protocols import Comparison, HeldOutClassScores, Incremental, Leak, LearningCurve
+from chiasm.evaluation.ranking import PairRetrieval, pair_retrieval
 from chiasm.plots import Bar, Series
 from chiasm.recognition.fitting import Details
 from chiasm.recognition.multitask import MultiTaskDetails
 from chiasm.recognition.tuning import EVALUATOR, Tuning
-from chiasm.report import Example, Page
+from chiasm.report import Example, Medium, Page, PairSide, show_alignment, show_examples, show_search
 from chiasm.types import Modality
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """How well two modalities of the same things find each other in a space.
+
+    Attributes:
+        found: the metrics.
+        geometry: how the two lie.
+        vectors: unit vectors of the two, in the order of `found.names`.
+    """
+
+    found: PairRetrieval
+    geometry: PairGeometry
+    vectors: tuple[Float[np.ndarray, "pairs dim"], Float[np.ndarray, "pairs dim"]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Metrics by direction, and the geometry."""
+        return {**self.found.as_dict(), "geometry": self.geometry.as_dict()}
+
+
+def measure_pairs(
+    data: Pairs, mapped: Float[np.ndarray, "some dim"], rows: Int[np.ndarray, " some"], *, seed: int = 0
+) -> Measured:
+    """Search by each modality of some pairs for the other; equal content counts as found.
+
+    Args:
+        data: the pairs.
+        mapped: unit vectors of the moved modality of these.
+        rows: which of them.
+        seed: of resampling.
+    """
+    names = (data.anchor, data.moved)
+    alike = (np.array(data.anchor_hashes)[rows], np.array(data.moved_hashes)[rows])
+    vectors = (data.anchors[rows], mapped)
+    found = pair_retrieval(*vectors, names=names, alike=alike, groups=data.groups[rows], seed=seed)
+    return Measured(found, pair_geometry(*vectors, names=names, k=min(10, max(len(rows) - 1, 1))), vectors)
+
+
+def show_pairs(
+    page: Page,
+    measured: Measured,
+    media: tuple[Sequence[Medium], Sequence[Medium]],
+    *,
+    before: Measured | None = None,
+) -> None:
+    """Sections on a search by pairs.
+
+    Args:
+        page: where to.
+        measured: the pairs in the space.
+        media: what to show of them, of each modality in the order of `measured.found.names`.
+        before: the same pairs in the space that nothing was learned in.
+    """
+    sides = (PairSide(measured.vectors[0], media[0]), PairSide(measured.vectors[1], media[1]))
+    show_search(page, measured.found, sides, measured.geometry)
+    if before is not None:
+        show_alignment(
+            page, before.found, measured.found, geometry_before=before.geometry, geometry_after=measured.geometry
+        )
+    show_examples(page, measured.found, sides)
+
 
 Kind: TypeAlias = Literal["classes", "labels", "number"]
 

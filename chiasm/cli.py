@@ -129,30 +129,57 @@ def remove(
 def search(
     collection: CollectionPath,
     text: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Search with a picture.")] = None,
-    audio: Annotated[Path | None, typer.Option(help="Search with a sound.")] = None,
-    video: Annotated[Path | None, typer.Option(help="Search with a video.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Search with a picture; may be given several times.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option(help="Search with a sound.")] = None,
+    video: Annotated[list[Path] | None, typer.Option(help="Search with a video.")] = None,
+    minus: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="What is not wanted, in words.")] = None,
+    minus_image: Annotated[list[Path] | None, typer.Option(help="What is not wanted, as a picture.")] = None,
+    like: Annotated[list[str] | None, typer.Option(metavar="ID", help="Find more like an item.")] = None,
+    liked: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="A hit that was right; it is not shown again.")
+    ] = None,
+    disliked: Annotated[list[str] | None, typer.Option(metavar="ID", help="A hit that was wrong.")] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Hits at the most.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, help="Hits to pass over: those of the pages before.")] = 0,
     modality: Annotated[
         str | None, typer.Option(help="Find items by these files only: " + ", ".join(MODALITIES))
     ] = None,
     where: Where = None,
+    min_probability: Annotated[
+        str | None, typer.Option(metavar="auto|P", help="Leave out hits that are less probably relevant.")
+    ] = None,
+    hybrid: Annotated[bool, typer.Option("--hybrid", help="Go by the words in texts and transcripts, too.")] = False,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Cross-encoder (hub id or folder) that reads query and hits.")
+    ] = None,
+    diversity: Annotated[float, typer.Option(min=0, max=1, help="How much hits are to differ from each other.")] = 0.0,
     space: Space = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Find the items nearest to a text, a picture, a sound or a video."""
+    """Find items by words, pictures, sounds and videos, alone or together, and by what is not wanted."""
     from chiasm import api
 
+    least = None if min_probability is None else _number_or_auto(min_probability, "--min-probability")
     result = api.search(
         collection,
         text,
         image=image,
         audio=audio,
         video=video,
+        minus=minus,
+        minus_image=minus_image,
+        like=like,
+        liked=liked or (),
+        disliked=disliked or (),
         k=k,
+        offset=offset,
         modality=_modality(modality) if modality is not None else None,
         where=where,
+        min_probability=least,
+        hybrid=hybrid,
+        rerank=rerank,
+        diversity=diversity,
         space=space,
         device=device,
     )
@@ -162,9 +189,20 @@ def search(
     if not result.hits:
         typer.echo("nothing found")
         return
-    table = _table("score", "modality", "id", "path or text")
+    if result.found is False and result.threshold is not None:
+        typer.echo(
+            f"Probably nothing: no hit has the probability of {result.threshold:.2f} that the best hit of 95 % of the questions "
+            "with an answer has. --min-probability auto leaves such hits out.",
+            err=True,
+        )
+    with_probability = any(hit.probability is not None for hit in result.hits)
+    columns = ("score", *(("probability",) if with_probability else ()), "modality", "id", "path or text")
+    table = _table(*columns)
     for hit in result.hits:
-        table.add_row(f"{hit.score:.3f}", hit.modality, hit.id, hit.path or hit.text or "")
+        chance = "" if hit.probability is None else f"{hit.probability:.2f}"
+        when = "" if hit.start is None or hit.end is None else f" [{_clock(hit.start)} to {_clock(hit.end)}]"
+        what = (hit.path or hit.text or "") + when + (f" {hit.text}" if when and hit.text else "")
+        table.add_row(f"{hit.score:.3f}", *((chance,) if with_probability else ()), hit.modality, hit.id, what)
     _print_table(table)
 
 
@@ -172,6 +210,10 @@ def search(
 def align(
     collection: CollectionPath,
     pairs: Pairs = "image,text",
+    method: Annotated[
+        Literal["auto", "ridge", "procrustes", "cca", "infonce", "siglip", "none"],
+        typer.Option(help="How to learn; auto tries all, none learns only what scores are worth."),
+    ] = "ridge",
     source: Annotated[Path | None, typer.Option(help="Collection or statistics file to learn from as well.")] = None,
     alpha: Annotated[str, typer.Option(help="Weight of the source: auto, or a number from 0 to 1.")] = "auto",
     name: Annotated[str, typer.Option(help="Name of the new space.")] = "aligned",
@@ -185,9 +227,10 @@ def align(
 
     report = api.align(
         collection,
-        pairs=_pair(pairs),
+        pairs=_pairs(pairs),
+        method=method,
         source=source,
-        alpha="auto" if alpha == "auto" else _number(alpha, "--alpha"),
+        alpha=_number_or_auto(alpha, "--alpha"),
         name=name,
         where=where,
         seed=seed,
@@ -196,13 +239,21 @@ def align(
     if as_json:
         _print_json(report.as_dict())
         return
-    typer.echo(f"Space {report.space!r}: learned from {report.pairs} pairs of {collection}")
-    if report.source_pairs:
-        typer.echo(f"  with {report.source_pairs} pairs of {source} at weight alpha = {report.alpha:.2f}")
-    typer.echo(f"Before and after on {report.held_out} pairs that it had not seen:")
+    for moved, part in report.aligned.items():
+        typer.echo(f"Space {report.space!r}: {moved} learned from {part.pairs} pairs of {collection} by {part.method}")
+        if part.source_pairs:
+            typer.echo(f"  with {part.source_pairs} pairs of {source} at weight alpha = {part.alpha:.2f}")
+        if part.blend == 0 and part.method != "none":
+            typer.echo("  Nothing learned was better than the start, so the space stays as it was.")
+    held = max(part.held_out for part in report.aligned.values())
+    typer.echo(f"Before and after on {held} pairs that it had not seen:")
     _print_table(_retrieval_table({"before": report.before, "after": report.after}))
-    if report.blend == 0:
-        typer.echo("Nothing learned was better than the start, so the space stays as it was.")
+    for direction, told in report.scores.items():
+        if "answered" in told:
+            typer.echo(
+                f"Probabilities of {direction.replace('_', ' ')}: off by {told['calibration_error']:.3f} on average; where nothing of "
+                f"the kind is there, {100 * told['answered']['foreign']:.0f} % of the questions still get an answer"
+            )
 
 
 @app.command()
@@ -308,7 +359,7 @@ def fit(
             fusion=fusion,
             names=names,
             source=source,
-            alpha="auto" if alpha == "auto" else _number(alpha, "--alpha"),
+            alpha=_number_or_auto(alpha, "--alpha"),
             semi=semi,
             features=features,
             class_weight=class_weight,
@@ -489,10 +540,17 @@ def _modality(name: str) -> Modality:
 
 
 def _pair(text: str) -> tuple[Modality, Modality]:
-    parts = text.split(",")
+    parts = _pairs(text)
     if len(parts) != 2:
         raise typer.BadParameter(f"pairs are two modalities with a comma between, e.g. image,text; got {text!r}")
-    return _modality(parts[0]), _modality(parts[1])
+    return parts[0], parts[1]
+
+
+def _pairs(text: str) -> list[Modality]:
+    parts = text.split(",")
+    if len(parts) < 2:
+        raise typer.BadParameter(f"pairs are two modalities or more with commas between, e.g. image,text; got {text!r}")
+    return [_modality(part.strip()) for part in parts]
 
 
 def _number(text: str, option: str) -> float:
@@ -500,6 +558,15 @@ def _number(text: str, option: str) -> float:
         return float(text)
     except ValueError:
         raise typer.BadParameter(f"{option} takes 'auto' or a number from 0 to 1; got {text!r}") from None
+
+
+def _number_or_auto(text: str, option: str) -> float | Literal["auto"]:
+    return "auto" if text == "auto" else _number(text, option)
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, as players show them."""
+    return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
 
 
 def _print_json(document: dict[str, Any]) -> None:
@@ -527,6 +594,8 @@ def _retrieval_table(results: dict[str, dict[str, dict[str, float]]]) -> Table:
     table = _table("", "direction", *shown)
     for when, directions in results.items():
         for direction, metrics in directions.items():
+            if shown[0] not in metrics:
+                continue
             table.add_row(when, direction.replace("_", " "), *(f"{metrics[name]:.3f}" for name in shown))
     return table
 

@@ -23,6 +23,7 @@ from chiasm.errors import ChiasmError
 from chiasm.plots import Bar
 from chiasm.report import Card, Page, show_classification
 from chiasm.retrieval.index import Hit
+from chiasm.searcher import START
 from chiasm.types import Modality, Text
 
 PACKAGE = "tuxpaint-stamps-default"
@@ -241,17 +242,17 @@ def _searches(collection: Path, corpus: _Corpus, say: Callable[[str], None]) -> 
     if image is None:
         image = next((Path(row["image"][0]) for row in rows if row["image"]), None)
     results: list[_Search] = [
-        (f"words: {text}", None, None, api.search(collection, text, modality=found, k=6, space=api.START).hits)
+        (f"words: {text}", None, None, api.search(collection, text, modality=found, k=6, space=START).hits)
         for text in texts
     ]
     if image is not None and "image" in has:
-        hits = api.search(collection, image=image, modality="image", k=7, space=api.START).hits
+        hits = api.search(collection, image=image, modality="image", k=7, space=START).hits
         results.append(
             ("a picture, for pictures like it", image, None, tuple(h for h in hits if h.path != str(image))[:6])
         )
     if audio is not None:
         try:
-            hits = api.search(collection, audio=audio, modality=found, k=6, space=api.START).hits
+            hits = api.search(collection, audio=audio, modality=found, k=6, space=START).hits
             results.append((f"a voice ({audio.name})", None, audio, hits))
         except ChiasmError as error:
             say(f"   no search by voice: {error}")
@@ -275,9 +276,11 @@ def _align(collection: Path, say: Callable[[str], None]) -> api.AlignReport | No
     except ChiasmError as error:
         say(f"   not aligned: {error}")
         return None
-    for direction in report.before:
+    for direction in report.gain:
         before, after = report.before[direction]["hit@10"], report.after[direction]["hit@10"]
-        say(f"   {direction.replace('_', ' ')}: hit@10 {before:.2f} -> {after:.2f} on {report.held_out} held-out pairs")
+        say(
+            f"   {direction.replace('_', ' ')}: hit@10 {before:.2f} -> {after:.2f} on {report.aligned['image'].held_out} held-out pairs"
+        )
     return report
 
 
@@ -337,14 +340,14 @@ def _page(
     if aligned is not None:
         page.section(
             "Align",
-            f"Learned from pairs of image and caption in closed form, measured on {aligned.held_out} pairs that were held "
+            f"Learned from pairs of image and caption in closed form, measured on {aligned.aligned['image'].held_out} pairs that were held "
             "out. hit@10: how often the right one is among the first ten.",
         )
         page.bar_chart(
             "hit@10 before and after",
             [
                 Bar(direction.replace("_", " "), float(values[direction]["hit@10"]), key=when)
-                for direction in aligned.before
+                for direction in aligned.gain
                 for when, values in (("before", aligned.before), ("after", aligned.after))
             ],
             x_range=(0, 1),
@@ -353,9 +356,9 @@ def _page(
         page.table(
             ("", "direction", *shown),
             [
-                (when, direction.replace("_", " "), *(float(values[name]) for name in shown))
-                for when, result in (("before", aligned.before), ("after", aligned.after))
-                for direction, values in result.items()
+                (when, direction.replace("_", " "), *(float(values[direction][name]) for name in shown))
+                for when, values in (("before", aligned.before), ("after", aligned.after))
+                for direction in aligned.gain
             ],
         )
     if fits:

@@ -164,8 +164,8 @@ def test_align_with_a_source_that_is_only_sums(collection: Path, tmp_path: Path)
     sums = tmp_path / "sums.safetensors"
     assert chiasm_json("statistics", collection, "--out", sums)["pairs"] == 16
     report = chiasm_json("align", collection, "--source", sums, "--name", "with source")
-    assert report["source_pairs"] == 16
-    assert 0 <= report["alpha"] <= 1
+    assert report["aligned"]["image"]["source_pairs"] == 16
+    assert 0 <= report["aligned"]["image"]["alpha"] <= 1
 
 
 def test_fit_predict_evaluate(collection: Path, folder: Path, tmp_path: Path) -> None:
@@ -231,9 +231,18 @@ def call(arguments: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
         (["add", "{folder}", "--to", "{folder}"], 1, "is not empty and not a collection"),
         (["add", "{folder}", "--to", "{collection}", "--encoder", "other/model"], 1, "made with the encoder 'offline'"),
         (["search", "{new}/missing", "x"], 1, "chiasm add"),
-        (["search", "{collection}"], 1, "exactly one query"),
+        (
+            ["search", "{collection}"],
+            1,
+            "a search needs a text, an image, a sound, a video or an item to go by; got nothing",
+        ),
+        (["search", "{collection}", "--minus", "x"], 1, "got only what is not wanted"),
+        (["search", "{collection}", "x", "--space", "start", "--min-probability", "auto"], 1, "has no probabilities"),
+        (["search", "{collection}", "--like", "nosuch"], 1, "there is no item 'nosuch'"),
+        (["search", "{collection}", "x", "--rerank", "{new}/nosuch"], 1, "cannot be loaded as a reranker"),
+        (["align", "{collection}", "--method", "magic"], 2, "magic"),
+        (["align", "{collection}", "--pairs", "image,image"], 1, "two different modalities"),
         (["search", "{collection}", " "], 1, "empty"),
-        (["search", "{collection}", "x", "--image", "{folder}/circle/red.png"], 1, "exactly one query"),
         (["search", "{collection}", "--image", "{folder}/circle/red.txt"], 1, "its content is text"),
         (["search", "{collection}", "--image", "{folder}/circle/cut.png"], 1, "chiasm: "),
         (["search", "{collection}", "x", "--where", "nosuch = 1"], 1, "Columns: id,"),
