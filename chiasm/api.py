@@ -44,6 +44,7 @@ from chiasm.searcher import (
     Searcher,
     SearchResult,
     Status,
+    drop_replaced,
     gallery_of,
     keep_indexes,
     save_scores,
@@ -386,6 +387,7 @@ def align(
     space.save(opened.path / "spaces" / name)
     save_scores(opened.path / "spaces" / name, scores)
     keep_indexes(opened, space, gallery)
+    drop_replaced(opened)
     return report
 
 

@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import time
 from collections import Counter, deque
@@ -413,6 +414,23 @@ class Collection:
             with self._writing():
                 self._append(f"mapped-{name}", parts[-1])
         return _concatenated([part for part in parts if len(part)] or parts[:1])
+
+    def drop_mapped(self, keep: Iterable[str], *, unused_for: float = 3600.0) -> tuple[str, ...]:
+        """Delete what `mapped` has kept under other names, of maps that were replaced. Gives the names.
+
+        Args:
+            keep: names that are still in use.
+            unused_for: seconds since the last change, before which nothing is deleted: a search may be reading it.
+        """
+        kept = {f"mapped-{name}" for name in keep}
+        dropped = []
+        with self._writing():
+            for path in sorted(self.path.glob("mapped-*.lance")):
+                changed = max((one.stat().st_mtime for one in (path / "_versions").glob("*")), default=0.0)
+                if path.stem not in kept and time.time() - changed > unused_for:
+                    shutil.rmtree(path)
+                    dropped.append(path.stem.removeprefix("mapped-"))
+        return tuple(dropped)
 
     # ------------------------------------------------------------------------------------------------ remove
 

@@ -9,6 +9,7 @@ modalities, the words of the query, a reranker, diversity, the page.
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -184,6 +185,14 @@ def gallery_of(collection: Collection, space: Space) -> Vectors:
 
 
 # ------------------------------------------------------------------------------------------------------- the gallery
+
+
+def drop_replaced(collection: Collection) -> None:
+    """Delete vectors and indexes of spaces that were replaced, some time after."""
+    folder = collection.path / "spaces"
+    digests = [Space.load(folder / name).digest for name in saved_spaces(folder)]
+    for digest in collection.drop_mapped(digests):
+        shutil.rmtree(collection.path / "indexes" / digest, ignore_errors=True)
 
 
 class _Divided:

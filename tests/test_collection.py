@@ -1149,3 +1149,13 @@ def test_write_whole_leaves_the_old_or_the_new(tmp_path: Path, monkeypatch: pyte
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_was_mapped_by_a_replaced_map_is_dropped_after_a_while(made: Collection, folder: Path) -> None:
+    add(made, folder)
+    for name in ("old", "new"):
+        made.mapped(name, [FakeEncoder().fingerprint], lambda found: found.vectors)
+    assert made.drop_mapped(["new"]) == ()  # a search may still be reading it
+    assert made.drop_mapped(["new"], unused_for=0.0) == ("old",)
+    assert [path.stem for path in made.path.glob("mapped-*.lance")] == ["mapped-new"]
+    assert len(made.mapped("old", [FakeEncoder().fingerprint], lambda found: found.vectors)) > 0
