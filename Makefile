@@ -34,9 +34,16 @@ bench: install
 	$(BIN)/python -m benchmarks.source --write
 	$(BIN)/python -m benchmarks.open_world --write
 	$(BIN)/python -m benchmarks.probe --write
+	$(BIN)/python -m benchmarks.align --write
+	$(BIN)/python -m benchmarks.scores --write
+	$(BIN)/python -m benchmarks.hybrid --write
+	$(BIN)/python -m benchmarks.moments --write
+	$(BIN)/python -m benchmarks.speech --write
+	$(BIN)/python -m benchmarks.serve --write
 
 docs: install
 	$(BIN)/python -m typer chiasm.cli utils docs --name chiasm --output docs/cli.md
+	$(BIN)/python -c "from chiasm.serving.app import openapi_text; print(openapi_text(), end='')" > docs/openapi.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

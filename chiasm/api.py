@@ -7,7 +7,7 @@ and keyword options and returns a frozen result with `as_dict()` for JSON.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from chiasm import encoders, learning
+from chiasm._optional import require
 from chiasm.arrays import (
     Labelled,
     Pairs,
@@ -57,6 +58,7 @@ from chiasm.types import MODALITIES, FileOutcome, Media, Modality, Text
 
 if TYPE_CHECKING:
     from chiasm.assessment import Measured
+    from chiasm.loop import DriftReport, LearnReport
     from chiasm.report import Medium, Page
     from chiasm.retrieval.scores import ScoreModel
     from chiasm.transfer.alignment import Source
@@ -495,7 +497,7 @@ def fit(
         ChiasmError: the source is embedded otherwise, or a choice that there is not.
     """
     from chiasm.assessment import measure
-    from chiasm.models import Model, check_report, classes_of, save_model
+    from chiasm.models import Model, check_report, classes_of, reference_of, save_model
     from chiasm.recognition.ladder import RungOptions
 
     check_report(report)
@@ -524,7 +526,9 @@ def fit(
     labels = classes_of(data, label)
     embedded = class_names(sorted(set(labels.tolist())), space, networks) if names else {}
     options = RungOptions() if log_dir is None else learning.logged(RungOptions(), log_dir)
-    other = None if source is None else _source_items(source, label, data, space, features is not None, device)
+    other = (
+        None if source is None else _source_items(source, label, data.fingerprints, space, features is not None, device)
+    )
     if shots is not None and nested:
         raise ChiasmError("nested measures by folds, shots on the items that were not drawn: take one of them")
     if shots is not None:
@@ -602,7 +606,10 @@ def fit(
         | ({} if tuning is None else {"tuning": tuning.as_dict()}),
     )
     seen = frozenset(data.ids[row] for row in train)
-    save_model(Path(out), Model(model, opened.encoder, label, dict(data.fingerprints), seen, result.as_dict()))
+    kept = reference_of(data.arrays.take(train), seed=seed)
+    save_model(
+        Path(out), Model(model, opened.encoder, label, dict(data.fingerprints), seen, result.as_dict(), reference=kept)
+    )
     if report is not None:
         from chiasm.assessment import show, show_choices, show_protocol, show_tuning
         from chiasm.report import Page
@@ -630,7 +637,7 @@ def _fit_columns(
     seed: int,
 ) -> FitReport:
     """Numbers, several labels an item, or several columns."""
-    from chiasm.models import Model, save_model
+    from chiasm.models import Model, reference_of, save_model
     from chiasm.recognition.multitask import MultiTaskPredictor
 
     def make() -> MultiTaskPredictor:
@@ -659,7 +666,10 @@ def _fit_columns(
         chosen=predictor.details_.as_dict(),
         duplicates=f"{data.alike} items are copies or near-duplicates of others and are kept on one side of every split.",
     )
-    model = Model(predictor, opened.encoder, label, dict(data.fingerprints), frozenset(data.ids), result.as_dict())
+    model = Model(
+        predictor, opened.encoder, label, dict(data.fingerprints), frozenset(data.ids), result.as_dict(),
+        reference=reference_of(data.arrays, seed=seed),
+    )  # fmt: skip
     save_model(out, model)
     if report is not None:
         from chiasm.assessment import show_columns
@@ -762,6 +772,210 @@ def evaluate(
     if pairs is not None or space is not None:
         raise ChiasmError("pairs and space go with a collection alone: chiasm evaluate COLLECTION --pairs image,text")
     return _evaluate_model(Path(target), Path(collection), label, where, against, report, device)
+
+
+def feedback(
+    collection: str | Path,
+    items: Sequence[str],
+    *,
+    verdict: Literal["up", "down"],
+    query: str = "",
+    who: str = "me",
+) -> dict[str, Any]:
+    """Keep thumbs on hits of a query. Gives how many verdicts there are now.
+
+    Args:
+        collection: the collection.
+        items: ids of hits.
+        verdict: whether they were right.
+        query: the words that were searched with.
+        who: whose verdict it is; of one person the latest counts.
+
+    Raises:
+        ChiasmError: an item is not in the collection, or a text is too long.
+    """
+    from chiasm.feedback import FeedbackTable, Thumb
+
+    table = FeedbackTable(Collection.open(collection))
+    table.add([Thumb(item, verdict, query) for item in items], who=who)
+    return table.count()
+
+
+def labels(collection: str | Path, items: Sequence[str], *, column: str, label: str, who: str = "me") -> dict[str, Any]:
+    """Keep what items truly are, for `learn`. Gives how many verdicts there are now.
+
+    Args:
+        collection: the collection; its own labels stay as they are.
+        items: their ids.
+        column: the label column.
+        label: the right value; `"unknown"` for none of the classes.
+        who: whose verdict it is; where people disagree, the majority counts.
+
+    Raises:
+        ChiasmError: an item is not in the collection, or a text is too long.
+    """
+    from chiasm.feedback import FeedbackTable, Label
+
+    table = FeedbackTable(Collection.open(collection))
+    table.add([Label(item, column, label) for item in items], who=who)
+    return table.count()
+
+
+def learn(
+    model: str | Path,
+    collection: str | Path,
+    *,
+    unseen: Literal["auto", "compare", "learn"] = "auto",
+    names: bool = True,
+    source: str | Path | None = None,
+    group: str | None = None,
+    alike: float = 0.97,
+    switch: bool = True,
+    seed: int = 0,
+    device: Device = "auto",
+) -> LearnReport:
+    """Fit a model again with the labels that people gave (`labels`), and take the new one if it is not worse.
+
+    Both are judged on the same items that they did not learn from. The old one is kept as MODEL.previous (`revert`).
+
+    Args:
+        model: a folder that `fit` wrote.
+        collection: where the labelled items and people's verdicts are.
+        unseen: what to do with labelled items that the model has not seen: `"compare"` old and new with them, `"learn"` from
+            them, or `"auto"`: compare where there are at least 30.
+        names: as in `fit`.
+        source: the other domain, of a model that was fitted with one.
+        group: as in `fit`.
+        alike: as in `fit`.
+        switch: whether to take the new model; else only say how it compares.
+        seed: of folds.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+
+    Raises:
+        ChiasmError: there is no model, it is of another encoder, or was replaced meanwhile.
+        LabelError: what is left to learn from does not allow it.
+    """
+    from chiasm import loop
+
+    opened = Collection.open(collection)
+    networks = encoders.resolve(opened.encoder, device=device)
+    space = start_of(opened, networks)
+    saved = load_model(Path(model))
+    other = None
+    if source is not None:
+        other = _source_items(source, saved.label, saved.fingerprints, space, False, device)
+    return loop.learn(
+        model,
+        opened,
+        networks,
+        space,
+        unseen=unseen,
+        names=names,
+        source=other,
+        group=group,
+        alike=alike,
+        switch=switch,
+        seed=seed,
+    )
+
+
+def revert(model: str | Path) -> str:
+    """Bring back the model that `learn` replaced. Gives its version.
+
+    Raises:
+        ChiasmError: none was replaced.
+    """
+    from chiasm.models import revert_model
+
+    return revert_model(Path(model))
+
+
+def drift(
+    model: str | Path, collection: str | Path, *, where: str | None = None, device: Device = "auto"
+) -> DriftReport:
+    """How far the items of a collection lie from those that a model learned from.
+
+    Args:
+        model: a folder that `fit` wrote.
+        collection: the items that come in.
+        where: only items that meet this SQL condition, such as those that were added last.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+
+    Raises:
+        ChiasmError: the model keeps no embeddings to compare with, or is of another encoder.
+    """
+    from chiasm import loop
+
+    opened = Collection.open(collection)
+    networks = encoders.resolve(opened.encoder, device=device)
+    return loop.collection_drift(load_model(Path(model)), opened, networks, start_of(opened, networks), where=where)
+
+
+def serve(
+    collection: str | Path,
+    *,
+    model: str | Path | None = None,
+    space: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8265,
+    api_key_file: str | Path | None = None,
+    host_names: Sequence[str] = (),
+    workers: int = 1,
+    rate: float | None = None,
+    query_log: str | Path | None = None,
+    device: Device = "auto",
+) -> None:
+    """Serve a page for people and a REST API for programs, until stopped (Ctrl-C); running requests are finished.
+
+    Args:
+        collection: what is searched in. `add` may go on meanwhile: new items appear without a restart.
+        model: a folder that `fit` wrote, to recognise with.
+        space: name of the space to search in. Default: the newest.
+        host: address to listen on. Any but this machine's own needs `api_key_file`.
+        port: 0 takes a free one; the log says which.
+        api_key_file: hashes of the keys that are let in, see `make_key`.
+        host_names: names under which the server is reached, beside its addresses, this machine's name and localhost.
+        workers: processes, which share the collection.
+        rate: requests a second of one key. Default: 50 where keys are needed, else no limit.
+        query_log: a file to keep the texts of queries in. Default: they are kept nowhere.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+
+    Raises:
+        ChiasmError: the address is open to others and no keys are given, the port is taken, or the collection, model or key
+            file cannot be used.
+    """
+    require("fastapi", "serve", "serve a collection")
+    from chiasm.serving.run import serve as run
+
+    run(
+        collection,
+        model=model,
+        space=space,
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        host_names=host_names,
+        workers=workers,
+        rate=rate,
+        query_log=query_log,
+        device=device,
+    )
+
+
+def make_key(file: str | Path, *, name: str = "default") -> str:
+    """Make an API key for `serve`. It is given once; the file keeps its hash.
+
+    Args:
+        file: with the hashes of keys; made where there is none.
+        name: of the key, for the log.
+
+    Raises:
+        ChiasmError: the file cannot be written, or has a key of that name.
+    """
+    require("fastapi", "serve", "serve a collection")
+    from chiasm.serving.keys import make_key as make
+
+    return make(file, name=name)
 
 
 # ------------------------------------------------------------------------------------------------------------- queries
@@ -973,13 +1187,18 @@ def _evaluate_space(
 
 
 def _source_items(
-    source: str | Path, label: str, data: Labelled, space: Space, with_unlabelled: bool, device: Device
+    source: str | Path,
+    label: str,
+    fingerprints: Mapping[Modality, str],
+    space: Space,
+    with_unlabelled: bool,
+    device: Device,
 ) -> SourceItems:
     """Items of another collection, embedded by the same encoders: those with a label, or all if that is enough."""
     opened = Collection.open(source)
     networks = encoders.resolve(opened.encoder, device=device)
     theirs = fingerprints_of(networks)
-    for modality, fingerprint in data.fingerprints.items():
+    for modality, fingerprint in fingerprints.items():
         if theirs.get(modality) != fingerprint:
             raise ChiasmError(
                 f"the source {source} has {modality} embeddings of another encoder ({theirs.get(modality, 'none')}, the "
@@ -987,10 +1206,10 @@ def _source_items(
             )
     if with_unlabelled and label not in opened.columns():
         ids = [str(row["id"]) for row in opened.items()]
-        found = embedded_items(opened, ids, data.fingerprints)
+        found = embedded_items(opened, ids, fingerprints)
         usable = np.flatnonzero(np.any([*found.present.values()], axis=0))
-        return SourceItems(modality_arrays(found, space, tuple(data.fingerprints), usable))
-    labelled = labelled_items(opened, networks, space, [label], modalities=tuple(data.fingerprints))
+        return SourceItems(modality_arrays(found, space, tuple(fingerprints), usable))
+    labelled = labelled_items(opened, networks, space, [label], modalities=tuple(fingerprints))
     return SourceItems(labelled.arrays, labelled.labels)
 
 

@@ -485,6 +485,189 @@ def evaluate(
 
 
 @app.command()
+def feedback(
+    collection: CollectionPath,
+    items: Annotated[list[str], typer.Argument(help="Ids of hits.")],
+    verdict: Annotated[Literal["up", "down"], typer.Option(help="Whether they were right.")],
+    query: Annotated[str, typer.Option(help="The words that were searched with.")] = "",
+    who: Annotated[str, typer.Option(help="Whose verdict it is.")] = "me",
+    as_json: Json = False,
+) -> None:
+    """Keep thumbs on hits."""
+    from chiasm import api
+
+    count = api.feedback(collection, items, verdict=verdict, query=query, who=who)
+    if as_json:
+        _print_json(count)
+    else:
+        typer.echo(", ".join(f"{name}: {value}" for name, value in count.items()))
+
+
+@app.command()
+def labels(
+    collection: CollectionPath,
+    items: Annotated[list[str], typer.Argument(help="Ids of items.")],
+    column: Annotated[str, typer.Option(help="The label column.")],
+    label: Annotated[str, typer.Option(help="What they truly are; unknown: none of the classes.")],
+    who: Annotated[str, typer.Option(help="Whose verdict it is.")] = "me",
+    as_json: Json = False,
+) -> None:
+    """Keep what items truly are, for learn."""
+    from chiasm import api
+
+    count = api.labels(collection, items, column=column, label=label, who=who)
+    if as_json:
+        _print_json(count)
+    else:
+        typer.echo(", ".join(f"{name}: {value}" for name, value in count.items()))
+
+
+@app.command()
+def learn(
+    model: Annotated[Path, typer.Argument(help="Folder of the model.")],
+    collection: CollectionPath,
+    unseen: Annotated[
+        Literal["auto", "compare", "learn"],
+        typer.Option(help="Labelled items that the model has not seen: compare with them, or learn from them."),
+    ] = "auto",
+    names: Annotated[
+        bool, typer.Option("--names/--no-names", help="Count the name of each class as one more example.")
+    ] = True,
+    source: Annotated[
+        Path | None, typer.Option(metavar="COLLECTION", help="The source that it was fitted with.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Keep items with the same value on one side of every split.")
+    ] = None,
+    alike: Annotated[
+        float, typer.Option(help="Cosine from which pictures, sounds and videos are near-duplicates.")
+    ] = 0.97,
+    switch: Annotated[bool, typer.Option("--switch/--no-switch", help="Take the new model if it is not worse.")] = True,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Fit a model again with what people said, and take the new one if it is not worse."""
+    from chiasm import api
+
+    report = api.learn(
+        model,
+        collection,
+        unseen=unseen,
+        names=names,
+        source=source,
+        group=group,
+        alike=alike,
+        switch=switch,
+        seed=seed,
+        device=device,
+    )
+    if as_json:
+        _print_json(report.as_dict())
+        return
+    typer.echo(
+        f"{report.corrections} items with a label of people's ({report.overruled} differ from the collection's), {report.items} "
+        f"learned from; compared on {report.compared}"
+    )
+    for column in report.columns:
+        typer.echo(
+            f"  {column.column}: {column.score} {column.old:.3f} before, {column.new:.3f} now, difference {column.difference:+.3f} "
+            f"({column.interval[0]:+.3f} to {column.interval[1]:+.3f})"
+        )
+    typer.echo(f"{'The new model was taken' if report.switched else 'The model stays as it was'}: {report.why}")
+
+
+@app.command()
+def revert(
+    model: Annotated[Path, typer.Argument(help="Folder of the model.")],
+    as_json: Json = False,
+) -> None:
+    """Bring back the model that learn replaced."""
+    from chiasm import api
+
+    version = api.revert(model)
+    if as_json:
+        _print_json({"version": version})
+    else:
+        typer.echo(f"{model} is the model again that it was before (version {version})")
+
+
+@app.command()
+def drift(
+    model: Annotated[Path, typer.Argument(help="Folder of the model.")],
+    collection: CollectionPath,
+    where: Where = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Tell how far the items of a collection lie from those that a model learned from."""
+    from chiasm import api
+
+    report = api.drift(model, collection, where=where, device=device)
+    if as_json:
+        _print_json(report.as_dict())
+        return
+    for modality, found in report.modalities.items():
+        typer.echo(f"{modality}: MMD p = {found.p_value:.3f}, PSI {found.psi:.2f}")
+    for modality, count in report.too_few.items():
+        typer.echo(f"{modality}: {count} items are too few to tell")
+    for warning in report.warnings:
+        typer.echo(f"Beware: {warning}")
+
+
+@app.command()
+def serve(
+    collection: CollectionPath,
+    model: Annotated[Path | None, typer.Option(help="Model to recognise with.")] = None,
+    space: Space = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8265,
+    api_key_file: Annotated[Path | None, typer.Option(help="Hashes of the keys that are let in, see make-key.")] = None,
+    host_names: Annotated[
+        list[str] | None, typer.Option("--host-name", help="A name under which the server is reached.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    rate: Annotated[float | None, typer.Option(min=0, help="Requests a second of one key.")] = None,
+    query_log: Annotated[Path | None, typer.Option(help="File to keep the texts of queries in.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Serve a page for people and a REST API for programs."""
+    from chiasm import api
+
+    api.serve(
+        collection,
+        model=model,
+        space=space,
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        host_names=host_names or (),
+        workers=workers,
+        rate=rate,
+        query_log=query_log,
+        device=device,
+    )
+
+
+@app.command()
+def make_key(
+    file: Annotated[Path, typer.Argument(help="File that keeps the hashes of keys.")],
+    name: Annotated[str, typer.Option(help="Name of the key, for the log.")] = "default",
+    as_json: Json = False,
+) -> None:
+    """Make an API key for serve; it is shown once."""
+    from chiasm import api
+
+    key = api.make_key(file, name=name)
+    if as_json:
+        _print_json({"key": key, "name": name})
+    else:
+        typer.echo(key)
+
+
+@app.command()
 def demo(
     path: Annotated[Path | None, typer.Option(help="Use this folder instead of Debian's Tux Paint stamps.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the collection, the models and the report.")] = Path(

@@ -354,15 +354,37 @@ class Collection:
         elif where is None or table is None:
             rows = self._rows("items")
         else:
-            try:
-                rows = table.to_table(filter=f"({where}\n)")  # in brackets it ends where it ends: no second statement
-            except (ValueError, OSError, RuntimeError, pa.ArrowException) as error:
-                raise CollectionError(
-                    f"--where {where!r} cannot be used: {_words_of(error)}. Columns: "
-                    f"{', '.join(name for name in table.schema.names if not name.startswith('_'))}. Text stands in "
-                    "single quotes: label = 'bird'. Names with spaces stand in backticks"
-                ) from error
+            rows = self._where(table, where, None)
         return list(rows.drop_columns(["_source"]).to_pylist())
+
+    def ids(self, *, where: str | None = None) -> list[str]:
+        """Ids of the items, sorted.
+
+        Args:
+            where: as in `items`.
+
+        Raises:
+            CollectionError: as `items`.
+        """
+        table = self._table("items")
+        if table is None:
+            return []
+        rows = self._rows("items", ["id"]) if where is None else self._where(table, where, ["id"])
+        return sorted(rows["id"].to_pylist())
+
+    def _where(self, table: lance.LanceDataset, where: str, columns: list[str] | None) -> pa.Table:
+        """Rows of the items that meet an SQL condition."""
+        try:
+            rows = table.to_table(filter=f"({where}\n)", columns=columns)
+            if not _is_one_condition(where):  # Lance leaves out what follows the first bracket too many
+                raise ValueError("brackets or quotes are not closed, or more than one condition is given")
+            return rows
+        except (ValueError, OSError, RuntimeError, pa.ArrowException) as error:
+            raise CollectionError(
+                f"the condition {where[:200]!r} cannot be used: {_words_of(error)}. Columns: "
+                f"{', '.join(name for name in table.schema.names if not name.startswith('_'))}. Text stands in "
+                "single quotes: label = 'bird'. Names with spaces stand in backticks"
+            ) from error
 
     def columns(self) -> list[str]:
         """Names of the metadata columns."""
@@ -1240,6 +1262,17 @@ def _quoted(text: str) -> str:
 
 def _listed(values: Iterable[str]) -> str:
     return ", ".join(map(_quoted, values))
+
+
+def _is_one_condition(where: str) -> bool:
+    """Whether quotes and brackets close and nothing ends the condition before its end."""
+    bare = re.sub(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`", "", where)
+    depth = 0
+    for letter in bare:
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            return False
+    return depth == 0 and not set(bare) & set("'\"`;") and "--" not in bare and "/*" not in bare
 
 
 def _words_of(error: Exception) -> str:

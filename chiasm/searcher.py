@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -38,8 +39,11 @@ from chiasm.space import Space, saved_spaces, start_space
 from chiasm.transfer.alignment import normalise
 from chiasm.types import MODALITIES, Media, Modality, Outcome, Text
 
+if TYPE_CHECKING:
+    from chiasm.retrieval.scores import Judgement, ScoreModel
+
 START = "start"
-CANDIDATES = 200  # of each modality, and of the words, that are looked at for a page; more for pages further on
+CANDIDATES = 200  # of each modality, and of the words, that are looked at for the first half as many hits
 RERANKED = 50  # candidates that a reranker reads
 SPANS = 5  # moments of one file that a hit names
 MOST = 10_000  # hits that can be asked for, with those of the pages before
@@ -69,6 +73,16 @@ class Query:
     def words(self) -> str:
         """All words that are wanted, for full text and rerankers; empty where there are none."""
         return " ".join(medium.text for medium in self.plus if isinstance(medium, Text))
+
+    @property
+    def modality(self) -> Modality:
+        """What its scores are judged as: text where it has words, or goes by items alone."""
+        return "text" if not self.plus or self.words else self.plus[0].modality
+
+    @property
+    def goes_by_items(self) -> bool:
+        """Whether it says what is wanted by items alone."""
+        return bool(self.like) and not self.plus
 
     @property
     def is_plain(self) -> bool:
@@ -350,6 +364,35 @@ def owner_number(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
 
 
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What a search reads. It is replaced as one, so that no search sees half of a refresh."""
+
+    space: Space
+    scores: ScoreModel | None
+    gallery: _Gallery
+    seen: tuple[Any, ...]  # what it was made from, see `Searcher._now`
+    _offsets: dict[tuple[Modality, Modality], Float[np.ndarray, " rows"]] = field(default_factory=dict)
+
+    def offsets(
+        self, asked: Modality, searched: Modality, rows: Int[np.ndarray, " some"]
+    ) -> Float[np.ndarray, " some"]:
+        """What hubness takes off rows of one modality, where that was learned.
+
+        Each is compared with a bank of up to 2,000 queries, so it is computed when a row is first a candidate and kept.
+        """
+        pair = self.scores.pairs.get((asked, searched)) if self.scores is not None else None
+        if pair is None:
+            return np.zeros(len(rows), np.float32)
+        gallery = self.gallery
+        known = self._offsets.setdefault((asked, searched), np.full(len(gallery.rows), np.nan, np.float32))
+        new = rows[np.isnan(known[rows])]
+        if len(new):
+            known[new] = pair.offsets(gallery.rows.vectors[new], gallery.owners[new])
+        found: Float[np.ndarray, " some"] = known[rows]
+        return found
+
+
 class Searcher:
     """Searches one collection in one space. Keeps the vectors in memory; `refresh` sees what was added since.
 
@@ -371,10 +414,17 @@ class Searcher:
         self._asked_for = space
         self._device: Device = device
         self._rerankers: dict[str, Any] = {}
-        self.space = space_of(self.collection, self.networks, space)
-        self.scores = load_scores(self.collection.path / "spaces" / self.space.name)
-        self._gallery = _Gallery.of(self.collection, self.space)
-        self._seen = self.collection.version
+        self._state = self._loaded()
+
+    @property
+    def space(self) -> Space:
+        """That is searched in."""
+        return self._state.space
+
+    @property
+    def scores(self) -> ScoreModel | None:
+        """What scores are worth in it; None where that was not learned."""
+        return self._state.scores
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -383,16 +433,24 @@ class Searcher:
 
     def refresh(self) -> bool:
         """Take over what was added, removed or aligned since. Gives whether there was anything; cheap where not."""
-        now = self.collection.version
-        names = saved_spaces(self.collection.path / "spaces")
-        newest = self._asked_for or (names[-1] if names else START)
-        if now == self._seen and newest == self.space.name:
+        if self._now() == self._state.seen:
             return False
-        space = space_of(self.collection, self.networks, self._asked_for)
-        gallery = _Gallery.of(self.collection, space)
-        self.scores = load_scores(self.collection.path / "spaces" / space.name)
-        self.space, self._gallery, self._seen = space, gallery, now
+        self._state = self._loaded()
         return True
+
+    def _now(self) -> tuple[Any, ...]:
+        """Equal as long as neither the collection nor the space, by name or content, nor its scores have changed."""
+        spaces = self.collection.path / "spaces"
+        name = self._asked_for or next(reversed(saved_spaces(spaces)), START)
+        files = [spaces / name / file for file in ("space.json", "scores.json")]
+        stats = [file.stat() if file.exists() else None for file in files]
+        return self.collection.version, name, *(stat and (stat.st_ino, stat.st_mtime_ns) for stat in stats)
+
+    def _loaded(self) -> _State:
+        seen = self._now()  # first: what changes while the rest is read is seen by the next refresh
+        space = space_of(self.collection, self.networks, self._asked_for)
+        scores = load_scores(self.collection.path / "spaces" / space.name)
+        return _State(space, scores, _Gallery.of(self.collection, space), seen)
 
     def status(self) -> Status:
         """What the collection holds."""
@@ -402,8 +460,10 @@ class Searcher:
 
     def items(self, *, after: str | None = None, limit: int = 100, where: str | None = None) -> list[dict[str, Any]]:
         """Rows of items in the order of their ids, those after an id."""
-        rows = sorted(self.collection.items(where=where), key=lambda row: str(row["id"]))
-        return [row for row in rows if after is None or str(row["id"]) > after][:limit]
+        ids = self.collection.ids(where=where)
+        first = 0 if after is None else bisect_right(ids, after)
+        found = {str(row["id"]): row for row in self.collection.items(ids=ids[first : first + limit])}
+        return [found[name] for name in ids[first : first + limit] if name in found]
 
     def item(self, name: str, /) -> dict[str, Any] | None:
         """The row of one item: its id, a list of paths (texts: paths or the texts themselves) a modality, metadata."""
@@ -439,10 +499,7 @@ class Searcher:
         Raises:
             SpaceError: a modality that the space lacks, or nothing in a medium that can be embedded.
         """
-        for medium in given:
-            if isinstance(medium, Text) and not medium.text.strip():
-                raise SpaceError("the query is empty. Say in words what to look for")
-        return self.space.embed(given, self.networks)
+        return _embedded(given, self.space, self.networks)
 
     def search(
         self,
@@ -484,42 +541,50 @@ class Searcher:
             raise SpaceError(
                 f"the space {self.space.name!r} has {', '.join(self.space.modalities)}; cannot find by {modality!r}"
             )
-        gallery = self._gallery
+        state = self._state
+        gallery = state.gallery
         if not len(gallery.rows):
             path = self.collection.path
             raise CollectionError(f"{path} has no embedded files. Add some: chiasm add PATH --to {path}")
-        vector = self._vector(query, gallery)
+        vector = self._vector(query, state)
         among = self._among(query, gallery, modality, where)
-        wanted = max(CANDIDATES, 2 * (k + offset))
-        found = self._candidates(query, vector, gallery, among, wanted)
-        judged = self._judged(query, vector, gallery, found, min_probability)
-        ranked = judged.hits
-        if hybrid and query.words:
-            ranked = self._with_words(query.words, vector, gallery, among, ranked, wanted)
-        if rerank is not None:
-            ranked = self._reranked(query, gallery, ranked, rerank)
-        page = ranked[offset : offset + k]
-        if diversity:
-            rows = np.array([place.row for place in ranked[:wanted]], dtype=np.int64)
-            falling = np.linspace(1, 0, len(rows))
-            order = diversify(gallery.rows.vectors[rows], falling, k=k + offset, relevance=1 - diversity)
-            page = [ranked[place] for place in order[offset:]]
-        hits = self._hits(page, vector, gallery)
-        return SearchResult(self.space.name, hits, judged.found, judged.threshold, judged.false_hit_rate)
+        ranked: list[_Place] = []
+        pool = CANDIDATES
+        while True:  # more candidates for pages further on, behind those of the pages before, which stay as they were
+            found = self._candidates(query, vector, gallery, among, pool)
+            last = pool >= 2 * (k + offset) or len(found) < pool
+            judged = self._judged(query, vector, state, found, min_probability)
+            places = judged.hits
+            if hybrid and query.words:
+                only = None if min_probability is None else places
+                places = self._with_words(query.words, vector, state, among, places, pool, only)
+            if rerank is not None and not ranked:
+                places = self._reranked(query, gallery, places, rerank)
+            if diversity:
+                places = _spread(places[:pool], gallery, diversity, most=k + offset if last else pool // 2)
+            before = {gallery.items[place.row] for place in ranked}
+            ranked += [place for place in places if gallery.items[place.row] not in before]
+            if last:
+                break
+            ranked, pool = ranked[: pool // 2], 2 * pool
+        hits = self._hits(ranked[offset : offset + k], vector, gallery)
+        return SearchResult(state.space.name, hits, judged.found, judged.threshold, judged.false_hit_rate)
 
     # -------------------------------------------------------------------------------------------------- step by step
 
-    def _vector(self, query: Query, gallery: _Gallery) -> Float[np.ndarray, " dim"]:
+    def _vector(self, query: Query, state: _State) -> Float[np.ndarray, " dim"]:
+        gallery = state.gallery
         if not (query.plus or query.like):
             what = "only what is not wanted" if query.minus else "nothing"
             raise SpaceError(f"a search needs a text, an image, a sound, a video or an item to go by; got {what}")
         given = (*query.plus, *query.minus)
-        vectors = query.vectors if query.vectors is not None else self.prepare(given) if given else None
-        parts = [gallery.vector_of(name) for name in query.like]
-        minus = None
-        if vectors is not None:
-            parts = [*vectors[: len(query.plus)], *parts]
-            minus = vectors[len(query.plus) :] if query.minus else None
+        vectors = query.vectors
+        if vectors is None:
+            vectors = _embedded(given, state.space, self.networks)
+        elif len(vectors) != len(given):
+            raise SpaceError(f"a query of {len(given)} media need as many vectors; got {len(vectors)}")
+        parts = [*vectors[: len(query.plus)], *(gallery.vector_of(name) for name in query.like)]
+        minus = vectors[len(query.plus) :] if query.minus else None
         composed = compose(np.stack(parts), minus=minus) if len(parts) > 1 or minus is not None else parts[0]
         if not (query.liked or query.disliked):
             return composed
@@ -537,7 +602,7 @@ class Searcher:
         """Rows that may be found; None for all."""
         may: Bool[np.ndarray, " rows"] | None = None
         if where is not None:
-            allowed = {str(row["id"]) for row in self.collection.items(where=where)}
+            allowed = set(self.collection.ids(where=where))
             may = np.array([name in allowed for name in gallery.names], dtype=bool)[gallery.items]
         if modality is not None:
             right = np.array([kind == modality for kind in gallery.kinds], dtype=bool)
@@ -558,8 +623,8 @@ class Searcher:
         among: Bool[np.ndarray, " rows"] | None,
         wanted: int,
     ) -> Int[np.ndarray, " rows"]:
-        """Rows that are nearest to the query: of each modality the best of each item."""
-        if query.like and not (query.plus or query.minus or query.liked or query.disliked) and len(query.like) == 1:
+        """Rows that are nearest to the query, best first: of each modality the best of each item."""
+        if len(query.like) == 1 and not (query.plus or query.minus or query.liked or query.disliked):
             (item,) = query.like
             ranking = more_like(
                 gallery.rows.vectors, gallery.rows.items, gallery.rows.modalities, item=item, k=wanted, among=among
@@ -570,89 +635,59 @@ class Searcher:
             rows = gallery.by_modality[name]
             ranking = index.search(vector[None], k=wanted, among=None if among is None else among[rows])
             parts.append(rows[ranking.rows[0][ranking.rows[0] >= 0]])
-        return np.concatenate(parts)
+        found = np.concatenate(parts)
+        return found[np.argsort(-(gallery.rows.vectors[found] @ vector), kind="stable")]
 
     def _judged(
         self,
         query: Query,
         vector: Float[np.ndarray, " dim"],
-        gallery: _Gallery,
+        state: _State,
         found: Int[np.ndarray, " rows"],
         min_probability: float | Literal["auto"] | None,
     ) -> _Judged:
         """Candidates in the order of what their scores are worth, of each item the best."""
-        asked: Modality = "text" if not query.plus or query.words else query.plus[0].modality
-        kinds = [gallery.rows.modalities[row] for row in found]
-        if self.scores is None or (query.like and not query.plus):
-            if min_probability is not None:
-                raise SpaceError(
-                    f"the space {self.space.name!r} has no probabilities, so there is no least one. They are learned by "
-                    "chiasm align from at least 10 pairs"
-                    if self.scores is None
-                    else "hits like an item have no probability; search with words or a file for a least one"
-                )
-            cosines = gallery.rows.vectors[found] @ vector
-            order = np.arange(len(found)) if query.like and not query.plus else np.argsort(-cosines, kind="stable")
-            return _Judged(_first_of_items([_Place(int(found[place]), None) for place in order], gallery))
-        pairs = {name: self.scores.pairs.get((asked, name)) for name in sorted(set(kinds))}
-        offsets = np.zeros(len(found), np.float32)
-        for name, pair in pairs.items():
-            if pair is not None:
-                mine = np.array([kind == name for kind in kinds], dtype=bool)
-                offsets[mine] = pair.offsets(gallery.rows.vectors[found[mine]], gallery.owners[found[mine]])
-        judgement = self.scores.judge(
-            vector,
-            asked,
-            gallery.rows.vectors[found],
-            kinds,
-            offsets=offsets,
-            sizes={name: len(rows) for name, rows in gallery.by_modality.items()},
-            min_probability=None if min_probability == "auto" else min_probability,
-        )
-        if judgement.threshold is None or not query.is_plain:  # probabilities were learned from plain queries
-            if min_probability is not None:
-                raise SpaceError(
-                    "these hits have no probability, so there is no least one: "
-                    + (
-                        f"none was learned for {asked} queries and all of {', '.join(sorted(set(kinds)))}"
-                        if query.is_plain
-                        else "the query is made of several parts"
-                    )
-                )
-            order = judgement.order if judgement.threshold is None else np.argsort(-judgement.standard, kind="stable")
-            return _Judged(_first_of_items([_Place(int(found[place]), None) for place in order], gallery))
-        shown = judgement.shown if min_probability is not None else judgement.order
-        places = [_Place(int(found[place]), float(judgement.probability[place])) for place in shown]
-        rates = [
-            pair.relevance.rates(judgement.threshold)["foreign"]
-            for pair in pairs.values()
-            if pair is not None and pair.relevance is not None
-        ]
-        return _Judged(
-            _first_of_items(places, gallery), judgement.found, judgement.threshold, max(rates) if rates else None
-        )
+        gallery = state.gallery
+        judgement = None if query.goes_by_items else _judgement(query, vector, state, found, min_probability)
+        if judgement is not None and query.is_plain and (judgement.threshold is not None or not len(found)):
+            shown = judgement.shown if min_probability is not None else judgement.order
+            places = [_Place(int(found[place]), float(judgement.probability[place])) for place in shown]
+            rate = _false_hit_rate(query, state, found, judgement.threshold)
+            return _Judged(_first_of_items(places, gallery), bool(judgement.found), judgement.threshold, rate)
+        if min_probability is not None:
+            raise SpaceError(_no_probability(query, state, found))
+        if judgement is None:
+            order = np.arange(len(found))
+        elif judgement.threshold is None:
+            order = judgement.order
+        else:  # probabilities were learned from plain queries; standard scores hold for any
+            order = np.argsort(-judgement.standard, kind="stable")
+        return _Judged(_first_of_items([_Place(int(found[place]), None) for place in order], gallery))
 
     def _with_words(
         self,
         words: str,
         vector: Float[np.ndarray, " dim"],
-        gallery: _Gallery,
+        state: _State,
         among: Bool[np.ndarray, " rows"] | None,
         ranked: list[_Place],
         wanted: int,
+        only: Sequence[_Place] | None,
     ) -> list[_Place]:
-        """The ranking fused with that of the items that hold the words."""
+        """The ranking fused with that of the items that hold the words; of these, `only` some may be found."""
         from chiasm.retrieval.hybrid import Found, reciprocal_rank_fusion
 
+        gallery = state.gallery
         full_text = self.full_text
         if not full_text.is_current():
             full_text.update()
-        may = np.ones(len(gallery.names), dtype=bool)
-        if among is not None:
-            may = np.zeros(len(gallery.names), dtype=bool)
-            may[gallery.items[among]] = True
-        allowed = {gallery.names[number] for number in np.flatnonzero(may)}
-        said = full_text.search(words, k=wanted, among=allowed)
+        if only is not None:
+            may = gallery.items[[place.row for place in only]]
+        elif among is not None:
+            may = np.unique(gallery.items[among])
+        else:
+            may = np.arange(len(gallery.names))
+        said = full_text.search(words, k=wanted, among={gallery.names[number] for number in may.tolist()})
         if not len(said):
             return ranked
         by_item = {int(gallery.items[place.row]): place for place in ranked}
@@ -676,14 +711,14 @@ class Searcher:
             places.append(by_item[item])
         return places
 
-    @cached_property
+    @property
     def full_text(self) -> Any:
-        """The words of the collection."""
+        """The words of the collection (a `FullText`), and those that are heard where speech goes by words."""
         from chiasm.fulltext import FullText
 
-        by_words = self.space.starts.get("audio") == "words"
-        heard = [self.space.fingerprints["audio"]] if by_words else []
-        return FullText(self.collection, heard=heard)
+        space = self.space
+        by_words = space.starts.get("audio") == "words"
+        return FullText(self.collection, heard=[space.fingerprints["audio"]] if by_words else [])
 
     def _reranked(self, query: Query, gallery: _Gallery, ranked: list[_Place], model: str) -> list[_Place]:
         if not query.words:
@@ -701,12 +736,12 @@ class Searcher:
 
     def _hits(self, places: Sequence[_Place], vector: Float[np.ndarray, " dim"], gallery: _Gallery) -> tuple[Hit, ...]:
         rows = {str(row["id"]): row for row in self.collection.items(ids=[gallery.rows.items[p.row] for p in places])}
-        hits = []
-        for place in places:
-            item = rows.get(gallery.rows.items[place.row])
-            if item is not None:  # else removed meanwhile
-                hits.append(_hit(gallery, place, vector, item))
-        return tuple(hits)
+        found = [(place, rows.get(gallery.rows.items[place.row])) for place in places]
+        return tuple(
+            _hit(gallery, place, vector, item)
+            for place, item in found
+            if item is not None and _value_of(gallery, place.row, item) is not None  # else removed meanwhile
+        )
 
 
 @dataclass(frozen=True)
@@ -725,6 +760,77 @@ class _Judged:
     false_hit_rate: float | None = None
 
 
+def _embedded(given: Sequence[Media], space: Space, networks: Sequence[Encoder]) -> Float[np.ndarray, "n dim"]:
+    for medium in given:
+        if isinstance(medium, Text) and not medium.text.strip():
+            raise SpaceError("the query is empty. Say in words what to look for")
+    return space.embed(given, networks)
+
+
+def _judgement(
+    query: Query,
+    vector: Float[np.ndarray, " dim"],
+    state: _State,
+    found: Int[np.ndarray, " rows"],
+    min_probability: float | Literal["auto"] | None,
+) -> Judgement | None:
+    """What the scores of candidates are worth; None where nothing was learned about scores."""
+    if state.scores is None:
+        return None
+    gallery = state.gallery
+    kinds = [gallery.rows.modalities[row] for row in found]
+    offsets = np.zeros(len(found), np.float32)
+    for name in set(kinds):
+        mine = np.array([kind == name for kind in kinds], dtype=bool)
+        offsets[mine] = state.offsets(query.modality, name, found[mine])
+    return state.scores.judge(
+        vector,
+        query.modality,
+        gallery.rows.vectors[found],
+        kinds,
+        offsets=offsets,
+        sizes={name: len(rows) for name, rows in gallery.by_modality.items()},
+        min_probability=None if min_probability == "auto" else min_probability,
+    )
+
+
+def _false_hit_rate(
+    query: Query, state: _State, found: Int[np.ndarray, " rows"], threshold: float | None
+) -> float | None:
+    """Of the modality where it is highest, see `SearchResult`."""
+    if state.scores is None or threshold is None:
+        return None
+    pairs = [
+        state.scores.pairs.get((query.modality, name))
+        for name in sorted({state.gallery.rows.modalities[row] for row in found})
+    ]
+    rates = [pair.relevance.rates(threshold)["foreign"] for pair in pairs if pair is not None and pair.relevance]
+    return max(rates, default=None)
+
+
+def _no_probability(query: Query, state: _State, found: Int[np.ndarray, " rows"]) -> str:
+    """Why hits have none."""
+    if state.scores is None:
+        return (
+            f"the space {state.space.name!r} has no probabilities, so there is no least one. They are learned by chiasm "
+            "align from at least 10 pairs"
+        )
+    if query.goes_by_items:
+        return "hits like an item have no probability; search with words or a file for a least one"
+    why = "the query is made of several parts"
+    if query.is_plain:
+        kinds = sorted({state.gallery.rows.modalities[row] for row in found})
+        why = f"none was learned for {query.modality} queries and all of {', '.join(kinds)}"
+    return f"these hits have no probability, so there is no least one: {why}"
+
+
+def _spread(places: Sequence[_Place], gallery: _Gallery, diversity: float, *, most: int) -> list[_Place]:
+    """The first ones again, each unlike those before it."""
+    vectors = gallery.rows.vectors[np.array([place.row for place in places], dtype=np.int64)]
+    order = diversify(vectors, np.linspace(1, 0, len(places)), k=most, relevance=1 - diversity)
+    return [places[place] for place in order]
+
+
 def _first_of_items(places: Sequence[_Place], gallery: _Gallery) -> list[_Place]:
     first: dict[int, _Place] = {}
     for place in places:
@@ -740,11 +846,18 @@ def _text_of(gallery: _Gallery, row: int, item: Mapping[str, Any] | None) -> str
     return texts[0] if texts else None
 
 
+def _value_of(gallery: _Gallery, row: int, item: Mapping[str, Any]) -> str | None:
+    """The path or text that a row is of; None where the item has lost it since."""
+    kind, number = gallery.rows.slots[row].split("/")
+    values: Sequence[str] = item[kind] or ()
+    return values[int(number)] if int(number) < len(values) else None
+
+
 def _hit(gallery: _Gallery, place: _Place, vector: Float[np.ndarray, " dim"], item: Mapping[str, Any]) -> Hit:
     row, rows = place.row, gallery.rows
-    kind, number = rows.slots[row].split("/")
-    value = item[kind][int(number)]
-    inline = kind == "text" and not Path(value).is_absolute()
+    value = _value_of(gallery, row, item)
+    assert value is not None
+    inline = rows.slots[row].startswith("text/") and not Path(value).is_absolute()
     own = gallery.rows_of(int(gallery.items[row]))
     same = own[[rows.slots[other] == rows.slots[row] and not np.isnan(rows.starts[other]) for other in own]]
     cosines = rows.vectors[same] @ vector
@@ -766,6 +879,7 @@ def _hit(gallery: _Gallery, place: _Place, vector: Float[np.ndarray, " dim"], it
         end=None if whole else float(rows.ends[row]),
         probability=place.probability,
         moments=spans,
+        number=int(rows.slots[row].split("/")[1]),
         metadata={name: item[name] for name in item if name not in {"id", *MODALITIES}},
     )
 
@@ -773,27 +887,32 @@ def _hit(gallery: _Gallery, place: _Place, vector: Float[np.ndarray, " dim"], it
 # -------------------------------------------------------------------------------------------------- scores of a space
 
 
-def save_scores(folder: Path, model: Any) -> None:
-    """Keep what scores are worth in the folder of a space."""
+def save_scores(folder: Path, model: ScoreModel) -> None:
+    """Keep what scores are worth in the folder of a space.
+
+    `scores.json` is taken away first and written last: whoever reads meanwhile, or after a crash, finds all or none.
+    """
     fields, arrays = model.state()
+    (folder / "scores.json").unlink(missing_ok=True)
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(folder / "scores.safetensors"))
     write_whole(folder / "scores.json", json.dumps(fields, indent=2) + "\n")
 
 
-def load_scores(folder: Path) -> Any:
-    """What `save_scores` kept; None where nothing was.
+def load_scores(folder: Path) -> ScoreModel | None:
+    """What `save_scores` kept; None where nothing was, or it was of a space that has been replaced since.
 
     Raises:
         SpaceError: it is damaged or of another version.
     """
     from chiasm.retrieval.scores import ScoreModel
 
-    path = folder / "scores.json"
-    if not path.exists():
+    path, arrays = folder / "scores.json", folder / "scores.safetensors"
+    if not path.exists() or not arrays.exists():  # saving a space clears its folder of arrays that are not its own
         return None
     try:
-        return ScoreModel.from_state(
-            json.loads(path.read_text(encoding="utf-8")), load_file(folder / "scores.safetensors")
-        )
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError(f"scores.json holds a {type(fields).__name__}")
+        return ScoreModel.from_state(fields, load_file(arrays))
     except (OSError, ValueError, SafetensorError) as error:
         raise SpaceError(f"the scores in {folder} cannot be read: {error}. Align again") from error

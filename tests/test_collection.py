@@ -714,6 +714,7 @@ def test_where_takes_sql(made: Collection, tmp_path: Path) -> None:
     assert ids("`place of origin` = 'the north'") == ["1"]
     assert ids("id IN ('2', '9')") == ["2"]
     assert ids("label = 'none'") == []
+    assert ids("(label = 'none') OR (label = ') --')") == []
 
 
 @pytest.mark.parametrize(
@@ -733,6 +734,8 @@ def test_where_takes_sql(made: Collection, tmp_path: Path) -> None:
         ("count(*) > 1", "Physical plan does not support logical expression"),
         ("text = 'a'", ""),
         ("regexp_like(label, '(')", ""),
+        ("year = 1999); DROP TABLE items", "more than one condition"),
+        ("year = 1999) OR (year = 2000", "more than one condition"),
     ],
 )
 def test_a_wrong_where_is_an_error(made: Collection, tmp_path: Path, where: str, problem: str) -> None:
@@ -740,7 +743,7 @@ def test_a_wrong_where_is_an_error(made: Collection, tmp_path: Path, where: str,
     with pytest.raises(CollectionError) as error:
         made.items(where=where)
     message = str(error.value)
-    assert message.startswith(f"--where {where!r} cannot be used: ")
+    assert message.startswith(f"the condition {where!r} cannot be used: ")
     assert message.endswith(
         "Columns: id, image, text, audio, video, label, year. Text stands in single quotes: label = 'bird'. Names with "
         "spaces stand in backticks"

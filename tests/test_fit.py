@@ -303,3 +303,35 @@ def test_an_unknown_label_of_another_collection_is_refused(made: tuple[Path, Pat
     api.add([path], to=tmp_path / "third")
     with pytest.raises(LabelError, match="'hot'"):
         api.evaluate(tmp_path / "model", tmp_path / "third")
+
+
+def test_people_correct_labels_and_the_model_learns(tmp_path: Path) -> None:
+    path = table(tmp_path / "a", 90, 5)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    wrong = [f"5-{number}" for number in range(0, 30, 3)]  # red ones that the table calls blue
+    path.write_text(
+        "\n".join(line.replace(",red,", ",blue,") if line.split(",")[0] in wrong else line for line in lines) + "\n",
+        encoding="utf-8",
+    )
+    api.add([path], to=tmp_path / "collection")
+    model = tmp_path / "model"
+    fit(tmp_path / "collection", label="colour", out=model, adapter="linear", modalities=["image"], names=False)
+    nothing = api.learn(model, tmp_path / "collection", names=False, alike=2.0)
+    assert not nothing.switched
+    assert "nothing that the model has not learned" in nothing.why
+    assert api.labels(tmp_path / "collection", wrong, column="colour", label="red", who="ann")["label"] == len(wrong)
+    assert api.feedback(tmp_path / "collection", wrong[:2], verdict="up", query="red", who="ann")["thumb"] == 2
+    report = api.learn(model, tmp_path / "collection", names=False, alike=2.0)
+    assert report.switched, report.why
+    assert (report.corrections, report.overruled) == (len(wrong), len(wrong))
+    (column,) = report.columns
+    assert column.new >= column.old
+    api.revert(model)
+    with pytest.raises(ChiasmError, match="there is nothing that came in"):
+        api.drift(model, tmp_path / "collection")
+    api.add([table(tmp_path / "b", 90, 6)], to=tmp_path / "collection")
+    found = api.drift(model, tmp_path / "collection")
+    assert set(found.modalities) == {"image"}
+    assert found.warnings == ()
+    with pytest.raises(ChiasmError, match="no item 'nosuch'|not in the collection|nosuch"):
+        api.labels(tmp_path / "collection", ["nosuch"], column="colour", label="red")

@@ -35,8 +35,8 @@ LAYERS = (
     {"searcher"},
     {"scoring"},
     {"client"},
-    {"api"},
     {"serving"},
+    {"api"},
     {"demo"},
     {"cli"},
 )

@@ -47,6 +47,7 @@ class Hit:
     end: float | None = None
     probability: float | None = None  # of being relevant; None where it was not learned
     moments: tuple[Span, ...] = ()  # of the same file, nearest to the query first
+    number: int = 0  # of the file among those of its kind that the item has
     metadata: dict[str, Scalar] = field(default_factory=dict)
 
 

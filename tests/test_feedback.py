@@ -1,0 +1,263 @@
+"""The feedback of a collection: what is kept, what counts, what is refused, and that what is deleted is gone."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sqlite3
+import threading
+from dataclasses import astuple
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_encoder import FakeEncoder
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chiasm import feedback as module
+from chiasm.collection import Collection
+from chiasm.errors import CollectionError
+from chiasm.feedback import FILE, MOST_ENTRIES, UNKNOWN, Agreed, FeedbackTable, Label, Thumb, ThumbedQuery
+from chiasm.manifest import read_manifest
+
+
+def make(folder: Path) -> Collection:
+    table = folder / "table.jsonl"
+    rows = [{"id": name, "text": f"text of {name}", "kind": "bird"} for name in ("a", "b", "c", "it's; one")]
+    table.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    collection = Collection.create(folder / "collection", encoder="fake")
+    collection.add([read_manifest(table)], [FakeEncoder(("text",))])
+    return collection
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> FeedbackTable:
+    return FeedbackTable(make(tmp_path))
+
+
+def labels(table: FeedbackTable) -> dict[str, str]:
+    return {item: agreed.verdict for item, agreed in table.labels("kind").items()}
+
+
+# ------------------------------------------------------------------------------------------------------------- kept
+
+
+def test_rows_come_back_as_they_were_given(table: FeedbackTable) -> None:
+    begin = datetime.now(UTC)
+    thumbs = [Thumb("a", "up", "röd fågel 写真"), Thumb("it's; one", "down", "blake2b:00ff", words=False)]
+    assert table.add(thumbs, who="anna", version="joint-1") == 2
+    assert table.add([Label("b", "kind", " fish ")], who="key-7") == 1
+    first, second, third = table.rows()
+    assert astuple(first)[2:] == ("anna", "thumb", "a", "", "röd fågel 写真", True, "up", "joint-1")
+    assert astuple(second)[2:] == ("anna", "thumb", "it's; one", "", "blake2b:00ff", False, "down", "joint-1")
+    assert astuple(third)[2:] == ("key-7", "label", "b", "kind", "", False, "fish", "")
+    assert begin <= first.at <= third.at <= datetime.now(UTC)
+    assert first.number < second.number < third.number
+    assert table.count() == {"thumb": 2, "label": 1, "people": 2, "items": 3}
+
+
+def test_reading_makes_no_file(table: FeedbackTable) -> None:
+    assert table.rows() == []
+    assert table.count() == {"thumb": 0, "label": 0, "people": 0, "items": 0}
+    assert (table.labels("kind"), table.judged(), table.delete(who="anna")) == ({}, (), 0)
+    assert table.add([], who="anna") == 0
+    assert not (table.collection.path / FILE).exists()
+
+
+def test_filters_and_pages(table: FeedbackTable) -> None:
+    for number in range(5):
+        table.add([Thumb("a" if number % 2 else "b", "up", f"query {number}")], who=f"p{number % 2}")
+    table.add([Label("a", "kind", "fish")], who="p0")
+
+    def queries(**options: Any) -> list[str]:
+        return [row.query for row in table.rows(**options)]
+
+    assert queries(kind="thumb") == [f"query {number}" for number in range(5)]
+    assert queries(kind="label", column="kind", item="a", who="p0") == [""]
+    assert queries(who="p1") == ["query 1", "query 3"]
+    assert queries(query="query 2") == ["query 2"]
+    assert queries(query="query _") == []  # nothing is a pattern
+    pages, after = [], 0
+    while page := table.rows(after=after, limit=4):
+        pages.append(len(page))
+        after = page[-1].number
+    assert pages == [4, 2]
+    with pytest.raises(ValueError, match="limit must be at least 1; got 0"):
+        table.rows(limit=0)
+
+
+# ----------------------------------------------------------------------------------------------------------- counts
+
+
+def test_of_one_person_the_latest_counts_and_of_several_the_majority(table: FeedbackTable) -> None:
+    for who, label in (("anna", "fish"), ("bo", "bird"), ("anna", "bird"), ("cy", "fish"), ("bo", "fish")):
+        table.add([Label("a", "kind", label)], who=who)
+    # The latest: anna bird, bo fish, cy fish.
+    agreed = table.labels("kind")["a"]
+    assert (agreed.verdict, agreed.votes, agreed.against) == ("fish", 2, 1)
+    assert agreed.at == table.rows()[-1].at
+
+
+def test_a_tie_goes_to_what_was_said_last(table: FeedbackTable) -> None:
+    for who, label in (("anna", "fish"), ("bo", "bird")):
+        table.add([Label("a", "kind", label)], who=who)
+    assert labels(table) == {"a": "bird"}
+    table.add([Label("a", "kind", "fish")], who="anna")  # says it again, later
+    assert labels(table) == {"a": "fish"}
+    table.add([Label("b", "kind", UNKNOWN)], who="anna")
+    assert labels(table) == {"a": "fish", "b": UNKNOWN}
+
+
+@given(st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("lmn")), min_size=1, max_size=12))
+def test_what_counts_the_slow_way(said: list[tuple[str, str]]) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = [
+        module.Verdict(number, at + timedelta(number), who, "label", "a", "kind", "", False, label, "")
+        for number, (who, label) in enumerate(said)
+    ]
+    latest = {who: (number, label) for number, (who, label) in enumerate(said)}
+    held = [label for _, label in latest.values()]
+    most = max(held.count(label) for label in held)
+    last, winner = max((number, label) for number, label in latest.values() if held.count(label) == most)
+    expected = Agreed(winner, most, len(held) - most, at + timedelta(last))
+    assert module._agreed([rows[number] for number, _ in latest.values()]) == expected
+
+
+def test_feedback_of_items_that_are_gone_has_no_effect(table: FeedbackTable) -> None:
+    table.add([Label("a", "kind", "fish"), Label("b", "kind", "fish"), Thumb("a", "up", "q")], who="anna")
+    table.collection.remove(["a"])
+    assert labels(table) == {"b": "fish"}
+    assert table.judged() == ()
+    assert len(table.rows()) == 3  # it is still there, and can be deleted
+    assert table.delete(item="a") == 2
+
+
+def test_thumbs_by_query(table: FeedbackTable) -> None:
+    table.add([Thumb("a", "up", "sea"), Thumb("b", "down", "sea"), Thumb("c", "up", "sky")], who="anna")
+    table.add([Thumb("a", "down", "sea"), Thumb("b", "up", "sea"), Thumb("a", "up", "")], who="bo")
+    table.add([Thumb("a", "up", "sea"), Thumb("c", "up", "ff", words=False)], who="cy")
+    assert table.judged() == (
+        ThumbedQuery("sea", frozenset("ab"), frozenset()),  # of b the last word
+        ThumbedQuery("sky", frozenset("c"), frozenset()),
+    )
+    table.add([Thumb("b", "down", "sea")], who="bo")
+    assert table.judged()[0] == ThumbedQuery("sea", frozenset("a"), frozenset("b"))
+
+
+# ---------------------------------------------------------------------------------------------------------- deleted
+
+
+def test_what_is_deleted_is_gone_from_the_disk(table: FeedbackTable) -> None:
+    secret = "where did I leave my wallet"
+    table.add([Thumb("a", "up", secret)] * 50 + [Thumb("a", "up", "harmless")], who="anna")
+    assert secret.encode() in (table.collection.path / FILE).read_bytes()
+    assert table.delete(query=secret) == 50
+    for file in table.collection.path.glob(f"{FILE}*"):
+        assert secret.encode() not in file.read_bytes()
+    assert [row.query for row in table.rows()] == ["harmless"]
+
+
+def test_deleting_by_person_time_and_both(table: FeedbackTable) -> None:
+    for who in ("anna", "bo"):
+        table.add([Thumb("a", "up", "q"), Label("b", "kind", "fish")], who=who)
+    middle = table.rows()[2].at
+    assert table.delete(who="bo", before=middle) == 0
+    local = middle.astimezone(datetime.now().astimezone().tzinfo)
+    assert table.delete(before=local) == 2
+    assert {row.who for row in table.rows()} == {"bo"}
+    highest = table.rows()[-1].number
+    assert table.delete(who="bo") == 2
+    table.add([Thumb("a", "up", "q")], who="anna")
+    assert table.rows()[0].number > highest  # a page that somebody stands at stays where it is
+    with pytest.raises(CollectionError, match="say which feedback to delete: who, query, item or before"):
+        table.delete()
+    with pytest.raises(CollectionError, match=r"before needs a time zone, such as 2026-01-01T00:00:00\+00:00"):
+        table.delete(before=datetime(2026, 1, 1))
+
+
+# ---------------------------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize(
+    ("entry", "who", "message"),
+    [
+        (Thumb("no such", "up"), "anna", r"has no item 'no such'\. Its ids"),
+        (Label("a", "colour", "red"), "anna", r"has no column 'colour'\. Its columns: kind"),
+        (Label("a", "kind", "  "), "anna", "label must not be empty"),
+        (Label("a", "kind", "x" * 1001), "anna", "label has 1001 characters; at most 1000 are kept"),
+        (Thumb("a", "up", "x" * 10_001), "anna", "query has 10001 characters; at most 10000"),
+        (Thumb("a", "sideways"), "anna", "a thumb is 'up' or 'down'; got 'sideways'"),  # type: ignore[arg-type]
+        (Thumb("a", "up", "\ud800"), "anna", "query is no valid Unicode"),
+        (Thumb("a", "up"), "", "who must not be empty"),
+        (Thumb("a", "up"), "w" * 201, "who has 201 characters; at most 200"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(table: FeedbackTable, entry: Any, who: str, message: str) -> None:
+    with pytest.raises(CollectionError, match=message):
+        table.add([Thumb("a", "up"), entry], who=who)
+    assert table.rows() == []
+
+
+def test_too_many_at_a_time(table: FeedbackTable) -> None:
+    with pytest.raises(CollectionError, match=f"at most {MOST_ENTRIES} verdicts can be given at a time; got 10001"):
+        table.add([Thumb("a", "up")] * (MOST_ENTRIES + 1), who="anna")
+
+
+def test_sql_in_texts_is_text(table: FeedbackTable) -> None:
+    nasty = "'); DROP TABLE verdicts; --"
+    table.add([Thumb("it's; one", "up", nasty)], who=nasty)
+    assert table.rows(who=nasty, query=nasty)[0].item == "it's; one"
+    with pytest.raises(CollectionError, match="has no item"):
+        table.add([Thumb(nasty, "up")], who="anna")
+    assert table.delete(who=nasty) == 1
+
+
+def test_damaged_and_newer_files_say_so(table: FeedbackTable) -> None:
+    path = table.collection.path / FILE
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(CollectionError, match=r"feedback\.sqlite cannot be read: file is not a database"):
+        table.rows()
+    path.unlink()
+    table.add([Thumb("a", "up")], who="anna")
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 9")
+    connection.close()
+    with pytest.raises(CollectionError, match="has format version 9 and this chiasm reads 1"):
+        table.rows()
+
+
+# --------------------------------------------------------------------------------------------- several at a time
+
+
+def _write(folder: Path, who: str) -> None:
+    table = FeedbackTable(Collection.open(folder))
+    for number in range(20):
+        table.add([Thumb("a", "up", f"{number}"), Label("b", "kind", f"{number}")], who=who)
+
+
+def test_several_processes_and_threads_write_at_a_time(table: FeedbackTable) -> None:
+    context = multiprocessing.get_context("spawn")
+    folder = table.collection.path
+    processes = [context.Process(target=_write, args=(folder, f"process {number}")) for number in range(2)]
+    threads = [threading.Thread(target=_write, args=(folder, f"thread {number}")) for number in range(2)]
+    writers: list[Any] = [*processes, *threads]
+    for one in writers:
+        one.start()
+    while any(one.is_alive() for one in writers):
+        assert len(table.rows(limit=1000)) % 2 == 0  # readers see whole calls
+    for one in writers:
+        one.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert table.count() == {"thumb": 80, "label": 80, "people": 4, "items": 2}
+    for who in ("process 0", "thread 1"):
+        assert [row.query for row in table.rows(kind="thumb", who=who)] == [str(number) for number in range(20)]
+
+
+def test_a_first_write_that_was_cut_off_is_no_table(table: FeedbackTable) -> None:
+    (table.collection.path / FILE).touch()
+    assert table.rows() == []
+    assert table.count()["thumb"] == 0
+    table.add([Thumb("a", "up")], who="anna")
+    assert len(table.rows()) == 1
