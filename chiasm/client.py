@@ -1,0 +1,261 @@
+"""A client of the REST API of `chiasm serve`, on the standard library alone.
+
+Answers are the API's own JSON (docs/openapi.json). What the server refuses is raised with its reason; where it is busy
+the client waits as long as it was told, and asks again.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+from urllib.parse import quote, urlencode, urlsplit
+
+from chiasm.errors import ChiasmError
+from chiasm.types import Modality
+
+File: TypeAlias = str | Path | bytes
+"""A path to a file, or the bytes of one."""
+
+_LONGEST_WAIT = 30.0
+
+
+class ServerError(ChiasmError):
+    """The server refused a request, or could not be reached.
+
+    Attributes:
+        status: HTTP status; None where there was no answer.
+        problem: the answer's members, see RFC 9457.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, problem: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = dict(problem or {})
+
+
+class Client:
+    """A connection to a server. May be used from several threads, which take turns.
+
+    Args:
+        url: where the server is, e.g. `"http://127.0.0.1:8265"`.
+        key: API key, where it needs one.
+        timeout: seconds to wait for an answer.
+        retries: how often to ask again where the server is busy.
+
+    Raises:
+        ServerError: the URL is not one of HTTP.
+    """
+
+    def __init__(
+        self, url: str = "http://127.0.0.1:8265", *, key: str | None = None, timeout: float = 60.0, retries: int = 3
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ServerError(f"a server is named by a URL such as http://127.0.0.1:8265; got {url!r}")
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._connection = kind(parts.hostname, parts.port, timeout=timeout)
+        self._base = parts.path.rstrip("/")
+        self._url = url
+        self._key = key
+        self._retries = retries
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection. The next request makes another."""
+        with self._lock:
+            self._connection.close()
+
+    # ------------------------------------------------------------------------------------------------------- the verbs
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        image: File | None = None,
+        audio: File | None = None,
+        video: File | None = None,
+        minus: str | None = None,
+        like: Sequence[str] = (),
+        **options: Any,
+    ) -> list[dict[str, Any]]:
+        """The hits of one query, best first.
+
+        Args:
+            text: what to look for, in words.
+            image: a picture to go by.
+            audio: a sound to go by.
+            video: a video to go by.
+            minus: what is not wanted, in words.
+            like: ids of items to find others like.
+            options: `k`, `offset`, `modality`, `where`, `min_probability`, `hybrid`, `diversity`.
+
+        Raises:
+            ServerError: the server refused it, and why.
+        """
+        query = {**_thing(text, image, audio, video), **({"minus": minus} if minus else {}), "like": list(like)}
+        hits: list[dict[str, Any]] = self.search_many([query], **options)[0]["hits"]
+        return hits
+
+    def search_many(self, queries: Sequence[Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
+        """The results of several queries, each as the API has them; files are base64."""
+        asked = {name: value for name, value in options.items() if value is not None}
+        found: list[dict[str, Any]] = self._json("POST", "/v1/search", {"queries": list(queries), **asked})["results"]
+        return found
+
+    def predict(
+        self,
+        text: str | None = None,
+        *,
+        image: File | None = None,
+        audio: File | None = None,
+        video: File | None = None,
+        level: float = 0.9,
+        false_alarm_rate: float = 0.05,
+    ) -> dict[str, Any]:
+        """What the server's model says of one item, given by any subset of its modalities."""
+        body = {
+            "items": [_thing(text, image, audio, video)],
+            "level": level,
+            "false_alarm_rate": false_alarm_rate,
+        }
+        found: dict[str, Any] = self._json("POST", "/v1/predict", body)["predictions"][0]
+        return found
+
+    def embed(
+        self,
+        text: str | None = None,
+        *,
+        image: File | None = None,
+        audio: File | None = None,
+        video: File | None = None,
+    ) -> dict[Modality, list[float]]:
+        """Unit vectors of one item by modality."""
+        body = {"items": [_thing(text, image, audio, video)]}
+        found: dict[Modality, list[float]] = self._json("POST", "/v1/embed", body)["embeddings"][0]["vectors"]
+        return found
+
+    def items(self, *, where: str | None = None) -> Iterator[dict[str, Any]]:
+        """All items in the order of their ids; asked for a page at a time."""
+        after = None
+        while True:
+            asked = {"limit": 500, "after": after, "where": where}
+            page = self._json("GET", "/v1/items?" + urlencode({k: v for k, v in asked.items() if v is not None}))
+            yield from page["items"]
+            after = page["next"]
+            if after is None:
+                return
+
+    def item(self, item: str) -> dict[str, Any]:
+        """One item."""
+        return self._json("GET", f"/v1/items/{quote(item, safe='')}")
+
+    def file(self, item: str, modality: Modality, number: int = 0) -> bytes:
+        """A file of an item, by its place among the item's files of that modality."""
+        return self._ask("GET", f"/v1/items/{quote(item, safe='')}/files/{modality}/{number}")
+
+    def feedback(self, item: str, verdict: str, *, query: str | None = None) -> None:
+        """Tell that a hit was right (`"up"`) or not (`"down"`)."""
+        self._json("POST", "/v1/feedback", {"entries": [{"item": item, "verdict": verdict, "query": query}]})
+
+    def label(self, item: str, label: str, *, column: str | None = None) -> None:
+        """Tell what an item truly is."""
+        self._json("POST", "/v1/labels", {"entries": [{"item": item, "label": label, "column": column}]})
+
+    def status(self) -> dict[str, Any]:
+        """What is served."""
+        return self._json("GET", "/v1/status")
+
+    def is_ready(self) -> bool:
+        """Whether the server is there and warm."""
+        try:
+            self._ask("GET", "/readyz", retries=0)
+        except ServerError:
+            return False
+        return True
+
+    # --------------------------------------------------------------------------------------------------------- the wire
+
+    def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._ask(method, path, body))
+        return answer
+
+    def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, retries: int | None = None
+    ) -> bytes:
+        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        sent = None if body is None else json.dumps(body).encode()
+        for left in range(self._retries if retries is None else retries, -1, -1):
+            answer, content = self._once(method, self._base + path, sent, headers)
+            if answer.status < 300:
+                return content
+            problem = _problem(content)
+            wait = answer.headers.get("Retry-After", "")
+            if left and answer.status in {429, 503} and wait.isdigit():
+                time.sleep(min(float(wait), _LONGEST_WAIT))
+                continue
+            detail = problem.get("detail") or f"{answer.status} {answer.reason}"
+            raise ServerError(f"{method} {path.partition('?')[0]}: {detail}", status=answer.status, problem=problem)
+        raise AssertionError("the last turn of the loop returns or raises")
+
+    def _once(
+        self, method: str, path: str, sent: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[HTTPResponse, bytes]:
+        with self._lock:
+            for fresh in (self._connection.sock is None, True):
+                try:
+                    self._connection.request(method, path, sent, dict(headers))
+                    answer = self._connection.getresponse()
+                    return answer, answer.read()
+                except (OSError, HTTPException) as error:
+                    self._connection.close()
+                    # one that was kept open may have been closed meanwhile, which is no failure of the server
+                    if fresh or isinstance(error, TimeoutError):
+                        raise ServerError(
+                            f"{self._url} does not answer ({error or type(error).__name__}). Is chiasm serve running there?"
+                        ) from error
+        raise AssertionError("the second turn of the loop returns or raises")
+
+
+def _problem(content: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _thing(text: str | None, image: File | None, audio: File | None, video: File | None) -> dict[str, str]:
+    """What is sent of an item or query.
+
+    Raises:
+        ServerError: a file cannot be read.
+    """
+    thing = {} if text is None else {"text": text}
+    for name, file in (("image", image), ("audio", audio), ("video", video)):
+        if file is not None:
+            thing[name] = base64.b64encode(file if isinstance(file, bytes) else _read(name, file)).decode("ascii")
+    return thing
+
+
+def _read(name: str, path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ServerError(f"the {name} {path} cannot be read: {error.strerror or error}") from error

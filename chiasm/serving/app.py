@@ -1,0 +1,556 @@
+"""The application: a function of its parts. Which routes there are, and what each takes and gives.
+
+What is done is left to `engine`, who may come in to `guard`, what words mean to `schemas`. The page is mounted by whoever
+makes it, on the application that `create_app` gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, FastAPI, Path, Request
+from fastapi import Query as FromQuery
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.responses import Response, StreamingResponse
+
+from chiasm import __version__
+from chiasm.errors import ChiasmError
+from chiasm.searcher import Query
+from chiasm.serving import schemas
+from chiasm.serving.bodies import Given, read_json, things, visit_of
+from chiasm.serving.classify import Classifier
+from chiasm.serving.engine import Engine, Opened, Options, Searcher
+from chiasm.serving.files import file_answer
+from chiasm.serving.guard import Guard
+from chiasm.serving.keys import KeyRing
+from chiasm.serving.observe import Metrics, QueryLog, logger
+from chiasm.serving.problems import MEDIA_TYPE, Problem, of_error
+from chiasm.serving.settings import Settings
+from chiasm.types import Modality
+
+NDJSON = "application/x-ndjson"
+_PAGE = 500  # rows that a stream asks for at a time
+
+
+class TakesFeedback(Protocol):
+    """Stores thumbs up and down. May block; called from a reader's thread."""
+
+    def __call__(self, entries: Sequence[schemas.FeedbackEntry], *, who: str) -> int:
+        """Give how many were stored.
+
+        Raises:
+            ChiasmError: an entry names an item that there is not.
+        """
+
+
+class TakesLabels(Protocol):
+    """Stores labels and corrections. May block; called from a reader's thread."""
+
+    def __call__(self, entries: Sequence[schemas.LabelEntry], *, who: str) -> int:
+        """Give how many were stored.
+
+        Raises:
+            ChiasmError: an entry names an item or a column that there is not.
+        """
+
+
+class Parts:
+    """What the routes use; in the application's state as `parts`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        metrics: Metrics,
+        feedback: TakesFeedback | None,
+        labels: TakesLabels | None,
+        queries: QueryLog | None,
+    ) -> None:
+        self.engine, self.settings, self.metrics = engine, settings, metrics
+        self.feedback, self.labels, self.queries = feedback, labels, queries
+
+
+def create_app(
+    settings: Settings,
+    searcher: Searcher,
+    *,
+    classifier: Classifier | None = None,
+    keys: KeyRing | None = None,
+    feedback: TakesFeedback | None = None,
+    labels: TakesLabels | None = None,
+) -> FastAPI:
+    """The API over a searcher, ready for an ASGI server; `healthz` answers at once, `readyz` after the warm-up.
+
+    Args:
+        settings: bounds.
+        searcher: what is searched in.
+        classifier: the model that recognises.
+        keys: who may come in. None: everybody.
+        feedback: stores thumbs; without it `/v1/feedback` says that there is none.
+        labels: stores labels; without it `/v1/labels` says so.
+    """
+    metrics = Metrics()
+    engine = Engine(searcher, classifier, settings=settings, metrics=metrics)
+    queries = None if settings.query_log is None else QueryLog(settings.query_log)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        warm = asyncio.create_task(engine.warm_up())
+        warm.add_done_callback(_say_ready)
+        yield
+        warm.cancel()
+        await asyncio.get_running_loop().run_in_executor(None, engine.close)
+        if queries is not None:
+            queries.close()
+
+    app = _described(life)
+    app.state.parts = Parts(engine, settings, metrics, feedback, labels, queries)
+    app.add_middleware(Guard, settings=settings, keys=keys, metrics=metrics)
+    return app
+
+
+def openapi_text() -> str:
+    """The API's OpenAPI document, as it is kept in the documentation."""
+    return json.dumps(_described(None).openapi(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _say_ready(task: Any) -> None:
+    if task.cancelled():
+        return
+    if task.exception() is None:
+        logger.info("ready")
+    else:
+        logger.error("warm-up failed", exc_info=task.exception())
+
+
+# ------------------------------------------------------------------------------------------------------- description
+
+
+def _content(name: str) -> dict[str, Any]:
+    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
+
+
+_PROBLEM = {MEDIA_TYPE: _content("ProblemDetails")}
+_RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request was refused; `detail` says what to do.", "content": _PROBLEM},
+    429: {"description": "Too much at a time, or too often.", "content": _PROBLEM, "headers": _RETRY},
+    "5XX": {"description": "The server failed or is not ready.", "content": _PROBLEM},
+}
+REQUESTS: tuple[type[BaseModel], ...] = (
+    schemas.SearchRequest,
+    schemas.PredictRequest,
+    schemas.EmbedRequest,
+    schemas.FeedbackRequest,
+    schemas.LabelsRequest,
+    schemas.ProblemDetails,
+)
+
+
+def _json_body(model: type[BaseModel]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": _content(model.__name__)}}}
+
+
+def _body(model: type[BaseModel], words: type[BaseModel], options: type[BaseModel]) -> dict[str, Any]:
+    """A body of either type. In a form everything is a part; files are binary."""
+    file = {"type": "string", "format": "binary"}
+    form = {
+        "type": "object",
+        "properties": {
+            **words.model_json_schema()["properties"],
+            "image": file,
+            "audio": file,
+            "video": file,
+            "file": {"type": "array", "items": file, "description": "Each a thing of its own."},
+            **options.model_json_schema().get("properties", {}),
+        },
+    }
+    both = {"application/json": _content(model.__name__), "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": both}}
+
+
+def _described(life: Any) -> FastAPI:
+    """The routes and their document, without anything behind them."""
+    app = FastAPI(
+        title="chiasm",
+        version=__version__,
+        summary="Search and recognise images, texts, sounds and videos.",
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=life,
+        exception_handlers={
+            Problem: _on_problem,
+            ChiasmError: _on_chiasm_error,
+            HTTPException: _on_http_exception,
+            RequestValidationError: _on_validation,
+        },
+    )
+    app.include_router(router)
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            _, defined = models_json_schema(
+                [(model, "validation") for model in REQUESTS], ref_template="#/components/schemas/{model}"
+            )
+            components = made.setdefault("components", {})
+            components.setdefault("schemas", {}).update(defined["$defs"])
+            components["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "Needed where keys are."}
+            }
+            made["security"] = [{}, {"bearer": []}]
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # the way that FastAPI names for it
+    return app
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response(visit_of(request).id)
+
+
+async def _on_chiasm_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ChiasmError)
+    problem = of_error(error)
+    problem.detail = _parts(request).engine.without_paths(problem.detail)
+    if problem.status >= 500:
+        logger.error("encoder failed", exc_info=error, extra={"fields": {"id": visit_of(request).id}})
+    return problem.response(visit_of(request).id)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    details = {404: "there is no such route; see /openapi.json", 405: "the route does not know this method"}
+    detail = details.get(error.status_code, str(error.detail))
+    return Problem(error.status_code, "request", detail, headers=error.headers).response(visit_of(request).id)
+
+
+async def _on_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = [{"at": ".".join(str(part) for part in one["loc"][1:]), "problem": one["msg"]} for one in error.errors()]
+    first = found[0]
+    return Problem(422, "invalid", f"{first['at']}: {first['problem']}", errors=found).response(visit_of(request).id)
+
+
+# ------------------------------------------------------------------------------------------------------------ routes
+
+router = APIRouter(responses=PROBLEMS)
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def _json(value: Any) -> Response:
+    return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
+
+
+def _wants_lines(request: Request) -> bool:
+    return NDJSON in request.headers.get("accept", "")
+
+
+def _lines(rows: AsyncIterator[Mapping[str, Any]], first: Sequence[Mapping[str, Any]], request: Request) -> Response:
+    """A line of JSON a row. The first rows are there already, so that what is wrong with the request was said."""
+
+    async def written() -> AsyncIterator[bytes]:
+        yield b"".join(to_json(row, inf_nan_mode="null") + b"\n" for row in first)
+        try:
+            async for row in rows:
+                yield to_json(row, inf_nan_mode="null") + b"\n"
+        except (ChiasmError, Problem) as error:  # the status is sent; a last line tells that this is not all
+            problem = error if isinstance(error, Problem) else of_error(error)
+            yield to_json({"problem": problem.as_dict(visit_of(request).id)}) + b"\n"
+
+    return StreamingResponse(written(), media_type=NDJSON)
+
+
+def _streams(name: str, model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    lines = {NDJSON: {"schema": {"type": "string", "description": f"A line of JSON a {name}."}}}
+    return {200: {"model": model, "content": lines}}
+
+
+@router.get("/v1/search", responses=_streams("hit", schemas.SearchAnswer), tags=["search"])
+async def search_words(request: Request, query: Annotated[schemas.SearchWords, FromQuery()]) -> Response:
+    """Search with words or by items."""
+    if query.text is None and not query.like:
+        raise Problem(422, "invalid", "text: words to look for are needed, or in like an item to go by")
+    words = schemas.Asked(**{name: getattr(query, name) for name in schemas.Asked.model_fields})
+    options = {name: getattr(query, name) for name in schemas.SearchOptions.model_fields}
+    opened = await _parts(request).engine.open([Given(words)], visit_of(request))
+    return await _search(request, opened, Options(**options))
+
+
+@router.post(
+    "/v1/search",
+    responses=_streams("hit", schemas.SearchAnswer),
+    openapi_extra=_body(schemas.SearchRequest, schemas.Asked, schemas.SearchOptions),
+    tags=["search"],
+)
+async def search(request: Request) -> Response:
+    """Search with words, images, sounds, videos, or several of them together; several queries at a time.
+
+    With `Accept: application/x-ndjson` the hits of one query come as lines, as many as are asked for.
+    """
+    parts = _parts(request)
+    async with things(
+        request,
+        schemas.SearchRequest,
+        "queries",
+        words=schemas.Asked,
+        options=schemas.SearchOptions,
+        settings=parts.settings,
+    ) as (given, options):
+        opened = await parts.engine.open(given, visit_of(request))
+    return await _search(request, opened, Options(**options))
+
+
+async def _search(request: Request, opened: Sequence[Opened], options: Options) -> Response:
+    parts = _parts(request)
+    if _wants_lines(request):
+        if len(opened) != 1:
+            raise Problem(422, "invalid", f"NDJSON gives the hits of one query; got {len(opened)}")
+        (query,) = await parts.engine.prepared([opened[0].query])
+        first = await parts.engine.page(query, replace(options, k=min(options.k, _PAGE)))
+        await _log_queries(request, opened, [first])
+        return _lines(_more_hits(parts.engine, query, options, len(first["hits"])), first["hits"], request)
+    if options.k > schemas.MOST_HITS:
+        raise Problem(
+            422,
+            "invalid",
+            f"k: {options.k} hits come only as a stream. Ask for at most {schemas.MOST_HITS}, or send Accept: {NDJSON}",
+        )
+    found = await parts.engine.search([one.query for one in opened], options)
+    await _log_queries(request, opened, found)
+    return _json({"results": [{"query": number, **one} for number, one in enumerate(found)]})
+
+
+async def _more_hits(engine: Engine, query: Query, options: Options, sent: int) -> AsyncIterator[Mapping[str, Any]]:
+    last = min(options.k, _PAGE)
+    while sent < options.k and last == _PAGE:
+        page = replace(options, k=min(options.k - sent, _PAGE), offset=options.offset + sent)
+        hits = (await engine.page(query, page))["hits"]
+        for hit in hits:
+            yield hit
+        last = len(hits)
+        sent += last
+
+
+async def _log_queries(request: Request, opened: Sequence[Opened], found: Sequence[Mapping[str, Any]]) -> None:
+    parts = _parts(request)
+    if parts.queries is None:
+        return
+    rows = []
+    for asked, one in zip(opened, found, strict=True):
+        rows.append((asked.words.text, [medium.modality for medium in asked.media], len(one["hits"])))
+    await parts.engine.read(parts.queries.write, visit_of(request).who, rows)
+
+
+@router.post(
+    "/v1/predict",
+    responses={200: {"model": schemas.PredictAnswer}},
+    openapi_extra=_body(schemas.PredictRequest, schemas.Plain, schemas.PredictOptions),
+    tags=["recognise"],
+)
+async def predict(request: Request) -> Response:
+    """Say what items are, by the model that the server was started with."""
+    parts = _parts(request)
+    if parts.engine.classifier is None:
+        raise _lacks("model", "Start it with one: chiasm serve COLLECTION --model MODEL")
+    async with things(
+        request,
+        schemas.PredictRequest,
+        "items",
+        words=schemas.Plain,
+        options=schemas.PredictOptions,
+        settings=parts.settings,
+    ) as (given, options):
+        opened = await parts.engine.open(given, visit_of(request))
+    said = await parts.engine.predict(opened, **options)
+    empty: dict[str, Any] = {
+        "label": None,
+        "probability": None,
+        "probabilities": {},
+        "set": [],
+        "unknown": False,
+        "columns": {},
+    }
+    return _json(
+        {
+            "predictions": [
+                {"item": number, **empty, **one.said, "modalities": one.modalities} for number, one in enumerate(said)
+            ]
+        }
+    )
+
+
+@router.post(
+    "/v1/embed",
+    responses={200: {"model": schemas.EmbedAnswer}},
+    openapi_extra=_body(schemas.EmbedRequest, schemas.Plain, schemas.NoOptions),
+    tags=["search"],
+)
+async def embed(request: Request) -> Response:
+    """Give the vectors of items in the space that is searched in."""
+    parts = _parts(request)
+    async with things(
+        request, schemas.EmbedRequest, "items", words=schemas.Plain, options=schemas.NoOptions, settings=parts.settings
+    ) as (given, _):
+        opened = await parts.engine.open(given, visit_of(request))
+    vectors = await parts.engine.embed(opened)
+    return _json({"embeddings": [{"item": number, "vectors": one} for number, one in enumerate(vectors)]})
+
+
+@router.get("/v1/items", responses=_streams("item", schemas.ItemsAnswer), tags=["items"])
+async def items(request: Request, query: Annotated[schemas.ItemsQuery, FromQuery()]) -> Response:
+    """List items in the order of their ids. With `Accept: application/x-ndjson`: all of them, a line each."""
+    engine = _parts(request).engine
+    after = _id_of(query.after)
+    if _wants_lines(request):
+        first = await engine.items(after, _PAGE, query.where)
+        return _lines(_more_items(engine, first, query.where), first, request)
+    found = await engine.items(after, query.limit + 1, query.where)
+    shown = found[: query.limit]
+    return _json({"items": shown, "next": _cursor_of(shown[-1]["id"]) if len(found) > query.limit else None})
+
+
+async def _more_items(
+    engine: Engine, page: list[dict[str, Any]], where: str | None
+) -> AsyncIterator[Mapping[str, Any]]:
+    while len(page) == _PAGE:
+        page = await engine.items(page[-1]["id"], _PAGE, where)
+        for one in page:
+            yield one
+
+
+@router.get(
+    "/v1/items/{item:path}/files/{modality}/{number}",
+    responses={
+        200: {"description": "The file.", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
+        206: {"description": "Part of it.", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
+        304: {"description": "It is as it was."},
+    },
+    tags=["items"],
+)
+async def item_file(
+    request: Request, item: str, modality: Modality, number: Annotated[int, Path(ge=0, le=10**6)]
+) -> Response:
+    """A file of an item, by its place among the item's files of that modality."""
+    engine = _parts(request).engine
+    path = await engine.file_of(item, modality, number)
+    if path is None:
+        raise Problem(404, "file", "there is no such file; /v1/items lists those that there are")
+    return await engine.read(file_answer, path, modality, request)
+
+
+@router.get("/v1/items/{item:path}", responses={200: {"model": schemas.Item}}, tags=["items"])
+async def item(request: Request, item: str) -> Response:
+    """One item."""
+    found = await _parts(request).engine.item(item)
+    if found is None:
+        raise Problem(404, "item", "there is no item of this id; /v1/items lists those that there are")
+    return _json(found)
+
+
+@router.post(
+    "/v1/feedback",
+    responses={200: {"model": schemas.Accepted}},
+    openapi_extra=_json_body(schemas.FeedbackRequest),
+    tags=["teach"],
+)
+async def feedback(request: Request) -> Response:
+    """Tell which hits were right and which were not."""
+    parts = _parts(request)
+    if parts.feedback is None:
+        raise _lacks("place for feedback", "It was started to be read from only")
+    body = await read_json(request, schemas.FeedbackRequest, parts.settings)
+    take = partial(parts.feedback, body.entries, who=visit_of(request).who)
+    return _json({"stored": await parts.engine.read(take)})
+
+
+@router.post(
+    "/v1/labels",
+    responses={200: {"model": schemas.Accepted}},
+    openapi_extra=_json_body(schemas.LabelsRequest),
+    tags=["teach"],
+)
+async def labels(request: Request) -> Response:
+    """Tell what items truly are, to be learned from."""
+    parts = _parts(request)
+    if parts.labels is None:
+        raise _lacks("place for labels", "It was started to be read from only")
+    body = await read_json(request, schemas.LabelsRequest, parts.settings)
+    take = partial(parts.labels, body.entries, who=visit_of(request).who)
+    return _json({"stored": await parts.engine.read(take)})
+
+
+@router.get("/v1/status", responses={200: {"model": schemas.StatusAnswer}}, tags=["server"])
+async def status(request: Request) -> Response:
+    """What is served."""
+    return _json(await _parts(request).engine.status())
+
+
+@router.get("/healthz", responses={200: {"model": schemas.Health}}, tags=["server"])
+async def healthz() -> Response:
+    """Whether the process lives."""
+    return _json({"status": "ok"})
+
+
+@router.get(
+    "/readyz",
+    responses={200: {"model": schemas.Health}, 503: {"model": schemas.Health, "description": "Not yet."}},
+    tags=["server"],
+)
+async def readyz(request: Request) -> Response:
+    """Whether the first request will be as fast as the next."""
+    if _parts(request).engine.ready:
+        return _json({"status": "ok"})
+    return Response(to_json({"status": "starting"}), status_code=503, media_type="application/json")
+
+
+@router.get(
+    "/metrics",
+    responses={
+        200: {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    },
+    tags=["server"],
+)
+async def metrics(request: Request) -> Response:
+    """Numbers for Prometheus."""
+    return Response(_parts(request).metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _lacks(what: str, advice: str) -> Problem:
+    return Problem(404, "not-served", f"this server has no {what}. {advice}")
+
+
+def _cursor_of(item: str) -> str:
+    return base64.urlsafe_b64encode(item.encode()).decode().rstrip("=")
+
+
+def _id_of(cursor: str | None) -> str | None:
+    if cursor is None:
+        return None
+    try:
+        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise Problem(422, "invalid", "after: has to be what `next` of the last page said") from error

@@ -1,0 +1,188 @@
+"""From the body of a request to things to search with, embed or recognise: JSON with base64, or multipart with files.
+
+In a multipart body the parts `text`, `image`, `audio` and `video` make up one thing, and every part `file` is a thing
+of its own, whose content tells its modality. The other parts are options, by the names of the JSON body.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+
+from chiasm.serving.guard import Visit
+from chiasm.serving.problems import Problem, of_validation
+from chiasm.serving.schemas import MOST_THINGS, Plain
+from chiasm.serving.settings import Settings
+from chiasm.types import MODALITIES, Modality
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_FIELD_BYTES = 64 * 1024
+_FILES: tuple[Modality, ...] = ("image", "audio", "video")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file as it came: its bytes, or where they lie. Its name plays no part."""
+
+    source: bytes | BinaryIO
+    modality: Modality | None  # what it was sent as; None: whatever it is
+
+    def write(self, file: BinaryIO) -> None:
+        """Copy it into a file."""
+        if isinstance(self.source, bytes):
+            file.write(self.source)
+        else:
+            self.source.seek(0)
+            shutil.copyfileobj(self.source, file, 2**20)
+
+
+@dataclass(frozen=True)
+class Given:
+    """One thing of a request, its files not opened yet."""
+
+    words: Plain
+    files: tuple[Upload, ...] = ()
+
+
+def visit_of(request: Request) -> Visit:
+    """What the guard knows of a request."""
+    visit: Visit = request.scope["state"]["visit"]
+    return visit
+
+
+def type_of(request: Request) -> str:
+    """The media type of the body, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_json(request: Request, model: type[ModelT], settings: Settings) -> ModelT:
+    """A body of JSON as a model.
+
+    Raises:
+        Problem: 415 it is of another type; 413 it is too large; 422 it does not fit.
+    """
+    if type_of(request) != "application/json":
+        raise _wrong_type(request, "application/json")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > settings.max_json:
+            raise Problem(
+                413,
+                "too-large",
+                f"the JSON has more than {settings.max_json:,} bytes. Send large files as multipart/form-data",
+                headers={"Connection": "close"},
+            )
+    try:
+        return model.model_validate_json(bytes(body))
+    except ValidationError as error:
+        raise of_validation(error) from None
+
+
+@asynccontextmanager
+async def things(
+    request: Request,
+    whole: type[ModelT],
+    name: str,
+    *,
+    words: type[Plain],
+    options: type[BaseModel],
+    settings: Settings,
+) -> AsyncIterator[tuple[list[Given], dict[str, Any]]]:
+    """The things of a body of either type, and its options; files that it came with are gone afterwards.
+
+    Args:
+        request: whose body is read.
+        whole: schema of the JSON body.
+        name: of the field of `whole` that holds the things.
+        words: schema of what of a thing is no file.
+        options: schema of the rest of the JSON body.
+        settings: bounds.
+    """
+    if type_of(request) != "multipart/form-data":
+        if type_of(request) != "application/json":
+            raise _wrong_type(request, "application/json or multipart/form-data")
+        found = await read_json(request, whole, settings)
+        given = [_given(thing, words) for thing in getattr(found, name)]
+        yield given, {field: getattr(found, field) for field in options.model_fields}
+        return
+    fields = len(options.model_fields) + 4 * MOST_THINGS
+    async with request.form(max_files=MOST_THINGS, max_fields=fields, max_part_size=_FIELD_BYTES) as form:
+        yield _of_form(form, words, options)
+
+
+def parse(model: type[ModelT], values: dict[str, Any]) -> ModelT:
+    """Values of a query string or form as a model.
+
+    Raises:
+        Problem: 422, they do not fit.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise of_validation(error) from None
+
+
+def _given(thing: Any, words: type[Plain]) -> Given:
+    files = [Upload(content, modality) for modality in _FILES if (content := getattr(thing, modality)) is not None]
+    return Given(words(**{name: getattr(thing, name) for name in words.model_fields}), tuple(files))
+
+
+def _of_form(form: FormData, words: type[Plain], options: type[BaseModel]) -> tuple[list[Given], dict[str, Any]]:
+    files: dict[Modality, Upload] = {}
+    alone: list[Given] = []
+    said: dict[str, Any] = {}
+    asked: dict[str, Any] = {}
+    for key, value in form.multi_items():
+        if key not in {*_FILES, "file", *words.model_fields, *options.model_fields}:
+            known = ", ".join([*_FILES, "file", *words.model_fields, *options.model_fields])
+            raise Problem(422, "invalid", f"the form has a part of an unknown name. Known are {known}")
+        if isinstance(value, UploadFile) != (key in {*_FILES, "file"}):
+            what = "words, not a file" if isinstance(value, UploadFile) else "a file"
+            raise Problem(422, "invalid", f"{key}: has to be {what}")
+        if isinstance(value, UploadFile):
+            if key == "file":
+                alone.append(Given(words(), (Upload(value.file, None),)))
+                continue
+            modality = next(name for name in _FILES if name == key)
+            if modality in files:
+                raise _twice(key)
+            files[modality] = Upload(value.file, modality)
+        elif key in words.model_fields and _is_list(words, key):
+            said.setdefault(key, []).append(value)
+        else:
+            fields = said if key in words.model_fields else asked
+            if key in fields:
+                raise _twice(key)
+            fields[key] = value
+    found = parse(options, asked)
+    plain = parse(words, said)
+    given = list(alone)
+    if files or said:
+        if not files and plain.text is None and not getattr(plain, "like", ()):
+            raise Problem(422, "invalid", "the query says what is not wanted, and not what is: add a text or a file")
+        given.insert(0, Given(plain, tuple(files.values())))
+    if not given:
+        raise Problem(422, "invalid", f"the form has none of {', '.join(MODALITIES)} and file")
+    return given, {field: getattr(found, field) for field in options.model_fields}
+
+
+def _is_list(words: type[Plain], key: str) -> bool:
+    return isinstance(words.model_fields[key].default, tuple)
+
+
+def _twice(key: str) -> Problem:
+    return Problem(422, "invalid", f"{key}: came twice. Several things are sent as parts named file, or as JSON")
+
+
+def _wrong_type(request: Request, wanted: str) -> Problem:
+    came = "none" if not request.headers.get("content-type") else "another"
+    return Problem(415, "type", f"the body has to be {wanted}, as its Content-Type says; got {came}")

@@ -1,0 +1,418 @@
+"""Between the event loop and what does the work: the one place that knows the searcher and its words.
+
+Encoders run in one thread, which embeds what several requests wait for together; searches in a second, so that one
+batch is embedded while the last is searched with; files are opened and rows read in a few more. An answer that takes
+too long is given up, and what of it had not begun is not done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar, cast
+from urllib.parse import quote
+
+import numpy as np
+from jaxtyping import Float
+
+from chiasm import __version__
+from chiasm.errors import ChiasmError, MediaError, SpaceError
+from chiasm.media import Limits
+from chiasm.searcher import Query, SearchResult, Status
+from chiasm.serving.batching import Batcher
+from chiasm.serving.bodies import Given, Upload
+from chiasm.serving.classify import Classifier, Recognised
+from chiasm.serving.guard import Visit
+from chiasm.serving.observe import Metrics, logger, where_from
+from chiasm.serving.problems import Problem
+from chiasm.serving.schemas import Asked, Plain, StatusAnswer
+from chiasm.serving.settings import Settings
+from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Text, Video
+
+T = TypeVar("T")
+
+_PREDICT = "predict"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search; see `schemas.SearchOptions`."""
+
+    k: int = 10
+    offset: int = 0
+    modality: Modality | None = None
+    where: str | None = None
+    min_probability: float | Literal["auto"] | None = None
+    hybrid: bool = False
+    diversity: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """One thing of a request with its files opened."""
+
+    media: tuple[Media, ...]
+    words: Plain
+
+    @property
+    def query(self) -> Query:
+        """As something to look for."""
+        words = self.words
+        if not isinstance(words, Asked):
+            return Query(self.media)
+        minus = () if words.minus is None else (Text(words.minus),)
+        return Query(self.media, minus, words.like, words.liked, words.disliked)
+
+
+class HasPath(Protocol):
+    """Something that lies in a folder."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+
+
+class Searcher(Protocol):
+    """What a server needs of `chiasm.searcher.Searcher`. All of it is called from several threads, but `prepare`."""
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What can be searched with."""
+
+    @property
+    def collection(self) -> HasPath:
+        """Where the collection lies; left out of what is said to others."""
+
+    def open(self, path: Path, *, limits: Limits) -> Media:
+        """A file as the encoders want to see it."""
+
+    def prepare(self, given: Sequence[Media], /) -> Float[np.ndarray, "n dim"]:
+        """Unit vectors of opened media."""
+
+    def search(
+        self,
+        query: Query,
+        /,
+        *,
+        k: int,
+        offset: int,
+        modality: Modality | None,
+        where: str | None,
+        min_probability: float | Literal["auto"] | None,
+        hybrid: bool,
+        diversity: float,
+    ) -> SearchResult:
+        """The hits of one query."""
+
+    def refresh(self) -> bool:
+        """See what was added meanwhile."""
+
+    def item(self, name: str, /) -> dict[str, Any] | None:
+        """The row of one item."""
+
+    def items(self, *, after: str | None, limit: int, where: str | None) -> list[dict[str, Any]]:
+        """Rows in the order of their ids, those after an id."""
+
+    def file_of(self, name: str, modality: Modality, number: int, /) -> Path | None:
+        """One of the item's own files."""
+
+    def status(self) -> Status:
+        """What the collection holds."""
+
+
+class Engine:
+    """The searcher and the model behind the routes.
+
+    Args:
+        searcher: what is searched in.
+        classifier: the model that recognises, if there is one.
+        settings: bounds.
+        metrics: where batches are counted.
+    """
+
+    def __init__(
+        self, searcher: Searcher, classifier: Classifier | None, *, settings: Settings, metrics: Metrics
+    ) -> None:
+        self.classifier = classifier
+        self.ready = False
+        self._searcher = searcher
+        self._settings = settings
+        self._metrics = metrics
+        self._encodes: Batcher[Any, Any] = Batcher(
+            self._encode, most=settings.batch, wait=settings.batch_wait, capacity=settings.max_media, name="encode"
+        )
+        self._searches: Batcher[tuple[Query, Options], dict[str, Any]] = Batcher(
+            self._search, most=settings.batch, wait=0.0, capacity=10 * settings.max_media, name="search"
+        )
+        self._readers = ThreadPoolExecutor(settings.readers, thread_name_prefix="read")
+        self._refreshed = time.monotonic()
+
+    async def warm_up(self) -> None:
+        """Do everything once, so that the first request does not wait for weights to be read."""
+        if "text" in self._searcher.modalities:
+            try:
+                await self.search([Query((Text("warm up"),))], Options(k=1))
+            except ChiasmError as error:  # an empty collection: files may come while it is served
+                logger.warning("nothing to search in yet", extra={"fields": where_from(error)})
+        self.ready = True
+
+    def close(self) -> None:
+        """Finish what waits and end the threads."""
+        self._encodes.close()
+        self._searches.close()
+        self._readers.shutdown()
+
+    # ------------------------------------------------------------------------------------------------------- the verbs
+
+    async def open(self, given: Sequence[Given], visit: Visit) -> list[Opened]:
+        """Open what a request came with. Files are told by their content.
+
+        Raises:
+            MediaError: a file cannot be used; the reason names it by its place.
+            SpaceError: a file is of another modality than it was sent as, or of one that cannot be searched with.
+        """
+        opened = []
+        for number, thing in enumerate(given):
+            text = thing.words.text
+            if text is not None and not text.strip():
+                raise SpaceError(f"the text of {number} is empty: say in words what to look for")
+            media: list[Media] = [] if text is None else [Text(text)]
+            for upload in thing.files:
+                try:
+                    medium = await self.read(self._open, upload)
+                except MediaError as error:
+                    what = upload.modality or "file"
+                    raise MediaError(error.outcome, f"{what} of {number}: {error.reason}") from None
+                if upload.modality is not None and medium.modality != upload.modality:
+                    raise SpaceError(
+                        f"what was sent as {upload.modality} of {number} is {medium.modality} by its content. Send it "
+                        "under that name"
+                    )
+                visit.hold(_size(medium))
+                media.append(medium)
+            opened.append(Opened(tuple(media), thing.words))
+        return opened
+
+    async def search(self, queries: Sequence[Query], options: Options) -> list[dict[str, Any]]:
+        """The hits of each query, see `schemas.Found`."""
+        return await self._found([(query, options) for query in await self.prepared(queries)])
+
+    async def prepared(self, queries: Sequence[Query]) -> list[Query]:
+        """Embed queries: the expensive part, done once however many pages are looked at."""
+        vectors = await self._embedded([medium for query in queries for medium in (*query.plus, *query.minus)])
+        found, begin = [], 0
+        for query in queries:
+            end = begin + len(query.plus) + len(query.minus)
+            found.append(replace(query, vectors=np.stack(vectors[begin:end])) if end > begin else query)
+            begin = end
+        return found
+
+    async def page(self, query: Query, options: Options) -> dict[str, Any]:
+        """The hits of an embedded query."""
+        return (await self._found([(query, options)]))[0]
+
+    async def embed(self, opened: Sequence[Opened]) -> list[dict[Modality, list[float]]]:
+        """Unit vectors of the media of each item."""
+        vectors = iter(await self._embedded([medium for one in opened for medium in one.media]))
+        return [{medium.modality: next(vectors).tolist() for medium in one.media} for one in opened]
+
+    async def predict(self, opened: Sequence[Opened], *, level: float, false_alarm_rate: float) -> list[Recognised]:
+        """What the model says of each item."""
+        assert self.classifier is not None  # the route has asked
+        (future,) = self._encodes.submit(_PREDICT, [([one.media for one in opened], level, false_alarm_rate)])
+        result: list[Recognised] = await self._in_time(future)
+        return result
+
+    async def item(self, item: str) -> dict[str, Any] | None:
+        """One item, see `schemas.Item`."""
+        row = await self.read(self._searcher.item, item)
+        return None if row is None else item_of(row)
+
+    async def items(self, after: str | None, limit: int, where: str | None) -> list[dict[str, Any]]:
+        """A page of items in the order of their ids."""
+        rows = await self.read(lambda: self._searcher.items(after=after, limit=limit, where=where))
+        return [item_of(row) for row in rows]
+
+    async def file_of(self, item: str, modality: Modality, number: int) -> Path | None:
+        """Where a file of an item lies."""
+        return await self.read(self._searcher.file_of, item, modality, number)
+
+    def without_paths(self, text: str) -> str:
+        """What an error says, with the collection's name where its path was."""
+        path = self._searcher.collection.path
+        return text.replace(str(path), path.name)
+
+    async def status(self) -> StatusAnswer:
+        """What is served."""
+        found = await self.read(self._searcher.status)
+        return StatusAnswer(
+            name=Path(found.path).name,
+            version=__version__,
+            encoder=Path(found.encoder).name if Path(found.encoder).is_absolute() else found.encoder,
+            modalities=list(self._searcher.modalities),
+            items=found.items,
+            outcomes={str(name): count for name, count in found.outcomes.items()},
+            embeddings=found.embeddings,
+            columns=list(found.columns),
+            spaces=list(found.spaces),
+            label=None if self.classifier is None else self.classifier.label,
+        )
+
+    async def read(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call what blocks in one of the readers' threads."""
+        loop = asyncio.get_running_loop()
+        return await self._in_time(loop.run_in_executor(self._readers, function, *arguments))
+
+    # --------------------------------------------------------------------------------------------------- in other threads
+
+    def _open(self, upload: Upload) -> Media:
+        with tempfile.NamedTemporaryFile(prefix="chiasm-") as file:
+            upload.write(cast("BinaryIO", file))
+            file.flush()
+            return self._searcher.open(Path(file.name), limits=self._settings.uploads)
+
+    def _encode(self, lane: str, work: Sequence[Any]) -> Sequence[Any]:
+        self._metrics.batch(lane, len(work))
+        self._metrics.waiting.set(len(self._encodes))
+        if lane == _PREDICT:
+            return [_tried(self._predict, one) for one in work]
+        try:
+            return list(self._searcher.prepare(work))
+        except ChiasmError as error:
+            if len(work) == 1:
+                return [error]
+        return [_tried(lambda one: self._searcher.prepare([one])[0], one) for one in work]  # to find whose fault it is
+
+    def _predict(self, work: tuple[Sequence[Sequence[Media]], float, float]) -> list[Recognised]:
+        assert self.classifier is not None
+        items, level, false_alarm_rate = work
+        return self.classifier.predict(items, level=level, false_alarm_rate=false_alarm_rate)
+
+    def _search(self, lane: str, work: Sequence[tuple[Query, Options]]) -> Sequence[dict[str, Any] | Exception]:  # noqa: ARG002
+        if time.monotonic() - self._refreshed > self._settings.refresh_seconds:
+            try:
+                self._searcher.refresh()
+            except ChiasmError as error:  # it goes on with what it knows
+                logger.warning("refresh failed", extra={"fields": where_from(error)})
+            self._refreshed = time.monotonic()
+        return [_tried(self._search_one, one) for one in work]
+
+    def _search_one(self, work: tuple[Query, Options]) -> dict[str, Any]:
+        query, options = work
+        return answer_of(self._searcher.search(query, **vars(options)))
+
+    # -------------------------------------------------------------------------------------------------------- and back
+
+    async def _embedded(self, media: Sequence[Media]) -> list[Float[np.ndarray, " dim"]]:
+        has = self._searcher.modalities
+        for medium in media:
+            if medium.modality not in has:
+                raise SpaceError(f"this collection can be searched with {', '.join(has)}, not {medium.modality}")
+        if not media:
+            return []
+        futures: dict[int, asyncio.Future[Any]] = {}
+        lanes: dict[str, list[int]] = {}
+        for number, medium in enumerate(media):
+            lanes.setdefault(medium.modality, []).append(number)
+        for lane, rows in lanes.items():
+            futures |= zip(rows, self._encodes.submit(lane, [media[row] for row in rows]), strict=True)
+        self._metrics.waiting.set(len(self._encodes))
+        return await self._all([futures[row] for row in range(len(media))])
+
+    async def _found(self, work: Sequence[tuple[Query, Options]]) -> list[dict[str, Any]]:
+        return await self._all(self._searches.submit("search", work))
+
+    async def _all(self, futures: Sequence[asyncio.Future[T]]) -> list[T]:
+        if len(futures) == 1:
+            return [await self._in_time(futures[0])]
+        results = await self._in_time(asyncio.gather(*futures, return_exceptions=True))
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return cast("list[T]", results)
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._settings.answer_seconds):
+                return await work
+        except TimeoutError as error:
+            raise Problem(
+                503,
+                "late",
+                f"the answer was not ready after {self._settings.answer_seconds:g} s. Ask for less, or later",
+                headers={"Retry-After": "5"},
+            ) from error
+
+
+def answer_of(found: SearchResult) -> dict[str, Any]:
+    """A search result in the words of `schemas.Found`; where files lie on the server is left out."""
+    hits = [
+        {
+            "id": hit.id,
+            "modality": hit.modality,
+            "score": hit.score,
+            "probability": hit.probability,
+            "start": hit.start,
+            "end": hit.end,
+            "text": hit.text,
+            "url": None if hit.path is None else url_of(hit.id, hit.modality, hit.number),
+            "moments": [vars(moment) for moment in hit.moments],
+            "metadata": hit.metadata,
+        }
+        for hit in found.hits
+    ]
+    return {
+        "space": found.space,
+        "found": found.found,
+        "threshold": found.threshold,
+        "false_hit_rate": found.false_hit_rate,
+        "hits": hits,
+    }
+
+
+def item_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of an item in the words of `schemas.Item`."""
+    media = []
+    for modality in MODALITIES:
+        for number, value in enumerate(row.get(modality) or ()):
+            inline = modality == "text" and not Path(value).is_absolute()
+            media.append(
+                {
+                    "modality": modality,
+                    "number": number,
+                    "text": value if inline else None,
+                    "url": None if inline else url_of(str(row["id"]), modality, number),
+                }
+            )
+    metadata = {name: value for name, value in row.items() if name not in {"id", *MODALITIES}}
+    return {"id": str(row["id"]), "media": media, "metadata": metadata}
+
+
+def url_of(item: str, modality: Modality, number: int) -> str:
+    """The path under which a file is served."""
+    return f"/v1/items/{quote(item, safe='')}/files/{modality}/{number}"
+
+
+def _size(medium: Media) -> int:
+    match medium:
+        case Image():
+            return medium.pixels.nbytes
+        case Audio():
+            return medium.waveform.nbytes
+        case Video():
+            return medium.frames.nbytes + (0 if medium.sound is None else medium.sound.waveform.nbytes)
+        case Text():
+            return len(medium.text)
+
+
+def _tried(function: Callable[[Any], T], work: Any) -> T | Exception:
+    """A result, or the error that it ended in: one request's failure is not the others'."""
+    try:
+        return function(work)
+    except Exception as error:  # noqa: BLE001
+        return error

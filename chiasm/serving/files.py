@@ -1,0 +1,180 @@
+"""Files of items as answers: what a browser may be told that they are, and which of them are given at all.
+
+A file comes from the collection by item, modality and number; no path is ever taken from a request. It is opened once,
+without following links, and checked and read through that one opening. Where the path that was added is or leads
+through a link, the file that it led to is served only while it lies within the folder of the path's last part: a link
+to elsewhere is answered like a missing file, since whoever may write into a folder of media could point it at anything
+that the server can read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from io import FileIO
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from chiasm.errors import MediaError
+from chiasm.media import kinds
+from chiasm.media.kinds import Kind
+from chiasm.serving.problems import Problem
+from chiasm.types import Modality
+
+_BLOCK = 256 * 1024
+_RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
+_TYPES: dict[Kind, str] = {  # only what browsers show or play as pictures and sounds, and never as documents
+    kinds.JPEG: "image/jpeg",
+    kinds.PNG: "image/png",
+    kinds.GIF: "image/gif",
+    kinds.WEBP: "image/webp",
+    kinds.BMP: "image/bmp",
+    kinds.AVIF: "image/avif",
+    kinds.WAV: "audio/wav",
+    kinds.FLAC: "audio/flac",
+    kinds.OGG: "audio/ogg",
+    kinds.MP3: "audio/mpeg",
+    kinds.AAC: "audio/aac",
+    kinds.OGG_VIDEO: "video/ogg",
+}
+_CONTAINERS = {kinds.MP4: "mp4", kinds.MATROSKA: "webm"}
+_MODALITIES: dict[Modality, tuple[Modality | None, ...]] = {  # what a file of a slot may be found to be
+    "image": ("image",),
+    "text": ("text",),
+    "audio": ("audio", None),
+    "video": (None,),
+}
+
+
+def file_answer(path: Path, modality: Modality, request: Request) -> Response:
+    """A file of an item, whole or the part that the Range header asks for (RFC 9110, 14.2).
+
+    Args:
+        path: as the collection has it.
+        modality: what the collection has it as. A file that has become something else is not served.
+        request: for its headers.
+
+    Raises:
+        Problem: 404 it is gone, no longer a file of this modality, or a link that leaves its folder; 416 the range lies
+            outside.
+    """
+    file = os.fdopen(_opened(path), "rb", buffering=0)
+    try:
+        status = os.fstat(file.fileno())
+        kind = _kind(os.pread(file.fileno(), kinds.HEAD, 0))
+        if kind is None or kind.modality not in _MODALITIES[modality]:
+            raise _gone()
+        tag, known = f'"{status.st_mtime_ns:x}-{status.st_size:x}"', _type(kind, modality)
+        headers = {
+            "Content-Disposition": f"{'inline' if known else 'attachment'}; {_name(path)}",
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "private, no-cache",
+            "ETag": tag,
+        }
+        if request.headers.get("if-none-match") == tag:
+            file.close()
+            return Response(status_code=304, headers=headers)
+        part = _range(request.headers.get("range"), status.st_size, request.headers.get("if-range"), tag)
+    except BaseException:
+        file.close()
+        raise
+    begin, end = part or (0, status.st_size)
+    headers["Content-Length"] = str(end - begin)
+    if part is not None:
+        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{status.st_size}"
+    return _FileAnswer(
+        file, begin, end, status=206 if part else 200, headers=headers, kind=known or "application/octet-stream"
+    )
+
+
+class _FileAnswer(StreamingResponse):
+    """The bytes of an open file, which is closed with the answer, however that ends."""
+
+    def __init__(
+        self, file: FileIO, begin: int, end: int, *, status: int, headers: Mapping[str, str], kind: str
+    ) -> None:
+        self._file, self._begin, self._end = file, begin, end
+        super().__init__(self._blocks(), status_code=status, headers=headers, media_type=kind)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._file.close()
+
+    def _blocks(self) -> Iterator[bytes]:
+        at = self._begin
+        while at < self._end:
+            block = os.pread(self._file.fileno(), min(_BLOCK, self._end - at), at)
+            if not block:
+                raise OSError("the file became shorter while it was sent")
+            at += len(block)
+            yield block
+
+
+def _opened(path: Path) -> int:
+    try:
+        real = path.resolve(strict=True)
+        if not real.is_relative_to(path.parent.resolve(strict=True)):
+            raise _gone()
+        opened = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, RuntimeError, ValueError):  # gone, a loop of links, a name that is none
+        raise _gone() from None
+    if not stat.S_ISREG(os.fstat(opened).st_mode):  # a folder or a pipe
+        os.close(opened)
+        raise _gone()
+    return opened
+
+
+def _gone() -> Problem:
+    return Problem(404, "file", "the file is no longer what was added: it is gone, replaced or a link to elsewhere")
+
+
+def _kind(head: bytes) -> Kind | None:
+    try:
+        return kinds.recognise(head)
+    except MediaError:
+        return None
+
+
+def _type(kind: Kind, modality: Modality) -> str | None:
+    """The type under which it is shown; None: it is only offered for saving."""
+    if kind is kinds.TEXT:
+        return "text/plain; charset=utf-8"
+    if kind in _CONTAINERS:
+        return f"{modality}/{_CONTAINERS[kind]}"
+    return _TYPES.get(kind)
+
+
+def _name(path: Path) -> str:
+    """The file's name for saving (RFC 6266): letters, digits and a few signs, nothing that could end a header."""
+    plain = re.sub(r"[^A-Za-z0-9._ -]", "_", path.name)[-100:].strip(" .") or "file"
+    return f'filename="{plain}"'
+
+
+def _range(asked: str | None, size: int, only_if: str | None, tag: str) -> tuple[int, int] | None:
+    """First byte and the one after the last, or None for all: also where the header is not one simple range."""
+    match = None if asked is None or (only_if is not None and only_if != tag) else _RANGE.fullmatch(asked.strip())
+    if match is None or match.group(1, 2) == ("", ""):
+        return None
+    first, last = match.group(1, 2)
+    if not first:  # the last bytes
+        begin, end = max(size - int(last), 0), size
+    else:
+        begin, end = int(first), min(int(last) + 1, size) if last else size
+        if last and int(last) < begin:
+            return None
+    if begin >= end:
+        raise Problem(
+            416,
+            "range",
+            f"the file has {size} bytes; the range lies outside",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
+    return begin, end

@@ -1,0 +1,318 @@
+"""From a collection to listening processes: addresses, keys, logs, workers, and how they stop.
+
+Every worker process opens the collection for reading and has encoders, queue and counters of its own; what they share is
+the socket. Slow clients are dealt with here, below HTTP, where connections can be cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.supervisors import Multiprocess
+
+from chiasm.collection import Collection
+from chiasm.encoders.runtime import Device
+from chiasm.errors import ChiasmError, LabelError
+from chiasm.feedback import FeedbackTable, Label, Thumb
+from chiasm.models import load_model
+from chiasm.searcher import Searcher, start_of
+from chiasm.serving.app import create_app
+from chiasm.serving.classify import Classifier
+from chiasm.serving.keys import KeyRing
+from chiasm.serving.observe import JsonLines, logger
+from chiasm.serving.schemas import FeedbackEntry, LabelEntry
+from chiasm.serving.settings import Settings
+
+PORT = 8265
+_LONGEST_HEAD = 16 * 1024
+_WORKER_SECONDS = 120  # a worker that loads its libraries may not answer its parent for a while
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a process is made of; goes to the workers."""
+
+    collection: Path
+    model: Path | None
+    space: str | None
+    device: Device
+    keys: KeyRing | None
+    settings: Settings
+
+
+def serve(
+    collection: str | Path,
+    *,
+    model: str | Path | None = None,
+    space: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    api_key_file: str | Path | None = None,
+    host_names: Sequence[str] = (),
+    workers: int = 1,
+    rate: float | None = None,
+    query_log: str | Path | None = None,
+    device: Device = "auto",
+    settings: Settings | None = None,
+) -> None:
+    """Serve a collection until the process is told to stop (SIGINT, SIGTERM); running requests are finished.
+
+    Args:
+        collection: what is searched in.
+        model: a folder that `chiasm fit` wrote, for `/v1/predict`.
+        space: name of the space to search in. Default: the newest.
+        host: address to listen on. Any but a loopback address needs `api_key_file`.
+        port: 0 takes a free one; the log says which.
+        api_key_file: hashes of the keys that are let in, see `chiasm.serving.keys.make_key`.
+        host_names: names under which the server is reached, beside its addresses, this machine's name and localhost.
+        workers: processes.
+        rate: requests a second of one key. Default: 50 where keys are needed, no limit on loopback without keys.
+        query_log: a file to keep the texts of queries in. Default: they are kept nowhere.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+        settings: all other bounds.
+
+    Raises:
+        ChiasmError: the address is open to others and no keys are given, the port is taken, or the collection, model or
+            key file cannot be used.
+    """
+    if workers < 1:
+        raise ChiasmError(f"workers has to be at least 1; got {workers}")
+    keys = None if api_key_file is None else KeyRing.read(api_key_file)
+    local = is_loopback(host)
+    if not local and keys is None:
+        raise ChiasmError(
+            f"{host} lets other machines in, and no API key is asked for. Make one: chiasm make-key FILE, "
+            "and serve with --api-key-file FILE; or stay on 127.0.0.1"
+        )
+    base = settings or Settings()
+    plan = Plan(
+        collection=Path(collection).absolute(),
+        model=None if model is None else Path(model).absolute(),
+        space=space,
+        device=device,
+        keys=keys,
+        settings=replace(
+            base,
+            host_names=(*base.host_names, *host_names, *(() if local else (socket.gethostname(), socket.getfqdn()))),
+            rate=rate if rate is not None or keys is None else base.rate,
+            query_log=base.query_log if query_log is None else Path(query_log).absolute(),
+        ),
+    )
+    log_as_json()
+    Collection.open(plan.collection)  # what is wrong is said here, not by every worker
+    if plan.model is not None:
+        load_model(plan.model)
+    listening = listen(host, port)
+    address = listening.getsockname()
+    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    logger.info("listening", extra={"fields": {"url": f"http://{shown}:{address[1]}", "workers": workers}})
+    if not local:
+        logger.warning("keys and contents go over the network unencrypted; put a proxy with TLS in front")
+    with listening:
+        if workers == 1:
+            uvicorn.Server(Config(build(plan), plan.settings)).run([listening])
+        else:
+            config = Config(partial(_build_or_exit, plan), plan.settings, factory=True, workers=workers)
+            Multiprocess(config, sockets=[listening]).run()
+
+
+def build(plan: Plan) -> FastAPI:
+    """The application of one process."""
+    searcher = Searcher(plan.collection, space=plan.space, device=plan.device)
+    classifier = None
+    if plan.model is not None:
+        start = start_of(searcher.collection, searcher.networks)
+        classifier = Classifier(load_model(plan.model), searcher.networks, start)
+    table = FeedbackTable(searcher.collection)
+
+    def feedback(entries: Sequence[FeedbackEntry], *, who: str) -> int:
+        thumbs = [Thumb(entry.item, entry.verdict, entry.query or "") for entry in entries]
+        return table.add(thumbs, who=who, version=searcher.space.digest)
+
+    def labels(entries: Sequence[LabelEntry], *, who: str) -> int:
+        told = [Label(entry.item, entry.column or _only_column(classifier), entry.label) for entry in entries]
+        return table.add(told, who=who)
+
+    return create_app(plan.settings, searcher, classifier=classifier, keys=plan.keys, feedback=feedback, labels=labels)
+
+
+def _only_column(classifier: Classifier | None) -> str:
+    """The column of labels that name none: the one that the model predicts."""
+    if classifier is None:
+        raise LabelError("say the column that the label is of: there is no model here that would tell")
+    return classifier.label
+
+
+def _build_or_exit(plan: Plan) -> FastAPI:
+    """As `build`, in a worker: what fails at once would fail again, so the parent is told to stop."""
+    log_as_json()
+    try:
+        return build(plan)
+    except ChiasmError as error:
+        logger.error("cannot serve", extra={"fields": {"reason": str(error)}})
+        sys.exit(STARTUP_FAILURE)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ChiasmError: the address is not this machine's, or the port is taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            "127.0.0.1" if host == "localhost" else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError) as error:
+        raise ChiasmError(f"cannot listen on {host}:{port}: {error}. Name an address of this machine") from error
+    try:
+        if os.name == "posix":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.set_inheritable(True)
+    except OSError as error:
+        listening.close()
+        raise ChiasmError(f"cannot listen on {host}:{port}: {error.strerror or error}. Try another --port") from error
+    return listening
+
+
+def log_as_json() -> None:
+    """Write what this process logs to standard error, a JSON object a line."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    for name, level in (("chiasm", logging.INFO), ("uvicorn", logging.WARNING)):
+        one = logging.getLogger(name)
+        one.handlers[:] = [handler]
+        one.propagate = False
+        one.setLevel(level)
+
+
+class Config(uvicorn.Config):
+    """What uvicorn is told: bounds on heads, connections and time, and no trust in headers about who is sending.
+
+    Args:
+        app: the application, or with `factory` what makes it.
+        settings: bounds.
+        factory: whether `app` makes one.
+        workers: processes.
+    """
+
+    def __init__(self, app: Any, settings: Settings, *, factory: bool = False, workers: int = 1) -> None:
+        self.head_seconds = settings.head_seconds
+        self.write_seconds = settings.write_seconds
+        super().__init__(
+            app,
+            factory=factory,
+            workers=workers,
+            loop="asyncio",
+            http=Connection,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=settings.max_connections,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=settings.stop_seconds,
+            timeout_worker_healthcheck=_WORKER_SECONDS,
+            h11_max_incomplete_event_size=_LONGEST_HEAD,
+        )
+
+
+class Connection(H11Protocol):
+    """A connection that is cut when its client neither sends a request nor takes the answer in time.
+
+    uvicorn itself waits without end for the first request, for the rest of a head, and for a full buffer to be read.
+    """
+
+    config: Config
+    _head: asyncio.TimerHandle | None = None
+    _write: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a head."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; a head that has begun has to end in time."""
+        if self._idle and self._head is None:
+            self._await_head()
+        super().data_received(data)
+        if not self._idle:
+            self._stop_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the clocks."""
+        self._stop_head()
+        self._stop_write()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read: wait for a while."""
+        super().pause_writing()
+        self._write = self._write or self.loop.call_later(self.config.write_seconds, self._cut)
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        self._stop_write()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close what is idle; what it has not read by now is given up."""
+        if self.transport.get_write_buffer_size():
+            self._cut()
+        else:
+            super().timeout_keep_alive_handler()
+
+    @property
+    def _idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self._head = self.loop.call_later(self.config.head_seconds, self._late)
+
+    def _late(self) -> None:
+        self._head = None
+        if self._idle:
+            self._cut()
+
+    def _stop_head(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _stop_write(self) -> None:
+        if self._write is not None:
+            self._write.cancel()
+            self._write = None
+
+    def _cut(self) -> None:
+        self.transport.abort()

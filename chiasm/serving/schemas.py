@@ -1,0 +1,325 @@
+"""What requests and answers look like: the words of the API, and from them its OpenAPI document.
+
+Bounds that stand here are part of the API; those that a server may be started with otherwise are `settings`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from chiasm.types import MODALITIES, Modality
+
+MOST_THINGS = 64
+MOST_HITS = 1000
+MOST_STREAMED = 10_000
+MOST_ITEMS = 500
+MOST_ENTRIES = 1000
+MOST_OFFSET = 10_000
+
+
+def _decoded(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError("a file is sent as a string of base64")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"not base64 ({error})") from None
+
+
+File = Annotated[
+    bytes, BeforeValidator(_decoded), WithJsonSchema({"type": "string", "contentEncoding": "base64", "minLength": 4})
+]
+Id: TypeAlias = Annotated[str, Field(min_length=1, max_length=2000)]
+Ids: TypeAlias = Annotated[tuple[Id, ...], Field(max_length=64)]
+Words: TypeAlias = Annotated[str, Field(min_length=1, max_length=10_000)]
+Where: TypeAlias = Annotated[
+    str, Field(min_length=1, max_length=2000, description="SQL condition on the columns, e.g. `label = 'bird'`.")
+]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- requests
+
+
+class Plain(_Strict):
+    """What of a thing is no file."""
+
+    text: Words | None = None
+
+
+class Asked(Plain):
+    """What of a query is no file."""
+
+    minus: Words | None = Field(None, description="What is not wanted, in words.")
+    like: Ids = Field((), description="Items to find others like.")
+    liked: Ids = Field((), description="Hits that got a thumb up: the query moves towards them.")
+    disliked: Ids = Field((), description="Hits that got a thumb down.")
+
+
+class _Files(BaseModel):
+    image: File | None = None
+    audio: File | None = None
+    video: File | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing to go by."""
+        return all(getattr(self, name, None) is None for name in MODALITIES) and not getattr(self, "like", ())
+
+
+class Thing(_Files, Plain):
+    """Any subset of the modalities; files as base64. What a file is, is told from its content."""
+
+    @model_validator(mode="after")
+    def _has_something(self) -> Thing:
+        if self.is_empty:
+            raise ValueError(f"at least one of {', '.join(MODALITIES)} is needed")
+        return self
+
+
+class SearchQuery(_Files, Asked):
+    """What to look for: words, files and items, alone or together."""
+
+    @model_validator(mode="after")
+    def _has_something(self) -> SearchQuery:
+        if self.is_empty:
+            raise ValueError(f"at least one of {', '.join(MODALITIES)} and like is needed")
+        return self
+
+
+class SearchOptions(_Strict):
+    """How to search, whatever with."""
+
+    k: int = Field(10, ge=1, le=MOST_STREAMED, description=f"Hits; over {MOST_HITS} only as NDJSON.")
+    offset: int = Field(0, ge=0, le=MOST_OFFSET, description="Hits to leave out at the beginning: the next page.")
+    modality: Modality | None = Field(None, description="Find items by their files of this modality only.")
+    where: Where | None = None
+    min_probability: Share | Literal["auto"] | None = Field(
+        None, description="Leave out hits less probably relevant than this; `auto`: than the space's own threshold."
+    )
+    hybrid: bool = Field(False, description="Go by the words of the query in texts and columns, too.")
+    diversity: Share = Field(0.0, description="How much hits are to differ from those before them.")
+
+
+class SearchRequest(SearchOptions):
+    """Several queries with the same options."""
+
+    queries: list[SearchQuery] = Field(min_length=1, max_length=MOST_THINGS)
+
+
+class SearchWords(SearchOptions, Asked):
+    """One query without files."""
+
+
+class ItemsQuery(_Strict):
+    """Which items to list."""
+
+    after: str | None = Field(None, min_length=1, max_length=4000, description="`next` of the page before.")
+    limit: int = Field(100, ge=1, le=MOST_ITEMS)
+    where: Where | None = None
+
+
+class NoOptions(_Strict):
+    """Nothing beside the items."""
+
+
+class PredictOptions(_Strict):
+    """How sure sets and alarms are to be."""
+
+    level: Share = Field(0.9, description="How often the set of labels is to hold the true one.")
+    false_alarm_rate: Share = Field(0.05, description="Share of items of known labels that may be called unknown.")
+
+
+class PredictRequest(PredictOptions):
+    """Several items."""
+
+    items: list[Thing] = Field(min_length=1, max_length=MOST_THINGS)
+
+
+class EmbedRequest(_Strict):
+    """Several items."""
+
+    items: list[Thing] = Field(min_length=1, max_length=MOST_THINGS)
+
+
+class FeedbackEntry(_Strict):
+    """What somebody thinks of one hit of one query."""
+
+    item: Id
+    verdict: Literal["up", "down"]
+    query: Words | None = Field(None, description="The query in words, where it had any.")
+
+
+class FeedbackRequest(_Strict):
+    """Thumbs up and down."""
+
+    entries: list[FeedbackEntry] = Field(min_length=1, max_length=MOST_ENTRIES)
+
+
+class LabelEntry(_Strict):
+    """What one item truly is."""
+
+    item: Id
+    label: Annotated[str, Field(min_length=1, max_length=1000)]
+    column: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        None, description="The label column. Default: the one that the model was fitted on."
+    )
+
+
+class LabelsRequest(_Strict):
+    """Labels and corrections."""
+
+    entries: list[LabelEntry] = Field(min_length=1, max_length=MOST_ENTRIES)
+
+
+# ----------------------------------------------------------------------------------------------------------- answers
+
+
+class Moment(BaseModel):
+    """A time span of the file that was found."""
+
+    start: float
+    end: float
+    score: float
+    text: str | None = Field(description="What is said in it.")
+
+
+class Hit(BaseModel):
+    """One item that was found, by its best file."""
+
+    id: str
+    modality: Modality
+    score: float
+    probability: float | None = Field(description="Of being relevant, where it is known.")
+    start: float | None = Field(description="Where in a recording it was found, in seconds.")
+    end: float | None
+    text: str | None = Field(description="The text that was found, or the transcript of the sound.")
+    url: str | None = Field(description="Where the file is served; null for a text of a table.")
+    moments: list[Moment]
+    metadata: dict[str, Any]
+
+
+class Found(BaseModel):
+    """The hits of one query, best first."""
+
+    query: int = Field(description="Its place among the queries, from 0.")
+    space: str
+    found: bool | None = Field(description="Whether any hit is good enough; null where no probabilities are known.")
+    threshold: float | None = Field(description="The probability from which a hit is good enough.")
+    false_hit_rate: float | None = Field(description="Share of questions without an answer here that reach it.")
+    hits: list[Hit]
+
+
+class SearchAnswer(BaseModel):
+    """An entry a query, in their order."""
+
+    results: list[Found]
+
+
+class Prediction(BaseModel):
+    """What the model says of one item."""
+
+    item: int = Field(description="Its place among the items, from 0.")
+    label: str | None
+    probability: float | None
+    probabilities: dict[str, float]
+    set: list[str] = Field(description="Labels that hold the true one as often as was asked.")
+    unknown: bool = Field(description="It is like nothing that the model knows.")
+    modalities: list[Modality] = Field(description="What the prediction is made from.")
+    columns: dict[str, Any] = Field(description="Of a model of numbers, several labels or several columns.")
+
+
+class PredictAnswer(BaseModel):
+    """An entry an item, in their order."""
+
+    predictions: list[Prediction]
+
+
+class Embedded(BaseModel):
+    """Unit vectors of one item."""
+
+    item: int
+    vectors: dict[Modality, list[float]]
+
+
+class EmbedAnswer(BaseModel):
+    """An entry an item, in their order. The cosine of two vectors is their inner product."""
+
+    embeddings: list[Embedded]
+
+
+class Medium(BaseModel):
+    """One file or text of an item."""
+
+    modality: Modality
+    number: int
+    text: str | None = Field(description="A text that stands in the table itself.")
+    url: str | None = Field(description="Where the file is served.")
+
+
+class Item(BaseModel):
+    """One item of the collection."""
+
+    id: str
+    media: list[Medium]
+    metadata: dict[str, Any]
+
+
+class ItemsAnswer(BaseModel):
+    """Items by their ids, and where to go on."""
+
+    items: list[Item]
+    next: str | None = Field(description="To be sent as `after` for the next page; null on the last.")
+
+
+class Accepted(BaseModel):
+    """How many entries were stored."""
+
+    stored: int
+
+
+class StatusAnswer(BaseModel):
+    """What is served."""
+
+    name: str
+    version: str
+    encoder: str
+    modalities: list[Modality]
+    items: int
+    outcomes: dict[str, int] = Field(description="Files by outcome.")
+    embeddings: dict[str, int] = Field(description="Vectors by modality.")
+    columns: list[str]
+    spaces: list[str] = Field(description="Oldest first; the last is the one that is searched in.")
+    label: str | None = Field(description="What the model predicts; null without one.")
+
+
+class Health(BaseModel):
+    """Whether the process lives, or is ready."""
+
+    status: Literal["ok", "starting"]
+
+
+class ProblemError(BaseModel):
+    """What is wrong at one place of a request."""
+
+    at: str
+    problem: str
+
+
+class ProblemDetails(BaseModel):
+    """Why a request was refused (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[ProblemError] | None = None

@@ -1,0 +1,109 @@
+"""What a server takes, and how much of it: every bound in one place, so that each can be read and tested."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from chiasm.errors import ChiasmError
+from chiasm.media import Limits
+
+UPLOADS = Limits(
+    max_bytes=64 * 2**20,
+    max_bytes_whole=32 * 2**20,
+    max_pixels=40_000_000,
+    max_seconds=600.0,
+    max_characters=100_000,
+)
+"""Of files that are sent to be searched with, embedded or recognised: what a phone makes, and no film."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Bounds and habits of one server process. Times are in seconds, sizes in bytes.
+
+    Raises:
+        ChiasmError: a bound is not above 0.
+    """
+
+    host_names: tuple[str, ...] = ("localhost",)
+    """Names that the Host header may hold, beside IP addresses. Another name is refused: a page of that name may have
+    been pointed at this machine to read from it (DNS rebinding)."""
+
+    max_body: int = 64 * 2**20
+    """Bytes of a request's body."""
+
+    max_json: int = 16 * 2**20
+    """Bytes of a body of JSON, which is held in memory; files sent by multipart lie on disk."""
+
+    max_held: int = 512 * 2**20
+    """Bytes of all bodies and opened media at a time."""
+
+    uploads: Limits = UPLOADS
+    """Of each file that is sent."""
+
+    max_requests: int = 64
+    """Requests that are worked on or wait at a time. Of more, the rest is answered 429."""
+
+    max_connections: int = 512
+    """Open connections at a time; of more, the rest is answered 503."""
+
+    max_media: int = 256
+    """Media that wait for an encoder at a time. A request that would make them more is answered 429."""
+
+    batch: int = 32
+    """Media that are embedded together."""
+
+    batch_wait: float = 0.002
+    """How long the first of a batch waits for others."""
+
+    readers: int = 2
+    """Threads that open files and read rows."""
+
+    head_seconds: float = 10.0
+    """How long a client may take to send the head of a request, from its first byte or the connection's beginning."""
+
+    body_seconds: float = 30.0
+    """How long it may take to send the body."""
+
+    write_seconds: float = 30.0
+    """How long it may leave a full buffer unread."""
+
+    answer_seconds: float = 60.0
+    """How long an answer may take once the request is there."""
+
+    stop_seconds: int = 30
+    """How long running requests may take to end when the server is told to stop."""
+
+    rate: float | None = 50.0
+    """Requests a second of one key, or of one address where no key is asked for; None: as many as it likes."""
+
+    burst: float = 100.0
+    """Requests at once before `rate` holds."""
+
+    refresh_seconds: float = 1.0
+    """How old what a search sees may be while `chiasm add` writes."""
+
+    query_log: Path | None = None
+    """A file (SQLite) for the texts of queries. None: they are kept nowhere."""
+
+    page_policy: str = (
+        "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+        "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    )
+    """Content-Security-Policy of everything that is not the API: a page may load nothing from elsewhere."""
+
+    page_paths: tuple[str, ...] = ()
+    """Beginnings of paths that belong to a mounted page, e.g. `"/"`: everything under them that is not the API gets
+    `page_policy` and is not counted among `max_requests`."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("max_body", "max_json", "max_held", "max_requests", "max_media", "max_connections", "batch", "readers"),
+            *("head_seconds", "body_seconds", "write_seconds", "answer_seconds", "stop_seconds", "burst"),
+        ):
+            if not getattr(self, name) > 0:
+                raise ChiasmError(f"{name} has to be above 0; got {getattr(self, name)}")
+        if self.rate is not None and not self.rate > 0:
+            raise ChiasmError(f"rate has to be above 0, or None for no limit; got {self.rate}")

@@ -1,0 +1,161 @@
+"""A searcher in memory with planted answers: texts are found by the words that they share, pictures by their colour."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from fake_encoder import embed
+from media_files import image_bytes
+from PIL import Image as PillowImage
+
+from chiasm import media
+from chiasm.errors import CollectionError, SpaceError
+from chiasm.media import Limits
+from chiasm.retrieval.index import Hit, Span
+from chiasm.searcher import Query, SearchResult, Status
+from chiasm.types import Media, Modality, Text
+
+
+@dataclass(frozen=True)
+class NumberedHit(Hit):
+    """A hit that knows its file's place among the item's files of its modality."""
+
+    number: int = 0
+
+
+def png(rgb: tuple[int, int, int], size: tuple[int, int] = (16, 16)) -> bytes:
+    """A picture of one colour."""
+    return image_bytes(PillowImage.new("RGB", size, rgb), "PNG")
+
+
+WORDS = {"birds/robin": "a red bird", "birds/heron": "a grey wading fowl", "boat": "sails on water"}
+COLOURS = {"birds/robin": (220, 20, 20), "birds/heron": (120, 120, 120), "boat": (20, 20, 220)}
+
+
+def planted_rows(folder: Path) -> list[dict[str, Any]]:
+    """Three items, each a picture of one colour and a caption."""
+    found = []
+    for name, words in WORDS.items():
+        path = folder / "media" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(COLOURS[name]))
+        found.append(item_row(name, image=[str(path)], text=[words], colour=str(COLOURS[name])))
+    return found
+
+
+def item_row(name: str, **values: Any) -> dict[str, Any]:
+    """A row of an item as `Collection.items` gives it."""
+    return {"id": name, "image": [], "text": [], "audio": [], "video": []} | values
+
+
+class FakeSearcher:
+    """Rows as `Collection.items` gives them. Counts what it is asked to do.
+
+    Args:
+        rows: the items.
+        seconds: that a batch takes.
+
+    The text `nothing` cannot be embedded, and `boom` breaks. While `gate` is not set, batches wait.
+    """
+
+    modalities: tuple[Modality, ...] = ("image", "text", "audio")
+    collection = SimpleNamespace(path=Path("/secret/place/stamps"))
+
+    def __init__(self, rows: Sequence[dict[str, Any]], *, seconds: float = 0.0) -> None:
+        self.rows = {str(row["id"]): row for row in rows}
+        self.seconds = seconds
+        self.batches: list[int] = []
+        self.asked_with: list[tuple[Query, dict[str, Any]]] = []
+        self.threads: set[str] = set()
+        self.refreshed = 0
+        self.asked = 0  # batches that were begun
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def open(self, path: Path, *, limits: Limits) -> Media:
+        return media.load(path, image_size=8, rate=8000, limits=limits)
+
+    def prepare(self, given: Sequence[Media], /) -> np.ndarray:
+        self.asked += 1
+        self.gate.wait(10)
+        self.batches.append(len(given))
+        self.threads.add(threading.current_thread().name)
+        time.sleep(self.seconds)
+        texts = [medium.text for medium in given if isinstance(medium, Text)]
+        if "boom" in texts:
+            raise RuntimeError("a secret of the inside: /etc/shadow")
+        if "nothing" in texts:
+            raise SpaceError("fake found nothing in the text that it can embed")
+        rows = np.stack([embed(medium) for medium in given])
+        unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit
+
+    def search(self, query: Query, /, **options: Any) -> SearchResult:
+        self.asked_with.append((query, options))
+        where, modality = options["where"], options["modality"]
+        if where is not None and not where.startswith("id = '"):
+            raise CollectionError("the condition is malformed. Write for instance: id = 'bird'")
+        if where == "id = 'path'":
+            raise CollectionError(f"{self.collection.path} has no embedded files")
+        vectors = query.vectors if query.vectors is not None else np.ones((1, 12), np.float32) / np.sqrt(12)
+        hits = []
+        for name, row in self.rows.items():
+            if where is not None and where != f"id = '{name}'":
+                continue
+            for kind in ("image", "text"):
+                if modality in (None, kind) and row[kind]:
+                    value = row[kind][0]
+                    inline = kind == "text" and not Path(value).is_absolute()
+                    medium = Text(value) if inline else media.load(value, image_size=8)
+                    vector = embed(medium)
+                    score = float((vectors @ (vector / np.linalg.norm(vector))).mean())
+                    extra = {key: row[key] for key in row if key not in {"id", "image", "text", "audio", "video"}}
+                    hits.append(
+                        NumberedHit(
+                            name,
+                            medium.modality,
+                            score,
+                            None if inline else value,
+                            value if inline else None,
+                            moments=(Span(0.0, 1.5, score, "said"),),
+                            metadata=extra,
+                        )
+                    )
+        hits.sort(key=lambda hit: -hit.score)
+        return SearchResult("fake", tuple(hits[options["offset"] : options["offset"] + options["k"]]))
+
+    def refresh(self) -> bool:
+        self.refreshed += 1
+        return False
+
+    def item(self, item: str, /) -> dict[str, Any] | None:
+        return self.rows.get(item)
+
+    def items(self, *, after: str | None, limit: int, where: str | None) -> list[dict[str, Any]]:
+        if where is not None and not where.startswith("id = '"):
+            raise CollectionError("the condition is malformed. Write for instance: id = 'bird'")
+        names = sorted(name for name in self.rows if where in (None, f"id = '{name}'"))
+        return [self.rows[name] for name in names if after is None or name > after][:limit]
+
+    def file_of(self, item: str, modality: Modality, number: int, /) -> Path | None:
+        row = self.rows.get(item)
+        files = (row or {}).get(modality) or []
+        return Path(files[number]) if number < len(files) and Path(files[number]).is_absolute() else None
+
+    def status(self) -> Status:
+        return Status(
+            "/secret/place/stamps",
+            "fake",
+            len(self.rows),
+            {"ok": len(self.rows)},
+            {"image": len(self.rows)},
+            ("colour",),
+            ("start",),
+        )

@@ -1,0 +1,182 @@
+"""A collection on disk behind the API: `build` puts the real searcher and a fitted model together; no weights."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fake_encoder import FakeEncoder
+from fake_searcher import png
+from test_serving import b64, refused
+
+from chiasm import api, encoders
+from chiasm.errors import ChiasmError
+from chiasm.serving.run import Plan, build
+from chiasm.serving.settings import Settings
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fake() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "resolve", lambda *_, **__: [FakeEncoder(("image", "text"))])
+        yield
+
+
+def table(folder: Path, numbers: range) -> Path:
+    """Pictures of three colours, each a little brighter than the last, with a caption."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in numbers:
+        name = [*COLOURS][number % 3]
+        rgb = tuple(min(255, value + number) for value in COLOURS[name])
+        (folder / f"{number}.png").write_bytes(png((rgb[0], rgb[1], rgb[2])))
+        rows.append({"id": f"{number:02}", "image": f"{number}.png", "text": f"{name} paint", "colour": name})
+    path = folder / f"{numbers.start}.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A collection and a model of its colours."""
+    root = tmp_path_factory.mktemp("made")
+    api.add([table(root / "media", range(30))], to=root / "collection")
+    api.fit(root / "collection", label="colour", out=root / "model", alike=2.0)
+    return root / "collection", root / "model"
+
+
+def plan(collection: Path, model: Path | None = None) -> Plan:
+    return Plan(
+        collection=collection,
+        model=model,
+        space=None,
+        device="cpu",
+        keys=None,
+        settings=Settings(rate=None, refresh_seconds=0.01),
+    )
+
+
+def ask(made: Plan, work: Any) -> None:
+    async def inside() -> None:
+        app = build(made)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            try:
+                await work(client)
+            finally:
+                app.state.parts.engine.close()
+
+    asyncio.run(inside())
+
+
+def test_a_picture_finds_its_like_and_its_file(made: tuple[Path, Path]) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        body = {
+            "queries": [{"image": b64(png((37, 47, 227)))}],
+            "modality": "image",
+            "k": 3,
+            "where": "colour = 'blue'",
+        }
+        (found,) = (await client.post("/v1/search", json=body)).json()["results"]
+        best = found["hits"][0]
+        assert best["metadata"] == {"colour": "blue"}
+        assert best["url"] == f"/v1/items/{best['id']}/files/image/0"
+        assert (await client.get(best["url"])).content.startswith(b"\x89PNG")
+        assert [hit["metadata"]["colour"] for hit in found["hits"]] == ["blue"] * 3
+        like = (await client.get("/v1/search", params={"like": best["id"], "k": 5})).json()["results"][0]["hits"]
+        assert best["id"] not in [hit["id"] for hit in like]
+        embedded = (await client.post("/v1/embed", json={"items": [{"text": "red paint"}]})).json()["embeddings"]
+        assert np.linalg.norm(embedded[0]["vectors"]["text"]) == pytest.approx(1, abs=1e-5)
+        ids = [item["id"] for item in (await client.get("/v1/items", params={"limit": 500})).json()["items"]]
+        assert ids == sorted(ids)
+        status = (await client.get("/v1/status")).json()
+        assert (status["name"], status["columns"], status["label"]) == ("collection", ["colour"], None)
+
+    ask(plan(made[0]), work)
+
+
+def test_what_the_real_searcher_refuses_is_told(made: tuple[Path, Path]) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        async def search(**params: Any) -> httpx.Response:
+            return await client.get("/v1/search", params=params)
+
+        refused(await search(text="x", where="colour = = 3"), 422, "cannot be used")
+        refused(await search(text="x", where="(" * 900 + "true" + ")" * 900), 422, "cannot be used")
+        refused(await search(text="x", modality="audio"), 422, "cannot find by 'audio'")
+        refused(await search(text="x", min_probability="0.5"), 422, "has no probabilities")
+        refused(await search(text="x", offset=9_999, k=2), 422, "at most 10000")
+        refused(await search(like="nobody"), 422, "there is no item 'nobody'")
+        refused(await search(text="x", minus="x"), 422, "nothing is left of the query")
+        answer = await client.post("/v1/search", files={"audio": b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 28})
+        refused(answer, answer.status_code)
+        assert answer.status_code in {415, 422}
+
+    ask(plan(made[0]), work)
+
+
+def test_a_model_says_what_things_are_as_the_command_does(made: tuple[Path, Path], tmp_path: Path) -> None:
+    collection, model = made
+    for name, rgb in COLOURS.items():
+        (tmp_path / f"{name}.png").write_bytes(png(rgb))
+    told = {Path(str(one.path)).stem: one for one in api.predict(model, [tmp_path]).predictions}
+
+    async def work(client: httpx.AsyncClient) -> None:
+        body = {"items": [{"image": b64(png(rgb))} for rgb in COLOURS.values()]}
+        found = (await client.post("/v1/predict", json=body)).json()["predictions"]
+        for name, one in zip(COLOURS, found, strict=True):
+            assert one["label"] == told[name].label == name
+            assert one["probability"] == pytest.approx(told[name].probability, abs=1e-5)
+            assert (one["modalities"], tuple(one["set"])) == (["image"], told[name].set)
+        both = {"items": [{"image": b64(png(COLOURS["red"])), "text": "red paint"}], "level": 0.5}
+        (one,) = (await client.post("/v1/predict", json=both)).json()["predictions"]
+        assert (one["label"], one["modalities"]) == ("red", ["image", "text"])
+        files = [("file", png(rgb)) for rgb in COLOURS.values()]
+        many = (await client.post("/v1/predict", files=files)).json()["predictions"]
+        assert [one["label"] for one in many] == [*COLOURS]
+        assert (await client.get("/v1/status")).json()["label"] == "colour"
+        for level in (0.0, 1.0):
+            edge = await client.post("/v1/predict", json=body | {"level": level, "false_alarm_rate": level})
+            assert edge.status_code in {200, 422}, edge.text
+
+    ask(plan(collection, model), work)
+
+
+def test_what_is_added_meanwhile_is_found(made: tuple[Path, Path], tmp_path: Path) -> None:
+    api.add([table(tmp_path / "media", range(6))], to=tmp_path / "growing")
+
+    async def work(client: httpx.AsyncClient) -> None:
+        async def count() -> int:
+            answer = await client.get("/v1/search", params={"text": "red paint", "k": 100})
+            return len(answer.json()["results"][0]["hits"])
+
+        assert await count() == 6
+        api.add([table(tmp_path / "media", range(6, 10))], to=tmp_path / "growing")
+        await asyncio.sleep(0.05)
+        assert await count() == 10
+
+    ask(plan(tmp_path / "growing"), work)
+
+
+def test_a_model_of_other_encoders_is_refused(made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "resolve", lambda *_, **__: [FakeEncoder(("image", "text"), version="2")])
+    with pytest.raises(ChiasmError, match=r"another (version|encoder)"):
+        build(plan(*made))
+
+
+def test_the_client_and_the_package_load_no_web_library() -> None:
+    code = "import sys; import chiasm.client, chiasm.serving; print({'fastapi', 'uvicorn', 'pydantic', 'httpx'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()", done.stdout
