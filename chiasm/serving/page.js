@@ -113,18 +113,20 @@
   const drawn = () => {
     for (const shown of document.querySelectorAll(".cx-busy")) shown.classList.remove("cx-busy");
     if (!wanted) return;
-    const { act, place } = wanted;
-    wanted = null;
-    if (act === "top") {
+    if (wanted.act === "top") {
       const top = document.getElementById("cx-results");
       if (top && top.getBoundingClientRect().top < 0) top.scrollIntoView();
-      const first = document.querySelector("#cx-results .cx-hit button");
-      if (first) first.focus({ preventScroll: true });
-      return;
     }
+    for (const wait of [0, 100, 300]) setTimeout(refocus, wait, wanted); // Gradio may draw the same once more
+    wanted = null;
+  };
+
+  const refocus = ({ act, place }) => {
+    if (document.activeElement && document.activeElement !== document.body) return;
     const cards = document.querySelectorAll("#cx-results .cx-hit");
     const card = cards[Math.min(Math.max(place, 0), cards.length - 1)];
-    const button = card && card.querySelector(`button[data-act="${act === "off" ? "up" : act}"]`);
+    const kind = { off: "up", top: "like" }[act] || act;
+    const button = card && (card.querySelector(`button[data-act="${kind}"]`) || card.querySelector("button"));
     if (button) button.focus({ preventScroll: true });
   };
 
@@ -137,11 +139,11 @@
         seen.add(shown);
         let last = null;
         new MutationObserver(() => {
-          const now = shown.querySelector(".cx-results, .cx-problem, .cx-note");
+          const now = shown.querySelector("[data-drawn]")?.dataset.drawn;
           if (now === last) return; // a spinner, or pictures of before
           last = now;
           drawn();
-        }).observe(shown, { childList: true, subtree: true });
+        }).observe(shown, { childList: true, subtree: true, attributeFilter: ["data-drawn"] });
       }
     };
     const more = closed || window.innerWidth >= 700 ? null : document.querySelector("#cx-more > button");

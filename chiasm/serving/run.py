@@ -7,9 +7,12 @@ the socket. Slow clients are dealt with here, below HTTP, where connections can 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import logging
 import os
+import re
+import shutil
 import socket
 import sys
 from collections.abc import Sequence
@@ -24,11 +27,14 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
+from chiasm import loop
 from chiasm.collection import Collection
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.feedback import FeedbackTable, Label, Thumb
-from chiasm.models import load_model
+from chiasm.loop import DriftReport, LearnReport
+from chiasm.manifest import read_manifest
+from chiasm.models import load_current, load_model
 from chiasm.searcher import Searcher, start_of
 from chiasm.serving.app import create_app
 from chiasm.serving.classify import Classifier
@@ -133,9 +139,9 @@ def serve(
 def build(plan: Plan) -> FastAPI:
     """The application of one process."""
     searcher = Searcher(plan.collection, space=plan.space, device=plan.device)
+    start = start_of(searcher.collection, searcher.networks)
     classifier = None
     if plan.model is not None:
-        start = start_of(searcher.collection, searcher.networks)
         classifier = Classifier(load_model(plan.model), searcher.networks, start)
     table = FeedbackTable(searcher.collection)
 
@@ -147,7 +153,62 @@ def build(plan: Plan) -> FastAPI:
         told = [Label(entry.item, entry.column or _only_column(classifier), entry.label) for entry in entries]
         return table.add(told, who=who)
 
-    return create_app(plan.settings, searcher, classifier=classifier, keys=plan.keys, feedback=feedback, labels=labels)
+    from chiasm.serving.page import PATH, Lessons, mount  # Gradio takes a second to import
+
+    settings = replace(plan.settings, page_paths=(*plan.settings.page_paths, PATH))
+    app = create_app(settings, searcher, classifier=classifier, keys=plan.keys, feedback=feedback, labels=labels)
+
+    def keep(path: Path, /, *, name: str, label: str, who: str) -> str:
+        item = take_in(searcher, path, name)
+        table.add([Label(item, _only_column(classifier), label)], who=who)
+        return item
+
+    lessons = Lessons(counts=table.count)
+    if plan.model is not None:
+        model = plan.model
+
+        def learn() -> LearnReport:
+            report = loop.learn(model, searcher.collection, searcher.networks, start)
+            if report.switched:
+                app.state.parts.engine.classifier = Classifier(load_current(model)[0], searcher.networks, start)
+            return report
+
+        def drift() -> DriftReport:
+            return loop.collection_drift(load_current(model)[0], searcher.collection, searcher.networks, start)
+
+        lessons = replace(lessons, learn=learn, keep=keep, drift=drift)
+    mount(app, searcher, lessons=lessons)
+    return app
+
+
+def take_in(searcher: Searcher, path: Path, name: str) -> str:
+    """Add a dropped file to the collection, under a name made from its content. Gives the id of the item.
+
+    Args:
+        searcher: of the collection.
+        path: the file.
+        name: that it had; only its ending is used, and only to show what kind of file it is.
+
+    Raises:
+        ChiasmError: nothing in it can be embedded.
+    """
+    collection = searcher.collection
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    ending = Path(name).suffix.lower()
+    kept = collection.path / "dropped" / (digest + (ending if re.fullmatch(r"\.[a-z0-9]{1,5}", ending) else ""))
+    kept.parent.mkdir(exist_ok=True)
+    if not kept.exists():
+        part = kept.with_name(f".{kept.name}.{os.getpid()}")
+        shutil.copyfile(path, part)
+        part.replace(kept)
+    report = collection.add([read_manifest(kept)], searcher.networks)
+    searcher.refresh()
+    for row in collection.files():
+        if row["path"] == str(kept):
+            return str(row["item"])
+    reason = report.outcomes[0].reason if report.outcomes else "nothing in it can be embedded"
+    raise ChiasmError(f"the file cannot be taken: {reason}")
 
 
 def _only_column(classifier: Classifier | None) -> str:

@@ -78,7 +78,7 @@ class Settings:
     rate: float | None = 50.0
     """Requests a second of one key, or of one address where no key is asked for; None: as many as it likes."""
 
-    burst: float = 100.0
+    burst: float = 400.0
     """Requests at once before `rate` holds."""
 
     refresh_seconds: float = 1.0

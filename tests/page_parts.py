@@ -1,0 +1,169 @@
+"""A small collection with planted answers, and the application with its page over it, for the tests of the page."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from fake_encoder import FakeEncoder
+from fake_searcher import png
+from fastapi import FastAPI
+from media_files import sound_bytes, tone
+
+from chiasm import encoders
+from chiasm.collection import Collection
+from chiasm.loop import ColumnComparison, LearnReport
+from chiasm.manifest import read_manifest
+from chiasm.searcher import Searcher
+from chiasm.serving.app import create_app
+from chiasm.serving.classify import Classifier, Recognised
+from chiasm.serving.page import PATH, Lessons, mount
+from chiasm.serving.settings import Settings
+from chiasm.types import Image, Media, Modality
+
+EVIL = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
+EVIL_ID = "ev\"il'<b>/q#?&"
+COLOURS = {
+    "red": (230, 20, 20),
+    "rose": (230, 60, 60),
+    "blue": (20, 20, 230),
+    "sky": (60, 60, 230),
+    "green": (20, 200, 20),
+    EVIL_ID: (120, 120, 120),
+}
+WORDS = {
+    "red": "a red square",
+    "rose": "pinkish",
+    "blue": "the deep sea",
+    "sky": "air above",
+    "green": "grass",
+    EVIL_ID: EVIL,
+}
+
+
+def rising() -> bytes:
+    """Three seconds that get louder by the second: its last moment is the loudest."""
+    return sound_bytes(np.concatenate([tone(1, 8000, amplitude=a) for a in (0.1, 0.4, 0.8)]), 8000, "WAV")
+
+
+def falling() -> bytes:
+    """The other way round."""
+    return sound_bytes(np.concatenate([tone(1, 8000, amplitude=a) for a in (0.8, 0.4, 0.1)]), 8000, "WAV")
+
+
+def make_collection(folder: Path) -> Collection:
+    """Pictures of one colour with a caption each, one of them hostile; two sounds with moments; a broken file."""
+    media = folder / "media"
+    media.mkdir(parents=True)
+    (media / "rising.wav").write_bytes(rising())
+    (media / "falling.wav").write_bytes(falling())
+    (media / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+    with (media / "items.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "image", "text", "audio", "label"])
+        for number, (name, colour) in enumerate(COLOURS.items()):
+            (media / f"{number}.png").write_bytes(png(colour))
+            table.writerow([name, f"{number}.png", WORDS[name], "", "warm" if colour[0] > 200 else "cold"])
+        table.writerow(["rising", "", "", "rising.wav", ""])
+        table.writerow(["falling", "", "", "falling.wav", ""])
+        table.writerow(["broken", "broken.png", "", "", ""])
+    made = Collection.create(folder / "collection", encoder="fake")
+    made.add([read_manifest(media / "items.csv")], [FakeEncoder(moment=1.0)])
+    return made
+
+
+class ByColour:
+    """A model that says `warm` where there is more red than blue, and knows nothing of grey."""
+
+    label = "label"
+    modalities: tuple[Modality, ...] = ("image",)
+
+    def predict(self, items: Sequence[Sequence[Media]], *, level: float, false_alarm_rate: float) -> list[Recognised]:
+        found = []
+        for (medium,) in items:
+            assert isinstance(medium, Image)
+            red, green, blue = medium.pixels.mean((0, 1)).tolist()
+            warm = 0.9 if red > blue else 0.2
+            label, sure = ("warm", warm) if warm > 0.5 else ("cold", 1 - warm)
+            said = {
+                "label": label,
+                "probability": sure,
+                "probabilities": {"warm": warm, "cold": 1 - warm},
+                "set": [label],
+                "unknown": abs(red - blue) + abs(red - green) < 30,
+                "columns": {},
+            }
+            found.append(Recognised(("image",), said))
+        return found
+
+
+def learn_report(*, switched: bool) -> LearnReport:
+    """What the loop says after learning."""
+    column = ColumnComparison(
+        "label", "accuracy", 0.7, 0.8, 0.1, 0.03, (0.04, 0.16), 0.01, 0.02, {"accuracy": 0.7}, {"accuracy": 0.8}
+    )
+    return LearnReport(
+        model="model", label="label", corrections=3, overruled=1, left_out=0, waiting={"hot": 2}, classes_added=(),
+        classes_gone=(), items=40, compared="held-out items", how="held-out", judged=30, columns=(column,),
+        switched=switched, why="accuracy rose <b>by 0.1", version="2", seconds=1.5,
+    )  # fmt: skip
+
+
+@dataclass
+class Kept:
+    """What the page stored, and in whose name."""
+
+    thumbs: list[tuple[str, str, str | None, str]] = field(default_factory=list)
+    labels: list[tuple[str, str, str]] = field(default_factory=list)
+    files: list[tuple[bytes, str, str]] = field(default_factory=list)
+    learned: int = 0
+
+    def feedback(self, entries: Sequence[Any], *, who: str) -> int:
+        self.thumbs += [(one.item, one.verdict, one.query, who) for one in entries]
+        return len(entries)
+
+    def label(self, entries: Sequence[Any], *, who: str) -> int:
+        self.labels += [(one.item, one.label, who) for one in entries]
+        return len(entries)
+
+    def file(self, path: Path, /, *, name: str, label: str, who: str) -> str:
+        self.files.append((path.read_bytes(), name, label))
+        return f"taught/{name}"
+
+    def learn(self) -> LearnReport:
+        self.learned += 1
+        return learn_report(switched=True)
+
+    def counts(self) -> Mapping[str, int]:
+        return {"thumb": len(self.thumbs), "label": len(self.labels)}
+
+
+@dataclass(frozen=True)
+class Made:
+    """All that stands behind a page."""
+
+    app: FastAPI
+    searcher: Searcher
+    kept: Kept
+    lessons: Lessons
+
+
+def make(folder: Path, patch: pytest.MonkeyPatch, **options: Any) -> Made:
+    """The application over a new collection. What it sets in the environment is undone with the patch."""
+    for name in ("TEMP_DIR", "ANALYTICS_ENABLED", "ANALYTICS_CACHE_FREQUENCY", "ANALYTICS_MAX_EVENTS"):
+        patch.setenv(f"GRADIO_{name}", "")
+    patch.setattr(encoders, "resolve", lambda *_, **__: (FakeEncoder(moment=1.0),))
+    searcher = Searcher(make_collection(folder).path)
+    kept = Kept()
+    settings = Settings(rate=None, batch_wait=0.001, page_paths=(PATH,), **options)
+    app = create_app(
+        settings, searcher, classifier=cast("Classifier", ByColour()), feedback=kept.feedback, labels=kept.label
+    )
+    lessons = Lessons(learn=kept.learn, keep=kept.file, counts=kept.counts)
+    mount(app, searcher, lessons=lessons)
+    return Made(app, searcher, kept, lessons)
