@@ -46,6 +46,7 @@ START = "start"
 CANDIDATES = 200  # of each modality, and of the words, that are looked at for the first half as many hits
 RERANKED = 50  # candidates that a reranker reads
 SPANS = 5  # moments of one file that a hit names
+CARDS = 20_000  # rows of items that are remembered
 MOST = 10_000  # hits that can be asked for, with those of the pages before
 
 
@@ -372,6 +373,7 @@ class _State:
     scores: ScoreModel | None
     gallery: _Gallery
     seen: tuple[Any, ...]  # what it was made from, see `Searcher._now`
+    cards: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows of items that were read, by id
     _offsets: dict[tuple[Modality, Modality], Float[np.ndarray, " rows"]] = field(default_factory=dict)
 
     def offsets(
@@ -537,12 +539,10 @@ class Searcher:
             )
         if not 0 <= diversity <= 1:
             raise CollectionError(f"diversity is a number from 0 to 1; got {diversity}")
-        if modality is not None and modality not in self.space.modalities:
-            raise SpaceError(
-                f"the space {self.space.name!r} has {', '.join(self.space.modalities)}; cannot find by {modality!r}"
-            )
         state = self._state
-        gallery = state.gallery
+        space, gallery = state.space, state.gallery
+        if modality is not None and modality not in space.modalities:
+            raise SpaceError(f"the space {space.name!r} has {', '.join(space.modalities)}; cannot find by {modality!r}")
         if not len(gallery.rows):
             path = self.collection.path
             raise CollectionError(f"{path} has no embedded files. Add some: chiasm add PATH --to {path}")
@@ -559,7 +559,7 @@ class Searcher:
                 only = None if min_probability is None else places
                 places = self._with_words(query.words, vector, state, among, places, pool, only)
             if rerank is not None and not ranked:
-                places = self._reranked(query, gallery, places, rerank)
+                places = self._reranked(query, state, places, rerank)
             if diversity:
                 places = _spread(places[:pool], gallery, diversity, most=k + offset if last else pool // 2)
             before = {gallery.items[place.row] for place in ranked}
@@ -567,8 +567,8 @@ class Searcher:
             if last:
                 break
             ranked, pool = ranked[: pool // 2], 2 * pool
-        hits = self._hits(ranked[offset : offset + k], vector, gallery)
-        return SearchResult(state.space.name, hits, judged.found, judged.threshold, judged.false_hit_rate)
+        hits = self._hits(ranked[offset : offset + k], vector, state)
+        return SearchResult(space.name, hits, judged.found, judged.threshold, judged.false_hit_rate)
 
     # -------------------------------------------------------------------------------------------------- step by step
 
@@ -629,14 +629,16 @@ class Searcher:
             ranking = more_like(
                 gallery.rows.vectors, gallery.rows.items, gallery.rows.modalities, item=item, k=wanted, among=among
             )
-            return ranking.rows[0][ranking.rows[0] >= 0]
+            alike: Int[np.ndarray, " rows"] = ranking.rows[0][ranking.rows[0] >= 0]
+            return alike
         parts = []
         for name, index in gallery.indexes.items():
             rows = gallery.by_modality[name]
             ranking = index.search(vector[None], k=wanted, among=None if among is None else among[rows])
             parts.append(rows[ranking.rows[0][ranking.rows[0] >= 0]])
-        found = np.concatenate(parts)
-        return found[np.argsort(-(gallery.rows.vectors[found] @ vector), kind="stable")]
+        near = np.concatenate(parts)
+        found: Int[np.ndarray, " rows"] = near[np.argsort(-(gallery.rows.vectors[near] @ vector), kind="stable")]
+        return found
 
     def _judged(
         self,
@@ -720,7 +722,7 @@ class Searcher:
         by_words = space.starts.get("audio") == "words"
         return FullText(self.collection, heard=[space.fingerprints["audio"]] if by_words else [])
 
-    def _reranked(self, query: Query, gallery: _Gallery, ranked: list[_Place], model: str) -> list[_Place]:
+    def _reranked(self, query: Query, state: _State, ranked: list[_Place], model: str) -> list[_Place]:
         if not query.words:
             raise SpaceError("a reranker reads the words of the query, and it has none. Add a text, or leave it out")
         if model not in self._rerankers:
@@ -728,14 +730,28 @@ class Searcher:
 
             self._rerankers[model] = Reranker(model, device=self._device)
         first = ranked[:RERANKED]
-        rows = {str(row["id"]): row for row in self.collection.items(ids=[gallery.rows.items[p.row] for p in first])}
+        rows = self._cards(state, first)
+        gallery = state.gallery
         texts = [_text_of(gallery, place.row, rows.get(gallery.rows.items[place.row])) for place in first]
         given = [None if text is None else Text(text) for text in texts]
         order = self._rerankers[model].rerank(Text(query.words), given, limit=RERANKED).order
         return [first[place] for place in order] + ranked[RERANKED:]
 
-    def _hits(self, places: Sequence[_Place], vector: Float[np.ndarray, " dim"], gallery: _Gallery) -> tuple[Hit, ...]:
-        rows = {str(row["id"]): row for row in self.collection.items(ids=[gallery.rows.items[p.row] for p in places])}
+    def _cards(self, state: _State, places: Sequence[_Place]) -> dict[str, dict[str, Any]]:
+        """Rows of items by id, those that are there; kept until a refresh: they take longer to read than to find."""
+        names = dict.fromkeys(state.gallery.rows.items[place.row] for place in places)
+        found = {name: row for name in names if (row := state.cards.get(name)) is not None}
+        missing = [name for name in names if name not in found]
+        if missing:
+            new = {str(row["id"]): row for row in self.collection.items(ids=missing)}
+            if len(state.cards) + len(new) > CARDS:
+                state.cards.clear()
+            state.cards.update(new)
+            found |= new
+        return found
+
+    def _hits(self, places: Sequence[_Place], vector: Float[np.ndarray, " dim"], state: _State) -> tuple[Hit, ...]:
+        rows, gallery = self._cards(state, places), state.gallery
         found = [(place, rows.get(gallery.rows.items[place.row])) for place in places]
         return tuple(
             _hit(gallery, place, vector, item)

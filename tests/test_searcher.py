@@ -1,0 +1,926 @@
+"""Search as a program uses it: planted answers through every option, moments, indexes, and what changes underneath."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from media_files import Film
+from painter import COLOURS, mixtures, paint, painted, painters, picture, sound, table, words_of
+
+from chiasm import api, encoders, searcher
+from chiasm.collection import Collection
+from chiasm.errors import CollectionError, MediaError, SpaceError
+from chiasm.manifest import read_manifest
+from chiasm.retrieval import gallery as kept
+from chiasm.retrieval.hubness import Correction
+from chiasm.retrieval.index import ExactIndex, Hit
+from chiasm.retrieval.rerank import Reranked
+from chiasm.retrieval.scores import PairScores, Preparation, ScoreModel
+from chiasm.searcher import Query, Searcher, SearchResult, gallery_of, keep_indexes, load_scores, save_scores
+from chiasm.space import Space
+from chiasm.types import Image, Media, Text
+
+CREATED = "2000-01-01T00:00:00.000000+00:00"
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "resolve", lambda *_, **__: painters())
+
+
+@pytest.fixture(scope="module")
+def patched() -> Iterator[None]:
+    """For fixtures that are made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "resolve", lambda *_, **__: painters())
+        yield
+
+
+@pytest.fixture(scope="module")
+def house(patched: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Few items of all sorts."""
+    root = tmp_path_factory.mktemp("house")
+    media = root / "media"
+    (media / "page.txt").parent.mkdir(parents=True)
+    (media / "page.txt").write_text("green page", encoding="utf-8")
+    film = Film(audio="aac", scenes=(COLOURS["red"], COLOURS["blue"]), frames=100, amplitude=0.4)
+    (media / "film.mp4").write_bytes(film.written("mp4"))
+    rows = [
+        {"id": "rose", "image": picture(media / "rose.png", (1, 0, 0)), "text": "red rose", "room": "hall", "year": 1},
+        {
+            "id": "leaf",
+            "image": picture(media / "leaf.png", (0, 1, 0)),
+            "text": "green leaf",
+            "room": "hall",
+            "year": 2,
+        },
+        {"id": "sea", "image": picture(media / "sea.png", (0, 0, 1)), "text": "blue sea", "room": "bath", "year": 3},
+        {"id": "sky", "image": picture(media / "sky.png", (0, 1, 9)), "room": "bath", "year": 4},
+        {"id": "note", "text": ["letter", "red blue envelope"], "room": "attic", "year": 5},
+        {"id": "page", "text": str(media / "page.txt"), "room": "attic", "year": 6},
+        {"id": "song", "audio": sound(media / "song.wav", "red", "green", "red"), "room": "hall", "year": 7},
+        {"id": "film", "video": str(media / "film.mp4"), "room": "hall", "year": 8},
+    ]
+    api.add([table(root / "house.jsonl", rows)], to=root / "collection")
+    return root / "collection"
+
+
+@pytest.fixture(scope="module")
+def shades(patched: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of 118 mixtures with their words, and what scores are worth learned from them."""
+    root = tmp_path_factory.mktemp("shades")
+    api.add([painted(root / "media")], to=root / "collection")
+    api.align(root / "collection", method="none", name="judged")
+    return root / "collection"
+
+
+@pytest.fixture(scope="module")
+def base(patched: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """33 pictures with words."""
+    root = tmp_path_factory.mktemp("base")
+    api.add([painted(root / "media", 5)], to=root / "collection")
+    return root / "collection"
+
+
+@pytest.fixture
+def made(base: Path, tmp_path: Path) -> Path:
+    """A copy of a test's own."""
+    return Path(shutil.copytree(base, tmp_path / "collection"))
+
+
+def ask(*plus: Media | str, **rest: Any) -> Query:
+    return Query(tuple(Text(one) if isinstance(one, str) else one for one in plus), **rest)
+
+
+def ids(result: SearchResult) -> list[str]:
+    return [hit.id for hit in result.hits]
+
+
+def plain(*parts: int) -> Image:
+    return Image(np.full((8, 8, 3), [round(255 * part / max(parts)) for part in parts], np.uint8))
+
+
+def unit(medium: Media) -> np.ndarray:
+    vector = paint(medium)
+    result: np.ndarray = vector / np.linalg.norm(vector)
+    return result
+
+
+# ----------------------------------------------------------------------------------------------------- what is found
+
+
+@pytest.mark.parametrize(
+    ("query", "best"),
+    [
+        ("red rose", "rose"),
+        (plain(0, 1, 0), "leaf"),
+        (plain(0, 1, 9), "sky"),
+        ("letter", "note"),
+        ("green page", "page"),
+    ],
+)
+def test_the_nearest_item_is_found(house: Path, query: Media | str, best: str) -> None:
+    result = Searcher(house).search(ask(query))
+    assert result.hits[0].id == best
+    assert result.hits[0].score == pytest.approx(1, abs=1e-5)
+    assert result.space == "start"
+    assert (result.found, result.threshold, result.false_hit_rate) == (None, None, None)
+    assert len(set(ids(result))) == 8, "each item once, and all of them"
+    assert [hit.score for hit in result.hits] == sorted((hit.score for hit in result.hits), reverse=True)
+
+
+@pytest.mark.parametrize("modality", ["image", "text", "audio", "video"])
+def test_one_modality(house: Path, modality: Any) -> None:
+    expected = {
+        "image": {"rose", "leaf", "sea", "sky"},
+        "text": {"rose", "leaf", "sea", "note", "page"},
+        "audio": {"song"},
+        "video": {"film"},
+    }
+    result = Searcher(house).search(ask("green"), modality=modality)
+    assert set(ids(result)) == expected[modality]
+    assert {hit.modality for hit in result.hits} == {modality}
+
+
+def test_only_items_that_meet_a_condition(house: Path) -> None:
+    search = Searcher(house).search
+    assert set(ids(search(ask("red"), where="room = 'bath' OR year > 7"))) == {"sea", "sky", "film"}
+    assert set(ids(search(ask("red"), where="room = 'hall'", modality="image"))) == {"rose", "leaf"}
+    assert ids(search(ask("red"), where="room = 'cellar'")) == []
+    assert ids(search(ask("red"), where="room = 'cellar'", hybrid=True, diversity=0.5)) == []
+    with pytest.raises(CollectionError, match=r"the condition 'room = = 1' cannot be used.*Columns: id"):
+        search(ask("red"), where="room = = 1")
+
+
+def test_pages_follow_each_other(house: Path) -> None:
+    search = Searcher(house).search
+    whole = ids(search(ask("red blue"), k=100))
+    pages = [ids(search(ask("red blue"), k=3, offset=offset)) for offset in (0, 3, 6, 9)]
+    assert [len(page) for page in pages] == [3, 3, 2, 0]
+    assert list(chain(*pages)) == whole
+
+
+@pytest.mark.parametrize("options", [{}, {"hybrid": True}, {"diversity": 0.5}, {"hybrid": True, "diversity": 0.3}])
+@pytest.mark.parametrize("space", ["judged", "start"])
+def test_pages_never_overlap_however_far(
+    shades: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], space: str
+) -> None:
+    """Further pages look at more candidates; those of the first pages stay where they were."""
+    monkeypatch.setattr(searcher, "CANDIDATES", 10)
+    search = Searcher(shades, space=space).search
+    seen = [
+        name for offset in range(0, 120, 5) for name in ids(search(ask("red green"), k=5, offset=offset, **options))
+    ]
+    assert len(seen) == len(set(seen)) == len(mixtures(8))
+
+
+def test_k_and_offset_have_limits(house: Path) -> None:
+    searched = Searcher(house)
+    for k, offset in [(0, 0), (-1, 0), (1, -1), (10_001, 0), (1, 10_000)]:
+        with pytest.raises(CollectionError, match=f"at most 10000; got {k} and {offset}"):
+            searched.search(ask("red"), k=k, offset=offset)
+    assert len(searched.search(ask("red"), k=10_000).hits) == 8
+
+
+@pytest.mark.parametrize("diversity", [-0.1, 1.1])
+def test_diversity_is_a_share(house: Path, diversity: float) -> None:
+    with pytest.raises(CollectionError, match=f"from 0 to 1; got {diversity}"):
+        Searcher(house).search(ask("red"), diversity=diversity)
+
+
+def test_modalities_that_the_space_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(encoders, "resolve", lambda *_, **__: painters("image", "text"))
+    api.add([painted(tmp_path / "media", 2)], to=tmp_path / "collection")
+    searched = Searcher(tmp_path / "collection")
+    assert searched.modalities == ("image", "text")
+    with pytest.raises(SpaceError, match="has image, text; cannot find by 'audio'"):
+        searched.search(ask("red"), modality="audio")
+    with pytest.raises(SpaceError, match=r"has image, text, not audio.*pip install"):
+        searched.open(sound(tmp_path / "a.wav", "red"))
+
+
+@pytest.mark.parametrize("query", [Query(), Query(liked=("rose",)), Query(vectors=np.zeros((0, 12), np.float32))])
+def test_nothing_to_go_by(house: Path, query: Query) -> None:
+    with pytest.raises(SpaceError, match="got nothing"):
+        Searcher(house).search(query)
+
+
+def test_only_what_is_not_wanted(house: Path) -> None:
+    with pytest.raises(SpaceError, match="got only what is not wanted"):
+        Searcher(house).search(Query(minus=(Text("red"),)))
+
+
+def test_an_empty_text(house: Path) -> None:
+    with pytest.raises(SpaceError, match="the query is empty"):
+        Searcher(house).search(ask(" \n"))
+
+
+def test_a_query_that_cannot_be_opened(house: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(MediaError):
+        Searcher(house).open(tmp_path / "bad.png")
+
+
+def test_an_empty_collection(tmp_path: Path) -> None:
+    Collection.create(tmp_path / "empty", encoder="offline")
+    searched = Searcher(tmp_path / "empty")
+    with pytest.raises(CollectionError, match=r"has no embedded files\. Add some: chiasm add PATH --to"):
+        searched.search(ask("red"))
+    assert searched.status().items == 0
+    assert searched.items() == []
+    with pytest.raises(CollectionError):
+        Searcher(tmp_path / "nowhere")
+    with pytest.raises(SpaceError, match=r"has no space 'other'\. It has: start"):
+        Searcher(tmp_path / "empty", space="other")
+
+
+# ---------------------------------------------------------------------------------------------------- composed queries
+
+
+def test_several_examples_are_one_query(house: Path) -> None:
+    best = Searcher(house).search(ask(plain(1, 0, 0), plain(0, 0, 1))).hits[0]
+    assert (best.id, best.modality, best.start) == ("film", "video", None)  # red and then blue
+    assert best.score == pytest.approx(1, abs=0.01)
+
+
+def test_a_picture_and_words(house: Path) -> None:
+    best = Searcher(house).search(ask(plain(1, 0, 0), "blue envelope"), modality="text").hits[0]
+    assert (best.id, best.text) == ("note", "red blue envelope")
+
+
+def test_what_is_not_wanted_is_taken_out(house: Path) -> None:
+    search = Searcher(house).search
+    assert ids(search(ask("red", "blue"), modality="image", k=1)) != ["sea"]
+    result = search(ask("red blue", minus=(Text("red"),)), modality="image")
+    assert ids(result)[:2] == ["sea", "sky"]
+    red = next(hit for hit in result.hits if hit.id == "rose")
+    assert red.score == pytest.approx(0, abs=1e-6)
+    with pytest.raises(SpaceError, match="nothing is left of the query"):
+        search(ask("red", minus=(Text("red"),)))
+
+
+def test_prepared_vectors_give_the_same(house: Path) -> None:
+    searched = Searcher(house)
+    plus, minus = (Text("red green"), plain(0, 0, 1)), (Text("green"),)
+    vectors = searched.prepare([*plus, *minus])
+    np.testing.assert_allclose(vectors, [unit(medium) for medium in (*plus, *minus)], atol=1e-6)
+    assert searched.search(Query(plus, minus, vectors=vectors)) == searched.search(Query(plus, minus))
+    with pytest.raises(SpaceError, match=r"3 media need as many vectors; got 2"):
+        searched.search(Query(plus, minus, vectors=vectors[:2]))
+
+
+def test_like_an_item(house: Path) -> None:
+    search = Searcher(house).search
+    hits = search(Query(like=("sea",))).hits
+    assert "sea" not in {hit.id for hit in hits}
+    assert len(hits) == 7
+    assert hits[0].id == "sky", "blue, and without words that would be other ones"
+    assert ids(search(Query(like=("sea",)), where="year < 3")) == ["rose", "leaf"]
+    with pytest.raises(SpaceError, match="there is no item 'nosuch' with an embedded file"):
+        search(Query(like=("nosuch",)))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        Query(like=("rose", "leaf")),
+        Query(like=("sea",), minus=(Text("sea"),)),
+        Query(like=("sea",), liked=("rose",)),
+        Query(like=("sea",), disliked=("rose",)),
+    ],
+)
+@pytest.mark.parametrize("named", [{}, {"modality": "image"}])
+def test_like_several_or_with_other_parts_is_ordered(house: Path, query: Query, named: dict[str, Any]) -> None:
+    hits = Searcher(house).search(query, **named).hits
+    assert not {hit.id for hit in hits} & {*query.like, *query.liked, *query.disliked}
+    assert len({hit.id for hit in hits}) == len(hits) >= 2
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_like_an_item_and_words(house: Path) -> None:
+    assert Searcher(house).search(ask("blue", like=("rose",))).hits[0].id == "film"
+
+
+def test_thumbs_move_the_query_and_are_not_shown_again(shades: Path) -> None:
+    search = Searcher(shades).search
+    before = search(ask("red green"), k=1, modality="image").hits[0]
+    assert before.id == "1-1-0"
+
+    def blue(result: SearchResult) -> float:
+        found = np.array([[int(part) for part in hit.id.split("-")] for hit in result.hits], float)
+        return float((found[:, 2] / found.sum(axis=1)).mean())
+
+    neutral = search(ask("red green"), modality="image")
+    up = search(ask("red green", liked=("0-0-1",)), modality="image")
+    down = search(ask("red green", liked=("1-1-1",), disliked=("0-0-1",)), modality="image")
+    assert blue(up) > blue(down) > 0
+    assert blue(up) > blue(neutral)
+    assert "0-0-1" not in ids(search(ask("red green", liked=("0-0-1",)), k=1000))
+    assert not {"0-0-1", "1-1-1"} & set(ids(search(ask("blue", liked=("0-0-1",), disliked=("1-1-1",)), k=1000)))
+    assert ids(search(ask("red green", liked=("gone",)), modality="image")) == ids(
+        search(ask("red green", liked=("gone",), disliked=("gone too",)), modality="image")
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- fields
+
+
+def scores_of(collection: Path) -> ScoreModel:
+    found = load_scores(collection / "spaces" / "judged")
+    assert found is not None
+    return found
+
+
+def learn(collection: Path, name: str, scores: ScoreModel | None = None) -> None:
+    """A newer space as `align` makes it, in no time."""
+    opened = Collection.open(collection)
+    space = searcher.start_of(opened, painters()).learned(name, {}, learned_from=(), about={})
+    space.save(collection / "spaces" / name)
+    if scores is not None:
+        save_scores(collection / "spaces" / name, scores)
+
+
+def hit_of(result: SearchResult, name: str) -> Hit:
+    (found,) = [hit for hit in result.hits if hit.id == name]
+    return found
+
+
+def test_fields_of_a_hit(house: Path) -> None:
+    search = Searcher(house).search
+    rose = hit_of(search(ask("red"), modality="image"), "rose")
+    assert rose.path is not None
+    assert Path(rose.path).name == "rose.png"
+    assert (rose.text, rose.start, rose.end, rose.probability, rose.moments) == (None, None, None, None, ())
+    assert rose.metadata == {"room": "hall", "year": 1}
+    note = hit_of(search(ask("letter")), "note")
+    assert (note.path, note.text, note.modality) == (None, "letter", "text")
+    page = hit_of(search(ask("green page")), "page")
+    assert page.path is not None
+    assert (Path(page.path).name, page.text) == ("page.txt", None)
+    row = search(ask("red rose"), k=1).as_dict()
+    assert json.loads(json.dumps(row))["hits"][0]["moments"] == []
+    assert row["space"] == "start"
+    assert row["hits"][0].items() >= {"id": "rose", "room": "hall", "year": 1, "moments": ()}.items()
+
+
+def test_a_moment_and_the_best_ones_first(house: Path) -> None:
+    song = hit_of(Searcher(house).search(ask("green")), "song")
+    assert (song.start, song.end, song.text, song.modality) == (1.0, 2.0, "green", "audio")
+    assert song.score == pytest.approx(1)
+    assert [(span.start, span.end, span.text) for span in song.moments] == [
+        (1, 2, "green"),
+        (0, 1, "red"),
+        (2, 3, "red"),
+    ]
+    assert [span.score for span in song.moments] == pytest.approx([1, 0, 0], abs=1e-6)
+
+
+def test_a_whole_file_that_is_nearer_than_its_moments(house: Path) -> None:
+    song = hit_of(Searcher(house).search(ask("red red green")), "song")
+    assert (song.start, song.end, song.text) == (None, None, "red green red")
+    assert song.score == pytest.approx(1)
+    assert [span.start for span in song.moments] == [0, 2, 1]
+
+
+def test_where_a_moment_ties_with_the_whole_the_moment_is_taken(tmp_path: Path) -> None:
+    rows = [{"id": "hum", "audio": sound(tmp_path / "hum.wav", "blue", "blue")}]
+    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    hum = Searcher(tmp_path / "collection").search(ask("blue")).hits[0]
+    assert (hum.start, hum.end) == (0.0, 1.0)
+
+
+def test_no_more_than_five_moments_are_named(tmp_path: Path) -> None:
+    colours = ["red", "green", "blue", "red", "green", "blue", "red"]
+    rows = [{"id": "long", "audio": sound(tmp_path / "long.wav", *colours)}]
+    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    hit = Searcher(tmp_path / "collection").search(ask("green")).hits[0]
+    assert [span.start for span in hit.moments] == [1, 4, 0, 2, 3]
+
+
+def test_a_sound_track_is_found_as_its_video(house: Path) -> None:
+    search = Searcher(house).search
+    seen = hit_of(search(ask("blue"), modality="video"), "film")
+    assert seen.modality == "video"
+    assert [seen.start, seen.end] == pytest.approx([2, 4], abs=0.3)
+    heard = hit_of(search(ask("green"), modality="video"), "film")
+    assert heard.modality == "video"
+    assert heard.text == "green"
+    assert heard.start is not None
+    assert heard.path == seen.path
+    assert search(ask("green"), modality="audio").hits[0].id == "song"
+    assert "film" not in ids(search(ask("green"), modality="audio"))
+
+
+# ------------------------------------------------------------------------------------------------------- probabilities
+
+
+def test_hits_are_probable_and_nothing_is_found_where_nothing_fits(shades: Path) -> None:
+    search = Searcher(shades).search
+    right = search(ask("red red green"), k=20)
+    assert right.space == "judged"
+    assert right.found is True
+    assert right.threshold is not None
+    assert right.false_hit_rate is not None
+    assert right.hits[0].id == "2-1-0"
+    chances = [hit.probability for hit in right.hits]
+    assert all(chance is not None and 0 <= chance <= 1 for chance in chances)
+    assert chances == sorted(chances, key=lambda chance: -(chance or 0))
+    kept_ = search(ask("red red green"), k=1000, min_probability="auto")
+    assert 1 <= len(kept_.hits) < len(mixtures(8))
+    assert all(hit.probability is not None and hit.probability >= right.threshold for hit in kept_.hits)
+    nothing = search(ask("zebra"), min_probability="auto")
+    assert (nothing.hits, nothing.found, nothing.threshold) == ((), False, right.threshold)
+    assert search(ask("zebra")).hits, "without a least probability all is shown"
+    assert search(ask("zebra")).found is False
+
+
+def test_a_least_probability_of_ones_own(shades: Path) -> None:
+    search = Searcher(shades).search
+    everything = search(ask("green blue"), k=1000, min_probability=0.0)
+    assert len(everything.hits) == len(mixtures(8))
+    some = search(ask("green blue"), k=1000, min_probability=0.3)
+    assert [hit.id for hit in everything.hits if (hit.probability or 0) >= 0.3] == ids(some)
+    assert some.threshold == 0.3
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(SpaceError, match="from 0 to 1"):
+            search(ask("green"), min_probability=wrong)
+
+
+def test_where_there_are_no_probabilities(shades: Path, house: Path) -> None:
+    search = Searcher(shades).search
+    with pytest.raises(SpaceError, match=r"'start' has no probabilities.*chiasm align"):
+        Searcher(house).search(ask("red"), min_probability="auto")
+    with pytest.raises(SpaceError, match="the query is made of several parts"):
+        search(ask("red", "green"), min_probability=0.5)
+    with pytest.raises(SpaceError, match="hits like an item have no probability"):
+        search(Query(like=("1-0-0",)), min_probability="auto")
+    composed = search(ask("red", "green"), modality="image")
+    assert composed.hits[0].id == "1-1-0"
+    assert {hit.probability for hit in composed.hits} == {None}
+    assert composed.found is None
+
+
+def test_a_least_probability_where_no_item_may_be_found(shades: Path) -> None:
+    """No item meets the condition: that is an answer, not a lack of probabilities."""
+    result = Searcher(shades).search(ask("red"), where="most = 'white'", min_probability="auto")
+    assert (result.hits, result.found) == ((), False)
+
+
+# ------------------------------------------------------------------------------------- words, rerankers, differences
+
+
+def test_an_item_is_found_by_its_words_only(house: Path) -> None:
+    """ "hall" is a value of a column, which no vector holds."""
+    search = Searcher(house).search
+    assert ids(search(ask("attic")))[:2] != ["note", "page"]
+    result = search(ask("attic"), hybrid=True)
+    assert set(ids(result)[:2]) == {"note", "page"}
+    assert len(set(ids(result))) == len(result.hits) == 8
+    assert ids(search(ask("attic"), hybrid=True, where="room <> 'attic'"))[:1] != ["note"]
+    assert not {"note", "page"} & set(ids(search(ask("attic"), hybrid=True, where="room <> 'attic'")))
+
+
+def test_media_without_words_are_not_behind_for_it(house: Path) -> None:
+    before = Searcher(house).search(ask("blue"), modality="image")
+    fused = Searcher(house).search(ask("blue"), modality="image", hybrid=True)
+    assert ids(before)[:2] == ["sea", "sky"]
+    assert ids(fused)[:2] == ["sea", "sky"], "the sky has no words, the others have none that match"
+
+
+def test_what_is_heard_is_among_the_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = painters()
+
+    def words_space(networks: Sequence[Any], name: str = "start") -> Space:
+        fingerprints = dict.fromkeys(("image", "text", "audio"), one[0].fingerprint)
+        tensors = {"centre": np.zeros(12, np.float32)}
+        starts: Any = {"image": "identity", "text": "words", "audio": "words"}
+        return Space(name, 12, fingerprints, starts, tensors, created=CREATED)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(searcher, "start_space", words_space)
+    monkeypatch.setattr(encoders, "resolve", lambda *_, **__: one[:1])
+    rows = [
+        {"id": "song", "audio": sound(tmp_path / "song.wav", "green", "green", "red")},
+        {"id": "text", "text": "nothing of the sort"},
+    ]
+    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    searched = Searcher(tmp_path / "collection")
+    assert list(searched.full_text.heard) == [one[0].fingerprint]
+    searched.full_text.update()
+    assert searched.full_text.search("green", k=5).items == ("song",)
+
+
+def test_words_that_nothing_holds_change_nothing(house: Path) -> None:
+    search = Searcher(house).search
+    assert search(ask("quartz"), hybrid=True).hits == search(ask("quartz")).hits
+    assert search(ask(plain(1, 0, 0)), hybrid=True).hits == search(ask(plain(1, 0, 0))).hits, "no words at all"
+
+
+def test_words_bring_nothing_below_the_least_probability(shades: Path) -> None:
+    search = Searcher(shades).search
+    result = search(ask("zebra red"), k=1000, hybrid=True, min_probability="auto")
+    assert all(hit.probability is not None and hit.probability >= (result.threshold or 1) for hit in result.hits)
+    both = search(ask("red red green"), k=1000, hybrid=True, min_probability="auto")
+    assert set(ids(both)) == set(ids(search(ask("red red green"), k=1000, min_probability="auto")))
+
+
+class Longest:
+    """A reranker to whom the longest text is the best."""
+
+    made: ClassVar[list[tuple[str, str]]] = []
+    read: ClassVar[list[list[str | None]]] = []
+
+    def __init__(self, name: str, *, device: str) -> None:
+        self.made.append((name, device))
+
+    def rerank(self, query: Media, candidates: Sequence[Media | None], *, limit: int) -> Reranked:
+        assert isinstance(query, Text)
+        texts = [one.text if isinstance(one, Text) else None for one in candidates]
+        self.read.append(texts)
+        order = sorted(range(len(texts)), key=lambda place: -len(texts[place] or ""))
+        return Reranked(np.array(order), np.array([float(len(texts[place] or "")) for place in order]))
+
+
+@pytest.fixture
+def longest(monkeypatch: pytest.MonkeyPatch) -> type[Longest]:
+    monkeypatch.setattr("chiasm.retrieval.rerank.Reranker", Longest)
+    monkeypatch.setattr(Longest, "made", [])
+    monkeypatch.setattr(Longest, "read", [])
+    return Longest
+
+
+def test_a_reranker_reads_the_words_of_hits(house: Path, longest: type[Longest]) -> None:
+    searched = Searcher(house, device="cpu")
+    before = ids(searched.search(ask("green")))
+    result = ids(searched.search(ask("green"), rerank="some/model"))
+    (read,) = longest.read
+    texts = dict(zip(before, read, strict=True))
+    assert texts["song"] == "green", "what is said in the moment that was found"
+    assert texts["rose"] == "red rose", "of a picture the words of its item"
+    assert texts["sky"] is None
+    assert result == sorted(before, key=lambda name: -len(texts[name] or ""))
+    assert result != before
+    searched.search(ask("green"), rerank="some/model")
+    assert longest.made == [("some/model", "cpu")], "loaded once"
+    with pytest.raises(SpaceError, match="a reranker reads the words of the query, and it has none"):
+        searched.search(ask(plain(1, 0, 0)), rerank="some/model")
+
+
+def test_no_more_than_fifty_are_reranked(shades: Path, longest: type[Longest]) -> None:
+    searched = Searcher(shades)
+    before = ids(searched.search(ask("red"), k=100))
+    after = ids(searched.search(ask("red"), k=100, rerank="m"))
+    assert [len(texts) for texts in longest.read] == [50]
+    assert set(after[:50]) == set(before[:50])
+    assert after[:50] != before[:50]
+    assert after[50:] == before[50:]
+    pages = [ids(searched.search(ask("red"), k=30, offset=offset, rerank="m")) for offset in (0, 30, 60)]
+    assert list(chain(*pages)) == after[:90]
+
+
+def test_hits_that_differ(shades: Path) -> None:
+    search = Searcher(shades, space="start").search
+
+    def spread(diversity: float) -> float:
+        hits = search(ask("red green blue"), modality="image", k=5, diversity=diversity).hits
+        vectors = np.stack([unit(plain(*(int(part) for part in hit.id.split("-")))) for hit in hits])
+        return float((vectors @ vectors.T)[~np.eye(len(hits), dtype=bool)].mean())
+
+    found = [spread(0.0), spread(0.7), spread(1.0)]
+    assert found[0] > found[1] > found[2]
+    assert search(ask("red"), diversity=1.0).hits[0].id == search(ask("red")).hits[0].id
+
+
+# ----------------------------------------------------------------------------------------------- items and their files
+
+
+def test_items_and_files(house: Path) -> None:
+    searched = Searcher(house)
+    assert [row["id"] for row in searched.items(limit=3)] == ["film", "leaf", "note"]
+    assert [row["id"] for row in searched.items(after="note", limit=2)] == ["page", "rose"]
+    assert [row["id"] for row in searched.items(where="year < 3")] == ["leaf", "rose"]
+    row = searched.item("rose")
+    assert row is not None
+    assert row["text"] == ["red rose"]
+    assert searched.item("nosuch") is None
+    path = searched.file_of("rose", "image", 0)
+    assert path is not None
+    assert path.name == "rose.png"
+    for name, modality, number in [("rose", "image", 1), ("rose", "image", -1), ("rose", "text", 0), ("x", "image", 0)]:
+        assert searched.file_of(name, modality, number) is None  # type: ignore[arg-type]
+    status = searched.status()
+    assert status.items == 8
+    assert status.embeddings == {"image": 4, "text": 6, "audio": 1, "video": 1}
+    assert status.as_dict()["spaces"] == ("start",)
+
+
+# -------------------------------------------------------------------------------------------------- what has changed
+
+
+def more(made: Path, tmp_path: Path) -> Path:
+    return table(tmp_path / "more.jsonl", [{"id": "new", "text": "zebra"}])
+
+
+def test_refresh_sees_what_was_added_removed_and_aligned(made: Path, shades: Path, tmp_path: Path) -> None:
+    searched = Searcher(made)
+    assert searched.refresh() is False
+    api.add([more(made, tmp_path)], to=made)
+    assert ids(searched.search(ask("zebra"), k=1)) != ["new"]
+    assert searched.refresh() is True
+    assert ids(searched.search(ask("zebra"), k=1)) == ["new"]
+    assert searched.refresh() is False
+    api.remove(made, where="id = 'new'")
+    assert searched.refresh() is True
+    assert "new" not in ids(searched.search(ask("zebra"), k=1000))
+    learn(made, "judged", scores_of(shades))
+    assert searched.refresh() is True
+    result = searched.search(ask("red"), min_probability="auto")
+    assert (result.space, result.found) == ("judged", True)
+    assert searched.refresh() is False
+
+
+def test_refresh_sees_a_space_that_was_learned_anew_under_its_name(made: Path) -> None:
+    learn(made, "judged")
+    for named in (None, "judged"):
+        searched = Searcher(made, space=named)
+        created = searched.space.created
+        learn(made, "judged")
+        assert searched.refresh() is True
+        assert searched.space.created > created
+        assert searched.refresh() is False
+
+
+def test_refresh_sees_scores_that_came_later(made: Path, shades: Path) -> None:
+    """A space is saved before what its scores are worth."""
+    learn(made, "judged")
+    searched = Searcher(made)
+    assert searched.scores is None
+    save_scores(made / "spaces" / "judged", scores_of(shades))
+    assert searched.refresh() is True
+    assert searched.search(ask("red"), min_probability="auto").found is True
+    assert searched.refresh() is False
+
+
+def test_a_space_asked_for_by_name_stays(made: Path) -> None:
+    searched = Searcher(made, space="start")
+    learn(made, "judged")
+    assert searched.refresh() is False
+    assert searched.search(ask("red")).space == "start"
+
+
+def test_an_item_that_is_removed_between_two_reads(made: Path, tmp_path: Path) -> None:
+    """Its vectors are in memory, its row is not there any more."""
+    searched = Searcher(made)
+    api.remove(made, where="id = '1-0-0'")
+    for options in ({}, {"hybrid": True}):
+        found = searched.search(ask("red"), k=1000, **options)  # type: ignore[arg-type]
+        assert "1-0-0" not in ids(found)
+        assert len(found.hits) == len(mixtures(5)) - 1
+
+
+def test_rows_of_items_are_read_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = Searcher(made)
+    expected = searched.search(ask("red"), k=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(Collection, "items", lambda *_, **__: pytest.fail("read again"))
+        assert searched.search(ask("red"), k=5) == expected
+    api.remove(made, where="id = '1-0-0'")
+    searched.refresh()
+    assert "1-0-0" not in ids(searched.search(ask("red"), k=1000))
+    monkeypatch.setattr(searcher, "CARDS", 3)
+    assert len(searched.search(ask("blue"), k=1000).hits) == len(mixtures(5)) - 1, "no more are kept than fit"
+
+
+def test_an_item_that_loses_a_file_between_two_reads(made: Path, tmp_path: Path) -> None:
+    searched = Searcher(made)
+    rows = [{"id": "1-0-0", "text": "red"}]  # no picture any more
+    api.add([table(made.parent / "painted.jsonl", rows)], to=made)
+    hits = searched.search(ask("red"), modality="image", k=1000).hits
+    assert "1-0-0" not in {hit.id for hit in hits}
+
+
+def test_items_added_while_a_searcher_is_made_are_seen(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = searcher.gallery_of
+
+    def adding(collection: Collection, space: Space) -> Any:
+        found = original(collection, space)
+        monkeypatch.setattr(searcher, "gallery_of", original)
+        collection.add([read_manifest(more(made, tmp_path))], painters())
+        return found
+
+    monkeypatch.setattr(searcher, "gallery_of", adding)
+    searched = Searcher(made)
+    assert searched.refresh() is True
+    assert ids(searched.search(ask("zebra"), k=1)) == ["new"]
+
+
+def test_threads_search_while_the_collection_changes(made: Path, shades: Path) -> None:
+    learn(made, "judged", scores_of(shades))
+    searched = Searcher(made)
+    queries = [words_of(parts) for parts in mixtures(2)]
+    expected = {query: searched.search(ask(query), modality="image", k=1) for query in queries}
+    stop = threading.Event()
+
+    def change() -> None:
+        try:
+            for name in ("other", "judged", "other"):
+                learn(made, name, scores_of(shades))
+                searched.refresh()
+        finally:
+            stop.set()
+
+    def many(query: str) -> list[str]:
+        found = ids(searched.search(ask(query), modality="image", k=1))
+        while not stop.is_set():
+            found += ids(searched.search(ask(query), modality="image", k=1))
+        return found
+
+    with ThreadPoolExecutor(5) as pool:
+        changing = pool.submit(change)
+        results = list(pool.map(many, queries))
+        changing.result()
+    for query, found in zip(queries, results, strict=True):
+        assert set(found) == set(ids(expected[query])), query
+
+
+def test_threads_use_the_words_at_once(made: Path) -> None:
+    searched = Searcher(made)
+    expected = ids(Searcher(made).search(ask("red red green"), hybrid=True))
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: ids(searched.search(ask("red red green"), hybrid=True)), range(12)))
+    assert results == [expected] * 12
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+def test_scores_are_kept_whole(shades: Path, tmp_path: Path) -> None:
+    model = scores_of(shades)
+    save_scores(tmp_path, model)
+    again = load_scores(tmp_path)
+    assert again is not None
+    fields, arrays = model.state()
+    assert again.state()[0] == fields
+    assert set(again.state()[1]) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again.state()[1][name], array)
+    assert load_scores(tmp_path / "nowhere") is None
+
+
+def test_scores_of_a_space_that_was_replaced_are_none(made: Path, shades: Path) -> None:
+    """As after a run that was killed between the two."""
+    learn(made, "judged", scores_of(shades))
+    assert Searcher(made).scores is not None
+    learn(made, "judged")
+    assert Searcher(made).scores is None
+    assert Searcher(made).search(ask("red")).found is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("scores.json", b"{"),
+        ("scores.json", b"\xff\xfe"),
+        ("scores.json", b"[]"),
+        ("scores.json", b'{"format_version": 99, "pairs": []}'),
+        ("scores.json", b'{"format_version": 1, "pairs": [{}]}'),
+        ("scores.safetensors", b"short"),
+        ("scores.safetensors", b""),
+    ],
+)
+def test_scores_that_are_damaged(shades: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    save_scores(tmp_path, scores_of(shades))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SpaceError, match="Align again"):
+        load_scores(tmp_path)
+
+
+def test_hubs_are_held_back_as_the_scores_say(made: Path) -> None:
+    """What is taken off a row is kept from one search to the next; the order is that of all rows judged at once."""
+    searched = Searcher(made)
+    rows = searched._state.gallery.rows
+    owners = searched._state.gallery.owners
+    kinds = np.array(rows.modalities)
+    hubs = Preparation(correction=Correction("csls"))
+    model = ScoreModel(
+        {
+            ("text", kind): PairScores.fit(
+                rows.vectors[kinds == kind],
+                rows.vectors[kinds == "text"],
+                gallery_owners=owners[kinds == kind],
+                bank_owners=owners[kinds == "text"],
+                preparation=hubs,
+            )
+            for kind in ("image", "text")
+        }
+    )
+    learn(made, "hubs", model)
+    assert searched.refresh() is True
+    offsets = np.zeros(len(kinds), np.float32)
+    for (_, kind), pair in model.pairs.items():
+        offsets[kinds == kind] = pair.offsets(rows.vectors[kinds == kind], owners[kinds == kind])
+    moved = 0
+    for words in ("red green", "blue", "red green"):
+        asked: Any = (unit(Text(words)), "text", rows.vectors, list(rows.modalities))
+        judged, plainly = model.judge(*asked, offsets=offsets), model.judge(*asked, offsets=np.zeros_like(offsets))
+        moved += int((judged.order != plainly.order).sum())
+        best = {name: judged.standard[np.array(rows.items) == name].max() for name in rows.items}
+        found = searched.search(ask(words), k=1000)
+        assert set(ids(found)) == set(best)
+        assert (np.diff([best[name] for name in ids(found)]) < 1e-4).all(), "best first"
+        assert found.found is None
+    assert moved > 10, "the correction matters"
+
+
+# ------------------------------------------------------------------------------------------------------------ indexes
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Galleries of more than twenty rows get an index."""
+    for module in (searcher, kept):
+        monkeypatch.setattr(module, "APPROXIMATE_BYTES", 20 * 12 * 4)
+
+
+QUERIES = [words_of(parts) for parts in mixtures(3)]
+
+
+def found_by(searched: Searcher) -> list[tuple[str, str, float]]:
+    return [
+        (hit.id, hit.modality, round(hit.score, 5))
+        for query in QUERIES
+        for options in ({}, {"modality": "image"}, {"where": "most = 'blue'"})
+        for hit in searched.search(ask(query), k=5, **options).hits  # type: ignore[arg-type]
+    ]
+
+
+def by_index(searched: Searcher) -> set[str]:
+    return {name for name, index in searched._state.gallery.indexes.items() if not isinstance(index, ExactIndex)}
+
+
+def test_an_index_finds_what_exact_search_finds(made: Path, small: None, tmp_path: Path) -> None:
+    exact = Searcher(made)
+    assert by_index(exact) == set()
+    expected = found_by(exact)
+    keep_indexes(exact.collection, exact.space, gallery_of(exact.collection, exact.space))
+    indexed = Searcher(made)
+    assert by_index(indexed) == {"image", "text"}
+    assert found_by(indexed) == expected
+
+    rows = [{"id": "new", "image": picture(tmp_path / "new.png", (7, 2, 3)), "text": "red green zebra", "most": "red"}]
+    Collection.open(made).add([read_manifest(table(tmp_path / "new.jsonl", rows))], painters())  # the index lags
+    Collection.open(made).remove(["1-1-0", "0-0-1"])
+    fresh = Searcher(made)
+    assert by_index(fresh) == {"image", "text"}
+    assert ids(fresh.search(ask("zebra"), k=1)) == ["new"]
+    assert not {"1-1-0", "0-0-1"} & set(ids(fresh.search(ask("red green"), k=1000)))
+    lagging = found_by(fresh)
+    keep_indexes(fresh.collection, fresh.space, gallery_of(fresh.collection, fresh.space))
+    assert found_by(Searcher(made)) == lagging
+    assert indexed.refresh() is True
+    assert found_by(indexed) == lagging
+
+
+def test_adding_builds_the_index_above_the_threshold(small: None, tmp_path: Path) -> None:
+    api.add([painted(tmp_path / "few", 2)], to=tmp_path / "collection")
+    assert by_index(Searcher(tmp_path / "collection")) == set(), "six of each are compared one by one"
+    api.add([painted(tmp_path / "many", 5)], to=tmp_path / "collection")
+    assert by_index(Searcher(tmp_path / "collection")) == {"image", "text"}
+
+
+def test_an_index_is_built_in_the_background(made: Path, small: None) -> None:
+    searched = Searcher(made)
+    rows = gallery_of(searched.collection, searched.space)
+    expected = found_by(searched)
+    keep_indexes(searched.collection, searched.space, rows, background=True)
+    for thread in threading.enumerate():
+        if thread.name == "chiasm-index":
+            thread.join()
+    assert by_index(Searcher(made)) == {"image", "text"}
+    assert found_by(Searcher(made)) == expected
+
+
+def test_moments_are_in_the_index(tmp_path: Path, small: None) -> None:
+    colours = list(COLOURS)
+    rows = [
+        {"id": f"{n}", "audio": sound(tmp_path / f"{n}.wav", *(colours[(n >> at) % 3] for at in range(3 + n % 2)))}
+        for n in range(8)
+    ]
+    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    indexed = Searcher(tmp_path / "collection")
+    assert by_index(indexed) == {"audio"}
+    for query in colours:
+        hits = indexed.search(ask(query)).hits
+        assert hits[0].score == pytest.approx(1)
+        assert hits[0].text == query
+        assert len({hit.id for hit in hits}) == len(hits) == 8
