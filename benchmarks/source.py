@@ -70,7 +70,9 @@ def compare(
 ) -> list[object]:
     alone, beside, alphas = [], [], []
     only_source = Recognizer(adapter="linear", unknown=None).fit(
-        source.arrays, source.labels, names={label: names[label] for label in np.unique(source.labels).tolist()}
+        source.arrays,
+        source.labels,
+        names={label: names[label] for label in np.unique(np.asarray(source.labels)).tolist()},
     )
     for seed in SEEDS:
         split = few_shot_split(target.categories, SHOTS, seed=seed)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -648,7 +649,7 @@ def test_import_stays_light() -> None:
 def test_cross_fitted_pairs_of_ridge_are_those_of_refits(with_source: bool) -> None:
     target = domain(40, noise=0.3, same=2)
     source = domain(60, seed=2) if with_source else None
-    given = {"groups": target.groups, "source": None if source is None else source.statistics()}
+    given: dict[str, Any] = {"groups": target.groups, "source": None if source is None else source.statistics()}
     fitted = RidgeAlignment(strengths=[0.3, 1.0]).fit(target.X, target.Y, start=target.start, **given)
     choice = fitted.choice_
     assert choice.blend > 0

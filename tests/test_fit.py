@@ -333,5 +333,5 @@ def test_people_correct_labels_and_the_model_learns(tmp_path: Path) -> None:
     found = api.drift(model, tmp_path / "collection")
     assert set(found.modalities) == {"image"}
     assert found.warnings == ()
-    with pytest.raises(ChiasmError, match="no item 'nosuch'|not in the collection|nosuch"):
+    with pytest.raises(ChiasmError, match="nosuch"):
         api.labels(tmp_path / "collection", ["nosuch"], column="colour", label="red")

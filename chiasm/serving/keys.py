@@ -75,9 +75,7 @@ class KeyRing:
                 )
             keys.append(HashedKey(match["name"], bytes.fromhex(match["salt"]), bytes.fromhex(match["hash"])))
         if not keys:
-            raise ChiasmError(
-                f"the key file {path} has no keys. Make one: chiasm make-key {path}"
-            )
+            raise ChiasmError(f"the key file {path} has no keys. Make one: chiasm make-key {path}")
         return cls(tuple(keys))
 
 
