@@ -44,7 +44,9 @@ def main() -> None:
                 found = model.predict(arrays.take(split.test))
                 seconds[name].append(time.perf_counter() - begin)
                 scores[name].append(macro_f1(truth, found))
-            say(f"{shots} shots, seed {seed}: " + ", ".join(f"{key} {values[-1]:.3f}" for key, values in scores.items()))
+            say(
+                f"{shots} shots, seed {seed}: " + ", ".join(f"{key} {values[-1]:.3f}" for key, values in scores.items())
+            )
         difference = paired_difference(np.array(scores["linear"]), np.array(scores["setfit"]))
         rows.append(
             [shots, *(float(np.mean(scores[name])) for name in scores), difference.mean, difference.standard_error,
@@ -65,7 +67,9 @@ def setfit(data: object, train: np.ndarray, test: np.ndarray, seed: int) -> np.n
     model = SetFitModel.from_pretrained(str(text_folder()), labels=sorted(set(categories.tolist())))
     given = Dataset.from_dict({"text": captions[train].tolist(), "label": categories[train].tolist()})
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(model, args=TrainingArguments(output_dir=folder, seed=seed, report_to="none"), train_dataset=given)
+        trainer = Trainer(
+            model, args=TrainingArguments(output_dir=folder, seed=seed, report_to="none"), train_dataset=given
+        )
         trainer.train()
     return np.asarray(model.predict(captions[test].tolist()))
 

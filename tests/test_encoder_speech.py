@@ -51,6 +51,11 @@ def spans(monkeypatch: pytest.MonkeyPatch, *seconds: tuple[float, float]) -> Non
     monkeypatch.setattr("faster_whisper.vad.get_speech_timestamps", lambda waveform, options: found)
 
 
+def _heard(text: str, language: str | None, certainty: float) -> _Heard:
+    """A window with one reading."""
+    return _Heard(((text, 1.0),) if text else (), language, certainty)
+
+
 def ramp(seconds: float) -> Audio:
     return Audio(np.linspace(0, 1, round(seconds * RATE), dtype=np.float32), RATE)
 
@@ -75,7 +80,7 @@ def hears(monkeypatch: pytest.MonkeyPatch, words: Mapping[int, str], languages: 
         for window, language in zip(windows, spoken, strict=True):
             said = words.get(len(window), f"w{len(window)}")
             own = language or (languages or {}).get(len(window), "en")
-            found.append(_Heard(said and f"{said}{'' if own == 'en' else ' ' + own}", own if said else None, 0.5))
+            found.append(_heard(said and f"{said}{'' if own == 'en' else ' ' + own}", own if said else None, 0.5))
         return found
 
     monkeypatch.setattr(SpeechEncoder, "_hear", hear)
@@ -117,6 +122,80 @@ def test_other_rates_are_converted(speech: SpeechEncoder, monkeypatch: pytest.Mo
     (window,) = speech.prepare(Audio(tone, 8_000)).windows
     assert len(window) == RATE
     assert window.dtype == np.float32
+
+
+def test_a_sound_of_one_moment_is_heard_whole(speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[float] = []
+    found = [{"start": 3 * RATE, "end": 4 * RATE}]
+
+    def find(waveform: Float[np.ndarray, " samples"], options: Any) -> list[dict[str, int]]:
+        bars.append(options.threshold)
+        return found
+
+    monkeypatch.setattr("faster_whisper.vad.get_speech_timestamps", find)
+    short = ramp(10)
+    (window,) = speech.prepare(short).windows
+    np.testing.assert_array_equal(window, short.waveform)
+    (window,) = speech.prepare(ramp(10.1)).windows
+    assert len(window) == RATE, "a longer sound is cut"
+    assert bars[0] < bars[1] == 0.5, "a faint word is heard where there is nothing else"
+    found.clear()
+    assert speech.prepare(short).windows == (), "nobody speaks"
+
+
+def test_silence_and_a_tone_are_not_speech(speech: SpeechEncoder) -> None:
+    tone = (0.3 * np.sin(np.arange(2 * RATE) * 2 * np.pi * 440 / RATE)).astype(np.float32)
+    for waveform in (np.zeros(2 * RATE, np.float32), tone):
+        found = speech.encode([Audio(waveform, RATE)])
+        assert found.texts == ("",)
+        assert not found.vectors.any()
+
+
+def test_a_window_is_placed_among_its_readings(
+    speech: SpeechEncoder, text: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = (("4.", 0.6), ("four!", 0.3), ("?", 0.1))
+    monkeypatch.setattr(
+        SpeechEncoder, "_hear", lambda self, windows, spoken: [_Heard(readings, "en", 1.0) for _ in windows]
+    )
+    found = speech.encode_prepared("audio", [sound(RATE, seconds=1.0), sound(RATE, RATE)])
+    single, double, mark = text.encode([Text("4"), Text("four"), Text("?")]).vectors
+    expected = 0.6 * single + 0.3 * double + 0.1 * mark
+    assert found.texts == ("4.", "4. 4.")
+    np.testing.assert_allclose(found.vectors[0], expected / np.linalg.norm(expected), atol=1e-5)
+    np.testing.assert_allclose(found.vectors[1], text.encode([Text("4. 4")]).vectors[0], atol=1e-5)
+    assert found.moments is not None
+    np.testing.assert_allclose(found.moments.vectors, found.vectors[[0, 0]], atol=1e-5)
+
+
+def test_readings_have_the_weights_of_their_probabilities(
+    speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = speech._loaded()
+    tokens = [loaded.hf_tokenizer.encode(said, add_special_tokens=False).ids for said in (" four", " 4", "")]
+    quiet = [False]
+
+    class Model:
+        is_multilingual = True
+
+        def encode(self, features: object) -> None: ...
+
+        def generate(self, encoded: object, given: object, **options: Any) -> list[Any]:
+            assert options["num_hypotheses"] == options["beam_size"] == 5
+            means = [score / max(1, len(one)) for score, one in zip((-0.4, -2.0, -4.0), tokens, strict=True)]
+            if quiet[0]:
+                means = [mean - 3 for mean in means]
+            return [SimpleNamespace(sequences_ids=tokens, scores=means, no_speech_prob=0.9)]
+
+    monkeypatch.setattr(loaded, "model", Model())
+    window = [np.zeros(RATE, np.float32)]
+    (found,) = speech._generate(window, ["en"], 15, no_repeat=0)
+    assert [text for text, _ in found.readings] == ["four", "4"], "no words are no reading"
+    ratio = found.readings[1][1] / found.readings[0][1]
+    assert ratio == pytest.approx(np.exp(0.25 * (-2.0 + 0.4)))
+    quiet[0] = True
+    (found,) = speech._generate(window, ["en"], 15, no_repeat=0)
+    assert (found.text, found.readings, found.language) == ("", (), None), "unlikely words and probably no speech"
 
 
 def test_every_sound_gets_its_own_words_in_order(speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +265,7 @@ def test_translation_is_asked_of_the_model_for_what_is_not_english(
 
     monkeypatch.setattr(loaded, "model", Model())
     heard = encoder._generate([np.zeros(RATE, np.float32)] * 2, [None, None], 15, no_repeat=0)
-    assert heard == [_Heard("an owl", "fr", 0.9), _Heard("an owl", "en", 0.8)]
+    assert heard == [_heard("an owl", "fr", 0.9), _heard("an owl", "en", 0.8)]
     assert [[loaded.hf_tokenizer.id_to_token(token) for token in prompt] for prompt in prompts] == [
         ["<|startoftranscript|>", "<|fr|>", "<|translate|>", "<|notimestamps|>"],
         ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"],
@@ -219,7 +298,7 @@ def test_a_window_that_loops_is_heard_again_in_full(speech: SpeechEncoder, monke
     ) -> list[_Heard]:
         calls.append((len(windows), seconds, no_repeat))
         said = ["a crow" if no_repeat or len(window) < RATE else "crow " * 40 for window in windows]
-        return [_Heard(text, "en", 1.0) for text in said]
+        return [_heard(text, "en", 1.0) for text in said]
 
     monkeypatch.setattr(SpeechEncoder, "_generate", generate)
     assert speech.encode_prepared("audio", [sound(RATE // 2, RATE)]).texts == ("a crow a crow",)
@@ -236,7 +315,7 @@ def test_padding_leaves_room_to_find_the_end(
         self: SpeechEncoder, windows: Windows, languages: Languages, seconds: int, *, no_repeat: int
     ) -> list[_Heard]:
         found.append(seconds)
-        return [_Heard("", None, 1.0)] * len(windows)
+        return [_heard("", None, 1.0)] * len(windows)
 
     monkeypatch.setattr(SpeechEncoder, "_generate", generate)
     speech.encode_prepared("audio", [sound(round(seconds * RATE))])

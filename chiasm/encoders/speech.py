@@ -2,8 +2,12 @@
 
 Whisper (Radford et al. 2022, arXiv:2212.04356) in the form of CTranslate2, loaded by faster-whisper. Speech is found
 first (Silero's detector, which faster-whisper brings) and cut at pauses into windows, however long the sound is. Each
-window is a moment, with its times, its transcript and its vector. Where the model is found is left to `offline`, the
+window is a moment, with its times, its transcript and its vector. A sound of one moment is heard whole: the detector
+finds the edges of a single word so badly that "echo" became "Backo". Where the model is found is left to `offline`, the
 embedding of texts to the text encoder.
+
+A window has several readings (the hypotheses of the beam search), and its vector is the mean of theirs, weighted by
+their probabilities. The likeliest is its transcript. So "4" lies near "four", and a word misheard is not lost.
 
 Whisper was trained on windows of 30 s and pads what is shorter. Most of the work is in the padding, so here windows
 are padded to 15 s only, and one whose transcript looks like a loop is done again with 30 s. That costs a quarter.
@@ -39,13 +43,17 @@ FILES = ("model.bin", "config.json", "tokenizer.json")
 
 MOMENT = 10.0  # seconds of a moment at most; a sound that is no longer is one moment
 
-_VERSION = "2"  # of everything here that changes transcripts and moments
+_VERSION = "3"  # of everything here that changes transcripts and moments
 _SHORT, _FULL = 15, 30  # seconds that windows are padded to
 _MARGIN = 5  # seconds of padding at least, with _SHORT
 _PAD = 0.2  # seconds kept before and after speech
+_FAINT = 0.3  # probability of speech from which a sound of one moment is heard; the detector's own bar is 0.5
 _PAUSE = 0.5  # seconds of silence at which speech may be cut
 _BREAK = 1.0  # seconds of silence at which it is cut
 _BLOCK = 600  # seconds that the detector, which needs several copies, hears at once
+_READINGS = 5  # of a window: as many as Whisper's own search keeps (Radford et al. 2022, section 4.5)
+_FLATTEN = 0.25  # exponent of the probabilities of readings: taken as they are, the first one has nearly all
+_ENDS = " .,!?"  # what Whisper puts behind a single word, and nobody types
 _WORDS = 180  # of a transcript at most to be embedded as a whole: text encoders cut what is longer
 _BATCH_CPU, _BATCH_CUDA = 4, 16
 _LOOPS = 2.4  # ratio of compression above which a transcript repeats itself (Radford et al. 2022, section 4.5)
@@ -68,17 +76,23 @@ class _Speech:
 class _Heard:
     """What was understood of a window."""
 
-    text: str
+    readings: tuple[tuple[str, float], ...]  # text and weight, the likeliest first; none: nothing was heard
     language: str | None  # code; None: nothing was heard
     certainty: float  # of the language
+
+    @property
+    def text(self) -> str:
+        """The likeliest reading; "" where nothing was heard."""
+        return self.readings[0][0] if self.readings else ""
 
 
 class SpeechEncoder(Encoder):
     """The text encoder's embeddings of what is said. Comparable with those of texts: `vector_space` is the same.
 
     A sound in which no words are recognised gets a row of zeros and the text "": it has no place among texts. A sound
-    of more than 10 s has moments of at most 10 s, cut at pauses. A transcript of more than 180 words is embedded as the
-    mean over its moments.
+    of more than 10 s has moments of at most 10 s, cut at pauses. The vector of a moment is the mean over up to five
+    readings. What is said in several windows is embedded as one text, the likeliest readings one after the other; above
+    180 words as the mean over its moments.
     """
 
     def __init__(
@@ -149,7 +163,10 @@ class SpeechEncoder(Encoder):
         return self._text.vector_space
 
     def prepare(self, media: Media) -> Prepared:
-        """Windows of speech, waveforms of at most 10 s at 16 kHz, and their times; none where nobody speaks."""
+        """Windows of speech, waveforms of at most 10 s at 16 kHz, and their times; none where nobody speaks.
+
+        A sound of at most 10 s is one window as it is.
+        """
         self._require(media.modality)
         assert isinstance(media, Audio)
         waveform = media.waveform
@@ -171,23 +188,24 @@ class SpeechEncoder(Encoder):
         self._require(modality)
         sounds: Sequence[_Speech] = batch
         heard, languages = self._transcribe(sounds)
-        texts = tuple(" ".join(filter(None, windows)) for windows in heard)
+        texts = tuple(" ".join(filter(None, (window.text for window in windows))) for windows in heard)
         moments = [
-            (row, start, end, text)
+            (row, start, end, window)
             for row, sound in enumerate(sounds)
             if sound.seconds > MOMENT
-            for start, end, text in zip(sound.starts, sound.ends, heard[row], strict=True)
-            if text
+            for start, end, window in zip(sound.starts, sound.ends, heard[row], strict=True)
+            if window.text
         ]
-        said = sorted({text for text in (*texts, *(text for *_, text in moments)) if text})
-        place = {text: row for row, text in enumerate(said)}
-        embedded = np.zeros((len(said) + 1, self.dim), np.float32)  # the last is of no words
-        if said:
-            embedded[:-1] = self._text.encode([Text(text) for text in said]).vectors
+        # A sound of one window is placed as that window is; of several, as the text that they make together.
+        alone = [[window for window in windows if window.text] for windows in heard]
+        wholes = [
+            spoken[0] if len(spoken) == 1 else _Heard(((text, 1.0),) if text else (), None, 1.0)
+            for spoken, text in zip(alone, texts, strict=True)
+        ]
+        placed = self._place([*wholes, *(window for *_, window in moments)])
+        vectors, own = placed[: len(sounds)], placed[len(sounds) :]
         owners = np.array([row for row, *_ in moments], int)
         spans = np.array([(start, end) for _, start, end, _ in moments]).reshape(-1, 2)
-        vectors = embedded[[place.get(text, -1) for text in texts]]
-        own = embedded[[place[text] for *_, text in moments]]
         for row, text in enumerate(texts):
             if len(text.split()) > _WORDS and (owners == row).any():
                 vectors[row] = own[owners == row].mean(axis=0)
@@ -195,10 +213,24 @@ class SpeechEncoder(Encoder):
             vectors,
             texts,
             languages,
-            Moments(owners, spans[:, 0], spans[:, 1], own, tuple(text for *_, text in moments)),
+            Moments(owners, spans[:, 0], spans[:, 1], own, tuple(window.text for *_, window in moments)),
         )
 
-    def _transcribe(self, sounds: Sequence[_Speech]) -> tuple[list[list[str]], tuple[str | None, ...]]:
+    def _place(self, heard: Sequence[_Heard]) -> Float[np.ndarray, "heard dim"]:
+        """The weighted mean of the embeddings of the readings, unit length; a row of zeros where there are none."""
+        said = sorted({text for one in heard for text, _ in one.readings})
+        place = {text: row for row, text in enumerate(said)}
+        embedded = np.zeros((len(said), self.dim), np.float32)
+        if said:
+            embedded[:] = self._text.encode([Text(text.rstrip(_ENDS) or text) for text in said]).vectors
+        vectors = np.zeros((len(heard), self.dim), np.float32)
+        for row, one in enumerate(heard):
+            for text, weight in one.readings:
+                vectors[row] += weight * embedded[place[text]]
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.where(lengths > 0, lengths, 1)
+
+    def _transcribe(self, sounds: Sequence[_Speech]) -> tuple[list[list[_Heard]], tuple[str | None, ...]]:
         """What is said in each window of each sound, and the language of each sound."""
         rows = [row for row, sound in enumerate(sounds) for _ in sound.windows]
         windows = [window for sound in sounds for window in sound.windows]
@@ -213,10 +245,10 @@ class SpeechEncoder(Encoder):
         again = self._hear_all([windows[number] for number in wrong], [languages[rows[number]] for number in wrong])
         for number, found in zip(wrong, again, strict=True):
             heard[number] = found
-        said: list[list[str]] = [[] for _ in sounds]
+        by_sound: list[list[_Heard]] = [[] for _ in sounds]
         for row, found in zip(rows, heard, strict=True):
-            said[row].append(found.text)
-        return said, languages
+            by_sound[row].append(found)
+        return by_sound, languages
 
     def _hear_all(self, windows: Sequence[Waveform], languages: Sequence[str | None]) -> list[_Heard]:
         """Transcribe windows, in batches on all cores."""
@@ -252,7 +284,7 @@ class SpeechEncoder(Encoder):
     def _generate(
         self, windows: Sequence[Waveform], languages: Sequence[str | None], seconds: int, *, no_repeat: int
     ) -> list[_Heard]:
-        """Transcribe windows padded to `seconds`, by greedy search, without words that occur again as `no_repeat`."""
+        """Transcribe windows padded to `seconds`, by beam search, without words that occur again as `no_repeat`."""
         import ctranslate2
 
         model = self._loaded()
@@ -280,7 +312,8 @@ class SpeechEncoder(Encoder):
         results = model.model.generate(
             encoded,
             prompts,
-            beam_size=1,
+            beam_size=_READINGS,
+            num_hypotheses=_READINGS,
             max_length=min(448, 32 + 12 * seconds),  # nobody says more; a loop ends here
             no_repeat_ngram_size=no_repeat,
             return_scores=True,
@@ -288,11 +321,20 @@ class SpeechEncoder(Encoder):
         )
         heard = []
         for result, (language, certainty) in zip(results, spoken, strict=True):
-            tokens = result.sequences_ids[0]
-            likelihood = result.scores[0] * len(tokens) / (len(tokens) + 1)  # the end of the text counts as a token
+            # The score is a mean over the tokens; their sum is the logarithm of the probability. No tokens, no words.
+            sums = [score * len(tokens) for tokens, score in zip(result.sequences_ids, result.scores, strict=True)]
+            likelihood = sums[0] / (len(result.sequences_ids[0]) + 1)  # the end of the text counts as a token
             silent = result.no_speech_prob > _NO_SPEECH and likelihood < _UNSURE
-            text = "" if silent else model.hf_tokenizer.decode(tokens, skip_special_tokens=True).strip()
-            heard.append(_Heard(text, language if text else None, certainty))
+            texts = [
+                model.hf_tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in result.sequences_ids
+            ]
+            weights = np.exp(_FLATTEN * (np.array(sums) - max(sums)))
+            readings = tuple(
+                (text, float(weight)) for text, weight in zip(texts, weights / weights.sum(), strict=True) if text
+            )
+            heard.append(
+                _Heard(readings, language, certainty) if texts[0] and not silent else _Heard((), None, certainty)
+            )
         return heard
 
     def _task(self, language: str) -> str:
@@ -340,6 +382,8 @@ def _spans(waveform: Waveform) -> list[tuple[int, int]]:
     """Where somebody speaks, in samples: spans of at most 10 s that hold all speech, cut in pauses where there are any."""
     from faster_whisper.vad import VadOptions, get_speech_timestamps
 
+    if len(waveform) <= MOMENT * RATE:
+        return [(0, len(waveform))] if get_speech_timestamps(waveform, VadOptions(threshold=_FAINT)) else []
     options = VadOptions(
         min_speech_duration_ms=100,
         max_speech_duration_s=MOMENT,
