@@ -11,8 +11,8 @@ import pytest
 
 from chiasm.errors import SpaceError
 from chiasm.transfer import alignment_choice
-from chiasm.transfer.alignment import PairArrays, PairStatistics, RidgeAlignment, Source, Task, normalise
-from chiasm.transfer.alignment_choice import METHODS, AutoAlignment, Link, align_several, make_alignment
+from chiasm.transfer.alignment import PairArrays, RidgeAlignment, Source, Task, normalise
+from chiasm.transfer.alignment_choice import METHODS, AutoAlignment, make_alignment
 from chiasm.transfer.linear_alignment import CcaAlignment
 
 LINEAR = ("ridge", "procrustes", "cca")
@@ -162,85 +162,3 @@ def test_auto_compares_contrastive_methods_too() -> None:
     three = dataclasses.replace(pairs(30), groups=np.arange(30) % 3)  # three folds, to be quick
     found = fit(AutoAlignment(methods=["siglip"]), three)
     assert [entry.method for entry in found.comparison_.scores] == ["ridge", "siglip"]
-
-
-# ------------------------------------------------------------------------------------------------- several modalities
-
-
-def test_every_modality_gets_its_own_map() -> None:
-    data = {"image": pairs(40), "audio": pairs(30, 5, seed=1)}
-    source = pairs(60, seed=2)
-    found = align_several(data, sources={"image": source}, method="ridge", alpha=0.5)
-    assert set(found) == {"image", "audio"}
-    for modality, part in data.items():
-        own = source if modality == "image" else None
-        alone = RidgeAlignment(alpha=0.5 if own is not None else "auto").fit(
-            part.X, part.Y, start=part.start, groups=part.groups, source=own
-        )
-        np.testing.assert_array_equal(found[modality].weight_, alone.weight_)
-
-
-def linked(count: int, seed: int) -> tuple[Link, PairArrays]:
-    """Pictures with sounds and no text; and where the text of each picture would be."""
-    rng = np.random.default_rng(seed)
-    text = normalise(rng.standard_normal((count, 6)))
-    image, audio = (text @ np.random.default_rng(k).standard_normal((6, dim)) for k, dim in ((1, 10), (2, 7)))
-    start, by_start = (normalise(text + 2 * rng.standard_normal((count, 6))) for _ in range(2))
-    names = np.array([f"item {number}" for number in range(count)])
-    X, begin, by_X, by_begin = (part.astype(np.float32) for part in (image, start, audio, by_start))
-    return Link("image", "audio", X, begin, by_X, by_begin, names), PairArrays(X, text.astype(np.float32), begin, names)
-
-
-def test_pictures_come_to_text_through_sounds() -> None:
-    rng = np.random.default_rng(0)
-    text = normalise(rng.standard_normal((60, 6)))
-    audio = text @ np.random.default_rng(2).standard_normal((6, 7))
-    start = normalise(text + 2 * rng.standard_normal((60, 6)))
-    sounds = PairArrays(*(part.astype(np.float32) for part in (audio, text, start)))
-    link, new = linked(80, 3)
-    found = align_several({"audio": sounds}, links=[link], method="ridge")
-    assert list(found) == ["audio", "image"]
-    task = Task(new, None, "auto")
-    assert task.chances(found["image"].transform(new.X, new.start)).mean() > task.start_score + 0.1
-    alone = RidgeAlignment().fit(sounds.X, sounds.Y, start=sounds.start)
-    anchors = alone.transform(link.by_features, link.by_start)
-    by_hand = RidgeAlignment().fit(link.X, anchors, start=link.start, groups=link.groups)
-    np.testing.assert_array_equal(found["image"].weight_, by_hand.weight_)
-
-
-def test_links_count_beside_pairs_and_share_their_groups() -> None:
-    link, new = linked(40, 3)
-    own = dataclasses.replace(new, groups=None).take(np.arange(20))
-    found = align_several({"image": own}, links=[link], method="ridge")["image"]
-    groups = [*range(20), *range(20, 60)]
-    by_hand = RidgeAlignment().fit(
-        np.concatenate([own.X, link.X]),
-        np.concatenate([own.Y, link.by_start]),  # sounds have no map: their start is their place
-        start=np.concatenate([own.start, link.start]),
-        groups=np.array(groups),
-    )
-    np.testing.assert_allclose(found.weight_, by_hand.weight_, atol=1e-6)
-    named = align_several({"image": new.take(np.arange(20))}, links=[link], method="ridge")["image"]
-    together = RidgeAlignment().fit(
-        np.concatenate([own.X, link.X]),
-        np.concatenate([own.Y, link.by_start]),
-        start=np.concatenate([own.start, link.start]),
-        groups=np.array([*range(20), *range(40)]),
-    )
-    assert named.choice_.score == pytest.approx(together.choice_.score)
-    assert named.choice_.score != pytest.approx(found.choice_.score)
-
-
-def test_links_in_a_circle_are_refused() -> None:
-    link = linked(40, 3)[0]
-    back = Link("audio", "image", link.by_features, link.by_start, link.X, link.start)
-    with pytest.raises(
-        SpaceError, match=r"links go in a circle \(.*audio.*\): one of the modalities has to come to its"
-    ):
-        align_several({}, links=[link, back])
-
-
-def test_a_source_needs_pairs() -> None:
-    source: PairStatistics = pairs(30).statistics
-    with pytest.raises(SpaceError, match="there is a source for video, but no pairs of it: give some of image"):
-        align_several({"image": pairs(30)}, sources={"video": source}, method="ridge")

@@ -155,8 +155,8 @@ class Index:
         folder: where it is kept. Nothing is written before `save` or `build`.
         space: digest of the space that the vectors are in; an index of another one is refused by `load`.
         dim: numbers a vector.
-        dtype: as what vectors are kept. float16 halves the file and the memory that it takes to search it, at the same
-            speed; scores are then off by up to 1e-4.
+        dtype: as what vectors are kept. float16 halves the file and the memory that it takes to search it; an exact
+            search is then up to twice as slow, and scores are off by up to 1e-4.
     """
 
     def __init__(self, folder: Path, *, space: str, dim: int, dtype: DType = "float32") -> None:

@@ -183,7 +183,7 @@ def check(
 def products(
     queries: Float[np.ndarray, "queries dim"], vectors: Float[np.ndarray, "rows dim"]
 ) -> Float[np.ndarray, "queries rows"]:
-    """Inner products, in float32. Float16 rows are widened block by block, at the speed of reading float32 rows.
+    """Inner products, in float32. Float16 rows are widened block by block, which takes up to as long again.
 
     NumPy widens float16 number by number. Moving the bits of all numbers of a block to their places is eight times as
     fast: sign, exponent and fraction keep their order, and the exponent's smaller bias is a factor of 2^112, which goes

@@ -1,4 +1,4 @@
-"""Which alignment: the table of methods, the choice between them by cross-validation, several modalities at once.
+"""Which alignment: the table of methods, and the choice between them by cross-validation.
 
 The folds are of whole groups, the same for all methods; a method makes all its own choices (strength, alpha, blend)
 within the other folds, so that one with more to choose from gains nothing by it. How each method learns is left to
@@ -10,11 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from types import MappingProxyType
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from chiasm.errors import SpaceError
 from chiasm.transfer.alignment import (
@@ -22,10 +21,8 @@ from chiasm.transfer.alignment import (
     MIN_PAIRS,
     Alignment,
     Learned,
-    PairArrays,
     PairStatistics,
     RidgeAlignment,
-    Source,
     Task,
 )
 
@@ -209,113 +206,3 @@ def _mean_and_error(values: Float[np.ndarray, " pairs"], groups: Int[np.ndarray,
     mean = float(values.mean())
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], weights=values - mean)
     return mean, float(np.sqrt(np.square(sums).sum() * len(sums) / max(1, len(sums) - 1)) / len(values))
-
-
-# ------------------------------------------------------------------------------------------------------ several at once
-
-
-@dataclass(frozen=True, eq=False)
-class Link:
-    """Pairs of two moved modalities without the anchor, e.g. pictures with recordings and no text.
-
-    Attributes:
-        moved: the modality that learns from them.
-        by: the other one. Where its own map (or its start, if it has none) puts it, is where `moved` is to come.
-        X: features of `moved`.
-        start: where the space puts the same X.
-        by_features: those of `by`.
-        by_start: where the space puts the same `by_features`.
-        groups: as in `PairArrays`; compared with those of the other pairs of `moved` where both have some.
-    """
-
-    moved: str
-    by: str
-    X: Float[np.ndarray, "pairs x"]
-    start: Float[np.ndarray, "pairs y"]
-    by_features: Float[np.ndarray, "pairs by_x"]
-    by_start: Float[np.ndarray, "pairs y"]
-    groups: Shaped[np.ndarray, " pairs"] | None = None
-
-
-def align_several(
-    pairs: Mapping[str, PairArrays],
-    *,
-    links: Sequence[Link] = (),
-    sources: Mapping[str, Source] | None = None,
-    method: str = AUTO,
-    alpha: float | str = "auto",
-    seed: int = 0,
-) -> dict[str, Alignment]:
-    """Maps of several modalities into the space of one anchor (text), which stays where it is.
-
-    One map a modality: with the anchor fixed, the objectives of the modalities have nothing in common, so learning them
-    one by one is learning them together. Links are what joins them: the modality that others are linked to is learned
-    first, and its vectors in the space are anchors like any other.
-
-    Args:
-        pairs: modality -> its pairs with the anchor.
-        links: pairs of two modalities that are not the anchor.
-        sources: modality -> its source.
-        method: as in `make_alignment`.
-        alpha: weight of the sources.
-        seed: of what is drawn at random.
-
-    Returns:
-        A fitted alignment for every modality that has pairs or is moved by a link.
-
-    Raises:
-        SpaceError: a source of a modality without pairs, links in a circle, or as `Alignment.fit`.
-    """
-    sources = sources or {}
-    moved = {*pairs, *(link.moved for link in links)}
-    strange = sorted(set(sources) - moved)
-    if strange:
-        raise SpaceError(
-            f"there is a source for {strange[0]}, but no pairs of it: give some of {', '.join(sorted(moved))}"
-        )
-    before = {modality: {link.by for link in links if link.moved == modality} for modality in sorted(moved)}
-    try:
-        order = [modality for modality in TopologicalSorter(before).static_order() if modality in moved]
-    except CycleError as error:
-        circle = " -> ".join(error.args[1])
-        raise SpaceError(
-            f"links go in a circle ({circle}): one of the modalities has to come to its place first"
-        ) from error
-    found: dict[str, Alignment] = {}
-    for modality in order:
-        parts = [pairs[modality]] if modality in pairs else []
-        for link in links:
-            if link.moved == modality:
-                by = found.get(link.by)
-                anchors = link.by_start if by is None else by.transform(link.by_features, link.by_start)
-                parts.append(PairArrays(link.X, anchors, link.start, link.groups))
-        together = _together(parts)
-        source = sources.get(modality)
-        # A weight that was said is for those that have a source.
-        weight = alpha if source is not None else "auto"
-        found[modality] = make_alignment(method, alpha=weight, seed=seed).fit(
-            together.X, together.Y, start=together.start, groups=together.groups, source=source
-        )
-    return found
-
-
-def _together(parts: Sequence[PairArrays]) -> PairArrays:
-    if len(parts) == 1:
-        return parts[0]
-    groups = None
-    if any(part.groups is not None for part in parts):
-        # As text, so that named and numbered groups can stand side by side; pairs without one are alone.
-        groups = np.concatenate(
-            [
-                np.array([f"{number} alone {row}" for row in range(len(part.X))])
-                if part.groups is None
-                else np.array([f"group {name}" for name in part.groups.tolist()])
-                for number, part in enumerate(parts)
-            ]
-        )
-    return PairArrays(
-        np.concatenate([part.X for part in parts]),
-        np.concatenate([part.Y for part in parts]),
-        np.concatenate([part.start for part in parts]),
-        groups,
-    )
