@@ -19,7 +19,7 @@ from chiasm.encoders.cache import file_digest, made_once
 from chiasm.encoders.image import ImageEncoder
 from chiasm.encoders.offline import class_names, image_weights, join_model, text_folder, whisper_folder
 from chiasm.encoders.runtime import Network
-from chiasm.encoders.speech import SpeechEncoder
+from chiasm.encoders.speech import SpeechEncoder, _Heard
 from chiasm.encoders.text import TextEncoder
 from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.types import Audio, Image, Media, Text, Video
@@ -168,7 +168,8 @@ def test_speech_is_written_down_and_stands_among_texts(encoders: dict[str, Encod
 def test_speech_embeds_what_was_said(encoders: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
     speech = encoders["audio"]
     nothing = speech.prepare(Audio(np.zeros(16_000, np.float32), 16_000))
-    monkeypatch.setattr(SpeechEncoder, "_transcribe", lambda self, sounds: ([["a red car"], []], ("en", None)))
+    said = _Heard((("a red car", 1.0),), "en", 1.0)
+    monkeypatch.setattr(SpeechEncoder, "_transcribe", lambda self, sounds: ([[said], []], ("en", None)))
     found = speech.encode_prepared("audio", [nothing, nothing])
     assert found.texts == ("a red car", "")
     assert np.allclose(found.vectors[0], encoders["text"].encode([Text("a red car")]).vectors[0], atol=1e-5)

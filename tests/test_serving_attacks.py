@@ -648,7 +648,7 @@ def test_a_running_request_is_finished_when_the_server_stops(rows: list[dict[str
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "search.example"])
 def test_an_address_that_is_open_to_others_needs_a_key(tmp_path: Path, host: str) -> None:
     with pytest.raises(
-        ChiasmError, match=r"lets other machines in, and no API key is asked for. Make one: chiasm serve"
+        ChiasmError, match=r"lets other machines in, and no API key is asked for. Make one: chiasm make-key"
     ):
         serve(tmp_path, host=host)
 
