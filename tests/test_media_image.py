@@ -211,7 +211,8 @@ def test_transparency_of_other_modes(open_bytes: Callable[..., Pixels]) -> None:
 def test_colour_modes(file_format: str, mode: str, open_bytes: Callable[..., Pixels]) -> None:
     picture = PICTURE.convert(mode)
     # Pillow 12 cannot read the uncompressed YCbCr that it writes.
-    options: dict[str, Any] = {"JPEG": {"quality": 95}, "TIFF": {"compression": "tiff_lzw"}}.get(file_format, {})
+    by_format: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "TIFF": {"compression": "tiff_lzw"}}
+    options = by_format.get(file_format, {})
     assert worst(open_bytes(image_bytes(picture, file_format, **options)), np.asarray(picture.convert("RGB"))) <= 6
 
 
