@@ -358,8 +358,11 @@ class Task:
         self.start_score = self.scores(pairs.start[self.shown], (0.0,))[0]
 
     def scores(self, predicted: Float[np.ndarray, "shown y"], blends: Sequence[float]) -> list[float]:
-        """The criterion, for shares of a prediction of the shown pairs (the rest is the start)."""
-        return self._scorer.scores(predicted, blends)
+        """The criterion, for shares of a prediction of the shown pairs (the rest is the start).
+
+        To nine digits: what differs by rounding alone is equal.
+        """
+        return [round(score, 9) for score in self._scorer.scores(predicted, blends)]
 
     def chances(self, placed: Float[np.ndarray, "shown y"]) -> Float[np.ndarray, " shown"]:
         """The criterion by pair, for what is placed already: its mean is the score."""
@@ -375,7 +378,7 @@ class Task:
         for candidate in candidates:
             for blend, score in zip(blends, self.scores(candidate.predicted, blends), strict=True):
                 by_alpha[candidate.alpha] = max(by_alpha.get(candidate.alpha, -1.0), score)
-                if score > best_score + 1e-9:
+                if score > best_score:
                     best, best_score = (candidate, blend), score
         assert best is not None
         chosen, blend = best
@@ -481,7 +484,8 @@ class Alignment(ABC):
     ) -> Float[np.ndarray, "pairs y"]:
         """Unit vectors of the pairs that it was fitted to, each by a map that did not learn from its group.
 
-        What was chosen in `fit` stays chosen: alpha and the blend. A map is learned anew for each of five folds.
+        What was chosen in `fit` stays chosen: alpha and the blend. A map is learned anew for each of five folds; ridge needs none, see
+        `left_out`.
 
         Args:
             X: as in `fit`, and so are all others.
@@ -490,19 +494,22 @@ class Alignment(ABC):
             groups: see there.
             source: see there.
         """
-        pairs = PairArrays(X, Y, start, groups)
-        placed = start.copy()
-        for rows, _ in Task(pairs, source, self._weight(source)).folds if self.choice_.blend else ():
-            part = copy(self)
-            part.alpha, part.blends = self._weight(source), (self.choice_.blend,)
-            rest = pairs.take(np.setdiff1d(np.arange(len(X)), rows))
-            part.fit(rest.X, rest.Y, start=rest.start, groups=rest.groups, source=source)
-            placed[rows] = part.transform(X[rows], start[rows])
-        return placed
+        if not self.choice_.blend:
+            return start.copy()
+        weight = "auto" if source is None else self.choice_.alpha
+        return self._cross_fit(Task(PairArrays(X, Y, start, groups), source, weight), weight)
 
-    def _weight(self, source: Source | None) -> float | str:
-        """The weight that was chosen for the source, as an argument of `fit`."""
-        return "auto" if source is None else self.choice_.alpha
+    def _cross_fit(self, task: Task, weight: float | str) -> Float[np.ndarray, "pairs y"]:
+        """See `cross_fitted`; `weight` is the alpha that was chosen, as an argument of `fit`."""
+        pairs = task.pairs
+        placed = pairs.start.copy()
+        for rows, _ in task.folds:
+            part = copy(self)
+            part.alpha, part.blends = weight, (self.choice_.blend,)
+            rest = pairs.take(np.setdiff1d(np.arange(len(placed)), rows))
+            part.fit(rest.X, rest.Y, start=rest.start, groups=rest.groups, source=task.source)
+            placed[rows] = part.transform(pairs.X[rows], pairs.start[rows])
+        return placed
 
     @abstractmethod
     def _learn(self, task: Task) -> Learned:
@@ -539,25 +546,14 @@ class RidgeAlignment(Alignment):
             raise SpaceError(f"strengths must be one or more numbers above 0; got {strengths!r}")
         self.strengths = tuple(float(strength) for strength in strengths)
 
-    def cross_fitted(
-        self,
-        X: Float[np.ndarray, "pairs x"],
-        Y: Float[np.ndarray, "pairs y"],
-        *,
-        start: Float[np.ndarray, "pairs y"],
-        groups: Shaped[np.ndarray, " pairs"] | None = None,
-        source: Source | None = None,
-    ) -> Float[np.ndarray, "pairs y"]:
-        """As `Alignment.cross_fitted`, without a fold: exact leave-one-group-out predictions."""
-        pairs, choice = PairArrays(X, Y, start, groups), self.choice_
-        if not choice.blend:
-            return start.copy()
-        task = Task(pairs, source, self._weight(source))
-        every = np.arange(len(X))
+    def _cross_fit(self, task: Task, weight: float | str) -> Float[np.ndarray, "pairs y"]:  # noqa: ARG002  in the task
+        """Without a fold: exact leave-one-group-out predictions."""
+        pairs, choice = task.pairs, self.choice_
+        every = np.arange(len(pairs.X))
         ((_, _, predicted),) = left_out(
-            X, Y, pairs.codes, every, task.target, task.other, (choice.alpha,), (choice.strength,)
+            pairs.X, pairs.Y, pairs.codes, every, task.target, task.other, (choice.alpha,), (choice.strength,)
         )
-        return normalise((1 - choice.blend) * start + choice.blend * predicted)
+        return normalise((1 - choice.blend) * pairs.start + choice.blend * predicted)
 
     def _learn(self, task: Task) -> Learned:
         choice = ridge_choice(task, self.strengths, self.blends)
