@@ -496,11 +496,7 @@ def feedback(
     """Keep thumbs on hits."""
     from chiasm import api
 
-    count = api.feedback(collection, items, verdict=verdict, query=query, who=who)
-    if as_json:
-        _print_json(count)
-    else:
-        typer.echo(", ".join(f"{name}: {value}" for name, value in count.items()))
+    _print_counts(api.feedback(collection, items, verdict=verdict, query=query, who=who), as_json)
 
 
 @app.command()
@@ -515,11 +511,7 @@ def labels(
     """Keep what items truly are, for learn."""
     from chiasm import api
 
-    count = api.labels(collection, items, column=column, label=label, who=who)
-    if as_json:
-        _print_json(count)
-    else:
-        typer.echo(", ".join(f"{name}: {value}" for name, value in count.items()))
+    _print_counts(api.labels(collection, items, column=column, label=label, who=who), as_json)
 
 
 @app.command()
@@ -754,6 +746,13 @@ def _clock(seconds: float) -> str:
 
 def _print_json(document: dict[str, Any]) -> None:
     typer.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+
+
+def _print_counts(counts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(counts)
+    else:
+        typer.echo(", ".join(f"{name}: {value}" for name, value in counts.items()))
 
 
 def _table(*columns: str) -> Table:

@@ -469,12 +469,9 @@ class Collection:
     # ----------------------------------------------------------------------------------------- tables, read
 
     def _table(self, name: str) -> lance.LanceDataset | None:
-        """The newest version of a table, or None where nothing was written to it, or its first commit was cut off."""
-        path = self.path / f"{name}.lance"
-        if not any((path / "_versions").glob("*.manifest")):
-            return None
+        """The newest version of a table, see `newest`."""
         with self._reading():
-            return lance.dataset(str(path))
+            return newest(self.path / f"{name}.lance")
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -1125,6 +1122,11 @@ def _part(fingerprint: str, modality: Modality, language: str | None, rows: Sequ
 
 
 # ------------------------------------------------------------------------------------------------ folders and files
+
+
+def newest(path: Path) -> lance.LanceDataset | None:
+    """The newest version of a table, or None where nothing was written to it, or its first commit was cut off."""
+    return lance.dataset(str(path)) if any((path / "_versions").glob("*.manifest")) else None
 
 
 def write_whole(path: Path, text: str) -> None:

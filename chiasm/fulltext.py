@@ -33,7 +33,7 @@ from jaxtyping import Float64
 from lance.query import MatchQuery
 
 from chiasm import media
-from chiasm.collection import Collection, write_whole
+from chiasm.collection import Collection, newest, write_whole
 from chiasm.errors import CollectionError, MediaError
 from chiasm.types import FileOutcome, Outcome, Text
 
@@ -306,11 +306,8 @@ class FullText:
         return self._opened(self._path)
 
     def _opened(self, path: Path) -> lance.LanceDataset | None:
-        """The newest version of a table, or None where nothing was written to it, or its first commit was cut off."""
-        if not any((path / "_versions").glob("*.manifest")):
-            return None
         with self._reading():
-            return lance.dataset(str(path))
+            return newest(path)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

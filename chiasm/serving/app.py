@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -479,12 +479,7 @@ async def item(request: Request, item: str) -> Response:
 )
 async def feedback(request: Request) -> Response:
     """Tell which hits were right and which were not."""
-    parts = _parts(request)
-    if parts.feedback is None:
-        raise _lacks("place for feedback", "It was started to be read from only")
-    body = await read_json(request, schemas.FeedbackRequest, parts.settings)
-    take = partial(parts.feedback, body.entries, who=visit_of(request).who)
-    return _json({"stored": await parts.engine.read(take)})
+    return await _taken(request, _parts(request).feedback, schemas.FeedbackRequest, "feedback")
 
 
 @router.post(
@@ -495,12 +490,7 @@ async def feedback(request: Request) -> Response:
 )
 async def labels(request: Request) -> Response:
     """Tell what items truly are, to be learned from."""
-    parts = _parts(request)
-    if parts.labels is None:
-        raise _lacks("place for labels", "It was started to be read from only")
-    body = await read_json(request, schemas.LabelsRequest, parts.settings)
-    take = partial(parts.labels, body.entries, who=visit_of(request).who)
-    return _json({"stored": await parts.engine.read(take)})
+    return await _taken(request, _parts(request).labels, schemas.LabelsRequest, "labels")
 
 
 @router.get("/v1/status", responses={200: {"model": schemas.StatusAnswer}}, tags=["server"])
@@ -537,6 +527,21 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Numbers for Prometheus."""
     return Response(_parts(request).metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+async def _taken(
+    request: Request,
+    take: TakesFeedback | TakesLabels | None,
+    model: type[schemas.FeedbackRequest | schemas.LabelsRequest],
+    what: str,
+) -> Response:
+    """Store what somebody says of items."""
+    parts = _parts(request)
+    if take is None:
+        raise _lacks(f"place for {what}", "It was started to be read from only")
+    store: Callable[..., int] = take
+    body = await read_json(request, model, parts.settings)
+    return _json({"stored": await parts.engine.read(partial(store, body.entries, who=visit_of(request).who))})
 
 
 def _lacks(what: str, advice: str) -> Problem:
