@@ -177,6 +177,15 @@ def test_statistics_of_three_parts_add_up_to_those_of_the_whole() -> None:
     assert fits[0].choice_.score == pytest.approx(fits[1].choice_.score)
 
 
+def test_statistics_without_a_part_are_those_of_the_rest() -> None:
+    data = domain(60, noise=0.3)
+    rest = data.statistics() - data.take(slice(0, 20)).statistics()
+    expected = data.take(slice(20, 60)).statistics()
+    assert rest.count == 40
+    for name in ("sum_x", "sum_y", "xx", "xy", "yy"):
+        np.testing.assert_allclose(getattr(rest, name), getattr(expected, name), atol=1e-9)
+
+
 def test_statistics_of_other_features_do_not_add_up() -> None:
     with pytest.raises(SpaceError, match=r"statistics of 12 x 5 features cannot be added to statistics of 11 x 5"):
         domain(20).statistics() + domain(20, 11).statistics()
@@ -322,6 +331,25 @@ def test_left_out_predictions_are_those_of_refits(
     source = None if alpha is None else domain(60, features, noise=0.3, seed=2, map_seed=9)
     found = left_out(target, source, alpha or 0.0, strength, np.arange(21))
     np.testing.assert_allclose(found, slow_left_out(target, source, alpha or 0.0, strength), atol=3e-6)
+
+
+@pytest.mark.parametrize("features", [6, 40])
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+def test_left_out_predictions_at_several_strengths_are_those_of_refits(features: int, alpha: float) -> None:
+    target, source = domain(21, features, noise=0.3, seed=1), domain(60, features, noise=0.3, seed=2, map_seed=9)
+    found = alignment.left_out(
+        target.X,
+        target.Y,
+        target.groups,
+        np.arange(21),
+        target.statistics().moments,
+        source.statistics().moments,
+        [alpha],
+        [0.3, 3.0],
+    )
+    for (_, strength, predicted), expected in zip(found, (0.3, 3.0), strict=True):
+        assert strength == expected
+        np.testing.assert_allclose(predicted, slow_left_out(target, source, alpha, strength), atol=3e-6)
 
 
 @pytest.mark.parametrize("features", [6, 40])

@@ -5,13 +5,23 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
 from chiasm.errors import SpaceError
-from chiasm.transfer import alignment_choice
-from chiasm.transfer.alignment import PairArrays, RidgeAlignment, Source, Task, normalise
+from chiasm.transfer import alignment, alignment_choice
+from chiasm.transfer.alignment import (
+    Alignment,
+    Lesson,
+    PairArrays,
+    RidgeAlignment,
+    Source,
+    Task,
+    blend_map,
+    normalise,
+)
 from chiasm.transfer.alignment_choice import METHODS, AutoAlignment, make_alignment
 from chiasm.transfer.linear_alignment import CcaAlignment
 
@@ -35,6 +45,10 @@ def warped(count: int) -> PairArrays:
     Y = normalise(np.hstack([faint, rng.standard_normal((count, 3)), np.full((count, 1), 2.0)]))
     start = np.tile(normalise(Y.mean(axis=0, keepdims=True)), (count, 1))
     return PairArrays(*(part.astype(np.float32) for part in (X, Y, start)))
+
+
+def fit_one(method: str, data: PairArrays, source: Source | None) -> Alignment:
+    return make_alignment(method).fit(data.X, data.Y, start=data.start, groups=data.groups, source=source)
 
 
 def fit(auto: AutoAlignment, data: PairArrays, source: Source | None = None) -> AutoAlignment:
@@ -90,17 +104,33 @@ def test_the_method_that_fits_the_data_is_chosen() -> None:
     assert found.choice_ == alone.choice_
 
 
-def test_scores_and_errors_are_those_of_left_out_folds() -> None:
+def test_scores_and_errors_are_those_of_maps_learned_without_a_fold() -> None:
+    """Every method's own choice on all pairs, then a fit of the other folds that has nothing left to choose."""
     data, source = pairs(60, noise=1.0), pairs(80, seed=1)
     comparison = fit(AutoAlignment(methods=["cca"]), data, source).comparison_
     task = Task(data, source, "auto")
+    ridge, cca = (fit_one(method, data, source).choice_ for method in ("ridge", "cca"))
+    fixed = (
+        RidgeAlignment(alpha=ridge.alpha, strengths=[ridge.strength], blends=[ridge.blend]),
+        CcaAlignment(
+            alpha=cca.alpha,
+            anchor_strengths=[cca.settings["anchor_strength"]],
+            components=[int(cca.settings["components"])],
+            blends=[cca.blend],
+        ),
+    )
     chances = []
-    for make in (RidgeAlignment, CcaAlignment):
+    for method in fixed:
         placed = np.empty_like(data.Y)
         for rows, _ in task.folds:
             part = data.take(np.setdiff1d(np.arange(60), rows))
-            model = make().fit(part.X, part.Y, start=part.start, groups=part.groups, source=source)
-            placed[rows] = model.transform(data.X[rows], data.start[rows])
+            if isinstance(method, CcaAlignment):  # it takes ridge's strength, which is not chosen anew
+                lesson = Lesson(part, part.statistics.moments, source, source.statistics.moments)
+                weight, bias = method._learn(lesson, cca)
+                placed[rows] = blend_map(data.X[rows], data.start[rows], weight, bias, cca.blend)
+            else:
+                method.fit(part.X, part.Y, start=part.start, groups=part.groups, source=source)
+                placed[rows] = method.transform(data.X[rows], data.start[rows])
         chances.append(task.chances(placed))
     gains = chances[1] - chances[0]
     for entry, found in zip(comparison.scores, chances, strict=True):
@@ -111,6 +141,37 @@ def test_scores_and_errors_are_those_of_left_out_folds() -> None:
     assert comparison.scores[1].gain_error == pytest.approx(np.sqrt(np.sum(by_group**2) * 30 / 29) / 60, abs=1e-6)
     assert (comparison.scores[0].gain, comparison.scores[0].gain_error) == (0.0, 0.0)
     assert comparison.start_score == pytest.approx(task.chances(data.start).mean(), abs=1e-6)
+
+
+def test_ridge_stays_where_others_know_nothing_more() -> None:
+    """Anchors that a linear map gives without noise are found by least squares; what others gain is within its error."""
+    for seed in range(5):
+        found = fit(AutoAlignment(methods=LINEAR), pairs(80, seed=seed, noise=0.0))
+        assert found.comparison_.chosen == found.choice_.method == "ridge"
+        np.testing.assert_array_equal(found.weight_, fit_one("ridge", pairs(80, seed=seed, noise=0.0), None).weight_)
+
+
+def test_what_methods_share_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(*given: Any) -> Any:
+        calls.append(len(given[-1]))
+        return left_out(*given)
+
+    left_out = alignment.left_out
+    monkeypatch.setattr(alignment, "left_out", counted)
+    fit(AutoAlignment(methods=LINEAR), pairs(60), pairs(80, seed=1))
+    assert calls == [len(alignment.STRENGTHS)]
+
+
+def test_cross_fitted_pairs_are_those_of_the_chosen_method() -> None:
+    for data in (warped(60), pairs(60)):
+        found = fit(AutoAlignment(methods=LINEAR), data)
+        alone = fit_one(found.choice_.method, data, None)
+        given: Any = {"start": data.start, "groups": data.groups}
+        np.testing.assert_array_equal(
+            found.cross_fitted(data.X, data.Y, **given), alone.cross_fitted(data.X, data.Y, **given)
+        )
 
 
 def test_a_gain_within_its_standard_error_keeps_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +219,9 @@ def test_two_groups_keep_ridge() -> None:
     assert found.comparison_.chosen == "ridge"
 
 
-def test_auto_compares_contrastive_methods_too() -> None:
+def test_the_score_of_methods_that_choose_on_folds_is_that_of_their_choice() -> None:
     three = dataclasses.replace(pairs(30), groups=np.arange(30) % 3)  # three folds, to be quick
-    found = fit(AutoAlignment(methods=["siglip"]), three)
-    assert [entry.method for entry in found.comparison_.scores] == ["ridge", "siglip"]
+    comparison = fit(AutoAlignment(methods=["procrustes", "cca", "siglip"]), three).comparison_
+    assert [entry.method for entry in comparison.scores] == ["ridge", "procrustes", "cca", "siglip"]
+    for entry in comparison.scores[1:]:
+        assert entry.score == pytest.approx(fit_one(entry.method, three, None).choice_.score, abs=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,16 @@ import torch
 
 from chiasm.errors import SpaceError
 from chiasm.transfer import contrastive
-from chiasm.transfer.alignment import Alignment, PairArrays, RidgeAlignment, Task, normalise, ridge_choice
+from chiasm.transfer.alignment import (
+    Alignment,
+    AlignmentChoice,
+    Lesson,
+    PairArrays,
+    RidgeAlignment,
+    Task,
+    normalise,
+    ridge_choice,
+)
 from chiasm.transfer.contrastive import InfoNceAlignment, SiglipAlignment, info_nce, prior_offset, siglip
 
 Make = type[InfoNceAlignment] | type[SiglipAlignment]
@@ -133,13 +143,22 @@ def test_the_offset_expects_as_many_pairs_as_there_are() -> None:
 # ----------------------------------------------------------------------------------------------------------- the method
 
 
+def ridge_without(task: Task, rows: np.ndarray) -> np.ndarray:
+    """What ridge says of some rows at its own choice, learned from the others."""
+    choice, rest = ridge_choice(task), task.pairs.take(np.setdiff1d(np.arange(len(task.pairs.X)), rows))
+    weight, bias = rest.statistics.moments.mixed(task.other, choice.alpha).ridge(choice.strength)
+    predicted: np.ndarray = task.pairs.X[rows] @ weight + bias
+    return predicted
+
+
 @pytest.mark.parametrize("make", METHODS)
 @pytest.mark.parametrize("with_source", [False, True])
 def test_never_worse_than_ridge_and_the_start_on_left_out_pairs(make: Make, with_source: bool) -> None:
     data, source = pairs(60, noise=0.6), pairs(100, seed=1) if with_source else None
     ridge, found = fit(RidgeAlignment(), data, source), fit(make(**QUICK), data, source)
-    choice = found.choice_
-    assert choice.score >= ridge.choice_.score - 1e-6
+    choice, task = found.choice_, Task(data, source, "auto")
+    by_ridge = task.scores(task.assembled([ridge_without(task, rows) for rows, _ in task.folds]), found.blends)
+    assert choice.score >= max(by_ridge)
     assert choice.score >= choice.start_score == ridge.choice_.start_score
     assert (choice.alpha, choice.strength) == (ridge.choice_.alpha, ridge.choice_.strength)
     assert choice.method == make.method
@@ -183,6 +202,70 @@ def test_without_a_gain_it_is_ridge(make: Make) -> None:
     assert found.choice_.settings["epochs"] == 0
     np.testing.assert_array_equal(found.weight_, ridge.weight_)
     assert found.choice_.blend == ridge.choice_.blend
+
+
+@pytest.mark.parametrize("make", METHODS)
+@pytest.mark.parametrize("with_source", [False, True])
+def test_the_score_is_that_of_maps_learned_without_the_fold(make: Make, with_source: bool) -> None:
+    data, source = warped(60, 0), warped(40, 1) if with_source else None
+    given: Any = {"alpha": 0.3 if with_source else "auto", "learning_rate": 3e-2, **QUICK}
+    found = fit(make(**given), data, source)
+    assert found.choice_.settings["epochs"] > 0
+    task = Task(data, source, given["alpha"])
+    predicted = []
+    for rows, _ in task.folds:
+        rest = data.take(np.setdiff1d(np.arange(60), rows))
+        lesson = Lesson(rest, rest.statistics.moments, source, None if source is None else source.statistics.moments)
+        weight, bias = found._learn(lesson, found.choice_)
+        predicted.append(data.X[rows] @ weight + bias)
+    (score,) = task.scores(task.assembled(predicted), (found.choice_.blend,))
+    assert found.choice_.score == pytest.approx(score, abs=1e-6)
+
+
+@pytest.mark.parametrize("make", METHODS)
+def test_pairs_of_a_fold_change_nothing_in_what_is_predicted_of_it(make: Make) -> None:
+    data = warped(60, 0)
+    task = Task(data, None, "auto")
+    rows = task.folds[0][0]
+    turned = data.Y.copy()
+    turned[rows] = turned[rows[::-1]]
+    fixed = ridge_choice(task)
+    settings = {"temperature": 0.1, "hardness": 0.5, "trained_blend": 1.0}
+    curves = [
+        make(**{**QUICK, "epochs": 3})._left_out_by_epoch(of, fixed, settings)
+        for of in (task, Task(dataclasses.replace(data, Y=turned), None, "auto"))
+    ]
+    others = np.setdiff1d(np.arange(60), rows)
+    assert len(curves[0]) == 4
+    for before, after in zip(*curves, strict=True):
+        np.testing.assert_allclose(before[rows], after[rows], atol=1e-5)
+        assert np.abs(before[others] - after[others]).max() > 1e-3
+
+
+@pytest.mark.parametrize("make", METHODS)
+def test_with_two_groups_there_is_nothing_to_contrast_and_ridge_stays(make: Make) -> None:
+    two = dataclasses.replace(pairs(30), groups=np.arange(30) % 2)
+    ridge, found = fit(RidgeAlignment(), two), fit(make(**QUICK), two)
+    assert found.choice_.settings["epochs"] == 0
+    np.testing.assert_array_equal(found.weight_, ridge.weight_)
+    placed = found.cross_fitted(two.X, two.Y, start=two.start, groups=two.groups)
+    np.testing.assert_allclose(np.linalg.norm(placed, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", METHODS)
+def test_hardness_is_chosen_at_the_best_temperature(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {(0.1, 0.0): 0.5, (0.2, 0.0): 0.7, (0.2, 1.0): 0.6, (0.2, 2.0): 0.7}
+    tried = []
+
+    def fixed(_: Alignment, task: Task, base: AlignmentChoice, temperature: float, hardness: float) -> AlignmentChoice:
+        tried.append((temperature, hardness))
+        settings = {"temperature": temperature, "hardness": hardness}
+        return dataclasses.replace(base, score=scores[temperature, hardness], settings=settings)
+
+    monkeypatch.setattr(make, "_tried", fixed)
+    choice = make(temperatures=[0.1, 0.2], hardnesses=[0.0, 1.0, 2.0])._choose(Task(pairs(30), None, "auto"))
+    assert tried == list(scores)
+    assert choice.settings == {"temperature": 0.2, "hardness": 0.0}
 
 
 @pytest.mark.parametrize("make", METHODS)
@@ -254,7 +337,7 @@ def test_of_a_large_source_whole_groups_are_taken(monkeypatch: pytest.MonkeyPatc
     data, source = pairs(30), pairs(100, seed=1)
     monkeypatch.setattr(contrastive, "MAX_SOURCE", 31)
     task = Task(data, source, 0.5)
-    stacked = contrastive._stacked_source(task, ridge_choice(task), 0)
+    stacked = contrastive._stacked_source(task, 0.5, ridge_choice(task).strength, 0)
     assert stacked is not None
     assert len(stacked.mapped) == 30
     sizes = np.unique(np.asarray(stacked.pairs.groups), return_counts=True)[1]

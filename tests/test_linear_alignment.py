@@ -187,7 +187,7 @@ def test_scores_are_those_of_refits_without_a_fold(make: type[Alignment], with_s
         rest = np.setdiff1d(np.arange(50), rows)
         assert not set(data.codes[rest]) & set(data.codes[rows])
         part = data.take(rest)
-        np.testing.assert_allclose(others.xy, part.statistics.moments.xy, atol=1e-6)
+        np.testing.assert_allclose(others.target.xy, part.statistics.moments.xy, atol=1e-6)
         X, Y = weighted(part, source, choice.alpha)
         if make is CcaAlignment:
             settings = choice.settings

@@ -3,8 +3,9 @@
 An alignment learns from pairs (features x of the modality that is moved, anchor vectors y) a linear map x W + b. Its
 result is the map blended with the start, the place that the space gives without pairs (`blend_map`). The anchor stays
 where it is, so stored vectors of it stay valid and several modalities can be aligned to it one after another. Every
-method is an `Alignment`: same arguments, same criterion, same choice of the blend on left-out groups. The others are in
-`linear_alignment` and `contrastive`, what chooses between them in `alignment_choice`.
+method is an `Alignment`: same arguments, same criterion, same choice of the blend on left-out groups. It says how it
+chooses (on a `Task`) and how it learns a map once that is settled (from a `Lesson`: all pairs, or those of four folds in
+five). The others are in `linear_alignment` and `contrastive`, what chooses between them in `alignment_choice`.
 
 Ridge minimises, in closed form,
 
@@ -23,19 +24,20 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import comb
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from chiasm.errors import SpaceError
 from chiasm.transfer.labels import deal
+
+Found = TypeVar("Found")
 
 FORMAT = "chiasm-pair-statistics"
 FORMAT_VERSION = 2
@@ -86,18 +88,25 @@ class PairStatistics:
         return cls(len(X), X.sum(axis=0, dtype=np.float64), Y.sum(axis=0, dtype=np.float64), xx, xy, yy)
 
     def __add__(self, other: PairStatistics) -> PairStatistics:
+        return self._combined(other, 1)
+
+    def __sub__(self, part: PairStatistics) -> PairStatistics:
+        """Statistics of the pairs that are not in a part of them."""
+        return self._combined(part, -1)
+
+    def _combined(self, other: PairStatistics, sign: int) -> PairStatistics:
         if self.xy.shape != other.xy.shape:
             raise SpaceError(
                 f"statistics of {self.xy.shape[0]} x {self.xy.shape[1]} features cannot be added to statistics of "
                 f"{other.xy.shape[0]} x {other.xy.shape[1]}: both must come from the same encoders"
             )
         return PairStatistics(
-            self.count + other.count,
-            self.sum_x + other.sum_x,
-            self.sum_y + other.sum_y,
-            self.xx + other.xx,
-            self.xy + other.xy,
-            self.yy + other.yy,
+            self.count + sign * other.count,
+            self.sum_x + sign * other.sum_x,
+            self.sum_y + sign * other.sum_y,
+            self.xx + sign * other.xx,
+            self.xy + sign * other.xy,
+            self.yy + sign * other.yy,
         )
 
     @cached_property
@@ -278,10 +287,16 @@ class Moments:
         apart = self.mean_x - other.mean_x
         return (1 - alpha) * self.scale + alpha * other.scale + alpha * (1 - alpha) * float(apart @ apart) / len(apart)
 
-    def ridge(self, strength: float) -> tuple[Float[np.ndarray, "x y"], Float[np.ndarray, " y"]]:
+    def ridge(self, strength: float) -> LinearMap:
         """Weight and bias of the map that minimises the objective at lambda = strength * scale."""
-        weight = np.linalg.solve(self.xx + strength * self.scale * np.eye(len(self.xx)), self.xy)
+        weight = np.linalg.solve(self.penalised(strength), self.xy)
         return weight, self.mean_y - self.mean_x @ weight
+
+    def penalised(self, strength: float) -> Float[np.ndarray, "x x"]:
+        """Covariance of x, with lambda = strength * scale added to its diagonal."""
+        matrix = self.xx.copy()
+        matrix.flat[:: len(matrix) + 1] += strength * self.scale
+        return matrix
 
 
 # ---------------------------------------------------------------------------------------------- what every method shares
@@ -301,13 +316,8 @@ class AlignmentChoice:
     settings: dict[str, float] = field(default_factory=dict)  # what else the method chose, by name
 
 
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What a method gives back to `Alignment.fit`."""
-
-    weight: Float[np.ndarray, "x y"]
-    bias: Float[np.ndarray, " y"]
-    choice: AlignmentChoice
+LinearMap: TypeAlias = tuple[Float[np.ndarray, "x y"], Float[np.ndarray, " y"]]
+"""Weight and bias."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,14 +330,49 @@ class Candidate:
     settings: dict[str, float] = field(default_factory=dict)
 
 
-class Task:
-    """Checked pairs of one fit, and what methods find out from them.
+class Lesson:
+    """What one map is learned from; what several methods need of it is found out once.
 
     Attributes:
         pairs: of the target.
+        target: their moments.
         source: as it was given.
-        target: moments of all target pairs.
         other: moments of the source.
+    """
+
+    def __init__(self, pairs: PairArrays, target: Moments, source: Source | None, other: Moments | None) -> None:
+        self.pairs, self.target, self.source, self.other = pairs, target, source, other
+        self._found: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, find: Callable[[], Found]) -> Found:
+        """What `find` gives: called by the first that asks by this key, kept for the others."""
+        if key not in self._found:
+            self._found[key] = find()
+        found: Found = self._found[key]
+        return found
+
+    def ridge(self, alpha: float, strength: float) -> LinearMap:
+        """Ridge's map; other methods build on it."""
+        return self.once(("ridge", alpha, strength), lambda: self.target.mixed(self.other, alpha).ridge(strength))
+
+    def left_out(self, alpha: float, strength: float) -> Float[np.ndarray, "pairs y"]:
+        """Ridge's prediction of every pair without its group."""
+        pairs = self.pairs
+
+        def find() -> Float[np.ndarray, "pairs y"]:
+            every = np.arange(len(pairs.X))
+            ((_, _, found),) = left_out(
+                pairs.X, pairs.Y, pairs.codes, every, self.target, self.other, (alpha,), (strength,)
+            )
+            return found
+
+        return self.once(("left out", alpha, strength), find)
+
+
+class Task(Lesson):
+    """Checked pairs of one fit, and how well methods do on those that they did not learn from.
+
+    Attributes:
         alphas: source weights to choose from.
         shown: rows that are ranked against each other when choosing.
         start_score: of the start alone.
@@ -349,9 +394,8 @@ class Task:
                 f"the source has {statistics.xy.shape[0]} x {statistics.xy.shape[1]} features and the target "
                 f"{X.shape[1]} x {Y.shape[1]}: both must come from the same encoders"
             )
-        self.pairs, self.source = pairs, source
-        self.target = pairs.statistics.moments
-        self.other = None if statistics is None else statistics.moments
+        other = None if statistics is None else statistics.moments
+        super().__init__(pairs, pairs.statistics.moments, source, other)
         self.alphas = (0.0,) if self.other is None else ALPHAS if alpha == "auto" else (float(alpha),)
         self.shown = _validation_rows(pairs.codes)
         self._scorer = _Scorer(Y[self.shown], pairs.start[self.shown], pairs.codes[self.shown])
@@ -394,16 +438,16 @@ class Task:
         )
 
     @cached_property
-    def folds(self) -> list[tuple[Int[np.ndarray, " fold"], Moments]]:
-        """Rows of each fold of whole groups, and the moments of the other folds' pairs."""
-        codes = self.pairs.codes
+    def folds(self) -> list[tuple[Int[np.ndarray, " fold"], Lesson]]:
+        """Rows of each fold of whole groups, and what is learned from without them."""
+        codes, pairs = self.pairs.codes, self.pairs
         dealt = deal(np.zeros_like(codes), min(FOLDS, int(codes.max()) + 1), seed=0, groups=codes)
-        rows = [np.flatnonzero(dealt == fold) for fold in range(int(dealt.max()) + 1)]
-        parts = [PairStatistics.from_pairs(self.pairs.X[part], self.pairs.Y[part]) for part in rows]
         found = []
-        for left, part in enumerate(rows):
-            first, *rest = (statistics for number, statistics in enumerate(parts) if number != left)
-            found.append((part, sum(rest, first).moments))
+        for fold in range(int(dealt.max()) + 1):
+            left = dealt == fold
+            part = PairStatistics.from_pairs(pairs.X[left], pairs.Y[left])
+            rest = Lesson(pairs.take(~left), (pairs.statistics - part).moments, self.source, self.other)
+            found.append((np.flatnonzero(left), rest))
         return found
 
     def assembled(self, parts: Sequence[Float[np.ndarray, "_fold y"]]) -> Float[np.ndarray, "shown y"]:
@@ -468,9 +512,10 @@ class Alignment(ABC):
             SpaceError: fewer than 10 pairs, one group only, equal features, values that are not finite, shapes that do
                 not fit, a source weight without a source, or statistics where the method needs the pairs of the source.
         """
-        learned = self._learn(Task(PairArrays(X, Y, start, groups), source, self.alpha))
-        self.weight_, self.bias_ = learned.weight.astype(np.float32), learned.bias.astype(np.float32)
-        self.choice_ = learned.choice
+        task = Task(PairArrays(X, Y, start, groups), source, self.alpha)
+        self.choice_ = self._choose(task)
+        weight, bias = self._learn(task, self.choice_)
+        self.weight_, self.bias_ = weight.astype(np.float32), bias.astype(np.float32)
         return self
 
     def cross_fitted(
@@ -484,7 +529,7 @@ class Alignment(ABC):
     ) -> Float[np.ndarray, "pairs y"]:
         """Unit vectors of the pairs that it was fitted to, each by a map that did not learn from its group.
 
-        What was chosen in `fit` stays chosen: alpha and the blend. A map is learned anew for each of five folds; ridge needs none, see
+        What was chosen in `fit` stays chosen. A map is learned anew for each of five folds; ridge needs none, see
         `left_out`.
 
         Args:
@@ -497,23 +542,27 @@ class Alignment(ABC):
         if not self.choice_.blend:
             return start.copy()
         weight = "auto" if source is None else self.choice_.alpha
-        return self._cross_fit(Task(PairArrays(X, Y, start, groups), source, weight), weight)
+        return self._cross_fit(Task(PairArrays(X, Y, start, groups), source, weight), self.choice_)
 
-    def _cross_fit(self, task: Task, weight: float | str) -> Float[np.ndarray, "pairs y"]:
-        """See `cross_fitted`; `weight` is the alpha that was chosen, as an argument of `fit`."""
+    def _cross_fit(self, task: Task, choice: AlignmentChoice) -> Float[np.ndarray, "pairs y"]:
+        """See `cross_fitted`."""
+        return self._placed_by_folds(task, choice)
+
+    def _placed_by_folds(self, task: Task, choice: AlignmentChoice) -> Float[np.ndarray, "pairs y"]:
+        """Unit vectors of a task's pairs, each fold's by a map learned from the other folds; nothing is chosen anew."""
         pairs = task.pairs
-        placed = pairs.start.copy()
-        for rows, _ in task.folds:
-            part = copy(self)
-            part.alpha, part.blends = weight, (self.choice_.blend,)
-            rest = pairs.take(np.setdiff1d(np.arange(len(placed)), rows))
-            part.fit(rest.X, rest.Y, start=rest.start, groups=rest.groups, source=task.source)
-            placed[rows] = part.transform(pairs.X[rows], pairs.start[rows])
+        placed = np.empty_like(pairs.start)
+        for rows, rest in task.folds:
+            placed[rows] = blend_map(pairs.X[rows], pairs.start[rows], *self._learn(rest, choice), choice.blend)
         return placed
 
     @abstractmethod
-    def _learn(self, task: Task) -> Learned:
-        """The map, and what was chosen."""
+    def _choose(self, task: Task) -> AlignmentChoice:
+        """What the method leaves open, by how it does on left-out groups."""
+
+    @abstractmethod
+    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LinearMap:
+        """The map, with everything chosen."""
 
     def transform(self, X: Float[np.ndarray, "n x"], start: Float[np.ndarray, "n y"]) -> Float[np.ndarray, "n y"]:
         """Anchor vectors of new features, unit length, blended with where the space puts them before learning."""
@@ -546,18 +595,16 @@ class RidgeAlignment(Alignment):
             raise SpaceError(f"strengths must be one or more numbers above 0; got {strengths!r}")
         self.strengths = tuple(float(strength) for strength in strengths)
 
-    def _cross_fit(self, task: Task, weight: float | str) -> Float[np.ndarray, "pairs y"]:  # noqa: ARG002  in the task
-        """Without a fold: exact leave-one-group-out predictions."""
-        pairs, choice = task.pairs, self.choice_
-        every = np.arange(len(pairs.X))
-        ((_, _, predicted),) = left_out(
-            pairs.X, pairs.Y, pairs.codes, every, task.target, task.other, (choice.alpha,), (choice.strength,)
-        )
-        return normalise((1 - choice.blend) * pairs.start + choice.blend * predicted)
+    def _choose(self, task: Task) -> AlignmentChoice:
+        return ridge_choice(task, self.strengths, self.blends)
 
-    def _learn(self, task: Task) -> Learned:
-        choice = ridge_choice(task, self.strengths, self.blends)
-        return Learned(*task.target.mixed(task.other, choice.alpha).ridge(choice.strength), choice)
+    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LinearMap:
+        return lesson.ridge(choice.alpha, choice.strength)
+
+    def _cross_fit(self, task: Task, choice: AlignmentChoice) -> Float[np.ndarray, "pairs y"]:
+        """Without a fold: exact leave-one-group-out predictions."""
+        predicted = task.left_out(choice.alpha, choice.strength)
+        return normalise((1 - choice.blend) * task.pairs.start + choice.blend * predicted)
 
 
 def ridge_choice(
@@ -565,13 +612,17 @@ def ridge_choice(
 ) -> AlignmentChoice:
     """Alpha, strength and blend of ridge by exact leave-one-group-out predictions; other methods build on it."""
     pairs = task.pairs
-    candidates = (
-        Candidate(alpha, strength, predicted)
-        for alpha, strength, predicted in left_out(
-            pairs.X, pairs.Y, pairs.codes, task.shown, task.target, task.other, task.alphas, strengths
+
+    def find() -> AlignmentChoice:
+        candidates = (
+            Candidate(alpha, strength, predicted)
+            for alpha, strength, predicted in left_out(
+                pairs.X, pairs.Y, pairs.codes, task.shown, task.target, task.other, task.alphas, strengths
+            )
         )
-    )
-    return task.choose("ridge", candidates, blends)
+        return task.choose("ridge", candidates, blends)
+
+    return task.once(("ridge choice", tuple(strengths), tuple(blends)), find)
 
 
 def blend_map(
@@ -603,7 +654,7 @@ def left_out(
     Let Phi be the features with an intercept, w the weight of a target pair, A the normal equations of the whole fit
     with their penalty, e its residuals and M = I - w Phi A^-1 Phi'. Without the pairs v of a group, these are predicted
     as  y_v - M_vv^-1 e_v  (Cook & Weisberg 1982, ch. 2; for ridge Golub, Heath & Wahba 1979). M and e are found on the
-    smaller side, features or pairs, in a basis of eigenvectors, so that another strength costs a few products.
+    smaller side, features or pairs; for several strengths in a basis of eigenvectors, where each costs a few products.
     """
     find = _from_pairs_side if len(X) < X.shape[1] else _from_features_side
     rows = np.flatnonzero(np.isin(groups, groups[shown]))  # a group is left out whole, also where a part of it is shown
@@ -632,14 +683,19 @@ def _from_features_side(
     alphas: Sequence[float],
     strengths: Sequence[float],
 ) -> _Found:
-    """At least as many pairs as features: A itself, in the eigenvectors of the mixture's covariance."""
+    """At least as many pairs as features: A itself; in the eigenvectors of the mixture's covariance if they pay."""
     for alpha in alphas:
         weight = (1 - alpha) / len(X)
         mixture = target.mixed(source, alpha)
-        values, basis, cross = mixture.spectrum
-        turned = (X[rows] - mixture.mean_x) @ basis
+        turned, cross = X[rows] - mixture.mean_x, mixture.xy
+        if len(strengths) > 1:
+            values, basis, cross = mixture.spectrum
+            turned = turned @ basis
         for strength in strengths:
-            scaled = turned / (values + strength * mixture.scale)
+            if len(strengths) > 1:
+                scaled = turned / (values + strength * mixture.scale)
+            else:
+                scaled = np.linalg.solve(mixture.penalised(strength), turned.T).T
             blocks = [np.eye(v.shape[1]) - weight * (1 + turned[v] @ scaled[v].swapaxes(1, 2)) for v in stacks]
             yield alpha, strength, blocks, Y[rows] - mixture.mean_y - scaled @ cross
 

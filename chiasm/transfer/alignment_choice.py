@@ -1,8 +1,10 @@
 """Which alignment: the table of methods, and the choice between them by cross-validation.
 
-The folds are of whole groups, the same for all methods; a method makes all its own choices (strength, alpha, blend)
-within the other folds, so that one with more to choose from gains nothing by it. How each method learns is left to
-`alignment`, `linear_alignment` and `contrastive`.
+Every method chooses its settings (strength, alpha, blend, epochs) once, on all pairs. With these fixed, each learns a map
+anew without each fold of whole groups, and the methods are compared on the pairs left out, pair by pair. So the settings
+have seen the folds: all scores are slightly optimistic, those of methods that choose from more settings a little more;
+that another method has to be better than ridge by a standard error makes up for some of it. How each method chooses and
+learns is left to `alignment`, `linear_alignment` and `contrastive`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from chiasm.transfer.alignment import (
     BLENDS,
     MIN_PAIRS,
     Alignment,
-    Learned,
+    AlignmentChoice,
+    Lesson,
+    LinearMap,
     PairStatistics,
     RidgeAlignment,
     Task,
@@ -98,7 +102,7 @@ class MethodScore:
     standard_error: float  # of the score, over groups
     gain: float  # over ridge, on the same pairs
     gain_error: float  # standard error of the gain, over groups
-    seconds: float  # of all fits on folds
+    seconds: float  # of the choice of its settings and the maps on folds; the first pays for what methods share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +117,9 @@ class MethodComparison:
 
 class AutoAlignment(Alignment):
     """The method that does best on left-out folds; ridge unless another is better by more than a standard error.
+
+    The comparison has the settings that each method chose on all pairs, folds included; only the maps know nothing of the
+    fold that they are judged by. `MethodComparison.scores` are for the choice, then, and no estimate for new pairs.
 
     Args:
         methods: names to choose from; ridge is always among them.
@@ -129,6 +136,7 @@ class AutoAlignment(Alignment):
 
     method = AUTO
     comparison_: MethodComparison
+    _chosen: Alignment
 
     def __init__(
         self,
@@ -145,60 +153,70 @@ class AutoAlignment(Alignment):
         self.methods = tuple(name for name in METHODS if name in {"ridge", *methods})
         self.seed = seed
 
-    def _learn(self, task: Task) -> Learned:
-        self.comparison_ = self._compare(task)
-        chosen = self._made(self.comparison_.chosen)
-        pairs = task.pairs
-        chosen.fit(pairs.X, pairs.Y, start=pairs.start, groups=pairs.groups, source=task.source)
-        return Learned(chosen.weight_, chosen.bias_, chosen.choice_)
+    def _choose(self, task: Task) -> AlignmentChoice:
+        left_out = self._left_out(task)
+        methods = {name: self._made(name) for name in self.methods if name not in left_out}
+        if len(methods) == 1:
+            self._chosen = methods["ridge"]
+            self.comparison_ = MethodComparison(
+                chosen="ridge", scores=(), start_score=task.start_score, left_out=left_out
+            )
+            return self._chosen._choose(task)
+        choices, chances, seconds = {}, {}, {}
+        for name, method in methods.items():
+            began = time.perf_counter()
+            choices[name] = method._choose(task)
+            chances[name] = task.chances(method._placed_by_folds(task, choices[name])[task.shown])
+            seconds[name] = time.perf_counter() - began
+        self.comparison_ = _compared(chances, seconds, task, left_out)
+        self._chosen = methods[self.comparison_.chosen]
+        return choices[self.comparison_.chosen]
+
+    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LinearMap:
+        return self._chosen._learn(lesson, choice)
+
+    def _cross_fit(self, task: Task, choice: AlignmentChoice) -> Float[np.ndarray, "pairs y"]:
+        return self._chosen._cross_fit(task, choice)
 
     def _made(self, method: str) -> Alignment:
         return make_alignment(method, alpha=self.alpha, blends=self.blends, seed=self.seed)
 
-    def _compare(self, task: Task) -> MethodComparison:
-        left_out = {}
-        if isinstance(task.source, PairStatistics):
-            left_out = {
-                name: "it needs the pairs of the source, and these are statistics"
-                for name in self.methods
-                if name in _NEED_PAIRS
-            }
-        everything, codes = np.arange(len(task.pairs.X)), task.pairs.codes
-        others = [np.setdiff1d(everything, rows) for rows, _ in task.folds]
-        if min(map(len, others)) < MIN_PAIRS or any(len(np.unique(codes[rows])) < 2 for rows in others):
-            left_out = dict.fromkeys(self.methods[1:], "too few pairs or groups to learn from when a fold is left out")
-        methods = [name for name in self.methods if name not in left_out]
-        if len(methods) == 1:
-            return MethodComparison(chosen="ridge", scores=(), start_score=task.start_score, left_out=left_out)
-        chances, seconds = {}, {}
-        for name in methods:
-            began = time.perf_counter()
-            parts = []
-            for (rows, _), rest in zip(task.folds, others, strict=True):
-                pairs, new = task.pairs.take(rest), task.pairs.take(rows)
-                fitted = self._made(name).fit(
-                    pairs.X, pairs.Y, start=pairs.start, groups=pairs.groups, source=task.source
-                )
-                parts.append(fitted.transform(new.X, new.start))
-            chances[name], seconds[name] = task.chances(task.assembled(parts)), time.perf_counter() - began
-        groups = codes[task.shown]
-        scores = []
-        for name in methods:
-            score, error = _mean_and_error(chances[name], groups)
-            gain, gain_error = _mean_and_error(chances[name] - chances["ridge"], groups)
-            scores.append(
-                MethodScore(
-                    method=name,
-                    score=score,
-                    standard_error=error,
-                    gain=gain,
-                    gain_error=gain_error,
-                    seconds=seconds[name],
-                )
+    def _left_out(self, task: Task) -> dict[str, str]:
+        """Methods that cannot be compared, and why."""
+        lessons = [rest.pairs.codes for _, rest in task.folds]
+        if any(len(codes) < MIN_PAIRS or codes.max() == 0 for codes in lessons):
+            return dict.fromkeys(self.methods[1:], "too few pairs or groups to learn from when a fold is left out")
+        if not isinstance(task.source, PairStatistics):
+            return {}
+        reason = "it needs the pairs of the source, and these are statistics"
+        return {name: reason for name in self.methods if name in _NEED_PAIRS}
+
+
+def _compared(
+    chances: Mapping[str, Float[np.ndarray, " shown"]],
+    seconds: Mapping[str, float],
+    task: Task,
+    left_out: dict[str, str],
+) -> MethodComparison:
+    """The methods by how likely each left-out pair is found, ridge among them."""
+    groups = task.pairs.codes[task.shown]
+    scores = []
+    for name, values in chances.items():
+        score, error = _mean_and_error(values, groups)
+        gain, gain_error = _mean_and_error(values - chances["ridge"], groups)
+        scores.append(
+            MethodScore(
+                method=name,
+                score=score,
+                standard_error=error,
+                gain=gain,
+                gain_error=gain_error,
+                seconds=seconds[name],
             )
-        better = [entry for entry in scores if entry.gain > entry.gain_error]
-        chosen = max(better, key=lambda entry: entry.gain).method if better else "ridge"
-        return MethodComparison(chosen=chosen, scores=tuple(scores), start_score=task.start_score, left_out=left_out)
+        )
+    better = [entry for entry in scores if entry.gain > entry.gain_error]
+    chosen = max(better, key=lambda entry: entry.gain).method if better else "ridge"
+    return MethodComparison(chosen=chosen, scores=tuple(scores), start_score=task.start_score, left_out=left_out)
 
 
 def _mean_and_error(values: Float[np.ndarray, " pairs"], groups: Int[np.ndarray, " pairs"]) -> tuple[float, float]:

@@ -8,15 +8,16 @@ Wolpert 1992, Neural Networks 5), which are as wrong as on new pairs:
     z (I + R) + c,   blended with the start,   R = 0 and c = 0 to begin with, which is ridge itself.
 
 Behind ridge's weight W and bias b this is the linear map W (I + R), b (I + R) + c. This module knows the losses and what
-is chosen on left-out groups: the number of epochs (0 keeps ridge), temperature, hardness and the blend. The source's
-weight alpha and ridge's strength are ridge's exact choice. The training loop is `chiasm.transfer.training`.
+is chosen on folds of whole groups: the number of epochs (0 keeps ridge), temperature, hardness and the blend. Ridge, its
+left-out predictions and the square matrix are all learned without the fold: predictions of the others that have seen the
+fold's anchors give them away, and the score is too high. The source's weight alpha and ridge's strength are ridge's exact
+choice. The training loop is `chiasm.transfer.training`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import ClassVar
 
 import numpy as np
@@ -31,7 +32,8 @@ from chiasm.transfer.alignment import (
     Alignment,
     AlignmentChoice,
     Candidate,
-    Learned,
+    Lesson,
+    LinearMap,
     PairArrays,
     PairStatistics,
     Task,
@@ -40,7 +42,7 @@ from chiasm.transfer.alignment import (
 )
 from chiasm.transfer.training import Rows, Tensors, Training, fit_network, seeded
 
-TEMPERATURES = (0.05, 0.1)
+TEMPERATURES = (0.1, 0.2)
 HARDNESSES = (0.0, 1.0)
 LEAST_BLEND = 0.5  # share of the map while it is trained: at ridge's own choice of 0 it would learn nothing
 MAX_SOURCE = 2000  # source pairs that a fit takes, in whole groups: left-out predictions of more cost seconds
@@ -48,15 +50,16 @@ MAX_SOURCE = 2000  # source pairs that a fit takes, in whole groups: left-out pr
 
 @dataclass(frozen=True, eq=False)
 class _Stacked:
-    """Pairs as the projection sees them: ridge's prediction for each without its group."""
+    """Pairs as the projection sees them: ridge's prediction for each by a map that did not learn from its group."""
 
     mapped: Float[np.ndarray, "pairs y"]
     pairs: PairArrays
 
-    def rows(self, chosen: Bool[np.ndarray, " pairs"] | slice = slice(None)) -> Rows:
+    @property
+    def rows(self) -> Rows:
+        """For the training loop."""
         return Rows(
-            {"mapped": self.mapped[chosen], "start": self.pairs.start[chosen]},
-            {"anchors": self.pairs.Y[chosen], "groups": self.pairs.codes[chosen]},
+            {"mapped": self.mapped, "start": self.pairs.start}, {"anchors": self.pairs.Y, "groups": self.pairs.codes}
         )
 
 
@@ -66,7 +69,8 @@ class _Contrastive(Alignment):
     Args:
         alpha: weight of the source in [0, 1], or `"auto"` to choose it.
         temperatures: what cosines are divided by in the loss, to choose from, above 0.
-        hardnesses: how much more the negatives that are near count, to choose from; 0: all alike.
+        hardnesses: how much more the negatives that are near count, to choose from; 0: all alike. The first is the one at
+            which temperatures are compared.
         blends: shares of the learned map to choose from, in [0, 1].
         epochs: passes over the target pairs, at most.
         batch_size: pairs that are told apart at once.
@@ -115,67 +119,50 @@ class _Contrastive(Alignment):
         except ValueError as error:
             raise SpaceError(str(error)) from error
 
-    def _learn(self, task: Task) -> Learned:
+    def _choose(self, task: Task) -> AlignmentChoice:
         if isinstance(task.source, PairStatistics):
             raise SpaceError(
                 f"{self.method} learns from single pairs, and the source is given as statistics of pairs. Give the "
                 "source as a collection, or use ridge, procrustes or cca"
             )
         base = ridge_choice(task)
-        target = _Stacked(_left_out_all(task, base), task.pairs)
-        source = _stacked_source(task, base, self.training.seed)
+        # The temperature is chosen at the first hardness, then the hardness at that temperature.
+        tried = [self._tried(task, base, temperature, self.hardnesses[0]) for temperature in self.temperatures]
+        temperature = _best(tried).settings["temperature"]
+        tried += [self._tried(task, base, temperature, hardness) for hardness in self.hardnesses[1:]]
+        return _best(tried)
+
+    def _tried(self, task: Task, base: AlignmentChoice, temperature: float, hardness: float) -> AlignmentChoice:
+        """The best number of epochs, and blend, at a temperature and a hardness."""
         blend = max(base.blend, LEAST_BLEND)
-        best: AlignmentChoice | None = None
-        for temperature, hardness in product(self.temperatures, self.hardnesses):
-            curve = self._left_out_by_epoch(task, target, source, base.alpha, blend, temperature, hardness)
-            # The blend of the training finds the epoch; then all blends are compared there, and at epoch 0.
-            epoch = int(np.argmax([task.scores(predicted, (blend,))[0] for predicted in curve]))
-            candidates = [
-                Candidate(
-                    base.alpha,
-                    base.strength,
-                    curve[number],
-                    {"temperature": temperature, "hardness": hardness, "epochs": number},
-                )
-                for number in sorted({0, epoch})
-            ]
-            choice = task.choose(self.method, candidates, self.blends)
-            if best is None or choice.score > best.score + 1e-9:
-                best = choice
-        assert best is not None
-        weight, bias = task.target.mixed(task.other, base.alpha).ridge(base.strength)
-        if not best.settings["epochs"]:
-            return Learned(weight, bias, best)
-        network = self._network(target, blend, best.settings["temperature"], best.settings["hardness"])
-        fit_network(
-            network,
-            network.loss,
-            target.rows(),
-            training=self.training,
-            source=None if source is None else source.rows(),
-            alpha=base.alpha,
-            stop_after=int(best.settings["epochs"]),
-        )
+        settings = {"temperature": temperature, "hardness": hardness, "trained_blend": blend}
+        curve = self._left_out_by_epoch(task, base, settings)
+        # The blend of the training finds the epoch; then all blends are compared there, and at epoch 0.
+        epoch = int(np.argmax([task.scores(predicted, (blend,))[0] for predicted in curve]))
+        candidates = [
+            Candidate(base.alpha, base.strength, curve[number], {**settings, "epochs": number})
+            for number in sorted({0, epoch})
+        ]
+        return task.choose(self.method, candidates, self.blends)
+
+    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LinearMap:
+        weight, bias = lesson.ridge(choice.alpha, choice.strength)
+        epochs = int(choice.settings["epochs"])
+        if not epochs or _one_group(lesson):
+            return weight, bias
+        network = self._trained(lesson, choice, choice.settings, stop_after=epochs)
         turn = np.eye(len(bias)) + network.turn.detach().double().numpy()
-        return Learned(weight @ turn, bias @ turn + network.shift.detach().double().numpy(), best)
+        return weight @ turn, bias @ turn + network.shift.detach().double().numpy()
 
     def _left_out_by_epoch(
-        self,
-        task: Task,
-        target: _Stacked,
-        source: _Stacked | None,
-        alpha: float,
-        blend: float,
-        temperature: float,
-        hardness: float,
+        self, task: Task, base: AlignmentChoice, settings: Mapping[str, float]
     ) -> list[Float[np.ndarray, "shown y"]]:
-        """Predictions of the shown pairs by projections that were trained on the other folds, after 0, 1, ... epochs."""
+        """Predictions of the shown pairs by what is learned from the other folds in 0, 1, ... epochs."""
         curves: list[list[Float[np.ndarray, "_fold y"]]] = []
-        for rows, _ in task.folds:
-            held = np.zeros(len(task.pairs.X), dtype=bool)
-            held[rows] = True
-            network = self._network(target, blend, temperature, hardness, ~held)
-            curve = [target.mapped[rows]]
+        for rows, rest in task.folds:
+            weight, bias = rest.ridge(base.alpha, base.strength)
+            new = _Stacked((task.pairs.X[rows] @ weight + bias).astype(np.float32), task.pairs.take(rows))
+            curve = [new.mapped]
 
             def keep(
                 outputs: Tensors, _: Tensors, curve: list[Float[np.ndarray, "_fold y"]] = curve
@@ -183,33 +170,50 @@ class _Contrastive(Alignment):
                 curve.append(outputs["turned"].numpy())
                 return {}
 
-            fit_network(
-                network,
-                network.loss,
-                target.rows(~held),
-                training=self.training,
-                source=None if source is None else source.rows(),
-                alpha=alpha,
-                validation=target.rows(held),
-                metrics=keep,
-            )
+            if _one_group(rest):
+                curve *= self.training.epochs + 1
+            else:
+                self._trained(rest, base, settings, validation=new.rows, metrics=keep)
             curves.append(curve)
         return [task.assembled(parts) for parts in zip(*curves, strict=True)]
 
-    def _network(
+    def _trained(
         self,
-        target: _Stacked,
-        blend: float,
-        temperature: float,
-        hardness: float,
-        chosen: Bool[np.ndarray, " pairs"] | slice = slice(None),
+        lesson: Lesson,
+        choice: AlignmentChoice,
+        settings: Mapping[str, float],
+        *,
+        stop_after: int | None = None,
+        validation: Rows | None = None,
+        metrics: Callable[[Tensors, Tensors], Mapping[str, float]] | None = None,
     ) -> _Turn:
+        """A projection that has learned from a lesson at ridge's alpha and strength; see `fit_network`."""
+        alpha, strength = choice.alpha, choice.strength
+        target = _Stacked(lesson.left_out(alpha, strength).astype(np.float32), lesson.pairs).rows
+        source = lesson.once(
+            ("stacked source", alpha, strength, self.training.seed),
+            lambda: _stacked_source(lesson, alpha, strength, self.training.seed),
+        )
+        network = self._network(target, settings["trained_blend"], settings["temperature"], settings["hardness"])
+        fit_network(
+            network,
+            network.loss,
+            target,
+            training=self.training,
+            source=None if source is None else source.rows,
+            alpha=alpha,
+            stop_after=stop_after,
+            validation=validation,
+            metrics=metrics,
+        )
+        return network
+
+    def _network(self, target: Rows, blend: float, temperature: float, hardness: float) -> _Turn:
         with seeded(self.training.seed):
-            network = _Turn(target.mapped.shape[1], self.loss, blend, temperature, hardness)
+            network = _Turn(target.targets["anchors"].shape[1], self.loss, blend, temperature, hardness)
         if self.loss == "siglip":
-            rows = target.rows(chosen)
-            first = np.random.default_rng(self.training.seed).permutation(len(rows))[: self.training.batch_size]
-            part = rows.take(first)
+            first = np.random.default_rng(self.training.seed).permutation(len(target))[: self.training.batch_size]
+            part = target.take(first)
             with torch.no_grad():
                 placed = network({name: torch.from_numpy(array) for name, array in part.inputs.items()})["placed"]
                 cosines = placed @ torch.from_numpy(part.targets["anchors"]).T
@@ -271,15 +275,13 @@ def info_nce(
         groups: two pairs of one group are no negatives of each other.
         hardness: how much more near negatives count.
     """
-    own = torch.eye(len(groups), dtype=torch.bool, device=logits.device)
     negative = groups[:, None] != groups[None, :]
 
-    def one_way(scores: Tensor) -> Tensor:
-        weighted = scores + _log_weights(scores, negative, hardness)
-        kept = torch.where(negative, weighted, torch.where(own, scores, torch.full_like(scores, -torch.inf)))
-        return (torch.logsumexp(kept, dim=1) - scores.diagonal()).mean()
+    def one_way(dim: int) -> Tensor:
+        weights = _log_weights(logits, negative, hardness, dim).fill_diagonal_(0)
+        return torch.logsumexp(logits + weights, dim=dim)
 
-    return (one_way(logits) + one_way(logits.T)) / 2
+    return ((one_way(0) + one_way(1)) / 2 - logits.diagonal()).mean()
 
 
 def siglip(
@@ -296,27 +298,28 @@ def siglip(
         hardness: how much more near negatives count.
     """
     negative = groups[:, None] != groups[None, :]
-    weights = (
-        torch.exp(_log_weights(logits, negative, hardness)) + torch.exp(_log_weights(logits.T, negative, hardness)).T
-    ) / 2
-    against = torch.where(negative, weights * functional.softplus(logits), torch.zeros_like(logits))
-    return (functional.softplus(-logits.diagonal()).sum() + against.sum()) / len(groups)
+    weights = sum(torch.exp(_log_weights(logits, negative, hardness, dim)) for dim in (0, 1)) / 2
+    against = (weights * functional.softplus(logits)).sum()
+    return (functional.softplus(-logits.diagonal()).sum() + against) / len(groups)
 
 
 def _log_weights(
-    scores: Float[Tensor, "pairs pairs"], negative: Bool[Tensor, "pairs pairs"], hardness: float
+    scores: Float[Tensor, "pairs pairs"], negative: Bool[Tensor, "pairs pairs"], hardness: float, dim: int
 ) -> Float[Tensor, "pairs pairs"]:
-    """Logarithm of how often a negative counts in its row; a constant to the gradient."""
-    if not hardness:
-        return torch.zeros_like(scores)
-    # Cosines over a temperature are large: the hardness is in units of the row's spread, whatever the temperature.
+    """Logarithm of how often a negative counts in its row (dim 1) or column (0), -inf for the others; a constant."""
     with torch.no_grad():
-        number = negative.sum(dim=1, keepdim=True).clamp(min=1).to(scores.dtype)
-        mean = torch.where(negative, scores, 0).sum(dim=1, keepdim=True) / number
-        spread = (torch.where(negative, scores - mean, 0) ** 2).sum(dim=1, keepdim=True).div(number).sqrt()
-        sharpened = hardness * (scores - mean) / spread.clamp(min=1e-6)
-        total = torch.logsumexp(torch.where(negative, sharpened, -torch.inf), dim=1, keepdim=True)
-        return torch.where(negative, sharpened - total + number.log(), 0)
+        if not hardness:
+            return torch.where(negative, torch.zeros_like(scores), -torch.inf)
+        # Cosines over a temperature are large: the hardness is in units of the row's spread, whatever the temperature.
+        number = negative.sum(dim=dim, keepdim=True).clamp(min=1).to(scores.dtype)
+        mean = torch.where(negative, scores, 0).sum(dim=dim, keepdim=True) / number
+        apart = scores - mean
+        spread = (torch.where(negative, apart, 0) ** 2).sum(dim=dim, keepdim=True).div(number).sqrt()
+        sharpened = torch.where(negative, apart * (hardness / spread.clamp(min=1e-6)), -torch.inf)
+        total = torch.logsumexp(sharpened, dim=dim, keepdim=True).clamp(
+            min=-1e30
+        )  # finite where there are no negatives
+        return sharpened - (total - number.log())
 
 
 def prior_offset(logits: Float[Tensor, "pairs pairs"]) -> float:
@@ -325,9 +328,10 @@ def prior_offset(logits: Float[Tensor, "pairs pairs"]) -> float:
     The loss starts there in the paper, too, by a constant that suits its batches (-10).
     """
     low, high = -float(logits.max()) - 50, -float(logits.min()) + 50
-    for _ in range(60):  # halved from at most some thousands to 1e-14
+    logits = logits.double()
+    for _ in range(40):  # halved from at most some thousands to 1e-9
         middle = (low + high) / 2
-        if float(torch.sigmoid(logits.double() + middle).sum()) > len(logits):
+        if float(torch.sigmoid(logits + middle).sum()) > len(logits):
             high = middle
         else:
             low = middle
@@ -337,21 +341,21 @@ def prior_offset(logits: Float[Tensor, "pairs pairs"]) -> float:
 # -------------------------------------------------------------------------------------------------------------- stacking
 
 
-def _left_out_all(task: Task, base: AlignmentChoice) -> Float[np.ndarray, "pairs y"]:
-    """Ridge's prediction of every target pair without its group."""
-    pairs = task.pairs
-    everything = np.arange(len(pairs.X))
-    ((_, _, found),) = left_out(
-        pairs.X, pairs.Y, pairs.codes, everything, task.target, task.other, (base.alpha,), (base.strength,)
-    )
-    return found.astype(np.float32)
+def _best(tried: Sequence[AlignmentChoice]) -> AlignmentChoice:
+    """The highest score; of equal ones the first."""
+    return max(tried, key=lambda choice: choice.score)
 
 
-def _stacked_source(task: Task, base: AlignmentChoice, seed: int) -> _Stacked | None:
-    """The same of the source's pairs, or of whole groups of them drawn at random."""
-    if not isinstance(task.source, PairArrays) or not base.alpha:
+def _one_group(lesson: Lesson) -> bool:
+    """Whether no pair is another's negative, so that there is nothing to learn by contrast and ridge stays."""
+    return bool(lesson.pairs.codes.max() == 0)
+
+
+def _stacked_source(lesson: Lesson, alpha: float, strength: float, seed: int) -> _Stacked | None:
+    """The source's pairs, or whole groups of them drawn at random."""
+    if not isinstance(lesson.source, PairArrays) or not alpha:
         return None
-    source = task.source
+    source = lesson.source
     order = np.random.default_rng(seed).permutation(int(source.codes.max()) + 1)
     sizes = np.bincount(source.codes)[order]
     taken = order[: max(1, int(np.searchsorted(np.cumsum(sizes), MAX_SOURCE, side="right")))]
@@ -363,8 +367,8 @@ def _stacked_source(task: Task, base: AlignmentChoice, seed: int) -> _Stacked | 
         source.codes,
         shown,
         source.statistics.moments,
-        task.target,
-        (1 - base.alpha,),
-        (base.strength,),
+        lesson.target,
+        (1 - alpha,),
+        (strength,),
     )
     return _Stacked(found.astype(np.float32), source.take(shown))

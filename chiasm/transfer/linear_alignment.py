@@ -8,13 +8,23 @@ blend and the criterion are `chiasm.transfer.alignment`'s. Plain numpy.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float64
 
 from chiasm.errors import SpaceError
-from chiasm.transfer.alignment import BLENDS, Alignment, Candidate, Learned, Moments, Task, ridge_choice
+from chiasm.transfer.alignment import (
+    BLENDS,
+    Alignment,
+    AlignmentChoice,
+    Candidate,
+    Lesson,
+    LinearMap,
+    Moments,
+    Task,
+    ridge_choice,
+)
 
 ANCHOR_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 COMPONENTS = (64, 128, 0)
@@ -37,19 +47,19 @@ class ProcrustesAlignment(Alignment):
 
     method = "procrustes"
 
-    def _learn(self, task: Task) -> Learned:
+    def _choose(self, task: Task) -> AlignmentChoice:
         X = task.pairs.X
 
         def candidates() -> Iterator[Candidate]:
             for alpha in task.alphas:
-                parts = []
-                for rows, others in task.folds:
-                    weight, bias = procrustes(np.delete(X, rows, axis=0), others, task.other, alpha)
-                    parts.append(X[rows] @ weight + bias)
+                maps = [procrustes(rest.pairs.X, rest.target, rest.other, alpha) for _, rest in task.folds]
+                parts = [X[rows] @ weight + bias for (rows, _), (weight, bias) in zip(task.folds, maps, strict=True)]
                 yield Candidate(alpha, 0.0, task.assembled(parts))
 
-        choice = task.choose(self.method, candidates(), self.blends)
-        return Learned(*procrustes(X, task.target, task.other, choice.alpha), choice)
+        return task.choose(self.method, candidates(), self.blends)
+
+    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LinearMap:
+        return procrustes(lesson.pairs.X, lesson.target, lesson.other, choice.alpha)
 
 
 class CcaAlignment(Alignment):
@@ -96,32 +106,37 @@ class CcaAlignment(Alignment):
         self.anchor_strengths = tuple(float(strength) for strength in anchor_strengths)
         self.components = tuple(components)
 
-    def _learn(self, task: Task) -> Learned:
+    def _choose(self, task: Task) -> AlignmentChoice:
         base = ridge_choice(task)
         dim = task.pairs.Y.shape[1]
         numbers = sorted({number if 0 < number < dim else dim for number in self.components}, reverse=True)
         # The simplest first: near to ridge, on all components.
-        grid = list(product(sorted(self.anchor_strengths, reverse=True), numbers))
-        parts: dict[tuple[float, int], list[Float[np.ndarray, "_fold y"]]] = {setting: [] for setting in grid}
-        for rows, others in task.folds:
-            ridge, moments = _after_ridge(others.mixed(task.other, base.alpha), base.strength)
-            regressed = task.pairs.X[rows] @ ridge
-            for strength, number in grid:
-                weight, bias = cca_after_ridge(moments, strength, number)
-                parts[strength, number].append(regressed @ weight + bias)
+        strengths = sorted(self.anchor_strengths, reverse=True)
+        parts: dict[tuple[float, int], list[Float[np.ndarray, "_fold y"]]] = {
+            (strength, number): [] for strength in strengths for number in numbers
+        }
+        for rows, rest in task.folds:
+            regressed = Regressed.of(rest, base.alpha, base.strength)
+            turned = task.pairs.X[rows] @ regressed.weight
+            for strength in strengths:
+                for number, (weight, bias) in zip(numbers, regressed.cca(strength, numbers), strict=True):
+                    parts[strength, number].append(turned @ weight + bias)
         candidates = (
             Candidate(
                 base.alpha,
                 base.strength,
-                task.assembled(parts[strength, number]),
+                task.assembled(predicted),
                 {"anchor_strength": strength, "components": number},
             )
-            for strength, number in grid
+            for (strength, number), predicted in parts.items()
         )
-        choice = task.choose(self.method, candidates, self.blends)
-        ridge, moments = _after_ridge(task.target.mixed(task.other, base.alpha), base.strength)
-        weight, bias = cca_after_ridge(moments, choice.settings["anchor_strength"], int(choice.settings["components"]))
-        return Learned(ridge @ weight, bias, choice)
+        return task.choose(self.method, candidates, self.blends)
+
+    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LinearMap:
+        regressed = Regressed.of(lesson, choice.alpha, choice.strength)
+        settings = choice.settings
+        ((weight, bias),) = regressed.cca(settings["anchor_strength"], [int(settings["components"])])
+        return regressed.weight @ weight, bias
 
 
 def procrustes(
@@ -155,40 +170,63 @@ def procrustes(
     return scale * turn, mean_y - scale * (mean_x @ turn)
 
 
-def _after_ridge(moments: Moments, strength: float) -> tuple[Float64[np.ndarray, "x y"], Moments]:
-    """The weight R of ridge, and the moments of the features x R and their anchors."""
-    ridge = moments.ridge(strength)[0]
-    return ridge, Moments(
-        moments.mean_x @ ridge, moments.mean_y, ridge.T @ (moments.xx @ ridge), ridge.T @ moments.xy, moments.yy
-    )
+@dataclass(frozen=True, eq=False)
+class Regressed:
+    """Ridge's predictions z of the anchors, in the eigenvectors of the anchors' covariance: all that CCA needs.
 
+    With ridge's weight R = (Cov(x) + lambda I)^-1 Cov(x, y), CCA's A S = R (Cov(y) + mu I)^-1/2 V, and V are the
+    eigenvectors of (Cov(y) + mu I)^-1/2 Cov(y, x) R (Cov(y) + mu I)^-1/2 with eigenvalues S^2. So nothing as wide as the
+    features has to be decomposed, and in these coordinates Cov(y) + mu I is a diagonal for every mu.
 
-def cca_after_ridge(
-    moments: Moments, anchor_strength: float, components: int
-) -> tuple[Float64[np.ndarray, "y y"], Float64[np.ndarray, " y"]]:
-    """What follows ridge's weight R to make it CCA's, and the intercept.
-
-    With R = (Cov(x) + lambda I)^-1 Cov(x, y), A S = R (Cov(y) + mu I)^-1/2 V, and V are the eigenvectors of
-    (Cov(y) + mu I)^-1/2 Cov(y, x) R (Cov(y) + mu I)^-1/2 with eigenvalues S^2: nothing as wide as the features has to
-    be decomposed.
-
-    Args:
-        moments: of the features x R and their anchors.
-        anchor_strength: mu, relative to the mean eigenvalue of Cov(y).
-        components: how many, those of the largest correlations.
+    Attributes:
+        weight: z = x @ weight, up to a constant.
+        mean: of z.
+        mean_y: of the anchors, in their own coordinates.
+        basis: from the anchors' coordinates to those of z.
+        values: variance of the anchors along each of these.
+        covariance: of z.
+        explained: covariance of z and the anchors in these coordinates; symmetric.
     """
-    mean = float(np.trace(moments.yy)) / len(moments.yy)
-    whitening = _inverse_root(moments.yy + anchor_strength * mean * np.eye(len(moments.yy)), null=0.0)
-    if components < len(moments.yy):
-        explained = whitening @ moments.xy @ whitening
-        back = whitening @ np.linalg.eigh((explained + explained.T) / 2)[1][:, -components:]
-    else:
-        back = whitening
-    weight = back @ back.T
-    spread = float(np.sum((moments.xx @ weight) * weight))
-    if spread > 0:
-        weight *= float(np.sum(weight * moments.xy)) / spread
-    return weight, moments.mean_y - moments.mean_x @ weight
+
+    weight: Float64[np.ndarray, "x y"]
+    mean: Float64[np.ndarray, " y"]
+    mean_y: Float64[np.ndarray, " y"]
+    basis: Float64[np.ndarray, "y y"]
+    values: Float64[np.ndarray, " y"]
+    covariance: Float64[np.ndarray, "y y"]
+    explained: Float64[np.ndarray, "y y"]
+
+    @classmethod
+    def of(cls, lesson: Lesson, alpha: float, strength: float) -> Regressed:
+        """From ridge's map of a lesson at these settings."""
+        mixture = lesson.target.mixed(lesson.other, alpha)
+        values, basis = np.linalg.eigh(mixture.yy)
+        weight = lesson.ridge(alpha, strength)[0] @ basis
+        explained = weight.T @ mixture.xy @ basis
+        explained = (explained + explained.T) / 2
+        # (Cov(x) + lambda I) R = Cov(x, y), which saves the product with Cov(x).
+        covariance = explained - strength * mixture.scale * (weight.T @ weight)
+        return cls(weight, mixture.mean_x @ weight, mixture.mean_y, basis, np.maximum(values, 0), covariance, explained)
+
+    def cca(
+        self, anchor_strength: float, components: Sequence[int]
+    ) -> Iterator[tuple[Float64[np.ndarray, "y y"], Float64[np.ndarray, " y"]]]:
+        """Weight and bias from z to the anchors, for each number of components: those of the largest correlations.
+
+        Args:
+            anchor_strength: mu, relative to the mean eigenvalue of Cov(y).
+            components: at least 1 each; from the dimension of y on all of them.
+        """
+        roots = 1 / np.sqrt(self.values + anchor_strength * self.values.mean())
+        whitening = np.diag(roots)
+        if min(components) < len(roots):
+            whitening = roots[:, None] * np.linalg.eigh(roots[:, None] * self.explained * roots)[1]
+        for number in components:
+            back = whitening[:, -number:]
+            spread = float(np.sum((back.T @ self.covariance @ back) * (back.T @ back)))
+            scale = float(np.sum((self.explained @ back) * back)) / spread if spread > 0 else 1.0
+            weight = scale * back @ (self.basis @ back).T
+            yield weight, self.mean_y - self.mean @ weight
 
 
 def _inverse_root(matrix: Float[np.ndarray, "dim dim"], *, null: float) -> Float64[np.ndarray, "dim dim"]:
