@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from chiasm.errors import SpaceError
-from chiasm.retrieval.relevance import Relevance, calibration_error, fit_relevance
+from chiasm.retrieval.relevance import (
+    Relevance,
+    at_size,
+    best_by_size,
+    calibration_error,
+    fit_relevance,
+    gallery_sizes,
+)
 
 QUERIES, ROWS = 300, 80
 
@@ -93,6 +100,45 @@ def test_a_threshold_keeps_its_share(keep: float) -> None:
     assert np.mean(model.probability(best, best) >= model.threshold(keep=keep)) == pytest.approx(keep, abs=0.05)
 
 
+def test_a_threshold_keeps_its_share_in_a_smaller_gallery() -> None:
+    """Among few rows the best one scores lower by chance: a threshold of the large gallery would lose answers."""
+    scores, relevant, groups, likeness = planted(2000, 400)
+    model = fit_relevance(0.6 * scores, relevant, groups, likeness)
+    scores, relevant, *_ = planted(4000, 400, seed=5)
+    few = relevant | (np.arange(400) < 40)
+    best = np.where(few, 0.6 * scores, -np.inf).max(axis=1)
+    size = 41
+    kept = model.probability(best, best, rows=size) >= model.threshold(rows=size)
+    assert np.mean(kept) == pytest.approx(0.95, abs=0.015)
+    as_large = np.log(size / model.rows)
+    limit = model.threshold()
+    large = limit / (limit + np.exp(as_large) * (1 - limit))  # that keeps the same scores
+    assert np.mean(model.probability(best, best, rows=size) >= large) < 0.93
+    assert model.rates(model.threshold(rows=size), rows=size)["kept"] == pytest.approx(0.95, abs=0.01)
+
+
+def test_best_by_size_is_the_best_of_a_draw_and_what_is_relevant() -> None:
+    scores, relevant, *_ = planted(50, 100)
+    sizes = gallery_sizes(100)
+    np.testing.assert_array_equal(sizes, [25, 50, 100])
+    best = best_by_size(scores, relevant, sizes, seed=3)
+    drawn = np.random.default_rng(3).permutation(100)
+    for size, found in zip(sizes, best, strict=True):
+        for query in range(50):
+            among = {*drawn[:size].tolist(), int(relevant[query].argmax())}
+            assert found[query] == max(scores[query, row] for row in among)
+
+
+def test_between_two_sizes_a_curve_is_between_theirs() -> None:
+    sizes = np.array([25, 50, 100])
+    curves = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 4.0]])
+    np.testing.assert_array_equal(at_size(curves, sizes, None), [2.0, 4.0])
+    np.testing.assert_array_equal(at_size(curves, sizes, 1000), [2.0, 4.0])
+    np.testing.assert_array_equal(at_size(curves, sizes, 3), [0.0, 1.0])
+    np.testing.assert_allclose(at_size(curves, sizes, 50), [1.0, 2.0])
+    np.testing.assert_allclose(at_size(curves, sizes, round(50 * 2**0.5)), [1.5, 3.0], atol=0.03)
+
+
 @pytest.mark.parametrize("of", ["absent", "foreign"])
 def test_a_threshold_has_its_rate_of_false_hits(of: Any) -> None:
     model = fitted()
@@ -166,7 +212,9 @@ def test_bad_input_is_explained() -> None:
     with pytest.raises(SpaceError, match="damaged"):
         Relevance.restore({**model.fields(), "slope": -1.0}, model.arrays())
     with pytest.raises(SpaceError, match="damaged"):
-        Relevance.restore(model.fields(), {**model.arrays(), "kept": model.kept[::-1]})
+        Relevance.restore(model.fields(), {**model.arrays(), "kept": model.kept[:, ::-1]})
+    with pytest.raises(SpaceError, match="damaged"):
+        Relevance.restore(model.fields(), {**model.arrays(), "sizes": model.sizes[::-1]})
     with pytest.raises(SpaceError, match="damaged"):
         replacement = replace(model, rows=0)
         Relevance.restore(replacement.fields(), model.arrays())

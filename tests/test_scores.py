@@ -242,7 +242,7 @@ def test_bad_input_is_explained() -> None:
     with pytest.raises(SpaceError, match="min_probability is a number from 0 to 1; got 2"):
         MODEL.judge(NEW.queries[0], "text", rows, kinds, min_probability=2.0)
     fields, arrays = MODEL.state()
-    with pytest.raises(SpaceError, match=r"format version 99; this chiasm reads 1. Align again"):
+    with pytest.raises(SpaceError, match=r"format version 99; this chiasm reads 2. Align again"):
         ScoreModel.from_state({**fields, "format_version": 99}, arrays)
     with pytest.raises(SpaceError, match="not saved scores"):
         ScoreModel.from_state(fields, {})

@@ -22,6 +22,7 @@ KEEP = 0.95
 FOLDS = 5
 SHOWN = 10  # hits of a query that the calibration error looks at
 _HARD, _RANDOM = 40, 60  # irrelevant rows of a query that are learned from
+_SMALLEST = 20  # rows of the smallest gallery that best hits are looked at in
 QUANTILES = np.linspace(0, 1, 201)
 
 Absence: TypeAlias = Literal["absent", "foreign"]
@@ -44,7 +45,10 @@ class Relevance:
         answerable: share of queries that are taken to have an answer in the gallery.
         calibration_error: mean distance of probability and share relevant, over 15 bins of equally many of the first 10
             hits of left-out groups, each query with and without its relevant rows.
-        kept: quantiles of the best probability of left-out queries that have their relevant rows in the gallery.
+        sizes: of galleries, rising up to `rows`: the whole one, and the relevant rows among ever fewer others. The fewer
+            rows, the less of a chance to score high has the best of them.
+        kept: for each size, quantiles of the best probability of left-out queries that have their relevant rows in the
+            gallery.
         absent: the same, with the relevant rows taken out.
         foreign: the same, with the half of the gallery that is most like the relevant rows taken out, too: a query for
             another kind of thing than what is there.
@@ -58,9 +62,10 @@ class Relevance:
     groups: int
     answerable: float
     calibration_error: float
-    kept: Float[np.ndarray, " quantiles"]
-    absent: Float[np.ndarray, " quantiles"]
-    foreign: Float[np.ndarray, " quantiles"]
+    sizes: Int[np.ndarray, " sizes"]
+    kept: Float[np.ndarray, "sizes quantiles"]
+    absent: Float[np.ndarray, "sizes quantiles"]
+    foreign: Float[np.ndarray, "sizes quantiles"]
 
     def probability(
         self, scores: Float[np.ndarray, "*n"], best: float | Float[np.ndarray, "..."], *, rows: int | None = None
@@ -88,7 +93,8 @@ class Relevance:
     ) -> float:
         """The probability below which a best hit means "nothing found".
 
-        In a larger gallery it falls as the probabilities do, so that the same scores are kept.
+        In a larger gallery than the one it was learned in it falls as the probabilities do, so that the same scores are
+        kept; in a smaller one it is what was found in a gallery of that size.
 
         Args:
             keep: share of the answerable queries that still get an answer. Default: 0.95, unless `false_hits` is given.
@@ -105,27 +111,33 @@ class Relevance:
         if not 0 <= rate <= 1:
             raise SpaceError(f"a rate is a number from 0 to 1; got {rate}")
         if false_hits is None:
-            limit = float(np.interp(1 - rate, QUANTILES, self.kept))
+            limit = float(np.interp(1 - rate, QUANTILES, at_size(self.kept, self.sizes, rows)))
         else:
-            limit = float(
-                np.nextafter(np.interp(1 - rate, QUANTILES, {"absent": self.absent, "foreign": self.foreign}[of]), 1)
-            )
+            curves = {"absent": self.absent, "foreign": self.foreign}[of]
+            limit = float(np.nextafter(np.interp(1 - rate, QUANTILES, at_size(curves, self.sizes, rows)), 1))
         ratio = np.exp(self._dilution(rows))
         return float(limit / (limit + ratio * (1 - limit)))
 
-    def rates(self, threshold: float) -> dict[str, float]:
-        """Share of left-out queries that get an answer at a threshold, by what the gallery holds; see the attributes."""
-        shares = {"kept": self.kept, "absent": self.absent, "foreign": self.foreign}
-        return {name: float(np.mean(best >= threshold)) for name, best in shares.items()}
+    def rates(self, threshold: float, *, rows: int | None = None) -> dict[str, float]:
+        """Share of left-out queries that get an answer at a threshold, by what the gallery holds; see the attributes.
+
+        Args:
+            threshold: of a gallery of so many rows.
+            rows: see `probability`.
+        """
+        ratio = np.exp(self._dilution(rows))
+        limit = threshold * ratio / (threshold * ratio + 1 - threshold)
+        curves = {"kept": self.kept, "absent": self.absent, "foreign": self.foreign}
+        return {name: float(np.mean(at_size(curve, self.sizes, rows) >= limit)) for name, curve in curves.items()}
 
     def fields(self) -> dict[str, Any]:
         """What JSON can hold; with `arrays` all that `restore` needs."""
         names = ("slope", "lead", "bias", "rows", "queries", "groups", "answerable", "calibration_error")
         return {name: getattr(self, name) for name in names}
 
-    def arrays(self) -> dict[str, Float[np.ndarray, " quantiles"]]:
-        """Quantiles of best probabilities."""
-        return {"kept": self.kept, "absent": self.absent, "foreign": self.foreign}
+    def arrays(self) -> dict[str, Shaped[np.ndarray, "sizes ..."]]:
+        """Sizes of galleries, and quantiles of best probabilities."""
+        return {"sizes": self.sizes, "kept": self.kept, "absent": self.absent, "foreign": self.foreign}
 
     @classmethod
     def restore(cls, fields: Mapping[str, Any], arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> Relevance:
@@ -140,14 +152,18 @@ class Relevance:
             }
             counts = {name: int(fields[name]) for name in ("rows", "queries", "groups")}
             curves = {name: np.asarray(arrays[name], np.float64) for name in ("kept", "absent", "foreign")}
+            sizes = np.asarray(arrays["sizes"], np.int64)
         except (KeyError, TypeError, ValueError) as error:
             raise SpaceError(
                 f"this is not a saved relevance model ({type(error).__name__}: {error}). Align again"
             ) from error
         right = all(
-            curve.shape == QUANTILES.shape and ((curve >= 0) & (curve <= 1)).all() and (np.diff(curve) >= 0).all()
+            curve.shape == (*sizes.shape, *QUANTILES.shape)
+            and ((curve >= 0) & (curve <= 1)).all()
+            and (np.diff(curve) >= 0).all()
             for curve in curves.values()
         )
+        right = right and sizes.size > 0 and bool((np.diff(sizes, prepend=0) > 0).all())
         if not (np.isfinite(list(numbers.values())).all() and min(numbers["slope"], numbers["lead"]) >= 0 and right):
             raise SpaceError(
                 f"a saved relevance model is damaged: {numbers}, curves of {len(QUANTILES)} rising values. Align again"
@@ -163,6 +179,7 @@ class Relevance:
             counts["groups"],
             numbers["answerable"],
             numbers["calibration_error"],
+            sizes,
             curves["kept"],
             curves["absent"],
             curves["foreign"],
@@ -218,11 +235,13 @@ def fit_relevance(
             "all rows are: leave them out"
         )
     rng = np.random.default_rng(seed)
-    best, best_without, best_foreign = _bests(scores, relevant, likeness)
+    sizes = gallery_sizes(scores.shape[1])
+    tops = _bests(scores, relevant, likeness, sizes, seed)
+    best, best_without = tops[0][-1], tops[1][-1]
     sample = _sample(scores, relevant, best, best_without, answerable, rng)
     fold = (rng.permutation(parts) % FOLDS)[codes]
     rows = scores.shape[1]
-    kept, absent, foreign = (np.empty(len(scores)) for _ in range(3))
+    probabilities = [np.empty(top.shape) for top in tops]  # with the relevant rows, without, and of other kinds only
     shown, truth, weight = [], [], []
     for number in range(FOLDS):
         test = np.flatnonzero(fold == number)
@@ -231,8 +250,8 @@ def fit_relevance(
         def odds(values: Float[np.ndarray, "..."], top: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
             return np.asarray(1 / (1 + np.exp(-(slope * values + lead * (values - top) + bias))))  # noqa: B023  used in this turn
 
-        for target, top in ((kept, best), (absent, best_without), (foreign, best_foreign)):
-            target[test] = odds(top[test], top[test])
+        for target, of_size in zip(probabilities, tops, strict=True):
+            target[:, test] = odds(of_size[:, test], of_size[:, test])
         for top, without, share in ((best, False, answerable), (best_without, True, 1 - answerable)):
             found = np.where(relevant[test] & without, -np.inf, scores[test])
             first = np.argpartition(-found, min(SHOWN, rows - 1) - 1, axis=1)[:, : min(SHOWN, rows - 1)]
@@ -243,8 +262,48 @@ def fit_relevance(
             weight.append(np.full(int(there.sum()), share))
     error = calibration_error(np.concatenate(shown), np.concatenate(truth), weights=np.concatenate(weight))
     slope, lead, bias = _logistic(*sample.of(np.ones(len(scores), dtype=bool)))
-    curves = (np.quantile(values, QUANTILES) for values in (kept, absent, foreign))
-    return Relevance(slope, lead, bias, rows, len(scores), parts, answerable, error, *curves)
+    curves = (np.quantile(values, QUANTILES, axis=1).T for values in probabilities)
+    return Relevance(slope, lead, bias, rows, len(scores), parts, answerable, error, sizes, *curves)
+
+
+def gallery_sizes(rows: int) -> Int[np.ndarray, " sizes"]:
+    """Sizes of galleries that best hits are looked at in, rising: all rows, half of them, and so on down to 20."""
+    sizes = [rows]
+    while sizes[-1] // 2 >= _SMALLEST:
+        sizes.append(sizes[-1] // 2)
+    return np.array(sizes[::-1])
+
+
+def best_by_size(
+    scores: Float[np.ndarray, "queries rows"],
+    relevant: Bool[np.ndarray, "queries rows"],
+    sizes: Int[np.ndarray, " sizes"],
+    *,
+    seed: int,
+) -> Float[np.ndarray, "sizes queries"]:
+    """Best score of each query where its relevant rows are among so many others, drawn once for all; -inf counts as none.
+
+    Args:
+        scores: of every row for every query.
+        relevant: which rows are always there.
+        sizes: from `gallery_sizes`.
+        seed: of the draw.
+    """
+    drawn = np.random.default_rng(seed).permutation(scores.shape[1])
+    running = np.maximum.accumulate(np.where(relevant, -np.inf, scores)[:, drawn], axis=1)[:, sizes - 1].T
+    always = np.where(relevant, scores, -np.inf).max(axis=1)
+    return np.asarray(np.maximum(running, always))
+
+
+def at_size(
+    curves: Float[np.ndarray, "sizes quantiles"], sizes: Int[np.ndarray, " sizes"], rows: int | None
+) -> Float[np.ndarray, " quantiles"]:
+    """The curve of a gallery of so many rows, between those of the nearest sizes; None or more than were seen: the last."""
+    if rows is None:
+        return np.asarray(curves[-1])
+    place = float(np.interp(np.log(max(rows, 1)), np.log(sizes), np.arange(len(sizes))))
+    low, share = int(place), place % 1
+    return np.asarray((1 - share) * curves[low] + share * curves[min(low + 1, len(curves) - 1)])
 
 
 def calibration_error(
@@ -276,14 +335,21 @@ def _bests(
     scores: Float[np.ndarray, "queries rows"],
     relevant: Bool[np.ndarray, "queries rows"],
     likeness: Float[np.ndarray, "queries rows"],
-) -> tuple[Float[np.ndarray, " queries"], Float[np.ndarray, " queries"], Float[np.ndarray, " queries"]]:
-    """Best score of each query, that without the relevant rows, and that among the half least like them."""
+    sizes: Int[np.ndarray, " sizes"],
+    seed: int,
+) -> tuple[Float[np.ndarray, "sizes queries"], ...]:
+    """Best score of each query, that without the relevant rows, and that among the half least like them, by size."""
+    nothing = np.zeros_like(relevant)
     without = np.where(relevant, -np.inf, scores)
     middle = np.median(np.where(relevant, np.inf, likeness), axis=1, keepdims=True)
     far = np.where(likeness <= middle, without, -np.inf)
-    # Of two rows the only irrelevant one may be beyond the middle of an even number.
-    best_far = np.where((far > -np.inf).any(axis=1), far.max(axis=1), without.max(axis=1))
-    return scores.max(axis=1), without.max(axis=1), best_far
+    best, absent, foreign = (
+        best_by_size(values, always, sizes, seed=seed)
+        for values, always in ((scores, relevant), (without, nothing), (far, nothing))
+    )
+    # Among a few rows there may be only relevant ones, or none that is far: then the nearest thing to it that there is.
+    absent = np.where(absent > -np.inf, absent, absent[-1])
+    return best, absent, np.where(foreign > -np.inf, foreign, absent)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,11 +22,19 @@ from jaxtyping import Bool, Float, Int, Shaped
 from chiasm.errors import SpaceError
 from chiasm.retrieval.hubness import Correction
 from chiasm.retrieval.metrics import VectorStatistics
-from chiasm.retrieval.relevance import ANSWERABLE, KEEP, QUANTILES, Relevance, fit_relevance
+from chiasm.retrieval.relevance import (
+    ANSWERABLE,
+    KEEP,
+    QUANTILES,
+    Relevance,
+    at_size,
+    best_by_size,
+    fit_relevance,
+)
 from chiasm.transfer.alignment import MIN_PAIRS, normalise
 from chiasm.types import Modality
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_BANK = 2000  # queries kept for the hubness statistics: 1.5 MB at 384 dimensions
 MAX_QUERIES, MAX_ROWS = 1000, 5000  # of the pairs that relevance is learned from; more cost time and change little
 FOLDS = 5
@@ -200,7 +208,8 @@ class PairScores:
         rows: of the gallery that it was fitted on.
         chosen: what was chosen, and how it compares with plain cosine.
         relevance: None where there were too few pairs; then no hit has a probability.
-        nearest: quantiles of the plain cosine of a held-out query with the row nearest to it. Centring and hubness
+        nearest: for each size of `relevance.sizes`, quantiles of the plain cosine of a held-out query with the row nearest
+            to it. Centring and hubness
             correction order hits better, and hide how far a query is from everything: what a stranger to the gallery
             asks for is told by the plain cosine (off-topic queries on the stamps: 0.06 get an answer at 95 % kept, after
             centring 0.54).
@@ -212,7 +221,7 @@ class PairScores:
     rows: int
     chosen: Chosen
     relevance: Relevance | None = None
-    nearest: Float[np.ndarray, " quantiles"] | None = None
+    nearest: Float[np.ndarray, "sizes quantiles"] | None = None
 
     @classmethod
     def fit(
@@ -272,7 +281,9 @@ class PairScores:
         if known is not None and enough:
             relevance = _relevance(chosen.preparation, known, answerable, seed)
         if known is not None and relevance is not None:
-            nearest = np.quantile((known.queries @ known.rows.T).max(axis=1), QUANTILES)
+            mine = known.query_groups[:, None] == known.row_groups[None]
+            best = best_by_size(known.queries @ known.rows.T, mine, relevance.sizes, seed=seed)
+            nearest = np.quantile(best, QUANTILES, axis=1).T
         return cls(
             prepared,
             statistics.mean.astype(np.float32),
@@ -427,8 +438,9 @@ class ScoreModel:
                 size = None if sizes is None else sizes[kind]
                 probability[mine] = pair.relevance.probability(found, float(found.max()), rows=size)
                 limits.append(pair.relevance.threshold(keep=keep, false_hits=false_hits, rows=size))
-            if pair.nearest is not None:
-                floors.append(float(np.interp(1 - (KEEP if keep is None else keep), QUANTILES, pair.nearest)))
+                if pair.nearest is not None:
+                    curve = at_size(pair.nearest, pair.relevance.sizes, size)
+                    floors.append(float(np.interp(1 - (KEEP if keep is None else keep), QUANTILES, curve)))
         if len(rows) and not np.isnan(probability).any():
             order = np.lexsort((-standard, -probability))
             threshold = min(limits) if min_probability is None else min_probability
@@ -505,7 +517,7 @@ def _restore(part: Mapping[str, Any], own: Mapping[str, Shaped[np.ndarray, "..."
     if "matrix" in own:
         wanted["matrix"] = (dim, dim)
     if part["relevance"] is not None:
-        wanted["nearest"] = QUANTILES.shape
+        wanted["nearest"] = (*own["sizes"].shape, *QUANTILES.shape)
     shapes = {key: own[key].shape for key in wanted}
     bank, owners = own["bank"], own.get("bank_owners")
     if shapes != wanted or bank.shape[1:] != (dim,) or (owners is not None and owners.shape != (len(bank),)):
