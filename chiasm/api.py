@@ -41,6 +41,7 @@ from chiasm.recognition.tasks import Targets, TaskName
 from chiasm.recognition.tuning import SamplerName
 from chiasm.searcher import (
     START,
+    Order,
     Query,
     Searcher,
     SearchResult,
@@ -247,6 +248,7 @@ def search(
     modality: Modality | None = None,
     where: str | None = None,
     min_probability: float | Literal["auto"] | None = None,
+    metric: Order = "auto",
     hybrid: bool = False,
     rerank: str | None = None,
     diversity: float = 0.0,
@@ -275,6 +277,9 @@ def search(
         where: SQL condition on the columns of the items.
         min_probability: leave out hits that are less probably relevant, from 0 to 1; `"auto"`: than what 95 % of the
             questions that have an answer reach. No hits are left where nothing was found.
+        metric: order hits by `"cosine"`, `"dot"`, `"l2"` or `"mahalanobis"` alone. Their score is its value, distances with a
+            minus sign, and they have no probability. Default: what the space has learned scores to be worth, and cosine
+            where it has not.
         hybrid: go by the words of the query in texts, transcripts and columns, too (BM25), fused by reciprocal ranks.
             Files without words are not behind for lacking them.
         rerank: a sentence-transformers cross-encoder, hub id or folder, that reads the query and the hits' words.
@@ -283,7 +288,8 @@ def search(
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
-        SpaceError: the space lacks the query's modality, there is nothing to look for, or no hit has a probability.
+        SpaceError: the space lacks the query's modality, there is nothing to look for, no hit has a probability, or a
+            modality has too few vectors for its Mahalanobis distance.
         CollectionError: `where` is malformed, k or offset are out of range, or the collection has no vectors.
         MediaError: a file of the query cannot be used.
     """
@@ -303,6 +309,7 @@ def search(
         modality=modality,
         where=where,
         min_probability=min_probability,
+        metric=metric,
         hybrid=hybrid,
         rerank=rerank,
         diversity=diversity,
@@ -361,11 +368,7 @@ def align(
         before |= one.before.found.as_dict()
         after |= one.after.found.as_dict()
         geometry[one.data.moved] = {"before": one.before.geometry.as_dict(), "after": one.after.geometry.as_dict()}
-        if len(np.unique(one.before.found.groups)) > 1:
-            differences = one.after.found.differences(one.before.found)
-            gain |= {
-                d: {metric: part.as_dict() for metric, part in metrics.items()} for d, metrics in differences.items()
-            }
+        gain |= _gain(one.before, one.after)
     space = start.learned(
         name,
         {one.data.moved: one.map for one in learned if one.map is not None},
@@ -739,19 +742,27 @@ def evaluate(
     *,
     pairs: tuple[Modality, Modality] | None = None,
     space: str | None = None,
+    off_topic: str | Path | None = None,
+    moments: str | Path | None = None,
     label: str | None = None,
     where: str | None = None,
     against: str | Path | None = None,
     report: str | Path | None = None,
     device: Device = "auto",
 ) -> Evaluation:
-    """Measure a space of a collection by its pairs, or a recogniser by the labels of a collection.
+    """Measure search in a collection by its pairs and by questions, or a recogniser by the labels of a collection.
 
     Args:
         target: the collection (with `pairs`), or the model (with `collection` and `label`).
         collection: for a model: where the labelled items are.
-        pairs: two modalities; each is searched for by the other. Items of equal content count as found alike.
+        pairs: two modalities; each is searched for by the other. Items of equal content count as found alike. Default: image
+            and text, unless only `moments` are asked for. Where the space has learned a map, the space that nothing was
+            learned in is measured on the same pairs.
         space: name of the space. Default: the newest.
+        off_topic: a text file of questions, one a line, that nothing in the collection answers. Measures how many of them
+            `search` with `min_probability="auto"` answers all the same, and how many of the texts of `pairs` it answers.
+        moments: a CSV table with the columns query (words, or a file relative to the table), item (id), start and end
+            (seconds). Measures whether a search of sounds and videos finds these parts of them.
         label: for a model: the column that holds the truth. Default: the one it was fitted on.
         where: only items that meet this SQL condition.
         against: for a model: another model, compared on the same items with paired differences.
@@ -759,6 +770,11 @@ def evaluate(
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Items that the space or model has learned from are left out where others remain, and counted in `seen` where not.
+
+    Raises:
+        ManifestError: a file of questions or moments is missing or wrong.
+        SpaceError: no item has such pairs, or the space has no probabilities for `off_topic`.
+        ChiasmError: options of collections and of models together, or a report that cannot be written.
     """
     from chiasm.models import check_report
 
@@ -768,9 +784,13 @@ def evaluate(
             raise ChiasmError(
                 "label and against go with a model and a collection: chiasm evaluate MODEL COLLECTION --label COLUMN"
             )
-        return _evaluate_space(Path(target), pairs or ("image", "text"), space, where, report, device)
-    if pairs is not None or space is not None:
-        raise ChiasmError("pairs and space go with a collection alone: chiasm evaluate COLLECTION --pairs image,text")
+        if pairs is None and (moments is None or off_topic is not None):
+            pairs = ("image", "text")
+        return _evaluate_space(Path(target), pairs, space, off_topic, moments, where, report, device)
+    if any(given is not None for given in (pairs, space, off_topic, moments)):
+        raise ChiasmError(
+            "pairs, space, off_topic and moments go with a collection alone: chiasm evaluate COLLECTION --pairs image,text"
+        )
     return _evaluate_model(Path(target), Path(collection), label, where, against, report, device)
 
 
@@ -1155,32 +1175,107 @@ def _count(source: Source | None) -> int:
 
 def _evaluate_space(
     path: Path,
-    pairs: tuple[Modality, Modality],
+    pairs: tuple[Modality, Modality] | None,
     name: str | None,
+    off_topic: str | Path | None,
+    moments: str | Path | None,
     where: str | None,
     report: str | Path | None,
     device: Device,
 ) -> Evaluation:
-    from chiasm.assessment import measure_pairs, show_pairs
+    from chiasm.assessment import show_pairs
+    from chiasm.questions import (
+        ask_moments,
+        ask_off_topic,
+        read_moments,
+        read_questions,
+        show_asked_moments,
+        show_off_topic,
+    )
 
     opened = Collection.open(path)
-    space = space_of(opened, encoders.resolve(opened.encoder, device=device), name)
+    questions = None if off_topic is None else read_questions(off_topic)  # what is wrong with a file is said at once
+    known = None if moments is None else read_moments(moments, opened)
+    searcher = None if questions is None and known is None else Searcher(path, space=name, device=device)
+    networks = encoders.resolve(opened.encoder, device=device) if searcher is None else searcher.networks
+    space = space_of(opened, networks, name) if searcher is None else searcher.space
+    metrics: dict[str, Any] = {}
+    on = []
+    told: list[Callable[[Page], None]] = []
+    seen = 0
+    if pairs is not None:
+        found = _paired(opened, space, pairs, where)
+        metrics |= found.as_dict()
+        seen = found.seen
+        on.append(found.measured)
+        needed = report is not None or questions is not None
+        shown = _media_of(opened, found.data, found.rows) if needed else ([], [])
+        told.append(lambda page: show_pairs(page, found.after, shown, before=found.before))
+        if questions is not None and searcher is not None:
+            texts = [medium.text or medium.name for medium in shown[0]]
+            asked = ask_off_topic(searcher, questions, found.data, found.rows, texts, where=where)
+            metrics["nothing_found"] = asked.as_dict()
+            on.append(f"{len(questions)} questions without an answer")
+            told.append(lambda page: show_off_topic(page, asked))
+    if known is not None and searcher is not None:
+        timed = ask_moments(searcher, known, where=where)
+        metrics["moments"] = timed.as_dict()
+        on.append(f"{len(timed.metrics.queries)} queries for moments of {timed.items} recordings")
+        told.append(lambda page: show_asked_moments(page, timed))
+    result = Evaluation(f"space {space.name!r} of {opened.path.name}", "; ".join(on), metrics, seen)
+    if report is not None:
+        page = _page(result)
+        for tell in told:
+            tell(page)
+        page.save(report)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Paired:
+    """Pairs of a collection, measured in a space, and in the one that nothing was learned in where that is another."""
+
+    data: Pairs
+    rows: Int[np.ndarray, " some"]
+    measured: str
+    seen: int
+    after: Measured
+    before: Measured | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Metrics by direction, in a gallery of both by modality, and against the start."""
+        told = self.after.as_dict()
+        told["by_modality"] = {
+            asked: {searched: part.as_dict() for searched, part in found.items()}
+            for asked, found in self.after.found.by_modality().items()
+        }
+        if self.before is not None:
+            told["before"] = self.before.found.as_dict()
+            told["gain"] = _gain(self.before, self.after)
+        return told
+
+
+def _paired(opened: Collection, space: Space, pairs: tuple[Modality, Modality], where: str | None) -> _Paired:
+    from chiasm.assessment import measure_pairs
+
     data = pairs_of(opened, space, pairs, where=where)
     learned = set(space.learned_from)
     unseen = np.array([row for row, item in enumerate(data.items) if item not in learned], dtype=int)
     rows = unseen if len(unseen) else np.arange(len(data.items))
-    found = measure_pairs(data, space.place(data.moved, data.embeddings[rows]), rows)
+    after = measure_pairs(data, space.place(data.moved, data.embeddings[rows]), rows)
+    before = measure_pairs(data, data.start[rows], rows) if data.moved in space.maps else None
     measured = f"{len(rows)} pairs of {data.moved} and {data.anchor}"
     if learned and len(unseen):
         measured += f" that the space was not learned from ({len(data.items) - len(unseen)} others left out)"
-    what = f"space {space.name!r} of {opened.path.name}"
-    result = Evaluation(what, measured, found.as_dict(), 0 if len(unseen) else len(rows))
-    if report is not None:
-        page = _page(result)
-        before = measure_pairs(data, data.start[rows], rows) if learned and len(set(data.groups[rows])) > 1 else None
-        show_pairs(page, found, _media_of(opened, data, rows), before=before)
-        page.save(report)
-    return result
+    return _Paired(data, rows, measured, 0 if len(unseen) else len(rows), after, before)
+
+
+def _gain(before: Measured, after: Measured) -> dict[str, dict[str, Any]]:
+    """By direction and metric, the paired difference; empty where all pairs are of one group."""
+    if len(np.unique(before.found.groups)) < 2:
+        return {}
+    differences = after.found.differences(before.found)
+    return {d: {metric: part.as_dict() for metric, part in metrics.items()} for d, metrics in differences.items()}
 
 
 # -------------------------------------------------------------------------------------------------------- recognition

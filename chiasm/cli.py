@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -148,6 +148,10 @@ def search(
     min_probability: Annotated[
         str | None, typer.Option(metavar="auto|P", help="Leave out hits that are less probably relevant.")
     ] = None,
+    metric: Annotated[
+        Literal["auto", "cosine", "dot", "l2", "mahalanobis"],
+        typer.Option(help="Order hits by one metric alone; auto: what align has learned, else cosine."),
+    ] = "auto",
     hybrid: Annotated[bool, typer.Option("--hybrid", help="Go by the words in texts and transcripts, too.")] = False,
     rerank: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Cross-encoder (hub id or folder) that reads query and hits.")
@@ -177,6 +181,7 @@ def search(
         modality=_modality(modality) if modality is not None else None,
         where=where,
         min_probability=least,
+        metric=metric,
         hybrid=hybrid,
         rerank=rerank,
         diversity=diversity,
@@ -443,8 +448,20 @@ def evaluate(
     collection: Annotated[
         Path | None, typer.Argument(metavar="[COLLECTION]", help="For a model: where the labelled items are.")
     ] = None,
-    pairs: Annotated[str | None, typer.Option(metavar="A,B", help="For a collection: two modalities.")] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="For a collection: two modalities. Default: image,text, but with --moments alone."
+        ),
+    ] = None,
     space: Space = None,
+    off_topic: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Questions, one a line, that nothing in the collection answers.")
+    ] = None,
+    moments: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="CSV with the columns query, item, start, end (seconds), to be found."),
+    ] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="For a model: the column with the truth.")] = None,
     where: Where = None,
     against: Annotated[
@@ -454,7 +471,7 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure search (of a collection, by pairs) or a recogniser (of a model, by labels)."""
+    """Measure search (of a collection, by pairs and questions) or a recogniser (of a model, by labels)."""
     from chiasm import api
 
     result = api.evaluate(
@@ -462,6 +479,8 @@ def evaluate(
         collection,
         pairs=None if pairs is None else _pair(pairs),
         space=space,
+        off_topic=off_topic,
+        moments=moments,
         label=label,
         where=where,
         against=against,
@@ -473,7 +492,7 @@ def evaluate(
     else:
         typer.echo(f"{result.what}, on {result.measured}:")
         if collection is None:
-            _print_table(_retrieval_table({"": result.metrics}))
+            _print_search(result.metrics)
         else:
             _print_metrics(result.metrics)
             if "against" in result.metrics:
@@ -780,6 +799,72 @@ def _retrieval_table(results: dict[str, dict[str, dict[str, float]]]) -> Table:
                 continue
             table.add_row(when, direction.replace("_", " "), *(f"{metrics[name]:.3f}" for name in shown))
     return table
+
+
+def _print_search(metrics: dict[str, Any]) -> None:
+    """What `evaluate` says of a collection; the same names as in its JSON."""
+    directions = {name: part for name, part in metrics.items() if "hit@1" in part and "intervals" in part}
+    if directions:
+        _print_directions(directions, metrics.get("before", {}), metrics.get("gain", {}))
+        typer.echo("In a gallery of both (favour 1: neither is put first):")
+        table = _table("query", "finds", "recall@10", "favour")
+        for query, targets in metrics["by_modality"].items():
+            for target, part in targets.items():
+                table.add_row(query, target, _decimal(part["recall"]), _decimal(part["favour"]))
+        _print_table(table)
+    if "nothing_found" in metrics:
+        found = metrics["nothing_found"]
+        typer.echo(
+            f"When nothing fits ({found['searched']} files; least probability {found['threshold']:.3f}; probabilities are off by "
+            f"{found['relevance']['calibration_error']:.3f} on average):"
+        )
+        table = _table("questions", "number", "get an answer", "95 % interval")
+        for name, number, share in (
+            ("with an answer", found["answerable"], found["kept"]),
+            ("without (false hits)", found["off_topic"], found["false_hits"]),
+        ):
+            table.add_row(name, str(number), _decimal(share["estimate"]), _ends((share["low"], share["high"])))
+        _print_table(table)
+    if "moments" in metrics:
+        typer.echo("Moments (IoU: the seconds in both by the seconds in either):")
+        _print_metrics(metrics["moments"])
+
+
+def _print_directions(
+    directions: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]], gain: dict[str, dict[str, Any]]
+) -> None:
+    """A column a direction, or a table a direction where there is a space to compare with."""
+    names = [name for name in next(iter(directions.values())) if name not in {"intervals", "queries"}]
+
+    def with_ends(part: dict[str, Any], name: str) -> str:
+        ends = part["intervals"].get(name)
+        return f"{part[name]:.3f}" + ("" if ends is None else f"  {_ends(ends)}")
+
+    if not before:
+        table = _table("metric", *(f"{name.replace('_', ' ')} (95 % interval)" for name in directions))
+        for name in names:
+            table.add_row(name.replace("_", " "), *(with_ends(part, name) for part in directions.values()))
+        _print_table(table)
+        return
+    for direction, part in directions.items():
+        table = _table(direction.replace("_", " "), "start", "now (95 % interval)", "difference (95 % interval)", "p")
+        for name in names:
+            old, paired = before[direction][name], gain.get(direction, {}).get(name)
+            change = f"{part[name] - old:+.3f}"
+            if paired is not None:
+                change += f"  {_ends((paired['interval']['low'], paired['interval']['high']), signed=True)}"
+            chance = "" if paired is None else f"{paired['p_value']:.3f}"
+            table.add_row(name.replace("_", " "), f"{old:.3f}", with_ends(part, name), change, chance)
+        _print_table(table)
+
+
+def _decimal(number: float | None) -> str:
+    return "" if number is None else f"{number:.3f}"
+
+
+def _ends(ends: Sequence[float], *, signed: bool = False) -> str:
+    low, high = (f"{end:+.3f}" if signed else f"{end:.3f}" for end in ends)
+    return f"{low} to {high}"
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:

@@ -28,7 +28,13 @@ from chiasm.errors import ChiasmError, MediaError
 from chiasm.evaluation import Interval
 from chiasm.evaluation.geometry import PairGeometry
 from chiasm.evaluation.moments import MomentMetrics
-from chiasm.evaluation.ranking import NothingFound, PairRetrieval, RelevanceMetrics, RetrievalMetrics
+from chiasm.evaluation.ranking import (
+    NothingFound,
+    PairRetrieval,
+    RelevanceMetrics,
+    RetrievalMetrics,
+    wilson_interval,
+)
 from chiasm.media import kinds, load, sniff
 from chiasm.plots import Bar, Numbers, Series, escape
 from chiasm.types import Image as Pixels
@@ -552,14 +558,14 @@ def show_alignment(
     geometry_before: PairGeometry,
     geometry_after: PairGeometry,
 ) -> None:
-    """Sections on what an alignment changed, on the same pairs; it must not have learned from them.
+    """Sections on what an alignment changed, on the same pairs; if it has learned from them, that is for others to say.
 
     Raises:
         LabelError: the two are not of the same pairs.
     """
     page.section(
         "Before and after",
-        f"On the same {after.pairs:,} pairs, which were not learned from. In brackets: the 95 % interval of the difference, over "
+        f"On the same {after.pairs:,} pairs. In brackets: the 95 % interval of the difference, over "
         "groups of queries that share their content; p: how often as large a difference comes with random signs.",
     )
     alone = len(np.unique(after.groups)) < 2
@@ -613,6 +619,7 @@ def show_nothing_found(
     off_topic: Numbers,
     *,
     what: str = "probability",
+    asked: str = "",
 ) -> None:
     """A section on "nothing found" as an answer, from the best hit of every query; without hits, queries are not drawn.
 
@@ -622,10 +629,12 @@ def show_nothing_found(
         answerable: the best hit of each query that has an answer.
         off_topic: the same of queries that have none.
         what: what the numbers are.
+        asked: how the queries were asked, in words.
     """
     page.section(
         "When nothing fits",
         f"A query gets a hit if its best {what} is at least {_decimal(found.threshold)}; else the answer is that nothing was found.",
+        *([asked] if asked else []),
     )
     page.table(
         ("queries", "get a hit", "number"),
@@ -634,7 +643,7 @@ def show_nothing_found(
             ("that have none (false hits)", found.false_hits, len(off_topic)),
         ],
     )
-    page.paragraph(f"In brackets: {found.kept.level:.0%} intervals (Wilson).")
+    page.paragraph(f"In brackets: {100 * found.kept.level:g} % intervals (Wilson).")
     page.histogram(
         f"Best {what} of a query",
         {
@@ -644,15 +653,18 @@ def show_nothing_found(
         x_label=what,
         threshold=found.threshold,
     )
+    without = int(np.isneginf(np.concatenate([np.asarray(answerable, float), np.asarray(off_topic, float)])).sum())
+    if without:
+        page.paragraph(f"Not drawn: {without:,} without any hit.")
 
 
 def show_relevance(page: Page, metrics: RelevanceMetrics) -> None:
     """A section on whether probabilities of relevance can be believed."""
     page.section(
         "Can the probabilities be believed?",
-        f"Expected calibration error {_decimal(metrics.ece)}, Brier score {_decimal(metrics.brier)}, over {metrics.hits:,} "
-        "hits: of what is said to fit with probability p, about p should fit. Confidence: the probability; accuracy: the share "
-        "that fits.",
+        f"Expected calibration error {_decimal(metrics.ece)} ({_decimal(metrics.calibration_error)} in bins of equally many "
+        f"hits), Brier score {_decimal(metrics.brier)}, over {metrics.hits:,} hits: of what is said to fit with probability p, "
+        "about p should fit. Confidence: the probability; accuracy: the share that fits.",
     )
     bins = metrics.reliability
     page.reliability_diagram(
@@ -661,6 +673,27 @@ def show_relevance(page: Page, metrics: RelevanceMetrics) -> None:
         [one.accuracy for one in bins],
         [one.count for one in bins],
         edges=[(one.lower, one.upper) for one in bins],
+    )
+    equal = metrics.equal_counts
+    shares = [wilson_interval(round(one.accuracy * one.count), one.count) for one in equal]
+    most = max(*(one.confidence for one in equal), *(one.accuracy for one in equal))
+    page.line_chart(
+        "The same in bins of equally many hits",
+        [
+            Series(
+                "share that fits, 95 % interval",
+                [one.confidence for one in equal],
+                [one.accuracy for one in equal],
+                [one.low for one in shares],
+                [one.high for one in shares],
+            )
+        ],
+        x_label="probability",
+        y_label="share that fits",
+        error_bars=True,
+        diagonal=True,
+        x_range=(0, most),
+        y_range=(0, most),
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -34,6 +34,7 @@ from chiasm.media import Limits
 from chiasm.retrieval.diversity import diversify
 from chiasm.retrieval.gallery import APPROXIMATE_BYTES, Index
 from chiasm.retrieval.index import ExactIndex, Hit, Ranking, Span
+from chiasm.retrieval.metrics import METRICS, InnerProduct, MahalanobisIndex, Metric
 from chiasm.retrieval.query import compose, more_like
 from chiasm.space import Space, saved_spaces, start_space
 from chiasm.transfer.alignment import normalise
@@ -48,6 +49,10 @@ RERANKED = 50  # candidates that a reranker reads
 SPANS = 5  # moments of one file that a hit names
 CARDS = 20_000  # rows of items that are remembered
 MOST = 10_000  # hits that can be asked for, with those of the pages before
+
+
+Order: TypeAlias = Metric | Literal["auto"]
+"""What hits are ordered by: a metric, or what the space has learned scores to be worth, and cosine where it has not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,6 +341,11 @@ class _Gallery:
         return of_items[self.items] if len(self.names) else np.zeros(0, np.int64)
 
     @cached_property
+    def filled(self) -> Bool[np.ndarray, " rows"]:
+        """Rows in which an encoder found something; the others are zero, and have a distance to nothing."""
+        return np.asarray(self.rows.vectors.any(axis=1))
+
+    @cached_property
     def _by_item(self) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " items"]]:
         order = np.argsort(self.items, kind="stable")
         return order, np.searchsorted(self.items[order], np.arange(len(self.names) + 1))
@@ -375,6 +385,7 @@ class _State:
     seen: tuple[Any, ...]  # what it was made from, see `Searcher._now`
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows of items that were read, by id
     _offsets: dict[tuple[Modality, Modality], Float[np.ndarray, " rows"]] = field(default_factory=dict)
+    _whitened: dict[Modality, MahalanobisIndex] = field(default_factory=dict)
 
     def offsets(
         self, asked: Modality, searched: Modality, rows: Int[np.ndarray, " some"]
@@ -393,6 +404,30 @@ class _State:
             known[new] = pair.offsets(gallery.rows.vectors[new], gallery.owners[new])
         found: Float[np.ndarray, " some"] = known[rows]
         return found
+
+    def whitened(self, modality: Modality) -> MahalanobisIndex:
+        """A search by Mahalanobis distance among the rows of one modality, made when it is first asked for.
+
+        Raises:
+            SpaceError: the modality has too few vectors.
+        """
+        if modality not in self._whitened:
+            gallery = self.gallery
+            chosen = gallery.by_modality[modality]
+            index = gallery.indexes[modality]
+            owners = gallery.items[chosen]
+            try:
+                self._whitened[modality] = (
+                    MahalanobisIndex(index.vectors, owners)
+                    if isinstance(index, ExactIndex)
+                    else MahalanobisIndex(gallery.rows.vectors, owners, rows=chosen)
+                )
+            except SpaceError as error:
+                raise SpaceError(
+                    f"Mahalanobis distance needs two different vectors of {modality} or more, to know how they are spread "
+                    f"({error}). Add files, search in another modality, or take another metric"
+                ) from error
+        return self._whitened[modality]
 
 
 class Searcher:
@@ -512,6 +547,7 @@ class Searcher:
         modality: Modality | None = None,
         where: str | None = None,
         min_probability: float | Literal["auto"] | None = None,
+        metric: Order = "auto",
         hybrid: bool = False,
         rerank: str | None = None,
         diversity: float = 0.0,
@@ -525,12 +561,18 @@ class Searcher:
             modality: find items by their files of this modality only. Default: by any.
             where: SQL condition on the columns of the items.
             min_probability: leave out hits that are less probably relevant; `"auto"` takes the threshold of the space.
+            metric: order hits by `"cosine"`, `"dot"`, `"l2"` or `"mahalanobis"` alone: their score is its value, distances
+                with a minus sign, and they have no probability. An item in `Query.like` is then compared with files, as
+                one vector. Mahalanobis distance is that of the modality of each row, and compares with every row, also
+                where there is a kept index. Default: what the space has learned scores to be worth, and cosine where it
+                has not.
             hybrid: go by the query's words in texts, transcripts and columns, too (BM25).
             rerank: a cross-encoder that reads the query and the texts of the first 50 hits, by hub id or folder.
             diversity: from 0 to 1, how much hits are to differ from those before them.
 
         Raises:
-            SpaceError: nothing to look for, a modality that the space lacks, or a probability where there are none.
+            SpaceError: nothing to look for, a modality that the space lacks, a probability where there are none, no such
+                metric, or too few vectors of a modality for its Mahalanobis distance.
             CollectionError: k or offset out of range, `where` is malformed, or the collection has no vectors.
         """
         if k < 1 or offset < 0 or k + offset > MOST:
@@ -539,6 +581,13 @@ class Searcher:
             )
         if not 0 <= diversity <= 1:
             raise CollectionError(f"diversity is a number from 0 to 1; got {diversity}")
+        if metric != "auto" and metric not in METRICS:
+            raise SpaceError(f"there is no metric {metric!r}. There are auto, {', '.join(METRICS)}")
+        if metric != "auto" and min_probability is not None:
+            raise SpaceError(
+                f"hits in the order of {metric} have no probability, so there is no least one: probabilities are learned "
+                "for the order that the space takes by itself. Leave out the metric, or the least probability"
+            )
         state = self._state
         space, gallery = state.space, state.gallery
         if modality is not None and modality not in space.modalities:
@@ -548,16 +597,17 @@ class Searcher:
             raise CollectionError(f"{path} has no embedded files. Add some: chiasm add PATH --to {path}")
         vector = self._vector(query, state)
         among = self._among(query, gallery, modality, where)
+        near = _nearness(vector, metric, state, among)
         ranked: list[_Place] = []
         pool = CANDIDATES
         while True:  # more candidates for pages further on, behind those of the pages before, which stay as they were
-            found = self._candidates(query, vector, gallery, among, pool)
+            found = self._candidates(query, near, state, among, pool)
             last = pool >= 2 * (k + offset) or len(found) < pool
-            judged = self._judged(query, vector, state, found, min_probability)
+            judged = self._judged(query, near, state, found, min_probability)
             places = judged.hits
             if hybrid and query.words:
                 only = None if min_probability is None else places
-                places = self._with_words(query.words, vector, state, among, places, pool, only)
+                places = self._with_words(query.words, near, state, among, places, pool, only)
             if rerank is not None and not ranked:
                 places = self._reranked(query, state, places, rerank)
             if diversity:
@@ -567,7 +617,7 @@ class Searcher:
             if last:
                 break
             ranked, pool = ranked[: pool // 2], 2 * pool
-        hits = self._hits(ranked[offset : offset + k], vector, state)
+        hits = self._hits(ranked[offset : offset + k], near, state)
         return SearchResult(space.name, hits, judged.found, judged.threshold, judged.false_hit_rate)
 
     # -------------------------------------------------------------------------------------------------- step by step
@@ -618,39 +668,46 @@ class Searcher:
     def _candidates(
         self,
         query: Query,
-        vector: Float[np.ndarray, " dim"],
-        gallery: _Gallery,
+        near: _Nearness,
+        state: _State,
         among: Bool[np.ndarray, " rows"] | None,
         wanted: int,
     ) -> Int[np.ndarray, " rows"]:
         """Rows that are nearest to the query, best first: of each modality the best of each item."""
-        if len(query.like) == 1 and not (query.plus or query.minus or query.liked or query.disliked):
+        gallery = state.gallery
+        alone = len(query.like) == 1 and not (query.plus or query.minus or query.liked or query.disliked)
+        if alone and near.metric == "auto":
             (item,) = query.like
             ranking = more_like(
                 gallery.rows.vectors, gallery.rows.items, gallery.rows.modalities, item=item, k=wanted, among=among
             )
             alike: Int[np.ndarray, " rows"] = ranking.rows[0][ranking.rows[0] >= 0]
             return alike
-        parts = []
-        for name, index in gallery.indexes.items():
+        if near.metric == "l2" and not gallery.filled.all():
+            among = gallery.filled if among is None else among & gallery.filled
+        parts = [np.zeros(0, np.int64)]
+        for name in near.searched:
             rows = gallery.by_modality[name]
-            ranking = index.search(vector[None], k=wanted, among=None if among is None else among[rows])
+            # All vectors have unit length, so the order by inner product is that by cosine and by Euclidean distance.
+            index = state.whitened(name) if near.metric == "mahalanobis" else gallery.indexes[name]
+            ranking = index.search(near.vector[None], k=wanted, among=None if among is None else among[rows])
             parts.append(rows[ranking.rows[0][ranking.rows[0] >= 0]])
-        near = np.concatenate(parts)
-        found: Int[np.ndarray, " rows"] = near[np.argsort(-(gallery.rows.vectors[near] @ vector), kind="stable")]
+        nearest = np.concatenate(parts)
+        found: Int[np.ndarray, " rows"] = nearest[np.argsort(-near.of(nearest), kind="stable")]
         return found
 
     def _judged(
         self,
         query: Query,
-        vector: Float[np.ndarray, " dim"],
+        near: _Nearness,
         state: _State,
         found: Int[np.ndarray, " rows"],
         min_probability: float | Literal["auto"] | None,
     ) -> _Judged:
-        """Candidates in the order of what their scores are worth, of each item the best."""
+        """Candidates in the order of what their scores are worth, or of the metric; of each item the best."""
         gallery = state.gallery
-        judgement = None if query.goes_by_items else _judgement(query, vector, state, found, min_probability)
+        plainly = near.metric != "auto" or query.goes_by_items
+        judgement = None if plainly else _judgement(query, near.vector, state, found, min_probability)
         if judgement is not None and query.is_plain and (judgement.threshold is not None or not len(found)):
             shown = judgement.shown if min_probability is not None else judgement.order
             places = [_Place(int(found[place]), float(judgement.probability[place])) for place in shown]
@@ -669,7 +726,7 @@ class Searcher:
     def _with_words(
         self,
         words: str,
-        vector: Float[np.ndarray, " dim"],
+        near: _Nearness,
         state: _State,
         among: Bool[np.ndarray, " rows"] | None,
         ranked: list[_Place],
@@ -697,10 +754,10 @@ class Searcher:
         heard = np.array([gallery.numbers[item] for item in said.items], dtype=np.int64)
         covers = np.array([name in covered for name in gallery.names], dtype=bool)
         covers[heard] = True
-        near = np.array(list(by_item), dtype=np.int64)
+        nearest = np.array(list(by_item), dtype=np.int64)
         fused = reciprocal_rank_fusion(
             [
-                Found(near, np.arange(len(near), 0, -1, dtype=np.float64)),
+                Found(nearest, np.arange(len(nearest), 0, -1, dtype=np.float64)),
                 Found(heard, said.scores, covers),
             ]
         )
@@ -709,7 +766,7 @@ class Searcher:
             if item not in by_item:  # found by its words alone: shown by its nearest file
                 rows = gallery.rows_of(item)
                 rows = rows if among is None else rows[among[rows]]
-                by_item[item] = _Place(int(rows[(gallery.rows.vectors[rows] @ vector).argmax()]), None)
+                by_item[item] = _Place(int(rows[near.of(rows).argmax()]), None)
             places.append(by_item[item])
         return places
 
@@ -750,14 +807,59 @@ class Searcher:
             found |= new
         return found
 
-    def _hits(self, places: Sequence[_Place], vector: Float[np.ndarray, " dim"], state: _State) -> tuple[Hit, ...]:
+    def _hits(self, places: Sequence[_Place], near: _Nearness, state: _State) -> tuple[Hit, ...]:
         rows, gallery = self._cards(state, places), state.gallery
         found = [(place, rows.get(gallery.rows.items[place.row])) for place in places]
         return tuple(
-            _hit(gallery, place, vector, item)
+            _hit(gallery, place, near, item)
             for place, item in found
             if item is not None and _value_of(gallery, place.row, item) is not None  # else removed meanwhile
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Nearness:
+    """How near rows are to one query: what orders candidates, and what stands beside hits.
+
+    Attributes:
+        vector: the query.
+        metric: what was asked for.
+        searched: modalities of which any row may be found.
+        ways: how rows of each of them are compared; none for `"auto"`, which is by cosine.
+        gallery: the rows.
+    """
+
+    vector: Float[np.ndarray, " dim"]
+    metric: Order
+    searched: tuple[Modality, ...]
+    ways: Mapping[Modality, InnerProduct]
+    gallery: _Gallery
+
+    def of(self, rows: Int[np.ndarray, " some"]) -> Float[np.ndarray, " some"]:
+        """A number a row, higher is nearer: cosines and products as they are, distances with a minus sign."""
+        vectors = self.gallery.rows.vectors[rows]
+        if not self.ways:
+            cosines: Float[np.ndarray, " some"] = vectors @ self.vector
+            return cosines
+        # In double precision: the distance of a vector to itself is to be 0.
+        found, asked = np.zeros(len(rows)), self.vector[None].astype(np.float64)
+        kinds = np.array([self.gallery.rows.modalities[row] for row in rows.tolist()], dtype="<U5")
+        for kind, way in self.ways.items():
+            mine = kinds == kind
+            found[mine] = way.compare(asked, vectors[mine].astype(np.float64))[0]
+        return found
+
+
+def _nearness(
+    vector: Float[np.ndarray, " dim"], metric: Order, state: _State, among: Bool[np.ndarray, " rows"] | None
+) -> _Nearness:
+    gallery = state.gallery
+    searched = tuple(name for name, rows in gallery.by_modality.items() if among is None or bool(among[rows].any()))
+    ways: dict[Modality, InnerProduct] = {}
+    if metric != "auto":
+        for name in searched:
+            ways[name] = InnerProduct(metric, state.whitened(name).whitening if metric == "mahalanobis" else None)
+    return _Nearness(vector, metric, searched, ways, gallery)
 
 
 @dataclass(frozen=True)
@@ -816,11 +918,12 @@ def _false_hit_rate(
     """Of the modality where it is highest, see `SearchResult`."""
     if state.scores is None or threshold is None:
         return None
-    pairs = [
-        state.scores.pairs.get((query.modality, name))
-        for name in sorted({state.gallery.rows.modalities[row] for row in found})
-    ]
-    rates = [pair.relevance.rates(threshold)["foreign"] for pair in pairs if pair is not None and pair.relevance]
+    rates = []
+    for name in sorted({state.gallery.rows.modalities[row] for row in found}):
+        pair = state.scores.pairs.get((query.modality, name))
+        if pair is not None and pair.relevance is not None:
+            rows = len(state.gallery.by_modality[name])
+            rates.append(pair.relevance.rates(threshold, rows=rows)["foreign"])
     return max(rates, default=None)
 
 
@@ -869,26 +972,29 @@ def _value_of(gallery: _Gallery, row: int, item: Mapping[str, Any]) -> str | Non
     return values[int(number)] if int(number) < len(values) else None
 
 
-def _hit(gallery: _Gallery, place: _Place, vector: Float[np.ndarray, " dim"], item: Mapping[str, Any]) -> Hit:
+def _hit(gallery: _Gallery, place: _Place, near: _Nearness, item: Mapping[str, Any]) -> Hit:
     row, rows = place.row, gallery.rows
     value = _value_of(gallery, row, item)
     assert value is not None
     inline = rows.slots[row].startswith("text/") and not Path(value).is_absolute()
     own = gallery.rows_of(int(gallery.items[row]))
     same = own[[rows.slots[other] == rows.slots[row] and not np.isnan(rows.starts[other]) for other in own]]
-    cosines = rows.vectors[same] @ vector
+    scores, score = near.of(same), float(near.of(np.array([row]))[0])
     spans = tuple(
-        Span(float(rows.starts[other]), float(rows.ends[other]), float(cosines[at]), rows.texts[other])
-        for at in np.argsort(-cosines, kind="stable")[:SPANS]
+        Span(float(rows.starts[other]), float(rows.ends[other]), float(scores[at]), rows.texts[other])
+        for at in np.argsort(-scores, kind="stable")[:SPANS]
         for other in (same[at],)
     )
-    if np.isnan(rows.starts[row]) and len(same) and cosines.max() >= rows.vectors[row] @ vector - 1e-6:
-        row = int(same[cosines.argmax()])  # all that was found of the file is this moment of it
+    if np.isnan(rows.starts[row]) and len(same) and scores.max() >= score - 1e-6:
+        row, score = (
+            int(same[scores.argmax()]),
+            float(scores.max()),
+        )  # all that was found of the file is this moment of it
     whole = bool(np.isnan(rows.starts[row]))
     return Hit(
         id=rows.items[row],
         modality=gallery.kinds[row],
-        score=float(rows.vectors[row] @ vector),
+        score=score,
         path=None if inline else value,
         text=value if inline else rows.texts[row],
         start=None if whole else float(rows.starts[row]),

@@ -119,6 +119,19 @@ def test_search_by_picture_finds_the_picture(collection: Path, folder: Path) -> 
     assert {hit["modality"] for hit in report["hits"]} == {"image"}
 
 
+def test_search_by_a_metric(collection: Path) -> None:
+    by = {
+        metric: chiasm_json("search", collection, "a red circle", "--modality", "image", "--metric", metric)["hits"]
+        for metric in ("cosine", "dot", "l2", "mahalanobis")
+    }
+    assert [hit["id"] for hit in by["cosine"]] == [hit["id"] for hit in by["dot"]] == [hit["id"] for hit in by["l2"]]
+    for metric in ("l2", "mahalanobis"):
+        scores = [hit["score"] for hit in by[metric]]
+        assert scores == sorted(scores, reverse=True)
+        assert max(scores) <= 0, "distances come with a minus sign"
+    assert {hit["probability"] for hits in by.values() for hit in hits} == {None}
+
+
 def test_search_with_a_condition(collection: Path) -> None:
     report = chiasm_json("search", collection, "a red circle", "--where", "label = 'square'", "--k", 100)
     assert {hit["label"] for hit in report["hits"]} == {"square"}
@@ -158,6 +171,18 @@ def test_align_then_evaluate(collection: Path, tmp_path: Path) -> None:
     assert is_self_contained(page)
     start = chiasm_json("evaluate", collection, "--pairs", "image,text", "--space", "start")
     assert start["seen"] == 0
+    assert "before" not in start["metrics"]
+
+    questions = tmp_path / "questions.txt"
+    questions.write_text("quarterly tax report\n\nminutes of the last board meeting\n", encoding="utf-8")
+    shown = chiasm("evaluate", collection, "--off-topic", questions, "--report", page).stdout
+    for name in ("hit@1", "recall@10", "ndcg@10", "mrr", "map", "median rank"):
+        assert len(re.findall(rf"^{name} ", shown, flags=re.MULTILINE)) == 2, f"{name}, once a direction"
+    assert re.search(r"text to image +start +now \(95 % interval\) +difference", shown)
+    assert re.search(r"without \(false hits\) +2 +\d\.\d{3} +\d\.\d{3} to \d\.\d{3}", shown)
+    assert "In a gallery of both" in shown
+    assert is_self_contained(page)
+    assert "When nothing fits" in page.read_text(encoding="utf-8")
 
 
 def test_align_with_a_source_that_is_only_sums(collection: Path, tmp_path: Path) -> None:
@@ -265,6 +290,11 @@ def call(arguments: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
         (["fit", "{collection}", "--label", "label", "--out", "{new}/m", "--modalities", "audio"], 1, "audio"),
         (["predict", "{new}/missing", "{folder}"], 1, "is not a model"),
         (["evaluate", "{collection}", "--label", "label"], 1, "MODEL COLLECTION"),
+        (["evaluate", "{collection}", "--off-topic", "{new}/nosuch.txt"], 1, "there is no such file"),
+        (["evaluate", "{collection}", "--moments", "{folder}/circle/red.txt"], 1, "no column is called query and none"),
+        (["evaluate", "{new}", "{collection}", "--moments", "{new}/m.csv"], 1, "go with a collection alone"),
+        (["search", "{collection}", "x", "--metric", "euclid"], 2, "--metric"),
+        (["search", "{collection}", "x", "--metric", "l2", "--min-probability", "auto"], 1, "have no probability"),
         (["nosuch"], 2, "nosuch"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,

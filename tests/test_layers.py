@@ -33,6 +33,7 @@ LAYERS = (
     {"learning"},
     {"loop"},
     {"searcher"},
+    {"questions"},
     {"scoring"},
     {"client"},
     {"serving"},

@@ -456,7 +456,22 @@ def test_probabilities_of_relevance_by_hand() -> None:
     assert [low.count, low.accuracy, low.confidence] == pytest.approx([2, 0.5, 0.075])
     assert [high.count, high.accuracy, high.confidence] == pytest.approx([3, 2 / 3, 0.9])
     assert metrics.ece == pytest.approx((2 * abs(0.5 - 0.075) + 3 * abs(2 / 3 - 0.9)) / 5)
-    json.dumps(metrics.as_dict())
+    first, last = metrics.equal_counts
+    assert [first.count, first.lower, first.upper, first.accuracy] == pytest.approx([3, 0.05, 0.8, 1 / 3])
+    assert [last.count, last.lower, last.upper, last.accuracy] == pytest.approx([2, 0.9, 1.0, 1.0])
+    assert metrics.calibration_error == pytest.approx((3 * abs(0.95 / 3 - 1 / 3) + 2 * abs(0.95 - 1)) / 5)
+    assert json.loads(json.dumps(metrics.as_dict()))["equal_counts"][1]["count"] == 2
+
+
+def test_bins_of_equally_many_hits_see_what_wide_bins_do_not() -> None:
+    """All probabilities are small, and nothing tells the few that fit from the others."""
+    p = np.linspace(0, 0.06, 3000)
+    relevant = np.arange(3000) % 33 == 0
+    metrics = relevance_metrics(p, relevant)
+    assert metrics.ece < 0.001
+    assert metrics.calibration_error > 0.01
+    assert [one.count for one in metrics.equal_counts] == [200] * 15
+    assert [one.count for one in relevance_metrics(p[:3], relevant[:3]).equal_counts] == [1, 1, 1]
 
 
 def test_true_probabilities_are_calibrated_and_doubled_ones_are_not() -> None:
@@ -465,6 +480,8 @@ def test_true_probabilities_are_calibrated_and_doubled_ones_are_not() -> None:
     relevant = rng.random(20_000) < p
     assert relevance_metrics(p, relevant).ece < 0.02
     assert relevance_metrics(2 * p, relevant).ece > 0.2
+    assert relevance_metrics(p, relevant).calibration_error < 0.02
+    assert relevance_metrics(2 * p, relevant).calibration_error > 0.2
 
 
 @pytest.mark.parametrize(

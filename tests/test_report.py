@@ -20,7 +20,13 @@ from chiasm.errors import ChiasmError
 from chiasm.evaluation import Interval, probability_metrics
 from chiasm.evaluation.geometry import PairGeometry, pair_geometry
 from chiasm.evaluation.moments import Span, moment_metrics
-from chiasm.evaluation.ranking import PairRetrieval, nothing_found, pair_retrieval, relevance_metrics
+from chiasm.evaluation.ranking import (
+    PairRetrieval,
+    nothing_found,
+    pair_retrieval,
+    relevance_metrics,
+    wilson_interval,
+)
 from chiasm.plots import Bar, Series
 from chiasm.report import (
     Card,
@@ -715,6 +721,12 @@ def test_nothing_found_is_shown_with_its_threshold(tmp_path: Path) -> None:
     (plot,) = (block for block in blocks(page, tmp_path) if block["type"] == "plot")
     assert plot["threshold"] == 0.75
     assert sum(row[2] for row in plot["numbers"]["rows"]) == 3
+    said = [block["text"] for block in blocks(page, tmp_path) if block["type"] == "paragraph"]
+    assert said[1:] == ["In brackets: 95 % intervals (Wilson).", "Not drawn: 1 without any hit."]
+    page = Page("t", "l")
+    show_nothing_found(page, nothing_found([0.9], off, threshold=0.75), [0.9], off, asked="Asked twice.")
+    said = [block["text"] for block in blocks(page, tmp_path) if block["type"] == "paragraph"]
+    assert said[1:] == ["Asked twice.", "In brackets: 95 % intervals (Wilson)."]
 
 
 def test_probabilities_of_relevance_are_drawn(tmp_path: Path) -> None:
@@ -723,6 +735,10 @@ def test_probabilities_of_relevance_are_drawn(tmp_path: Path) -> None:
     show_relevance(page, metrics)
     assert f"ECE {metrics.ece:.3f}, 3 items" in saved(page, tmp_path)
     assert f"Brier score {metrics.brier:.3f}, over 3 hits" in saved(page, tmp_path, ".md")
+    _, lines = (block for block in blocks(page, tmp_path) if block["type"] == "plot")
+    rows = [row[1:] for row in lines["numbers"]["rows"]]
+    assert [row[:2] for row in rows] == [[0.1, 0], [0.2, 1], [0.9, 1]]
+    assert rows[0][2:] == pytest.approx([0, wilson_interval(0, 1).high])
 
 
 def test_moments_are_shown_with_intervals_where_known(tmp_path: Path) -> None:

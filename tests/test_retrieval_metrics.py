@@ -11,7 +11,8 @@ from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 
 from chiasm.errors import SpaceError
-from chiasm.retrieval.metrics import METRICS, InnerProduct, Metric, VectorStatistics, Whitening
+from chiasm.retrieval import metrics
+from chiasm.retrieval.metrics import METRICS, InnerProduct, MahalanobisIndex, Metric, VectorStatistics, Whitening
 
 
 def vectors(rows: int, *, seed: int = 0, dim: int = 6) -> np.ndarray:
@@ -85,6 +86,73 @@ def test_whitened_vectors_have_the_covariance_of_noise() -> None:
     half = VectorStatistics.from_vectors(x).whitening(shrinkage=0.0, power=0.5)(x)
     spread = np.linalg.eigvalsh(np.cov(x.T, bias=True))
     np.testing.assert_allclose(np.linalg.eigvalsh(np.cov(half.T, bias=True)), np.sqrt(spread), rtol=2e-2)
+
+
+def nearest(x: np.ndarray, q: np.ndarray, owners: np.ndarray, may: np.ndarray, k: int) -> tuple[list[int], list[float]]:
+    """The k nearest owners by definition, by their nearest row."""
+    covariance = ledoit_wolf(x.astype(np.float64))[0]
+    distances = cdist(q[None], x, "mahalanobis", VI=np.linalg.inv(covariance))[0]
+    found: dict[int, int] = {}
+    for row in np.argsort(distances, kind="stable").tolist():
+        if may[row]:
+            found.setdefault(int(owners[row]), row)
+    rows = list(found.values())[:k]
+    return rows, [-float(distances[row]) for row in rows]
+
+
+@pytest.mark.parametrize("height", [1, 7, 10_000])
+@pytest.mark.parametrize("picked", [False, True])
+def test_mahalanobis_search_restated_by_definition(monkeypatch: pytest.MonkeyPatch, height: int, picked: bool) -> None:
+    """However the rows are read, and whether they are all of the matrix or some."""
+    monkeypatch.setattr(metrics, "COPIED", height * 6)
+    rng = np.random.default_rng(1)
+    every, owners = vectors(90), rng.integers(0, 20, 60)
+    rows = np.sort(rng.permutation(90)[:60]) if picked else None
+    x = every[rows] if rows is not None else every[:60]
+    index = MahalanobisIndex(every if picked else x, owners, rows=rows)
+    may = rng.random(60) < 0.6
+    queries = vectors(4, seed=3)
+    ranking = index.search(queries, k=15, among=may)
+    for row, q in enumerate(queries):
+        expected, scores = nearest(x, q, owners, may, 15)
+        found = ranking.rows[row]
+        assert found[found >= 0].tolist() == expected
+        np.testing.assert_allclose(ranking.scores[row][found >= 0], scores, rtol=1e-3)
+        assert (ranking.scores[row][found < 0] == -np.inf).all()
+    assert index.search(x[:1], k=1).scores[0, 0] == pytest.approx(0, abs=0.02)
+
+
+def test_mahalanobis_search_passes_over_zeros_and_needs_a_spread() -> None:
+    x = vectors(30)
+    x[[3, 4]] = 0
+    index = MahalanobisIndex(x)
+    found = index.search(np.zeros((1, 6), np.float32), k=30).rows[0]
+    assert sorted(found.tolist()) == [-1, -1, *(row for row in range(30) if row not in {3, 4})]
+    expected = VectorStatistics.from_vectors(np.delete(x, [3, 4], axis=0)).whitening()
+    np.testing.assert_allclose(index.whitening.matrix, expected.matrix, rtol=1e-4, atol=1e-5)
+    with pytest.raises(SpaceError, match="no vectors to measure a Mahalanobis distance among"):
+        MahalanobisIndex(np.zeros((5, 3), np.float32))
+    with pytest.raises(SpaceError, match="1 vectors that are all equal"):
+        MahalanobisIndex(vectors(1))
+
+
+def test_a_large_gallery_is_whitened_by_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "SAMPLE", 400)
+    x = vectors(2000)
+    index = MahalanobisIndex(x)
+    whole = VectorStatistics.from_vectors(x).whitening()
+    assert not np.array_equal(index.whitening.matrix, whole.matrix)
+    np.testing.assert_allclose(index.whitening.matrix, whole.matrix, rtol=0.3, atol=0.1)
+    np.testing.assert_array_equal(index.whitening.matrix, MahalanobisIndex(x).whitening.matrix)
+    assert len(set(index.search(x[:1], k=2000).rows[0].tolist())) == 2000, "all rows are found all the same"
+
+
+def test_a_direction_without_spread_does_not_divide_by_zero() -> None:
+    x = vectors(5000)
+    x[:, 5] = 1
+    white = MahalanobisIndex(x).whitening(x)
+    assert np.isfinite(white).all()
+    np.testing.assert_allclose(white[:, :2].std(), 1, atol=1)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 from media_files import Film
 from painter import COLOURS, mixtures, paint, painted, painters, picture, sound, table, words_of
+from scipy.spatial.distance import cdist
+from sklearn.covariance import ledoit_wolf
 
 from chiasm import api, encoders, searcher
 from chiasm.collection import Collection
@@ -23,6 +26,7 @@ from chiasm.manifest import read_manifest
 from chiasm.retrieval import gallery as kept
 from chiasm.retrieval.hubness import Correction
 from chiasm.retrieval.index import ExactIndex, Hit
+from chiasm.retrieval.metrics import METRICS, MahalanobisIndex, Metric
 from chiasm.retrieval.rerank import Reranked
 from chiasm.retrieval.scores import PairScores, Preparation, ScoreModel
 from chiasm.searcher import Query, Searcher, SearchResult, gallery_of, keep_indexes, load_scores, save_scores
@@ -473,6 +477,173 @@ def test_a_least_probability_where_no_item_may_be_found(shades: Path) -> None:
     """No item meets the condition: that is an answer, not a lack of probabilities."""
     result = Searcher(shades).search(ask("red"), where="most = 'white'", min_probability="auto")
     assert (result.hits, result.found) == ((), False)
+
+
+# ------------------------------------------------------------------------------------------------------------ metrics
+
+
+def mahalanobis(x: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Distances of rows by definition, with Ledoit and Wolf's shrinkage."""
+    covariance = ledoit_wolf(x.astype(np.float64))[0]
+    return np.asarray(cdist(q[None], x, "mahalanobis", VI=np.linalg.inv(covariance))[0])
+
+
+def restated(searched: Searcher, q: np.ndarray, metric: str) -> dict[str, float]:
+    """The value of every item by its best file, one file after another."""
+    rows = searched._state.gallery.rows
+    best: dict[str, float] = {}
+    for kind in sorted(set(rows.modalities)):
+        mine = np.array([found == kind for found in rows.modalities])
+        x = rows.vectors[mine].astype(np.float64)
+        values = {
+            "cosine": x @ q,
+            "dot": x @ q,
+            "l2": -np.linalg.norm(x - q, axis=1),
+            "mahalanobis": -mahalanobis(x, q),
+        }[metric]
+        for place, value in zip(np.flatnonzero(mine), values, strict=True):
+            best[rows.items[place]] = max(best.get(rows.items[place], -np.inf), float(value))
+    return best
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_metric_alone_orders_hits_and_is_their_score(shades: Path, metric: Any) -> None:
+    searched = Searcher(shades)
+    for words in ("red green", "blue", "red red red green zebra"):
+        result = searched.search(ask(words), k=1000, metric=metric)
+        expected = restated(searched, unit(Text(words)).astype(np.float64), metric)
+        assert {hit.id: hit.score for hit in result.hits} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        scores = [hit.score for hit in result.hits]
+        assert (np.diff(scores) < 1e-9).all(), "best first"
+        assert len(scores) == len(mixtures(8))
+        assert {hit.probability for hit in result.hits} == {None}
+        assert (result.found, result.threshold, result.false_hit_rate) == (None, None, None)
+
+
+def test_unit_vectors_are_ordered_alike_but_by_mahalanobis(shades: Path) -> None:
+    searched = Searcher(shades)
+    hits = {metric: searched.search(ask("red green zebra"), k=1000, metric=metric).hits for metric in METRICS}
+    cosine = {hit.id: hit.score for hit in hits["cosine"]}
+
+    def falls(metric: Any) -> bool:
+        return bool((np.diff([cosine[hit.id] for hit in hits[metric]]) < 1e-6).all())
+
+    assert falls("cosine")
+    assert falls("dot")
+    assert falls("l2")
+    assert not falls("mahalanobis")
+    start = Searcher(shades, space="start").search(ask("red green zebra"), k=1000)
+    assert {hit.id: hit.score for hit in start.hits} == pytest.approx(cosine), (
+        "where nothing was learned, auto is cosine"
+    )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_metric_with_every_other_option(shades: Path, metric: Any) -> None:
+    searched = Searcher(shades)
+    asked = ask("red red green blue", minus=(Text("blue"),))
+    every = searched.search(asked, k=1000, metric=metric)
+    some = searched.search(asked, k=1000, metric=metric, where="most = 'green'", modality="image")
+    assert {hit.metadata["most"] for hit in some.hits} == {"green"}
+    assert {hit.modality for hit in some.hits} == {"image"}
+    assert (np.diff([hit.score for hit in some.hits]) < 1e-9).all()
+    assert ids(searched.search(asked, k=5, offset=5, metric=metric)) == ids(every)[5:10]
+    spread = searched.search(asked, k=5, metric=metric, diversity=1.0)
+    assert ids(spread)[0] == ids(every)[0]
+    assert set(ids(spread)) != set(ids(every)[:5])
+    fused = searched.search(ask("blue"), k=1000, metric=metric, hybrid=True)
+    of_id = {hit.id: hit.score for hit in searched.search(ask("blue"), k=1000, metric=metric).hits}
+    assert {hit.id: hit.score for hit in fused.hits} == pytest.approx(of_id)
+    liked = searched.search(ask("red", liked=("0-0-1",)), k=1000, metric=metric)
+    assert "0-0-1" not in ids(liked)
+    like = searched.search(Query(like=("1-1-0",)), k=1000, metric=metric)
+    assert "1-1-0" not in ids(like)
+    assert (np.diff([hit.score for hit in like.hits]) < 1e-9).all(), "files by the item's vector"
+    assert ids(searched.search(ask("red"), metric=metric, where="most = 'white'")) == []
+
+
+def test_moments_are_by_the_metric(house: Path) -> None:
+    hit = Searcher(house).search(ask("green"), modality="audio", metric="l2").hits[0]
+    assert (hit.id, hit.start, hit.end, hit.score) == ("song", 1, 2, 0)
+    assert [moment.score for moment in hit.moments] == pytest.approx([0, -np.sqrt(2), -np.sqrt(2)])
+
+
+def test_a_metric_has_no_probabilities_and_no_other_name(shades: Path) -> None:
+    search = Searcher(shades).search
+    with pytest.raises(SpaceError, match=r"in the order of l2 have no probability.*Leave out the metric, or the least"):
+        search(ask("red"), metric="l2", min_probability="auto")
+    with pytest.raises(SpaceError, match=r"no metric 'euclid'\. There are auto, cosine, dot, l2, mahalanobis"):
+        search(ask("red"), metric="euclid")  # type: ignore[arg-type]
+
+
+def test_too_few_vectors_for_a_mahalanobis_distance(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "image": picture(tmp_path / "a.png", (1, 0, 0)), "text": "red"},
+        {"id": "b", "text": "red"},
+        {"id": "c", "audio": sound(tmp_path / "c.wav", "red", "green", "blue")},
+    ]
+    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    search = Searcher(tmp_path / "collection").search
+    with pytest.raises(SpaceError, match=r"two different vectors of image or more.*1 vectors.*take another metric"):
+        search(ask("red"), metric="mahalanobis", modality="image")
+    with pytest.raises(SpaceError, match=r"two different vectors of text or more.*2 vectors that are all equal"):
+        search(ask("red"), metric="mahalanobis", modality="text")
+    assert ids(search(ask("red"), metric="mahalanobis", modality="audio")) == ["c"], "four: the whole and its seconds"
+    assert ids(search(ask("red"), metric="mahalanobis", where="id = 'c'")) == ["c"], (
+        "only what may be found is looked at"
+    )
+    with pytest.raises(SpaceError, match="vectors of image or more"):
+        search(ask("red"), metric="mahalanobis")
+
+
+def test_what_has_no_words_is_near_to_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of zeros has an inner product of 0, and a distance that would put it before what is unlike the query."""
+    searched = Searcher(made)
+    rows = searched._state.gallery.rows
+    vectors = rows.vectors.copy()
+    vectors[[item == "1-0-0" for item in rows.items]] = 0
+    monkeypatch.setattr(searcher, "gallery_of", lambda *_: replace(rows, vectors=vectors))
+    silent = Searcher(made)
+    distances: tuple[Metric, ...] = ("l2", "mahalanobis")
+    for metric in distances:
+        assert "1-0-0" not in ids(silent.search(ask("red"), k=1000, metric=metric))
+        assert len(silent.search(ask("red"), k=1000, metric=metric).hits) == len(mixtures(5)) - 1
+    assert ids(silent.search(ask("red"), k=1000, metric="cosine"))[0] != "1-0-0"
+
+
+def test_the_spread_of_a_modality_is_learned_once(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_ = []
+
+    def counted(*given: Any, **options: Any) -> Any:
+        made_.append(len(given[0]))
+        return MahalanobisIndex(*given, **options)
+
+    monkeypatch.setattr(searcher, "MahalanobisIndex", counted)
+    searched = Searcher(made)
+    assert made_ == [], "only when it is asked for"
+    for words in ("red", "blue", "green"):
+        searched.search(ask(words), metric="mahalanobis", modality="image")
+    assert len(made_) == 1
+    searched.search(ask("red"), metric="mahalanobis")
+    assert len(made_) == 2
+    api.add([table(tmp_path / "more.jsonl", [{"id": "new", "text": "zebra"}])], to=made)
+    assert searched.refresh() is True
+    assert ids(searched.search(ask("zebra"), k=1, metric="mahalanobis", modality="text")) == ["new"]
+    assert len(made_) == 3
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_metric_where_there_is_a_kept_index(made: Path, small: None, metric: Any) -> None:
+    exact = Searcher(made)
+    assert by_index(exact) == set()
+    expected = [exact.search(ask(words), k=7, metric=metric).hits for words in QUERIES]
+    keep_indexes(exact.collection, exact.space, gallery_of(exact.collection, exact.space))
+    indexed = Searcher(made)
+    assert by_index(indexed) == {"image", "text"}
+    for words, hits in zip(QUERIES, expected, strict=True):
+        found = indexed.search(ask(words), k=7, metric=metric).hits
+        assert [hit.id for hit in found] == [hit.id for hit in hits]
+        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in hits])
 
 
 # ------------------------------------------------------------------------------------- words, rerankers, differences

@@ -469,10 +469,15 @@ class RelevanceMetrics:
     cross_entropy: float  # mean of -ln of the probability of what is the case, in nats
     ece: float  # mean over hits of the gap between probability and share of relevant hits in their bin
     reliability: tuple[ReliabilityBin, ...]  # confidence: mean probability; accuracy: share that is relevant
+    calibration_error: (
+        float  # as `ece`, over bins of equally many hits: it tells more where most probabilities are small
+    )
+    equal_counts: tuple[ReliabilityBin, ...]  # these bins, from the least probable to the most
 
     def as_dict(self) -> dict[str, Any]:
         """All of it in the types of JSON."""
-        return {**asdict(self), "reliability": [asdict(one) for one in self.reliability]}
+        bins = {name: [asdict(one) for one in getattr(self, name)] for name in ("reliability", "equal_counts")}
+        return {**asdict(self), **bins}
 
 
 def relevance_metrics(
@@ -481,7 +486,7 @@ def relevance_metrics(
     *,
     bins: int = 15,
 ) -> RelevanceMetrics:
-    """Measure probabilities of hits being relevant, in equally wide bins.
+    """Measure probabilities of hits being relevant, in equally wide bins and in bins of equally many hits.
 
     Args:
         probabilities: of each hit, from 0 to 1.
@@ -508,6 +513,13 @@ def relevance_metrics(
     count = np.bincount(place, minlength=bins)
     sums, hits = np.bincount(place, p, minlength=bins), np.bincount(place, truth, minlength=bins)
     eps = np.finfo(np.float64).eps
+    equal = [part for part in np.array_split(np.argsort(p, kind="stable"), bins) if len(part)]
+    equal_counts = tuple(
+        ReliabilityBin(
+            float(p[part[0]]), float(p[part[-1]]), float(p[part].mean()), float(truth[part].mean()), len(part)
+        )
+        for part in equal
+    )
     return RelevanceMetrics(
         hits=len(p),
         brier=float(np.square(p - truth).mean()),
@@ -519,6 +531,8 @@ def relevance_metrics(
             )
             for b in np.flatnonzero(count).tolist()
         ),
+        calibration_error=sum(one.count * abs(one.confidence - one.accuracy) for one in equal_counts) / len(p),
+        equal_counts=equal_counts,
     )
 
 

@@ -30,7 +30,7 @@ class Span:
 
     start: float  # seconds from the beginning of the file
     end: float
-    score: float  # cosine with the query
+    score: float  # cosine with the query, or the metric that was asked for
     text: str | None  # what is said in it, where it is known
 
 
@@ -40,7 +40,7 @@ class Hit:
 
     id: str
     modality: Modality  # of the file that was found
-    score: float  # cosine with the query
+    score: float  # cosine with the query, or the metric that was asked for
     path: str | None  # of the file; None for a text that stands in a manifest
     text: str | None  # the text itself, or what is said in the sound or in the moment
     start: float | None = None  # seconds; None: the whole file was found
