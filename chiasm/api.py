@@ -54,7 +54,7 @@ from chiasm.searcher import (
     start_of,
     status_of,
 )
-from chiasm.space import LearnedMap, Space
+from chiasm.space import Space
 from chiasm.types import MODALITIES, FileOutcome, Media, Modality, Text
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from chiasm.loop import DriftReport, LearnReport
     from chiasm.report import Medium, Page
     from chiasm.retrieval.scores import ScoreModel
-    from chiasm.transfer.alignment import Source
+    from chiasm.transfer.alignment import LearnedMap, Source
 
 HELD_OUT = 0.2  # share of the pairs, whole groups, that `align` measures itself on
 
@@ -320,7 +320,7 @@ def align(
     collection: str | Path,
     *,
     pairs: Sequence[Modality] = ("image", "text"),
-    method: str = "ridge",
+    method: str | None = None,
     source: str | Path | None = None,
     alpha: float | Literal["auto"] = "auto",
     name: str = "aligned",
@@ -336,9 +336,9 @@ def align(
     Args:
         collection: the target.
         pairs: two modalities or more. Text is the anchor where it is among them; the others are moved to it.
-        method: `"ridge"`, `"procrustes"`, `"cca"`, `"infonce"`, `"siglip"`, `"none"` (the start stays, and only what scores
-            are worth is learned), or `"auto"`: ridge, unless another is better on left-out groups by more than a standard
-            error, which takes minutes to find out.
+        method: `"ridge"`, `"kernel"`, `"procrustes"`, `"cca"`, `"infonce"`, `"siglip"`, `"none"` (the start stays, and only
+            what scores are worth is learned), or `"auto"`: ridge, unless another is better on left-out groups by more than
+            a standard error. Default: kernel, or ridge where the source is a file of statistics.
         source: a collection with such pairs, or a file written by `statistics`.
         alpha: weight of the source from 0 to 1, or `"auto"`.
         name: what the new space is called; one of that name is replaced.
@@ -1066,14 +1066,14 @@ class _Learned:
 def _align_one(
     data: Pairs,
     start: Space,
-    method: str,
+    method: str | None,
     source: str | Path | None,
     alpha: float | Literal["auto"],
     seed: int,
     device: Device,
 ) -> _Learned:
     from chiasm.assessment import measure_pairs
-    from chiasm.transfer.alignment import MIN_PAIRS
+    from chiasm.transfer.alignment import MIN_PAIRS, PairStatistics
     from chiasm.transfer.alignment_choice import AutoAlignment, make_alignment
 
     if len(data.items) < MIN_PAIRS:
@@ -1091,6 +1091,8 @@ def _align_one(
         report = Aligned("none", len(data.items), len(split.test), 0.0, 0.0, 0, ())
         return _Learned(data, None, before, before, data.start, report)
     theirs = None if source is None else _source_of(source, start, data.moved, data.anchor, device)
+    if method is None:
+        method = "ridge" if isinstance(theirs, PairStatistics) else "kernel"
     tried = make_alignment(method, alpha=alpha, seed=seed).fit(**data.take(split.train), source=theirs)
     after = measure_pairs(
         data, tried.transform(data.features[split.test], data.start[split.test]), split.test, seed=seed
@@ -1104,7 +1106,7 @@ def _align_one(
         chosen, len(data.items), len(split.test), choice.alpha, choice.blend, _count(theirs),
         tuple(asdict(part) for part in compared),
     )  # fmt: skip
-    return _Learned(data, LearnedMap(final.weight_, final.bias_, choice.blend), before, after, crossed, report)
+    return _Learned(data, final.map_, before, after, crossed, report)
 
 
 def _with_anchor(pairs: Sequence[Modality]) -> list[tuple[Modality, Modality]]:

@@ -216,9 +216,11 @@ def align(
     collection: CollectionPath,
     pairs: Pairs = "image,text",
     method: Annotated[
-        Literal["auto", "ridge", "procrustes", "cca", "infonce", "siglip", "none"],
-        typer.Option(help="How to learn; auto tries all, none learns only what scores are worth."),
-    ] = "ridge",
+        Literal["auto", "ridge", "kernel", "procrustes", "cca", "infonce", "siglip", "none"] | None,
+        typer.Option(
+            help="How to learn. Default: kernel, or ridge with a statistics file; auto tries all, none learns only what scores are worth."
+        ),
+    ] = None,
     source: Annotated[Path | None, typer.Option(help="Collection or statistics file to learn from as well.")] = None,
     alpha: Annotated[str, typer.Option(help="Weight of the source: auto, or a number from 0 to 1.")] = "auto",
     name: Annotated[str, typer.Option(help="Name of the new space.")] = "aligned",

@@ -27,7 +27,7 @@ from chiasm.collection import write_whole
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.cache import fingerprint, made_once
 from chiasm.errors import SpaceError
-from chiasm.transfer.alignment import blend_map, normalise
+from chiasm.transfer.alignment import GaussianKernel, LearnedMap, normalise
 from chiasm.transfer.bridge import TEMPERATURE, TOP, conse
 from chiasm.types import Media, Modality, Text
 
@@ -39,15 +39,6 @@ NAME_TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}.")
 START_SHARE = 0.5  # weight of the start among the features of a learned map; the encoder's own vector has 1
 
 StartKind: TypeAlias = Literal["identity", "words", "classes"]
-
-
-@dataclass(frozen=True, eq=False)
-class LearnedMap:
-    """A ridge map on the features of one modality and its share in the result."""
-
-    weight: Float[np.ndarray, "features dim"]
-    bias: Float[np.ndarray, " dim"]
-    blend: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +140,7 @@ class Space:
         learned = self.maps.get(modality)
         if learned is not None:
             features = self.features(modality, vectors, placed)
-            placed = blend_map(features, placed, learned.weight, learned.bias, learned.blend)
+            placed = learned.place(features, placed)
         placed[~vectors.any(axis=1)] = 0
         return placed
 
@@ -230,6 +221,9 @@ class Space:
         for modality, part in self.maps.items():
             tensors[f"map.{modality}.weight"] = np.ascontiguousarray(part.weight)
             tensors[f"map.{modality}.bias"] = np.ascontiguousarray(part.bias)
+            if part.kernel is not None:
+                tensors[f"map.{modality}.centres"] = np.ascontiguousarray(part.kernel.centres)
+                tensors[f"map.{modality}.width"] = np.array([part.kernel.width])
         return tensors
 
     def save(self, folder: Path) -> None:
@@ -279,12 +273,7 @@ class Space:
                 dim=header["dim"],
                 fingerprints=header["fingerprints"],
                 starts=header["starts"],
-                maps={
-                    modality: LearnedMap(
-                        tensors.pop(f"map.{modality}.weight"), tensors.pop(f"map.{modality}.bias"), blend
-                    )
-                    for modality, blend in header["blends"].items()
-                },
+                maps={modality: _map_of(modality, blend, tensors) for modality, blend in header["blends"].items()},
                 tensors=tensors,
                 classes=header["classes"],
                 learned_from=tuple(header["learned_from"]),
@@ -299,6 +288,14 @@ class Space:
                 f"should be {header['digest']}. {_AGAIN}"
             )
         return space
+
+
+def _map_of(modality: str, blend: float, tensors: dict[str, Float[np.ndarray, "..."]]) -> LearnedMap:
+    """The map of a modality, taken out of the tensors of a space."""
+    own = {name: tensors.pop(f"map.{modality}.{name}") for name in ("weight", "bias")}
+    centres, width = (tensors.pop(f"map.{modality}.{name}", None) for name in ("centres", "width"))
+    kernel = None if centres is None or width is None else GaussianKernel(centres, float(width[0]))
+    return LearnedMap(own["weight"], own["bias"], blend, kernel)
 
 
 def saved_spaces(folder: Path) -> tuple[str, ...]:

@@ -120,8 +120,15 @@ def test_a_source_is_a_collection_or_its_sums(made: Path, tmp_path: Path, by_sum
     part = report.aligned["image"]
     assert part.source_pairs == len(mixtures(6))
     assert part.alpha == 0.25
-    assert part.method == "ridge"
+    assert part.method == ("ridge" if by_sums else "kernel")
     assert report.after["text_to_image"]["hit@1"] == 1
+
+
+def test_sums_are_not_enough_for_a_method_that_compares_items(made: Path, tmp_path: Path) -> None:
+    api.add([painted(tmp_path / "other-media", 6)], to=tmp_path / "other")
+    api.statistics(tmp_path / "other", out=tmp_path / "sums.safetensors")
+    with pytest.raises(SpaceError, match="Give the source as a collection, or use ridge, procrustes or cca"):
+        api.align(made, source=tmp_path / "sums.safetensors", method="kernel")
 
 
 def test_a_source_of_other_encoders(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

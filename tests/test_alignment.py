@@ -24,11 +24,11 @@ from chiasm.transfer import alignment
 from chiasm.transfer.alignment import (
     ALPHAS,
     BLENDS,
+    LearnedMap,
     PairArrays,
     PairStatistics,
     RidgeAlignment,
     Task,
-    blend_map,
     normalise,
 )
 from chiasm.transfer.linear_alignment import CcaAlignment
@@ -173,7 +173,7 @@ def test_statistics_of_three_parts_add_up_to_those_of_the_whole() -> None:
     for name in ("sum_x", "sum_y", "xx", "xy", "yy"):
         np.testing.assert_allclose(getattr(total, name), getattr(whole, name), rtol=1e-12)
     fits = [RidgeAlignment().fit(target.X, target.Y, start=target.start, source=found) for found in (whole, total)]
-    np.testing.assert_allclose(fits[0].weight_, fits[1].weight_, atol=1e-6)
+    np.testing.assert_allclose(fits[0].map_.weight, fits[1].map_.weight, atol=1e-6)
     assert fits[0].choice_.score == pytest.approx(fits[1].choice_.score)
 
 
@@ -207,7 +207,7 @@ def test_statistics_come_back_from_a_file_to_float32(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.xx, read.xx.T)
     assert read.xx.dtype == read.xy.dtype == np.float64
     fits = [RidgeAlignment().fit(target.X, target.Y, start=target.start, source=found) for found in (written, read)]
-    np.testing.assert_allclose(fits[0].weight_, fits[1].weight_, atol=1e-5)
+    np.testing.assert_allclose(fits[0].map_.weight, fits[1].map_.weight, atol=1e-5)
 
 
 def damaged(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, str]], object]) -> Path:
@@ -290,8 +290,8 @@ def test_the_map_minimises_the_weighted_objective(alpha: float, strength: float,
         target.X, target.Y, start=target.start, source=source.statistics()
     )
     weight, bias = slow_ridge(*shares(target, source, alpha), strength * slow_scale(target, source, alpha))
-    np.testing.assert_allclose(found.weight_, weight, atol=2e-6)
-    np.testing.assert_allclose(found.bias_, bias, atol=2e-6)
+    np.testing.assert_allclose(found.map_.weight, weight, atol=2e-6)
+    np.testing.assert_allclose(found.map_.bias, bias, atol=2e-6)
     assert (found.choice_.alpha, found.choice_.strength, found.choice_.blend) == (alpha, strength, 1.0)
     new = domain(5, features, seed=3)
     np.testing.assert_allclose(found.transform(new.X, new.start), normalise(new.X @ weight + bias), atol=1e-5)
@@ -301,15 +301,15 @@ def test_without_a_source_the_target_alone_is_learned_from() -> None:
     target = domain(30, noise=0.2)
     found = RidgeAlignment(strengths=[1.0], blends=[1.0]).fit(target.X, target.Y, start=target.start)
     weight, bias = slow_ridge(*shares(target, None, 0.0), slow_scale(target, None, 0.0))
-    np.testing.assert_allclose(found.weight_, weight, atol=1e-6)
-    np.testing.assert_allclose(found.bias_, bias, atol=1e-6)
-    assert found.weight_.dtype == found.bias_.dtype == np.float32
+    np.testing.assert_allclose(found.map_.weight, weight, atol=1e-6)
+    np.testing.assert_allclose(found.map_.bias, bias, atol=1e-6)
+    assert found.map_.weight.dtype == found.map_.bias.dtype == np.float32
 
 
 def test_the_result_is_the_blend_of_start_and_map() -> None:
     rng = np.random.default_rng(0)
     X, start, weight, bias = (rng.standard_normal(s).astype(np.float32) for s in ((4, 3), (4, 2), (3, 2), (2,)))
-    found = blend_map(X, start, weight, bias, 0.25)
+    found = LearnedMap(weight, bias, 0.25).place(X, start)
     for row in range(4):
         mixed = 0.75 * start[row] + 0.25 * (X[row] @ weight + bias)
         np.testing.assert_allclose(found[row], mixed / np.linalg.norm(mixed), rtol=1e-5)
@@ -455,8 +455,8 @@ def test_a_planted_map_is_recovered() -> None:
     found = RidgeAlignment(strengths=[1e-7], blends=[0.0, 1.0]).fit(X, anchors, start=start)
     assert found.choice_.blend == 1.0
     assert found.choice_.score == pytest.approx(1, abs=1e-6)
-    np.testing.assert_allclose(found.weight_, planted, atol=1e-4)
-    np.testing.assert_allclose(found.bias_, 0, atol=1e-4)
+    np.testing.assert_allclose(found.map_.weight, planted, atol=1e-4)
+    np.testing.assert_allclose(found.map_.bias, 0, atol=1e-4)
     np.testing.assert_allclose(found.transform(new, new), new @ planted, atol=1e-4)
 
 
@@ -504,7 +504,7 @@ def test_a_source_that_maps_otherwise_is_not_used() -> None:
     alone = RidgeAlignment().fit(target.X, target.Y, start=target.start)
     assert found.choice_.alpha == 0
     assert found.choice_.blend > 0
-    np.testing.assert_array_equal(found.weight_, alone.weight_)
+    np.testing.assert_array_equal(found.map_.weight, alone.map_.weight)
     assert found.choice_.best_by_alpha[0.9] < found.choice_.best_by_alpha[0.0]
 
 
@@ -531,7 +531,7 @@ def test_of_many_pairs_a_part_is_ranked_and_all_are_learned_from(monkeypatch: py
     found = RidgeAlignment(strengths=[1.0], blends=[0.7]).fit(
         target.X, target.Y, start=target.start, groups=target.groups
     )
-    np.testing.assert_array_equal(found.weight_, whole.weight_)
+    np.testing.assert_array_equal(found.map_.weight, whole.map_.weight)
     rows = alignment._validation_rows(target.groups)
     assert len(set(rows.tolist())) == 20
     blended = normalise(0.3 * target.start + 0.7 * slow_left_out(target, None, 0.0, 1.0))[rows]
@@ -549,7 +549,7 @@ def test_one_source_serves_many_fits_and_is_not_changed() -> None:
     target, source = domain(30, 40, noise=0.2), domain(60, 40, seed=1).statistics()
     before = source.xx.copy(), source.xy.copy()
     fits = [RidgeAlignment().fit(target.X, target.Y, start=target.start, source=source) for _ in range(2)]
-    np.testing.assert_array_equal(fits[0].weight_, fits[1].weight_)
+    np.testing.assert_array_equal(fits[0].map_.weight, fits[1].map_.weight)
     assert fits[0].choice_ == fits[1].choice_
     np.testing.assert_array_equal(source.xx, before[0])
     np.testing.assert_array_equal(source.xy, before[1])

@@ -19,7 +19,6 @@ from chiasm.transfer.alignment import (
     RidgeAlignment,
     Source,
     Task,
-    blend_map,
     normalise,
 )
 from chiasm.transfer.alignment_choice import METHODS, AutoAlignment, make_alignment
@@ -68,14 +67,16 @@ def test_every_method_can_be_made_by_its_name(method: str) -> None:
 def test_auto_is_made_by_its_name() -> None:
     made = make_alignment("auto", seed=3)
     assert isinstance(made, AutoAlignment)
-    assert made.methods == METHODS == ("ridge", "procrustes", "cca", "infonce", "siglip")
+    assert made.methods == METHODS == ("ridge", "kernel", "procrustes", "cca", "infonce", "siglip")
 
 
 def test_an_unknown_method_names_those_that_there_are() -> None:
-    message = r"there is no alignment method 'nystrom'. Use auto, ridge, procrustes, cca, infonce, siglip"
+    message = r"there is no alignment method 'nystrom'. Use auto, ridge, kernel, procrustes, cca, infonce, siglip"
     with pytest.raises(SpaceError, match=message):
         make_alignment("nystrom")
-    with pytest.raises(SpaceError, match=r"there is no alignment method 'auto' to choose. Use ridge, procrustes"):
+    with pytest.raises(
+        SpaceError, match=r"there is no alignment method 'auto' to choose. Use ridge, kernel, procrustes"
+    ):
         AutoAlignment(methods=["ridge", "auto"])
 
 
@@ -99,7 +100,7 @@ def test_the_method_that_fits_the_data_is_chosen() -> None:
     assert found.comparison_.chosen == found.choice_.method == "cca"
     assert by_name["cca"].gain > 2 * by_name["cca"].gain_error > 0 > by_name["procrustes"].gain
     alone = CcaAlignment().fit(data.X, data.Y, start=data.start)
-    np.testing.assert_array_equal(found.weight_, alone.weight_)
+    np.testing.assert_array_equal(found.map_.weight, alone.map_.weight)
     np.testing.assert_array_equal(found.transform(data.X, data.start), alone.transform(data.X, data.start))
     assert found.choice_ == alone.choice_
 
@@ -126,8 +127,7 @@ def test_scores_and_errors_are_those_of_maps_learned_without_a_fold() -> None:
             part = data.take(np.setdiff1d(np.arange(60), rows))
             if isinstance(method, CcaAlignment):  # it takes ridge's strength, which is not chosen anew
                 lesson = Lesson(part, part.statistics.moments, source, source.statistics.moments)
-                weight, bias = method._learn(lesson, cca)
-                placed[rows] = blend_map(data.X[rows], data.start[rows], weight, bias, cca.blend)
+                placed[rows] = method._learn(lesson, cca).place(data.X[rows], data.start[rows])
             else:
                 method.fit(part.X, part.Y, start=part.start, groups=part.groups, source=source)
                 placed[rows] = method.transform(data.X[rows], data.start[rows])
@@ -148,7 +148,9 @@ def test_ridge_stays_where_others_know_nothing_more() -> None:
     for seed in range(5):
         found = fit(AutoAlignment(methods=LINEAR), pairs(80, seed=seed, noise=0.0))
         assert found.comparison_.chosen == found.choice_.method == "ridge"
-        np.testing.assert_array_equal(found.weight_, fit_one("ridge", pairs(80, seed=seed, noise=0.0), None).weight_)
+        np.testing.assert_array_equal(
+            found.map_.weight, fit_one("ridge", pairs(80, seed=seed, noise=0.0), None).map_.weight
+        )
 
 
 def test_what_methods_share_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,10 +162,10 @@ def test_never_worse_than_ridge_and_the_start_on_left_out_pairs(make: Make, with
     assert choice.score >= choice.start_score == ridge.choice_.start_score
     assert (choice.alpha, choice.strength) == (ridge.choice_.alpha, ridge.choice_.strength)
     assert choice.method == make.method
-    assert found.weight_.dtype == found.bias_.dtype == np.float32
+    assert found.map_.weight.dtype == found.map_.bias.dtype == np.float32
     np.testing.assert_allclose(
         found.transform(data.X, data.start),
-        normalise((1 - choice.blend) * data.start + choice.blend * (data.X @ found.weight_ + found.bias_)),
+        normalise((1 - choice.blend) * data.start + choice.blend * (data.X @ found.map_.weight + found.map_.bias)),
         atol=1e-6,
     )
 
@@ -200,7 +200,7 @@ def test_without_a_gain_it_is_ridge(make: Make) -> None:
     data = pairs(60, noise=0.0)
     ridge, found = fit(RidgeAlignment(), data), fit(make(learning_rate=1.0, **QUICK), data)  # a rate that destroys
     assert found.choice_.settings["epochs"] == 0
-    np.testing.assert_array_equal(found.weight_, ridge.weight_)
+    np.testing.assert_array_equal(found.map_.weight, ridge.map_.weight)
     assert found.choice_.blend == ridge.choice_.blend
 
 
@@ -216,8 +216,8 @@ def test_the_score_is_that_of_maps_learned_without_the_fold(make: Make, with_sou
     for rows, _ in task.folds:
         rest = data.take(np.setdiff1d(np.arange(60), rows))
         lesson = Lesson(rest, rest.statistics.moments, source, None if source is None else source.statistics.moments)
-        weight, bias = found._learn(lesson, found.choice_)
-        predicted.append(data.X[rows] @ weight + bias)
+        learned = found._learn(lesson, found.choice_)
+        predicted.append(data.X[rows] @ learned.weight + learned.bias)
     (score,) = task.scores(task.assembled(predicted), (found.choice_.blend,))
     assert found.choice_.score == pytest.approx(score, abs=1e-6)
 
@@ -247,7 +247,7 @@ def test_with_two_groups_there_is_nothing_to_contrast_and_ridge_stays(make: Make
     two = dataclasses.replace(pairs(30), groups=np.arange(30) % 2)
     ridge, found = fit(RidgeAlignment(), two), fit(make(**QUICK), two)
     assert found.choice_.settings["epochs"] == 0
-    np.testing.assert_array_equal(found.weight_, ridge.weight_)
+    np.testing.assert_array_equal(found.map_.weight, ridge.map_.weight)
     placed = found.cross_fitted(two.X, two.Y, start=two.start, groups=two.groups)
     np.testing.assert_allclose(np.linalg.norm(placed, axis=1), 1, atol=1e-5)
 
@@ -275,9 +275,9 @@ def test_the_same_seed_gives_the_same_map(make: Make) -> None:
     fits = [fit(make(seed=seed, learning_rate=3e-2, batch_size=16, **QUICK), data, source) for seed in (3, 3, 4)]
     assert torch.equal(before, torch.random.get_rng_state())
     assert fits[0].choice_.settings["epochs"] > 0
-    np.testing.assert_array_equal(fits[0].weight_, fits[1].weight_)
+    np.testing.assert_array_equal(fits[0].map_.weight, fits[1].map_.weight)
     assert fits[0].choice_ == fits[1].choice_
-    assert not np.array_equal(fits[0].weight_, fits[2].weight_)
+    assert not np.array_equal(fits[0].map_.weight, fits[2].map_.weight)
 
 
 def test_the_map_is_ridge_turned_by_descent_on_left_out_predictions() -> None:
@@ -329,8 +329,8 @@ def test_the_map_is_ridge_turned_by_descent_on_left_out_predictions() -> None:
         optimiser.step()
     weight, bias = task.target.mixed(task.other, 0.3).ridge(base.strength)
     whole = np.eye(7) + turn.detach().numpy()
-    np.testing.assert_allclose(found.weight_, weight @ whole, atol=2e-4)
-    np.testing.assert_allclose(found.bias_, bias @ whole + shift.detach().numpy(), atol=2e-4)
+    np.testing.assert_allclose(found.map_.weight, weight @ whole, atol=2e-4)
+    np.testing.assert_allclose(found.map_.bias, bias @ whole + shift.detach().numpy(), atol=2e-4)
 
 
 def test_of_a_large_source_whole_groups_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,8 +56,8 @@ def test_a_planted_rotation_is_recovered() -> None:
     found = ProcrustesAlignment(blends=[1.0]).fit(
         X, Y, start=normalise(rng.standard_normal((60, 6)).astype(np.float32))
     )
-    np.testing.assert_allclose(found.weight_, planted, atol=1e-5)
-    np.testing.assert_allclose(found.bias_, 0, atol=1e-5)
+    np.testing.assert_allclose(found.map_.weight, planted, atol=1e-5)
+    np.testing.assert_allclose(found.map_.bias, 0, atol=1e-5)
     assert found.choice_.score == pytest.approx(1, abs=1e-6)
 
 
@@ -74,20 +74,20 @@ def test_procrustes_is_the_rotation_of_scipy(x: int, alpha: float | None) -> Non
         turn = U @ V
     own_x, own_y = (part - part.mean(axis=0) for part in (data.X, data.Y))
     scale = np.sum((own_x @ turn) * own_y) / np.sum((own_x @ turn) ** 2)
-    np.testing.assert_allclose(found.weight_, scale * turn, atol=1e-5)
+    np.testing.assert_allclose(found.map_.weight, scale * turn, atol=1e-5)
     everything = [data] if source is None else [data, source]
     shares = [1.0] if source is None else [1 - (alpha or 0.0), alpha or 0.0]
     mean_x = sum(share * part.X.mean(axis=0) for share, part in zip(shares, everything, strict=True))
     mean_y = sum(share * part.Y.mean(axis=0) for share, part in zip(shares, everything, strict=True))
-    np.testing.assert_allclose(found.bias_, mean_y - mean_x @ (scale * turn), atol=1e-5)
+    np.testing.assert_allclose(found.map_.bias, mean_y - mean_x @ (scale * turn), atol=1e-5)
     assert found.choice_.strength == 0
 
 
 def test_no_other_rotation_of_as_many_dimensions_is_nearer() -> None:
     data = pairs(40, 5)
     found = fit(ProcrustesAlignment(), data)
-    turn = found.weight_ / np.linalg.norm(found.weight_[0])
-    scale = np.linalg.norm(found.weight_[0])
+    turn = found.map_.weight / np.linalg.norm(found.map_.weight[0])
+    scale = np.linalg.norm(found.map_.weight[0])
     X, Y = weighted(data, None, 0.0)
     best = np.sum((scale * X @ turn - Y) ** 2)
     rng = np.random.default_rng(0)
@@ -101,7 +101,7 @@ def test_a_source_that_turns_the_other_way_is_worth_nothing() -> None:
     data, source = pairs(40), pairs(200, seed=1)
     opposite = PairArrays(source.X, -source.Y, source.start, source.groups)
     found = fit(ProcrustesAlignment(alpha=1.0), data, opposite)
-    assert not found.weight_.any()
+    assert not found.map_.weight.any()
     choice = fit(ProcrustesAlignment(), data, opposite).choice_
     assert choice.alpha <= 0.1
     assert choice.best_by_alpha[0.9] < choice.best_by_alpha[0.0]
@@ -110,7 +110,7 @@ def test_a_source_that_turns_the_other_way_is_worth_nothing() -> None:
 def test_features_that_do_not_vary_are_not_turned() -> None:
     data = pairs(40, 4)
     flat = PairArrays(np.hstack([data.X, np.full((40, 3), 0.5, np.float32)]), data.Y, data.start, data.groups)
-    np.testing.assert_allclose(fit(ProcrustesAlignment(), flat).weight_[4:], 0, atol=1e-6)
+    np.testing.assert_allclose(fit(ProcrustesAlignment(), flat).map_.weight[4:], 0, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------------ CCA
@@ -145,7 +145,7 @@ def test_cca_is_the_generalised_eigenproblem(alpha: float | None, x: int, compon
     )
     strength = found.choice_.strength
     expected = slow_cca(*weighted(data, source, alpha or 0.0), strength, 0.7, components or 5)
-    np.testing.assert_allclose(found.weight_, expected, atol=2e-5)
+    np.testing.assert_allclose(found.map_.weight, expected, atol=2e-5)
     assert found.choice_.settings == {"anchor_strength": 0.7, "components": components or 5}
 
 
@@ -167,8 +167,8 @@ def test_with_a_large_anchor_strength_cca_is_ridge_in_another_scale() -> None:
     ridge = fit(RidgeAlignment(), data, source)
     found = fit(CcaAlignment(anchor_strengths=[1e7], components=[0]), data, source)
     assert (found.choice_.alpha, found.choice_.strength) == (ridge.choice_.alpha, ridge.choice_.strength)
-    scale = np.sum(found.weight_ * ridge.weight_) / np.sum(ridge.weight_**2)
-    np.testing.assert_allclose(found.weight_, scale * ridge.weight_, atol=1e-5)
+    scale = np.sum(found.map_.weight * ridge.map_.weight) / np.sum(ridge.map_.weight**2)
+    np.testing.assert_allclose(found.map_.weight, scale * ridge.map_.weight, atol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------- what they share
@@ -207,7 +207,7 @@ def test_scores_are_those_of_refits_without_a_fold(make: type[Alignment], with_s
     assert choice.score >= choice.start_score == pytest.approx(task.chances(data.start).mean(), abs=1e-6)
     np.testing.assert_allclose(
         found.transform(data.X, data.start),
-        normalise((1 - choice.blend) * data.start + choice.blend * (data.X @ found.weight_ + found.bias_)),
+        normalise((1 - choice.blend) * data.start + choice.blend * (data.X @ found.map_.weight + found.map_.bias)),
         atol=1e-6,
     )
 
@@ -217,7 +217,7 @@ def test_statistics_of_a_source_do_as_well_as_its_pairs(make: type[Alignment]) -
     data, source = pairs(40), pairs(100, seed=1)
     whole = fit(make(), data, source)
     by_statistics = make().fit(data.X, data.Y, start=data.start, groups=data.groups, source=source.statistics)
-    np.testing.assert_array_equal(whole.weight_, by_statistics.weight_)
+    np.testing.assert_array_equal(whole.map_.weight, by_statistics.map_.weight)
     assert whole.choice_ == by_statistics.choice_
     assert whole.choice_.method == make.method
 

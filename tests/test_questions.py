@@ -20,7 +20,7 @@ from chiasm.evaluation.moments import Span, moment_metrics
 from chiasm.evaluation.ranking import wilson_interval
 from chiasm.questions import ask_moments, read_moments, read_questions
 from chiasm.searcher import Query, Searcher, start_of
-from chiasm.space import LearnedMap
+from chiasm.transfer.alignment import LearnedMap
 from chiasm.types import Modality, Text
 
 OFF_TOPIC = ("zebra", "quartz lamp", "tax report", "board meeting", "kernel", "red", "password reset", "green invoice")

@@ -16,7 +16,7 @@ from chiasm.collection import Collection
 from chiasm.retrieval.scores import ScoreModel
 from chiasm.scoring import CrossFitted, fit_scores, short
 from chiasm.searcher import gallery_of, start_of
-from chiasm.space import LearnedMap
+from chiasm.transfer.alignment import LearnedMap
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,10 @@ from safetensors.numpy import load_file, save_file
 from chiasm import space as module
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.errors import SpaceError
-from chiasm.space import NAME_TEMPLATES, LearnedMap, Space, start_space
-from chiasm.transfer.alignment import RidgeAlignment, normalise
+from chiasm.space import NAME_TEMPLATES, Space, start_space
+from chiasm.transfer.alignment import LearnedMap, RidgeAlignment, normalise
 from chiasm.transfer.bridge import conse
+from chiasm.transfer.kernel_alignment import KernelAlignment
 from chiasm.types import Audio, Image, Media, Modality, Text
 
 Matrix = Float[np.ndarray, "rows columns"]
@@ -271,9 +272,27 @@ def test_a_space_places_as_the_alignment_that_it_was_learned_by(start: Space) ->
     begin = start.start("image", raw)
     features = start.features("image", raw, begin)
     fitted = RidgeAlignment(blends=[0.7]).fit(features, anchors, start=begin)
-    maps: dict[Modality, LearnedMap] = {"image": LearnedMap(fitted.weight_, fitted.bias_, fitted.choice_.blend)}
+    maps: dict[Modality, LearnedMap] = {"image": fitted.map_}
     space = start.learned("aligned", maps, learned_from=[], about={})
     np.testing.assert_array_equal(space.place("image", raw), fitted.transform(features, begin))
+
+
+def test_a_map_of_kernel_features_is_kept(start: Space, tmp_path: Path) -> None:
+    raw, anchors = vectors(40), start.place("text", vectors(40, 6, seed=1))
+    begin = start.start("image", raw)
+    features = start.features("image", raw, begin)
+    fitted = KernelAlignment(blends=[0.7], widths=[0.5]).fit(features, anchors, start=begin)
+    assert fitted.map_.kernel is not None
+    maps: dict[Modality, LearnedMap] = {"image": fitted.map_}
+    space = start.learned("bent", maps, learned_from=[], about={})
+    np.testing.assert_array_equal(space.place("image", raw), fitted.transform(features, begin))
+    space.save(tmp_path / "bent")
+    again = Space.load(tmp_path / "bent")
+    np.testing.assert_array_equal(again.place("image", raw), space.place("image", raw))
+    wider: dict[Modality, LearnedMap] = {
+        "image": replace(fitted.map_, kernel=replace(fitted.map_.kernel, width=2 * fitted.map_.kernel.width))
+    }
+    assert start.learned("wider", wider, learned_from=[], about={}).digest != space.digest
 
 
 def test_a_map_without_a_share_leaves_the_start(start: Space, learned: Space) -> None:

@@ -1,11 +1,11 @@
-"""What every alignment is, and the first of them: a linear map from one modality's features to the anchor space.
+"""What every alignment is, and the first of them: a map from one modality's features to the anchor space.
 
-An alignment learns from pairs (features x of the modality that is moved, anchor vectors y) a linear map x W + b. Its
-result is the map blended with the start, the place that the space gives without pairs (`blend_map`). The anchor stays
+An alignment learns from pairs (features x of the modality that is moved, anchor vectors y) a map x W + b, of x itself or of
+its nearness to known items. Its result is the map blended with the start, the place that the space gives without pairs (`LearnedMap`). The anchor stays
 where it is, so stored vectors of it stay valid and several modalities can be aligned to it one after another. Every
 method is an `Alignment`: same arguments, same criterion, same choice of the blend on left-out groups. It says how it
 chooses (on a `Task`) and how it learns a map once that is settled (from a `Lesson`: all pairs, or those of four folds in
-five). The others are in `linear_alignment` and `contrastive`, what chooses between them in `alignment_choice`.
+five). The others are in `kernel_alignment`, `linear_alignment` and `contrastive`, what chooses between them in `alignment_choice`.
 
 Ridge minimises, in closed form,
 
@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import comb
 from pathlib import Path
@@ -321,6 +321,44 @@ LinearMap: TypeAlias = tuple[Float[np.ndarray, "x y"], Float[np.ndarray, " y"]]
 
 
 @dataclass(frozen=True, eq=False)
+class GaussianKernel:
+    """x -> exp(-|x - c|^2 / width) for every centre c."""
+
+    centres: Float[np.ndarray, "centres x"]
+    width: float
+
+    def __call__(self, X: Float[np.ndarray, "n x"]) -> Float[np.ndarray, "n centres"]:
+        """Kernel values, from 0 to 1."""
+        squared = X @ self.centres.T
+        squared *= -2
+        squared += np.einsum("nd,nd->n", X, X)[:, None]
+        squared += np.einsum("nd,nd->n", self.centres, self.centres)
+        return np.asarray(np.exp(-np.maximum(squared, 0) / np.float32(self.width)))
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedMap:
+    """What an alignment gives: `(1 - blend) * start + blend * (f(x) weight + bias)`, scaled to unit length.
+
+    Attributes:
+        weight: of the features f(x).
+        bias: intercept.
+        blend: share of the learned map in the result; the rest is the start.
+        kernel: gives the features; None: they are x itself.
+    """
+
+    weight: Float[np.ndarray, "features y"]
+    bias: Float[np.ndarray, " y"]
+    blend: float
+    kernel: GaussianKernel | None = None
+
+    def place(self, X: Float[np.ndarray, "n x"], start: Float[np.ndarray, "n y"]) -> Float[np.ndarray, "n y"]:
+        """Unit vectors of features whose start, the place that the space gives without learning, is known."""
+        features = X if self.kernel is None else self.kernel(X)
+        return normalise((1 - self.blend) * start + self.blend * (features @ self.weight + self.bias))
+
+
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """One way to learn, and what it says of the validation pairs when their groups are left out."""
 
@@ -469,8 +507,7 @@ class Alignment(ABC):
 
     Attributes:
         method: what the method is called.
-        weight_: Float[x, y], the map.
-        bias_: Float[y], its intercept.
+        map_: `LearnedMap`, in float32.
         choice_: `AlignmentChoice`, what was chosen and how it scored.
 
     Raises:
@@ -478,8 +515,7 @@ class Alignment(ABC):
     """
 
     method: ClassVar[str]
-    weight_: Float[np.ndarray, "x y"]
-    bias_: Float[np.ndarray, " y"]
+    map_: LearnedMap
     choice_: AlignmentChoice
 
     def __init__(self, *, alpha: float | str = "auto", blends: Sequence[float] = BLENDS) -> None:
@@ -514,8 +550,8 @@ class Alignment(ABC):
         """
         task = Task(PairArrays(X, Y, start, groups), source, self.alpha)
         self.choice_ = self._choose(task)
-        weight, bias = self._learn(task, self.choice_)
-        self.weight_, self.bias_ = weight.astype(np.float32), bias.astype(np.float32)
+        learned = self._learn(task, self.choice_)
+        self.map_ = replace(learned, weight=learned.weight.astype(np.float32), bias=learned.bias.astype(np.float32))
         return self
 
     def cross_fitted(
@@ -553,7 +589,7 @@ class Alignment(ABC):
         pairs = task.pairs
         placed = np.empty_like(pairs.start)
         for rows, rest in task.folds:
-            placed[rows] = blend_map(pairs.X[rows], pairs.start[rows], *self._learn(rest, choice), choice.blend)
+            placed[rows] = self._learn(rest, choice).place(pairs.X[rows], pairs.start[rows])
         return placed
 
     @abstractmethod
@@ -561,12 +597,12 @@ class Alignment(ABC):
         """What the method leaves open, by how it does on left-out groups."""
 
     @abstractmethod
-    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LinearMap:
+    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LearnedMap:
         """The map, with everything chosen."""
 
     def transform(self, X: Float[np.ndarray, "n x"], start: Float[np.ndarray, "n y"]) -> Float[np.ndarray, "n y"]:
         """Anchor vectors of new features, unit length, blended with where the space puts them before learning."""
-        return blend_map(X, start, self.weight_, self.bias_, self.choice_.blend)
+        return self.map_.place(X, start)
 
 
 class RidgeAlignment(Alignment):
@@ -598,8 +634,8 @@ class RidgeAlignment(Alignment):
     def _choose(self, task: Task) -> AlignmentChoice:
         return ridge_choice(task, self.strengths, self.blends)
 
-    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LinearMap:
-        return lesson.ridge(choice.alpha, choice.strength)
+    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LearnedMap:
+        return LearnedMap(*lesson.ridge(choice.alpha, choice.strength), choice.blend)
 
     def _cross_fit(self, task: Task, choice: AlignmentChoice) -> Float[np.ndarray, "pairs y"]:
         """Without a fold: exact leave-one-group-out predictions."""
@@ -623,17 +659,6 @@ def ridge_choice(
         return task.choose("ridge", candidates, blends)
 
     return task.once(("ridge choice", tuple(strengths), tuple(blends)), find)
-
-
-def blend_map(
-    X: Float[np.ndarray, "n x"],
-    start: Float[np.ndarray, "n y"],
-    weight: Float[np.ndarray, "x y"],
-    bias: Float[np.ndarray, " y"],
-    blend: float,
-) -> Float[np.ndarray, "n y"]:
-    """`(1 - blend) * start + blend * (X weight + bias)`, rows scaled to unit length."""
-    return normalise((1 - blend) * start + blend * (X @ weight + bias))
 
 
 # ------------------------------------------------------------------------------------------------ left-out predictions

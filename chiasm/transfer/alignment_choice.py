@@ -4,7 +4,7 @@ Every method chooses its settings (strength, alpha, blend, epochs) once, on all 
 anew without each fold of whole groups, and the methods are compared on the pairs left out, pair by pair. So the settings
 have seen the folds: all scores are slightly optimistic, those of methods that choose from more settings a little more;
 that another method has to be better than ridge by a standard error makes up for some of it. How each method chooses and
-learns is left to `alignment`, `linear_alignment` and `contrastive`.
+learns is left to `alignment`, `kernel_alignment`, `linear_alignment` and `contrastive`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from chiasm.transfer.alignment import (
     MIN_PAIRS,
     Alignment,
     AlignmentChoice,
+    LearnedMap,
     Lesson,
-    LinearMap,
     PairStatistics,
     RidgeAlignment,
     Task,
@@ -35,6 +35,12 @@ AUTO = "auto"
 
 def _ridge(alpha: float | str, blends: Sequence[float], seed: int) -> Alignment:  # noqa: ARG001  nothing is drawn
     return RidgeAlignment(alpha=alpha, blends=blends)
+
+
+def _kernel(alpha: float | str, blends: Sequence[float], seed: int) -> Alignment:
+    from chiasm.transfer.kernel_alignment import KernelAlignment
+
+    return KernelAlignment(alpha=alpha, blends=blends, seed=seed)
 
 
 def _procrustes(alpha: float | str, blends: Sequence[float], seed: int) -> Alignment:  # noqa: ARG001
@@ -62,11 +68,18 @@ def _siglip(alpha: float | str, blends: Sequence[float], seed: int) -> Alignment
 
 
 _MAKERS: Mapping[str, Callable[[float | str, Sequence[float], int], Alignment]] = MappingProxyType(
-    {"ridge": _ridge, "procrustes": _procrustes, "cca": _cca, "infonce": _infonce, "siglip": _siglip}
+    {
+        "ridge": _ridge,
+        "kernel": _kernel,
+        "procrustes": _procrustes,
+        "cca": _cca,
+        "infonce": _infonce,
+        "siglip": _siglip,
+    }
 )
 METHODS: tuple[str, ...] = tuple(_MAKERS)
 """Every method by name, ridge first: the one that the others have to beat. The contrastive ones import torch."""
-_NEED_PAIRS = frozenset({"infonce", "siglip"})  # of the source, too: statistics do not do
+_NEED_PAIRS = frozenset({"kernel", "infonce", "siglip"})  # of the source, too: statistics do not do
 
 
 def make_alignment(
@@ -172,7 +185,7 @@ class AutoAlignment(Alignment):
         self._chosen = methods[self.comparison_.chosen]
         return choices[self.comparison_.chosen]
 
-    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LinearMap:
+    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LearnedMap:
         return self._chosen._learn(lesson, choice)
 
     def _cross_fit(self, task: Task, choice: AlignmentChoice) -> Float[np.ndarray, "pairs y"]:

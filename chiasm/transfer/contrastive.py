@@ -32,8 +32,8 @@ from chiasm.transfer.alignment import (
     Alignment,
     AlignmentChoice,
     Candidate,
+    LearnedMap,
     Lesson,
-    LinearMap,
     PairArrays,
     PairStatistics,
     Task,
@@ -145,14 +145,15 @@ class _Contrastive(Alignment):
         ]
         return task.choose(self.method, candidates, self.blends)
 
-    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LinearMap:
+    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LearnedMap:
         weight, bias = lesson.ridge(choice.alpha, choice.strength)
         epochs = int(choice.settings["epochs"])
         if not epochs or _one_group(lesson):
-            return weight, bias
+            return LearnedMap(weight, bias, choice.blend)
         network = self._trained(lesson, choice, choice.settings, stop_after=epochs)
         turn = np.eye(len(bias)) + network.turn.detach().double().numpy()
-        return weight @ turn, bias @ turn + network.shift.detach().double().numpy()
+        shift = network.shift.detach().double().numpy()
+        return LearnedMap(weight @ turn, bias @ turn + shift, choice.blend)
 
     def _left_out_by_epoch(
         self, task: Task, base: AlignmentChoice, settings: Mapping[str, float]

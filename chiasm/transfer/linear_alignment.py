@@ -19,8 +19,8 @@ from chiasm.transfer.alignment import (
     Alignment,
     AlignmentChoice,
     Candidate,
+    LearnedMap,
     Lesson,
-    LinearMap,
     Moments,
     Task,
     ridge_choice,
@@ -58,8 +58,8 @@ class ProcrustesAlignment(Alignment):
 
         return task.choose(self.method, candidates(), self.blends)
 
-    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LinearMap:
-        return procrustes(lesson.pairs.X, lesson.target, lesson.other, choice.alpha)
+    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LearnedMap:
+        return LearnedMap(*procrustes(lesson.pairs.X, lesson.target, lesson.other, choice.alpha), choice.blend)
 
 
 class CcaAlignment(Alignment):
@@ -132,11 +132,11 @@ class CcaAlignment(Alignment):
         )
         return task.choose(self.method, candidates, self.blends)
 
-    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LinearMap:
+    def _learn(self, lesson: Lesson, choice: AlignmentChoice) -> LearnedMap:
         regressed = Regressed.of(lesson, choice.alpha, choice.strength)
         settings = choice.settings
         ((weight, bias),) = regressed.cca(settings["anchor_strength"], [int(settings["components"])])
-        return regressed.weight @ weight, bias
+        return LearnedMap(regressed.weight @ weight, bias, choice.blend)
 
 
 def procrustes(
