@@ -10,7 +10,7 @@ import sys
 import tarfile
 from collections import Counter
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ class Pairs:
     captions: np.ndarray
     categories: np.ndarray
     kinds: np.ndarray  # a finer category, of emoji only
+    ids: np.ndarray
 
 
 def say(line: str) -> None:
@@ -115,7 +116,23 @@ def pairs(name: str) -> Pairs:
         np.array([rows[item]["text"][0] for item in ids]),
         np.array([rows[item]["category"] for item in ids]),
         np.array([rows[item]["kind"] or "" for item in ids]),
+        np.array(ids),
     )
+
+
+def spoken_stamps() -> dict[str, Float[np.ndarray, " dim"]]:
+    """Embeddings of the English spoken descriptions of captioned stamps, by the stamp's id; few stamps have one."""
+    folder = cache_folder() / "benchmarks"
+    rows = [row for row in stamps_rows(stamps_root(say)) if row["audio"]]
+    manifest = folder / "stamps-spoken.csv"
+    with manifest.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "audio"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    api.add([manifest], to=folder / "stamps-spoken")
+    speech = next(network for network in encoders.resolve("offline") if "audio" in network.modalities)
+    vectors = Collection.open(folder / "stamps-spoken").vectors(speech.fingerprint)
+    return dict(zip(vectors.items, vectors.vectors, strict=True))
 
 
 def pictures(data: Pairs) -> Pairs:
@@ -130,7 +147,7 @@ def classes(data: Pairs) -> Pairs:
 
 
 def take(data: Pairs, rows: np.ndarray) -> Pairs:
-    return Pairs(data.image[rows], data.text[rows], data.captions[rows], data.categories[rows], data.kinds[rows])
+    return Pairs(*(getattr(data, field.name)[rows] for field in fields(data)))
 
 
 def offline_space() -> Space:

@@ -1,16 +1,16 @@
 """Scores that compare across modalities, on the stamps: hubness correction, a mixed gallery, and "nothing found".
 
-Five folds by caption. In each the maps (ridge, emoji as source) and the scores are learned from the training folds, the
-latter from vectors placed without their own group. The held-out fold asks, and it is the gallery, as in
-`benchmarks.transfer`; the whole collection is a second, larger gallery. Short names ("frog") look for the images and
-texts of their caption. Captions look for images, their own text being left out. Off-topic queries are in
-`offtopic.txt`; nothing is fitted on them. Speech has no part here, since the spoken descriptions are not embedded: as a
-further modality it goes into `gallery_of`.
+Five folds by caption. In each the maps (kernel, emoji as source: what `align` does) and the scores are learned from the
+training folds, the latter from vectors placed without their own group. The held-out fold asks, and it is the gallery, as
+in `benchmarks.transfer`; the whole collection is a second, larger gallery. Short names ("frog") look for the images, texts
+and spoken descriptions of their caption; only some stamps have one of these. Captions look for images, their own text
+and speech being left out. Off-topic queries are in `offtopic.txt`; nothing is fitted on them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -18,19 +18,20 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from benchmarks import record
-from benchmarks.corpora import offline_space, pairs, pictures, say
+from benchmarks.align import emoji
+from benchmarks.corpora import offline_space, pairs, pictures, say, spoken_stamps
 from chiasm import encoders
 from chiasm.evaluation.ranking import retrieval_metrics
 from chiasm.evaluation.splits import group_folds
 from chiasm.retrieval.relevance import calibration_error
 from chiasm.retrieval.scores import HeldOut, Judgement, PairScores, ScoreModel
-from chiasm.transfer.alignment import PairStatistics, RidgeAlignment
+from chiasm.transfer.kernel_alignment import KernelAlignment
 from chiasm.types import Modality, Text
 
 SEED = 0
 FOLDS = 5
-VENDORS = ("google", "twitter")
 SHOWN = 10
+KINDS: tuple[Modality, ...] = ("image", "text", "audio")
 
 
 def short(caption: str) -> str:
@@ -41,18 +42,14 @@ def short(caption: str) -> str:
 
 def main() -> None:
     space, networks = offline_space(), encoders.resolve("offline")
-    parts = []
-    for vendor in VENDORS:
-        data = pairs(f"emoji-{vendor}")
-        begin = space.start("image", data.image)
-        parts.append(
-            PairStatistics.from_pairs(space.features("image", data.image, begin), space.start("text", data.text))
-        )
-    source = parts[0] + parts[1]
+    source = emoji()
     stamps = pictures(pairs("stamps"))
     start = space.start("image", stamps.image)
     X, Y = space.features("image", stamps.image, start), space.start("text", stamps.text)
     groups = np.unique(stamps.captions, return_inverse=True)[1].ravel()
+    spoken = spoken_stamps()
+    said = np.array([row for row, name in enumerate(stamps.ids) if name in spoken and spoken[name].any()])
+    S = space.start("audio", np.stack([spoken[stamps.ids[row]] for row in said]))
     names = space.embed([Text(short(caption)) for caption in stamps.captions], networks)
     off = [line for line in Path(__file__).with_name("offtopic.txt").read_text(encoding="utf-8").splitlines() if line]
     strangers = space.embed([Text(line) for line in off], networks)
@@ -63,15 +60,11 @@ def main() -> None:
     learned: list[list[object]] = []
     for number, fold in enumerate(group_folds(groups, FOLDS, seed=SEED)):
         train, test = fold.train, fold.test
-        model = RidgeAlignment().fit(X[train], Y[train], start=start[train], groups=groups[train], source=source)
+        known = {"start": start[train], "groups": groups[train], "source": source}
+        model = KernelAlignment().fit(X[train], Y[train], **known)
         placed = model.transform(X, start)
         crossed = placed.copy()  # of training rows: by a map that did not see their group
-        choice = model.choice_
-        for inner in group_folds(groups[train], FOLDS, seed=SEED):
-            fit, left = train[inner.train], train[inner.test]
-            part = RidgeAlignment(alpha=choice.alpha, strengths=(choice.strength,), blends=(choice.blend,))
-            part.fit(X[fit], Y[fit], start=start[fit], groups=groups[fit], source=source)
-            crossed[left] = part.transform(X[left], start[left])
+        crossed[train] = model.cross_fitted(X[train], Y[train], **known)
 
         relevant = groups[test][:, None] == groups[test][None]
         for direction, asked, searched in (("text-to-image", Y, crossed), ("image-to-text", crossed, Y)):
@@ -90,30 +83,38 @@ def main() -> None:
             what = f"{'centred, ' if how.centred else ''}{how.correction.method} {how.correction.strength:g}"
             hub_rows.append([direction, number, what, before, after])
 
+        mine = np.isin(said, train)
+        gallery = {"image": (placed, groups), "text": (Y, groups), "audio": (S, groups[said])}
+        asked_of = {
+            "image": HeldOut(Y[train], groups[train], crossed[train], groups[train]),
+            "text": HeldOut(names[train], groups[train], Y[train], groups[train]),
+            "audio": HeldOut(names[train], groups[train], S[mine], groups[said[mine]]),
+        }
         scores = ScoreModel(
             {
-                ("text", "image"): PairScores.fit(
-                    placed,
+                ("text", kind): PairScores.fit(
+                    gallery[kind][0],
                     Y,
-                    gallery_owners=groups,
+                    gallery_owners=gallery[kind][1],
                     bank_owners=groups,
-                    pairs=HeldOut(Y[train], groups[train], crossed[train], groups[train]),
-                ),
-                ("text", "text"): PairScores.fit(
-                    Y,
-                    Y,
-                    gallery_owners=groups,
-                    bank_owners=groups,
-                    pairs=HeldOut(names[train], groups[train], Y[train], groups[train]),
-                ),
+                    pairs=asked_of[kind],
+                )
+                for kind in KINDS
             }
         )
         for (_, searched_kind), pair in scores.pairs.items():
             assert pair.relevance is not None
             rates = pair.relevance.rates(pair.relevance.threshold())
             learned.append([searched_kind, number, pair.relevance.calibration_error, *rates.values()])
-        for where, members in (("fold", test), ("collection", np.arange(len(Y)))):
-            asked_all(where, members, test, scores, placed, Y, names, strangers, groups, mixed, answers)
+        everything = np.arange(len(Y))
+        for where, members in (("fold", test), ("collection", everything)):
+            inside = np.isin(said, members)
+            parts: dict[Modality, tuple[np.ndarray, np.ndarray]] = {
+                "image": (placed[members], members),
+                "text": (Y[members], members),
+                "audio": (S[inside], said[inside]),
+            }
+            asked_all(where, parts, test, scores, Y, names, strangers, groups, mixed, answers)
         say(f"fold {number}: {hub_rows[-2:]} {learned[-2:]}")
 
     body = [
@@ -127,18 +128,18 @@ def main() -> None:
         body += [f"{direction}: {found[:, 0].mean():.3f} plain, {found[:, 1].mean():.3f} with chosen scores."]
     rows: list[list[object]] = []
     for name, found_counts in mixed.items():
-        image, text, all_image, all_text = np.sum(found_counts, axis=0)
-        share, due = image / (image + text), all_image / (all_image + all_text)
-        rows.append(
-            [name, float(share), float(due), float(share / due), float(image / all_image), float(text / all_text)]
-        )
+        found, all_of = np.sum(found_counts, axis=0)
+        for place, kind in enumerate(KINDS):
+            share, due = found[place] / found.sum(), all_of[place] / all_of.sum()
+            rows.append(
+                [name, kind, *map(float, (share, due, share / due, found[place] / all_of[place])), int(all_of[place])]
+            )
     body += [
         "",
-        "Mixed gallery, short names as queries: images among the relevant of the first 10.",
+        "Mixed gallery, short names as queries: share of each modality among what is relevant in the first 10, its share of all",
+        "that is relevant, and the part of it that is found.",
         "",
-        record.table(
-            ("gallery, order", "share of images", "their share", "ratio", "images found", "texts found"), rows
-        ),
+        record.table(("gallery, order", "modality", "share", "due", "ratio", "found", "relevant"), rows),
         "",
         f'"Nothing found": share of queries that get an answer ({len(off)} off-topic ones a fold), with 95 % intervals.',
         "",
@@ -157,21 +158,11 @@ def main() -> None:
     record.write("scores", "Scores that compare across modalities", f"folds {SEED}", "\n".join(body))
 
 
-def gallery_of(
-    placed: Float[np.ndarray, "n dim"], Y: Float[np.ndarray, "n dim"], members: Int[np.ndarray, " members"]
-) -> tuple[Float[np.ndarray, "rows dim"], list[Modality], Int[np.ndarray, " rows"]]:
-    """Vectors of all modalities of some items, the modality of each, and the item."""
-    parts: dict[Modality, Float[np.ndarray, "n dim"]] = {"image": placed, "text": Y}
-    kinds = [kind for kind in parts for _ in members]
-    return np.vstack([part[members] for part in parts.values()]), kinds, np.tile(members, len(parts))
-
-
 def asked_all(
     where: str,
-    members: Int[np.ndarray, " members"],
+    parts: Mapping[Modality, tuple[Float[np.ndarray, "n dim"], Int[np.ndarray, " n"]]],
     test: Int[np.ndarray, " test"],
     scores: ScoreModel,
-    placed: Float[np.ndarray, "n dim"],
     Y: Float[np.ndarray, "n dim"],
     names: Float[np.ndarray, "n dim"],
     strangers: Float[np.ndarray, "off dim"],
@@ -179,16 +170,19 @@ def asked_all(
     mixed: dict[str, list[np.ndarray]],
     answers: dict[str, list[bool]],
 ) -> None:
-    rows, kinds, items = gallery_of(placed, Y, members)
-    kind = np.array(kinds)
-    sizes = {searched: int((kind == searched).sum()) for _, searched in scores.pairs}
+    """Ask a gallery whose `parts` are vectors and items of each modality."""
+    rows, items = (np.concatenate([part[place] for part in parts.values()]) for place in (0, 1))
+    kind = np.array([name for name, (vectors, _) in parts.items() for _ in vectors])
+    sizes = {name: len(vectors) for name, (vectors, _) in parts.items()}
     offsets = np.empty(len(rows), np.float32)
     for (_, searched), pair in scores.pairs.items():
         offsets[kind == searched] = pair.offsets(rows[kind == searched], groups[items[kind == searched]])
 
     def judge(query: Float[np.ndarray, " dim"], kept: np.ndarray) -> Judgement:
         chosen = [cast("Modality", name) for name in kind[kept]]
-        return scores.judge(query, "text", rows[kept], chosen, offsets=offsets[kept], sizes=sizes)
+        return scores.judge(
+            query, "text", rows[kept], chosen, offsets=offsets[kept], sizes=sizes, items=len(set(items.tolist()))
+        )
 
     every = np.ones(len(rows), dtype=bool)
     shown, truth = [], []
@@ -198,11 +192,9 @@ def asked_all(
         answers.setdefault(f"{where}, short names", []).append(bool(judged.found))
         for name, order in (("calibrated", judged.order), ("cosine", np.argsort(-(rows @ names[number])))):
             first = order[:SHOWN]
-            hit = [int((right[first] & (kind[first] == m)).sum()) for m in ("image", "text")]
-            mixed.setdefault(f"{where}, {name}", []).append(
-                np.array([*hit, *((right & (kind == m)).sum() for m in ("image", "text"))])
-            )
-        without_text = every & ~(right & (kind == "text"))
+            counts = [[(right[part] & (kind[part] == one)).sum() for one in KINDS] for part in (first, slice(None))]
+            mixed.setdefault(f"{where}, {name}", []).append(np.array(counts))
+        without_text = every & ~(right & (kind != "image"))
         judged = judge(Y[number], without_text)
         answers.setdefault(f"{where}, captions", []).append(bool(judged.found))
         first = judged.order[:SHOWN]

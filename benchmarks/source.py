@@ -7,6 +7,8 @@ The recogniser chooses the weight of the source on held-out target shots, and ma
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from sklearn.metrics import f1_score
 
@@ -114,7 +116,7 @@ def relabelled(data: Pairs) -> Pairs:
         labels[np.char.startswith(data.kinds.astype(str), beginning)] = label
     chosen = np.flatnonzero(labels != "")
     found = take(data, chosen)
-    return Pairs(found.image, found.text, found.captions, labels[chosen], found.kinds)
+    return replace(found, categories=labels[chosen])
 
 
 if __name__ == "__main__":

@@ -908,6 +908,7 @@ def _judgement(
         kinds,
         offsets=offsets,
         sizes={name: len(rows) for name, rows in gallery.by_modality.items()},
+        items=len(gallery.names),
         min_probability=None if min_probability == "auto" else min_probability,
     )
 
@@ -923,7 +924,7 @@ def _false_hit_rate(
         pair = state.scores.pairs.get((query.modality, name))
         if pair is not None and pair.relevance is not None:
             rows = len(state.gallery.by_modality[name])
-            rates.append(pair.relevance.rates(threshold, rows=rows)["foreign"])
+            rates.append(pair.relevance.rates(threshold, rows=rows, items=len(state.gallery.names))["foreign"])
     return max(rates, default=None)
 
 

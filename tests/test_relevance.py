@@ -92,6 +92,27 @@ def test_in_a_larger_gallery_odds_fall_and_the_same_scores_are_kept() -> None:
     )
 
 
+def test_few_rows_among_many_items_are_diluted_as_the_items_are() -> None:
+    """A tenth of the items have a row of this modality: the right one is among them for a tenth of the queries.
+
+    The model takes half of the queries to have an answer at all, so that it expects half as much as there is.
+    """
+    model = fitted()
+    scores, relevant, *_ = planted(4000, seed=9)
+    gone = np.random.default_rng(0).random(4000) > 0.1
+    scores[gone[:, None] & relevant] -= 0.5  # as any other row
+    relevant[gone] = False
+    best = scores.max(axis=1, keepdims=True)
+    told = model.probability(scores, best, rows=ROWS, items=10 * ROWS)
+    assert 0.35 * relevant.sum() < told.sum() < 1.2 * relevant.sum()
+    assert model.probability(scores, best, rows=ROWS).sum() > 2 * relevant.sum()
+    limits = model.threshold(), model.threshold(rows=ROWS, items=10 * ROWS)
+    np.testing.assert_array_equal(
+        model.probability(best, best) >= limits[0], model.probability(best, best, items=10 * ROWS) >= limits[1]
+    )
+    assert model.rates(limits[1], rows=ROWS, items=10 * ROWS) == pytest.approx(model.rates(limits[0]), abs=0.01)
+
+
 @pytest.mark.parametrize("keep", [0.8, 0.95])
 def test_a_threshold_keeps_its_share(keep: float) -> None:
     model = fitted()

@@ -136,6 +136,19 @@ def test_in_a_mixed_gallery_no_modality_is_favoured() -> None:
     assert image > image_before + 0.1 and text > 0.9
 
 
+def test_a_modality_that_few_items_have_is_not_favoured_for_it() -> None:
+    """Of equal scores the row among ten is not more probable than the row among a hundred: both are one item's."""
+    pair = MODEL.pairs["text", "image"]
+    both = ScoreModel({("text", "image"): pair, ("text", "audio"): pair})
+    rows = np.vstack([NEW.images, NEW.images])
+    kinds: list[Modality] = ["image" if row < N else "audio" for row in range(2 * N)]
+    sizes: dict[Modality, int] = {"image": N, "audio": N // 10}
+    judged = both.judge(NEW.queries[0], "text", rows, kinds, sizes=sizes, items=N)
+    np.testing.assert_allclose(judged.probability[:N], judged.probability[N:], rtol=1e-6)
+    alone = both.judge(NEW.queries[0], "text", rows, kinds, sizes=sizes)
+    assert (alone.probability[N:] > alone.probability[:N]).all()
+
+
 def test_without_pairs_scores_compare_by_deviations_and_no_probability_is_made_up() -> None:
     bare = ScoreModel(
         {

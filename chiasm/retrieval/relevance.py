@@ -39,7 +39,8 @@ class Relevance:
         lead: of the distance to the best score of the query in this modality; a hit far behind the best is doubtful.
         bias: at a gallery of `rows`.
         rows: of the gallery that it was learned in. In one of n rows the log-odds fall by log(n / rows): as many rows
-            are relevant to a query, and more of the others score as high by chance.
+            are relevant to a query, and more of the others score as high by chance. So they do among n items of which
+            only few have a row of this modality: a query may look for any item, so a row is the right one as seldom.
         queries: that it was learned from.
         groups: of these.
         answerable: share of queries that are taken to have an answer in the gallery.
@@ -68,7 +69,12 @@ class Relevance:
     foreign: Float[np.ndarray, "sizes quantiles"]
 
     def probability(
-        self, scores: Float[np.ndarray, "*n"], best: float | Float[np.ndarray, "..."], *, rows: int | None = None
+        self,
+        scores: Float[np.ndarray, "*n"],
+        best: float | Float[np.ndarray, "..."],
+        *,
+        rows: int | None = None,
+        items: int | None = None,
     ) -> Float[np.ndarray, "*n"]:
         """Probability of each hit to be relevant.
 
@@ -76,12 +82,14 @@ class Relevance:
             scores: of the hits.
             best: best score of their query in this modality; broadcast against the scores.
             rows: of the gallery in this modality, not only those that a filter lets through. Default: as learned.
+            items: of the gallery in all modalities. Default: as many as rows.
         """
-        odds = self.slope * scores + self.lead * (scores - best) + self.bias - self._dilution(rows)
+        odds = self.slope * scores + self.lead * (scores - best) + self.bias - self._dilution(rows, items)
         return np.asarray(1 / (1 + np.exp(-np.clip(odds, -60, 60))))
 
-    def _dilution(self, rows: int | None) -> float:
-        return 0.0 if rows is None else float(np.log(max(rows, 1) / self.rows))
+    def _dilution(self, rows: int | None, items: int | None) -> float:
+        given = [number for number in (rows, items) if number is not None]
+        return float(np.log(max(1, *given) / self.rows)) if given else 0.0
 
     def threshold(
         self,
@@ -90,6 +98,7 @@ class Relevance:
         false_hits: float | None = None,
         of: Absence = "foreign",
         rows: int | None = None,
+        items: int | None = None,
     ) -> float:
         """The probability below which a best hit means "nothing found".
 
@@ -101,6 +110,7 @@ class Relevance:
             false_hits: share of the queries without an answer that get one all the same.
             of: which kind of such queries, see the attributes.
             rows: of the gallery, as in `probability`.
+            items: as in `probability`.
 
         Raises:
             SpaceError: both rates, or one that is not from 0 to 1.
@@ -115,17 +125,18 @@ class Relevance:
         else:
             curves = {"absent": self.absent, "foreign": self.foreign}[of]
             limit = float(np.nextafter(np.interp(1 - rate, QUANTILES, at_size(curves, self.sizes, rows)), 1))
-        ratio = np.exp(self._dilution(rows))
+        ratio = np.exp(self._dilution(rows, items))
         return float(limit / (limit + ratio * (1 - limit)))
 
-    def rates(self, threshold: float, *, rows: int | None = None) -> dict[str, float]:
+    def rates(self, threshold: float, *, rows: int | None = None, items: int | None = None) -> dict[str, float]:
         """Share of left-out queries that get an answer at a threshold, by what the gallery holds; see the attributes.
 
         Args:
             threshold: of a gallery of so many rows.
             rows: see `probability`.
+            items: see there.
         """
-        ratio = np.exp(self._dilution(rows))
+        ratio = np.exp(self._dilution(rows, items))
         limit = threshold * ratio / (threshold * ratio + 1 - threshold)
         curves = {"kept": self.kept, "absent": self.absent, "foreign": self.foreign}
         return {name: float(np.mean(at_size(curve, self.sizes, rows) >= limit)) for name, curve in curves.items()}

@@ -379,6 +379,7 @@ class ScoreModel:
         *,
         offsets: Float[np.ndarray, " hits"] | None = None,
         sizes: Mapping[Modality, int] | None = None,
+        items: int | None = None,
         keep: float | None = None,
         false_hits: float | None = None,
         min_probability: float | None = None,
@@ -397,6 +398,7 @@ class ScoreModel:
             offsets: of each of them, from `PairScores.offsets` for this query's modality. Default: computed here, which
                 costs a comparison of each candidate with the whole bank.
             sizes: rows of the whole gallery by modality. Default: as when the scores were fitted.
+            items: of the whole gallery. A modality that few of them have is not favoured for it. Default: as many as rows.
             keep: share of the answerable queries that should still get an answer, see `Relevance.threshold`.
             false_hits: share of the unanswerable queries that may get one.
             min_probability: threshold, instead of one that follows from a share.
@@ -436,8 +438,8 @@ class ScoreModel:
             standard[mine] = pair.standard(found[None], asked)[0]
             if pair.relevance is not None:
                 size = None if sizes is None else sizes[kind]
-                probability[mine] = pair.relevance.probability(found, float(found.max()), rows=size)
-                limits.append(pair.relevance.threshold(keep=keep, false_hits=false_hits, rows=size))
+                probability[mine] = pair.relevance.probability(found, float(found.max()), rows=size, items=items)
+                limits.append(pair.relevance.threshold(keep=keep, false_hits=false_hits, rows=size, items=items))
                 if pair.nearest is not None:
                     curve = at_size(pair.nearest, pair.relevance.sizes, size)
                     floors.append(float(np.interp(1 - (KEEP if keep is None else keep), QUANTILES, curve)))
