@@ -275,7 +275,7 @@ def search(
         offset: hits that are passed over, for the pages after the first.
         modality: find items by their files of this modality only. Default: by any.
         where: SQL condition on the columns of the items.
-        min_probability: leave out hits that are less probably relevant, from 0 to 1; `"auto"`: than what 95 % of the
+        min_probability: leave out hits that are less probably relevant, from 0 to 1; `"auto"`: than what 94 % of the
             questions that have an answer reach. No hits are left where nothing was found.
         metric: order hits by `"cosine"`, `"dot"`, `"l2"` or `"mahalanobis"` alone. Their score is its value, distances with a
             minus sign, and they have no probability. Default: what the space has learned scores to be worth, and cosine

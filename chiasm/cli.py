@@ -196,7 +196,7 @@ def search(
         return
     if result.found is False and result.threshold is not None:
         typer.echo(
-            f"Probably nothing: no hit has the probability of {result.threshold:.2f} that the best hit of 95 % of the questions "
+            f"Probably nothing: no hit has the probability of {result.threshold:.2f} that the best hit of 94 % of the questions "
             "with an answer has. --min-probability auto leaves such hits out.",
             err=True,
         )

@@ -105,7 +105,7 @@ class SearchResult:
     found: bool | None = None
     """Whether any hit is good enough to say that something was found; None where nobody can say (no probabilities)."""
     threshold: float | None = None
-    """The probability that the best hit of 95 % of the questions with an answer reaches, or as was asked."""
+    """The probability that the best hit of 94 % of the questions with an answer reaches, or as was asked."""
     false_hit_rate: float | None = None
     """The share of questions without an answer here whose best hit reaches it all the same, on held-out pairs."""
 

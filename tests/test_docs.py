@@ -21,7 +21,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """The folder that the README supposes: pictures in folders by kind, captions of the same name."""
+    """The folder that the README supposes: pictures in folders by kind, captions of the same name, questions on other things."""
     for kind in ("circle", "square"):
         for colour in ("red", "green", "blue", "orange", "purple", "black", "brown", "pink"):
             image = Image.new("RGB", (96, 96), "white")
@@ -33,6 +33,7 @@ def photos(tmp_path: Path) -> Path:
             path.with_suffix(".txt").write_text(f"a {colour} {kind}", encoding="utf-8")
     (tmp_path / "new").mkdir()
     Image.new("RGB", (64, 64), "navy").save(tmp_path / "new" / "one.jpg")
+    (tmp_path / "questions.txt").write_text("quarterly tax report\na recipe for lentil soup\n", encoding="utf-8")
     return tmp_path
 
 

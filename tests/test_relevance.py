@@ -130,12 +130,12 @@ def test_a_threshold_keeps_its_share_in_a_smaller_gallery() -> None:
     best = np.where(few, 0.6 * scores, -np.inf).max(axis=1)
     size = 41
     kept = model.probability(best, best, rows=size) >= model.threshold(rows=size)
-    assert np.mean(kept) == pytest.approx(0.95, abs=0.015)
+    assert np.mean(kept) == pytest.approx(0.94, abs=0.015)
     as_large = np.log(size / model.rows)
     limit = model.threshold()
     large = limit / (limit + np.exp(as_large) * (1 - limit))  # that keeps the same scores
     assert np.mean(model.probability(best, best, rows=size) >= large) < 0.93
-    assert model.rates(model.threshold(rows=size), rows=size)["kept"] == pytest.approx(0.95, abs=0.01)
+    assert model.rates(model.threshold(rows=size), rows=size)["kept"] == pytest.approx(0.94, abs=0.01)
 
 
 def test_best_by_size_is_the_best_of_a_draw_and_what_is_relevant() -> None:
