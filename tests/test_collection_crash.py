@@ -63,11 +63,11 @@ def run(job: Job) -> None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell is born deaf to it
     job.begun.touch()
     while job.wait_for is not None and not job.wait_for.exists():
         time.sleep(0.001)
     encoder = FakeEncoder(batch_size=4, faults={"bad": "nan"}, log=job.log if job.full_after is None else None)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell is born deaf to it
     try:
         collection = Collection.create(job.collection, encoder="fake")
         manifests = [read_manifest(folder) for folder in job.folders]
