@@ -165,3 +165,11 @@ def test_sums_of_a_source_are_not_enough() -> None:
     data = pairs(30)
     with pytest.raises(SpaceError, match="Give the source as a collection, or use ridge, procrustes or cca"):
         KernelAlignment().fit(data.X, data.Y, start=data.start, groups=data.groups, source=pairs(30).statistics)
+
+
+def test_many_rows_are_placed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, new = pairs(40), pairs(50, seed=2)
+    found = fit(KernelAlignment(), data)
+    whole = found.transform(new.X, new.start)
+    monkeypatch.setattr("chiasm.transfer.alignment._KERNEL_ROWS", 7)
+    np.testing.assert_allclose(found.transform(new.X, new.start), whole, atol=1e-6)

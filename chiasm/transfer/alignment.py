@@ -49,6 +49,7 @@ MIN_PAIRS = 10
 FOLDS = 5  # of whole groups, for what has no exact left-out predictions
 SINGLE_PRECISION = 0.1  # strength from which float32 predicts left-out pairs to 3e-7; below it errors grow
 CHOICE_HITS, CHOICE_CANDIDATES = 10, 30
+_KERNEL_ROWS = 8192  # whose kernel values are held at a time
 MAX_VALIDATION = 2000  # pairs that are ranked against each other when choosing: more cost n^2 and change nothing
 
 
@@ -354,8 +355,17 @@ class LearnedMap:
 
     def place(self, X: Float[np.ndarray, "n x"], start: Float[np.ndarray, "n y"]) -> Float[np.ndarray, "n y"]:
         """Unit vectors of features whose start, the place that the space gives without learning, is known."""
-        features = X if self.kernel is None else self.kernel(X)
-        return normalise((1 - self.blend) * start + self.blend * (features @ self.weight + self.bias))
+        return normalise((1 - self.blend) * start + self.blend * (self._mapped(X) + self.bias))
+
+    def _mapped(self, X: Float[np.ndarray, "n x"]) -> Float[np.ndarray, "n y"]:
+        if self.kernel is None:
+            straight: Float[np.ndarray, "n y"] = X @ self.weight
+            return straight
+        mapped = np.empty((len(X), self.weight.shape[1]), np.result_type(X, self.weight))
+        for first in range(0, len(X), _KERNEL_ROWS):  # a million rows have a thousand million kernel values
+            part = slice(first, first + _KERNEL_ROWS)
+            mapped[part] = self.kernel(X[part]) @ self.weight
+        return mapped
 
 
 @dataclass(frozen=True, eq=False)
