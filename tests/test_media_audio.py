@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,20 @@ def test_samples_that_are_no_numbers_are_broken(value: float, open_bytes: Open) 
     error = refusal(open_bytes, sound_bytes(samples, RATE, "WAV", "FLOAT"))
     assert error.outcome is Outcome.BROKEN
     assert "not finite" in error.reason
+
+
+def test_an_hour_of_silence(open_bytes: Open) -> None:
+    """It is told from sound like a second of it, and takes no more memory than its samples do a few times over."""
+    samples = 3600 * RATE
+    tracemalloc.start()
+    try:
+        error = refusal(open_bytes, sound_bytes(np.zeros(samples, np.float32), RATE, "FLAC"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert error.outcome is Outcome.SILENT
+    assert "no signal: silence" in error.reason
+    assert peak < 4 * samples * 4  # bytes; what the test itself holds is one of them
 
 
 def test_silence(open_bytes: Open) -> None:
