@@ -11,12 +11,15 @@ import pytest
 
 from chiasm.errors import SpaceError
 from chiasm.retrieval.relevance import (
+    QUANTILES,
     Relevance,
     at_size,
     best_by_size,
     calibration_error,
     fit_relevance,
     gallery_sizes,
+    mixed_quantile,
+    mixed_threshold,
 )
 
 QUERIES, ROWS = 300, 80
@@ -158,6 +161,31 @@ def test_between_two_sizes_a_curve_is_between_theirs() -> None:
     np.testing.assert_array_equal(at_size(curves, sizes, 3), [0.0, 1.0])
     np.testing.assert_allclose(at_size(curves, sizes, 50), [1.0, 2.0])
     np.testing.assert_allclose(at_size(curves, sizes, round(50 * 2**0.5)), [1.5, 3.0], atol=0.03)
+
+
+def test_a_mixed_quantile_is_that_of_the_values_together() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.beta(2, 5, 4000), rng.beta(5, 2, 4000)
+    curves = [np.quantile(values, QUANTILES) for values in (first, second)]
+    for share in (0.05, 0.5, 0.9):
+        together = np.quantile(np.concatenate([first, first, first, second]), share)
+        assert mixed_quantile(curves, [3, 1], share) == pytest.approx(together, abs=0.01)
+        assert mixed_quantile(curves[:1], [7], share) == pytest.approx(np.quantile(first, share), abs=1e-3)
+        assert mixed_quantile([curves[0], curves[0]], [1, 9], share) == pytest.approx(
+            np.quantile(first, share), abs=0.01
+        )
+
+
+def test_a_modality_of_which_little_is_found_does_not_decide_for_the_others() -> None:
+    good = fitted()
+    scores, relevant, groups, likeness = planted()
+    noise = np.random.default_rng(1).standard_normal(scores.shape).astype(np.float32)
+    poor = fit_relevance(noise, relevant, groups, likeness)
+    alone = good.threshold(items=1000)
+    assert poor.threshold(items=1000) < 0.2 * alone
+    few = mixed_threshold([(good, ROWS), (poor, 2)], items=1000)
+    assert 0.7 * alone < few <= alone
+    assert mixed_threshold([(good, ROWS), (good, 3)], items=1000) == pytest.approx(alone, rel=0.1)
 
 
 @pytest.mark.parametrize("of", ["absent", "foreign"])

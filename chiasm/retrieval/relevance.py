@@ -7,7 +7,7 @@ needs numpy alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -115,18 +115,21 @@ class Relevance:
         Raises:
             SpaceError: both rates, or one that is not from 0 to 1.
         """
-        if keep is not None and false_hits is not None:
-            raise SpaceError("a threshold is for a share kept or for a share of false hits; got both")
-        rate = false_hits if false_hits is not None else KEEP if keep is None else keep
-        if not 0 <= rate <= 1:
-            raise SpaceError(f"a rate is a number from 0 to 1; got {rate}")
-        if false_hits is None:
-            limit = float(np.interp(1 - rate, QUANTILES, at_size(self.kept, self.sizes, rows)))
-        else:
-            curves = {"absent": self.absent, "foreign": self.foreign}[of]
-            limit = float(np.nextafter(np.interp(1 - rate, QUANTILES, at_size(curves, self.sizes, rows)), 1))
-        ratio = np.exp(self._dilution(rows, items))
-        return float(limit / (limit + ratio * (1 - limit)))
+        return mixed_threshold([(self, rows)], keep=keep, false_hits=false_hits, of=of, items=items)
+
+    def best(
+        self, of: Literal["kept", "absent", "foreign"], *, rows: int | None = None, items: int | None = None
+    ) -> Float[np.ndarray, " quantiles"]:
+        """Quantiles of the best probability of a query in a gallery, see the attributes.
+
+        Args:
+            of: which of them.
+            rows: see `probability`.
+            items: see there.
+        """
+        curves = {"kept": self.kept, "absent": self.absent, "foreign": self.foreign}
+        learned = at_size(curves[of], self.sizes, rows)
+        return np.asarray(learned / (learned + np.exp(self._dilution(rows, items)) * (1 - learned)))
 
     def rates(self, threshold: float, *, rows: int | None = None, items: int | None = None) -> dict[str, float]:
         """Share of left-out queries that get an answer at a threshold, by what the gallery holds; see the attributes.
@@ -136,10 +139,8 @@ class Relevance:
             rows: see `probability`.
             items: see there.
         """
-        ratio = np.exp(self._dilution(rows, items))
-        limit = threshold * ratio / (threshold * ratio + 1 - threshold)
-        curves = {"kept": self.kept, "absent": self.absent, "foreign": self.foreign}
-        return {name: float(np.mean(at_size(curve, self.sizes, rows) >= limit)) for name, curve in curves.items()}
+        kinds: tuple[Literal["kept", "absent", "foreign"], ...] = ("kept", "absent", "foreign")
+        return {name: float(np.mean(self.best(name, rows=rows, items=items) >= threshold)) for name in kinds}
 
     def fields(self) -> dict[str, Any]:
         """What JSON can hold; with `arrays` all that `restore` needs."""
@@ -275,6 +276,53 @@ def fit_relevance(
     slope, lead, bias = _logistic(*sample.of(np.ones(len(scores), dtype=bool)))
     curves = (np.quantile(values, QUANTILES, axis=1).T for values in probabilities)
     return Relevance(slope, lead, bias, rows, len(scores), parts, answerable, error, sizes, *curves)
+
+
+def mixed_threshold(
+    parts: Sequence[tuple[Relevance, int | None]],
+    *,
+    keep: float | None = None,
+    false_hits: float | None = None,
+    of: Absence = "foreign",
+    items: int | None = None,
+) -> float:
+    """The least probability of a best hit in a gallery of several modalities, see `Relevance.threshold`.
+
+    An answer is taken to be in a modality as often as rows are. So one that few items have, or of which little is found,
+    does not decide what is kept of the others.
+
+    Args:
+        parts: a model a modality, and its rows in the gallery.
+        keep: see there, and so are all others.
+        false_hits: see there.
+        of: see there.
+        items: see there.
+
+    Raises:
+        SpaceError: both rates, or one that is not from 0 to 1.
+    """
+    if keep is not None and false_hits is not None:
+        raise SpaceError("a threshold is for a share kept or for a share of false hits; got both")
+    rate = false_hits if false_hits is not None else KEEP if keep is None else keep
+    if not 0 <= rate <= 1:
+        raise SpaceError(f"a rate is a number from 0 to 1; got {rate}")
+    kind = "kept" if false_hits is None else of
+    curves = [model.best(kind, rows=rows, items=items) for model, rows in parts]
+    limit = mixed_quantile(curves, [model.rows if rows is None else rows for model, rows in parts], 1 - rate)
+    return limit if false_hits is None else float(np.nextafter(limit, 1))
+
+
+def mixed_quantile(curves: Sequence[Float[np.ndarray, " quantiles"]], weights: Sequence[float], share: float) -> float:
+    """A quantile of a weighted mixture of values, of which each part is given by its own quantiles (`QUANTILES`)."""
+    if len(curves) == 1:
+        return float(np.interp(share, QUANTILES, curves[0]))
+    values = np.unique(np.concatenate(curves))
+    # The share of each part at or below a value, ties in.
+    below = [
+        np.interp(np.searchsorted(curve, values, side="right") - 1, np.arange(len(QUANTILES)), QUANTILES, left=0)
+        for curve in curves
+    ]
+    return float(np.interp(share, np.average(below, axis=0, weights=weights), values))
 
 
 def gallery_sizes(rows: int) -> Int[np.ndarray, " sizes"]:

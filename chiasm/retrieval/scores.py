@@ -30,6 +30,8 @@ from chiasm.retrieval.relevance import (
     at_size,
     best_by_size,
     fit_relevance,
+    mixed_quantile,
+    mixed_threshold,
 )
 from chiasm.transfer.alignment import MIN_PAIRS, normalise
 from chiasm.types import Modality
@@ -421,7 +423,8 @@ class ScoreModel:
             raise SpaceError(f"min_probability is a number from 0 to 1; got {min_probability}")
         kinds = np.array(modalities, dtype="<U8")
         scores, standard, probability = (np.full(len(rows), np.nan) for _ in range(3))
-        limits, floors = [], []
+        parts: list[tuple[Relevance, int | None]] = []
+        nearest: list[tuple[Float[np.ndarray, " quantiles"], int]] = []
         plain = rows @ query
         for kind in dict.fromkeys(modalities):
             mine = np.flatnonzero(kinds == kind)
@@ -439,16 +442,19 @@ class ScoreModel:
             if pair.relevance is not None:
                 size = None if sizes is None else sizes[kind]
                 probability[mine] = pair.relevance.probability(found, float(found.max()), rows=size, items=items)
-                limits.append(pair.relevance.threshold(keep=keep, false_hits=false_hits, rows=size, items=items))
+                parts.append((pair.relevance, size))
                 if pair.nearest is not None:
-                    curve = at_size(pair.nearest, pair.relevance.sizes, size)
-                    floors.append(float(np.interp(1 - (KEEP if keep is None else keep), QUANTILES, curve)))
+                    rows_of = pair.relevance.rows if size is None else size
+                    nearest.append((at_size(pair.nearest, pair.relevance.sizes, size), rows_of))
         if len(rows) and not np.isnan(probability).any():
             order = np.lexsort((-standard, -probability))
-            threshold = min(limits) if min_probability is None else min_probability
-            floor = min(floors) if min_probability is None and false_hits is None else None
+            threshold, floor = min_probability, None
+            if threshold is None:
+                threshold = mixed_threshold(parts, keep=keep, false_hits=false_hits, items=items)
             worth = probability >= threshold
-            if floor is not None:
+            if nearest and min_probability is None and false_hits is None:
+                curves, weights = zip(*nearest, strict=True)
+                floor = mixed_quantile(curves, weights, 1 - (KEEP if keep is None else keep))
                 worth &= plain >= floor
             return Judgement(scores, standard, probability, order, threshold, floor, worth, bool(worth.any()))
         by = plain if np.isnan(standard).any() else standard
