@@ -133,12 +133,12 @@ def test_a_threshold_keeps_its_share_in_a_smaller_gallery() -> None:
     best = np.where(few, 0.6 * scores, -np.inf).max(axis=1)
     size = 41
     kept = model.probability(best, best, rows=size) >= model.threshold(rows=size)
-    assert np.mean(kept) == pytest.approx(0.94, abs=0.015)
+    assert np.mean(kept) == pytest.approx(0.975, abs=0.015)
     as_large = np.log(size / model.rows)
     limit = model.threshold()
     large = limit / (limit + np.exp(as_large) * (1 - limit))  # that keeps the same scores
-    assert np.mean(model.probability(best, best, rows=size) >= large) < 0.93
-    assert model.rates(model.threshold(rows=size), rows=size)["kept"] == pytest.approx(0.94, abs=0.01)
+    assert np.mean(model.probability(best, best, rows=size) >= large) < 0.96
+    assert model.rates(model.threshold(rows=size), rows=size)["kept"] == pytest.approx(0.975, abs=0.01)
 
 
 def test_best_by_size_is_the_best_of_a_draw_and_what_is_relevant() -> None:
@@ -183,8 +183,8 @@ def test_a_modality_of_which_little_is_found_does_not_decide_for_the_others() ->
     poor = fit_relevance(noise, relevant, groups, likeness)
     alone = good.threshold(items=1000)
     assert poor.threshold(items=1000) < 0.2 * alone
-    few = mixed_threshold([(good, ROWS), (poor, 2)], items=1000)
-    assert 0.7 * alone < few <= alone
+    few = mixed_threshold([(good, 10 * ROWS), (poor, 2)], items=1000)
+    assert 0.5 * alone < few <= alone * 1.01
     assert mixed_threshold([(good, ROWS), (good, 3)], items=1000) == pytest.approx(alone, rel=0.1)
 
 
