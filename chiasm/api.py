@@ -27,7 +27,7 @@ from chiasm.arrays import (
     modality_arrays,
     pairs_of,
 )
-from chiasm.collection import AddReport, Collection, Progress
+from chiasm.collection import AddReport, Collection, Progress, ReembedReport
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, CollectionError, LabelError, SpaceError
 from chiasm.evaluation.splits import few_shot_split, holdout_split
@@ -50,11 +50,13 @@ from chiasm.searcher import (
     gallery_of,
     keep_indexes,
     save_scores,
+    save_weight,
     space_of,
+    spaces_of,
     start_of,
     status_of,
 )
-from chiasm.space import Space
+from chiasm.space import Space, start_space
 from chiasm.types import MODALITIES, FileOutcome, Media, Modality, Text
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from chiasm.retrieval.scores import ScoreModel
     from chiasm.transfer.alignment import LearnedMap, Source
 
+FEWEST_QUERIES = 10  # different ones, that `weigh` learns from
 HELD_OUT = 0.2  # share of the pairs, whole groups, that `align` measures itself on
 
 OnProgress = Callable[[Progress], None]
@@ -172,6 +175,27 @@ class Evaluation:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Weighing:
+    """How much the words of a query count beside its vectors, by the thumbs on earlier hits, and whether that was kept."""
+
+    space: str
+    kept: bool  # else hybrid search goes by reciprocal ranks
+    why: str  # in words, with both numbers
+    weight: float  # learned, of the words; vectors have the rest
+    precision: dict[str, float]
+    """Mean average precision of "vectors" and "words" alone, of "ranks" (both by reciprocal ranks) and of "weight" (both by
+    a learned weight, on queries that it was not learned from)."""
+    gain: float  # of the weight over reciprocal ranks
+    standard_error: float  # of the gain
+    queries: int  # different ones that were learned from
+    silent: int  # queries with thumbs that say nothing about the weight
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
 # ------------------------------------------------------------------------------------------------------------ verbs
 
 
@@ -210,6 +234,8 @@ def add(
         space = space_of(collection, networks, None)
         keep_indexes(collection, space, gallery_of(collection, space))
     _keep_words(collection)
+    if collection.generation.since:  # tables of encoders before go some time after
+        drop_replaced(collection)
     return report
 
 
@@ -229,6 +255,45 @@ def remove(collection: str | Path, *, where: str) -> int:
     count = opened.remove(str(row["id"]) for row in opened.items(where=where))
     _keep_words(opened)
     return count
+
+
+def reembed(
+    collection: str | Path, *, encoder: str, device: Device = "auto", on_progress: OnProgress | None = None
+) -> ReembedReport:
+    """Embed all files of a collection with another encoder, which then takes over at once.
+
+    Until then searches, and what else reads or adds, go on with the encoder before. May be interrupted or killed at any
+    point and run again. Embeddings that both encoders have in common are not computed again. Afterwards the start space of
+    the new encoder answers; spaces that were learned before have to be learned again (`align`), and models fitted again.
+
+    Args:
+        collection: the collection.
+        encoder: as in `add`.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+        on_progress: called after every file.
+
+    Raises:
+        CollectionError: there is no such collection, it has this encoder, not one file can be embedded by the new one (all
+            stays as it is then), or it cannot be written.
+        EncoderError: there is no such encoder.
+        SpaceError: its networks cannot be brought into one space.
+    """
+    from chiasm.fulltext import FullText
+
+    before = Collection.open(collection)
+    networks = encoders.resolve(encoder, device=device)
+    start_space(networks)  # what cannot be brought into one space is to be refused before it has taken over
+    report = before.reembed(encoder, networks, on_progress=on_progress)
+    opened = Collection.open(collection)
+    left = set(spaces_of(before)) - set(spaces_of(opened)) - {START}
+    # From here on it is only about the first search, which would do the same.
+    space = space_of(opened, networks, None)
+    keep_indexes(opened, space, gallery_of(opened, space))
+    if FullText.kept(opened) is not None:
+        heard = [space.fingerprints["audio"]] if space.starts.get("audio") == "words" else []
+        FullText(opened, heard=heard).update()
+    drop_replaced(opened)
+    return replace(report, spaces=tuple(name for name in spaces_of(before) if name in left))
 
 
 def search(
@@ -275,13 +340,13 @@ def search(
         offset: hits that are passed over, for the pages after the first.
         modality: find items by their files of this modality only. Default: by any.
         where: SQL condition on the columns of the items.
-        min_probability: leave out hits that are less probably relevant, from 0 to 1; `"auto"`: than what 94 % of the
+        min_probability: leave out hits that are less probably relevant, from 0 to 1; `"auto"`: than what 97.5 % of the
             questions that have an answer reach. No hits are left where nothing was found.
         metric: order hits by `"cosine"`, `"dot"`, `"l2"` or `"mahalanobis"` alone. Their score is its value, distances with a
             minus sign, and they have no probability. Default: what the space has learned scores to be worth, and cosine
             where it has not.
-        hybrid: go by the words of the query in texts, transcripts and columns, too (BM25), fused by reciprocal ranks.
-            Files without words are not behind for lacking them.
+        hybrid: go by the words of the query in texts, transcripts and columns, too (BM25), fused by the weight that `weigh`
+            has learned for the space, else by reciprocal ranks. Files without words are not behind for lacking them.
         rerank: a sentence-transformers cross-encoder, hub id or folder, that reads the query and the hits' words.
         diversity: from 0 (none) to 1, how much a hit is to differ from those before it.
         space: name of the space to search in. Default: the newest.
@@ -389,6 +454,7 @@ def align(
         scores=_told(scores),
     )
     space = replace(space, about=report.as_dict())
+    opened.require_current()
     space.save(opened.path / "spaces" / name)
     save_scores(opened.path / "spaces" / name, scores)
     keep_indexes(opened, space, gallery)
@@ -819,6 +885,55 @@ def feedback(
     table = FeedbackTable(Collection.open(collection))
     table.add([Thumb(item, verdict, query) for item in items], who=who)
     return table.count()
+
+
+def weigh(collection: str | Path, *, space: str | None = None, device: Device = "auto") -> Weighing:
+    """Learn from thumbs (`feedback`) how much words count beside vectors in hybrid search, and keep it if that is better.
+
+    Every query in words with a thumb up and a thumb down is searched with again. The learned weight is kept with the space,
+    and `search(hybrid=True)` goes by it, if it beats reciprocal ranks by more than one standard error of the paired
+    difference on queries that it was not learned from. Else a weight that was kept before is removed.
+
+    Args:
+        collection: the collection.
+        space: name of the space. Default: the newest.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+
+    Raises:
+        LabelError: fewer than 10 different queries to learn from.
+        SpaceError: there is no such space, it lacks text, or the weight cannot be written.
+        CollectionError: the collection has no vectors.
+    """
+    from chiasm.feedback import FeedbackTable
+    from chiasm.loop import judged
+    from chiasm.retrieval.hybrid import compare_fusions
+
+    searcher = Searcher(collection, space=space, device=device)
+    searcher.space.encoder("text", searcher.networks)  # asked for here, not once a query
+    given = FeedbackTable(searcher.collection).judged()
+    found = judged(given, searcher.rankings, searcher.names)
+    if found.different < FEWEST_QUERIES:
+        raise LabelError(
+            f"to learn how much words count takes at least {FEWEST_QUERIES} different queries with both a thumb up and a thumb "
+            f"down among what is found; there are {found.different}, and {found.silent} more that say nothing. Give "
+            f'more: chiasm feedback {collection} ID --verdict up --query "...", and the same with --verdict down'
+        )
+    compared = compare_fusions(found.queries, groups=found.groups)
+    by = compared.precision
+    precision = {"vectors": by["first"], "words": by["second"], "ranks": by["ranks"], "weight": by["weight"]}
+    why = (
+        f"on left-out queries a learned weight has an average precision of {by['weight']:.3f} and reciprocal ranks "
+        f"{by['ranks']:.3f}: a gain of {compared.gain:+.3f}, {'' if compared.is_better else 'not '}more than its standard "
+        f"error of {compared.standard_error:.3f}"
+    )
+    result = Weighing(
+        searcher.space.name, compared.is_better, why, compared.weight, precision, compared.gain, compared.standard_error,
+        compared.groups, found.silent,
+    )  # fmt: skip
+    about = {name: value for name, value in result.as_dict().items() if name not in ("space", "kept", "weight")}
+    folder = searcher.collection.path / "spaces" / searcher.space.name
+    save_weight(folder, searcher.space, result.weight if result.kept else None, about=about)
+    return result
 
 
 def labels(collection: str | Path, items: Sequence[str], *, column: str, label: str, who: str = "me") -> dict[str, Any]:

@@ -126,6 +126,43 @@ def remove(
 
 
 @app.command()
+def reembed(
+    collection: CollectionPath,
+    encoder: Annotated[str, typer.Option(help="The new one: offline, a hub id or a model folder.")],
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Embed all files with another encoder. Searches go on with the old one until the new one takes over."""
+    from chiasm import api
+
+    with _progress("files") as on_progress:
+        report = api.reembed(collection, encoder=encoder, device=device, on_progress=on_progress)
+    if as_json:
+        _print_json(report.as_dict())
+        return
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(report.counts.items()))
+    typer.echo(
+        f"{collection}: {report.encoder} has taken over from {report.before}. Files: {counts}; {report.encoded} embedded "
+        f"now, {report.reused} share or keep an embedding, in {report.seconds:.1f} s."
+    )
+    for modality, count in sorted(report.not_taken.items()):
+        typer.echo(f"  {count} of {modality}: {report.encoder} does not take {modality}")
+    if report.lost:
+        typer.echo(f"  {report.lost} files that could be found before have no embedding now")
+    missing = [one for one in report.outcomes if one.outcome.value not in ("duplicate", "unsupported")]
+    for one in missing[:20]:
+        typer.echo(f"  {one.outcome.value}: {one.path}: {one.reason}")
+    if len(missing) > 20:
+        typer.echo(f"  and {len(missing) - 20} more (all of them with --json)")
+    if report.spaces:
+        names = ", ".join(report.spaces)
+        typer.echo(
+            f"Learned with {report.before}, and not used any more: {names}. Align again: chiasm align {collection}"
+        )
+    typer.echo(f"Models fitted with {report.before} have to be fitted again: chiasm fit {collection}")
+
+
+@app.command()
 def search(
     collection: CollectionPath,
     text: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
@@ -196,7 +233,7 @@ def search(
         return
     if result.found is False and result.threshold is not None:
         typer.echo(
-            f"Probably nothing: no hit has the probability of {result.threshold:.2f} that the best hit of 94 % of the questions "
+            f"Probably nothing: no hit has the probability of {result.threshold:.2f} that the best hit of 97.5 % of the questions "
             "with an answer has. --min-probability auto leaves such hits out.",
             err=True,
         )
@@ -518,6 +555,44 @@ def feedback(
     from chiasm import api
 
     _print_counts(api.feedback(collection, items, verdict=verdict, query=query, who=who), as_json)
+
+
+@app.command()
+def weigh(
+    collection: CollectionPath,
+    space: Space = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Learn from thumbs how much words count beside vectors in search --hybrid; kept only if better."""
+    from chiasm import api
+
+    result = api.weigh(collection, space=space, device=device)
+    if as_json:
+        _print_json(result.as_dict())
+        return
+    typer.echo(
+        f"{result.queries} different queries with thumbs in the space {result.space!r}"
+        + (f"; {result.silent} more say nothing about the weight" if result.silent else "")
+    )
+    table = _table("search by", "average precision")
+    names = {
+        "vectors": "vectors alone",
+        "words": "words alone",
+        "ranks": "reciprocal ranks",
+        "weight": "learned weight",
+    }
+    for name, words in names.items():
+        table.add_row(words, f"{result.precision[name]:.3f}")
+    _print_table(table)
+    typer.echo(
+        f"{'Kept' if result.kept else 'Not kept'}: {result.why}. search --hybrid goes by "
+        + (
+            f"it: {result.weight:.2f} for words, {1 - result.weight:.2f} for vectors."
+            if result.kept
+            else "reciprocal ranks."
+        )
+    )
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """A collection: items, what happened to their files, and their embeddings, in one folder on disk.
 
-The folder holds `chiasm.json` (format, version, encoder) and Lance tables, each made when something is written to it:
+The folder holds `chiasm.json` (format, version, encoder, see `Generation`) and Lance tables, each made when something is written to it:
 `items` (a row an item), `files` (a row a file, with its outcome), `embeddings-FINGERPRINT` (one an encoder) and
 `mapped-NAME` (embeddings after a map). A vector belongs to a content: its key is item, slot and content hash, and it
 counts while `files` has that key. A content has one vector of the whole, without start and end, and any number of
@@ -10,6 +10,9 @@ after. So a run that is killed at any point is continued by the next one and not
 sees every file with its old vector or its new one. Writers hold a file lock for each commit, not for the run; readers
 need none.
 
+Another encoder takes over (`reembed`) in a table of files of its own, beside the one that counts. `chiasm.json` says
+which one that is, so replacing it is the switch: until then readers see nothing new, from then on nothing old.
+
 What is left to others: reading folders and tables (`manifest`), opening files (`media`), what embeddings mean together
 (`space`).
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -27,7 +31,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
@@ -55,6 +59,7 @@ FORMAT_VERSION = 2
 
 COMMIT_ROWS = 2048
 COMMIT_SECONDS = 5.0
+GRACE_SECONDS = 3600.0  # for which tables that were replaced stay, for readers that have not seen it
 COMPACT_FRAGMENTS = 32  # more fragments than this after a run are merged: each costs an open file when searching
 READ_AHEAD_BYTES = 2**27  # in memory, of files that are opened, and of each batch: but one file may be larger
 READERS = 16  # at most; each may hold one large medium while it opens it
@@ -87,7 +92,8 @@ _VECTORS = pa.schema(  # and "vector"
         ("end", pa.float64()),
     ]
 )
-_SCHEMAS = {"items": _ITEMS, "files": _FILES}
+_TABLE = re.compile(r"(?:files|embeddings)(?:-\w+)*")
+_TEXT_FILES = (".txt", ".text", ".md", ".rst")  # of folders; in a table only the first is a path
 
 _ARROW: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -120,6 +126,45 @@ class AddReport:
     encoded: int  # embeddings computed in this run
     unchanged: int  # files that were stored already and were not opened
     seconds: float
+
+
+@dataclass(frozen=True)
+class ReembedReport:
+    """What a run of `reembed` found and did. Files are those of the whole collection."""
+
+    before: str  # the encoder that was replaced
+    encoder: str  # the one that took over
+    items: int
+    counts: dict[str, int]  # files by outcome
+    outcomes: tuple[FileOutcome, ...]  # those that are not ok, with reasons
+    encoded: int  # embeddings computed in this run
+    reused: int  # files whose embedding was there: of the same encoder, of a run that was cut off, of equal content
+    lost: int  # files that had an embedding and have none now
+    not_taken: dict[Modality, int]  # files that no network of the encoder takes, by modality
+    seconds: float
+    spaces: tuple[str, ...] = ()  # learned with the encoder before, and not in use any more
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: outcomes as `chiasm add` gives them."""
+        outcomes = [{"path": one.path, "outcome": one.outcome.value, "reason": one.reason} for one in self.outcomes]
+        return {**asdict(self), "outcomes": outcomes, "spaces": list(self.spaces)}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Which tables of a collection count. Replaced as one, when another encoder takes over."""
+
+    encoder: str
+    number: int = 0  # how often an encoder was replaced
+    files: str = "files"  # the table with the outcomes of this encoder
+    since: str = ""  # UTC in ISO 8601, when it took over; empty of the first
+    fingerprints: Mapping[Modality, str] = field(default_factory=dict)  # at that time, by modality; empty of the first
+    replaced: tuple[str, ...] = ()  # tables of encoders before; nothing but readers that are late looks at them
+
+    @property
+    def age(self) -> float:
+        """Seconds since it took over; of the first one infinite."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.since)).total_seconds() if self.since else math.inf
 
 
 @dataclass(frozen=True)
@@ -164,11 +209,22 @@ class Vectors:
 
 
 class Collection:
-    """A folder with items and their embeddings. Make one with `create`, open one with `open`."""
+    """A folder with items and their embeddings. Make one with `create`, open one with `open`.
 
-    def __init__(self, path: Path, encoder: str) -> None:
+    It sees the tables that counted when it was opened, also after another encoder has taken over (`reembed`): for an hour
+    these stay. `open` again sees the new ones.
+
+    Args:
+        path: the folder.
+        encoder: its name.
+        generation: which tables count. Default: those that do by now.
+    """
+
+    def __init__(self, path: Path, encoder: str, generation: Generation | None = None) -> None:
         self.path = path
         self.encoder = encoder
+        self.generation = _header_of(path) if generation is None else generation
+        self._replaces: Generation | None = None  # until this one counts
 
     # ------------------------------------------------------------------------------------------- open and make
 
@@ -188,7 +244,7 @@ class Collection:
         if found.encoder != encoder:
             raise CollectionError(
                 f"{folder} was made with the encoder {found.encoder!r}; embeddings of {encoder!r} cannot be mixed in. "
-                f"Add with --encoder {found.encoder}, or name another collection"
+                f"Add with --encoder {found.encoder}, name another collection, or move this one over: chiasm reembed"
             )
         return found
 
@@ -200,23 +256,8 @@ class Collection:
             CollectionError: there is none, its `chiasm.json` is damaged, or it is of another format version.
         """
         folder = Path(path).expanduser().absolute()
-        try:
-            header = json.loads((folder / "chiasm.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise CollectionError(f"{folder} is not a collection. Make one: chiasm add FOLDER --to {path}") from None
-        except (OSError, ValueError) as error:
-            raise CollectionError(f"{folder / 'chiasm.json'} cannot be read: {error}") from error
-        if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("encoder"), str):
-            raise CollectionError(
-                f"{folder / 'chiasm.json'} does not describe a collection; expected an object with format {FORMAT!r}, "
-                "format_version and encoder. Restore it, or add the files to a new collection"
-            )
-        if header.get("format_version") != FORMAT_VERSION:
-            raise CollectionError(
-                f"{folder} has format version {header.get('format_version')} and this chiasm ({__version__}) reads "
-                f"{FORMAT_VERSION}. Use the chiasm that wrote it ({header.get('by')}), or add the files to a new collection"
-            )
-        return cls(folder, header["encoder"])
+        generation = _header_of(folder, given=path)
+        return cls(folder, generation.encoder, generation)
 
     # ---------------------------------------------------------------------------------------------------- add
 
@@ -246,12 +287,13 @@ class Collection:
             commit_rows: files a commit, at most.
 
         Raises:
-            CollectionError: a metadata column is of another type than in the collection, or cannot be stored; or the
-                disk is full or cannot be written to; all that was committed stays.
+            CollectionError: a metadata column is of another type than in the collection, or cannot be stored; another
+                encoder took over meanwhile (`reembed`); or the disk is full or cannot be written to; all that was
+                committed stays.
             EncoderError: an encoder cannot be used at all; all that was embedded stays.
         """
         begin = time.monotonic()
-        with self._writing():
+        with self._committing():
             items = self._store_items(manifests)
         run = _Run(self, encoders, commit_rows, on_progress)
         run.add(items)
@@ -317,6 +359,172 @@ class Collection:
             table.add_columns([field for field in schema if field.name not in stored.names])
         return schema
 
+    # ------------------------------------------------------------------------------------------------ reembed
+
+    def reembed(
+        self,
+        encoder: str,
+        networks: Sequence[Encoder],
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        commit_rows: int = COMMIT_ROWS,
+    ) -> ReembedReport:
+        """Embed everything that the collection lists with another encoder, which then takes over.
+
+        Until it does, everybody reads, searches and adds with the one before. What is added meanwhile is embedded before
+        the switch. May be interrupted or killed at any point and run again: what is embedded stays embedded. Embeddings of
+        networks that both encoders have are taken as they are, also of files that are gone; of other files that are gone
+        there is an outcome, and no embedding any more. This object goes on with what it has opened; open the collection
+        again to see the new.
+
+        Args:
+            encoder: name of the new encoder.
+            networks: what it stands for; at most one a modality is used: the first that has it.
+            on_progress: called after every file that is to be embedded.
+            commit_rows: files a commit, at most.
+
+        Raises:
+            CollectionError: the collection has this encoder, another one took over meanwhile, not one file can be embedded
+                by the new one (nothing changes then), or the disk is full or cannot be written to.
+            EncoderError: an encoder cannot be used at all; all that was embedded stays.
+        """
+        begin = time.monotonic()
+        base = _header_of(self.path)
+        if base.encoder == encoder:
+            raise CollectionError(
+                f"{self.path} has the encoder {encoder!r} already. New and changed files are embedded by chiasm add; to "
+                "re-embed, name another encoder"
+            )
+        before = Collection(self.path, base.encoder, base)
+        tag = hashlib.blake2b(encoder.encode(), digest_size=4).hexdigest()
+        after = Collection(self.path, encoder, Generation(encoder, base.number + 1, f"files-{base.number + 1}-{tag}"))
+        after._replaces = base
+        encoded = 0
+        while True:
+            seen = before.version
+            run = _Run(after, networks, commit_rows, on_progress, keeps=True)
+            with after._committing():
+                after._take_over_rows(before, run.fingerprints)
+            run.embed(before._listed())
+            encoded += run.encoded
+            usable = run.counts[Outcome.OK] + run.counts[Outcome.DUPLICATE]
+            with after._committing():
+                if before.version != seen:  # something came meanwhile
+                    continue
+                if not usable:
+                    raise CollectionError(_nothing_embedded(self.path, base.encoder, encoder, run))
+                lost = len(before._embedded_slots() - after._embedded_slots())
+                after._compact([*run.tables, after.generation.files])
+                after._switch(run)
+                break
+        rows = after._rows(after.generation.files, ["modality", "encoder"])
+        untaken = rows.filter(pc.fill_null(pc.equal(rows["encoder"], ""), False))["modality"].to_pylist()
+        return ReembedReport(
+            before=base.encoder,
+            encoder=encoder,
+            items=after.count(),
+            counts=dict(run.counts),
+            outcomes=tuple(run.not_ok),
+            encoded=encoded,
+            reused=max(0, usable - encoded),
+            lost=lost,
+            not_taken=dict(Counter(untaken)),
+            seconds=time.monotonic() - begin,
+        )
+
+    def require_current(self) -> None:
+        """Raise where another encoder has taken over since this was opened.
+
+        Raises:
+            CollectionError: one has.
+        """
+        now = _header_of(self.path)
+        mine = [one for one in (self.generation, self._replaces) if one is not None]
+        if not any((now.number, now.encoder) == (one.number, one.encoder) for one in mine):
+            raise CollectionError(
+                f"{self.path} was re-embedded meanwhile: its encoder is {now.encoder!r} now, and was {mine[-1].encoder!r}. "
+                "Run the same command again: what can be used stays"
+            )
+
+    def drop_replaced(self, *, unused_for: float = GRACE_SECONDS) -> tuple[str, ...]:
+        """Delete the tables of encoders that were replaced. Gives the names of the tables.
+
+        Args:
+            unused_for: seconds since the switch, before which nothing is deleted: a reader may not have seen it yet.
+        """
+        dropped = []
+        with self._writing():
+            now = _header_of(self.path)
+            if not now.replaced or now.age <= unused_for:
+                return ()
+            for name in now.replaced:
+                path, gone = self.path / f"{name}.lance", self.path / f"{name}.gone"
+                if gone.exists():  # of a run that was cut off
+                    shutil.rmtree(gone)
+                if path.exists():
+                    path.replace(gone)  # so that no half of a table is ever taken for one
+                    shutil.rmtree(gone)
+                    dropped.append(name)
+            _write_header(self.path, replace(now, replaced=()))
+        return tuple(dropped)
+
+    def _take_over_rows(self, before: Collection, fingerprints: Mapping[Modality, str]) -> None:
+        """Copy the rows of files that were embedded, or refused, by a network that is used again; not those that are here."""
+        rows = before._rows(before.generation.files)
+        there = _joined(self._rows(self.generation.files, _KEY[:2]), _KEY[:2])
+        for modality, fingerprint in fingerprints.items():
+            same = pc.and_(pc.equal(rows["encoder"], fingerprint), pc.equal(rows["modality"], modality))
+            same = pc.and_not(pc.fill_null(same, False), pc.is_in(_joined(rows, _KEY[:2]), value_set=there))
+            if pc.any(same).as_py():
+                self._write(self.generation.files, rows.filter(same))
+
+    def _listed(self) -> dict[str, Item]:
+        """All items with their sources, as they were added."""
+        written = {(row["item"], row["slot"]): (row["path"], row["hash"]) for row in self.files()}
+
+        def source(item: str, modality: Modality, number: int, value: str) -> Source:
+            path, digest = written.get((item, f"{modality}/{number}"), ("", ""))
+            inline = modality == "text" and value != path
+            if inline and not (path is None and digest == _digest(value)):  # not seen by an encoder yet
+                inline = not _is_text_file(value)
+            return Source(modality, text=value) if inline else Source(modality, path=value)
+
+        return {
+            str(row["id"]): Item(
+                str(row["id"]),
+                tuple(
+                    source(str(row["id"]), modality, number, value)
+                    for modality in MODALITIES
+                    for number, value in enumerate(row[modality] or ())
+                ),
+            )
+            for row in self._rows("items", ["id", *MODALITIES]).to_pylist()
+        }
+
+    def _embedded_slots(self) -> set[str]:
+        """Joined items and slots of the files that have an embedding."""
+        rows = self._rows(self.generation.files, [*_KEY[:2], "outcome"])
+        usable = rows.filter(pc.is_in(rows["outcome"], value_set=pa.array(_USABLE)))
+        return set(_joined(usable, _KEY[:2]).to_pylist())
+
+    def _switch(self, run: _Run) -> None:
+        """Make the tables of this object those that count, unless they do."""
+        now = _header_of(self.path)
+        if now.number == self.generation.number:  # another process did the same, and was faster
+            return
+        mine = {*run.tables, self.generation.files}
+        others = [path.stem for path in self.path.glob("*.lance") if path.stem.startswith(("embeddings-", "files"))]
+        since = datetime.now(UTC).isoformat(timespec="microseconds")
+        _write_header(
+            self.path,
+            replace(
+                self.generation,
+                since=since,
+                fingerprints=run.fingerprints,
+                replaced=tuple(sorted(set(others) - mine)),
+            ),
+        )
+
     # ------------------------------------------------------------------------------------------------- read
 
     def count(self) -> int:
@@ -327,8 +535,8 @@ class Collection:
     @property
     def version(self) -> tuple[int, ...]:
         """Numbers that rise with every change of items or files; cheap to ask for."""
-        tables = (self._table(name) for name in _SCHEMAS)
-        return tuple(0 if table is None else int(table.version) for table in tables)
+        tables = (self._table(name) for name in ("items", self.generation.files))
+        return self.generation.number, *(0 if table is None else int(table.version) for table in tables)
 
     def items(self, *, where: str | None = None, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Rows of the items table: `id`, a list of paths (texts: paths or the texts themselves) a modality, metadata.
@@ -393,11 +601,11 @@ class Collection:
 
     def files(self) -> list[dict[str, Any]]:
         """A row a file: item, slot, modality, path, size, mtime_ns, hash, encoder, outcome, reason."""
-        return list(self._rows("files").to_pylist())
+        return list(self._rows(self.generation.files).to_pylist())
 
     def outcomes(self) -> dict[str, int]:
         """Files of the collection by outcome."""
-        return dict(Counter(self._rows("files", ["outcome"])["outcome"].to_pylist()))
+        return dict(Counter(self._rows(self.generation.files, ["outcome"])["outcome"].to_pylist()))
 
     def vectors(self, fingerprint: str, *, moments: bool = False) -> Vectors:
         """Embeddings of one encoder: those of the content that the files had when they were last added.
@@ -437,16 +645,19 @@ class Collection:
                 self._append(f"mapped-{name}", parts[-1])
         return _concatenated([part for part in parts if len(part)] or parts[:1])
 
-    def drop_mapped(self, keep: Iterable[str], *, unused_for: float = 3600.0) -> tuple[str, ...]:
+    def drop_mapped(self, keep: Iterable[str], *, unused_for: float = GRACE_SECONDS) -> tuple[str, ...]:
         """Delete what `mapped` has kept under other names, of maps that were replaced. Gives the names.
 
         Args:
             keep: names that are still in use.
-            unused_for: seconds since the last change, before which nothing is deleted: a search may be reading it.
+            unused_for: seconds since the last change, or since an encoder took over, before which nothing is deleted: a
+                search may be reading it.
         """
         kept = {f"mapped-{name}" for name in keep}
         dropped = []
         with self._writing():
+            if _header_of(self.path).age <= unused_for:
+                return ()
             for path in sorted(self.path.glob("mapped-*.lance")):
                 changed = max((one.stat().st_mtime for one in (path / "_versions").glob("*")), default=0.0)
                 if path.stem not in kept and time.time() - changed > unused_for:
@@ -461,7 +672,7 @@ class Collection:
         chosen = sorted(set(ids))
         with self._writing():
             before = self.count()
-            for name in (*self._vector_tables(), "files"):
+            for name in (*self._vector_tables(), *self._files_tables()):
                 self._delete(name, ["item"], chosen)
             self._delete("items", ["id"], chosen)
             return before - self.count()
@@ -487,20 +698,24 @@ class Collection:
         """All rows of a table, with some columns or all."""
         table = self._table(name)
         if table is None:
-            schema = _SCHEMAS.get(name, _VECTORS)
+            schema = _ITEMS if name == "items" else _FILES if name.startswith("files") else _VECTORS
             return schema.empty_table().select(columns or schema.names)
         with self._reading():
             return table.to_table(columns=list(columns) or None)
 
     def _vector_tables(self) -> list[str]:
         """Mapped ones first: what is left in them after a cut is looked for only while embeddings are left too."""
-        names = (path.stem for path in self.path.glob("*.lance") if path.stem not in _SCHEMAS)
-        return sorted(names, reverse=True)
+        names = (path.stem for path in self.path.glob("*.lance"))
+        return sorted((name for name in names if name.startswith(("embeddings-", "mapped-"))), reverse=True)
+
+    def _files_tables(self) -> list[str]:
+        """Those of encoders before and of one that is to take over, too: what they point to is in use."""
+        return sorted(path.stem for path in self.path.glob("files*.lance"))
 
     def _snapshot(self, *names: str) -> tuple[pa.ChunkedArray, list[lance.LanceDataset | None]]:
         """Keys of what the files hold, and tables of vectors as they were at that moment."""
         while True:
-            files, *tables = (self._table(name) for name in ("files", *names))
+            files, *tables = (self._table(name) for name in (self.generation.files, *names))
             if files is None:
                 return pa.chunked_array([], pa.string()), tables
             # Otherwise they may point to vectors that were deleted before their table was opened.
@@ -560,6 +775,20 @@ class Collection:
                 "permissions, and run the same command again"
             ) from error
 
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        """As `_writing`, for what is of no use once another encoder has taken over."""
+        with self._writing():
+            self.require_current()
+            yield
+
+    def _claim(self, tables: Iterable[str]) -> None:
+        """Take tables off the list of those that are deleted: they are in use again."""
+        now = _header_of(self.path)
+        left = tuple(name for name in now.replaced if name not in set(tables))
+        if left != now.replaced:
+            _write_header(self.path, replace(now, replaced=left))
+
     def _write(self, name: str, rows: pa.Table) -> None:
         mode = "create" if self._table(name) is None else "append"
         lance.write_dataset(rows, str(self.path / f"{name}.lance"), mode=mode)
@@ -596,26 +825,36 @@ class Collection:
         Args:
             done: items whose files all have their rows.
         """
-        files = self._rows("files", [*_KEY, "outcome"])
-        current = _joined(files.filter(pc.is_in(files["outcome"], value_set=pa.array(_USABLE))), _KEY)
-        slots = _joined(files, _KEY[:2])
+        slots: pa.ChunkedArray | None = None
+        current = pa.chunked_array([], pa.string())
+        for name in self._files_tables():
+            files = self._rows(name, [*_KEY, "outcome"])
+            usable = files.filter(pc.is_in(files["outcome"], value_set=pa.array(_USABLE)))
+            current = pa.chunked_array([*current.chunks, *_joined(usable, _KEY).chunks], pa.string())
+            seen = _joined(files, _KEY[:2])  # in this table; what is to be continued may be of any of them
+            slots = seen if slots is None else slots.filter(pc.is_in(slots, value_set=seen))
         items = self._rows("items", ["id"])["id"]
         others = items.filter(pc.invert(pc.is_in(items, value_set=pa.array(list(done), pa.string()))))
         for name in self._vector_tables():
             rows = self._rows(name, _KEY)
             keys = _joined(rows, _KEY)
             # Without a row in `files` they are of a commit that was cut off, and of use to the run that continues it.
+            seen = pa.chunked_array([], pa.string()) if slots is None else slots
             cut_off = pc.and_not(
-                pc.is_in(rows["item"], value_set=others), pc.is_in(_joined(rows, _KEY[:2]), value_set=slots)
+                pc.is_in(rows["item"], value_set=others), pc.is_in(_joined(rows, _KEY[:2]), value_set=seen)
             )
             stale = pc.and_not(pc.invert(pc.is_in(keys, value_set=current)), cut_off)
             self._delete(name, _KEY, pc.unique(keys.filter(stale)).to_pylist())
-        for name in (*self._vector_tables(), *_SCHEMAS):
+        self._compact([*self._vector_tables(), "items", *self._files_tables()])
+
+    def _compact(self, names: Iterable[str]) -> None:
+        """Merge small fragments of tables."""
+        for name in names:
             table = self._table(name)
             if table is not None and len(table.get_fragments()) > COMPACT_FRAGMENTS:
                 table.optimize.compact_files()
                 # Readers hold a version for the length of one call; an hour is beyond any of them.
-                table.cleanup_old_versions(older_than=timedelta(hours=1))
+                table.cleanup_old_versions(older_than=timedelta(seconds=GRACE_SECONDS))
 
 
 # ------------------------------------------------------------------------------------------------------ a run of `add`
@@ -685,13 +924,18 @@ class _Run:
         encoders: Sequence[Encoder],
         commit_rows: int,
         on_progress: Callable[[Progress], None] | None,
+        *,
+        keeps: bool = False,
     ) -> None:
         self.collection = collection
+        self.keeps = keeps  # embeddings of files that are gone
         self.encoders: dict[Modality, Encoder] = {}
         for encoder in encoders:
             for modality in sorted(encoder.modalities):
                 self.encoders.setdefault(modality, encoder)
         self.fingerprints = {modality: encoder.fingerprint for modality, encoder in self.encoders.items()}
+        heard = [encoder.sound.fingerprint for encoder in self.encoders.values() if encoder.sound is not None]
+        self.tables = sorted({f"embeddings-{name}" for name in (*self.fingerprints.values(), *heard)})
         self.load = _opener(self.encoders)
         self.commit_rows = commit_rows
         self.on_progress = on_progress
@@ -715,15 +959,21 @@ class _Run:
 
     def add(self, items: Mapping[str, Item]) -> None:
         """Do what is to be done for these items, by id."""
+        if self.embed(items) or self.untidy:
+            with self.collection._committing():
+                self.collection._tidy(items)
+
+    def embed(self, items: Mapping[str, Item]) -> bool:
+        """As `add`, but leave vectors that are of no use any more. Gives whether there was anything to do."""
+        with self.collection._committing():
+            self.collection._claim(self.tables)
         pending, gone = self._plan(items)
         if gone:
-            with self.collection._writing():
-                self.collection._delete("files", _KEY[:2], gone)
+            with self.collection._committing():
+                self.collection._delete(self.collection.generation.files, _KEY[:2], gone)
         if pending:
             self._execute(pending)
-        if pending or gone or self.untidy:
-            with self.collection._writing():
-                self.collection._tidy(items)
+        return bool(pending or gone)
 
     def tally(self, outcomes: Iterable[FileOutcome]) -> None:
         """Add outcomes to the report."""
@@ -736,7 +986,7 @@ class _Run:
 
     def _plan(self, items: Mapping[str, Item]) -> tuple[list[_File], list[str]]:
         """Find the files that are not stored or have changed, and the slots (joined keys) that the items lost."""
-        rows = self.collection._rows("files")
+        rows = self.collection._rows(self.collection.generation.files)
         fingerprints = set(self.fingerprints.values())
         embedded = np.zeros(rows.num_rows, bool)
         keys = _joined(rows, _KEY)
@@ -790,6 +1040,7 @@ class _Run:
             same = before["path"] is None and before["hash"] == file.hash
         else:
             same = (before["path"], before["size"], before["mtime_ns"]) == (file.path, file.size, file.mtime_ns)
+            same = same or (self.keeps and file.size is None and before["path"] == file.path and has_vector)
         if not same or (before["outcome"] in _USABLE and not has_vector):
             return False
         # What no encoder took, or another one, may be of use to the one that there is now.
@@ -1021,7 +1272,7 @@ class _Run:
     def _commit(self) -> None:
         """Vectors first, then the rows that say they are there."""
         if self.finished:
-            with self.collection._writing():
+            with self.collection._committing():
                 # What another process has removed since the plan stays removed.
                 ids = self.collection._rows("items", ["id"])["id"]
                 mine = pa.array([file.item for file in self.finished], pa.string())
@@ -1037,7 +1288,7 @@ class _Run:
                     self.collection._append(f"embeddings-{fingerprint}", _vectors_of(parts))
                 if files:
                     rows = pa.Table.from_pylist([file.row() for file in files], schema=_FILES)
-                    self.collection._merge("files", _KEY[:2], rows)
+                    self.collection._merge(self.collection.generation.files, _KEY[:2], rows)
         for file in self.finished:
             file.parts = ()
         self.finished, self.committed = [], time.monotonic()
@@ -1142,6 +1393,79 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _header_of(folder: Path, *, given: str | Path | None = None) -> Generation:
+    """What `chiasm.json` says.
+
+    Args:
+        folder: of the collection.
+        given: how the user named it.
+
+    Raises:
+        CollectionError: there is none, it is damaged, or it is of another format version.
+    """
+    path = folder / "chiasm.json"
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise CollectionError(
+            f"{folder} is not a collection. Make one: chiasm add FOLDER --to {folder if given is None else given}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CollectionError(f"{path} cannot be read: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("encoder"), str):
+        raise CollectionError(
+            f"{path} does not describe a collection; expected an object with format {FORMAT!r}, "
+            "format_version and encoder. Restore it, or add the files to a new collection"
+        )
+    if header.get("format_version") != FORMAT_VERSION:
+        raise CollectionError(
+            f"{folder} has format version {header.get('format_version')} and this chiasm ({__version__}) reads "
+            f"{FORMAT_VERSION}. Use the chiasm that wrote it ({header.get('by')}), or add the files to a new collection"
+        )
+    try:
+        found = Generation(
+            header["encoder"],
+            int(header.get("generation", 0)),
+            header.get("files", "files"),
+            header.get("since", ""),
+            dict(header.get("fingerprints", {})),
+            tuple(header.get("replaced", ())),
+        )
+        if not all(_TABLE.fullmatch(name) for name in (found.files, *found.replaced)) or math.isnan(found.age):
+            raise ValueError("a table has a name that no table has")
+    except (ValueError, TypeError) as error:
+        raise CollectionError(
+            f"{path} is damaged: {error}. Restore it, or add the files to a new collection"
+        ) from error
+    return found
+
+
+def _write_header(folder: Path, generation: Generation) -> None:
+    """Replace `chiasm.json`, at once."""
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "encoder": generation.encoder,
+        "by": __version__,
+        "generation": generation.number,
+        "files": generation.files,
+        "since": generation.since,
+        "fingerprints": dict(generation.fingerprints),
+        "replaced": list(generation.replaced),
+    }
+    write_whole(folder / "chiasm.json", json.dumps(header, indent=2) + "\n")
+
+
+def _nothing_embedded(path: Path, before: str, encoder: str, run: _Run) -> str:
+    """Why no encoder took over."""
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(run.counts.items()))
+    first = f"; the first: {run.not_ok[0].path}: {run.not_ok[0].reason}" if run.not_ok else ""
+    return (
+        f"{path} stays with the encoder {before!r}: {encoder!r} could embed none of its files ({counts or 'it has none'}"
+        f"{first}). Bring the files back to where they were added from, or take an encoder of their modalities"
+    )
+
+
 def _make(folder: Path, header: Mapping[str, Any]) -> None:
     """Make an empty collection, unless another process was faster."""
     path = folder / "chiasm.json"
@@ -1168,6 +1492,14 @@ def _stat(source: Source) -> tuple[int | None, int | None]:
     return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (None, None)
 
 
+def _is_text_file(value: str) -> bool:
+    """Whether a text that stands for itself or for a file is the path of one, as far as can be told."""
+    path = Path(value)
+    if "\n" in value or not path.is_absolute() or path.suffix.lower() not in _TEXT_FILES:
+        return False
+    return path.suffix.lower() == ".txt" or _stat(Source("text", path=value))[0] is not None
+
+
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -1188,15 +1520,15 @@ def _item_row(name: str, item: Item, source: str, schema: pa.Schema) -> dict[str
     for modality in MODALITIES:
         values = [s.path if s.path is not None else s.text for s in item.sources if s.modality == modality]
         row[modality] = values or None
-    for field in schema:
-        if field.name in row:
+    for column in schema:
+        if column.name in row:
             continue
-        value = item.metadata.get(field.name)
+        value = item.metadata.get(column.name)
         if isinstance(value, datetime) and value.tzinfo is not None:
             value = value.astimezone(UTC).replace(tzinfo=None)
-        elif isinstance(value, int) and field.type == pa.float64():
+        elif isinstance(value, int) and column.type == pa.float64():
             value = float(value)
-        row[field.name] = value
+        row[column.name] = value
     return row
 
 

@@ -281,7 +281,11 @@ class FullText:
 
     def _versions(self) -> dict[str, int]:
         """Versions of the collection's tables that documents are made from."""
-        names = ("items", "files", *(f"embeddings-{fingerprint}" for fingerprint in self.heard))
+        names = (
+            "items",
+            self.collection.generation.files,
+            *(f"embeddings-{fingerprint}" for fingerprint in self.heard),
+        )
         tables = {name: self._opened(self.collection.path / f"{name}.lance") for name in names}
         return {name: table.version for name, table in tables.items() if table is not None}
 

@@ -36,7 +36,7 @@ from chiasm.arrays import Labelled, class_names, embedded_items, fingerprints_of
 from chiasm.assessment import Predicted
 from chiasm.collection import Collection
 from chiasm.encoders.base import Encoder
-from chiasm.errors import ChiasmError, LabelError
+from chiasm.errors import ChiasmError, LabelError, SpaceError
 from chiasm.evaluation.diagnostics import paired_difference
 from chiasm.evaluation.drift import FEWEST, Drift, drift
 from chiasm.evaluation.metrics import classification_metrics
@@ -242,7 +242,7 @@ class _Overlaid(Collection):
     """A collection read as if its table held what people said, but for items of no known class."""
 
     def __init__(self, collection: Collection, said: Mapping[str, Mapping[str, Scalar]]) -> None:
-        super().__init__(collection.path, collection.encoder)
+        super().__init__(collection.path, collection.encoder, collection.generation)
         self._said = said
 
     def items(self, *, where: str | None = None, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -757,33 +757,50 @@ def collection_drift(
 # -------------------------------------------------------------------------------------------------------------- thumbs
 
 
+@dataclass(frozen=True, eq=False)
+class JudgedQueries:
+    """Queries with thumbs as what `chiasm.retrieval.hybrid.compare_fusions` and `learn_weight` learn from."""
+
+    queries: tuple[Judged, ...]
+    groups: tuple[str, ...]  # one a query: its words, equal up to case and white space
+    silent: int  # queries that were left out, since they say nothing about the weight
+
+    @property
+    def different(self) -> int:
+        """How many different queries there are to learn from."""
+        return len(set(self.groups))
+
+
 def judged(
     queries: Sequence[ThumbedQuery], search: Callable[[str], tuple[Found, Found]], items: Sequence[str]
-) -> list[Judged]:
-    """Queries with thumbs as what `chiasm.retrieval.hybrid.learn_weight` learns from.
+) -> JudgedQueries:
+    """Search again with the queries that have thumbs, and note what is right and wrong among what is found.
 
-    Both rankings are reduced to the items that have thumbs, in their order (condensed lists; Sakai 2007, "Alternatives to
-    Bpref"): an item that nobody looked at is not taken for wrong. Queries that then have no right or no wrong item among
-    those found say nothing about the weight, and are left out.
+    Queries that have no right or no wrong item among those found say nothing about the weight, and are left out; so are
+    queries that cannot be searched with, since nothing in their words can be embedded.
 
     Args:
         queries: see `chiasm.feedback.FeedbackTable.judged`.
-        search: both searches by words; row numbers are places in `items`. The first covers all items.
+        search: both searches by words, whole, as hybrid search fuses them (`chiasm.searcher.Searcher.rankings`); row numbers
+            are places in `items`. The first covers all items. It raises `SpaceError` where words cannot be embedded.
         items: ids of the items that are searched in.
     """
     place = {item: number for number, item in enumerate(items)}
-    found = []
+    found: list[tuple[Judged, str]] = []
     for query in queries:
         up, thumbed = np.zeros(len(items), dtype=bool), np.zeros(len(items), dtype=bool)
         up[[place[item] for item in query.up if item in place]] = True
         thumbed[[place[item] for item in query.up | query.down if item in place]] = True
-        first, second = (_reduced(one, thumbed) for one in search(query.query))
-        seen = up[np.union1d(first.rows, second.rows)]
+        if not up.any() or up.sum() == thumbed.sum():
+            continue
+        try:
+            first, second = search(query.query)
+        except SpaceError:
+            continue
+        rows = np.union1d(first.rows, second.rows)
+        seen = up[rows[thumbed[rows]]]
         if seen.any() and not seen.all():
-            found.append(Judged(first, second, up))
-    return found
-
-
-def _reduced(found: Found, to: Bool[np.ndarray, " items"]) -> Found:
-    kept = to[found.rows]
-    return Found(found.rows[kept], found.scores[kept], found.covers)
+            found.append((Judged(first, second, up, thumbed), " ".join(query.query.casefold().split())))
+    return JudgedQueries(
+        tuple(query for query, _ in found), tuple(words for _, words in found), len(queries) - len(found)
+    )

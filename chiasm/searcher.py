@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -41,13 +42,16 @@ from chiasm.transfer.alignment import normalise
 from chiasm.types import MODALITIES, Media, Modality, Outcome, Text
 
 if TYPE_CHECKING:
+    from chiasm.retrieval.hybrid import Found
     from chiasm.retrieval.scores import Judgement, ScoreModel
 
 START = "start"
+WEIGHT_FILE = "fusion.json"  # in the folder of a space
 CANDIDATES = 200  # of each modality, and of the words, that are looked at for the first half as many hits
 RERANKED = 50  # candidates that a reranker reads
 SPANS = 5  # moments of one file that a hit names
 CARDS = 20_000  # rows of items that are remembered
+PREPARED = 10_000  # vectors of queries of which it is remembered in which space they are
 MOST = 10_000  # hits that can be asked for, with those of the pages before
 
 
@@ -105,9 +109,13 @@ class SearchResult:
     found: bool | None = None
     """Whether any hit is good enough to say that something was found; None where nobody can say (no probabilities)."""
     threshold: float | None = None
-    """The probability that the best hit of 94 % of the questions with an answer reaches, or as was asked."""
+    """The probability that the best hit of 97.5 % of the questions with an answer reaches, or as was asked."""
     false_hit_rate: float | None = None
     """The share of questions without an answer here whose best hit reaches it all the same, on held-out pairs."""
+    fusion: Literal["ranks", "weight"] | None = None
+    """How vectors and words were fused: by reciprocal ranks or by a learned weight; None where words did not count."""
+    word_weight: float | None = None
+    """The learned weight of the words, from 0 to 1 (vectors have the rest), where they were fused by it."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: metadata columns stand beside the fields of a hit."""
@@ -116,7 +124,8 @@ class SearchResult:
             fields = asdict(hit)
             rows.append({**fields.pop("metadata"), **fields})
         numbers = {"found": self.found, "threshold": self.threshold, "false_hit_rate": self.false_hit_rate}
-        return {"space": self.space, **numbers, "hits": rows}
+        fusion = {"fusion": self.fusion, "word_weight": self.word_weight}
+        return {"space": self.space, **numbers, **fusion, "hits": rows}
 
 
 @dataclass(frozen=True)
@@ -149,11 +158,30 @@ def status_of(collection: Collection) -> Status:
         collection.outcomes(),
         dict(counts),
         tuple(collection.columns()),
-        saved_spaces(collection.path / "spaces"),
+        spaces_of(collection),
     )
 
 
 # ------------------------------------------------------------------------------------------- spaces of a collection
+
+
+def spaces_of(collection: Collection) -> tuple[str, ...]:
+    """Names of the saved spaces that go with the collection's encoder, oldest first.
+
+    Those that were learned with an encoder that was replaced (`Collection.reembed`) stay on disk and are passed over: they
+    are of use again when the collection is re-embedded with it.
+    """
+    folder = collection.path / "spaces"
+    generation = collection.generation
+    names = saved_spaces(folder)
+    if not generation.since:
+        return names
+    fits = {START}
+    for name in names:
+        header = json.loads((folder / name / "space.json").read_text(encoding="utf-8"))
+        if header["created"] >= generation.since or header["fingerprints"] == dict(generation.fingerprints):
+            fits.add(name)
+    return tuple(name for name in names if name in fits)
 
 
 def start_of(collection: Collection, networks: Sequence[Encoder]) -> Space:
@@ -179,13 +207,18 @@ def space_of(collection: Collection, networks: Sequence[Encoder], name: str | No
     """A space by its name; the newest by default.
 
     Raises:
-        SpaceError: there is none of that name.
+        SpaceError: there is none of that name, or it was learned with an encoder that was replaced.
     """
-    names = saved_spaces(collection.path / "spaces")
+    names = spaces_of(collection)
     if name is None:
         name = names[-1] if names else START
     if name == START:
         return start_of(collection, networks)
+    if name not in names and name in saved_spaces(collection.path / "spaces"):
+        raise SpaceError(
+            f"the space {name!r} was learned with another encoder than the collection has now ({collection.encoder!r}), "
+            f"which places vectors elsewhere. Align again: chiasm align {collection.path} --name {name}"
+        )
     if name not in names:
         raise SpaceError(f"{collection.path} has no space {name!r}. It has: {', '.join(names) or START}")
     return Space.load(collection.path / "spaces" / name)
@@ -208,9 +241,10 @@ def gallery_of(collection: Collection, space: Space) -> Vectors:
 
 
 def drop_replaced(collection: Collection) -> None:
-    """Delete vectors and indexes of spaces that were replaced, some time after."""
+    """Delete vectors and indexes of spaces and encoders that were replaced, some time after."""
     folder = collection.path / "spaces"
-    digests = [Space.load(folder / name).digest for name in saved_spaces(folder)]
+    digests = [Space.load(folder / name).digest for name in spaces_of(collection)]
+    collection.drop_replaced()
     for digest in collection.drop_mapped(digests):
         shutil.rmtree(collection.path / "indexes" / digest, ignore_errors=True)
 
@@ -383,9 +417,20 @@ class _State:
     scores: ScoreModel | None
     gallery: _Gallery
     seen: tuple[Any, ...]  # what it was made from, see `Searcher._now`
+    folder: Path  # of the space
+    collection: Collection
+    networks: Sequence[Encoder]
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows of items that were read, by id
     _offsets: dict[tuple[Modality, Modality], Float[np.ndarray, " rows"]] = field(default_factory=dict)
     _whitened: dict[Modality, MahalanobisIndex] = field(default_factory=dict)
+
+    @cached_property
+    def word_weight(self) -> float | None:
+        """How much words count in hybrid search, where that was learned.
+
+        Read when it is first needed: a damaged file is in the way of nothing but hybrid search, and not of learning anew.
+        """
+        return load_weight(self.folder, self.space)
 
     def offsets(
         self, asked: Modality, searched: Modality, rows: Int[np.ndarray, " some"]
@@ -446,12 +491,23 @@ class Searcher:
     """
 
     def __init__(self, collection: str | Path, *, space: str | None = None, device: Device = "auto") -> None:
-        self.collection = Collection.open(collection)
-        self.networks = encoders.resolve(self.collection.encoder, device=device)
         self._asked_for = space
         self._device: Device = device
         self._rerankers: dict[str, Any] = {}
-        self._state = self._loaded()
+        self._prepared: dict[bytes, str] = {}  # digests of vectors -> the space that they were made in
+        self._preparing = Lock()
+        opened = Collection.open(collection)
+        self._state = self._loaded(opened, encoders.resolve(opened.encoder, device=device))
+
+    @property
+    def collection(self) -> Collection:
+        """That is searched, as of the last refresh."""
+        return self._state.collection
+
+    @property
+    def networks(self) -> Sequence[Encoder]:
+        """The encoders of the collection."""
+        return self._state.networks
 
     @property
     def space(self) -> Space:
@@ -469,25 +525,36 @@ class Searcher:
         return self.space.modalities
 
     def refresh(self) -> bool:
-        """Take over what was added, removed or aligned since. Gives whether there was anything; cheap where not."""
-        if self._now() == self._state.seen:
+        """Take over what was added, removed, aligned or re-embedded since. Gives whether there was anything; cheap where not.
+
+        Raises:
+            SpaceError: the space that was asked for by name is gone, or was learned with an encoder that was replaced. The
+                searcher goes on with what it has.
+        """
+        state = self._state
+        opened = Collection.open(state.collection.path)
+        if self._now(opened) == state.seen:
             return False
-        self._state = self._loaded()
+        networks = state.networks
+        if opened.encoder != state.collection.encoder:
+            networks = encoders.resolve(opened.encoder, device=self._device)
+        self._state = self._loaded(opened, networks)
         return True
 
-    def _now(self) -> tuple[Any, ...]:
-        """Equal as long as neither the collection nor the space, by name or content, nor its scores have changed."""
-        spaces = self.collection.path / "spaces"
-        name = self._asked_for or next(reversed(saved_spaces(spaces)), START)
-        files = [spaces / name / file for file in ("space.json", "scores.json")]
+    def _now(self, collection: Collection) -> tuple[Any, ...]:
+        """Equal as long as the collection and the space, by name, content, scores and weight of words, are the same."""
+        spaces = collection.path / "spaces"
+        name = self._asked_for or next(reversed(spaces_of(collection)), START)
+        files = [spaces / name / file for file in ("space.json", "scores.json", WEIGHT_FILE)]
         stats = [file.stat() if file.exists() else None for file in files]
-        return self.collection.version, name, *(stat and (stat.st_ino, stat.st_mtime_ns) for stat in stats)
+        return collection.version, name, *(stat and (stat.st_ino, stat.st_mtime_ns) for stat in stats)
 
-    def _loaded(self) -> _State:
-        seen = self._now()  # first: what changes while the rest is read is seen by the next refresh
-        space = space_of(self.collection, self.networks, self._asked_for)
-        scores = load_scores(self.collection.path / "spaces" / space.name)
-        return _State(space, scores, _Gallery.of(self.collection, space), seen)
+    def _loaded(self, collection: Collection, networks: Sequence[Encoder]) -> _State:
+        seen = self._now(collection)  # first: what changes while the rest is read is seen by the next refresh
+        space = space_of(collection, networks, self._asked_for)
+        folder = collection.path / "spaces" / space.name
+        gallery = _Gallery.of(collection, space)
+        return _State(space, load_scores(folder), gallery, seen, folder, collection, networks)
 
     def status(self) -> Status:
         """What the collection holds."""
@@ -524,7 +591,8 @@ class Searcher:
             MediaError: it cannot be used.
             SpaceError: the space lacks its modality.
         """
-        encoder = self.space.encoder(media.sniff(path), self.networks)
+        state = self._state
+        encoder = state.space.encoder(media.sniff(path), state.networks)
         view = encoder.view
         return media.load(
             path, image_size=view.image_size, rate=view.rate, frames=view.frames, fps=view.fps, limits=limits
@@ -536,7 +604,14 @@ class Searcher:
         Raises:
             SpaceError: a modality that the space lacks, or nothing in a medium that can be embedded.
         """
-        return _embedded(given, self.space, self.networks)
+        state = self._state
+        vectors = _embedded(given, state.space, state.networks)
+        with self._preparing:
+            for key in _keys_of(vectors):
+                self._prepared[key] = state.space.digest
+            while len(self._prepared) > PREPARED:
+                del self._prepared[next(iter(self._prepared))]
+        return vectors
 
     def search(
         self,
@@ -566,7 +641,9 @@ class Searcher:
                 one vector. Mahalanobis distance is that of the modality of each row, and compares with every row, also
                 where there is a kept index. Default: what the space has learned scores to be worth, and cosine where it
                 has not.
-            hybrid: go by the query's words in texts, transcripts and columns, too (BM25).
+            hybrid: go by the query's words in texts, transcripts and columns, too (BM25), by the weight that was learned
+                for them in this space (`chiasm.api.weigh`), else by reciprocal ranks. Also by these where a metric is
+                named: the weight was learned for the scores that the space takes by itself.
             rerank: a cross-encoder that reads the query and the texts of the first 50 hits, by hub id or folder.
             diversity: from 0 to 1, how much hits are to differ from those before them.
 
@@ -592,9 +669,9 @@ class Searcher:
         space, gallery = state.space, state.gallery
         if modality is not None and modality not in space.modalities:
             raise SpaceError(f"the space {space.name!r} has {', '.join(space.modalities)}; cannot find by {modality!r}")
-        if not len(gallery.rows):
-            path = self.collection.path
-            raise CollectionError(f"{path} has no embedded files. Add some: chiasm add PATH --to {path}")
+        self._refuse_empty(state)
+        fuses = hybrid and bool(query.words)
+        weight = state.word_weight if fuses and metric == "auto" else None
         vector = self._vector(query, state)
         among = self._among(query, gallery, modality, where)
         near = _nearness(vector, metric, state, among)
@@ -605,9 +682,9 @@ class Searcher:
             last = pool >= 2 * (k + offset) or len(found) < pool
             judged = self._judged(query, near, state, found, min_probability)
             places = judged.hits
-            if hybrid and query.words:
+            if fuses:
                 only = None if min_probability is None else places
-                places = self._with_words(query.words, near, state, among, places, pool, only)
+                places = self._with_words(query.words, near, state, among, places, pool, only, weight)
             if rerank is not None and not ranked:
                 places = self._reranked(query, state, places, rerank)
             if diversity:
@@ -618,9 +695,38 @@ class Searcher:
                 break
             ranked, pool = ranked[: pool // 2], 2 * pool
         hits = self._hits(ranked[offset : offset + k], near, state)
-        return SearchResult(space.name, hits, judged.found, judged.threshold, judged.false_hit_rate)
+        fusion: Literal["ranks", "weight"] | None = None
+        if fuses:
+            fusion = "ranks" if weight is None else "weight"
+        return SearchResult(
+            space.name, hits, judged.found, judged.threshold, judged.false_hit_rate, fusion=fusion, word_weight=weight
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Ids of the items that can be found; their places are the row numbers of `rankings`."""
+        return self._state.gallery.names
+
+    def rankings(self, words: str) -> tuple[Found, Found]:
+        """The two rankings that the first page of `search(hybrid=True)` fuses for a query in words: by vectors, by words.
+
+        Raises:
+            SpaceError: nothing in the words can be embedded, or the space lacks text.
+            CollectionError: the collection has no vectors.
+        """
+        state = self._state
+        self._refuse_empty(state)
+        query = Query((Text(words),))
+        near = _nearness(self._vector(query, state), "auto", state, None)
+        found = self._candidates(query, near, state, None, CANDIDATES)
+        return self._both(words, state, None, self._judged(query, near, state, found, None).hits, CANDIDATES, None)
 
     # -------------------------------------------------------------------------------------------------- step by step
+
+    def _refuse_empty(self, state: _State) -> None:
+        if not len(state.gallery.rows):
+            path = self.collection.path
+            raise CollectionError(f"{path} has no embedded files. Add some: chiasm add PATH --to {path}")
 
     def _vector(self, query: Query, state: _State) -> Float[np.ndarray, " dim"]:
         gallery = state.gallery
@@ -630,9 +736,11 @@ class Searcher:
         given = (*query.plus, *query.minus)
         vectors = query.vectors
         if vectors is None:
-            vectors = _embedded(given, state.space, self.networks)
+            vectors = _embedded(given, state.space, state.networks)
         elif len(vectors) != len(given):
             raise SpaceError(f"a query of {len(given)} media need as many vectors; got {len(vectors)}")
+        elif any(self._prepared.get(key, state.space.digest) != state.space.digest for key in _keys_of(vectors)):
+            vectors = _embedded(given, state.space, state.networks)  # prepared before a refresh, in another space
         parts = [*vectors[: len(query.plus)], *(gallery.vector_of(name) for name in query.like)]
         minus = vectors[len(query.plus) :] if query.minus else None
         composed = compose(np.stack(parts), minus=minus) if len(parts) > 1 or minus is not None else parts[0]
@@ -710,18 +818,21 @@ class Searcher:
         judgement = None if plainly else _judgement(query, near.vector, state, found, min_probability)
         if judgement is not None and query.is_plain and (judgement.threshold is not None or not len(found)):
             shown = judgement.shown if min_probability is not None else judgement.order
-            places = [_Place(int(found[place]), float(judgement.probability[place])) for place in shown]
+            odds = _log_odds(judgement.probability)
+            places = [
+                _Place(int(found[place]), float(judgement.probability[place]), float(odds[place])) for place in shown
+            ]
             rate = _false_hit_rate(query, state, found, judgement.threshold)
             return _Judged(_first_of_items(places, gallery), bool(judgement.found), judgement.threshold, rate)
         if min_probability is not None:
             raise SpaceError(_no_probability(query, state, found))
-        if judgement is None:
-            order = np.arange(len(found))
-        elif judgement.threshold is None:
-            order = judgement.order
-        else:  # probabilities were learned from plain queries; standard scores hold for any
-            order = np.argsort(-judgement.standard, kind="stable")
-        return _Judged(_first_of_items([_Place(int(found[place]), None) for place in order], gallery))
+        # Probabilities were learned from plain queries; standard scores hold for any.
+        standard = judgement is not None and not np.isnan(judgement.standard).any()
+        worth = judgement.standard if judgement is not None and standard else near.of(found)
+        order = np.arange(len(found)) if judgement is None else np.argsort(-worth, kind="stable")
+        return _Judged(
+            _first_of_items([_Place(int(found[place]), None, float(worth[place])) for place in order], gallery)
+        )
 
     def _with_words(
         self,
@@ -732,11 +843,42 @@ class Searcher:
         ranked: list[_Place],
         wanted: int,
         only: Sequence[_Place] | None,
+        weight: float | None,
     ) -> list[_Place]:
         """The ranking fused with that of the items that hold the words; of these, `only` some may be found."""
-        from chiasm.retrieval.hybrid import Found, reciprocal_rank_fusion
+        from chiasm.retrieval.hybrid import reciprocal_rank_fusion, weighted_fusion
 
         gallery = state.gallery
+        both = self._both(words, state, among, ranked, wanted, only)
+        if not len(both[1].rows):
+            return ranked
+        fused = reciprocal_rank_fusion(both) if weight is None else weighted_fusion(both, weights=(1 - weight, weight))
+        by_item = {int(gallery.items[place.row]): place for place in ranked}
+        places = []
+        for item in fused.rows.tolist():
+            if item not in by_item:  # found by its words alone: shown by its nearest file
+                rows = gallery.rows_of(item)
+                rows = rows if among is None else rows[among[rows]]
+                by_item[item] = _Place(int(rows[near.of(rows).argmax()]), None)
+            places.append(by_item[item])
+        return places
+
+    def _both(
+        self,
+        words: str,
+        state: _State,
+        among: Bool[np.ndarray, " rows"] | None,
+        ranked: Sequence[_Place],
+        wanted: int,
+        only: Sequence[_Place] | None,
+    ) -> tuple[Found, Found]:
+        """What is fused: a ranking by vectors, and that of the items that hold the words. Rows are numbers of items."""
+        from chiasm.retrieval.hybrid import Found
+
+        gallery = state.gallery
+        nearest = gallery.items[np.array([place.row for place in ranked], dtype=np.int64)]
+        # The same number, computed for other rows beside it, may differ in its last digit.
+        by_vectors = Found(nearest, np.minimum.accumulate(np.array([place.worth for place in ranked], np.float64)))
         full_text = self.full_text
         if not full_text.is_current():
             full_text.update()
@@ -747,28 +889,13 @@ class Searcher:
         else:
             may = np.arange(len(gallery.names))
         said = full_text.search(words, k=wanted, among={gallery.names[number] for number in may.tolist()})
-        if not len(said):
-            return ranked
-        by_item = {int(gallery.items[place.row]): place for place in ranked}
-        covered = full_text.covered()
         heard = np.array([gallery.numbers[item] for item in said.items], dtype=np.int64)
+        if not len(said):
+            return by_vectors, Found(heard, said.scores)
+        covered = full_text.covered()
         covers = np.array([name in covered for name in gallery.names], dtype=bool)
         covers[heard] = True
-        nearest = np.array(list(by_item), dtype=np.int64)
-        fused = reciprocal_rank_fusion(
-            [
-                Found(nearest, np.arange(len(nearest), 0, -1, dtype=np.float64)),
-                Found(heard, said.scores, covers),
-            ]
-        )
-        places = []
-        for item in fused.rows.tolist():
-            if item not in by_item:  # found by its words alone: shown by its nearest file
-                rows = gallery.rows_of(item)
-                rows = rows if among is None else rows[among[rows]]
-                by_item[item] = _Place(int(rows[near.of(rows).argmax()]), None)
-            places.append(by_item[item])
-        return places
+        return by_vectors, Found(heard, said.scores, covers)
 
     @property
     def full_text(self) -> Any:
@@ -868,6 +995,9 @@ class _Place:
 
     row: int
     probability: float | None
+    worth: float = -np.inf
+    """What rows are ordered by: log-odds, standard score, or the number of a metric; all rise with similarity about
+    evenly, as probabilities do not. Nothing for an item that was found by its words alone."""
 
 
 @dataclass(frozen=True)
@@ -876,6 +1006,17 @@ class _Judged:
     found: bool | None = None
     threshold: float | None = None
     false_hit_rate: float | None = None
+
+
+def _log_odds(probability: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+    """Those of probabilities, finite also where they are 0 or 1 up to rounding."""
+    inside = np.clip(probability, 1e-12, 1 - 1e-12)
+    odds: Float[np.ndarray, " rows"] = np.log(inside / (1 - inside))
+    return odds
+
+
+def _keys_of(vectors: Float[np.ndarray, "n dim"]) -> list[bytes]:
+    return [blake2b(vector.tobytes(), digest_size=16).digest() for vector in vectors]
 
 
 def _embedded(given: Sequence[Media], space: Space, networks: Sequence[Encoder]) -> Float[np.ndarray, "n dim"]:
@@ -1039,3 +1180,53 @@ def load_scores(folder: Path) -> ScoreModel | None:
         return ScoreModel.from_state(fields, load_file(arrays))
     except (OSError, ValueError, SafetensorError) as error:
         raise SpaceError(f"the scores in {folder} cannot be read: {error}. Align again") from error
+
+
+# -------------------------------------------------------------------------------------- the weight of words in a space
+
+
+def save_weight(folder: Path, space: Space, weight: float | None, *, about: Mapping[str, Any] | None = None) -> None:
+    """Keep how much words count in hybrid search in the folder of a space; None: by reciprocal ranks, nothing is kept.
+
+    Args:
+        folder: of the space.
+        space: that it was learned in; for any other it does not count.
+        weight: of the words; vectors have the rest.
+        about: what it was learned from, for people.
+
+    Raises:
+        SpaceError: the folder cannot be written.
+    """
+    path = folder / WEIGHT_FILE
+    fields = {"format_version": 1, "space": space.digest, "weight": weight, **(about or {})}
+    try:
+        if weight is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_whole(path, json.dumps(fields, indent=2) + "\n")
+    except OSError as error:
+        raise SpaceError(f"the weight of words cannot be written to {path}: {error}") from error
+
+
+def load_weight(folder: Path, space: Space) -> float | None:
+    """What `save_weight` kept; None where nothing was, or it was of a space that has been replaced since.
+
+    Raises:
+        SpaceError: it is damaged or of another version.
+    """
+    path = folder / WEIGHT_FILE
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields["format_version"] != 1:
+            raise ValueError(f"it has format version {fields['format_version']} and this chiasm reads 1")
+        digest, weight = fields["space"], fields["weight"]
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
+            raise ValueError(f"the weight is no number from 0 to 1 but {weight!r:.80}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SpaceError(
+            f"the weight of words in {path} cannot be read ({type(error).__name__}: {error}). Run chiasm weigh again, or "
+            "delete the file: hybrid search then goes by reciprocal ranks"
+        ) from error
+    return float(weight) if digest == space.digest else None

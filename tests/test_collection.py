@@ -1066,7 +1066,7 @@ def test_create_opens_what_is_there(made: Collection, folder: Path) -> None:
         Collection.create(made.path, encoder="other")
     assert str(error.value) == (
         f"{made.path} was made with the encoder 'fake'; embeddings of 'other' cannot be mixed in. Add with --encoder "
-        "fake, or name another collection"
+        "fake, name another collection, or move this one over: chiasm reembed"
     )
 
 

@@ -18,6 +18,7 @@ from chiasm.retrieval.hybrid import (
     Fused,
     Judged,
     LearnedWeight,
+    compare_fusions,
     learn_weight,
     reciprocal_rank_fusion,
     weighted_fusion,
@@ -235,6 +236,98 @@ def test_precision_counts_relevant_items_that_were_not_found() -> None:
     assert learn_weight([query, query]).precision[0.0] == pytest.approx((1 + 2 / 3 + 0) / 3)
 
 
+def test_items_that_nobody_looked_at_are_passed_over_after_fusing() -> None:
+    """Reduced before, the searches would be worth 1 and 0 to the two items, either way, and be equal at 0.5."""
+    looked_at, relevant = np.array([True, True, False, False]), np.array([False, True, False, False])
+    query = Judged(
+        found([0, 1, 2, 3], [1.0, 0.9, 0.1, 0.0]), found([3, 1, 0], [10.0, 9.0, 1.0], [True] * 4), relevant, looked_at
+    )
+    by_weight = learn_weight([query, query]).precision
+    assert by_weight[0.1] == 0.5
+    assert by_weight[0.15] == 1  # 0.85 * 0.1 of the one, 0.15 * 0.8 of the other
+    assert query.precision(np.array([2, 3, 1, 0])) == 1
+    assert query.precision(np.array([0, 3, 2, 1])) == 0.5
+    assert query.precision(np.array([0, 3])) == 0
+
+
+def noisy(right: float, *, queries: int, seed: int) -> list[Judged]:
+    """The first search is right, and the second with a chance."""
+    generator = np.random.default_rng(seed)
+    made = []
+    for _ in range(queries):
+        relevant = np.zeros(20, dtype=bool)
+        relevant[generator.choice(20, size=3, replace=False)] = True
+        scores = [
+            np.where(relevant & (generator.random() < chance), 0.6, 0) + generator.random(20) for chance in (1, right)
+        ]
+        orders = [np.argsort(-one) for one in scores]
+        first, second = (found(order.tolist(), one[order].tolist()) for order, one in zip(orders, scores, strict=True))
+        made.append(Judged(first, second, relevant))
+    return made
+
+
+def average_precision(relevant: np.ndarray, order: Sequence[int]) -> float:
+    """Slowly."""
+    precisions = [
+        sum(bool(relevant[row]) for row in order[: place + 1]) / (place + 1)
+        for place, row in enumerate(order)
+        if relevant[row]
+    ]
+    return sum(precisions) / int(relevant.sum())
+
+
+def test_fusions_are_compared_on_groups_that_did_not_teach_the_weight() -> None:
+    """Slowly: with as many groups as folds each group is left out alone."""
+    queries = noisy(0.0, queries=14, seed=1)
+    groups = [f"group {number % 10}" for number in range(14)]
+    result = compare_fusions(queries, groups=groups, seed=5)
+    names = sorted(set(groups))
+    gains, values = [], []
+    for name in names:
+        rest = [number for number, group in enumerate(groups) if group != name]
+        weight = learn_weight([queries[number] for number in rest], groups=[groups[number] for number in rest]).weight
+        mine = [queries[number] for number, group in enumerate(groups) if group == name]
+        learned, ranks = [], []
+        for query in mine:
+            both = (query.first, query.second)
+            fused = weighted_fusion(both, weights=(1 - weight, weight))
+            learned.append(average_precision(query.relevant, fused.rows.tolist()))
+            ranks.append(average_precision(query.relevant, reciprocal_rank_fusion(both).rows.tolist()))
+        values.append((np.mean(learned), np.mean(ranks)))
+        gains.append(np.mean(learned) - np.mean(ranks))
+    assert (result.queries, result.groups) == (14, 10)
+    assert (result.precision["weight"], result.precision["ranks"]) == pytest.approx(tuple(np.mean(values, axis=0)))
+    assert result.gain == pytest.approx(np.mean(gains))
+    assert result.standard_error == pytest.approx(np.std(gains, ddof=1) / np.sqrt(10))
+    assert result.weight == learn_weight(queries, groups=groups).weight
+    alone = []
+    for searches in ([query.first for query in queries], [query.second for query in queries]):
+        of_group: dict[str, list[float]] = {name: [] for name in names}
+        for query, one, group in zip(queries, searches, groups, strict=True):
+            of_group[group].append(average_precision(query.relevant, one.rows.tolist()))
+        alone.append(np.mean([np.mean(of_group[name]) for name in names]))
+    assert (result.precision["first"], result.precision["second"]) == pytest.approx(tuple(alone))
+    assert result.as_dict()["is_better"] is result.is_better
+
+
+def test_a_weight_is_better_only_by_more_than_its_standard_error() -> None:
+    worse_second = compare_fusions(noisy(0.0, queries=60, seed=2))
+    assert worse_second.is_better
+    assert worse_second.weight < 0.5
+    assert worse_second.gain > 2 * worse_second.standard_error
+    same = Judged(found([0, 1]), found([0, 1], covers=[True, True]), np.array([True, False]))
+    tied = compare_fusions([same] * 5)
+    assert (tied.gain, tied.standard_error, tied.is_better) == (0, 0, False)
+
+
+def test_more_groups_than_folds_are_dealt_by_the_seed() -> None:
+    queries = noisy(1.0, queries=24, seed=3)
+    every = [compare_fusions(queries, seed=seed) for seed in (0, 0, 1)]
+    assert every[0] == every[1]
+    assert {one.precision["ranks"] for one in every} == {every[0].precision["ranks"]}
+    assert {one.weight for one in every} == {every[0].weight}
+
+
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -283,6 +376,10 @@ def test_learning_asks_for_queries_that_say_something() -> None:
         learn_weight([])
     with pytest.raises(LabelError, match="at least two groups; got 1"):
         learn_weight([good, good], groups=["a", "a"])
+    with pytest.raises(LabelError, match="at least three groups; got 2"):
+        compare_fusions([good, good])
+    with pytest.raises(LabelError, match="query 2 has no relevant item"):
+        compare_fusions([good, good, lost])
     with pytest.raises(LabelError, match="2 queries need a group each; got 3"):
         learn_weight([good, good], groups=["a", "b", "c"])
     with pytest.raises(LabelError, match="query 1 has no relevant item among the 1 that were found"):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from chiasm import loop, models
 from chiasm.arrays import labelled_items
 from chiasm.collection import Collection
-from chiasm.errors import ChiasmError, LabelError
+from chiasm.errors import ChiasmError, LabelError, SpaceError
 from chiasm.feedback import UNKNOWN, FeedbackTable, Label, ThumbedQuery
 from chiasm.learning import targets_of
 from chiasm.loop import LearnReport, collection_drift, drift_of, judged, learn
@@ -521,11 +521,37 @@ def test_thumbs_become_judged_queries_of_the_items_that_somebody_looked_at() -> 
         ThumbedQuery("sea", frozenset("b"), frozenset("c")),
         ThumbedQuery("sky", frozenset("ab"), frozenset({"gone"})),  # nothing wrong is left: says nothing
     ]
-    (query,) = judged(queries, found.__getitem__, items)
+    result = judged(queries, found.__getitem__, items)
+    (query,) = result.queries
     assert query.relevant.tolist() == [False, True, False, False]
-    assert (query.first.rows.tolist(), query.first.scores.tolist()) == ([2, 1], [3.0, 2.0])
-    assert (query.second.rows.tolist(), query.second.covers is covers) == ([1], True)
+    assert query.looked_at is not None
+    assert query.looked_at.tolist() == [False, True, True, False]
+    assert (query.first, query.second) == found["sea"], "whole: what a place is worth depends on all that was found"
+    assert (result.groups, result.different, result.silent) == (("sea",), 1, 1)
     assert learn_weight([query, query]).queries == 2
+
+
+def test_queries_that_say_nothing_are_counted_and_not_searched_with_in_vain() -> None:
+    asked: list[str] = []
+
+    def search(words: str) -> tuple[Found, Found]:
+        asked.append(words)
+        if words == "?":
+            raise SpaceError("nothing in the text that can be embedded")
+        rows = np.array([0, 1] if words == "Red  Sea" else [0])
+        return Found(rows, -rows.astype(np.float64)), Found(rows[:0], np.zeros(0))
+
+    queries = [
+        ThumbedQuery("only up", frozenset("a"), frozenset()),
+        ThumbedQuery("only down", frozenset(), frozenset("a")),
+        ThumbedQuery("gone", frozenset({"gone"}), frozenset("a")),
+        ThumbedQuery("?", frozenset("a"), frozenset("b")),
+        ThumbedQuery("far", frozenset("a"), frozenset("b")),  # what is wrong is not among what is found
+        ThumbedQuery("Red  Sea", frozenset("b"), frozenset("a")),
+    ]
+    result = judged(queries, search, ["a", "b"])
+    assert asked == ["?", "far", "Red  Sea"]
+    assert (result.groups, result.silent) == (("red sea",), 5)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-1, 1)), min_size=2, max_size=20))

@@ -96,12 +96,25 @@ def test_words_find_the_item_that_they_describe(rows: list[dict[str, Any]]) -> N
         assert answer.status_code == 200
         (found,) = answer.json()["results"]
         assert (found["query"], found["space"], len(found["hits"])) == (0, "fake", 2)
+        assert (found["fusion"], found["word_weight"]) == (None, None)
         best = found["hits"][0]
         assert (best["id"], best["modality"], best["text"], best["url"]) == ("birds/robin", "text", "a red bird", None)
         assert best["metadata"] == {"colour": "(220, 20, 20)"}
         assert best["score"] == pytest.approx(1)
 
     run(work, FakeSearcher(rows))
+
+
+def test_the_answer_says_how_words_were_fused(rows: list[dict[str, Any]]) -> None:
+    class Weighed(FakeSearcher):
+        def search(self, query: Query, /, **options: Any) -> SearchResult:
+            return replace(super().search(query, **options), fusion="weight", word_weight=0.35)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        (found,) = (await client.get("/v1/search", params={"text": "red", "hybrid": True})).json()["results"]
+        assert (found["fusion"], found["word_weight"]) == ("weight", 0.35)
+
+    run(work, Weighed(rows))
 
 
 @pytest.mark.parametrize("way", ["json", "form", "file"])

@@ -14,7 +14,8 @@ Where rankings come from is left to `chiasm.retrieval.index` and `chiasm.fulltex
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
@@ -24,6 +25,10 @@ from chiasm.transfer.labels import Labels, label_codes
 
 CONSTANT = 60.0  # of reciprocal ranks: as in the paper, where results hardly changed with it
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))  # tried for the second of two rankings
+FOLDS = 10  # of `compare_fusions`
+
+Way: TypeAlias = Literal["first", "second", "ranks", "weight"]
+"""One of two searches alone, both by reciprocal ranks, or both by a weight that other queries taught."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,11 +112,30 @@ def weighted_fusion(searches: Sequence[Found], *, weights: Sequence[float]) -> F
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A query, what two searches found for it, and which items are relevant."""
+    """A query, what two searches found for it, and which items are relevant.
+
+    Rankings are judged as what is left of them when items that nobody looked at are taken out (condensed lists; Sakai
+    2007, "Alternatives to Bpref"): these are not taken for wrong. They are taken out after fusing, since what a place or
+    a score is worth depends on the whole of a list.
+    """
 
     first: Found  # covers all items
     second: Found
     relevant: Bool[np.ndarray, " items"]
+    looked_at: Bool[np.ndarray, " items"] | None = None  # every relevant item is; None: all items are
+
+    def precision(self, rows: Int[np.ndarray, " found"]) -> float:
+        """Average precision of a ranking: the mean over relevant items, found or not, of the precision at their place."""
+        right = self.relevant[rows if self.looked_at is None else rows[self.looked_at[rows]]]
+        places = np.flatnonzero(right) + 1
+        return float((np.arange(1, len(places) + 1) / places).sum() / self.relevant.sum())
+
+    def precision_by_weight(self) -> Float64[np.ndarray, " weights"]:
+        """That of `weighted_fusion` with each of `WEIGHTS`."""
+        both = (self.first, self.second)
+        return np.array(
+            [self.precision(weighted_fusion(both, weights=(1 - weight, weight)).rows) for weight in WEIGHTS]
+        )
 
 
 @dataclass(frozen=True)
@@ -145,40 +169,113 @@ def learn_weight(queries: Sequence[Judged], *, groups: Labels | None = None) -> 
     Raises:
         LabelError: fewer than two groups, or a query without a relevant item that was found.
     """
+    codes = _checked(queries, groups, least=2)
+    by_group = _by_group(np.array([query.precision_by_weight() for query in queries]), codes)
+    means = map(float, by_group.mean(axis=0))
+    return LearnedWeight(WEIGHTS[_chosen(by_group)], dict(zip(WEIGHTS, means, strict=True)), len(queries))
+
+
+@dataclass(frozen=True)
+class FusionComparison:
+    """The weight that all queries teach, and how well such a weight does on queries that did not teach it."""
+
+    weight: float  # of the second search; the first has 1 - weight
+    precision: dict[Way, float]  # mean average precision, a group counting once
+    gain: float  # of the learned weight over reciprocal ranks
+    standard_error: float  # of the gain, over groups
+    queries: int
+    groups: int
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the weight beats reciprocal ranks by more than one standard error. This is the whole rule."""
+        return self.gain > self.standard_error
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "is_better": self.is_better}
+
+
+def compare_fusions(queries: Sequence[Judged], *, groups: Labels | None = None, seed: int = 0) -> FusionComparison:
+    """Learn the weight (`learn_weight`), and compare it with reciprocal ranks and either search alone on left-out groups.
+
+    The groups are dealt to ten folds, or as many as there are groups; those of each fold are judged by the weight that
+    the others teach. An item that a search alone did not find counts as not found.
+
+    Args:
+        queries: as in `learn_weight`.
+        groups: of the queries, kept on one side whole; each counts as one. Default: every query is its own group.
+        seed: of the deal.
+
+    Raises:
+        LabelError: fewer than three groups, or as in `learn_weight`.
+    """
+    codes = _checked(queries, groups, least=3)
+    by_weight = _by_group(np.array([query.precision_by_weight() for query in queries]), codes)
+    number = len(by_weight)
+    fold = np.random.default_rng(seed).permutation(number) % min(FOLDS, number)
+    left_out = np.empty(number)
+    for one in range(min(FOLDS, number)):
+        mine = fold == one
+        left_out[mine] = by_weight[mine, _chosen(by_weight[~mine])]
+
+    def mean_of(precisions: Sequence[float]) -> Float64[np.ndarray, " groups"]:
+        return _by_group(np.array(precisions)[:, None], codes)[:, 0]
+
+    ranks = mean_of([query.precision(reciprocal_rank_fusion((query.first, query.second)).rows) for query in queries])
+    precision: dict[Way, Float64[np.ndarray, " groups"]] = {
+        "first": mean_of([query.precision(query.first.rows) for query in queries]),
+        "second": mean_of([query.precision(query.second.rows) for query in queries]),
+        "ranks": ranks,
+        "weight": left_out,
+    }
+    gain = left_out - ranks
+    return FusionComparison(
+        WEIGHTS[_chosen(by_weight)],
+        {way: float(values.mean()) for way, values in precision.items()},
+        float(gain.mean()),
+        float(gain.std(ddof=1) / np.sqrt(number)),
+        len(queries),
+        number,
+    )
+
+
+def _checked(queries: Sequence[Judged], groups: Labels | None, *, least: int) -> Int[np.ndarray, " queries"]:
+    """The groups of queries as numbers from 0 on."""
     codes = np.arange(len(queries)) if groups is None else label_codes(groups, what="groups of queries")[1]
     if len(codes) != len(queries):
         raise LabelError(f"{len(queries)} queries need a group each; got {len(codes)}")
     number = int(codes.max(initial=-1)) + 1
-    if number < 2:
-        raise LabelError(f"to learn a weight takes judged queries of at least two groups; got {number}")
-    by_query = np.empty((len(queries), len(WEIGHTS)))
+    if number < least:
+        raise LabelError(
+            f"to learn a weight takes judged queries of at least {'two' if least == 2 else 'three'} groups; got {number}"
+        )
     for place, query in enumerate(queries):
-        searches = (query.first, query.second)
         seen = np.union1d(query.first.rows, query.second.rows)
         if not query.relevant[seen].any():
             raise LabelError(
                 f"query {place} has no relevant item among the {len(seen)} that were found: it says nothing about the "
                 "weight. Leave it out, or let the searches find more"
             )
-        for column, weight in enumerate(WEIGHTS):
-            fused = weighted_fusion(searches, weights=(1 - weight, weight))
-            by_query[place, column] = _average_precision(query.relevant[fused.rows], int(query.relevant.sum()))
-    by_group = np.zeros((number, len(WEIGHTS)))
-    np.add.at(by_group, codes, by_query)
-    by_group /= np.bincount(codes)[:, None]
-    means = by_group.mean(axis=0)
-    lead = by_group[:, [int(means.argmax())]] - by_group
-    error = lead.std(axis=0, ddof=1) / np.sqrt(number)
+    return codes
+
+
+def _by_group(
+    precisions: Float64[np.ndarray, "queries ways"], codes: Int[np.ndarray, " queries"]
+) -> Float64[np.ndarray, "groups ways"]:
+    """The mean of each group."""
+    sums = np.zeros((int(codes.max()) + 1, precisions.shape[1]))
+    np.add.at(sums, codes, precisions)
+    means: Float64[np.ndarray, "groups ways"] = sums / np.bincount(codes)[:, None]
+    return means
+
+
+def _chosen(by_group: Float64[np.ndarray, "groups weights"]) -> int:
+    """The place of the weight that is taken, see `learn_weight`."""
+    lead = by_group[:, [int(by_group.mean(axis=0).argmax())]] - by_group
+    error = lead.std(axis=0, ddof=1) / np.sqrt(len(by_group))
     good = np.flatnonzero(lead.mean(axis=0) <= error)
-    weights = np.array(WEIGHTS)
-    chosen = good[np.argmin(np.round(np.abs(weights[good] - 0.5), 9))]
-    return LearnedWeight(float(weights[chosen]), dict(zip(WEIGHTS, map(float, means), strict=True)), len(queries))
-
-
-def _average_precision(relevant: Bool[np.ndarray, " found"], total: int) -> float:
-    """Mean over the relevant items, found or not, of the precision at their place."""
-    places = np.flatnonzero(relevant) + 1
-    return float((np.arange(1, len(places) + 1) / places).sum() / total)
+    return int(good[np.argmin(np.round(np.abs(np.array(WEIGHTS)[good] - 0.5), 9))])
 
 
 # -------------------------------------------------------------------------------------------------------------- fusing

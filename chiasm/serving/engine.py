@@ -371,6 +371,8 @@ def answer_of(found: SearchResult) -> dict[str, Any]:
         "found": found.found,
         "threshold": found.threshold,
         "false_hit_rate": found.false_hit_rate,
+        "fusion": found.fusion,
+        "word_weight": found.word_weight,
         "hits": hits,
     }
 

@@ -215,6 +215,10 @@ class Found(BaseModel):
     found: bool | None = Field(description="Whether any hit is good enough; null where no probabilities are known.")
     threshold: float | None = Field(description="The probability from which a hit is good enough.")
     false_hit_rate: float | None = Field(description="Share of questions without an answer here that reach it.")
+    fusion: Literal["ranks", "weight"] | None = Field(
+        description="How vectors and words were fused; null where words did not count."
+    )
+    word_weight: float | None = Field(description="The learned weight of the words, where they were fused by it.")
     hits: list[Hit]
 
 

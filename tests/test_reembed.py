@@ -1,0 +1,825 @@
+"""Another encoder takes over a collection: searched and added to meanwhile, cut off and run again, nothing mixed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_encoder import FakeEncoder, by_key, check, rows
+from painter import Painter, mixtures, painted, painters, picture, sound, table, words_of
+from typer.testing import CliRunner
+
+from chiasm import api, cli, encoders
+from chiasm import collection as module
+from chiasm.collection import Collection, Progress
+from chiasm.encoders.base import Embeddings, Encoder
+from chiasm.errors import ChiasmError, CollectionError, EncoderError, SpaceError
+from chiasm.fulltext import FullText
+from chiasm.manifest import read_manifest
+from chiasm.searcher import Query, Searcher, gallery_of, space_of, spaces_of, start_of
+from chiasm.types import Modality, Text
+
+OLD, NEW = FakeEncoder(), FakeEncoder(version="2")
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["chiasm.collection", "chiasm.manifest", "pytest"])
+
+
+class Turned(Painter):
+    """A painter with colours of its own: its vectors and those of `Painter` have nothing to do with each other."""
+
+    def __init__(self, modalities: Sequence[Modality] = ("image", "text", "audio")) -> None:
+        super().__init__(modalities)
+        self.version = "2"
+
+    def encode_prepared(self, modality: Modality, batch: Sequence[Any]) -> Embeddings:
+        found = super().encode_prepared(modality, batch)
+        moments = found.moments and replace(found.moments, vectors=np.roll(found.moments.vectors, 1, axis=1))
+        return replace(found, vectors=np.roll(found.vectors, 1, axis=1), moments=moments)
+
+
+def networks_of(name: str, **_: Any) -> Sequence[Encoder]:
+    match name:
+        case "old":
+            return painters()
+        case "new":
+            return [Turned()]
+        case "texts":
+            return [Turned(("text",))]
+        case "mute":
+            return [FakeEncoder(("image", "text")), FakeEncoder(("audio",), version="2")]
+    raise EncoderError(f"there is no encoder {name!r}")
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "resolve", networks_of)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """33 pictures with words, and a sound, by the old encoder."""
+    root = tmp_path_factory.mktemp("base")
+    song = table(root / "song.jsonl", [{"id": "song", "audio": sound(root / "song.wav", "red", "blue")}])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "resolve", networks_of)
+        api.add([painted(root / "media", 5), song], to=root / "collection", encoder="old")
+    return root / "collection"
+
+
+@pytest.fixture
+def made(base: Path, tmp_path: Path) -> Path:
+    """A copy of a test's own."""
+    return Path(shutil.copytree(base, tmp_path / "collection"))
+
+
+def texts(folder: Path, count: int, word: str = "text") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (folder / f"{word}{number:03}.txt").write_text(f"{word} {number}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """40 text files."""
+    return texts(tmp_path / "media", 40)
+
+
+@pytest.fixture
+def small(folder: Path, tmp_path: Path) -> Collection:
+    """40 text files, by the first fake encoder."""
+    made = Collection.create(tmp_path / "small", encoder="one")
+    made.add([read_manifest(folder)], [FakeEncoder()])
+    return made
+
+
+def hits(searcher: Searcher, words: str = "red red green") -> list[Any]:
+    return [(hit.id, hit.modality, hit.score) for hit in searcher.search(Query((Text(words),)), k=20).hits]
+
+
+def tables(path: Path) -> set[str]:
+    return {one.stem for one in path.glob("*.lance")}
+
+
+# ------------------------------------------------------------------------------------------------------- taking over
+
+
+def test_everything_is_embedded_again(made: Path) -> None:
+    report = api.reembed(made, encoder="new")
+    assert (report.before, report.encoder, report.items) == ("old", "new", len(mixtures(5)) + 1)
+    assert report.counts == {"ok": 2 * len(mixtures(5)) + 1}
+    assert (report.encoded, report.reused, report.lost, report.outcomes) == (2 * len(mixtures(5)) + 1, 0, 0, ())
+    assert (report.spaces, report.not_taken) == ((), {})
+    opened = Collection.open(made)
+    assert opened.encoder == "new"
+    assert len(opened.vectors(Turned().fingerprint)) == 2 * len(mixtures(5)) + 1
+    assert api.status(made).embeddings == {"image": len(mixtures(5)), "text": len(mixtures(5)), "audio": 1}
+    assert api.search(made, "red red green", modality="image", k=1).hits[0].id == "2-1-0"
+    assert api.status(made).spaces == ("start",)
+
+
+def test_it_equals_a_collection_that_was_made_with_it(small: Collection, folder: Path, tmp_path: Path) -> None:
+    small.reembed("two", [FakeEncoder(version="2")])
+    fresh = Collection.create(tmp_path / "fresh", encoder="two")
+    fresh.add([read_manifest(folder)], [FakeEncoder(version="2")])
+    found = Collection.open(small.path)
+    check(found, NEW)
+    assert rows(found) == rows(fresh)
+    there, expected = (by_key(one.vectors(NEW.fingerprint)) for one in (found, fresh))
+    assert all(np.array_equal(there[key], expected[key]) for key in expected)
+    late = FakeEncoder(version="2")
+    report = found.add([read_manifest(folder)], [late])
+    assert (report.encoded, report.unchanged, late.embedded.total()) == (0, 40, 0), "as if it always had been there"
+
+
+def test_items_are_what_was_added(tmp_path: Path) -> None:
+    """Texts that stand in a table, texts in files, texts that look like paths, several of a kind, none at all."""
+    (tmp_path / "file.txt").write_text("said in a file", encoding="utf-8")
+    notes = texts(tmp_path / "notes", 1)
+    (notes / "read.md").write_text("said in a note", encoding="utf-8")
+    manifest = table(
+        tmp_path / "t.jsonl",
+        [
+            {"id": "a", "text": ["first", "file.txt", "/etc/hosts.md"], "colour": "red"},
+            {"id": "b", "image": picture(tmp_path / "b.png", (1, 0, 0)), "text": "/etc/hosts"},
+            {"id": "c", "text": ["", "twice"]},
+            {"id": "d", "text": "twice"},
+        ],
+    )
+    made = Collection.create(tmp_path / "made", encoder="one")
+    made.add([read_manifest(manifest), read_manifest(notes)], [FakeEncoder()])
+    before = rows(made)
+    report = made.reembed("two", [FakeEncoder(version="2")])
+    after = Collection.open(made.path)
+    check(after, NEW)
+    kept = ("item", "slot", "path", "hash", "modality", "outcome", "size")
+    assert {key: [row[name] for name in kept] for key, row in rows(after).items()} == {
+        key: [row[name] for name in kept] for key, row in before.items()
+    }
+    assert after.items() == made.items()
+    assert report.counts == made.outcomes()
+
+
+def test_nothing_changes_for_anybody_before_the_switch(made: Path) -> None:
+    searcher = Searcher(made)
+    expected, files = hits(searcher), searcher.collection.files()
+    version, header = searcher.collection.version, (made / "chiasm.json").read_bytes()
+    seen: list[Progress] = []
+
+    def look(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.done % 20 == 1:
+            opened = Collection.open(made)
+            assert (opened.encoder, opened.version, opened.files()) == ("old", version, files)
+            assert (made / "chiasm.json").read_bytes() == header
+            assert searcher.refresh() is False
+            assert hits(searcher) == hits(Searcher(made)) == expected
+
+    api.reembed(made, encoder="new", on_progress=look)
+    assert [progress.done for progress in seen] == list(range(1, seen[0].total + 1))
+    assert hits(Searcher(made)) == hits(searcher), "the searcher that was open has what it had"
+
+
+def test_searches_in_another_thread_have_one_encoder_or_the_other(made: Path) -> None:
+    """Also those that refresh at the moment of the switch, and ask with vectors that were prepared before."""
+    searcher = Searcher(made)
+    expected = hits(searcher)
+    begun, done = threading.Event(), threading.Event()
+    wrong: list[Any] = []
+
+    def ask() -> None:
+        while not done.is_set() or searcher.refresh():
+            query = Query((Text("red red green"),), vectors=searcher.prepare([Text("red red green")]))
+            searcher.refresh()
+            found = [(hit.id, hit.modality, hit.score) for hit in searcher.search(query, k=20).hits]
+            begun.set()
+            if {one[:2] for one in found[:2]} != {one[:2] for one in expected[:2]} or found[0][2] < 1 - 1e-6:
+                wrong.append(found)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        assert begun.wait(60)
+        api.reembed(made, encoder="new")
+    finally:
+        done.set()
+        thread.join()
+    assert wrong == []
+    assert searcher.collection.encoder == "new"
+
+
+def test_prepared_vectors_of_the_encoder_before_are_made_anew(made: Path) -> None:
+    searcher = Searcher(made)
+    words = [Text("red"), Text("blue")]
+    query = Query((words[0],), minus=(words[1],), vectors=searcher.prepare(words))
+    first = searcher.search(query, k=3).hits
+    api.reembed(made, encoder="new")
+    assert searcher.refresh() is True
+    assert [hit.id for hit in searcher.search(query, k=3).hits] == [hit.id for hit in first]
+    other = Query((words[0],), vectors=np.eye(1, 12, 5, dtype=np.float32))
+    assert searcher.search(other, k=1).hits[0].score == 0, "vectors from elsewhere are taken as they are"
+
+
+def test_a_searcher_that_was_open_moves_over(made: Path) -> None:
+    searcher = Searcher(made)
+    assert searcher.refresh() is False
+    before = searcher.networks
+    api.reembed(made, encoder="new")
+    assert [hit.id for hit in searcher.search(Query((Text("blue"),)), k=1).hits] == ["0-0-1"], "it need not know yet"
+    assert searcher.refresh() is True
+    assert searcher.collection.encoder == "new"
+    assert searcher.networks is not before
+    assert searcher.space.fingerprints["image"] == Turned().fingerprint
+    assert hits(searcher) == hits(Searcher(made))
+    assert searcher.search(Query((Text("red red green"),)), k=1).hits[0].id == "2-1-0"
+    assert searcher.refresh() is False
+    api.add([table(made.parent / "more.jsonl", [{"id": "new", "text": "zebra"}])], to=made)
+    assert searcher.refresh() is True
+    assert searcher.search(Query((Text("zebra"),)), k=1).hits[0].id == "new"
+
+
+def test_words_are_found_afterwards(made: Path) -> None:
+    """Transcripts are those of the new encoder, once."""
+    searcher = Searcher(made)
+    before = [hit.id for hit in searcher.search(Query((Text("red"),)), hybrid=True).hits]
+    api.reembed(made, encoder="new")
+    kept = FullText.kept(Collection.open(made))
+    assert kept is not None
+    assert kept.is_current()
+    assert "2-1-0" in kept.search("green", k=100).items
+    assert [hit.id for hit in Searcher(made).search(Query((Text("red"),)), hybrid=True).hits] == before
+
+
+# ----------------------------------------------------------------------------------------------------------- cut off
+
+
+class Stopped(Exception):
+    """What a test stops a run with."""
+
+
+def stop_at(count: int) -> Callable[[Progress], None]:
+    def stop(progress: Progress) -> None:
+        if progress.done == count:
+            raise Stopped
+
+    return stop
+
+
+def test_a_run_that_was_cut_off_goes_on(small: Collection, folder: Path) -> None:
+    expected = by_key(small.vectors(OLD.fingerprint))
+    first = FakeEncoder(version="2", batch_size=4)
+    with pytest.raises(Stopped):
+        small.reembed("two", [first], on_progress=stop_at(24), commit_rows=8)
+    opened = Collection.open(small.path)
+    assert (opened.encoder, opened.files()) == ("one", small.files())
+    assert all(np.array_equal(vector, expected[key]) for key, vector in by_key(opened.vectors(OLD.fingerprint)).items())
+    check(opened)
+    second = FakeEncoder(version="2", batch_size=4)
+    report = opened.reembed("two", [second], commit_rows=8)
+    assert first.embedded.total() + second.embedded.total() == 40, "each once"
+    assert 0 < report.encoded < 40
+    assert report.encoded + report.reused == 40
+    check(Collection.open(small.path), NEW)
+
+
+def test_what_was_added_in_between_is_embedded(small: Collection, folder: Path) -> None:
+    with pytest.raises(Stopped):
+        small.reembed("two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(24), commit_rows=4)
+    more = texts(folder.parent / "more", 5, "more")
+    (folder / "text003.txt").write_text("another text now", encoding="utf-8")  # was embedded by both
+    (folder / "text039.txt").write_text("this one, too", encoding="utf-8")  # was embedded by the old one
+    small.add([read_manifest(folder), read_manifest(more)], [FakeEncoder()])
+    small.remove(["text005"])
+    check(small)
+    (folder / "text004.txt").unlink()
+    second = FakeEncoder(version="2", batch_size=4)
+    report = small.reembed("two", [second])
+    assert second.embedded.total() == 40 - 24 + 5 + 1, "what was embedded is not embedded again"
+    found = Collection.open(small.path)
+    assert found.ids() == small.ids()
+    assert len(found.vectors(NEW.fingerprint)) == 44
+    assert {row["hash"] for row in found.files()} == {row["hash"] for row in small.files()}
+    assert report.lost == 0
+    assert "text005" not in {row["item"] for row in found.files()}
+    (folder / "text004.txt").write_text("text 4", encoding="utf-8")  # so that everything can be looked up again
+    check(found, NEW)
+
+
+def test_what_is_added_while_it_runs_is_embedded(small: Collection, folder: Path, tmp_path: Path) -> None:
+    more = texts(tmp_path / "more", 3, "more")
+    passes = []
+
+    def add(progress: Progress) -> None:
+        if progress.done == progress.total:
+            passes.append(progress.total)
+        if progress.done == 40:
+            Collection.open(small.path).add([read_manifest(more)], [FakeEncoder()])
+
+    encoder = FakeEncoder(version="2")
+    report = small.reembed("two", [encoder], on_progress=add)
+    assert passes == [40, 3]
+    assert (report.items, report.encoded, report.counts) == (43, 43, {"ok": 43})
+    check(Collection.open(small.path), NEW)
+
+
+def test_an_add_that_the_switch_overtakes_says_so(small: Collection, folder: Path, tmp_path: Path) -> None:
+    """Its items are listed already, so they are embedded by the new encoder; nothing is written to what is replaced."""
+    more = texts(tmp_path / "more", 6, "more")
+
+    def switch(progress: Progress) -> None:
+        if progress.done == 2:
+            Collection.open(small.path).reembed("two", [FakeEncoder(version="2")])
+
+    with pytest.raises(CollectionError) as error:
+        small.add([read_manifest(more)], [FakeEncoder(batch_size=1)], on_progress=switch)
+    assert str(error.value) == (
+        f"{small.path} was re-embedded meanwhile: its encoder is 'two' now, and was 'one'. Run the same command again: what "
+        "can be used stays"
+    )
+    found = Collection.open(small.path)
+    check(found, NEW)
+    assert found.count() == 46
+    assert found.add([read_manifest(more)], [FakeEncoder(version="2")]).encoded == 0
+
+
+def test_two_at_once_with_one_encoder(small: Collection) -> None:
+    inner: list[Any] = []
+
+    def other(progress: Progress) -> None:
+        if progress.done == 20:
+            inner.append(Collection.open(small.path).reembed("two", [FakeEncoder(version="2")]))
+
+    report = small.reembed("two", [FakeEncoder(version="2", batch_size=4)], on_progress=other)
+    assert (report.counts, inner[0].counts) == ({"ok": 40}, {"ok": 40})
+    found = Collection.open(small.path)
+    assert found.generation.number == 1
+    check(found, NEW)
+
+
+def test_two_at_once_with_different_encoders(small: Collection) -> None:
+    def other(progress: Progress) -> None:
+        if progress.done == 20:
+            Collection.open(small.path).reembed("three", [FakeEncoder(version="3")])
+
+    with pytest.raises(CollectionError, match="its encoder is 'three' now, and was 'one'"):
+        small.reembed("two", [FakeEncoder(version="2", batch_size=4)], on_progress=other)
+    found = Collection.open(small.path)
+    check(found, FakeEncoder(version="3"))
+    late = FakeEncoder(version="2", batch_size=4)
+    report = found.reembed("two", [late])
+    assert report.encoded + report.reused == 40
+    check(Collection.open(small.path), NEW)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process re-embeds, and before which step that writes it dies."""
+
+    collection: Path
+    log: Path
+    kill_at_step: int | None = None
+    steps: Path | None = None
+
+
+def run(job: Job) -> None:
+    """The body of a process."""
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        if done == job.kill_at_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+        if job.steps is not None:
+            job.steps.write_text(str(done))
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            step()
+            result = function(*arguments, **options)
+            step()
+            return result
+
+        return wrapper
+
+    for name in ("_write", "_merge", "_delete"):
+        setattr(Collection, name, counted(getattr(Collection, name)))
+    module.write_whole = counted(module.write_whole)
+    encoder = FakeEncoder(version="2", batch_size=4, log=job.log)
+    Collection.open(job.collection).reembed("two", [encoder], commit_rows=4)
+
+
+def start(job: Job) -> int | None:
+    process = SERVER.Process(target=run, args=(job,))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def test_kill_at_every_step_that_writes(tmp_path: Path) -> None:
+    before = Collection.create(tmp_path / "before", encoder="one")
+    before.add([read_manifest(texts(tmp_path / "media", 12))], [FakeEncoder()])
+    whole = Path(shutil.copytree(before.path, tmp_path / "whole"))
+    steps = tmp_path / "steps"
+    assert start(Job(whole, tmp_path / "log", steps=steps)) == 0
+    check(Collection.open(whole), NEW)
+    count = int(steps.read_text())
+    assert count >= 14, "three commits of two writes, and the switch"
+    for step in range(count):
+        target, log = tmp_path / f"step{step}", tmp_path / f"log{step}"
+        shutil.copytree(before.path, target)
+        assert start(Job(target, log, kill_at_step=step)) == -signal.SIGKILL
+        opened = Collection.open(target)
+        stored = {key[0] for key in by_key(Collection(target, "two", opened.generation).vectors(NEW.fingerprint))}
+        if opened.encoder == "two":
+            assert step == count - 1, "the switch is the last that is written"
+        else:
+            check(opened)
+            opened.reembed("two", [FakeEncoder(version="2", batch_size=4, log=log)], commit_rows=4)
+        check(Collection.open(target), NEW)
+        assert rows(Collection.open(target)) == rows(Collection.open(whole))
+        embedded = log.read_text().splitlines()
+        again = {text for text in embedded if embedded.count(text) > 1}
+        assert not {f"text{int(text.split()[1]):03}" for text in again} & stored, (
+            "embedded again though it was committed"
+        )
+
+
+# --------------------------------------------------------------------------------------- what the encoders have in common
+
+
+def shared() -> tuple[list[FakeEncoder], list[FakeEncoder]]:
+    """Two encoders with the same network of texts and others of images."""
+    before = [FakeEncoder(("text",)), FakeEncoder(("image",))]
+    return before, [FakeEncoder(("text",)), FakeEncoder(("image",), version="2")]
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Collection:
+    """Pictures and files of text by two networks."""
+    folder = texts(tmp_path / "media", 6)
+    for number in range(6):
+        picture(folder / f"text{number:03}.png", (number + 1, 1, 2))
+    (folder / "text009.txt").write_text("", encoding="utf-8")
+    made = Collection.create(tmp_path / "both", encoder="one")
+    made.add([read_manifest(folder)], shared()[0])
+    return made
+
+
+def test_the_embeddings_of_a_common_network_are_taken_as_they_are(both: Collection) -> None:
+    before, after = shared()
+    report = both.reembed("two", after)
+    assert [encoder.embedded.total() for encoder in after] == [0, 6]
+    assert (report.encoded, report.reused, report.counts) == (6, 6, {"ok": 12, "empty": 1})
+    found = Collection.open(both.path)
+    texts_ = [one.vectors(before[0].fingerprint) for one in (both, found)]
+    assert len(texts_[0]) == 6
+    assert texts_[0].items == texts_[1].items
+    assert np.array_equal(texts_[0].vectors, texts_[1].vectors)
+    assert len(found.vectors(after[1].fingerprint)) == 6
+    assert f"embeddings-{before[0].fingerprint}" not in found.generation.replaced
+    assert f"embeddings-{before[1].fingerprint}" in found.generation.replaced
+
+
+def test_of_a_common_network_files_may_be_gone(both: Collection, tmp_path: Path) -> None:
+    for path in (tmp_path / "media").glob("*.txt"):
+        path.unlink()
+    (tmp_path / "media" / "text002.png").unlink()
+    report = both.reembed("two", shared()[1])
+    assert report.counts == {"ok": 11, "broken": 2}
+    assert report.lost == 1
+    assert {Path(one.path).name for one in report.outcomes} == {"text002.png", "text009.txt"}
+    assert len(Collection.open(both.path).vectors(shared()[0][0].fingerprint)) == 6
+
+
+def test_what_was_embedded_before_a_file_went_stays(small: Collection, folder: Path) -> None:
+    with pytest.raises(Stopped):
+        small.reembed("two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(20), commit_rows=4)
+    (folder / "text000.txt").unlink()
+    assert small.reembed("two", [FakeEncoder(version="2")]).counts == {"ok": 40}
+
+
+# ---------------------------------------------------------------------------------- what the new encoder cannot embed
+
+
+def test_a_file_that_is_gone_has_an_outcome(small: Collection, folder: Path) -> None:
+    (folder / "text007.txt").unlink()
+    (folder / "text008.txt").write_bytes(b"\xff\xfe\x00\x00 no text")
+    report = small.reembed("two", [FakeEncoder(version="2", faults={"text 9": "nan"})])
+    assert report.counts == {"ok": 37, "broken": 3}
+    assert report.lost == 3
+    reasons = {Path(one.path).stem: one.reason for one in report.outcomes}
+    assert set(reasons) == {"text007", "text008", "text009"}
+    assert reasons["text007"] == "the file does not exist"
+    found = Collection.open(small.path)
+    assert len(found.vectors(NEW.fingerprint)) == 37
+    (folder / "text007.txt").write_text("text 7", encoding="utf-8")
+    assert found.add([read_manifest(folder)], [FakeEncoder(version="2")]).counts["ok"] >= 38, "it is tried again"
+
+
+def test_modalities_that_the_new_encoder_does_not_take(made: Path) -> None:
+    report = api.reembed(made, encoder="texts")
+    count = len(mixtures(5))
+    assert report.counts == {"ok": count, "unsupported": count + 1}
+    assert (report.not_taken, report.lost) == ({"image": count, "audio": 1}, count + 1)
+    assert {one.reason for one in report.outcomes} == {
+        "the encoder 'texts' takes text, not image",
+        "the encoder 'texts' takes text, not audio",
+    }
+    assert {hit.modality for hit in api.search(made, "red", k=100).hits} == {"text"}
+    back = api.reembed(made, encoder="old")
+    assert back.counts == {"ok": 2 * count + 1}
+    assert back.encoded == 0, "its vectors are there for an hour"
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_where_nothing_can_be_embedded_all_stays(small: Collection, folder: Path, gone: bool) -> None:
+    network = FakeEncoder(("text",) if gone else ("image",), version="2")
+    if gone:
+        shutil.rmtree(folder)
+    before, header = small.files(), (small.path / "chiasm.json").read_bytes()
+    with pytest.raises(CollectionError) as error:
+        small.reembed("two", [network])
+    first = folder / "text000.txt"
+    why = "the file does not exist" if gone else "the encoder 'two' takes image, not text"
+    assert str(error.value) == (
+        f"{small.path} stays with the encoder 'one': 'two' could embed none of its files (40 "
+        f"{'broken' if gone else 'unsupported'}; the first: {first}: {why}). Bring the files back to where they were added "
+        "from, or take an encoder of their modalities"
+    )
+    assert (small.path / "chiasm.json").read_bytes() == header
+    found = Collection.open(small.path)
+    assert (found.encoder, found.files()) == ("one", before)
+    assert len(found.vectors(OLD.fingerprint)) == 40
+
+
+def test_a_collection_without_items(tmp_path: Path) -> None:
+    made = Collection.create(tmp_path / "empty", encoder="one")
+    with pytest.raises(CollectionError, match=r"'two' could embed none of its files \(it has none\)"):
+        made.reembed("two", [FakeEncoder(version="2")])
+
+
+def test_the_same_encoder_is_refused(made: Path) -> None:
+    with pytest.raises(
+        CollectionError, match=r"has the encoder 'old' already. New and changed files are embedded by chiasm add"
+    ):
+        api.reembed(made, encoder="old")
+
+
+def test_what_is_no_encoder_or_no_collection(made: Path, tmp_path: Path) -> None:
+    before = tables(made)
+    with pytest.raises(EncoderError, match="there is no encoder 'nothing'"):
+        api.reembed(made, encoder="nothing")
+    with pytest.raises(CollectionError, match=r"is not a collection. Make one: chiasm add"):
+        api.reembed(tmp_path, encoder="new")
+    with pytest.raises(SpaceError, match="shares no space with fake and has no class names"):
+        api.reembed(made, encoder="mute")
+    assert Collection.open(made).encoder == "old"
+    assert tables(made) == before
+
+
+def test_a_run_with_an_encoder_that_cannot_be_used(small: Collection) -> None:
+    with pytest.raises(EncoderError, match="weights of fake cannot be loaded"):
+        small.reembed("two", [FakeEncoder(version="2", batch_size=4, faults={"text 30": "no weights"})])
+    assert Collection.open(small.path).encoder == "one"
+    rest = FakeEncoder(version="2")
+    small.reembed("two", [rest])
+    assert rest.embedded["text"] < 40
+    check(Collection.open(small.path), NEW)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": "../files"},
+        {"replaced": ["items"]},
+        {"replaced": ["../../home"]},
+        {"replaced": 3},
+        {"since": "yesterday"},
+        {"since": "2026-01-01T00:00:00"},
+        {"generation": "many"},
+        {"fingerprints": 3},
+    ],
+)
+def test_a_damaged_header_is_said_to_be_one(small: Collection, change: Mapping[str, Any]) -> None:
+    header = json.loads((small.path / "chiasm.json").read_text())
+    (small.path / "chiasm.json").write_text(json.dumps({**header, **change}))
+    with pytest.raises(CollectionError, match=r"chiasm.json is damaged: .*Restore it, or add the files"):
+        Collection.open(small.path)
+
+
+# -------------------------------------------------------------------------------------------------- what is left behind
+
+
+def test_spaces_of_the_encoder_before_are_passed_over(made: Path) -> None:
+    api.align(made, method="ridge")
+    assert Searcher(made).space.name == "aligned"
+    report = api.reembed(made, encoder="new")
+    assert report.spaces == ("aligned",)
+    assert report.as_dict()["spaces"] == ["aligned"]
+    assert api.status(made).spaces == ("start",)
+    assert Searcher(made).space.name == "start"
+    assert api.search(made, "red red green", modality="image", k=1).hits[0].id == "2-1-0"
+    with pytest.raises(SpaceError) as error:
+        api.search(made, "red", space="aligned")
+    assert str(error.value) == (
+        "the space 'aligned' was learned with another encoder than the collection has now ('new'), which places vectors "
+        f"elsewhere. Align again: chiasm align {made} --name aligned"
+    )
+    api.align(made, method="ridge")
+    assert api.status(made).spaces == ("start", "aligned")
+    assert Searcher(made).space.fingerprints["image"] == Turned().fingerprint
+
+
+def test_spaces_are_of_use_again_with_their_encoder(made: Path) -> None:
+    api.align(made, method="ridge")
+    api.reembed(made, encoder="new")
+    api.reembed(made, encoder="old")
+    assert api.status(made).spaces == ("start", "aligned")
+    assert Searcher(made).space.name == "aligned"
+
+
+def test_a_searcher_of_a_named_space_goes_on_with_what_it_has(made: Path) -> None:
+    api.align(made, method="ridge")
+    searcher = Searcher(made, space="aligned")
+    expected = hits(searcher)
+    api.reembed(made, encoder="new")
+    with pytest.raises(SpaceError, match="was learned with another encoder"):
+        searcher.refresh()
+    assert hits(searcher) == expected
+
+
+def test_an_alignment_that_the_switch_overtakes_is_not_kept(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = api._align_one
+
+    def switch(*given: Any) -> Any:
+        api.reembed(made, encoder="new")
+        return learned(*given)
+
+    monkeypatch.setattr(api, "_align_one", switch)
+    with pytest.raises(CollectionError, match="was re-embedded meanwhile"):
+        api.align(made, method="ridge")
+    assert api.status(made).spaces == ("start",)
+
+
+def test_models_of_the_encoder_before_are_refused(made: Path, tmp_path: Path) -> None:
+    api.fit(made, label="most", out=tmp_path / "model")
+    api.reembed(made, encoder="new")
+    with pytest.raises(ChiasmError, match="the model was fitted on image embeddings of another encoder"):
+        api.evaluate(str(tmp_path / "model"), str(made), label="most")
+
+
+def test_old_tables_go_after_an_hour(made: Path) -> None:
+    late = Collection.open(made)
+    fingerprint = painters()[0].fingerprint
+    old = {name for name in tables(made) if name.startswith(("embeddings-", "mapped-"))} | {"files"}
+    api.reembed(made, encoder="new")
+    assert old <= tables(made)
+    # A reader that has not seen the switch has all that it had, and may write what it derives from it.
+    space = start_of(late, painters())
+    assert len(gallery_of(late, space)) >= len(late.vectors(fingerprint)) == 2 * len(mixtures(5)) + 1
+    assert late.drop_replaced() == ()
+    assert late.drop_mapped([]) == ()
+    new = Collection.open(made)
+    keep = [space_of(new, [Turned()], None).digest]
+    assert set(new.generation.replaced) == {name for name in old if not name.startswith("mapped-")}
+    assert set(new.drop_replaced(unused_for=-1)) == set(new.generation.replaced)
+    assert new.drop_mapped(keep, unused_for=-1) == (space.digest,)
+    assert not old & tables(made)
+    assert not list(made.glob("*.gone"))
+    assert Collection.open(made).generation.replaced == ()
+    assert hits(Searcher(made)) == hits(Searcher(made))
+    assert Searcher(made).search(Query((Text("red"),)), k=1).hits[0].id == "1-0-0"
+
+
+def aged(made: Path) -> None:
+    """As if the switch had been an hour and a bit ago."""
+    header = json.loads((made / "chiasm.json").read_text())
+    header["since"] = "2020-01-01T00:00:00+00:00"
+    (made / "chiasm.json").write_text(json.dumps(header))
+
+
+def test_adding_tidies_up(made: Path) -> None:
+    api.reembed(made, encoder="new")
+    aged(made)
+    api.add([table(made.parent / "more.jsonl", [{"id": "new", "text": "zebra"}])], to=made)
+    assert "files" not in tables(made)
+    assert f"embeddings-{painters()[0].fingerprint}" not in tables(made)
+    assert api.search(made, "zebra", k=1).hits[0].id == "new"
+
+
+def test_deleting_that_was_cut_off_goes_on(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.reembed(made, encoder="new")
+    aged(made)
+    opened = Collection.open(made)
+    old = set(opened.generation.replaced)
+    calls = []
+
+    def stop(path: Path, **options: Any) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            raise Stopped
+        rmtree(path, **options)
+
+    rmtree = shutil.rmtree
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stop)
+        with pytest.raises(Stopped):
+            opened.drop_replaced()
+    assert len(list(made.glob("*.gone"))) == 1
+    opened.drop_replaced()
+    assert not list(made.glob("*.gone"))
+    assert not old & tables(made)
+    assert Collection.open(made).generation.replaced == ()
+
+
+def test_tables_that_are_in_use_again_are_not_deleted(small: Collection) -> None:
+    small.reembed("two", [FakeEncoder(version="2")])
+    second = Collection.open(small.path)
+    aged(small.path)
+
+    def tidy(progress: Progress) -> None:
+        if progress.done == 20:
+            Collection.open(small.path).drop_replaced()
+
+    encoder = FakeEncoder()
+    second.reembed("one", [encoder], on_progress=tidy, commit_rows=4)
+    assert encoder.embedded.total() == 0, "its vectors were there, and stayed"
+    check(Collection.open(small.path))
+
+
+def test_what_was_begun_with_another_encoder_goes_at_the_switch(small: Collection) -> None:
+    with pytest.raises(Stopped):
+        small.reembed("two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(20))
+    small.reembed("three", [FakeEncoder(version="3")])
+    found = Collection.open(small.path)
+    assert len(found.drop_replaced(unused_for=-1)) == 4
+    assert tables(small.path) == {"items", found.generation.files, f"embeddings-{FakeEncoder(version='3').fingerprint}"}
+    check(found, FakeEncoder(version="3"))
+
+
+def test_removing_removes_from_both(small: Collection) -> None:
+    with pytest.raises(Stopped):
+        small.reembed("two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(20))
+    small.remove(["text000", "text039"])
+    small.reembed("two", [FakeEncoder(version="2")])
+    found = Collection.open(small.path)
+    assert found.remove(["text001"]) == 1
+    check(found, NEW)
+    assert found.count() == 37
+    for name in tables(small.path) - {"items"}:
+        assert not {"text000", "text001", "text039"} & set(found._rows(name, ["item"])["item"].to_pylist()), name
+
+
+# -------------------------------------------------------------------------------------------------- on the command line
+
+
+def test_command_in_words(made: Path) -> None:
+    api.align(made, method="ridge")
+    done = CliRunner().invoke(cli.app, ["reembed", str(made), "--encoder", "texts"])
+    assert done.exit_code == 0, done.output
+    count = len(mixtures(5))
+    lines = done.output.splitlines()
+    assert lines[0].startswith(
+        f"{made}: texts has taken over from old. Files: {count} ok, {count + 1} unsupported; {count} embedded now, 0 share "
+        "or keep an embedding, in "
+    )
+    assert lines[1:] == [
+        "  1 of audio: texts does not take audio",
+        f"  {count} of image: texts does not take image",
+        f"  {count + 1} files that could be found before have no embedding now",
+        f"Learned with old, and not used any more: aligned. Align again: chiasm align {made}",
+        f"Models fitted with old have to be fitted again: chiasm fit {made}",
+    ]
+
+
+def test_command_in_json(made: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["reembed", str(made), "--encoder", "new", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["counts"] == {"ok": 2 * len(mixtures(5)) + 1}
+    assert (found["before"], found["encoder"], found["outcomes"], found["spaces"]) == ("old", "new", [], [])
+    assert set(found) == {
+        "before", "encoder", "items", "counts", "outcomes", "encoded", "reused", "lost", "not_taken", "seconds", "spaces",
+    }  # fmt: skip
+
+
+def test_the_encoders_place_words_elsewhere() -> None:
+    """What the tests above go by."""
+    first, second = (network.encode([Text(words_of((2, 1, 0)))]).vectors[0] for network in (Painter(), Turned()))
+    assert abs(first @ second) < 0.5 * (first @ first)
+
+
+def test_spaces_of_a_collection_that_never_changed_encoder(made: Path) -> None:
+    api.align(made, method="ridge")
+    assert spaces_of(Collection.open(made)) == ("start", "aligned")
