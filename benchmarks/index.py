@@ -4,8 +4,8 @@ The vectors are generated: ten thousand centres in a hundred groups, rows around
 of their group, and noise in all 384. Queries are drawn the same way. Every method runs in a process of its own, so that
 its peak memory is its own; all are given the same number of threads. Time is of one query at a time, in process.
 
-`ROWS` in the environment sets another size, `METHODS` names the methods to run (commas between). FAISS and USearch are compared where they are installed
-(`pip install faiss-cpu usearch`).
+`ROWS` in the environment sets another size, `METHODS` names the methods to run (commas between). FAISS and USearch are
+compared where they are installed (`pip install faiss-cpu usearch`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from jaxtyping import Float, Int
 from benchmarks import record
 from benchmarks.corpora import say
 
-ROWS = int(os.environ.get("ROWS", "1000000"))
+MILLION = 1_000_000
+ROWS = int(os.environ.get("ROWS", MILLION))
 DIM = 384
 SEED = 0
 QUERIES = 200
@@ -96,7 +97,10 @@ def main() -> None:
     ]
     if meanwhile is not None:
         body += ["", f"Added to and deleted from while a thread searches: {meanwhile['text']}"]
-    record.write("index", "Search at scale on one machine", f"{SEED}", "\n".join(body))
+    name, title = "index", "Search at scale on one machine"
+    if ROWS != MILLION:
+        name, title = f"index-{ROWS}", f"{title}: {ROWS:,} vectors"
+    record.write(name, title, f"{SEED}", "\n".join(body))
 
 
 COLUMNS = {
