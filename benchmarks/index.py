@@ -97,10 +97,10 @@ def main() -> None:
     ]
     if meanwhile is not None:
         body += ["", f"Added to and deleted from while a thread searches: {meanwhile['text']}"]
-    name, title = "index", "Search at scale on one machine"
+    name, title, command = "index", "Search at scale on one machine", "python -m benchmarks.index"
     if ROWS != MILLION:
-        name, title = f"index-{ROWS}", f"{title}: {ROWS:,} vectors"
-    record.write(name, title, f"{SEED}", "\n".join(body))
+        name, title, command = f"index-{ROWS}", f"{title}: {ROWS:,} vectors", f"ROWS={ROWS} {command}"
+    record.write(name, title, f"{SEED}", "\n".join(body), command=command)
 
 
 COLUMNS = {

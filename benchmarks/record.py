@@ -46,13 +46,21 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def write(name: str, title: str, seeds: str, body: str) -> None:
-    """Print a section; with `--write` on the command line also put it into RESULTS.md, in the place of the last one."""
+def write(name: str, title: str, seeds: str, body: str, *, command: str | None = None) -> None:
+    """Print a section; with `--write` on the command line also put it into RESULTS.md, in the place of the last one.
+
+    Args:
+        name: of the section.
+        title: its heading.
+        seeds: that the numbers are of.
+        body: Markdown.
+        command: what to run for it, without `--write`. Default: the module of that name.
+    """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--write", action="store_true", help="replace this benchmark's section in RESULTS.md")
     wanted = parser.parse_args().write
     header = (
-        f"Command: `python -m benchmarks.{name} --write`; commit {commit()}; {datetime.now(UTC):%Y-%m-%d}; "
+        f"Command: `{command or f'python -m benchmarks.{name}'} --write`; commit {commit()}; {datetime.now(UTC):%Y-%m-%d}; "
         f"seeds: {seeds}; {machine()}"
     )
     section = f"<!-- {name} -->\n## {title}\n\n{header}\n\n{body}\n<!-- /{name} -->\n"
