@@ -336,6 +336,14 @@ class GaussianKernel:
         squared += np.einsum("nd,nd->n", self.centres, self.centres)
         return np.asarray(np.exp(-np.maximum(squared, 0) / np.float32(self.width)))
 
+    def times(self, weight: Float[np.ndarray, "centres y"], X: Float[np.ndarray, "n x"]) -> Float[np.ndarray, "n y"]:
+        """Kernel values times a matrix, block by block: a million rows have a thousand million values."""
+        found = np.empty((len(X), weight.shape[1]), X.dtype)
+        for first in range(0, len(X), _KERNEL_ROWS):
+            part = slice(first, first + _KERNEL_ROWS)
+            found[part] = self(X[part]) @ weight
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class LearnedMap:
@@ -355,17 +363,8 @@ class LearnedMap:
 
     def place(self, X: Float[np.ndarray, "n x"], start: Float[np.ndarray, "n y"]) -> Float[np.ndarray, "n y"]:
         """Unit vectors of features whose start, the place that the space gives without learning, is known."""
-        return normalise((1 - self.blend) * start + self.blend * (self._mapped(X) + self.bias))
-
-    def _mapped(self, X: Float[np.ndarray, "n x"]) -> Float[np.ndarray, "n y"]:
-        if self.kernel is None:
-            straight: Float[np.ndarray, "n y"] = X @ self.weight
-            return straight
-        mapped = np.empty((len(X), self.weight.shape[1]), np.result_type(X, self.weight))
-        for first in range(0, len(X), _KERNEL_ROWS):  # a million rows have a thousand million kernel values
-            part = slice(first, first + _KERNEL_ROWS)
-            mapped[part] = self.kernel(X[part]) @ self.weight
-        return mapped
+        mapped = X @ self.weight if self.kernel is None else self.kernel.times(self.weight, X)
+        return normalise((1 - self.blend) * start + self.blend * (mapped + self.bias))
 
 
 @dataclass(frozen=True, eq=False)

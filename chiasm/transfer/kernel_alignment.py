@@ -143,8 +143,7 @@ class KernelAlignment(Alignment):
         root = vectors[:, kept] / np.sqrt(values[kept])
 
         def bend(given: PairArrays) -> PairArrays:
-            features = (kernel(given.X) @ root).astype(np.float32)
-            return PairArrays(features, given.Y, given.start, given.groups)
+            return PairArrays(kernel.times(root, given.X), given.Y, given.start, given.groups)
 
         bent_pairs = bend(pairs)
         bent_source: Source | None = None if source is None else bend(source)
