@@ -26,6 +26,7 @@ import os
 import re
 import shutil
 import stat
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -1382,7 +1383,7 @@ def newest(path: Path) -> lance.LanceDataset | None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a small file so that a reader sees the old or the new content, never a part of it."""
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)

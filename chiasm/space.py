@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -251,7 +253,12 @@ class Space:
         tensors = folder / f"{self.digest}.safetensors"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_file(self._all_tensors(), tensors)
+            part = tensors.with_name(f"{tensors.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+            try:
+                save_file(self._all_tensors(), part)  # another thread may read, or write, a file of this name
+                part.replace(tensors)
+            finally:
+                part.unlink(missing_ok=True)
             write_whole(folder / "space.json", json.dumps(header, indent=2) + "\n")
             for old in set(folder.glob("*.safetensors")) - {tensors}:
                 old.unlink(missing_ok=True)

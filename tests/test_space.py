@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -587,3 +588,25 @@ def test_a_space_of_other_constants_is_not_used(
     monkeypatch.setattr(module, "START_SHARE", 0.25)
     with pytest.raises(SpaceError, match="of a chiasm that places vectors otherwise"):
         Space.load(tmp_path)
+
+
+def test_threads_save_one_space_at_once(start: Space, tmp_path: Path) -> None:
+    """Whoever reads meanwhile finds it whole."""
+    start.save(tmp_path / "start")
+    wrong: list[Exception] = []
+
+    def work() -> None:
+        try:
+            for _ in range(15):
+                start.save(tmp_path / "start")
+                assert Space.load(tmp_path / "start").digest == start.digest
+        except Exception as error:  # noqa: BLE001  of another thread; told below
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert sorted(path.suffix for path in (tmp_path / "start").iterdir()) == [".json", ".safetensors"]

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,6 +183,6 @@ def _read_json(path: Path) -> dict[str, object]:
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     temporary.replace(path)
