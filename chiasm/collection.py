@@ -26,7 +26,6 @@ import os
 import re
 import shutil
 import stat
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -49,6 +48,7 @@ from jaxtyping import Float, Int
 
 from chiasm import __version__, media
 from chiasm.encoders.base import Encoder, Moments, Prepared
+from chiasm.encoders.cache import temporary_of
 from chiasm.errors import CollectionError, EncoderError, MediaError
 from chiasm.manifest import Manifest
 from chiasm.media import Limits
@@ -1383,7 +1383,7 @@ def newest(path: Path) -> lance.LanceDataset | None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a small file so that a reader sees the old or the new content, never a part of it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = temporary_of(path)
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)

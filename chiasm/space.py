@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 
 from chiasm.collection import write_whole
 from chiasm.encoders.base import Encoder
-from chiasm.encoders.cache import fingerprint, made_once
+from chiasm.encoders.cache import fingerprint, made_once, temporary_of
 from chiasm.errors import SpaceError
 from chiasm.transfer.alignment import GaussianKernel, LearnedMap, normalise
 from chiasm.transfer.bridge import TEMPERATURE, TOP, conse
@@ -253,7 +251,7 @@ class Space:
         tensors = folder / f"{self.digest}.safetensors"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            part = tensors.with_name(f"{tensors.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+            part = temporary_of(tensors)
             try:
                 save_file(self._all_tensors(), part)  # another thread may read, or write, a file of this name
                 part.replace(tensors)

@@ -182,7 +182,12 @@ def _read_json(path: Path) -> dict[str, object]:
     return content if isinstance(content, dict) else {}
 
 
+def temporary_of(path: Path) -> Path:
+    """A name beside a file that no other thread or process writes to, for what then replaces the file at once."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+
+
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = temporary_of(path)
     temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     temporary.replace(path)

@@ -59,6 +59,13 @@ def normalise(vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n dim"]
     return vectors / np.where(norms > 0, norms, 1)
 
 
+def blended(
+    start: Float[np.ndarray, "n y"], mapped: Float[np.ndarray, "n y"], share: float
+) -> Float[np.ndarray, "n y"]:
+    """A share of mapped vectors, the rest from the start; rows scaled to unit length."""
+    return normalise((1 - share) * start + share * mapped)
+
+
 @dataclass(frozen=True, eq=False)
 class PairStatistics:
     """All that ridge, Procrustes and CCA need of a set of pairs: additive, and without the pairs themselves."""
@@ -364,7 +371,7 @@ class LearnedMap:
     def place(self, X: Float[np.ndarray, "n x"], start: Float[np.ndarray, "n y"]) -> Float[np.ndarray, "n y"]:
         """Unit vectors of features whose start, the place that the space gives without learning, is known."""
         mapped = X @ self.weight if self.kernel is None else self.kernel.times(self.weight, X)
-        return normalise((1 - self.blend) * start + self.blend * (mapped + self.bias))
+        return blended(start, mapped + self.bias, self.blend)
 
 
 @dataclass(frozen=True, eq=False)
@@ -649,7 +656,7 @@ class RidgeAlignment(Alignment):
     def _cross_fit(self, task: Task, choice: AlignmentChoice) -> Float[np.ndarray, "pairs y"]:
         """Without a fold: exact leave-one-group-out predictions."""
         predicted = task.left_out(choice.alpha, choice.strength)
-        return normalise((1 - choice.blend) * task.pairs.start + choice.blend * predicted)
+        return blended(task.pairs.start, predicted, choice.blend)
 
 
 def ridge_choice(

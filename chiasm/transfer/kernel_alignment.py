@@ -30,8 +30,8 @@ from chiasm.transfer.alignment import (
     PairStatistics,
     Source,
     Task,
+    blended,
     left_out,
-    normalise,
 )
 
 WIDTHS = (1.0, 0.5)
@@ -118,7 +118,7 @@ class KernelAlignment(Alignment):
         """Without a fold: exact leave-one-group-out predictions. The centres are items without their anchors."""
         bent = self._bent(task, choice.settings["width"])
         predicted = bent.lesson.left_out(choice.alpha, choice.strength)
-        return normalise((1 - choice.blend) * task.pairs.start + choice.blend * predicted)
+        return blended(task.pairs.start, predicted, choice.blend)
 
     def _bent(self, lesson: Lesson, width: float) -> _Bent:
         """The same lesson in the features of a kernel."""
