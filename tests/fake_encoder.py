@@ -6,8 +6,10 @@ And what always holds for a collection that was made with it.
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, TypeAlias
@@ -15,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from chiasm import collection as module
 from chiasm import media
 from chiasm.collection import Collection, Vectors
 from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View
@@ -188,3 +191,35 @@ def check(collection: Collection, encoder: FakeEncoder | None = None) -> None:
         np.testing.assert_allclose(vector, expected, rtol=1e-6)
     kept = Counter(row["hash"] for row in stored.values() if row["outcome"] == "ok" and row["path"] is not None)
     assert all(number == 1 for number in kept.values())
+
+
+def count_writes(kill_at_step: int | None, steps: Path | None) -> None:
+    """In a process of its own: count what writes to a collection, and die before or after one of it.
+
+    Args:
+        kill_at_step: before the first write is 0, after it 1, and so on; None lives.
+        steps: where the number of steps is written.
+    """
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        if done == kill_at_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+        if steps is not None:
+            steps.write_text(str(done))
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            step()
+            result = function(*arguments, **options)
+            step()
+            return result
+
+        return wrapper
+
+    if kill_at_step is not None or steps is not None:
+        for name in ("_write", "_merge", "_delete"):
+            setattr(Collection, name, counted(getattr(Collection, name)))
+        module.write_whole = counted(module.write_whole)

@@ -13,18 +13,16 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 import lance
 import numpy as np
 import pytest
-from fake_encoder import FakeEncoder, by_key, check, embed, rows
+from fake_encoder import FakeEncoder, by_key, check, count_writes, embed, rows
 
-from chiasm import collection as module
 from chiasm.collection import Collection, Progress
 from chiasm.errors import ChiasmError
 from chiasm.manifest import read_manifest
@@ -56,7 +54,7 @@ class Job:
 
 def run(job: Job) -> None:
     """The body of a process: add, and end like the command line."""
-    count_steps(job)
+    count_writes(job.kill_at_step, job.steps)
 
     def on_progress(progress: Progress) -> None:
         if job.full_after == progress.done:
@@ -77,33 +75,6 @@ def run(job: Job) -> None:
     except ChiasmError as error:
         job.begun.with_suffix(".error").symlink_to(str(error))  # a link takes no room in a file
         sys.exit(1)
-
-
-def count_steps(job: Job) -> None:
-    """Count what writes to the collection, and die before or after one of it."""
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        if done == job.kill_at_step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        done += 1
-        if job.steps is not None:
-            job.steps.write_text(str(done))
-
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapper(*arguments: Any, **options: Any) -> Any:
-            step()
-            result = function(*arguments, **options)
-            step()
-            return result
-
-        return wrapper
-
-    if job.kill_at_step is not None or job.steps is not None:
-        for name in ("_write", "_merge", "_delete"):
-            setattr(Collection, name, counted(getattr(Collection, name)))
-        module.write_whole = counted(module.write_whole)
 
 
 def start(job: Job) -> ForkServerProcess:

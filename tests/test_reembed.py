@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 import threading
@@ -15,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_encoder import FakeEncoder, by_key, check, rows
+from fake_encoder import FakeEncoder, by_key, check, count_writes, rows
 from painter import Painter, mixtures, painted, painters, picture, sound, table, words_of
 from typer.testing import CliRunner
 
 from chiasm import api, cli, encoders
-from chiasm import collection as module
 from chiasm.collection import Collection, Progress
 from chiasm.encoders.base import Embeddings, Encoder
 from chiasm.errors import ChiasmError, CollectionError, EncoderError, SpaceError
@@ -393,28 +391,7 @@ class Job:
 
 def run(job: Job) -> None:
     """The body of a process."""
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        if done == job.kill_at_step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        done += 1
-        if job.steps is not None:
-            job.steps.write_text(str(done))
-
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapper(*arguments: Any, **options: Any) -> Any:
-            step()
-            result = function(*arguments, **options)
-            step()
-            return result
-
-        return wrapper
-
-    for name in ("_write", "_merge", "_delete"):
-        setattr(Collection, name, counted(getattr(Collection, name)))
-    module.write_whole = counted(module.write_whole)
+    count_writes(job.kill_at_step, job.steps)
     encoder = FakeEncoder(version="2", batch_size=4, log=job.log)
     Collection.open(job.collection).reembed("two", [encoder], commit_rows=4)
 
