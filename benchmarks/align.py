@@ -16,11 +16,11 @@ from jaxtyping import Float
 from benchmarks import record
 from benchmarks.corpora import offline_space, pairs, pictures, say
 from benchmarks.transfer import VENDORS
+from chiasm.alignment.alignment import PairArrays
+from chiasm.alignment.choice import METHODS, make_alignment
 from chiasm.evaluation.ranking import retrieval_metrics
-from chiasm.evaluation.splits import Split, group_folds
 from chiasm.retrieval.scores import HeldOut, PairScores
-from chiasm.transfer.alignment import PairArrays
-from chiasm.transfer.alignment_choice import METHODS, make_alignment
+from chiasm.splits import Split, group_folds
 
 SEED = 0
 FOLDS = 5

@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import Float
 
 from chiasm import api, encoders
-from chiasm.arrays import class_names
-from chiasm.collection import Collection
 from chiasm.demo import SMALLEST_CLASS, stamps_root, stamps_rows
 from chiasm.encoders.cache import cache_folder
 from chiasm.recognition import ModalityArrays
 from chiasm.space import Space, start_space
+from chiasm.store.collection import Collection
+from chiasm.verbs.dataset import class_names
 
 EMOJI_VERSION = "16.0.0"
 

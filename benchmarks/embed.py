@@ -24,7 +24,7 @@ from chiasm.demo import stamps_root
 from chiasm.encoders import offline
 from chiasm.encoders.cache import cache_folder
 from chiasm.encoders.runtime import usable_cores
-from chiasm.manifest import read_manifest
+from chiasm.store.manifest import read_manifest
 from chiasm.types import Text
 
 ROUNDS = 3

@@ -18,14 +18,14 @@ from sklearn.metrics import f1_score
 from benchmarks import record
 from benchmarks.corpora import Pairs, classes, embedded_names, modality_arrays, offline_space, pairs, say
 from benchmarks.recognise import tuned
+from chiasm.alignment.alignment import normalise
 from chiasm.evaluation.diagnostics import paired_difference
-from chiasm.evaluation.splits import Split, few_shot_split, grouped_stratified_folds
+from chiasm.labels import Shots
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions
 from chiasm.recognition.heads import RUNGS
 from chiasm.recognition.ladder import Task, fit_rung, why_not
 from chiasm.recognition.modalities import Features, Subset
-from chiasm.transfer.alignment import normalise
-from chiasm.transfer.labels import Shots
+from chiasm.splits import Split, few_shot_split, grouped_stratified_folds
 
 SEEDS = range(10)
 BOTH: Subset = ("image", "text")

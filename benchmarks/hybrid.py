@@ -28,13 +28,13 @@ from jaxtyping import Bool, Float
 from benchmarks import record
 from benchmarks.corpora import classes, embedded_names, offline_space, pairs, say
 from chiasm import encoders
-from chiasm.collection import Collection
-from chiasm.evaluation.splits import group_folds
-from chiasm.fulltext import FullText
-from chiasm.manifest import read_manifest
 from chiasm.retrieval.diversity import diversify
 from chiasm.retrieval.hybrid import Found, Fused, Judged, learn_weight, reciprocal_rank_fusion, weighted_fusion
 from chiasm.retrieval.relevance_feedback import logistic, rocchio
+from chiasm.splits import group_folds
+from chiasm.store.collection import Collection
+from chiasm.store.manifest import read_manifest
+from chiasm.store.words import FullText
 from chiasm.types import Text
 
 SEEDS = range(10)

@@ -26,9 +26,9 @@ from PIL import Image
 from benchmarks import record
 from benchmarks.corpora import say
 from chiasm import api, encoders, media
-from chiasm.collection import Collection, Vectors
 from chiasm.demo import fetch_debian, stamps_root, stamps_rows
 from chiasm.space import start_space
+from chiasm.store.collection import Collection, Vectors
 from chiasm.types import Image as Picture
 from chiasm.types import Text
 

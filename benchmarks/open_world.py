@@ -15,8 +15,8 @@ from sklearn.exceptions import ConvergenceWarning
 from benchmarks import record
 from benchmarks.corpora import Pairs, classes, embedded_names, modality_arrays, offline_space, pairs, say
 from chiasm.evaluation.metrics import probability_metrics
-from chiasm.evaluation.splits import Split, few_shot_split, holdout_split
 from chiasm.recognition import ModalityArrays, Recognizer
+from chiasm.splits import Split, few_shot_split, holdout_split
 
 SEEDS = range(10)
 RATES = (0.05, 0.10)

@@ -24,11 +24,11 @@ from sklearn.utils._testing import ignore_warnings
 from benchmarks import record
 from benchmarks.corpora import Pairs, classes, pairs, say, stamps_table
 from chiasm import api
-from chiasm.evaluation.splits import Split, few_shot_split, grouped_stratified_folds
+from chiasm.alignment.alignment import normalise
 from chiasm.recognition import ModalityArrays, Recognizer
+from chiasm.recognition.linear_probe import LinearProbe
 from chiasm.recognition.modalities import Features
-from chiasm.transfer.alignment import normalise
-from chiasm.transfer.linear_probe import LinearProbe
+from chiasm.splits import Split, few_shot_split, grouped_stratified_folds
 from chiasm.types import Modality
 
 SEEDS = range(10)

@@ -21,11 +21,11 @@ from benchmarks import record
 from benchmarks.align import emoji
 from benchmarks.corpora import offline_space, pairs, pictures, say, spoken_stamps
 from chiasm import encoders
+from chiasm.alignment.kernel import KernelAlignment
 from chiasm.evaluation.ranking import retrieval_metrics
-from chiasm.evaluation.splits import group_folds
 from chiasm.retrieval.relevance import calibration_error
 from chiasm.retrieval.scores import HeldOut, Judgement, PairScores, ScoreModel
-from chiasm.transfer.kernel_alignment import KernelAlignment
+from chiasm.splits import group_folds
 from chiasm.types import Modality, Text
 
 SEED = 0

@@ -26,8 +26,8 @@ from benchmarks import record
 from benchmarks.corpora import pairs, say
 from chiasm.client import Client, ServerError
 from chiasm.encoders.cache import cache_folder
-from chiasm.searcher import Query, Searcher
 from chiasm.types import Text
+from chiasm.verbs.search import Query, Searcher
 
 CLIENTS = 16
 ROUNDS = 3

@@ -17,8 +17,8 @@ from benchmarks.corpora import classes, embedded_names, modality_arrays, offline
 from benchmarks.few_shot import macro_f1
 from chiasm.encoders.offline import text_folder
 from chiasm.evaluation.diagnostics import paired_difference
-from chiasm.evaluation.splits import few_shot_split
 from chiasm.recognition import Recognizer
+from chiasm.splits import few_shot_split
 
 SEEDS = range(3)
 

@@ -24,15 +24,15 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from benchmarks import record
 from benchmarks.corpora import say
 from chiasm import api, encoders, media
-from chiasm.collection import Collection
+from chiasm.alignment.alignment import Alignment, RidgeAlignment, normalise
+from chiasm.alignment.linear_alignment import CcaAlignment
 from chiasm.demo import fetch_debian
 from chiasm.encoders.cache import cache_folder
 from chiasm.encoders.offline import offline_encoders
 from chiasm.encoders.speech import RATE, SpeechEncoder
 from chiasm.evaluation.ranking import retrieval_metrics
-from chiasm.evaluation.splits import Split, group_folds
-from chiasm.transfer.alignment import Alignment, RidgeAlignment, normalise
-from chiasm.transfer.linear_alignment import CcaAlignment
+from chiasm.splits import Split, group_folds
+from chiasm.store.collection import Collection
 from chiasm.types import Audio, Text
 
 FOLDS = 5

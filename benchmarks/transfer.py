@@ -11,9 +11,9 @@ from jaxtyping import Float
 
 from benchmarks import record
 from benchmarks.corpora import offline_space, pairs, pictures, say
+from chiasm.alignment.alignment import ALPHAS, PairStatistics, RidgeAlignment
 from chiasm.evaluation.ranking import retrieval_metrics
-from chiasm.evaluation.splits import group_folds
-from chiasm.transfer.alignment import ALPHAS, PairStatistics, RidgeAlignment
+from chiasm.splits import group_folds
 
 SIZES = {25: 4, 100: 4, 400: 1, 10_000: 1}  # target pairs at the most -> random draws a fold
 VENDORS = ("google", "twitter")

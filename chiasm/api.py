@@ -15,11 +15,24 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
-from chiasm import encoders, learning
+from chiasm import encoders
 from chiasm._optional import require
-from chiasm.arrays import (
+from chiasm.alignment.pairs import Pairs
+from chiasm.encoders.runtime import Device
+from chiasm.errors import ChiasmError, CollectionError, LabelError, SpaceError
+from chiasm.recognition import Recognizer, SourceItems
+from chiasm.recognition.fitting import FusionName, LearnedFeatures, SemiName
+from chiasm.recognition.heads import RungName
+from chiasm.recognition.tasks import Targets, TaskName
+from chiasm.recognition.tuning import SamplerName
+from chiasm.space import Space, start_space
+from chiasm.splits import few_shot_split, holdout_split
+from chiasm.store.collection import AddReport, Collection, Progress, ReembedReport
+from chiasm.store.manifest import read_manifest
+from chiasm.types import MODALITIES, FileOutcome, Media, Modality, Text
+from chiasm.verbs import fit as learning
+from chiasm.verbs.dataset import (
     Labelled,
-    Pairs,
     class_names,
     embedded_items,
     fingerprints_of,
@@ -27,19 +40,9 @@ from chiasm.arrays import (
     modality_arrays,
     pairs_of,
 )
-from chiasm.collection import AddReport, Collection, Progress, ReembedReport
-from chiasm.encoders.runtime import Device
-from chiasm.errors import ChiasmError, CollectionError, LabelError, SpaceError
-from chiasm.evaluation.splits import few_shot_split, holdout_split
-from chiasm.learning import FOLDS, ProtocolName
-from chiasm.manifest import read_manifest
-from chiasm.models import load_model
-from chiasm.recognition import Recognizer, SourceItems
-from chiasm.recognition.fitting import FusionName, LearnedFeatures, SemiName
-from chiasm.recognition.heads import RungName
-from chiasm.recognition.tasks import Targets, TaskName
-from chiasm.recognition.tuning import SamplerName
-from chiasm.searcher import (
+from chiasm.verbs.fit import FOLDS, ProtocolName
+from chiasm.verbs.model import load_model
+from chiasm.verbs.search import (
     START,
     Order,
     Query,
@@ -56,15 +59,13 @@ from chiasm.searcher import (
     start_of,
     status_of,
 )
-from chiasm.space import Space, start_space
-from chiasm.types import MODALITIES, FileOutcome, Media, Modality, Text
 
 if TYPE_CHECKING:
-    from chiasm.assessment import Measured
-    from chiasm.loop import DriftReport, LearnReport
-    from chiasm.report import Medium, Page
+    from chiasm.alignment.alignment import LearnedMap, Source
+    from chiasm.report.page import Medium, Page
+    from chiasm.report.sections import Measured
     from chiasm.retrieval.scores import ScoreModel
-    from chiasm.transfer.alignment import LearnedMap, Source
+    from chiasm.verbs.learn import DriftReport, LearnReport
 
 FEWEST_QUERIES = 10  # different ones, that `weigh` learns from
 HELD_OUT = 0.2  # share of the pairs, whole groups, that `align` measures itself on
@@ -278,7 +279,7 @@ def reembed(
         EncoderError: there is no such encoder.
         SpaceError: its networks cannot be brought into one space.
     """
-    from chiasm.fulltext import FullText
+    from chiasm.store.words import FullText
 
     before = Collection.open(collection)
     networks = encoders.resolve(encoder, device=device)
@@ -323,7 +324,7 @@ def search(
     """The k items nearest to a query: words, files and items of the collection, alone or together.
 
     Several parts are one query: what is wanted is added up, and what is not is taken out of it. For many searches, keep a
-    `chiasm.searcher.Searcher`.
+    `chiasm.verbs.search.Searcher`.
 
     Args:
         collection: the collection.
@@ -414,7 +415,7 @@ def align(
     Raises:
         SpaceError: fewer than 10 pairs, a source of other encoders, or there is no such method.
     """
-    from chiasm.scoring import CrossFitted, fit_scores
+    from chiasm.verbs.scoring import CrossFitted, fit_scores
 
     if name == START:
         raise SpaceError(f"{START!r} is the name of the space that nothing was learned in; choose another")
@@ -479,7 +480,7 @@ def statistics(
         where: only items that meet this SQL condition.
         device: `"auto"`, `"cpu"` or `"cuda"`.
     """
-    from chiasm.transfer.alignment import PairStatistics
+    from chiasm.alignment.alignment import PairStatistics
 
     opened = Collection.open(collection)
     start = start_of(opened, encoders.resolve(opened.encoder, device=device))
@@ -565,9 +566,9 @@ def fit(
         LabelError: no such column, one class only, classes too small for `shots`, a column of unique ids.
         ChiasmError: the source is embedded otherwise, or a choice that there is not.
     """
-    from chiasm.assessment import measure
-    from chiasm.models import Model, check_report, classes_of, reference_of, save_model
     from chiasm.recognition.ladder import RungOptions
+    from chiasm.report.sections import measure
+    from chiasm.verbs.model import Model, check_report, classes_of, reference_of, save_model
 
     check_report(report)
     unknown = sorted(set(also) - set(get_args(ProtocolName)))
@@ -680,8 +681,8 @@ def fit(
         Path(out), Model(model, opened.encoder, label, dict(data.fingerprints), seen, result.as_dict(), reference=kept)
     )
     if report is not None:
-        from chiasm.assessment import show, show_choices, show_protocol, show_tuning
-        from chiasm.report import Page
+        from chiasm.report.page import Page
+        from chiasm.report.sections import show, show_choices, show_protocol, show_tuning
 
         page = Page(f"{label}: {len(result.classes)} classes", f"Model {Path(out).name}. Measured on {measured}.")
         page.section("How well it recognises")
@@ -706,8 +707,8 @@ def _fit_columns(
     seed: int,
 ) -> FitReport:
     """Numbers, several labels an item, or several columns."""
-    from chiasm.models import Model, reference_of, save_model
     from chiasm.recognition.multitask import MultiTaskPredictor
+    from chiasm.verbs.model import Model, reference_of, save_model
 
     def make() -> MultiTaskPredictor:
         return MultiTaskPredictor(random_state=seed)
@@ -741,8 +742,8 @@ def _fit_columns(
     )  # fmt: skip
     save_model(out, model)
     if report is not None:
-        from chiasm.assessment import show_columns
-        from chiasm.report import Page
+        from chiasm.report.page import Page
+        from chiasm.report.sections import show_columns
 
         page = Page(
             f"{label}: {', '.join(target.task for target in targets)}", f"Model {out.name}. Measured on {measured}."
@@ -842,7 +843,7 @@ def evaluate(
         SpaceError: no item has such pairs, or the space has no probabilities for `off_topic`.
         ChiasmError: options of collections and of models together, or a report that cannot be written.
     """
-    from chiasm.models import check_report
+    from chiasm.verbs.model import check_report
 
     check_report(report)
     if collection is None:
@@ -880,7 +881,7 @@ def feedback(
     Raises:
         ChiasmError: an item is not in the collection, or a text is too long.
     """
-    from chiasm.feedback import FeedbackTable, Thumb
+    from chiasm.store.feedback import FeedbackTable, Thumb
 
     table = FeedbackTable(Collection.open(collection))
     table.add([Thumb(item, verdict, query) for item in items], who=who)
@@ -904,9 +905,9 @@ def weigh(collection: str | Path, *, space: str | None = None, device: Device = 
         SpaceError: there is no such space, it lacks text, or the weight cannot be written.
         CollectionError: the collection has no vectors.
     """
-    from chiasm.feedback import FeedbackTable
-    from chiasm.loop import judged
     from chiasm.retrieval.hybrid import compare_fusions
+    from chiasm.store.feedback import FeedbackTable
+    from chiasm.verbs.learn import judged
 
     searcher = Searcher(collection, space=space, device=device)
     searcher.space.encoder("text", searcher.networks)  # asked for here, not once a query
@@ -949,7 +950,7 @@ def labels(collection: str | Path, items: Sequence[str], *, column: str, label: 
     Raises:
         ChiasmError: an item is not in the collection, or a text is too long.
     """
-    from chiasm.feedback import FeedbackTable, Label
+    from chiasm.store.feedback import FeedbackTable, Label
 
     table = FeedbackTable(Collection.open(collection))
     table.add([Label(item, column, label) for item in items], who=who)
@@ -990,7 +991,7 @@ def learn(
         ChiasmError: there is no model, it is of another encoder, or was replaced meanwhile.
         LabelError: what is left to learn from does not allow it.
     """
-    from chiasm import loop
+    from chiasm.verbs import learn as loop
 
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
@@ -1020,7 +1021,7 @@ def revert(model: str | Path) -> str:
     Raises:
         ChiasmError: none was replaced.
     """
-    from chiasm.models import revert_model
+    from chiasm.verbs.model import revert_model
 
     return revert_model(Path(model))
 
@@ -1039,7 +1040,7 @@ def drift(
     Raises:
         ChiasmError: the model keeps no embeddings to compare with, or is of another encoder.
     """
-    from chiasm import loop
+    from chiasm.verbs import learn as loop
 
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
@@ -1118,7 +1119,7 @@ def make_key(file: str | Path, *, name: str = "default") -> str:
 
 def _keep_words(collection: Collection) -> None:
     """Bring the full text up to date, where there is one: the words of removed items go, those of new ones come."""
-    from chiasm.fulltext import FullText
+    from chiasm.store.words import FullText
 
     words = FullText.kept(collection)
     if words is not None:
@@ -1147,7 +1148,7 @@ def _opened(searcher: Searcher, modality: Modality, given: Files) -> list[Media]
 
 def _media_of(collection: Collection, data: Pairs, rows: Int[np.ndarray, " some"]) -> tuple[list[Medium], list[Medium]]:
     """What a report shows of pairs, of the anchor and of the moved modality."""
-    from chiasm.report import Medium
+    from chiasm.report.page import Medium
 
     items = {str(row["id"]): row for row in collection.items(ids=sorted({data.items[row] for row in rows}))}
 
@@ -1187,9 +1188,9 @@ def _align_one(
     seed: int,
     device: Device,
 ) -> _Learned:
-    from chiasm.assessment import measure_pairs
-    from chiasm.transfer.alignment import MIN_PAIRS, PairStatistics
-    from chiasm.transfer.alignment_choice import AutoAlignment, make_alignment
+    from chiasm.alignment.alignment import MIN_PAIRS, PairStatistics
+    from chiasm.alignment.choice import AutoAlignment, make_alignment
+    from chiasm.report.sections import measure_pairs
 
     if len(data.items) < MIN_PAIRS:
         raise SpaceError(
@@ -1260,7 +1261,7 @@ def _belongs_to(space: Space, moved: Modality, anchor: Modality) -> dict[str, st
 
 def _source_of(source: str | Path, space: Space, moved: Modality, anchor: Modality, device: Device) -> Source:
     """The pairs of a collection, or the statistics in a file, if they are embedded as the target is."""
-    from chiasm.transfer.alignment import PairArrays, PairStatistics
+    from chiasm.alignment.alignment import PairArrays, PairStatistics
 
     mine = _belongs_to(space, moved, anchor)
     found: Source
@@ -1283,7 +1284,7 @@ def _source_of(source: str | Path, space: Space, moved: Modality, anchor: Modali
 
 
 def _count(source: Source | None) -> int:
-    from chiasm.transfer.alignment import PairStatistics
+    from chiasm.alignment.alignment import PairStatistics
 
     if source is None:
         return 0
@@ -1300,8 +1301,8 @@ def _evaluate_space(
     report: str | Path | None,
     device: Device,
 ) -> Evaluation:
-    from chiasm.assessment import show_pairs
-    from chiasm.questions import (
+    from chiasm.report.sections import show_pairs
+    from chiasm.verbs.evaluate import (
         ask_moments,
         ask_off_topic,
         read_moments,
@@ -1373,7 +1374,7 @@ class _Paired:
 
 
 def _paired(opened: Collection, space: Space, pairs: tuple[Modality, Modality], where: str | None) -> _Paired:
-    from chiasm.assessment import measure_pairs
+    from chiasm.report.sections import measure_pairs
 
     data = pairs_of(opened, space, pairs, where=where)
     learned = set(space.learned_from)
@@ -1434,7 +1435,7 @@ def _evaluate_model(
     report: str | Path | None,
     device: Device,
 ) -> Evaluation:
-    from chiasm.assessment import show_choices, show_columns
+    from chiasm.report.sections import show_choices, show_columns
 
     saved = load_model(path)
     other = None if against is None else load_model(Path(against))
@@ -1476,7 +1477,7 @@ def _evaluate_model(
 
 
 def _page(result: Evaluation) -> Page:
-    from chiasm.report import Page
+    from chiasm.report.page import Page
 
     page = Page(result.what, f"Measured on {result.measured}.")
     if result.seen:

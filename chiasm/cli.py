@@ -23,7 +23,7 @@ from chiasm.types import MODALITIES, Modality
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from chiasm.collection import Progress
+    from chiasm.store.collection import Progress
 
 app = typer.Typer(
     name="chiasm",

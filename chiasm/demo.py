@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from chiasm import api, media
-from chiasm.collection import AddReport, Collection, Progress
 from chiasm.encoders.cache import cache_folder
 from chiasm.errors import ChiasmError
-from chiasm.plots import Bar
-from chiasm.report import Card, Page, show_classification
+from chiasm.report.page import Card, Page, show_classification
+from chiasm.report.plots import Bar
 from chiasm.retrieval.index import Hit
-from chiasm.searcher import START
+from chiasm.store.collection import AddReport, Collection, Progress
 from chiasm.types import Modality, Text
+from chiasm.verbs.search import START
 
 PACKAGE = "tuxpaint-stamps-default"
 SHOTS = 5

@@ -23,12 +23,12 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from chiasm.collection import write_whole
+from chiasm.alignment.alignment import GaussianKernel, LearnedMap, normalise
+from chiasm.alignment.bridge import TEMPERATURE, TOP, conse
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.cache import fingerprint, made_once, temporary_of
 from chiasm.errors import SpaceError
-from chiasm.transfer.alignment import GaussianKernel, LearnedMap, normalise
-from chiasm.transfer.bridge import TEMPERATURE, TOP, conse
+from chiasm.store.collection import write_whole
 from chiasm.types import Media, Modality, Text
 
 FORMAT = "chiasm-space"

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from chiasm import api
-from chiasm.searcher import SearchResult
+from chiasm.verbs.search import SearchResult
 
 
 def main(

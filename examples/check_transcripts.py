@@ -17,8 +17,8 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from chiasm import api
-from chiasm.searcher import Query, Searcher
 from chiasm.types import Text
+from chiasm.verbs.search import Query, Searcher
 
 ALIKE = 0.8  # share of the words that agree, from which a recording is taken for right
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from chiasm import api
 from chiasm.errors import SpaceError
-from chiasm.searcher import SearchResult
+from chiasm.verbs.search import SearchResult
 
 
 def show(title: str, result: SearchResult) -> None:

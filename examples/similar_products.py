@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from chiasm import api
-from chiasm.searcher import Query, Searcher, SearchResult
 from chiasm.types import Text
+from chiasm.verbs.search import Query, Searcher, SearchResult
 
 
 def main(

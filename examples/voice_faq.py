@@ -14,7 +14,7 @@ from pathlib import Path
 
 from chiasm import api
 from chiasm.retrieval.index import Hit
-from chiasm.searcher import Query, Searcher
+from chiasm.verbs.search import Query, Searcher
 
 LEAST = 0.35  # cosine of question and question below which nobody has asked it: look at some of yours to set it
 

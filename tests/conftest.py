@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 # Shapes and dtypes in signatures are checked in tests, and only there. What takes anything from users (estimators, the
 # recogniser) checks its input itself and says what is wrong, which these checks would forestall.
 install_import_hook(
-    ["chiasm.transfer.alignment", "chiasm.transfer.bridge", "chiasm.retrieval", "chiasm.space"],
+    ["chiasm.alignment.alignment", "chiasm.alignment.bridge", "chiasm.retrieval", "chiasm.space"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 

@@ -17,11 +17,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from chiasm import collection as module
 from chiasm import media
-from chiasm.collection import Collection, Vectors
 from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View
 from chiasm.errors import EncoderError
+from chiasm.store import collection as module
+from chiasm.store.collection import Collection, Vectors
 from chiasm.types import Audio, Image, Media, Modality, Text, Video
 
 DIM = 12

@@ -19,8 +19,8 @@ from chiasm import media
 from chiasm.errors import CollectionError, SpaceError
 from chiasm.media import Limits
 from chiasm.retrieval.index import Hit, Span
-from chiasm.searcher import Query, SearchResult, Status
 from chiasm.types import Media, Modality, Text
+from chiasm.verbs.search import Query, SearchResult, Status
 
 
 @dataclass(frozen=True)

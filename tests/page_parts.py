@@ -16,15 +16,15 @@ from fastapi import FastAPI
 from media_files import sound_bytes, tone
 
 from chiasm import encoders
-from chiasm.collection import Collection
-from chiasm.loop import ColumnComparison, LearnReport
-from chiasm.manifest import read_manifest
-from chiasm.searcher import Searcher
 from chiasm.serving.app import create_app
 from chiasm.serving.classify import Classifier, Recognised
 from chiasm.serving.page import PATH, Lessons, mount
 from chiasm.serving.settings import Settings
+from chiasm.store.collection import Collection
+from chiasm.store.manifest import read_manifest
 from chiasm.types import Image, Media, Modality
+from chiasm.verbs.learn import ColumnComparison, LearnReport
+from chiasm.verbs.search import Searcher
 
 EVIL = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
 EVIL_ID = "ev\"il'<b>/q#?&"

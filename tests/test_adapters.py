@@ -14,9 +14,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
 from chiasm.errors import LabelError
-from chiasm.transfer import adapters
-from chiasm.transfer.adapters import MLPAdapter, ResidualAdapter
-from chiasm.transfer.training import Training
+from chiasm.recognition import adapters
+from chiasm.recognition.adapters import MLPAdapter, ResidualAdapter
+from chiasm.training import Training
 
 FAST = Training(epochs=30, fixed_epochs=15, learning_rate=1e-2, patience=10)
 BOTH = pytest.mark.parametrize("adapter", [ResidualAdapter, MLPAdapter])
@@ -180,7 +180,7 @@ def test_same_seed_same_predictions_and_another_seed_others(adapter: Any) -> Non
 
 @BOTH
 def test_groups_are_not_divided(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chiasm.transfer import training
+    from chiasm import training
 
     held: list[Any] = []
     original = training.held_out_rows

@@ -12,7 +12,7 @@ from painter import mixtures, painted, painters, picture, sound, table, words_of
 
 from chiasm import api, encoders
 from chiasm.errors import ChiasmError, SpaceError
-from chiasm.searcher import Searcher, load_scores
+from chiasm.verbs.search import Searcher, load_scores
 
 HELD_OUT_AT_LEAST = 6
 

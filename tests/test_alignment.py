@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from jaxtyping import Float, Int
 from safetensors.numpy import save_file
 
-from chiasm.errors import SpaceError
-from chiasm.transfer import alignment
-from chiasm.transfer.alignment import (
+from chiasm.alignment import alignment
+from chiasm.alignment.alignment import (
     ALPHAS,
     BLENDS,
     LearnedMap,
@@ -31,7 +30,8 @@ from chiasm.transfer.alignment import (
     Task,
     normalise,
 )
-from chiasm.transfer.linear_alignment import CcaAlignment
+from chiasm.alignment.linear_alignment import CcaAlignment
+from chiasm.errors import SpaceError
 
 Matrix = Float[np.ndarray, "rows columns"]
 
@@ -667,7 +667,7 @@ def test_statistics_need_pairs() -> None:
 
 def test_import_stays_light() -> None:
     """A text search in the command line imports this module; SciPy would add 0.2 s."""
-    code = "import sys, json, chiasm.transfer.alignment; print(json.dumps(sorted(sys.modules)))"
+    code = "import sys, json, chiasm.alignment.alignment; print(json.dumps(sorted(sys.modules)))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert "numpy" in loaded
     assert not {"scipy", "sklearn", "torch", "safetensors"} & set(loaded)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chiasm.errors import SpaceError
-from chiasm.transfer import alignment, alignment_choice
-from chiasm.transfer.alignment import (
+from chiasm.alignment import alignment
+from chiasm.alignment import choice as alignment_choice
+from chiasm.alignment.alignment import (
     Alignment,
     Lesson,
     PairArrays,
@@ -21,8 +21,9 @@ from chiasm.transfer.alignment import (
     Task,
     normalise,
 )
-from chiasm.transfer.alignment_choice import METHODS, AutoAlignment, make_alignment
-from chiasm.transfer.linear_alignment import CcaAlignment
+from chiasm.alignment.choice import METHODS, AutoAlignment, make_alignment
+from chiasm.alignment.linear_alignment import CcaAlignment
+from chiasm.errors import SpaceError
 
 LINEAR = ("ridge", "procrustes", "cca")
 
@@ -82,7 +83,7 @@ def test_an_unknown_method_names_those_that_there_are() -> None:
 
 def test_linear_methods_are_made_without_torch() -> None:
     code = (
-        "import sys; from chiasm.transfer.alignment_choice import make_alignment\n"
+        "import sys; from chiasm.alignment.choice import make_alignment\n"
         "for name in ('ridge', 'procrustes', 'cca', 'auto'): make_alignment(name)\n"
         "assert 'torch' not in sys.modules and 'scipy' not in sys.modules"
     )

@@ -14,10 +14,11 @@ import pytest
 from painter import COLOURS, painters, picture, sound, table
 
 from chiasm import api, encoders
-from chiasm.arrays import Pairs, fingerprints_of, pairs_of
-from chiasm.collection import Collection
+from chiasm.alignment.pairs import Pairs
 from chiasm.errors import SpaceError
-from chiasm.searcher import start_of
+from chiasm.store.collection import Collection
+from chiasm.verbs.dataset import fingerprints_of, pairs_of
+from chiasm.verbs.search import start_of
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,7 @@ def test_groups_share_a_picture_a_caption_or_an_item() -> None:
 def test_groups_are_the_same_in_every_process() -> None:
     program = (
         "import numpy as np\n"
-        "from chiasm.arrays import Pairs\n"
+        "from chiasm.verbs.dataset import Pairs\n"
         "n = np.zeros((40, 2), np.float32)\n"
         "items, moved, anchors = (tuple(f'{k}{i % m}' for i in range(40)) for k, m in (('i', 40), ('p', 17), ('t', 34)))\n"
         "print(Pairs('image', 'text', items, n, n, n, n, moved, anchors, items, items).groups.tolist())"

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float
 
-from chiasm.transfer import bridge
-from chiasm.transfer.bridge import conse
+from chiasm.alignment import bridge
+from chiasm.alignment.bridge import conse
 
 Matrix = Float[np.ndarray, "rows columns"]
 

@@ -22,12 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from media_files import gradient, image_bytes, sound_bytes, tone
 
-from chiasm import collection as module
 from chiasm import media
-from chiasm.collection import AddReport, Collection, Progress, Vectors, write_whole
 from chiasm.encoders.base import Encoder
 from chiasm.errors import CollectionError, EncoderError
-from chiasm.manifest import Manifest, read_manifest
+from chiasm.store import collection as module
+from chiasm.store.collection import AddReport, Collection, Progress, Vectors, write_whole
+from chiasm.store.manifest import Manifest, read_manifest
 from chiasm.types import Item, Media, Source, Text
 
 PNG = image_bytes(gradient(12, 10), "PNG")

@@ -23,15 +23,15 @@ import numpy as np
 import pytest
 from fake_encoder import FakeEncoder, by_key, check, count_writes, embed, rows
 
-from chiasm.collection import Collection, Progress
 from chiasm.errors import ChiasmError
-from chiasm.manifest import read_manifest
+from chiasm.store.collection import Collection, Progress
+from chiasm.store.manifest import read_manifest
 from chiasm.types import Text
 
 FINGERPRINT = FakeEncoder().fingerprint
 KILLS = 20
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["chiasm.collection", "chiasm.manifest", "pytest"])
+SERVER.set_forkserver_preload(["chiasm.store.collection", "chiasm.store.manifest", "pytest"])
 
 
 # ------------------------------------------------------------------------------------------------ in other processes

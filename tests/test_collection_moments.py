@@ -13,12 +13,12 @@ from jaxtyping import Float
 from media_files import Film, sound_bytes, tone
 from test_collection import add, outcomes, write
 
-from chiasm import collection as module
 from chiasm import media
-from chiasm.collection import Collection, Vectors
 from chiasm.encoders.base import Embeddings, Encoder, Moments
 from chiasm.encoders.video import VideoEncoder
-from chiasm.manifest import read_manifest
+from chiasm.store import collection as module
+from chiasm.store.collection import Collection, Vectors
+from chiasm.store.manifest import read_manifest
 from chiasm.types import Audio
 
 RED, BLUE = (250, 5, 5), (5, 5, 250)

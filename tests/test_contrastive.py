@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from chiasm.errors import SpaceError
-from chiasm.transfer import contrastive
-from chiasm.transfer.alignment import (
+from chiasm.alignment import contrastive
+from chiasm.alignment.alignment import (
     Alignment,
     AlignmentChoice,
     Lesson,
@@ -23,7 +22,8 @@ from chiasm.transfer.alignment import (
     normalise,
     ridge_choice,
 )
-from chiasm.transfer.contrastive import InfoNceAlignment, SiglipAlignment, info_nce, prior_offset, siglip
+from chiasm.alignment.contrastive import InfoNceAlignment, SiglipAlignment, info_nce, prior_offset, siglip
+from chiasm.errors import SpaceError
 
 Make = type[InfoNceAlignment] | type[SiglipAlignment]
 METHODS: list[Make] = [InfoNceAlignment, SiglipAlignment]

@@ -17,10 +17,10 @@ from sklearn.covariance import oas
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
+from chiasm.alignment.alignment import normalise
 from chiasm.errors import LabelError, SpaceError
-from chiasm.transfer import domain
-from chiasm.transfer.alignment import normalise
-from chiasm.transfer.domain import (
+from chiasm.recognition import domain
+from chiasm.recognition.domain import (
     ClassStatistics,
     ContrastiveFeatures,
     SelfTraining,
@@ -30,7 +30,7 @@ from chiasm.transfer.domain import (
     self_train,
     spread_labels,
 )
-from chiasm.transfer.linear_probe import LinearProbe
+from chiasm.recognition.linear_probe import LinearProbe
 
 
 def probe(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> LinearProbe:

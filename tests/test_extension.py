@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition.extension import choose_exemplars, extend_linear
-from chiasm.transfer.linear_probe import LinearProbe
+from chiasm.recognition.linear_probe import LinearProbe
 
 
 def planted(

@@ -16,11 +16,11 @@ from fake_encoder import FakeEncoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiasm import feedback as module
-from chiasm.collection import Collection
 from chiasm.errors import CollectionError
-from chiasm.feedback import FILE, MOST_ENTRIES, UNKNOWN, Agreed, FeedbackTable, Label, Thumb, ThumbedQuery
-from chiasm.manifest import read_manifest
+from chiasm.store import feedback as module
+from chiasm.store.collection import Collection
+from chiasm.store.feedback import FILE, MOST_ENTRIES, UNKNOWN, Agreed, FeedbackTable, Label, Thumb, ThumbedQuery
+from chiasm.store.manifest import read_manifest
 
 
 def make(folder: Path) -> Collection:

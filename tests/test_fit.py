@@ -14,9 +14,10 @@ import pytest
 from fake_encoder import FakeEncoder
 from PIL import Image
 
-from chiasm import api, encoders, learning
+from chiasm import api, encoders
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition import Recognizer
+from chiasm.verbs import fit as learning
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 

@@ -14,8 +14,8 @@ from chiasm.recognition import fitting as module
 from chiasm.recognition.calibration import expected_calibration_error
 from chiasm.recognition.fitting import Choices, FusionName, join, route, smoothed
 from chiasm.recognition.heads import RUNGS
-from chiasm.transfer.linear_probe import LinearProbe
-from chiasm.transfer.training import Training
+from chiasm.recognition.linear_probe import LinearProbe
+from chiasm.training import Training
 from chiasm.types import Modality
 
 NAMES = np.array(["bird", "fish", "frog", "newt", "swan"])

@@ -17,12 +17,12 @@ import pytest
 from fake_encoder import FakeEncoder
 from media_files import gradient, image_bytes, sound_bytes, tone
 
-from chiasm import fulltext as module
-from chiasm.collection import Collection
 from chiasm.encoders.base import Embeddings
 from chiasm.errors import CollectionError
-from chiasm.fulltext import METADATA, FullText, FullTextReport, WordHits
-from chiasm.manifest import read_manifest
+from chiasm.store import words as module
+from chiasm.store.collection import Collection
+from chiasm.store.manifest import read_manifest
+from chiasm.store.words import METADATA, FullText, FullTextReport, WordHits
 from chiasm.types import Modality, Outcome
 
 TIMES = iter(range(1_700_000_000, 2_000_000_000))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.transfer.fusion import Fusion, FusionNetwork, Kind, SourceItems, Target, _Network
-from chiasm.transfer.training import Training
+from chiasm.recognition.fusion import Fusion, FusionNetwork, Kind, SourceItems, Target, _Network
+from chiasm.training import Training
 
 FAST = Training(epochs=40, fixed_epochs=20, learning_rate=1e-2)
 KINDS = pytest.mark.parametrize("kind", get_args(Kind))

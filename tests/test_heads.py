@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chiasm.labels import Shots
+from chiasm.recognition.adapters import MLPAdapter, ResidualAdapter
+from chiasm.recognition.few_shot import Prototypes, TipAdapter, ZeroShot
 from chiasm.recognition.heads import RUNGS, Head, RungName, head_of
-from chiasm.transfer.adapters import MLPAdapter, ResidualAdapter
-from chiasm.transfer.few_shot import Prototypes, TipAdapter, ZeroShot
-from chiasm.transfer.labels import Shots
-from chiasm.transfer.linear_probe import LinearProbe
-from chiasm.transfer.training import Training
+from chiasm.recognition.linear_probe import LinearProbe
+from chiasm.training import Training
 
 QUICK = Training(epochs=5, fixed_epochs=5, device="cpu")
 

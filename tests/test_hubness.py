@@ -8,10 +8,10 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from chiasm.alignment.alignment import normalise
 from chiasm.errors import SpaceError
 from chiasm.retrieval import hubness
 from chiasm.retrieval.hubness import Correction
-from chiasm.transfer.alignment import normalise
 
 
 def unit(rows: int, *, seed: int, dim: int = 8) -> np.ndarray:

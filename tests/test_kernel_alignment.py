@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jaxtyping import Float
 
+from chiasm.alignment.alignment import GaussianKernel, PairArrays, RidgeAlignment, normalise
+from chiasm.alignment.kernel import KernelAlignment
 from chiasm.errors import SpaceError
-from chiasm.transfer.alignment import GaussianKernel, PairArrays, RidgeAlignment, normalise
-from chiasm.transfer.kernel_alignment import KernelAlignment
 
 Matrix = Float[np.ndarray, "rows columns"]
 
@@ -171,5 +171,5 @@ def test_many_rows_are_placed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     data, new = pairs(40), pairs(50, seed=2)
     found = fit(KernelAlignment(), data)
     whole = found.transform(new.X, new.start)
-    monkeypatch.setattr("chiasm.transfer.alignment._KERNEL_ROWS", 7)
+    monkeypatch.setattr("chiasm.alignment.alignment._KERNEL_ROWS", 7)
     np.testing.assert_allclose(found.transform(new.X, new.start), whole, atol=1e-6)

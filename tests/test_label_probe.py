@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from chiasm.errors import LabelError
-from chiasm.transfer.label_probe import fit_label_probe, sigmoid
+from chiasm.recognition.label_probe import fit_label_probe, sigmoid
 
 
 def planted(rows: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

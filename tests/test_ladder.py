@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from chiasm.errors import LabelError
+from chiasm.labels import Shots
 from chiasm.recognition import ladder
 from chiasm.recognition.heads import RUNGS, RungName
 from chiasm.recognition.ladder import (
@@ -24,8 +25,7 @@ from chiasm.recognition.ladder import (
     tempered_brier,
     why_not,
 )
-from chiasm.transfer.labels import Shots
-from chiasm.transfer.training import Training
+from chiasm.training import Training
 
 OPTIONS = RungOptions(training=Training(epochs=10, fixed_epochs=10, device="cpu"), hidden=(16,), bottleneck=4)
 QUICK_RUNGS: tuple[RungName, ...] = ("zero-shot", "prototypes", "tip-adapter", "linear")

@@ -14,27 +14,19 @@ LAYERS = (
     {"__init__", "types"},
     {"errors"},
     {"_optional"},
+    {"labels"},
+    {"splits"},
+    {"losses", "training"},
     {"media"},
-    {"manifest"},
     {"encoders"},
-    {"collection"},
-    {"fulltext"},
-    {"feedback"},
-    {"transfer"},
-    {"space"},
+    {"store"},
+    {"evaluation"},
+    {"alignment"},
     {"recognition"},
     {"retrieval"},
-    {"evaluation"},
-    {"arrays"},
-    {"plots"},
+    {"space"},
     {"report"},
-    {"assessment"},
-    {"models"},
-    {"learning"},
-    {"loop"},
-    {"searcher"},
-    {"questions"},
-    {"scoring"},
+    {"verbs"},
     {"client"},
     {"serving"},
     {"api"},
@@ -42,8 +34,8 @@ LAYERS = (
     {"cli"},
 )
 ORDER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
-ARRAYS_ONLY = {"transfer", "recognition", "retrieval", "evaluation"}
-FILES_AND_STORES = {"media", "manifest", "encoders", "collection", "space"}
+ARRAYS_ONLY = {"alignment", "recognition", "retrieval", "evaluation"}
+FILES_AND_STORES = {"media", "encoders", "store", "space"}
 MODULES = sorted(ROOT.rglob("*.py"))
 
 

@@ -8,9 +8,9 @@ import scipy.linalg
 from jaxtyping import Float
 from sklearn.cross_decomposition import CCA
 
+from chiasm.alignment.alignment import Alignment, PairArrays, RidgeAlignment, Task, normalise, ridge_choice
+from chiasm.alignment.linear_alignment import CcaAlignment, ProcrustesAlignment
 from chiasm.errors import SpaceError
-from chiasm.transfer.alignment import Alignment, PairArrays, RidgeAlignment, Task, normalise, ridge_choice
-from chiasm.transfer.linear_alignment import CcaAlignment, ProcrustesAlignment
 
 Matrix = Float[np.ndarray, "rows columns"]
 METHODS = [ProcrustesAlignment, CcaAlignment]

@@ -15,15 +15,19 @@ from fake_encoder import FakeEncoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiasm import loop, models
-from chiasm.arrays import labelled_items
-from chiasm.collection import Collection
 from chiasm.errors import ChiasmError, LabelError, SpaceError
-from chiasm.feedback import UNKNOWN, FeedbackTable, Label, ThumbedQuery
-from chiasm.learning import targets_of
-from chiasm.loop import LearnReport, collection_drift, drift_of, judged, learn
-from chiasm.manifest import read_manifest
-from chiasm.models import (
+from chiasm.recognition import ModalityArrays, Recognizer
+from chiasm.recognition.multitask import MultiTaskPredictor
+from chiasm.retrieval.hybrid import Found, learn_weight
+from chiasm.store.collection import Collection
+from chiasm.store.feedback import UNKNOWN, FeedbackTable, Label, ThumbedQuery
+from chiasm.store.manifest import read_manifest
+from chiasm.verbs import learn as loop
+from chiasm.verbs import model as models
+from chiasm.verbs.dataset import labelled_items
+from chiasm.verbs.fit import targets_of
+from chiasm.verbs.learn import LearnReport, collection_drift, drift_of, judged, learn
+from chiasm.verbs.model import (
     Model,
     load_current,
     load_model,
@@ -33,10 +37,7 @@ from chiasm.models import (
     revert_model,
     save_model,
 )
-from chiasm.recognition import ModalityArrays, Recognizer
-from chiasm.recognition.multitask import MultiTaskPredictor
-from chiasm.retrieval.hybrid import Found, learn_weight
-from chiasm.searcher import start_of
+from chiasm.verbs.search import start_of
 
 WORDS: Mapping[str, str] = {"bird": "wing feather beak", "fish": "gill fin scales", "tree": "bark root leaves"}
 NETWORKS = (FakeEncoder(("text",)),)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from media_files import gradient, image_bytes
 
 from chiasm.errors import ManifestError
-from chiasm.manifest import Manifest, read_manifest
+from chiasm.store.manifest import Manifest, read_manifest
 from chiasm.types import FileOutcome, Item, Outcome, Source
 
 

@@ -14,7 +14,7 @@ from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition import ModalityArrays
 from chiasm.recognition.multitask import MultiTaskPredictor
 from chiasm.recognition.tasks import Targets, parse_targets
-from chiasm.transfer.training import Training
+from chiasm.training import Training
 
 FAST = Training(epochs=30, fixed_epochs=30, learning_rate=1e-2)
 SMALL = {"width": 16}

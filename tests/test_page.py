@@ -20,11 +20,11 @@ from fake_searcher import png
 from page_parts import EVIL, EVIL_ID, WORDS, Made, learn_report, make, rising
 
 from chiasm.errors import ChiasmError
-from chiasm.loop import DriftReport
 from chiasm.serving import page_html, page_map
 from chiasm.serving.app import create_app
 from chiasm.serving.page import PATH, Lessons, Page, mount, newest_report
 from chiasm.serving.settings import Settings
+from chiasm.verbs.learn import DriftReport
 
 T = TypeVar("T")
 

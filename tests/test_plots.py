@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float64
 
-from chiasm import plots
 from chiasm.errors import ChiasmError
-from chiasm.plots import (
+from chiasm.report import plots
+from chiasm.report.plots import (
     Bar,
     Series,
     bar_chart,

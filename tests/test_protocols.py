@@ -11,19 +11,17 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from chiasm.errors import LabelError
-from chiasm.evaluation import (
+from chiasm.evaluation.diagnostics import paired_difference
+from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
+from chiasm.recognition.protocols import (
     compare,
     cross_validate,
-    few_shot_split,
-    grouped_stratified_folds,
-    held_out_class_split,
     incremental,
     learning_curve,
-    paired_difference,
     random_split_leak,
     zero_shot_on_held_out_classes,
 )
-from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
+from chiasm.splits import few_shot_split, grouped_stratified_folds, held_out_class_split
 
 CENTRES = np.random.default_rng(0).normal(size=(6, 10))
 LABELS = np.array(["bat", "bee", "cat", "cow", "dog", "eel"])

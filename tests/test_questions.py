@@ -13,15 +13,16 @@ import pytest
 from media_files import Film
 from painter import COLOURS, mixtures, painted, painters, picture, sound, table, words_of
 
-from chiasm import api, encoders, questions
-from chiasm.collection import Collection
+from chiasm import api, encoders
+from chiasm.alignment.alignment import LearnedMap
 from chiasm.errors import ChiasmError, CollectionError, ManifestError, SpaceError
 from chiasm.evaluation.moments import Span, moment_metrics
 from chiasm.evaluation.ranking import wilson_interval
-from chiasm.questions import ask_moments, read_moments, read_questions
-from chiasm.searcher import Query, Searcher, start_of
-from chiasm.transfer.alignment import LearnedMap
+from chiasm.store.collection import Collection
 from chiasm.types import Modality, Text
+from chiasm.verbs import evaluate as questions
+from chiasm.verbs.evaluate import ask_moments, read_moments, read_questions
+from chiasm.verbs.search import Query, Searcher, start_of
 
 OFF_TOPIC = ("zebra", "quartz lamp", "tax report", "board meeting", "kernel", "red", "password reset", "green invoice")
 

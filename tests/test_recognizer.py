@@ -16,10 +16,9 @@ from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, storage
-from chiasm.transfer import linear_probe
-from chiasm.transfer.linear_probe import LinearProbe
-from chiasm.transfer.training import Training
+from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, linear_probe, storage
+from chiasm.recognition.linear_probe import LinearProbe
+from chiasm.training import Training
 from chiasm.types import Modality
 
 NAMES = np.array(["bird", "fish", "frog", "newt"])

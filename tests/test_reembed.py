@@ -19,17 +19,17 @@ from painter import Painter, mixtures, painted, painters, picture, sound, table,
 from typer.testing import CliRunner
 
 from chiasm import api, cli, encoders
-from chiasm.collection import Collection, Progress
 from chiasm.encoders.base import Embeddings, Encoder
 from chiasm.errors import ChiasmError, CollectionError, EncoderError, SpaceError
-from chiasm.fulltext import FullText
-from chiasm.manifest import read_manifest
-from chiasm.searcher import Query, Searcher, gallery_of, space_of, spaces_of, start_of
+from chiasm.store.collection import Collection, Progress
+from chiasm.store.manifest import read_manifest
+from chiasm.store.words import FullText
 from chiasm.types import Modality, Text
+from chiasm.verbs.search import Query, Searcher, gallery_of, space_of, spaces_of, start_of
 
 OLD, NEW = FakeEncoder(), FakeEncoder(version="2")
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["chiasm.collection", "chiasm.manifest", "pytest"])
+SERVER.set_forkserver_preload(["chiasm.store.collection", "chiasm.store.manifest", "pytest"])
 
 
 class Turned(Painter):

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from media_files import sound_bytes, tone
 from PIL import Image
 
-from chiasm import report
 from chiasm.errors import ChiasmError
-from chiasm.evaluation import Interval, probability_metrics
+from chiasm.evaluation.diagnostics import Interval
 from chiasm.evaluation.geometry import PairGeometry, pair_geometry
+from chiasm.evaluation.metrics import probability_metrics
 from chiasm.evaluation.moments import Span, moment_metrics
 from chiasm.evaluation.ranking import (
     PairRetrieval,
@@ -27,8 +27,8 @@ from chiasm.evaluation.ranking import (
     relevance_metrics,
     wilson_interval,
 )
-from chiasm.plots import Bar, Series
-from chiasm.report import (
+from chiasm.report import page as report
+from chiasm.report.page import (
     Card,
     Example,
     Medium,
@@ -43,6 +43,7 @@ from chiasm.report import (
     show_retrieval,
     show_search,
 )
+from chiasm.report.plots import Bar, Series
 
 HOSTILE = '<script>alert("x")</script>'
 texts = st.text(st.characters(exclude_categories=()), max_size=40)

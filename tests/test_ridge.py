@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SlowRidge
 
+from chiasm.alignment.ridge import Spectrum, fit_ridge
 from chiasm.errors import LabelError
-from chiasm.transfer.ridge import Spectrum, fit_ridge
 
 STRENGTHS = (10.0, 1.0, 0.1, 0.001)
 

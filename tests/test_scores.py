@@ -9,10 +9,10 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from chiasm.alignment.alignment import normalise
 from chiasm.errors import SpaceError
 from chiasm.retrieval.hubness import Correction
 from chiasm.retrieval.scores import PREPARATIONS, HeldOut, PairScores, Preparation, ScoreModel
-from chiasm.transfer.alignment import normalise
 from chiasm.types import Modality
 
 DIM, N = 32, 150

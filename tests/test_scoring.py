@@ -11,12 +11,12 @@ import pytest
 from painter import COLOURS, mixtures, painted, painters, picture, sound, table, words_of
 
 from chiasm import api, encoders
-from chiasm.arrays import pairs_of
-from chiasm.collection import Collection
+from chiasm.alignment.alignment import LearnedMap
 from chiasm.retrieval.scores import ScoreModel
-from chiasm.scoring import CrossFitted, fit_scores, short
-from chiasm.searcher import gallery_of, start_of
-from chiasm.transfer.alignment import LearnedMap
+from chiasm.store.collection import Collection
+from chiasm.verbs.dataset import pairs_of
+from chiasm.verbs.scoring import CrossFitted, fit_scores, short
+from chiasm.verbs.search import gallery_of, start_of
 
 
 @pytest.fixture(autouse=True)

@@ -19,19 +19,20 @@ from painter import COLOURS, mixtures, paint, painted, painters, picture, sound,
 from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 
-from chiasm import api, encoders, searcher
-from chiasm.collection import Collection
+from chiasm import api, encoders
 from chiasm.errors import CollectionError, MediaError, SpaceError
-from chiasm.manifest import read_manifest
 from chiasm.retrieval import gallery as kept
 from chiasm.retrieval.hubness import Correction
 from chiasm.retrieval.index import ExactIndex, Hit
 from chiasm.retrieval.metrics import METRICS, MahalanobisIndex, Metric
 from chiasm.retrieval.rerank import Reranked
 from chiasm.retrieval.scores import PairScores, Preparation, ScoreModel
-from chiasm.searcher import Query, Searcher, SearchResult, gallery_of, keep_indexes, load_scores, save_scores
 from chiasm.space import Space
+from chiasm.store.collection import Collection
+from chiasm.store.manifest import read_manifest
 from chiasm.types import Image, Media, Text
+from chiasm.verbs import search as searcher
+from chiasm.verbs.search import Query, Searcher, SearchResult, gallery_of, keep_indexes, load_scores, save_scores
 
 CREATED = "2000-01-01T00:00:00.000000+00:00"
 

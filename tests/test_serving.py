@@ -22,12 +22,12 @@ from media_files import sound_bytes, tone
 from PIL import Image as PillowImage
 
 from chiasm.errors import CollectionError
-from chiasm.searcher import Query, SearchResult
 from chiasm.serving.app import create_app, openapi_text
 from chiasm.serving.observe import JsonLines, QueryLog
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
 from chiasm.serving.settings import Settings
 from chiasm.types import Text
+from chiasm.verbs.search import Query, SearchResult
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,12 +15,12 @@ from jaxtyping import Float
 from safetensors.numpy import load_file, save_file
 
 from chiasm import space as module
+from chiasm.alignment.alignment import LearnedMap, RidgeAlignment, normalise
+from chiasm.alignment.bridge import conse
+from chiasm.alignment.kernel import KernelAlignment
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.errors import SpaceError
 from chiasm.space import NAME_TEMPLATES, Space, start_space
-from chiasm.transfer.alignment import LearnedMap, RidgeAlignment, normalise
-from chiasm.transfer.bridge import conse
-from chiasm.transfer.kernel_alignment import KernelAlignment
 from chiasm.types import Audio, Image, Media, Modality, Text
 
 Matrix = Float[np.ndarray, "rows columns"]

@@ -8,7 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from chiasm.errors import LabelError
-from chiasm.evaluation.splits import (
+from chiasm.labels import label_codes
+from chiasm.splits import (
     Split,
     crossing,
     few_shot_split,
@@ -19,7 +20,6 @@ from chiasm.evaluation.splits import (
     merge_groups,
     near_duplicate_groups,
 )
-from chiasm.transfer.labels import label_codes
 
 LABELS = st.lists(st.sampled_from("abcd"), min_size=6, max_size=60)
 SEEDS = st.integers(0, 2**32 - 1)

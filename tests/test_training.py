@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from chiasm.errors import ChiasmError, MissingExtraError
-from chiasm.transfer.losses import (
+from chiasm.losses import (
     class_losses,
     label_losses,
     number_losses,
     uncertainty_weighted,
     weighted_mean,
 )
-from chiasm.transfer.training import (
+from chiasm.training import (
     Learner,
     Rows,
     Training,

@@ -18,10 +18,10 @@ from sklearn.metrics import f1_score
 
 from chiasm.errors import ChiasmError, LabelError, MissingExtraError
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems, tuning
+from chiasm.recognition.fusion import Fusion
 from chiasm.recognition.heads import RUNGS
 from chiasm.recognition.ladder import deal_folds
 from chiasm.recognition.tuning import TrialReport, Tuning, tune
-from chiasm.transfer.fusion import Fusion
 
 CLASSES = np.array(["bird", "fish", "frog"])
 
@@ -282,7 +282,7 @@ def test_a_default_is_what_the_recogniser_does_when_nothing_is_said() -> None:
 
 
 def test_training_defaults_are_those_of_training() -> None:
-    from chiasm.transfer.training import Training
+    from chiasm.training import Training
 
     assert tuning._arguments(WIDE.default(adapter="mlp"), seed=0)["options"].training == Training()
     balanced = {**WIDE.default(fusion="gated"), "class_weight": "balanced"}

@@ -15,13 +15,13 @@ import pytest
 from painter import painted, painters, picture, place_of, table
 
 from chiasm import api, cli, encoders
-from chiasm.collection import Collection
 from chiasm.errors import CollectionError, LabelError, SpaceError
-from chiasm.feedback import FeedbackTable
-from chiasm.loop import judged
 from chiasm.retrieval.hybrid import reciprocal_rank_fusion, weighted_fusion
-from chiasm.searcher import Query, Searcher, SearchResult, load_weight, save_weight
+from chiasm.store.collection import Collection
+from chiasm.store.feedback import FeedbackTable
 from chiasm.types import Image, Text
+from chiasm.verbs.learn import judged
+from chiasm.verbs.search import Query, Searcher, SearchResult, load_weight, save_weight
 
 FLOWERS = (
     "tulip", "daisy", "poppy", "violet", "orchid", "lotus", "jasmine", "iris",

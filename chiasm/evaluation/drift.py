@@ -7,7 +7,7 @@ moved) and their distance to the mean of the reference (what no longer lies wher
 both. Directions alone would miss rows that are spread in a way the reference is not; distances alone, rows that moved
 within it, as when one class becomes more frequent.
 
-Where embeddings come from, and which rows are kept as a reference, is left to `chiasm.loop` and `chiasm.models`.
+Where embeddings come from, and which rows are kept as a reference, is left to `chiasm.verbs.learn` and `chiasm.verbs.model`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import LabelError
-from chiasm.transfer.labels import Labels, Unchecked, label_codes
+from chiasm.labels import Labels, Unchecked, label_codes
 
 _CURVE_POINTS = 200
 
@@ -146,7 +146,7 @@ def held_out_class_metrics(y_true: Labels, y_pred: Labels, *, unseen: Labels) ->
     Args:
         y_true: the true label of each item.
         y_pred: the predicted label of each item.
-        unseen: the labels that were held out. See `chiasm.evaluation.splits.held_out_class_split`.
+        unseen: the labels that were held out. See `chiasm.splits.held_out_class_split`.
 
     Raises:
         LabelError: as `classification_metrics`, an unseen label has no item, or no item is of a seen class.

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64, Int
 
 from chiasm.errors import LabelError
 from chiasm.evaluation.diagnostics import Interval, mean_interval
-from chiasm.transfer.labels import Labels, Unchecked
+from chiasm.labels import Labels, Unchecked
 
 _DRAWS = 1000  # of the bootstrap
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.transfer.labels import Labels, Unchecked, deal, group_codes
+from chiasm.labels import Labels, Unchecked, deal, group_codes
 
 CalibrationMethod: TypeAlias = Literal["none", "temperature", "isotonic"]
 

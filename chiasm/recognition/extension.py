@@ -1,7 +1,7 @@
 """New classes for a linear classifier whose old ones stay as they are.
 
 This module knows how to fit the rows of new classes beside frozen rows, and which items of the old classes to keep for
-that. The classifier itself is `chiasm.transfer.linear_probe`'s or any other with one row of weights a class. scipy is
+that. The classifier itself is `chiasm.recognition.linear_probe`'s or any other with one row of weights a class. scipy is
 imported by `extend_linear`.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.labels import Unchecked
 from chiasm.recognition.calibration import checked_codes
-from chiasm.transfer.labels import Unchecked
 
 _MAX_ITERATIONS = 2_000
 

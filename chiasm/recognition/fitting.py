@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.labels import Labels, Shots
 from chiasm.recognition.assurance import calibrate, detect_unknown
 from chiasm.recognition.calibration import Calibration
 from chiasm.recognition.conformal import ConformalSets
@@ -37,7 +38,6 @@ from chiasm.recognition.ladder import (
 from chiasm.recognition.modalities import FeatureMap, Features, ModalityArrays, Subset, embeddings, subsets
 from chiasm.recognition.novelty import ScoreName
 from chiasm.recognition.open_world import UnknownDetector
-from chiasm.transfer.labels import Labels, Shots
 from chiasm.types import Modality
 
 FusionName: TypeAlias = Literal["single", "mean", "stack", "concat", "gated", "attention", "low_rank"]
@@ -94,11 +94,11 @@ class Choices:
         semi: how unlabelled items are used.
         features: what features are learned on background items for, if held-out items are recognised better by them by more
             than a standard error: `"whitening"` (principal components of variance 1), `"within-class"` (what varies inside
-            the background's own classes scaled down) or `"contrastive"` (`chiasm.transfer.domain`).
+            the background's own classes scaled down) or `"contrastive"` (`chiasm.recognition.domain`).
         unknown: score by which items of no known class are told, or None for no such thing.
         folds: of all cross-validations.
         options: of the rungs.
-        network: arguments of `chiasm.transfer.fusion.Fusion` for the learned fusions, but for `kind`.
+        network: arguments of `chiasm.recognition.fusion.Fusion` for the learned fusions, but for `kind`.
         seed: of all draws.
     """
 
@@ -206,7 +206,7 @@ class Fitted:
         return route(self.fusion, subset, tuple(self.heads), self.best)
 
     def _by_network(self, arrays: ModalityArrays, subset: Subset, rows: Int[np.ndarray, " rows"]) -> Log:
-        from chiasm.transfer.fusion import FusionNetwork
+        from chiasm.recognition.fusion import FusionNetwork
 
         assert self.network is not None
         network = FusionNetwork.from_arrays(*self.network)
@@ -541,8 +541,8 @@ class _Fitting:
         if self.choices.alpha != "auto":
             self.alpha = float(self.choices.alpha)
             return f"The source is used with weight {self.alpha:g}, as asked."
-        from chiasm.transfer.domain import choose_alpha
-        from chiasm.transfer.linear_probe import LinearProbe
+        from chiasm.recognition.domain import choose_alpha
+        from chiasm.recognition.linear_probe import LinearProbe
 
         task, fold_of = self._task(main), self.fold_of[self._rows(main)]
         folds = [(np.flatnonzero(fold_of != f), np.flatnonzero(fold_of == f)) for f in range(fold_of.max() + 1)]
@@ -598,8 +598,8 @@ class _Fitting:
 
     def _pseudo_labels(self, task: Task, subset: Subset) -> Shots | None:
         """Unlabelled items with labels guessed from a task's items."""
-        from chiasm.transfer.domain import self_train, spread_labels
-        from chiasm.transfer.few_shot import Prototypes
+        from chiasm.recognition.domain import self_train, spread_labels
+        from chiasm.recognition.few_shot import Prototypes
 
         assert self.unlabelled is not None
         rows = _having(self.unlabelled, subset)
@@ -776,9 +776,9 @@ class _Fitting:
         return self._network(kind, np.flatnonzero(~bare)).as_arrays(), logs
 
     def _network(self, kind: FusionName, rows: Int[np.ndarray, " rows"]) -> Any:
-        from chiasm.transfer import fusion
-        from chiasm.transfer.fusion import Fusion, FusionNetwork, Target
-        from chiasm.transfer.training import Training
+        from chiasm.recognition import fusion
+        from chiasm.recognition.fusion import Fusion, FusionNetwork, Target
+        from chiasm.training import Training
 
         def inputs(
             arrays: ModalityArrays, features: Features, rows: Int[np.ndarray, " rows"]
@@ -919,7 +919,7 @@ FEWEST_TO_LEARN_FROM = 50
 
 def learn_features(kind: LearnedFeatures, background: SourceItems, name: Modality) -> FeatureMap | None:
     """Features of one modality, learned on background items; None where there are too few of them."""
-    from chiasm.transfer.domain import ContrastiveFeatures, Whitening, WithinClassWhitening
+    from chiasm.recognition.domain import ContrastiveFeatures, Whitening, WithinClassWhitening
 
     arrays = background.arrays
     if name not in arrays.modalities:

@@ -1,6 +1,6 @@
 """Heads: fitted adapters as plain arrays, so that a saved recogniser predicts with numpy alone.
 
-How each is fitted is `chiasm.transfer`; which one is taken, `chiasm.recognition.ladder`.
+How each is fitted is its own module; which one is taken, `chiasm.recognition.ladder`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
-    from chiasm.transfer.adapters import MLPAdapter, ResidualAdapter
-    from chiasm.transfer.few_shot import Prototypes, TipAdapter, ZeroShot
-    from chiasm.transfer.linear_probe import LinearProbe
+    from chiasm.recognition.adapters import MLPAdapter, ResidualAdapter
+    from chiasm.recognition.few_shot import Prototypes, TipAdapter, ZeroShot
+    from chiasm.recognition.linear_probe import LinearProbe
 
 RungName: TypeAlias = Literal["zero-shot", "prototypes", "tip-adapter", "linear", "residual", "mlp"]
 RUNGS: tuple[RungName, ...] = ("zero-shot", "prototypes", "tip-adapter", "linear", "residual", "mlp")

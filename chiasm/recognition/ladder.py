@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from chiasm.errors import LabelError
+from chiasm.labels import Shots, deal
 from chiasm.recognition.heads import RUNGS, Head, RungName, head_of
-from chiasm.transfer.labels import Shots, deal
 
 if TYPE_CHECKING:
-    from chiasm.transfer.training import Training
+    from chiasm.training import Training
 
 _TEMPERATURES = np.logspace(-1, 1, 21)
 
@@ -41,7 +41,7 @@ class RungOptions:
         dropout: of the MLP.
         bottleneck: of the residual adapter.
         ratio: share of the adapted features in the residual adapter.
-        training: of the networks; by default that of `chiasm.transfer.training`.
+        training: of the networks; by default that of `chiasm.training`.
         seed: of folds and networks.
         on_epoch: called by the networks after each epoch with its number and held-out loss; may raise to stop.
     """
@@ -104,7 +104,7 @@ def fit_rung(rung: RungName, task: Task, options: RungOptions) -> Head:
 
 def why_not(rung: RungName, task: Task) -> str:
     """Why a rung cannot be fitted on a task, in words; empty where it can."""
-    from chiasm.transfer.few_shot import LARGEST_CACHE
+    from chiasm.recognition.few_shot import LARGEST_CACHE
 
     if rung == "zero-shot":
         if task.anchors is None:
@@ -274,7 +274,7 @@ def predict_folds(
             held = fold_of == fold
             out[held] = predict_rung(rung, task.take(np.flatnonzero(of)), task.rows[held], classes, options)
         return out
-    from chiasm.transfer.linear_probe import fit_folds
+    from chiasm.recognition.linear_probe import fit_folds
 
     (strength,) = options.strengths
     probes = fit_folds(
@@ -360,27 +360,27 @@ def paired(before: Float64[np.ndarray, " rows"], after: Float64[np.ndarray, " ro
 
 
 def _fit_zero_shot(task: Task, _: RungOptions) -> Any:
-    from chiasm.transfer.few_shot import ZeroShot
+    from chiasm.recognition.few_shot import ZeroShot
 
     return ZeroShot().fit(task.rows, task.codes, groups=task.groups, anchors=task.anchors)
 
 
 def _fit_prototypes(task: Task, options: RungOptions) -> Any:
-    from chiasm.transfer.few_shot import Prototypes
+    from chiasm.recognition.few_shot import Prototypes
 
     model = Prototypes(folds=options.folds, random_state=options.seed)
     return model.fit(task.rows, task.codes, groups=task.groups, extra=task.beside)
 
 
 def _fit_tip_adapter(task: Task, options: RungOptions) -> Any:
-    from chiasm.transfer.few_shot import TipAdapter
+    from chiasm.recognition.few_shot import TipAdapter
 
     model = TipAdapter(folds=options.folds, random_state=options.seed)
     return model.fit(task.rows, task.codes, groups=task.groups, anchors=task.anchors, extra=task.extra)
 
 
 def _fit_linear(task: Task, options: RungOptions) -> Any:
-    from chiasm.transfer.linear_probe import LinearProbe
+    from chiasm.recognition.linear_probe import LinearProbe
 
     model = LinearProbe(
         strengths=options.strengths, cv=options.folds, class_weight=options.class_weight, random_state=options.seed
@@ -389,7 +389,7 @@ def _fit_linear(task: Task, options: RungOptions) -> Any:
 
 
 def _fit_residual(task: Task, options: RungOptions) -> Any:
-    from chiasm.transfer.adapters import ResidualAdapter
+    from chiasm.recognition.adapters import ResidualAdapter
 
     anchors = (
         None if task.anchors is None else dict(zip(np.asarray(task.anchors.y).tolist(), task.anchors.X, strict=True))
@@ -401,7 +401,7 @@ def _fit_residual(task: Task, options: RungOptions) -> Any:
 
 
 def _fit_mlp(task: Task, options: RungOptions) -> Any:
-    from chiasm.transfer.adapters import MLPAdapter
+    from chiasm.recognition.adapters import MLPAdapter
 
     model = MLPAdapter(hidden=options.hidden, dropout=options.dropout, training=_training(options))
     return _fit_network(model, task, options, with_anchors=True)
@@ -429,7 +429,7 @@ def _fit_network(model: Any, task: Task, options: RungOptions, *, with_anchors: 
 
 
 def _training(options: RungOptions) -> Training:
-    from chiasm.transfer.training import Training
+    from chiasm.training import Training
 
     training = options.training or Training()
     balance = "weights" if options.class_weight == "balanced" else training.class_balance

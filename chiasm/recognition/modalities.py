@@ -13,9 +13,9 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from chiasm.alignment.alignment import normalise
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.transfer.alignment import normalise
-from chiasm.transfer.labels import Unchecked
+from chiasm.labels import Unchecked
 from chiasm.types import MODALITIES, Modality
 
 Subset: TypeAlias = tuple[Modality, ...]
@@ -193,7 +193,7 @@ def refuse_empty_items(arrays: ModalityArrays, known: Subset, *, fitted: Subset 
 
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
-    """A linear map learned on other embeddings of a modality (`chiasm.transfer.domain`): `(x - mean) @ weight`."""
+    """A linear map learned on other embeddings of a modality (`chiasm.recognition.domain`): `(x - mean) @ weight`."""
 
     mean: Float[np.ndarray, " _in"]
     weight: Float[np.ndarray, "_in _out"]

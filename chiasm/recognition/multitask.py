@@ -1,7 +1,7 @@
 """Several columns at once: one shared network, or one linear predictor a column, whichever does better on held-out items.
 
 This module knows how to compare the two and to keep, for every column, the better one. The network is
-`chiasm.transfer.fusion.FusionNetwork` with a target a column (uncertainty weighting, missing values allowed); the linear
+`chiasm.recognition.fusion.FusionNetwork` with a target a column (uncertainty weighting, missing values allowed); the linear
 ones are `chiasm.recognition.recognizer` for classes and `chiasm.recognition.predictor` for labels and numbers. What a
 column of raw values asks for is left to `chiasm.recognition.tasks`. torch is loaded where a network is fitted or used.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.labels import Labels, Unchecked, deal, group_codes
 from chiasm.recognition.calibration import Calibration, fit_calibration
 from chiasm.recognition.conformal import ConformalScores
 from chiasm.recognition.ladder import paired
@@ -32,10 +33,9 @@ from chiasm.recognition.predictor import (
 from chiasm.recognition.recognizer import KINDS, Recognizer, describe, restore
 from chiasm.recognition.storage import Tensors, read_model, write_model
 from chiasm.recognition.tasks import Targets, TaskName
-from chiasm.transfer.labels import Labels, Unchecked, deal, group_codes
 
 if TYPE_CHECKING:
-    from chiasm.transfer.training import Training
+    from chiasm.training import Training
 
 FORMAT = "chiasm-multi-task-predictor"
 
@@ -128,7 +128,7 @@ class MultiTaskPredictor:
     Args:
         trunk: `"auto"` as above; `"always"` or `"never"` to say it.
         folds: of the comparison.
-        network: arguments of `chiasm.transfer.fusion.Fusion`.
+        network: arguments of `chiasm.recognition.fusion.Fusion`.
         training: of the network; its seed is `random_state`. It is not saved.
         random_state: seed of folds and networks.
 
@@ -244,7 +244,7 @@ class MultiTaskPredictor:
         arrays = known_modalities(as_arrays(X), fitted.features)[0]
         together: dict[str, Float[np.ndarray, "items ..."]] = {}
         if fitted.network is not None:
-            from chiasm.transfer.fusion import FusionNetwork
+            from chiasm.recognition.fusion import FusionNetwork
 
             network = FusionNetwork.from_arrays(*fitted.network)
             together = network.predict(*_inputs(arrays, fitted.features, np.arange(len(arrays))))
@@ -378,8 +378,8 @@ class MultiTaskPredictor:
         rows: Int[np.ndarray, " rows"],
     ) -> Any:
         """A network of all columns, from some items."""
-        from chiasm.transfer.fusion import Fusion, FusionNetwork, Target
-        from chiasm.transfer.training import Training
+        from chiasm.recognition.fusion import Fusion, FusionNetwork, Target
+        from chiasm.training import Training
 
         targets = []
         for column in columns:

@@ -13,10 +13,10 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
+from chiasm.alignment.alignment import normalise
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.labels import Unchecked
 from chiasm.recognition.calibration import checked_codes
-from chiasm.transfer.alignment import normalise
-from chiasm.transfer.labels import Unchecked
 
 ScoreName: TypeAlias = Literal["energy", "max_probability", "mahalanobis", "relative_mahalanobis", "knn"]
 

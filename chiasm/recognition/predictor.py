@@ -3,8 +3,8 @@
 These are what `chiasm.recognition.recognizer` is for classes, with the same arrays and the same way with missing
 modalities: for every set of modalities that training items have there is a head, fitted on all items that have at least
 these, unless its items are fewer than 0.9 of those of one of its modalities; an item with such a set is predicted by the
-largest sets within it that have heads, together. The mathematics is in `chiasm.transfer.ridge` and
-`chiasm.transfer.label_probe`; what a column of raw values asks for, in `chiasm.recognition.tasks`; several columns at
+largest sets within it that have heads, together. The mathematics is in `chiasm.alignment.ridge` and
+`chiasm.recognition.label_probe`; what a column of raw values asks for, in `chiasm.recognition.tasks`; several columns at
 once, in `chiasm.recognition.multitask`. All of it is numpy, to fit as to predict.
 """
 
@@ -17,14 +17,14 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
+from chiasm.alignment.ridge import fit_ridge
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.labels import Labels, Unchecked, deal, group_codes
 from chiasm.recognition.conformal import ConformalScores
+from chiasm.recognition.label_probe import LabelProbe, fit_label_probe, sigmoid
 from chiasm.recognition.linear_heads import LinearHead, LinearHeads, SubsetPredictor, deserving, floats
 from chiasm.recognition.modalities import Arrays, ModalityArrays, Subset, as_arrays, refuse_empty_items, subsets
 from chiasm.recognition.storage import Tensors
-from chiasm.transfer.label_probe import LabelProbe, fit_label_probe, sigmoid
-from chiasm.transfer.labels import Labels, Unchecked, deal, group_codes
-from chiasm.transfer.ridge import fit_ridge
 
 _FEWEST_HELD_OUT = 20  # for intervals and thresholds of a set that has no head of its own
 _FEWEST_FOR_THRESHOLD = 10  # positive items of a label for one of its own
@@ -76,7 +76,7 @@ class NumberPredictor(SubsetPredictor):
     the inverse of their held-out mean squared error.
 
     Args:
-        strengths: of the penalty to choose from; by default a path, see `chiasm.transfer.ridge.fit_ridge`.
+        strengths: of the penalty to choose from; by default a path, see `chiasm.alignment.ridge.fit_ridge`.
 
     Attributes:
         heads_: what was learned.
@@ -296,7 +296,7 @@ class LabelsPredictor(SubsetPredictor):
     Args:
         threshold: `"f1"`, or one for all labels.
         folds: of the cross-validation.
-        strengths: of the penalty to choose from; by default a path, see `chiasm.transfer.label_probe.fit_label_probe`.
+        strengths: of the penalty to choose from; by default a path, see `chiasm.recognition.label_probe.fit_label_probe`.
         random_state: seed of the folds.
 
     Attributes:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from safetensors import SafetensorError
 
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.labels import Labels, label_codes
 from chiasm.recognition.calibration import Calibration
 from chiasm.recognition.conformal import ConformalSets
 from chiasm.recognition.extension import extend_linear
@@ -50,7 +51,6 @@ from chiasm.recognition.storage import (
     refuse_version,
     write_folder,
 )
-from chiasm.transfer.labels import Labels, label_codes
 from chiasm.types import Modality
 
 FORMAT, VERSION = "chiasm-recognizer", 3
@@ -109,7 +109,7 @@ class Recognizer:
         folds: of the cross-validations.
         class_weight: `"balanced"` gives every class the same total weight; a mapping gives weights by class.
         options: of the rungs.
-        network: arguments of `chiasm.transfer.fusion.Fusion` for the learned fusions, but for its kind.
+        network: arguments of `chiasm.recognition.fusion.Fusion` for the learned fusions, but for its kind.
         random_state: seed of folds and networks.
 
     Attributes:

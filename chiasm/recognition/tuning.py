@@ -29,12 +29,12 @@ from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm._optional import require
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.labels import Labels, Shots, Unchecked, deal, group_codes, label_codes
 from chiasm.recognition.fitting import LEARNED, FusionName, SourceItems
 from chiasm.recognition.heads import RUNGS, RungName
 from chiasm.recognition.ladder import RungOptions, Task, deal_folds, why_not
 from chiasm.recognition.modalities import Arrays, ModalityArrays, as_arrays
 from chiasm.recognition.recognizer import Recognizer
-from chiasm.transfer.labels import Labels, Shots, Unchecked, deal, group_codes, label_codes
 
 FORMAT, VERSION = "chiasm-tuning", 1
 """Of a study's file. The version changes with the space: trials of another space are not comparable."""
@@ -310,7 +310,7 @@ def _arguments(
         options |= {"hidden": (chosen["hidden"],), "dropout": chosen["mlp_dropout"]}
     options |= {name: chosen[name] for name in ("bottleneck", "ratio") if name in chosen}
     if "learning_rate" in chosen:
-        from chiasm.transfer.training import Training
+        from chiasm.training import Training
 
         training: dict[str, Any] = {name: chosen[name] for name in _OF_TRAINING}
         if chosen["fusion"] in LEARNED and chosen["class_weight"] == "balanced":

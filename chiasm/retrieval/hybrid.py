@@ -8,7 +8,7 @@ have got from it on the average at that place of the other rankings (the isotoni
 item without words stands behind its neighbours that match and before those that do not, and the order among items
 without words is left as it was.
 
-Where rankings come from is left to `chiasm.retrieval.index` and `chiasm.fulltext`.
+Where rankings come from is left to `chiasm.retrieval.index` and `chiasm.store.words`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from chiasm.errors import LabelError
-from chiasm.transfer.labels import Labels, label_codes
+from chiasm.labels import Labels, label_codes
 
 CONSTANT = 60.0  # of reciprocal ranks: as in the paper, where results hardly changed with it
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))  # tried for the second of two rankings

@@ -14,9 +14,9 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from chiasm.alignment.alignment import normalise
 from chiasm.errors import SpaceError
 from chiasm.retrieval.index import COPIED, NOTHING, SCORES, Candidates, Ranking, best, check, closest, ranked
-from chiasm.transfer.alignment import normalise
 
 Metric: TypeAlias = Literal["cosine", "dot", "l2", "mahalanobis"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

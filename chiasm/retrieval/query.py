@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from chiasm.alignment.alignment import normalise
 from chiasm.errors import SpaceError
 from chiasm.retrieval.index import ExactIndex, Ranking
-from chiasm.transfer.alignment import normalise
 from chiasm.types import Modality
 
 LEFT = 1e-3  # length of a query, of at most 1, below which its direction is rounding

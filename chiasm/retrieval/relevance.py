@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from chiasm.alignment.alignment import MIN_PAIRS
 from chiasm.errors import SpaceError
-from chiasm.transfer.alignment import MIN_PAIRS
 
 ANSWERABLE = 0.5
 KEEP = 0.975  # with 0.98 more than a tenth of the off-topic questions get an answer (stamps)

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from chiasm.alignment.alignment import normalise
 from chiasm.errors import SpaceError
-from chiasm.transfer.alignment import normalise
 
 FeedbackName = Literal["rocchio", "logistic"]
 

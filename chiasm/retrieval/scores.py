@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from chiasm.alignment.alignment import MIN_PAIRS, normalise
 from chiasm.errors import SpaceError
 from chiasm.retrieval.hubness import Correction
 from chiasm.retrieval.metrics import VectorStatistics
@@ -33,7 +34,6 @@ from chiasm.retrieval.relevance import (
     mixed_quantile,
     mixed_threshold,
 )
-from chiasm.transfer.alignment import MIN_PAIRS, normalise
 from chiasm.types import Modality
 
 FORMAT_VERSION = 2
@@ -582,7 +582,7 @@ def _chance(
 ) -> Float[np.ndarray, " queries"]:
     """Chance that the best relevant row is among the first 10 of it and 99 random others; ties count half.
 
-    Smoother than hit@10 itself, as in `chiasm.transfer.alignment`; there, among 30 others, good maps differ too little.
+    Smoother than hit@10 itself, as in `chiasm.alignment.alignment`; there, among 30 others, good maps differ too little.
     """
     best = np.where(relevant, scores, -np.inf).max(axis=1, keepdims=True)
     others = np.where(relevant, -np.inf, scores)

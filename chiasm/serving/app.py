@@ -28,7 +28,6 @@ from starlette.responses import Response, StreamingResponse
 
 from chiasm import __version__
 from chiasm.errors import ChiasmError
-from chiasm.searcher import Query
 from chiasm.serving import schemas
 from chiasm.serving.bodies import Given, read_json, things, visit_of
 from chiasm.serving.classify import Classifier
@@ -40,6 +39,7 @@ from chiasm.serving.observe import Metrics, QueryLog, logger
 from chiasm.serving.problems import MEDIA_TYPE, Problem, of_error
 from chiasm.serving.settings import Settings
 from chiasm.types import Modality
+from chiasm.verbs.search import Query
 
 NDJSON = "application/x-ndjson"
 _PAGE = 500  # rows that a stream asks for at a time

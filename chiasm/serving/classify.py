@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from chiasm import learning
-from chiasm.arrays import Embedded, fingerprints_of, modality_arrays
 from chiasm.encoders.base import Encoder
 from chiasm.errors import SpaceError
-from chiasm.models import Model
 from chiasm.space import Space
 from chiasm.types import Media, Modality
+from chiasm.verbs import fit as learning
+from chiasm.verbs.dataset import Embedded, fingerprints_of, modality_arrays
+from chiasm.verbs.model import Model
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Classifier:
     """A model with the encoders that it was fitted on.
 
     Args:
-        model: see `chiasm.models.load_model`.
+        model: see `chiasm.verbs.model.load_model`.
         encoders: that embed what it is asked about.
         start: the space of these encoders in which nothing was learned, as the model saw it.
 

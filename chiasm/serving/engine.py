@@ -23,7 +23,6 @@ from jaxtyping import Float
 from chiasm import __version__
 from chiasm.errors import ChiasmError, MediaError, SpaceError
 from chiasm.media import Limits
-from chiasm.searcher import Query, SearchResult, Status
 from chiasm.serving.batching import Batcher
 from chiasm.serving.bodies import Given, Upload
 from chiasm.serving.classify import Classifier, Recognised
@@ -33,6 +32,7 @@ from chiasm.serving.problems import Problem
 from chiasm.serving.schemas import Asked, Plain, StatusAnswer
 from chiasm.serving.settings import Settings
 from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Text, Video
+from chiasm.verbs.search import Query, SearchResult, Status
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class HasPath(Protocol):
 
 
 class Searcher(Protocol):
-    """What a server needs of `chiasm.searcher.Searcher`. All of it is called from several threads, but `prepare`."""
+    """What a server needs of `chiasm.verbs.search.Searcher`. All of it is called from several threads, but `prepare`."""
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

@@ -35,14 +35,14 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chiasm.errors import ChiasmError
-from chiasm.loop import DriftReport, LearnReport
-from chiasm.searcher import Query, Searcher, gallery_of
 from chiasm.serving import page_html, page_map
 from chiasm.serving.app import Parts
 from chiasm.serving.engine import Opened, Options, item_of
 from chiasm.serving.problems import Problem
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry, Plain
 from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Text, Video
+from chiasm.verbs.learn import DriftReport, LearnReport
+from chiasm.verbs.search import Query, Searcher, gallery_of
 
 PATH = "/page"
 HITS = 24  # of a page of results

@@ -385,7 +385,7 @@ def learned(report: Mapping[str, Any]) -> str:
     """Old against new, and which of them is used now.
 
     Args:
-        report: see `chiasm.loop.LearnReport.as_dict`.
+        report: see `chiasm.verbs.learn.LearnReport.as_dict`.
     """
     switched = report["switched"]
     verdict = "The new model is in use." if switched else "The old model stays."

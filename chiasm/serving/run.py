@@ -27,21 +27,21 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
-from chiasm import loop
-from chiasm.collection import Collection
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.feedback import FeedbackTable, Label, Thumb
-from chiasm.loop import DriftReport, LearnReport
-from chiasm.manifest import read_manifest
-from chiasm.models import load_current, load_model
-from chiasm.searcher import Searcher, start_of
 from chiasm.serving.app import create_app
 from chiasm.serving.classify import Classifier
 from chiasm.serving.keys import KeyRing
 from chiasm.serving.observe import JsonLines, logger
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
 from chiasm.serving.settings import Settings
+from chiasm.store.collection import Collection
+from chiasm.store.feedback import FeedbackTable, Label, Thumb
+from chiasm.store.manifest import read_manifest
+from chiasm.verbs import learn as loop
+from chiasm.verbs.learn import DriftReport, LearnReport
+from chiasm.verbs.model import load_current, load_model
+from chiasm.verbs.search import Searcher, start_of
 
 PORT = 8265
 _LONGEST_HEAD = 16 * 1024

@@ -1,0 +1,1 @@
+"""Alignment: maps between embedding spaces, learned from pairs; arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""Reports: numbers to charts, results to one HTML, Markdown or JSON file."""

@@ -1,0 +1,1 @@
+"""The store: manifests, and items, outcomes, embeddings, words and feedback on disk."""

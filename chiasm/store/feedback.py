@@ -1,0 +1,389 @@
+"""What people say of a collection: thumbs on what a search found, and labels of items; one row a verdict.
+
+The rows are a SQLite file in the collection's folder, `feedback.sqlite`. It is not a Lance table as the others are: a
+thumb is one row in a transaction of its own, from any of several processes, and what is deleted has to be gone, while a
+Lance table gets a file for every commit and keeps deleted rows in old files and versions. Here freed space is
+overwritten (SQLite's `secure_delete`).
+
+The table is only added to and deleted from. Which rows have an effect is decided when they are read: of one person's
+verdicts on the same thing the latest, of several people's the one that most of them hold, and of equally many the one
+that was given last. Rows of an item that is not in the collection have no effect; if an item of that id is added again,
+they have one again. What is learned from labels is `chiasm.verbs.learn`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
+
+from chiasm.errors import CollectionError
+from chiasm.store.collection import Collection
+
+FILE = "feedback.sqlite"
+FORMAT_VERSION = 1
+UNKNOWN = "unknown"
+"""The label of an item that is of none of the classes, or that nobody can tell; see `FeedbackTable.labels`."""
+
+MOST_ENTRIES = 10_000  # of one call
+LONGEST: Mapping[str, int] = {"who": 200, "item": 2000, "column": 200, "verdict": 1000, "query": 10_000, "version": 200}
+_WAIT = 30.0  # seconds for other writers
+
+Kind: TypeAlias = Literal["thumb", "label"]
+
+_TABLE = """
+CREATE TABLE verdicts (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    at TEXT NOT NULL,
+    who TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    item TEXT NOT NULL,
+    "column" TEXT NOT NULL,
+    query TEXT NOT NULL,
+    words INTEGER NOT NULL,
+    verdict TEXT NOT NULL,
+    version TEXT NOT NULL
+)"""
+
+_COLUMNS = 'at, who, kind, item, "column", query, words, verdict, version'
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """What somebody thinks of one hit of one query.
+
+    Attributes:
+        item: id of what was found.
+        verdict: whether it was right.
+        query: the words that were searched with, or what else names the query; empty where it had none.
+        words: whether `query` is words, and not a hash of a file or ids: only words can be searched with again.
+    """
+
+    item: str
+    verdict: Literal["up", "down"]
+    query: str = ""
+    words: bool = True
+
+
+@dataclass(frozen=True)
+class Label:
+    """What an item truly is.
+
+    Attributes:
+        item: its id.
+        column: of the collection.
+        label: the value as text; several labels of one item have ";" between. `UNKNOWN`: none of the classes.
+    """
+
+    item: str
+    column: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One row as it is stored."""
+
+    number: int  # rises from row to row; numbers of deleted rows do not come back
+    at: datetime  # UTC
+    who: str
+    kind: Kind
+    item: str
+    column: str  # of a label; empty for a thumb
+    query: str  # of a thumb; empty for a label
+    words: bool  # see `Thumb.words`
+    verdict: str  # "up", "down", or the label
+    version: str  # of the space or model that was looked at
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What counts of all that was said of one item."""
+
+    verdict: str
+    votes: int  # people who say so
+    against: int  # people whose latest verdict is another one
+    at: datetime  # when it was last said
+
+
+@dataclass(frozen=True)
+class ThumbedQuery:
+    """A query in words, with the items that count as right and as wrong for it; never the same one in both."""
+
+    query: str
+    up: frozenset[str]
+    down: frozenset[str]
+
+
+class FeedbackTable:
+    """The verdicts on a collection. Opening it does nothing; the file is made by the first verdict.
+
+    May be used from several threads and processes at a time.
+
+    Args:
+        collection: an opened collection.
+    """
+
+    def __init__(self, collection: Collection) -> None:
+        self.collection = collection
+        self.path = collection.path / FILE
+
+    # -------------------------------------------------------------------------------------------------------- write
+
+    def add(self, entries: Sequence[Thumb | Label], *, who: str, version: str = "") -> int:
+        """Store verdicts, all or none, and give how many.
+
+        Args:
+            entries: at most `MOST_ENTRIES`.
+            who: says so: a name or the id of a key. Never the key itself: it is kept as it is.
+            version: of the space or model that was looked at.
+
+        Raises:
+            CollectionError: an item or column that the collection does not have, a text that is empty, too long or no
+                valid Unicode, too many entries, or the table cannot be written.
+        """
+        if len(entries) > MOST_ENTRIES:
+            raise CollectionError(f"at most {MOST_ENTRIES} verdicts can be given at a time; got {len(entries)}")
+        at = datetime.now(UTC).isoformat(timespec="microseconds")
+        rows = [self._row(entry, at, _text("who", who), _text("version", version, empty=True)) for entry in entries]
+        self._refuse_missing(entries)
+        if rows:
+            with self._open(write=True) as table:
+                assert table is not None  # it is made where it is not there
+                table.executemany(
+                    f"INSERT INTO verdicts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  of ours
+                    rows,
+                )
+        return len(rows)
+
+    def delete(
+        self,
+        *,
+        who: str | None = None,
+        query: str | None = None,
+        item: str | None = None,
+        before: datetime | None = None,
+    ) -> int:
+        """Delete the rows that meet all that is given, for good, and give how many.
+
+        Args:
+            who: has given them.
+            query: they are about, by its exact words or name.
+            item: they are about.
+            before: they were given; with a time zone.
+
+        Raises:
+            CollectionError: nothing is given, a time without a zone, or the table cannot be written.
+        """
+        condition, values = _condition(who=who, query=query, item=item, before=before)
+        if not values:
+            raise CollectionError("say which feedback to delete: who, query, item or before")
+        with self._open(write=True, make=False) as table:
+            if table is None:
+                return 0
+            return table.execute(f"DELETE FROM verdicts{condition}", values).rowcount  # noqa: S608  names of ours
+
+    # --------------------------------------------------------------------------------------------------------- read
+
+    def rows(
+        self,
+        *,
+        kind: Kind | None = None,
+        who: str | None = None,
+        item: str | None = None,
+        column: str | None = None,
+        query: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> list[Verdict]:
+        """Stored rows in the order in which they were given.
+
+        Args:
+            kind: only thumbs, or only labels.
+            who: only of one person.
+            item: only about one item.
+            column: only labels of one column.
+            query: only thumbs on what one query found.
+            after: only rows with a number above this: that of the last row of the page before.
+            limit: at most so many.
+
+        Raises:
+            CollectionError: the table cannot be read.
+            ValueError: a limit below 1.
+        """
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1; got {limit}")
+        condition, values = _condition(kind=kind, who=who, item=item, column=column, query=query, after=after)
+        return list(self._read(condition, values, limit))
+
+    def count(self) -> dict[str, Any]:
+        """Rows by kind, and how many people and items they are of; all of them, with or without effect."""
+        with self._open() as table:
+            if table is None:
+                return {"thumb": 0, "label": 0, "people": 0, "items": 0}
+            kinds = {"thumb": 0, "label": 0} | dict(
+                table.execute("SELECT kind, COUNT(*) FROM verdicts GROUP BY kind").fetchall()
+            )
+            people, items = table.execute("SELECT COUNT(DISTINCT who), COUNT(DISTINCT item) FROM verdicts").fetchone()
+        return kinds | {"people": people, "items": items}
+
+    def labels(self, column: str) -> dict[str, Agreed]:
+        """What the items of the collection are by what people said, by id; `UNKNOWN` among the verdicts.
+
+        Args:
+            column: of the labels.
+
+        Raises:
+            CollectionError: the table or the collection cannot be read.
+        """
+        said = self._effective("label", column=column)
+        found: dict[str, dict[str, Verdict]] = {}
+        for row in said:
+            found.setdefault(row.item, {})[row.who] = row
+        return {item: _agreed(latest.values()) for item, latest in found.items()}
+
+    def judged(self) -> tuple[ThumbedQuery, ...]:
+        """The queries in words that have thumbs on items of the collection, in the order of their first thumb.
+
+        Raises:
+            CollectionError: the table or the collection cannot be read.
+        """
+        found: dict[str, dict[str, dict[str, Verdict]]] = {}
+        for row in self._effective("thumb"):
+            if row.query and row.words:
+                found.setdefault(row.query, {}).setdefault(row.item, {})[row.who] = row
+        queries = []
+        for query, items in found.items():
+            agreed = {item: _agreed(latest.values()).verdict for item, latest in items.items()}
+            up = frozenset(item for item, verdict in agreed.items() if verdict == "up")
+            queries.append(ThumbedQuery(query, up, frozenset(agreed) - up))
+        return tuple(queries)
+
+    # ----------------------------------------------------------------------------------------------------- the file
+
+    def _row(self, entry: Thumb | Label, at: str, who: str, version: str) -> tuple[str | bool, ...]:
+        item = _text("item", entry.item)
+        if isinstance(entry, Label):
+            label = _text("verdict", entry.label.strip())
+            return at, who, "label", item, _text("column", entry.column), "", False, label, version
+        if entry.verdict not in ("up", "down"):
+            raise CollectionError(f"a thumb is 'up' or 'down'; got {entry.verdict!r:.80}")
+        query = _text("query", entry.query, empty=True)
+        return at, who, "thumb", item, "", query, entry.words, entry.verdict, version
+
+    def _refuse_missing(self, entries: Sequence[Thumb | Label]) -> None:
+        """Refuse items and columns that the collection does not have."""
+        columns = self.collection.columns()
+        for entry in entries:
+            if isinstance(entry, Label) and entry.column not in columns:
+                raise CollectionError(
+                    f"{self.collection.path} has no column {entry.column!r}. Its columns: {', '.join(columns) or 'none'}"
+                )
+        wanted = sorted({entry.item for entry in entries})
+        missing = sorted(set(wanted) - self._there(wanted))
+        if missing:
+            raise CollectionError(
+                f"{self.collection.path} has no item {missing[0]!r:.200}"
+                + (f" (and {len(missing) - 1} more of those named)" if len(missing) > 1 else "")
+                + ". Its ids: chiasm search --json, or /v1/items"
+            )
+
+    def _there(self, ids: Sequence[str]) -> set[str]:
+        """Those of some ids that are in the collection."""
+        return {str(row["id"]) for row in self.collection.items(ids=ids)} if ids else set()
+
+    def _effective(self, kind: Kind, *, column: str | None = None) -> list[Verdict]:
+        """Rows of items that are there, oldest first."""
+        condition, values = _condition(kind=kind, column=column)
+        rows = list(self._read(condition, values, -1))
+        there = self._there(sorted({row.item for row in rows}))
+        return [row for row in rows if row.item in there]
+
+    def _read(self, condition: str, values: Sequence[Any], limit: int) -> Iterator[Verdict]:
+        with self._open() as table:
+            found = (
+                []
+                if table is None
+                else table.execute(
+                    f"SELECT number, {_COLUMNS} FROM verdicts{condition} ORDER BY number LIMIT ?",  # noqa: S608  as above
+                    (*values, limit),
+                ).fetchall()
+            )
+        for number, at, who, kind, item, column, query, words, verdict, version in found:
+            when = datetime.fromisoformat(at)
+            yield Verdict(number, when, who, kind, item, column, query, bool(words), verdict, version)
+
+    @contextmanager
+    def _open(self, *, write: bool = False, make: bool = True) -> Iterator[sqlite3.Connection | None]:
+        """A connection for one transaction; None where there is no table and none is made."""
+        if not self.path.exists() and not (write and make):
+            yield None
+            return
+        try:
+            # Readers too, since a write that was cut off is undone by who comes next; a file that is protected from
+            # writing is opened to be read all the same.
+            address = f"{self.path.as_uri()}?mode={'rwc' if write and make else 'rw'}"
+            with closing(sqlite3.connect(address, uri=True, timeout=_WAIT, isolation_level=None)) as table:
+                table.execute("PRAGMA secure_delete = ON")
+                table.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                (version,) = table.execute("PRAGMA user_version").fetchone()
+                if version == 0 and write:
+                    table.execute(_TABLE)
+                    table.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+                elif version not in (0, FORMAT_VERSION):
+                    raise CollectionError(
+                        f"{self.path} has format version {version} and this chiasm reads {FORMAT_VERSION}. Use the "
+                        "chiasm that wrote it"
+                    )
+                yield table if version or write else None  # a file without a table: its first write was cut off
+                table.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise CollectionError(
+                f"{self.path} cannot be {'written' if write else 'read'}: {error}. Free space, fix the permissions or "
+                "restore it; without this file all feedback is gone and everything else works"
+            ) from error
+
+
+def _agreed(latest: Iterable[Verdict]) -> Agreed:
+    """The verdict that most people hold; of equally many, the one that was given last."""
+    rows = sorted(latest, key=lambda row: row.number)
+    votes = Counter(row.verdict for row in rows)
+    last = {row.verdict: row for row in rows}
+    verdict = max(votes, key=lambda name: (votes[name], last[name].number))
+    return Agreed(verdict, votes[verdict], len(rows) - votes[verdict], last[verdict].at)
+
+
+def _text(name: str, value: str, *, empty: bool = False) -> str:
+    """A text that can be stored.
+
+    Raises:
+        CollectionError: it is empty, too long or no valid Unicode.
+    """
+    what = "label" if name == "verdict" else name
+    if not value and not empty:
+        raise CollectionError(f"{what} must not be empty")
+    if len(value) > LONGEST[name]:
+        raise CollectionError(f"{what} has {len(value)} characters; at most {LONGEST[name]} are kept")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise CollectionError(f"{what} is no valid Unicode: {value!r:.80}")
+    return value
+
+
+def _condition(
+    *, before: datetime | None = None, after: int = 0, **equal: str | None
+) -> tuple[str, tuple[str | int, ...]]:
+    """SQL for columns that equal what is given, and the values that go with it."""
+    given: list[tuple[str, str | int]] = [
+        (f'"{name}" = ?', value) for name, value in equal.items() if value is not None
+    ]
+    if after:
+        given.append(("number > ?", after))
+    if before is not None:
+        if before.tzinfo is None:
+            raise CollectionError(f"before needs a time zone, such as {before.isoformat()}+00:00; got none")
+        given.append(("at < ?", before.astimezone(UTC).isoformat(timespec="microseconds")))
+    return (" WHERE " + " AND ".join(part for part, _ in given) if given else ""), tuple(value for _, value in given)

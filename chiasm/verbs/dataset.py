@@ -1,0 +1,278 @@
+"""From a collection to arrays: pairs of files of one item, and labelled items.
+
+The last place that knows files and items; what comes out can be learned from and measured without either.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from chiasm.alignment.pairs import Pairs
+from chiasm.encoders.base import Encoder
+from chiasm.errors import LabelError, SpaceError
+from chiasm.recognition import ModalityArrays
+from chiasm.space import Space
+from chiasm.splits import merge_groups, near_duplicate_groups
+from chiasm.store.collection import Collection
+from chiasm.types import MODALITIES, Modality
+
+_MOST_FOR_DUPLICATES = 20_000  # items: the search for near-duplicates takes the square of their number
+
+
+def pairs_of(
+    collection: Collection, space: Space, pairs: tuple[Modality, Modality], *, where: str | None = None
+) -> Pairs:
+    """Pairs of files of items that have both modalities; several files of one give every combination.
+
+    Text is the anchor where it is one of the two, else speech where that goes by words, else the second.
+
+    Raises:
+        SpaceError: not two modalities of the space, or no item has both.
+    """
+    first, second = pairs
+    for modality in pairs:
+        if modality not in MODALITIES:
+            raise SpaceError(f"{modality!r} is not a modality. Pairs are two of {', '.join(MODALITIES)}")
+        if modality not in space.modalities:
+            raise SpaceError(f"the space {space.name!r} has {', '.join(space.modalities)}, not {modality}")
+    if first == second:
+        raise SpaceError(f"pairs are of two different modalities; got {first} twice")
+    anchor = "text" if "text" in pairs else "audio" if "audio" in pairs and space.starts["audio"] == "words" else second
+    moved = first if anchor == second else second
+    found = {modality: collection.vectors(space.fingerprints[modality]) for modality in pairs}
+    wanted = None if where is None else {str(row["id"]) for row in collection.items(where=where)}
+    rows: dict[Modality, dict[str, list[int]]] = {modality: {} for modality in pairs}
+    for modality in pairs:
+        for number, (item, kind) in enumerate(zip(found[modality].items, found[modality].modalities, strict=True)):
+            if kind == modality and (wanted is None or item in wanted):
+                rows[modality].setdefault(item, []).append(number)
+    both = [(a, b, item) for item in rows[moved] for a in rows[moved][item] for b in rows[anchor].get(item, ())]
+    if not both:
+        raise SpaceError(
+            f"no item has both {first} and {second}. Items come together by a manifest that lists both, or in a folder "
+            "by equal file names (bird.png, bird.txt)"
+        )
+    left, right = np.array([a for a, _, _ in both]), np.array([b for _, b, _ in both])
+    embeddings = found[moved].vectors[left]
+    start = space.start(moved, embeddings)
+    return Pairs(
+        moved,
+        anchor,
+        tuple(item for _, _, item in both),
+        space.features(moved, embeddings, start),
+        start,
+        space.start(anchor, found[anchor].vectors[right]),
+        embeddings,
+        tuple(found[moved].hashes[row] for row in left),
+        tuple(found[anchor].hashes[row] for row in right),
+        tuple(found[moved].slots[row] for row in left),
+        tuple(found[anchor].slots[row] for row in right),
+    )
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled items of a collection as arrays."""
+
+    ids: tuple[str, ...]
+    arrays: ModalityArrays
+    values: dict[str, tuple[Any, ...]]  # of the label columns, None where an item has none
+    groups: Int[np.ndarray, " items"]  # items that must not stand on both sides of a split, see `labelled_items`
+    alike: int  # items that are copies or near-duplicates of others
+    unlabelled: ModalityArrays | None  # items with an embedding but without any value, None where there are none
+    fingerprints: dict[Modality, str]
+    media: tuple[dict[Modality, str], ...]  # of each item, its first file or inline text by modality
+
+    @property
+    def labels(self) -> Shaped[np.ndarray, " items"]:
+        """The values of the only label column, as text."""
+        (values,) = self.values.values()
+        return np.array([str(value) for value in values])
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings of items by modality; of several files of one modality the mean."""
+
+    arrays: dict[Modality, Float[np.ndarray, "items dim"]]
+    present: dict[Modality, Bool[np.ndarray, " items"]]
+    hashes: dict[Modality, list[str]]  # of an item's first file; "" where it has none
+
+
+def embedded_items(collection: Collection, ids: Sequence[str], fingerprints: Mapping[Modality, str]) -> Embedded:
+    """Embeddings of some items, in their order; rows of items that lack a modality are zero."""
+    rows = {item: number for number, item in enumerate(ids)}
+    arrays: dict[Modality, Float[np.ndarray, "items dim"]] = {}
+    present: dict[Modality, Bool[np.ndarray, " items"]] = {}
+    hashes: dict[Modality, list[str]] = {}
+    for modality, fingerprint in fingerprints.items():
+        found = collection.vectors(fingerprint)
+        use = [
+            number
+            for number, (item, kind) in enumerate(zip(found.items, found.modalities, strict=True))
+            if kind == modality and item in rows
+        ]
+        owners = np.array([rows[found.items[number]] for number in use], dtype=int)
+        counts = np.bincount(owners, minlength=len(ids))
+        total = np.zeros((len(ids), found.vectors.shape[1]), np.float32)
+        np.add.at(total, owners, found.vectors[use])
+        arrays[modality] = total / np.maximum(counts, 1)[:, None].astype(np.float32)
+        present[modality] = counts > 0
+        first = [""] * len(ids)
+        for number in reversed(use):
+            first[rows[found.items[number]]] = found.hashes[number]
+        hashes[modality] = first
+    return Embedded(arrays, present, hashes)
+
+
+def fingerprints_of(networks: Sequence[Encoder]) -> dict[Modality, str]:
+    """Modality -> fingerprint of the encoder that embeds it: the first that has it."""
+    owner = {modality: network for network in reversed(networks) for modality in network.modalities}
+    return {modality: owner[modality].fingerprint for modality in MODALITIES if modality in owner}
+
+
+def modality_arrays(
+    found: Embedded, space: Space, modalities: Sequence[Modality], rows: Int[np.ndarray, " rows"] | None = None
+) -> ModalityArrays:
+    """Embeddings of items, with their vectors in a space beside them or, where the encoder is of that space, instead.
+
+    Args:
+        found: the embeddings.
+        space: whose start gives the shared vectors; what was learned in it is not used, since its pairs may be among the
+            items that a recogniser is measured on.
+        modalities: which of them.
+        rows: which items. Default: all.
+    """
+    vectors: dict[Modality, Float[np.ndarray, "items _"]] = {}
+    present: dict[Modality, Bool[np.ndarray, " items"]] = {}
+    shared: dict[Modality, Float[np.ndarray, "items dim"]] = {}
+    for modality in modalities:
+        own = found.arrays[modality] if rows is None else found.arrays[modality][rows]
+        has = found.present[modality] if rows is None else found.present[modality][rows]
+        present[modality] = has
+        if space.starts.get(modality) == "classes":
+            vectors[modality] = own
+        if modality in space.starts:
+            shared[modality] = np.zeros((len(own), space.dim), np.float32)
+            if has.any():
+                shared[modality][has] = space.start(modality, own[has])
+        else:
+            vectors[modality] = own
+    return ModalityArrays(vectors, present, shared)
+
+
+def labelled_items(
+    collection: Collection,
+    networks: Sequence[Encoder],
+    space: Space,
+    labels: Sequence[str],
+    *,
+    modalities: Sequence[Modality] | None = None,
+    where: str | None = None,
+    group: str | None = None,
+    alike: float = 0.97,
+) -> Labelled:
+    """Items that have an embedding and a value in at least one of the label columns.
+
+    Items are of one group if they have the same picture, sound or video (or nothing but the same text), if these are
+    near-duplicates by their embeddings (looked for among up to 20,000 items), or if they have the same value in the group
+    column.
+
+    Args:
+        collection: where they are.
+        networks: its encoders.
+        space: of the collection, for vectors that modalities share.
+        labels: the columns. What their values mean is left to the caller.
+        modalities: which embeddings to use. Default: all that the items have.
+        where: only items that meet this SQL condition.
+        group: a column whose values keep items together, such as the recording or patient they are of.
+        alike: cosine of two embeddings from which they count as near-duplicates; above 1 none do.
+
+    Raises:
+        LabelError: no such column or modality, or no such items.
+    """
+    columns = collection.columns()
+    for name in (*labels, *(() if group is None else (group,))):
+        if name not in columns:
+            raise LabelError(f"{collection.path} has no column {name!r}. Its columns: {', '.join(columns) or 'none'}")
+    fingerprints = fingerprints_of(networks)
+    for modality in modalities or ():
+        if modality not in fingerprints:
+            raise LabelError(f"the encoder {collection.encoder!r} has {', '.join(fingerprints)}, not {modality}")
+    wanted = {m: f for m, f in fingerprints.items() if modalities is None or m in modalities}
+    rows = collection.items(where=where)
+    found = embedded_items(collection, [str(row["id"]) for row in rows], wanted)
+    usable = np.any([*found.present.values()], axis=0)
+    given = {
+        name: [None if row[name] is None or str(row[name]).strip() == "" else row[name] for row in rows]
+        for name in labels
+    }
+    labelled = np.array([any(given[name][i] is not None for name in labels) for i in range(len(rows))], dtype=bool)
+    keep = np.flatnonzero(usable & labelled)
+    if not len(keep):
+        raise LabelError(
+            f"no item has both a value in {' or '.join(map(repr, labels))} and an embedding of {' or '.join(wanted)}: {len(rows)} items, "
+            f"{int(labelled.sum())} with a value, {int(usable.sum())} with an embedding"
+        )
+    used = tuple(modality for modality in wanted if found.present[modality][keep].any())
+    others = np.flatnonzero(~labelled & np.any([found.present[modality] for modality in used], axis=0))
+    groups = _same_content(found.hashes, keep)
+    if len(keep) <= _MOST_FOR_DUPLICATES and alike <= 1:
+        for modality in used:
+            if modality != "text":  # equal captions are often the name of the class
+                has = np.flatnonzero(found.present[modality][keep])
+                near = np.arange(len(keep)) + len(keep)
+                near[has] = near_duplicate_groups(found.arrays[modality][keep[has]], threshold=alike)
+                groups = merge_groups(groups, near)
+    mates = int((np.bincount(groups)[groups] > 1).sum())
+    if group is not None:
+        values = [rows[row][group] for row in keep]
+        groups = merge_groups(
+            groups, np.array([f"value {value}" if value is not None else f"item {i}" for i, value in enumerate(values)])
+        )
+    return Labelled(
+        tuple(str(rows[row]["id"]) for row in keep),
+        modality_arrays(found, space, used, keep),
+        {name: tuple(given[name][row] for row in keep) for name in labels},
+        groups,
+        mates,
+        modality_arrays(found, space, used, others) if len(others) else None,
+        {modality: wanted[modality] for modality in used},
+        tuple({modality: files[0] for modality in MODALITIES if (files := rows[row][modality])} for row in keep),
+    )
+
+
+def class_names(
+    labels: Sequence[str], space: Space, networks: Sequence[Encoder]
+) -> dict[str, Float[np.ndarray, " dim"]]:
+    """The embedded names of classes in a space, for those whose label is a word; empty where the space has no text.
+
+    `_`, `-` and `/` are read as blanks. Labels without two letters in a row (numbers, codes) are left out.
+    """
+    if "text" not in space.modalities:
+        return {}
+    words = {label: " ".join(re.sub(r"[_\-/]+", " ", label).lower().split()) for label in labels}
+    named = [label for label in labels if re.search(r"[^\W\d_]{2}", words[label])]
+    if not named:
+        return {}
+    vectors = space.embed_names([words[label] for label in named], networks)
+    return dict(zip(named, vectors, strict=True))
+
+
+def _same_content(hashes: Mapping[Modality, list[str]], keep: Int[np.ndarray, " items"]) -> Int[np.ndarray, " items"]:
+    """Number items so that those with the same picture, sound or video, or nothing but the same text, are equal.
+
+    Equal captions alone do not bind items together: they are often the name of the class.
+    """
+    keys = []
+    for row in keep:
+        media_ = tuple(hashes[modality][row] for modality in hashes if modality != "text")
+        keys.append(str(media_) if any(media_) else hashes["text"][row])
+    groups: Int[np.ndarray, " items"] = np.unique(keys, return_inverse=True)[1].ravel()
+    return groups

@@ -1,0 +1,806 @@
+"""The loop: a model is fitted again with what people said, compared with the old one, and takes its place if not worse.
+
+What is learned from: the items that the old model learned from, with the labels that the collection has for them now, and
+the items that people labelled; of both, what people say counts more than what the collection says. What was chosen when
+the model was fitted (rung, fusion, weight of the source) stays; strengths are chosen anew.
+
+What is compared, and never an item by a model that saw it or a copy of it:
+
+- Where the collection has at least 30 labelled items that neither side learns from, the old model itself and the new one
+  are asked about these.
+- Else in folds: both sides are fitted, the old one from what the old model learned from and with the labels that it had,
+  the new one with what people said, and each item is judged by parts of theirs that were fitted without its fold. That
+  compares the two ways of learning, not the two models themselves. Strengths are chosen on the same folds, which flatters
+  both sides alike.
+
+The truth is what people said, on both sides. The new model is taken if no column is worse by more than one standard error
+of the paired difference, nor by more than two points; so a tie is taken, since the new one knows more.
+
+Feedback is `chiasm.store.feedback`, replacing a model on disk `chiasm.verbs.model`, whether embeddings still are as they were
+`chiasm.evaluation.drift`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Shaped
+
+from chiasm.encoders.base import Encoder
+from chiasm.errors import ChiasmError, LabelError, SpaceError
+from chiasm.evaluation.diagnostics import paired_difference
+from chiasm.evaluation.drift import FEWEST, Drift, drift
+from chiasm.evaluation.metrics import classification_metrics
+from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
+from chiasm.recognition.multitask import MultiTaskPredictor
+from chiasm.recognition.tasks import Targets, TaskName, parse_targets
+from chiasm.report.sections import Predicted
+from chiasm.retrieval.hybrid import Found, Judged
+from chiasm.space import Space
+from chiasm.splits import group_folds
+from chiasm.store.collection import Collection
+from chiasm.store.feedback import UNKNOWN, FeedbackTable, ThumbedQuery
+from chiasm.types import Modality, Scalar
+from chiasm.verbs import fit as learning
+from chiasm.verbs.dataset import Labelled, class_names, embedded_items, fingerprints_of, labelled_items, modality_arrays
+from chiasm.verbs.model import Model, embeddings_of, load_current, reference_of, replace_model
+
+FEWEST_HELD_OUT = 30
+FEWEST_OF_A_CLASS = 3
+MARGIN = 0.02  # of the score; of a number, of the old error
+
+Unseen: TypeAlias = Literal["auto", "compare", "learn"]
+Values: TypeAlias = dict[str, list[Any]]
+"""Of each column, one value an item; None where it has none."""
+_Predictor: TypeAlias = Recognizer | MultiTaskPredictor
+_Rows: TypeAlias = Int[np.ndarray, " rows"]
+_SCORES: Mapping[TaskName, str] = {
+    "classes": "accuracy", "labels": "share of labels right", "number": "minus absolute error",
+}  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------- results
+
+
+@dataclass(frozen=True)
+class ColumnComparison:
+    """One column, old against new on the same items. Items that are copies of one another count as one."""
+
+    column: str
+    score: str  # "accuracy", "share of labels right" or "minus absolute error": more is better
+    old: float
+    new: float
+    difference: float  # new - old
+    standard_error: float
+    interval: tuple[float, float]  # 95 %
+    p_value: float
+    allowed: float  # by so much the new one may be worse
+    old_metrics: dict[str, float]  # of classes also macro-F1 and Brier score
+    new_metrics: dict[str, float]
+
+    @property
+    def is_worse(self) -> bool:
+        """By more than is allowed."""
+        return self.difference < -self.allowed
+
+
+@dataclass(frozen=True)
+class LearnReport:
+    """What a model learned from what people said, and whether it took the old one's place."""
+
+    model: str
+    label: str
+    corrections: int  # items with a label of people's that were learned from
+    overruled: int  # of these, items whose label in the collection is another one
+    left_out: int  # items that people say are of no known class
+    waiting: dict[str, int]  # class that is too new -> examples that are missing
+    classes_added: tuple[str, ...]
+    classes_gone: tuple[str, ...]  # all their items were corrected away
+    items: int  # learned from
+    compared: str  # on what, in words
+    how: Literal["held-out", "folds", "nothing"]
+    judged: int  # items
+    columns: tuple[ColumnComparison, ...]
+    switched: bool
+    why: str
+    version: str  # of the model that is there now
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """Embeddings that came in against those that a model learned from."""
+
+    modalities: dict[Modality, Drift]
+    too_few: dict[Modality, int]  # items of modalities that have fewer than can be compared
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+# ----------------------------------------------------------------------------------------------------------- learn
+
+
+def learn(
+    folder: str | Path,
+    collection: Collection,
+    networks: Sequence[Encoder],
+    space: Space,
+    *,
+    unseen: Unseen = "auto",
+    names: bool = True,
+    source: SourceItems | None = None,
+    group: str | None = None,
+    alike: float = 0.97,
+    least: int = FEWEST_OF_A_CLASS,
+    switch: bool = True,
+    seed: int = 0,
+) -> LearnReport:
+    """Fit a model again with what people said; compare; take the new one if it is not worse, see the top of the module.
+
+    Nothing is done where people said nothing that the model has not learned. Labels that changed in the collection itself
+    are learned with the next thing that people say; to learn from them at once, fit.
+
+    Args:
+        folder: the model.
+        collection: with its labels and feedback.
+        networks: its encoders.
+        space: in which nothing was learned, see `chiasm.verbs.search.start_of`.
+        unseen: what to do with labelled items that the model has not seen and nobody corrected: `"compare"` with them,
+            `"learn"` from them too, or `"auto"`: compare where there are at least 30 of them, else learn.
+        names: whether the names of classes count as examples, as in `fit`.
+        source: the other domain, of a model that was fitted with one.
+        group: column whose values keep items on one side, as in `fit`.
+        alike: cosine from which items count as copies, as in `fit`.
+        least: examples, not counting copies, that a class must have to be added.
+        switch: whether to take the new model if it is not worse; else only say how it compares.
+        seed: of folds, of a model of numbers, several labels or several columns.
+
+    Raises:
+        ChiasmError: there is no model, it is of another encoder, or was replaced meanwhile; it was fitted with a source
+            and there is none.
+        LabelError: what is left to learn from does not allow it, or there are too few items to compare on.
+    """
+    begin = time.monotonic()
+    if unseen not in get_args(Unseen):
+        raise ChiasmError(f"unseen must be one of {', '.join(get_args(Unseen))}; got {unseen!r}")
+    saved, version = load_current(Path(folder))
+    saved.check(fingerprints_of(networks))
+    said = _said(collection, learning.columns_of(saved.predictor, saved.label))
+    data = labelled_items(
+        _Overlaid(collection, said), networks, space, list(said), modalities=tuple(saved.fingerprints), group=group, alike=alike
+    )  # fmt: skip
+    plan = _plan(saved, data, said, _stored(collection, data, list(said)), unseen=unseen, least=least)
+    start = LearnReport(
+        model=str(folder), label=saved.label, corrections=int((plan.corrected & plan.new).sum()), overruled=plan.overruled,
+        left_out=plan.left_out, waiting=plan.waiting, classes_added=(), classes_gone=(), items=int(plan.new.sum()),
+        compared="nothing", how="nothing", judged=0, columns=(), switched=False, why="", version=version, seconds=0.0,
+    )  # fmt: skip
+    if not plan.is_news:
+        why = "people said nothing that the model has not learned already"
+        return replace(start, why=why, seconds=time.monotonic() - begin)
+    fitting: _Fitting
+    if isinstance(saved.predictor, Recognizer):
+        fitting = _Classes(saved.predictor, data, plan, networks, space, names=names, source=source)
+    else:
+        fitting = _Columns(saved.predictor, data, plan, seed=seed)
+    new = fitting.fit(np.flatnonzero(plan.new), plan.truth)
+    columns, how, judged, compared = _compare(saved.predictor, new, fitting, data, plan)
+    worse = [column for column in columns if column.is_worse]
+    known, before = _classes(new), _classes(saved.predictor)
+    report = replace(
+        start,
+        classes_added=tuple(sorted(known - before)),
+        classes_gone=tuple(sorted(before - known)),
+        compared=compared,
+        how=how,
+        judged=judged,
+        columns=columns,
+        switched=switch and not worse,
+        why="; ".join(map(_why, worse or columns)),
+    )
+    if report.switched:
+        successor = _successor(saved, new, data, plan, said, report)
+        report = replace(report, version=replace_model(Path(folder), successor, version=version))
+    return replace(report, seconds=time.monotonic() - begin)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """Who learns from which items, with which labels. The masks are over the items of a `Labelled`."""
+
+    truth: Values
+    before: Values  # labels that the old model had
+    old: Bool[np.ndarray, " items"]  # the old model learned from
+    new: Bool[np.ndarray, " items"]  # the new one is to learn from
+    held_out: Bool[np.ndarray, " items"]  # to compare on; none: by folds
+    corrected: Bool[np.ndarray, " items"]
+    overruled: int
+    left_out: int
+    waiting: dict[str, int]
+
+    @property
+    def is_news(self) -> bool:
+        """Whether the new model would learn from anything that the old one did not."""
+        rows = np.flatnonzero(self.new).tolist()
+        same = all(self.truth[column][row] == self.before[column][row] for column in self.truth for row in rows)
+        return not (same and bool((self.new == self.old).all()))
+
+
+class _Overlaid(Collection):
+    """A collection read as if its table held what people said, but for items of no known class."""
+
+    def __init__(self, collection: Collection, said: Mapping[str, Mapping[str, Scalar]]) -> None:
+        super().__init__(collection.path, collection.encoder, collection.generation)
+        self._said = said
+
+    def items(self, *, where: str | None = None, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """As those of the collection; `where` is about the labels that are stored."""
+        rows = super().items(where=where, ids=ids)
+        for row in rows:
+            for column, labels in self._said.items():
+                if labels.get(row["id"]) is not None:
+                    row[column] = labels[row["id"]]
+        return rows
+
+
+def _said(collection: Collection, columns: Sequence[str]) -> dict[str, dict[str, Scalar]]:
+    """What people said of each column, by item, as values such as the column has; None: of no known class."""
+    table = FeedbackTable(collection)
+    rows = collection.items()
+    said: dict[str, dict[str, Scalar]] = {}
+    for column in columns:
+        values = {row[column] for row in rows if row.get(column) is not None}
+        kind = next((type(value) for value in values if isinstance(value, bool | int | float)), str)
+        has_unknown = UNKNOWN in values  # then it is a class as others are
+        said[column] = {
+            item: None if agreed.verdict == UNKNOWN and not has_unknown else _value(agreed.verdict, kind)
+            for item, agreed in table.labels(column).items()
+        }
+    return said
+
+
+def _value(text: str, kind: type) -> Scalar:
+    """A label as a value such as its column has; as text where it is none."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if kind in (int, float):
+        try:
+            number = float(text)
+        except ValueError:
+            return text
+        return int(number) if kind is int and number.is_integer() else number
+    return text
+
+
+def _stored(collection: Collection, data: Labelled, columns: Sequence[str]) -> Values:
+    """The labels that the collection has itself, in the order of the items."""
+    rows = {str(row["id"]): row for row in collection.items()}
+
+    def cell(item: str, column: str) -> Any:
+        value = rows[item].get(column)
+        return None if value is None or str(value).strip() == "" else value
+
+    return {column: [cell(item, column) for item in data.ids] for column in columns}
+
+
+def _plan(
+    saved: Model,
+    data: Labelled,
+    said: Mapping[str, Mapping[str, Scalar]],
+    stored: Values,
+    *,
+    unseen: Unseen,
+    least: int,
+) -> _Plan:
+    learned = saved.report.get("corrections", {})
+    every: Values = {}
+    before: Values = {}
+    for column, labels in said.items():
+        every[column] = [labels.get(item, value) for item, value in zip(data.ids, stored[column], strict=True)]
+        had = learned.get(column, {})
+        before[column] = [had.get(item, value) for item, value in zip(data.ids, stored[column], strict=True)]
+    trained = np.array([item in saved.trained_on for item in data.ids])
+    corrected = np.array([any(item in labels for labels in said.values()) for item in data.ids])
+    old = trained & _any_value(before)
+    others = ~trained & ~corrected
+    tries = {"compare": trained | corrected, "learn": np.ones_like(trained)}
+
+    def settled(way: Literal["compare", "learn"]) -> tuple[Values, dict[str, int], Bool[np.ndarray, " items"]]:
+        """The labels without those of classes that are too new, these classes, and the items to learn from."""
+        kept, waiting = _held_back(every, tries[way], saved.predictor, data.groups, least)
+        return kept, waiting, tries[way] & _any_value(kept)
+
+    truth, waiting, new = settled("compare")
+    apart = others & _any_value(truth) & ~np.isin(data.groups, data.groups[old | new])
+    if isinstance(saved.predictor, Recognizer):  # of a class that neither knows, both are always wrong
+        (labels_of,) = truth.values()
+        known = _classes(saved.predictor) | {str(labels_of[row]) for row in np.flatnonzero(new)}
+        apart &= np.array([str(value) in known for value in labels_of])
+    enough = len(np.unique(data.groups[apart]))
+    if unseen == "compare" and enough < 2:
+        raise LabelError(
+            f"there are {enough} labelled items, not counting copies of others, that the model has not seen: too "
+            "few to compare on. Leave unseen='compare' out to compare by folds"
+        )
+    compare = unseen == "compare" or (unseen == "auto" and enough >= FEWEST_HELD_OUT)
+    if not compare:
+        truth, waiting, new = settled("learn")
+    overruled = sum(
+        any(corrected[row] and stored[column][row] not in (None, truth[column][row]) for column in truth)
+        for row in np.flatnonzero(new)
+    )
+    left_out = sum(value is None for labels in said.values() for value in labels.values())
+    return _Plan(
+        truth, before, old, new, apart if compare else np.zeros_like(apart), corrected, overruled, left_out, waiting
+    )
+
+
+def _any_value(values: Values) -> Bool[np.ndarray, " items"]:
+    return np.array([any(value is not None for value in row) for row in zip(*values.values(), strict=True)], dtype=bool)
+
+
+def _held_back(
+    values: Values,
+    learned_from: Bool[np.ndarray, " items"],
+    predictor: _Predictor,
+    groups: Int[np.ndarray, " items"],
+    least: int,
+) -> tuple[Values, dict[str, int]]:
+    """The labels without those of classes that are too new, and these classes with how many examples are missing."""
+    kept: Values = {}
+    waiting: dict[str, int] = {}
+    for column, labels in values.items():
+        known = _classes(predictor, column)
+        examples: dict[str, set[int]] = {}
+        if _task(predictor, column) == "classes":
+            for row in np.flatnonzero(learned_from):
+                if labels[row] is not None and str(labels[row]) not in known:
+                    examples.setdefault(str(labels[row]), set()).add(int(groups[row]))
+        few = {name: least - len(of) for name, of in examples.items() if len(of) < least}
+        kept[column] = [
+            None if learned and str(label) in few else label
+            for label, learned in zip(labels, learned_from.tolist(), strict=True)
+        ]
+        waiting |= few
+    return kept, waiting
+
+
+def _task(predictor: _Predictor, column: str) -> TaskName:
+    return "classes" if isinstance(predictor, Recognizer) else predictor.columns_[column]
+
+
+def _classes(predictor: _Predictor, column: str | None = None) -> set[str]:
+    """The classes and labels that a predictor knows, of one column or of all."""
+    if isinstance(predictor, Recognizer):
+        return {str(name) for name in predictor.classes_}
+    return {str(name) for of, names in predictor.names_.items() if column in (None, of) for name in names}
+
+
+# ------------------------------------------------------------------------------------------------------------- fitting
+
+
+class _Fitting(Protocol):
+    """How a predictor is fitted again, and asked about items that it has not seen; the truth is what people said."""
+
+    def fit(self, rows: _Rows, values: Values) -> _Predictor:
+        """Learn from some items."""
+
+    def ask(self, fitted: _Predictor, rows: _Rows) -> dict[str, Predicted]:
+        """What a predictor says of items that it has not seen."""
+
+    def in_folds(self, rows: _Rows, values: Values, fitted: _Predictor | None) -> dict[str, list[Predicted]]:
+        """What is said of the items that the new model learns from, each by what was fitted without it.
+
+        Args:
+            rows: to learn from.
+            values: their labels.
+            fitted: a predictor that was fitted on just these, if there is one.
+        """
+
+
+class _Classes:
+    """Of one column of classes."""
+
+    def __init__(
+        self,
+        predictor: Recognizer,
+        data: Labelled,
+        plan: _Plan,
+        networks: Sequence[Encoder],
+        space: Space,
+        *,
+        names: bool,
+        source: SourceItems | None,
+    ) -> None:
+        details = predictor.details_
+        needs_source = bool(details.source) and (details.alpha > 0 or predictor.features is not None)
+        if needs_source and source is None:
+            raise ChiasmError(
+                "the model was fitted with a source, another collection that it learned from: name it again, or fit a "
+                "model without one"
+            )
+        self._choices = predictor.get_params() | {"adapter": details.rung, "fusion": details.fusion}
+        if needs_source:
+            self._choices["alpha"] = details.alpha
+        self._data, self._plan, self._source = data, plan, source if needs_source else None
+        ((self._column, truth),) = plan.truth.items()
+        self._truth = np.array(["" if value is None else str(value) for value in truth])
+        (before,) = plan.before.values()
+        every = sorted({str(value) for value in (*truth, *before) if value is not None})
+        self._names = class_names(every, space, networks) if names else {}
+
+    def fit(self, rows: _Rows, values: Values) -> Recognizer:
+        return self._fit(Recognizer(**self._choices), rows, values)
+
+    def ask(self, fitted: _Predictor, rows: _Rows) -> dict[str, Predicted]:
+        assert isinstance(fitted, Recognizer)
+        return {self._column: learning.recognised(fitted, self._data, self._truth, rows)}
+
+    def in_folds(self, rows: _Rows, values: Values, fitted: _Predictor | None) -> dict[str, list[Predicted]]:
+        if fitted is None:  # told apart from unknown things it need not be
+            fitted = self._fit(Recognizer(**(self._choices | {"unknown": None})), rows, values)
+        assert isinstance(fitted, Recognizer)
+        found = [learning.held_out(fitted, _some(self._data, rows), self._truth[rows])]
+        # Items that this side does not learn from were not seen by any of it, but copies of them may have been.
+        others = np.flatnonzero(self._plan.new & ~np.isin(self._data.groups, self._data.groups[rows]))
+        if len(others):
+            found.append(self.ask(fitted, others)[self._column])
+        return {self._column: found}
+
+    def _fit(self, recognizer: Recognizer, rows: _Rows, values: Values) -> Recognizer:
+        (column,) = values.values()
+        labels = np.array([str(column[row]) for row in rows])
+        return recognizer.fit(
+            self._data.arrays.take(rows),
+            labels,
+            groups=self._data.groups[rows],
+            names={name: self._names[name] for name in sorted(set(labels.tolist())) if name in self._names},
+            source=self._source,
+            unlabelled=self._data.unlabelled,
+        )
+
+
+class _Columns:
+    """Of numbers, several labels an item, or several columns."""
+
+    def __init__(self, predictor: MultiTaskPredictor, data: Labelled, plan: _Plan, *, seed: int) -> None:
+        self._parameters, self._tasks = predictor.get_params(), predictor.columns_
+        self._data, self._plan, self._seed = data, plan, seed
+        self._asked = [self._targets(column, predictor) for column in self._tasks]
+
+    def fit(self, rows: _Rows, values: Values) -> MultiTaskPredictor:
+        targets = [
+            parse_targets([values[column][row] for row in rows], column=column, task=task)
+            for column, task in self._tasks.items()
+        ]
+        predictor = MultiTaskPredictor(**self._parameters)
+        return predictor.fit(self._data.arrays.take(rows), targets, groups=self._data.groups[rows])
+
+    def ask(self, fitted: _Predictor, rows: _Rows) -> dict[str, Predicted]:
+        assert isinstance(fitted, MultiTaskPredictor)
+        return learning.predict_columns(fitted, self._data, self._asked, rows)
+
+    def in_folds(self, rows: _Rows, values: Values, fitted: _Predictor | None) -> dict[str, list[Predicted]]:  # noqa: ARG002
+        # What fitting holds out for itself it does not tell, so both sides are fitted in folds: the same for both.
+        union = np.flatnonzero(self._plan.old | self._plan.new)
+        groups = self._data.groups[union]
+        found: dict[str, list[Predicted]] = {column: [] for column in self._tasks}
+        for fold in group_folds(groups, min(learning.FOLDS, len(np.unique(groups))), seed=self._seed):
+            train, test = np.intersect1d(union[fold.train], rows), union[fold.test]
+            test = test[self._plan.new[test]]
+            if len(test):
+                for column, predicted in self.ask(self.fit(train, values), test).items():
+                    found[column].append(predicted)
+        return found
+
+    def _targets(self, column: str, predictor: MultiTaskPredictor) -> Targets:
+        """What is true, with all names that either side may say."""
+        task, truth = self._tasks[column], self._plan.truth[column]
+        if task == "number":
+            return parse_targets(truth, column=column, task=task)
+        found = parse_targets(truth + self._plan.before[column], column=column, task=task).names
+        every = sorted({*found.tolist(), *predictor.names_[column].tolist()})
+        return parse_targets(truth, column=column, task=task, labels=every)
+
+
+def _some(data: Labelled, rows: _Rows) -> Labelled:
+    """Some of the items."""
+
+    def pick(values: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(values[row] for row in rows)
+
+    return replace(
+        data,
+        ids=pick(data.ids),
+        arrays=data.arrays.take(rows),
+        values={column: pick(values) for column, values in data.values.items()},
+        groups=data.groups[rows],
+        media=pick(data.media),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- compare
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """Answers of one side on some items of a column."""
+
+    task: TaskName
+    ids: Shaped[np.ndarray, " items"]
+    groups: Int[np.ndarray, " items"]
+    true: Shaped[np.ndarray, "items ..."]
+    predicted: Shaped[np.ndarray, "items ..."]
+    score: Float64[np.ndarray, " items"]
+    brier: Float64[np.ndarray, " items"] | None
+
+    @classmethod
+    def of(cls, found: Predicted) -> _Scored:
+        brier = None
+        if found.kind == "number":
+            score = -np.abs(found.true - found.predicted).astype(np.float64)
+        elif found.kind == "labels":
+            score = (found.true == found.predicted).mean(axis=1)
+        else:
+            score = (found.true == found.predicted).astype(np.float64)
+            assert found.probabilities is not None  # of classes there always are
+            right = found.true[:, None] == np.array(found.classes)[None, :]
+            brier = np.square(found.probabilities - right).sum(axis=1) + ~right.any(axis=1)
+        return cls(found.kind, np.array(found.ids), found.groups, found.true, found.predicted, score, brier)
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Scored]) -> _Scored:
+        ids, groups, true, predicted, score = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("ids", "groups", "true", "predicted", "score")
+        )
+        briers = [part.brier for part in parts if part.brier is not None]
+        return cls(parts[0].task, ids, groups, true, predicted, score, np.concatenate(briers) if briers else None)
+
+    def of_items(self, ids: Shaped[np.ndarray, " some"]) -> _Scored:
+        """Of some of the items, in their order."""
+        order = np.argsort(self.ids)
+        rows = order[np.searchsorted(self.ids, ids, sorter=order)]
+        brier = None if self.brier is None else self.brier[rows]
+        return _Scored(
+            self.task, self.ids[rows], self.groups[rows], self.true[rows], self.predicted[rows], self.score[rows], brier
+        )
+
+    def by_group(self) -> Float64[np.ndarray, " groups"]:
+        """The mean score of each group."""
+        codes = np.unique(self.groups, return_inverse=True)[1]
+        return np.bincount(codes, self.score) / np.bincount(codes)
+
+    def metrics(self) -> dict[str, float]:
+        found = {_SCORES[self.task]: float(self.score.mean())}
+        if self.brier is not None:
+            f1 = classification_metrics(self.true, self.predicted).f1_macro
+            found |= {"f1_macro": f1, "brier": float(self.brier.mean())}
+        return found
+
+
+def _compare(
+    saved: _Predictor, new: _Predictor, fitting: _Fitting, data: Labelled, plan: _Plan
+) -> tuple[tuple[ColumnComparison, ...], Literal["held-out", "folds"], int, str]:
+    """Old against new; how, on how many items, and that in words."""
+    if plan.held_out.any():
+        rows = np.flatnonzero(plan.held_out)
+        sides = [{column: [p] for column, p in fitting.ask(one, rows).items()} for one in (saved, new)]
+    else:
+        sides = [
+            fitting.in_folds(np.flatnonzero(plan.old), plan.before, None),
+            fitting.in_folds(np.flatnonzero(plan.new), plan.truth, new),
+        ]
+    judged = np.array([data.ids[row] for row in np.flatnonzero(plan.held_out if plan.held_out.any() else plan.new)])
+    old_said, new_said = (
+        {column: _Scored.joined([_Scored.of(part) for part in parts]) for column, parts in side.items() if parts}
+        for side in sides
+    )
+    columns, items = [], set()
+    for column, theirs in old_said.items():
+        both = np.intersect1d(np.intersect1d(theirs.ids, new_said[column].ids), judged)
+        columns.append(_compared(column, theirs.of_items(both), new_said[column].of_items(both)))
+        items |= set(both.tolist())
+    if plan.held_out.any():
+        return tuple(columns), "held-out", len(items), f"{len(items)} labelled items that neither model learned from"
+    words = (
+        f"{len(items)} items in folds, each judged by what was fitted without it: on the one side as the old model was, on the "
+        "other with what people said"
+    )
+    return tuple(columns), "folds", len(items), words
+
+
+def _compared(column: str, old: _Scored, new: _Scored) -> ColumnComparison:
+    """The same items of one column, in the same order."""
+    a, b = new.by_group(), old.by_group()
+    found = paired_difference(a, b)
+    scale = abs(float(b.mean())) if new.task == "number" else 1.0
+    return ColumnComparison(
+        column=column,
+        score=_SCORES[new.task],
+        old=float(b.mean()),
+        new=float(a.mean()),
+        difference=found.mean,
+        standard_error=found.standard_error,
+        interval=(found.interval.low, found.interval.high),
+        p_value=found.p_value,
+        allowed=min(found.standard_error, MARGIN * scale),
+        old_metrics=old.metrics(),
+        new_metrics=new.metrics(),
+    )
+
+
+def _why(column: ColumnComparison) -> str:
+    verdict = (
+        f"worse by more than the {column.allowed:.3g} that are allowed (one standard error, at most {MARGIN:.0%})"
+        if column.is_worse
+        else "not worse"
+    )
+    return (
+        f"{column.column}: {column.score} {column.new:.3g} against {column.old:.3g}, difference {column.difference:+.3g} "
+        f"(standard error {column.standard_error:.2g}): {verdict}"
+    )
+
+
+def _successor(
+    saved: Model,
+    new: _Predictor,
+    data: Labelled,
+    plan: _Plan,
+    said: Mapping[str, Mapping[str, Scalar]],
+    report: LearnReport,
+) -> Model:
+    rows = np.flatnonzero(plan.new)
+    seen = frozenset(data.ids[row] for row in rows)
+    metrics = {column.column: column.new_metrics for column in report.columns}
+    about = {
+        "items": len(rows),
+        "classes": sorted(_classes(new)),
+        "measured": report.compared,
+        "metrics": next(iter(metrics.values())) if len(metrics) == 1 else {"columns": metrics},
+        "chosen": new.details_.as_dict(),
+        "corrections": {
+            column: {item: label for item, label in labels.items() if item in seen} for column, labels in said.items()
+        },
+        "learned": {name: value for name, value in report.as_dict().items() if name not in ("version", "seconds")},
+    }
+    return replace(
+        saved,
+        predictor=new,
+        trained_on=seen,
+        report=dict(saved.report) | about,
+        reference=reference_of(data.arrays.take(rows)),
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- drift
+
+
+def drift_of(model: Model, incoming: ModalityArrays, *, seed: int = 0) -> DriftReport:
+    """Whether embeddings still are like those that a model learned from, by modality.
+
+    Args:
+        model: that keeps a reference, see `Model.reference`.
+        incoming: embeddings as the model is asked with, e.g. of the last few hundred items.
+        seed: of the draws.
+
+    Raises:
+        ChiasmError: the model keeps no reference, or has other embeddings.
+    """
+    if not model.reference:
+        raise ChiasmError("the model keeps no embeddings to compare with: fit it again with this chiasm")
+    found: dict[Modality, Drift] = {}
+    too_few: dict[Modality, int] = {}
+    warnings = []
+    for modality, reference in model.reference.items():
+        rows = embeddings_of(incoming, modality) if modality in incoming.modalities else reference[:0]
+        if min(len(rows), len(reference)) < FEWEST:
+            too_few[modality] = min(len(rows), len(reference))
+            continue
+        # Rounded as the reference is, so that rounding is no difference.
+        found[modality] = drift(reference, reference_of(incoming.only((modality,)), seed=seed)[modality], seed=seed)
+        warning = found[modality].warning(modality)
+        if warning is not None:
+            warnings.append(warning)
+    return DriftReport(found, too_few, tuple(warnings))
+
+
+def collection_drift(
+    model: Model,
+    collection: Collection,
+    networks: Sequence[Encoder],
+    space: Space,
+    *,
+    where: str | None = None,
+    seed: int = 0,
+) -> DriftReport:
+    """The drift of the items of a collection that a model did not learn from.
+
+    A model that learned from so many items of every class (shots) has seen another mixture of classes than what comes in:
+    that counts as drift, too.
+
+    Args:
+        model: that keeps a reference.
+        collection: embedded by the same encoders.
+        networks: its encoders.
+        space: in which nothing was learned.
+        where: only items that meet this SQL condition, such as the newest.
+        seed: of the draws.
+
+    Raises:
+        ChiasmError: as `drift_of`; the model is of another encoder; or all items are ones that it learned from.
+    """
+    model.check(fingerprints_of(networks))
+    ids = [str(row["id"]) for row in collection.items(where=where)]
+    ids = [item for item in ids if item not in model.trained_on]
+    found = embedded_items(collection, ids, model.fingerprints)
+    used = [modality for modality in model.fingerprints if found.present[modality].any()]
+    if not used:
+        raise ChiasmError(
+            f"{collection.path} has no items with embeddings that the model did not learn from: there is nothing that came in"
+        )
+    return drift_of(model, modality_arrays(found, space, used), seed=seed)
+
+
+# -------------------------------------------------------------------------------------------------------------- thumbs
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedQueries:
+    """Queries with thumbs as what `chiasm.retrieval.hybrid.compare_fusions` and `learn_weight` learn from."""
+
+    queries: tuple[Judged, ...]
+    groups: tuple[str, ...]  # one a query: its words, equal up to case and white space
+    silent: int  # queries that were left out, since they say nothing about the weight
+
+    @property
+    def different(self) -> int:
+        """How many different queries there are to learn from."""
+        return len(set(self.groups))
+
+
+def judged(
+    queries: Sequence[ThumbedQuery], search: Callable[[str], tuple[Found, Found]], items: Sequence[str]
+) -> JudgedQueries:
+    """Search again with the queries that have thumbs, and note what is right and wrong among what is found.
+
+    Queries that have no right or no wrong item among those found say nothing about the weight, and are left out; so are
+    queries that cannot be searched with, since nothing in their words can be embedded.
+
+    Args:
+        queries: see `chiasm.store.feedback.FeedbackTable.judged`.
+        search: both searches by words, whole, as hybrid search fuses them (`chiasm.verbs.search.Searcher.rankings`); row numbers
+            are places in `items`. The first covers all items. It raises `SpaceError` where words cannot be embedded.
+        items: ids of the items that are searched in.
+    """
+    place = {item: number for number, item in enumerate(items)}
+    found: list[tuple[Judged, str]] = []
+    for query in queries:
+        up, thumbed = np.zeros(len(items), dtype=bool), np.zeros(len(items), dtype=bool)
+        up[[place[item] for item in query.up if item in place]] = True
+        thumbed[[place[item] for item in query.up | query.down if item in place]] = True
+        if not up.any() or up.sum() == thumbed.sum():
+            continue
+        try:
+            first, second = search(query.query)
+        except SpaceError:
+            continue
+        rows = np.union1d(first.rows, second.rows)
+        seen = up[rows[thumbed[rows]]]
+        if seen.any() and not seen.all():
+            found.append((Judged(first, second, up, thumbed), " ".join(query.query.casefold().split())))
+    return JudgedQueries(
+        tuple(query for query, _ in found), tuple(words for _, words in found), len(queries) - len(found)
+    )

@@ -1,0 +1,158 @@
+"""What scores are worth in a collection's space: the pairs that it holds teach it.
+
+Which pairs of modalities have examples, and what stands for a query of each, is known here; the mathematics is in
+`chiasm.retrieval.scores`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from chiasm import media
+from chiasm.alignment.alignment import MIN_PAIRS
+from chiasm.alignment.pairs import Pairs
+from chiasm.encoders.base import Encoder
+from chiasm.errors import MediaError, SpaceError
+from chiasm.retrieval.scores import MAX_QUERIES, HeldOut, PairScores, ScoreModel
+from chiasm.space import Space
+from chiasm.store.collection import Collection, Vectors
+from chiasm.types import MODALITIES, Modality, Text
+from chiasm.verbs.dataset import pairs_of
+from chiasm.verbs.search import owner_number
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFitted:
+    """Pairs of a modality that was learned to place, each placed by a map that did not learn from its group."""
+
+    data: Pairs
+    placed: Float[np.ndarray, "pairs dim"]
+
+
+def fit_scores(
+    collection: Collection,
+    space: Space,
+    gallery: Vectors,
+    networks: Sequence[Encoder],
+    *,
+    learned: Sequence[CrossFitted] = (),
+    seed: int = 0,
+) -> ScoreModel:
+    """Learn what scores are worth, for every modality of a query and of what is searched.
+
+    Examples of a text that looks for a picture are the captions of pictures, of a text that looks for a text the
+    beginnings of texts (`short`), of two modalities otherwise the items that have both. Where there are fewer than 10,
+    scores are brought to one scale and hits have no probability.
+
+    Args:
+        collection: whose pairs.
+        space: whose scores.
+        gallery: all vectors of the collection in it.
+        networks: its encoders.
+        learned: pairs that the space has learned from, placed without their own group.
+        seed: of samples and folds.
+    """
+    spoken = np.array(gallery.modalities, dtype="<U5")
+    owners = np.array([owner_number(item) for item in gallery.items], dtype=np.int64)
+    rows: dict[Modality, Int[np.ndarray, " rows"]] = {
+        name: np.flatnonzero((spoken == name) & gallery.vectors.any(axis=1)) for name in MODALITIES
+    }
+    rows = {name: chosen for name, chosen in rows.items() if len(chosen)}
+    known = _examples(collection, space, rows, learned)
+    short_texts = _short_texts(collection, space, gallery, rows, networks, seed) if "text" in rows else None
+    if short_texts is not None:
+        known["text", "text"] = short_texts
+    found: dict[tuple[Modality, Modality], PairScores] = {}
+    for asked, searched in product(rows, rows):
+        if asked not in space.modalities:
+            continue
+        found[asked, searched] = PairScores.fit(
+            gallery.vectors[rows[searched]],
+            gallery.vectors[rows[asked]],
+            gallery_owners=owners[rows[searched]],
+            bank_owners=owners[rows[asked]],
+            pairs=known.get((asked, searched)),
+            seed=seed,
+        )
+    return ScoreModel(found)
+
+
+def _examples(
+    collection: Collection,
+    space: Space,
+    rows: Mapping[Modality, Int[np.ndarray, " rows"]],
+    learned: Sequence[CrossFitted],
+) -> dict[tuple[Modality, Modality], HeldOut]:
+    """Queries and what they look for, of every two modalities that items have both of."""
+    known: dict[tuple[Modality, Modality], HeldOut] = {}
+
+    def add(data: Pairs, placed: Float[np.ndarray, "pairs dim"]) -> None:
+        known[data.anchor, data.moved] = HeldOut(data.anchors, data.groups, placed, data.groups)
+        known[data.moved, data.anchor] = HeldOut(placed, data.groups, data.anchors, data.groups)
+
+    for one in learned:
+        add(one.data, one.placed)
+    names = [name for name in rows if name in space.modalities]
+    for place, first in enumerate(names):
+        for second in names[place + 1 :]:
+            if (first, second) in known or first in space.maps or second in space.maps:
+                continue  # a map places the pairs that it was learned from too well
+            try:
+                data = pairs_of(collection, space, (first, second))
+            except SpaceError:  # no item has both
+                continue
+            add(data, data.start)
+    return known
+
+
+def _short_texts(
+    collection: Collection,
+    space: Space,
+    gallery: Vectors,
+    rows: Mapping[Modality, Int[np.ndarray, " rows"]],
+    networks: Sequence[Encoder],
+    seed: int,
+) -> HeldOut | None:
+    """What people would type for the texts of a collection, and these."""
+    chosen = rows["text"]
+    _, groups = np.unique(np.array(gallery.hashes)[chosen], return_inverse=True)
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:MAX_QUERIES])
+    items = {str(row["id"]): row for row in collection.items(ids=sorted({gallery.items[chosen[row]] for row in drawn}))}
+    queries, of = [], []
+    for row in drawn.tolist():
+        text = _text(items.get(gallery.items[chosen[row]]), gallery.slots[chosen[row]])
+        if text is not None and (words := short(text)):
+            queries.append(Text(words))
+            of.append(groups[row])
+    if len(set(of)) < MIN_PAIRS:
+        return None
+    asked = space.embed(queries, networks)
+    return HeldOut(asked, np.array(of), gallery.vectors[chosen], groups)
+
+
+def short(text: str) -> str:
+    """The beginning of a text as one would type it to look for it: the first clause, small, without its article."""
+    clause = re.split(r"[.!?,;:(\u2014\n]", text.strip(), maxsplit=1)[0].strip().lower()
+    return " ".join(re.sub(r"^(a|an|the|some)\s+", "", clause).split()[:8])
+
+
+def _text(item: Mapping[str, list[str]] | None, slot: str) -> str | None:
+    kind, number = slot.split("/")
+    values = [] if item is None else item[kind] or []
+    if kind != "text" or int(number) >= len(values):
+        return None
+    value = values[int(number)]
+    if not Path(value).is_absolute():
+        return value
+    try:
+        medium = media.load(value)
+    except MediaError:  # it is gone or has changed since it was embedded
+        return None
+    return medium.text if isinstance(medium, Text) else None
