@@ -14,6 +14,7 @@ LAYERS = (
     {"__init__", "types"},
     {"errors"},
     {"_optional"},
+    {"files", "vectors"},
     {"labels"},
     {"splits"},
     {"losses", "training"},

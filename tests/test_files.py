@@ -1,0 +1,63 @@
+"""Files and folders are written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chiasm.files import digest_file, digest_text, whole_folder, write_whole
+
+
+def test_a_file_is_replaced_at_once_and_nothing_stays_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "note.json"
+    write_whole(path, "old")
+    write_whole(path, b"new")
+    assert path.read_text() == "new"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_file_that_cannot_be_renamed_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "note.json"
+    write_whole(path, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "model"
+    with whole_folder(target) as folder:
+        (folder / "part").write_text("1")
+        assert not target.exists()
+    assert (target / "part").read_text() == "1"
+    assert [*target.parent.iterdir()] == [target]
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "model") as folder:
+        (folder / "part").write_text("1")
+        raise RuntimeError("killed")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_folder_that_exists_is_not_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "kept").write_text("1")
+    with pytest.raises(OSError), whole_folder(target) as folder:
+        (folder / "part").write_text("2")
+    assert [path.name for path in target.iterdir()] == ["kept"]
+    assert [*tmp_path.iterdir()] == [target]
+
+
+def test_digests_are_of_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("wörter", encoding="utf-8")
+    assert digest_file(tmp_path / "a") == digest_text("wörter")
+    assert digest_text("a") != digest_text("b")
