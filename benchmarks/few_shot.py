@@ -18,14 +18,13 @@ from sklearn.metrics import f1_score
 from benchmarks import record
 from benchmarks.corpora import Pairs, classes, embedded_names, modality_arrays, offline_space, pairs, say
 from benchmarks.recognise import tuned
-from chiasm.alignment.alignment import normalise
 from chiasm.evaluation.diagnostics import paired_difference
-from chiasm.labels import Shots
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions
 from chiasm.recognition.heads import RUNGS
 from chiasm.recognition.ladder import Task, fit_rung, why_not
 from chiasm.recognition.modalities import Features, Subset
-from chiasm.splits import Split, few_shot_split, grouped_stratified_folds
+from chiasm.splits import Shots, Split, few_shot_split, grouped_stratified_folds
+from chiasm.vectors import unit_rows
 
 SEEDS = range(10)
 BOTH: Subset = ("image", "text")
@@ -56,7 +55,7 @@ def protocol(
     codes = np.searchsorted(labels, known)
     scores: dict[str, list[float]] = {}
     seconds, took = [], []
-    stacked = np.hstack([normalise(data.image), normalise(data.text)])
+    stacked = np.hstack([unit_rows(data.image), unit_rows(data.text)])
     for split in splits:
         train, test = split.train, split.test
         features = Features.of(arrays.take(train))

@@ -21,8 +21,8 @@ from sklearn.linear_model import LogisticRegressionCV
 
 from benchmarks import record
 from benchmarks.corpora import say
-from chiasm.labels import deal
 from chiasm.recognition.linear_probe import LinearProbe
+from chiasm.splits import deal
 
 ROWS, DIM, CLASSES, HELD = 100_000, 1_280, 100, 20_000
 FOLDS = 3

@@ -24,12 +24,12 @@ from sklearn.utils._testing import ignore_warnings
 from benchmarks import record
 from benchmarks.corpora import Pairs, classes, pairs, say, stamps_table
 from chiasm import api
-from chiasm.alignment.alignment import normalise
 from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.recognition.linear_probe import LinearProbe
 from chiasm.recognition.modalities import Features
 from chiasm.splits import Split, few_shot_split, grouped_stratified_folds
 from chiasm.types import Modality
+from chiasm.vectors import unit_rows
 
 SEEDS = range(10)
 SUBSETS: tuple[tuple[Modality, ...], ...] = (("image",), ("text",), ("image", "text"))
@@ -54,7 +54,7 @@ def main() -> None:
                 model = Recognizer(adapter="linear", fusion="concat").fit(taken, data.categories[split.train])
                 seconds[2] += time.perf_counter() - begin
                 ours.append(macro_f1(data, split, model.predict({n: a[split.test] for n, a in arrays.items()})))
-                stacked = np.hstack([normalise(a) for a in arrays.values()])
+                stacked = np.hstack([unit_rows(a) for a in arrays.values()])
                 begin = time.perf_counter()
                 peer = tuned(data.categories[split.train]).fit(stacked[split.train], data.categories[split.train])
                 seconds[1] += time.perf_counter() - begin

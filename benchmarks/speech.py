@@ -24,7 +24,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from benchmarks import record
 from benchmarks.corpora import say
 from chiasm import api, encoders, media
-from chiasm.alignment.alignment import Alignment, RidgeAlignment, normalise
+from chiasm.alignment.alignment import Alignment, RidgeAlignment
 from chiasm.alignment.linear_alignment import CcaAlignment
 from chiasm.demo import fetch_debian
 from chiasm.encoders.cache import cache_folder
@@ -34,6 +34,7 @@ from chiasm.evaluation.ranking import retrieval_metrics
 from chiasm.splits import Split, group_folds
 from chiasm.store.collection import Collection
 from chiasm.types import Audio, Text
+from chiasm.vectors import unit_rows
 
 FOLDS = 5
 SEED = 0  # of the folds; 100 and up while this was built
@@ -193,7 +194,7 @@ def stored(prompts: Prompts, encoder: str) -> Heard:
     place = {item: row for row, item in enumerate(prompts.ids)}
     for item, vector, text in zip(rows.items, rows.vectors, rows.texts, strict=True):
         vectors[place[item]], texts[place[item]] = vector, text or ""
-    return Heard(normalise(vectors), texts, seconds)
+    return Heard(unit_rows(vectors), texts, seconds)
 
 
 def features(prompts: Prompts) -> Float[np.ndarray, "prompts features"]:

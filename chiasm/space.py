@@ -23,13 +23,14 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from chiasm.alignment.alignment import GaussianKernel, LearnedMap, normalise
+from chiasm.alignment.alignment import GaussianKernel, LearnedMap
 from chiasm.alignment.bridge import TEMPERATURE, TOP, conse
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.cache import fingerprint, made_once, temporary_of
 from chiasm.errors import SpaceError
 from chiasm.store.collection import write_whole
 from chiasm.types import Media, Modality, Text
+from chiasm.vectors import unit_rows
 
 FORMAT = "chiasm-space"
 FORMAT_VERSION = 1
@@ -120,15 +121,15 @@ class Space:
                 bias=self.tensors["head.bias"],
                 names=self.tensors["names"],
             )
-        unit = normalise(vectors)
-        return normalise(unit - self.tensors["centre"]) if kind == "words" else unit
+        unit = unit_rows(vectors)
+        return unit_rows(unit - self.tensors["centre"]) if kind == "words" else unit
 
     def features(
         self, modality: Modality, vectors: Float[np.ndarray, "n embedding"], start: Float[np.ndarray, "n dim"]
     ) -> Float[np.ndarray, "n features"]:
         """What a learned map reads. Nothing in it depends on the data, so statistics of several sources add up."""
         if self.starts[self._has(modality)] == "classes":
-            return np.hstack([normalise(vectors), np.float32(START_SHARE) * start])
+            return np.hstack([unit_rows(vectors), np.float32(START_SHARE) * start])
         return start
 
     def place(self, modality: Modality, vectors: Float[np.ndarray, "n embedding"]) -> Float[np.ndarray, "n dim"]:
@@ -381,7 +382,7 @@ def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
         "head.weight": head.weight,
         "head.bias": head.bias,
         "centre": centre,
-        "names": normalise(embedded - centre),
+        "names": unit_rows(embedded - centre),
     }
     starts: dict[Modality, StartKind] = {
         modality: "classes" if encoder.vector_space in others else "words" for modality, encoder in owner.items()
@@ -403,8 +404,8 @@ def _embed_names(names: Sequence[str], text: Encoder, key: str) -> Float[np.ndar
 
 def _mean_of_phrases(names: Sequence[str], text: Encoder) -> Float[np.ndarray, "names dim"]:
     phrases = [Text(template.format(name)) for template in NAME_TEMPLATES for name in names]
-    vectors = normalise(text.encode(phrases).vectors).reshape(len(NAME_TEMPLATES), len(names), -1)
-    return normalise(vectors.sum(axis=0))
+    vectors = unit_rows(text.encode(phrases).vectors).reshape(len(NAME_TEMPLATES), len(names), -1)
+    return unit_rows(vectors.sum(axis=0))
 
 
 def _now() -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from chiasm._optional import require
 from chiasm.errors import ChiasmError
-from chiasm.labels import deal
+from chiasm.splits import deal
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 """Tensors by name, each with one row an item."""

@@ -20,18 +20,10 @@ from jaxtyping import Float, Int
 from safetensors.numpy import save_file
 
 from chiasm.alignment import alignment
-from chiasm.alignment.alignment import (
-    ALPHAS,
-    BLENDS,
-    LearnedMap,
-    PairArrays,
-    PairStatistics,
-    RidgeAlignment,
-    Task,
-    normalise,
-)
+from chiasm.alignment.alignment import ALPHAS, BLENDS, LearnedMap, PairArrays, PairStatistics, RidgeAlignment, Task
 from chiasm.alignment.linear_alignment import CcaAlignment
 from chiasm.errors import SpaceError
+from chiasm.vectors import unit_rows
 
 Matrix = Float[np.ndarray, "rows columns"]
 
@@ -71,10 +63,10 @@ def domain(
     """Features, and anchors that a linear map with an intercept gives; `same` pairs have one caption."""
     rng = np.random.default_rng(seed)
     groups = np.arange(pairs) // same
-    X = normalise(rng.standard_normal((pairs, x)) + 0.3)
-    Y = normalise(X @ linear_map(x, y, seed=map_seed) + 0.2 + noise * rng.standard_normal((pairs, y)))
+    X = unit_rows(rng.standard_normal((pairs, x)) + 0.3)
+    Y = unit_rows(X @ linear_map(x, y, seed=map_seed) + 0.2 + noise * rng.standard_normal((pairs, y)))
     Y = Y[groups * same]
-    start = normalise(Y + 0.8 * rng.standard_normal((pairs, y)))
+    start = unit_rows(Y + 0.8 * rng.standard_normal((pairs, y)))
     order = rng.permutation(pairs)  # groups are not runs of rows
     X, Y, start = (part[order].astype(np.float32) for part in (X, Y, start))
     return Domain(X, Y, start, groups[order])
@@ -141,7 +133,7 @@ def slow_score(anchors: Matrix, mapped: Matrix, groups: Int[np.ndarray, " pairs"
 @given(st.lists(st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3), min_size=1, max_size=6))
 def test_normalise_gives_unit_rows_and_keeps_zero_rows(rows: list[list[float]]) -> None:
     vectors = np.array(rows, np.float32).round(2)
-    unit = normalise(vectors)
+    unit = unit_rows(vectors)
     assert unit.dtype == np.float32
     zero = ~vectors.any(axis=1)
     assert not unit[zero].any()
@@ -294,7 +286,7 @@ def test_the_map_minimises_the_weighted_objective(alpha: float, strength: float,
     np.testing.assert_allclose(found.map_.bias, bias, atol=2e-6)
     assert (found.choice_.alpha, found.choice_.strength, found.choice_.blend) == (alpha, strength, 1.0)
     new = domain(5, features, seed=3)
-    np.testing.assert_allclose(found.transform(new.X, new.start), normalise(new.X @ weight + bias), atol=1e-5)
+    np.testing.assert_allclose(found.transform(new.X, new.start), unit_rows(new.X @ weight + bias), atol=1e-5)
 
 
 def test_without_a_source_the_target_alone_is_learned_from() -> None:
@@ -410,7 +402,7 @@ def test_the_choice_is_scored_on_blends_of_refits(features: int, blend: float) -
         .fit(target.X, target.Y, start=target.start, groups=target.groups, source=source.statistics())
         .choice_
     )
-    blended = normalise((1 - blend) * target.start + blend * slow_left_out(target, source, 0.5, 1.0))
+    blended = unit_rows((1 - blend) * target.start + blend * slow_left_out(target, source, 0.5, 1.0))
     assert choice.score == pytest.approx(slow_score(target.Y, blended, target.groups), abs=1e-9)
     assert choice.start_score == pytest.approx(slow_score(target.Y, target.start, target.groups), abs=1e-9)
 
@@ -449,9 +441,9 @@ def test_score_of_the_perfect_and_of_the_ignorant() -> None:
 def test_a_planted_map_is_recovered() -> None:
     rng = np.random.default_rng(0)
     planted = linear_map(6, 6, seed=3)
-    X, new = (normalise(rng.standard_normal((rows, 6))).astype(np.float32) for rows in (80, 20))
+    X, new = (unit_rows(rng.standard_normal((rows, 6))).astype(np.float32) for rows in (80, 20))
     anchors = (X @ planted).astype(np.float32)
-    start = normalise(rng.standard_normal((80, 6))).astype(np.float32)
+    start = unit_rows(rng.standard_normal((80, 6))).astype(np.float32)
     found = RidgeAlignment(strengths=[1e-7], blends=[0.0, 1.0]).fit(X, anchors, start=start)
     assert found.choice_.blend == 1.0
     assert found.choice_.score == pytest.approx(1, abs=1e-6)
@@ -534,7 +526,7 @@ def test_of_many_pairs_a_part_is_ranked_and_all_are_learned_from(monkeypatch: py
     np.testing.assert_array_equal(found.map_.weight, whole.map_.weight)
     rows = alignment._validation_rows(target.groups)
     assert len(set(rows.tolist())) == 20
-    blended = normalise(0.3 * target.start + 0.7 * slow_left_out(target, None, 0.0, 1.0))[rows]
+    blended = unit_rows(0.3 * target.start + 0.7 * slow_left_out(target, None, 0.0, 1.0))[rows]
     assert found.choice_.score == pytest.approx(slow_score(target.Y[rows], blended, target.groups[rows]), abs=1e-9)
 
 
@@ -684,7 +676,7 @@ def test_cross_fitted_pairs_of_ridge_are_those_of_refits(with_source: bool) -> N
     placed = fitted.cross_fitted(target.X, target.Y, start=target.start, **given)
     predicted = slow_left_out(target, source, choice.alpha, choice.strength)
     np.testing.assert_allclose(
-        placed, normalise((1 - choice.blend) * target.start + choice.blend * predicted), atol=2e-4
+        placed, unit_rows((1 - choice.blend) * target.start + choice.blend * predicted), atol=2e-4
     )
 
 

@@ -12,18 +12,11 @@ import pytest
 
 from chiasm.alignment import alignment
 from chiasm.alignment import choice as alignment_choice
-from chiasm.alignment.alignment import (
-    Alignment,
-    Lesson,
-    PairArrays,
-    RidgeAlignment,
-    Source,
-    Task,
-    normalise,
-)
+from chiasm.alignment.alignment import Alignment, Lesson, PairArrays, RidgeAlignment, Source, Task
 from chiasm.alignment.choice import METHODS, AutoAlignment, make_alignment
 from chiasm.alignment.linear_alignment import CcaAlignment
 from chiasm.errors import SpaceError
+from chiasm.vectors import unit_rows
 
 LINEAR = ("ridge", "procrustes", "cca")
 
@@ -31,9 +24,9 @@ LINEAR = ("ridge", "procrustes", "cca")
 def pairs(count: int, x: int = 8, y: int = 6, *, seed: int = 0, noise: float = 0.2, map_seed: int = 9) -> PairArrays:
     rng, maps = np.random.default_rng(seed), np.random.default_rng(map_seed)
     groups = np.arange(count) // 2
-    X = normalise(rng.standard_normal((count, x)))
-    Y = normalise(X @ maps.standard_normal((x, y)) + noise * rng.standard_normal((count, y)))
-    start = normalise(Y + 1.5 * rng.standard_normal((count, y)))
+    X = unit_rows(rng.standard_normal((count, x)))
+    Y = unit_rows(X @ maps.standard_normal((x, y)) + noise * rng.standard_normal((count, y)))
+    start = unit_rows(Y + 1.5 * rng.standard_normal((count, y)))
     return PairArrays(X.astype(np.float32), Y.astype(np.float32), start.astype(np.float32), groups)
 
 
@@ -42,8 +35,8 @@ def warped(count: int) -> PairArrays:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((count, 8))
     faint = X[:, :3] * [1.0, 0.3, 0.1]
-    Y = normalise(np.hstack([faint, rng.standard_normal((count, 3)), np.full((count, 1), 2.0)]))
-    start = np.tile(normalise(Y.mean(axis=0, keepdims=True)), (count, 1))
+    Y = unit_rows(np.hstack([faint, rng.standard_normal((count, 3)), np.full((count, 1), 2.0)]))
+    start = np.tile(unit_rows(Y.mean(axis=0, keepdims=True)), (count, 1))
     return PairArrays(*(part.astype(np.float32) for part in (X, Y, start)))
 
 

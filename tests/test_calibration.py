@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import deal
 from chiasm.recognition.calibration import Calibration, expected_calibration_error, fit_calibration
+from chiasm.splits import deal
 
 METHODS: list[Any] = ["temperature", "isotonic", "none"]
 

@@ -19,11 +19,11 @@ from chiasm.alignment.alignment import (
     PairArrays,
     RidgeAlignment,
     Task,
-    normalise,
     ridge_choice,
 )
 from chiasm.alignment.contrastive import InfoNceAlignment, SiglipAlignment, info_nce, prior_offset, siglip
 from chiasm.errors import SpaceError
+from chiasm.vectors import unit_rows
 
 Make = type[InfoNceAlignment] | type[SiglipAlignment]
 METHODS: list[Make] = [InfoNceAlignment, SiglipAlignment]
@@ -35,9 +35,9 @@ def pairs(count: int, x: int = 12, y: int = 6, *, seed: int = 0, noise: float = 
     """Anchors that a linear map gives; `common` moves a nuisance that all features and no anchor share."""
     rng, maps = np.random.default_rng(seed), np.random.default_rng(9)
     groups = np.arange(count) // 2
-    X = normalise(rng.standard_normal((count, x)) + 0.3)
-    Y = normalise(X @ maps.standard_normal((x, y)) / np.sqrt(x) + common + noise * rng.standard_normal((count, y)))
-    start = normalise(Y + 0.8 * rng.standard_normal((count, y)))
+    X = unit_rows(rng.standard_normal((count, x)) + 0.3)
+    Y = unit_rows(X @ maps.standard_normal((x, y)) / np.sqrt(x) + common + noise * rng.standard_normal((count, y)))
+    start = unit_rows(Y + 0.8 * rng.standard_normal((count, y)))
     X, Y, start = (part.astype(np.float32) for part in (X, Y, start))
     order = rng.permutation(count)
     return PairArrays(X[order], Y[order], start[order], groups[order])
@@ -165,7 +165,7 @@ def test_never_worse_than_ridge_and_the_start_on_left_out_pairs(make: Make, with
     assert found.map_.weight.dtype == found.map_.bias.dtype == np.float32
     np.testing.assert_allclose(
         found.transform(data.X, data.start),
-        normalise((1 - choice.blend) * data.start + choice.blend * (data.X @ found.map_.weight + found.map_.bias)),
+        unit_rows((1 - choice.blend) * data.start + choice.blend * (data.X @ found.map_.weight + found.map_.bias)),
         atol=1e-6,
     )
 
@@ -179,8 +179,8 @@ def warped(count: int, seed: int) -> PairArrays:
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((count, 8))
     quiet = X[:, :3] @ np.diag([1.0, 0.3, 0.1])
-    Y = normalise(np.hstack([quiet, 0.5 * rng.standard_normal((count, 3)), np.full((count, 1), 2.0)]))
-    start = np.tile(normalise(Y.mean(axis=0, keepdims=True)), (count, 1))
+    Y = unit_rows(np.hstack([quiet, 0.5 * rng.standard_normal((count, 3)), np.full((count, 1), 2.0)]))
+    start = np.tile(unit_rows(Y.mean(axis=0, keepdims=True)), (count, 1))
     return PairArrays(*(part.astype(np.float32) for part in (X, Y, start)))
 
 

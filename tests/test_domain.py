@@ -17,7 +17,6 @@ from sklearn.covariance import oas
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
-from chiasm.alignment.alignment import normalise
 from chiasm.errors import LabelError, SpaceError
 from chiasm.recognition import domain
 from chiasm.recognition.domain import (
@@ -31,6 +30,7 @@ from chiasm.recognition.domain import (
     spread_labels,
 )
 from chiasm.recognition.linear_probe import LinearProbe
+from chiasm.vectors import unit_rows
 
 
 def probe(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> LinearProbe:
@@ -64,7 +64,7 @@ def few_shot_accuracy(X: np.ndarray, y: np.ndarray, *, shots: int = 1, draws: in
         shown = np.concatenate([rng.choice(np.flatnonzero(y == c), shots, replace=False) for c in np.unique(y)])
         means = np.stack([X[shown][y[shown] == c].mean(axis=0) for c in np.unique(y)])
         rest = np.setdiff1d(np.arange(len(y)), shown)
-        predicted = (normalise(X[rest]) @ normalise(means).T).argmax(axis=1)
+        predicted = (unit_rows(X[rest]) @ unit_rows(means).T).argmax(axis=1)
         accuracy.append((predicted == y[rest]).mean())
     return float(np.mean(accuracy))
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sklearn.utils.estimator_checks import check_estimator
 
 from chiasm.errors import LabelError
-from chiasm.labels import Shots, deal
 from chiasm.recognition import few_shot
 from chiasm.recognition.few_shot import Prototypes, TipAdapter, ZeroShot
+from chiasm.splits import Shots, deal
 
 CENTRES = np.random.default_rng(0).normal(size=(4, 20))
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chiasm.labels import Shots
 from chiasm.recognition.adapters import MLPAdapter, ResidualAdapter
 from chiasm.recognition.few_shot import Prototypes, TipAdapter, ZeroShot
 from chiasm.recognition.heads import RUNGS, Head, RungName, head_of
 from chiasm.recognition.linear_probe import LinearProbe
+from chiasm.splits import Shots
 from chiasm.training import Training
 
 QUICK = Training(epochs=5, fixed_epochs=5, device="cpu")

@@ -8,14 +8,14 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from chiasm.alignment.alignment import normalise
 from chiasm.errors import SpaceError
 from chiasm.retrieval import hubness
 from chiasm.retrieval.hubness import Correction
+from chiasm.vectors import unit_rows
 
 
 def unit(rows: int, *, seed: int, dim: int = 8) -> np.ndarray:
-    return normalise(np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32))
+    return unit_rows(np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32))
 
 
 ROWS, BANK = unit(11, seed=0), unit(23, seed=1)
@@ -70,8 +70,8 @@ def test_inverted_softmax_ranks_by_the_probability_of_the_query() -> None:
 def test_a_hub_no_longer_stands_before_the_right_rows(method: hubness.CorrectionMethod) -> None:
     """Every query is near its own row, and nearer still to a hub in their middle."""
     middle = unit(1, seed=3, dim=64)
-    bank = normalise(unit(40, seed=4, dim=64) + middle)
-    rows = np.vstack([normalise(bank + unit(40, seed=6, dim=64)), normalise(bank.mean(axis=0, keepdims=True))])
+    bank = unit_rows(unit(40, seed=4, dim=64) + middle)
+    rows = np.vstack([unit_rows(bank + unit(40, seed=6, dim=64)), unit_rows(bank.mean(axis=0, keepdims=True))])
     scores = bank @ rows.T
     corrected = scores - Correction(method).offsets(rows, bank)
     assert np.mean(scores.argmax(axis=1) == 40) > 0.4

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from jaxtyping import Float
 
-from chiasm.alignment.alignment import GaussianKernel, PairArrays, RidgeAlignment, normalise
+from chiasm.alignment.alignment import GaussianKernel, PairArrays, RidgeAlignment
 from chiasm.alignment.kernel import KernelAlignment
 from chiasm.errors import SpaceError
+from chiasm.vectors import unit_rows
 
 Matrix = Float[np.ndarray, "rows columns"]
 
@@ -19,11 +20,11 @@ Matrix = Float[np.ndarray, "rows columns"]
 def pairs(count: int, *, seed: int = 0, bent: bool = True, noise: float = 0.1) -> PairArrays:
     """Features on a few curves, and anchors that turn with them; two pairs have one caption."""
     rng, maps = np.random.default_rng(seed), np.random.default_rng(9)
-    X = normalise(rng.standard_normal((count, 4)))
+    X = unit_rows(rng.standard_normal((count, 4)))
     first, second = maps.standard_normal((4, 12)), maps.standard_normal((12, 6))
     inner = np.cos(2 * X @ first) if bent else X @ first
-    Y = normalise(inner @ second + noise * rng.standard_normal((count, 6)))
-    start = normalise(Y + 2 * rng.standard_normal((count, 6)))
+    Y = unit_rows(inner @ second + noise * rng.standard_normal((count, 6)))
+    start = unit_rows(Y + 2 * rng.standard_normal((count, 6)))
     X, Y, start = (part.astype(np.float32) for part in (X, Y, start))
     return PairArrays(X, Y, start, np.arange(count) // 2)
 
@@ -61,7 +62,7 @@ def test_with_every_item_as_a_centre_it_is_kernel_ridge_regression(alpha: float 
     found = fit(KernelAlignment(alpha="auto" if alpha is None else alpha, **options), data, source)
     new = pairs(10, seed=2)
     expected = restated(data, source, alpha or 0.0, 1.0, 0.2, new.X)
-    np.testing.assert_allclose(found.transform(new.X, new.start), normalise(expected), atol=2e-3)
+    np.testing.assert_allclose(found.transform(new.X, new.start), unit_rows(expected), atol=2e-3)
     assert found.choice_.settings == {"width": 0.2}
 
 
@@ -99,7 +100,7 @@ def test_a_pair_is_placed_without_the_anchors_of_its_group() -> None:
     crossed = found.cross_fitted(data.X, data.Y, start=data.start, groups=data.groups)
     other = data.Y.copy()
     own = data.groups == 7
-    other[own] = normalise(np.random.default_rng(4).standard_normal((2, 6)).astype(np.float32))
+    other[own] = unit_rows(np.random.default_rng(4).standard_normal((2, 6)).astype(np.float32))
     again = found.cross_fitted(data.X, other, start=data.start, groups=data.groups)
     np.testing.assert_allclose(again[own], crossed[own], atol=1e-4)
     assert np.abs(again[~own] - crossed[~own]).max() > 1e-3

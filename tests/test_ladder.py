@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from chiasm.errors import LabelError
-from chiasm.labels import Shots
 from chiasm.recognition import ladder
 from chiasm.recognition.heads import RUNGS, RungName
 from chiasm.recognition.ladder import (
@@ -25,6 +24,7 @@ from chiasm.recognition.ladder import (
     tempered_brier,
     why_not,
 )
+from chiasm.splits import Shots
 from chiasm.training import Training
 
 OPTIONS = RungOptions(training=Training(epochs=10, fixed_epochs=10, device="cpu"), hidden=(16,), bottleneck=4)

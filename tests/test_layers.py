@@ -15,7 +15,6 @@ LAYERS = (
     {"errors"},
     {"_optional"},
     {"files", "vectors"},
-    {"labels"},
     {"splits"},
     {"losses", "training"},
     {"media"},

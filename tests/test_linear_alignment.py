@@ -8,9 +8,10 @@ import scipy.linalg
 from jaxtyping import Float
 from sklearn.cross_decomposition import CCA
 
-from chiasm.alignment.alignment import Alignment, PairArrays, RidgeAlignment, Task, normalise, ridge_choice
+from chiasm.alignment.alignment import Alignment, PairArrays, RidgeAlignment, Task, ridge_choice
 from chiasm.alignment.linear_alignment import CcaAlignment, ProcrustesAlignment
 from chiasm.errors import SpaceError
+from chiasm.vectors import unit_rows
 
 Matrix = Float[np.ndarray, "rows columns"]
 METHODS = [ProcrustesAlignment, CcaAlignment]
@@ -20,9 +21,9 @@ def pairs(count: int, x: int = 12, y: int = 5, *, seed: int = 0, noise: float = 
     """Features, and anchors that a linear map gives; two pairs have one caption."""
     rng, maps = np.random.default_rng(seed), np.random.default_rng(map_seed)
     groups = np.arange(count) // 2
-    X = normalise(rng.standard_normal((count, x)) + 0.3)
-    Y = normalise(X @ maps.standard_normal((x, y)) / np.sqrt(x) + 0.1 + noise * rng.standard_normal((count, y)))
-    start = normalise(Y + 0.8 * rng.standard_normal((count, y)))
+    X = unit_rows(rng.standard_normal((count, x)) + 0.3)
+    Y = unit_rows(X @ maps.standard_normal((x, y)) / np.sqrt(x) + 0.1 + noise * rng.standard_normal((count, y)))
+    start = unit_rows(Y + 0.8 * rng.standard_normal((count, y)))
     X, Y, start = (part.astype(np.float32) for part in (X, Y, start))
     order = rng.permutation(count)
     return PairArrays(X[order], Y[order], start[order], groups[order])
@@ -51,10 +52,10 @@ def weighted(data: PairArrays, source: PairArrays | None, alpha: float) -> tuple
 def test_a_planted_rotation_is_recovered() -> None:
     rng = np.random.default_rng(0)
     planted = np.linalg.qr(rng.standard_normal((6, 6)))[0]
-    X = normalise(rng.standard_normal((60, 6))).astype(np.float32)
+    X = unit_rows(rng.standard_normal((60, 6))).astype(np.float32)
     Y = (X @ planted).astype(np.float32)
     found = ProcrustesAlignment(blends=[1.0]).fit(
-        X, Y, start=normalise(rng.standard_normal((60, 6)).astype(np.float32))
+        X, Y, start=unit_rows(rng.standard_normal((60, 6)).astype(np.float32))
     )
     np.testing.assert_allclose(found.map_.weight, planted, atol=1e-5)
     np.testing.assert_allclose(found.map_.bias, 0, atol=1e-5)
@@ -202,12 +203,12 @@ def test_scores_are_those_of_refits_without_a_fold(make: type[Alignment], with_s
             for name in "XY"
         ]
         mapped = (data.X[rows] - means[0]) @ weight + means[1]
-        placed[rows] = normalise((1 - choice.blend) * data.start[rows] + choice.blend * mapped)
+        placed[rows] = unit_rows((1 - choice.blend) * data.start[rows] + choice.blend * mapped)
     assert choice.score == pytest.approx(task.chances(placed).mean(), abs=1e-5)
     assert choice.score >= choice.start_score == pytest.approx(task.chances(data.start).mean(), abs=1e-6)
     np.testing.assert_allclose(
         found.transform(data.X, data.start),
-        normalise((1 - choice.blend) * data.start + choice.blend * (data.X @ found.map_.weight + found.map_.bias)),
+        unit_rows((1 - choice.blend) * data.start + choice.blend * (data.X @ found.map_.weight + found.map_.bias)),
         atol=1e-6,
     )
 
@@ -226,7 +227,7 @@ def test_statistics_of_a_source_do_as_well_as_its_pairs(make: type[Alignment]) -
 def test_with_nothing_to_learn_the_start_stays(make: type[Alignment]) -> None:
     data = pairs(60, noise=0.1)
     shuffled = np.random.default_rng(0).permutation(60)
-    close = normalise(data.Y + 0.3 * np.random.default_rng(1).standard_normal(data.Y.shape).astype(np.float32))
+    close = unit_rows(data.Y + 0.3 * np.random.default_rng(1).standard_normal(data.Y.shape).astype(np.float32))
     found = make().fit(data.X[shuffled], data.Y, start=close)
     assert found.choice_.blend == 0
     np.testing.assert_allclose(found.transform(data.X, close), close, atol=1e-6)

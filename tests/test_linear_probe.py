@@ -17,9 +17,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import check_estimator
 
 from chiasm.errors import LabelError
-from chiasm.labels import Shots, deal
 from chiasm.recognition import linear_probe
 from chiasm.recognition.linear_probe import LinearProbe, fit_folds
+from chiasm.splits import Shots, deal
 
 
 def planted(

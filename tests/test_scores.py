@@ -9,11 +9,11 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from chiasm.alignment.alignment import normalise
 from chiasm.errors import SpaceError
 from chiasm.retrieval.hubness import Correction
 from chiasm.retrieval.scores import PREPARATIONS, HeldOut, PairScores, Preparation, ScoreModel
 from chiasm.types import Modality
+from chiasm.vectors import unit_rows
 
 DIM, N = 32, 150
 
@@ -35,9 +35,9 @@ class Planted:
 
         text = noise(1.0)
         gap = np.eye(1, DIM) * 1.5
-        self.texts = normalise(text + 0.3).astype(np.float32)
-        self.images = normalise(text + noise(1.0) + gap + np.abs(noise(1.0)) * np.eye(1, DIM, 5) * 4).astype(np.float32)
-        self.queries = normalise(text + 0.3 + noise(0.4)).astype(np.float32)
+        self.texts = unit_rows(text + 0.3).astype(np.float32)
+        self.images = unit_rows(text + noise(1.0) + gap + np.abs(noise(1.0)) * np.eye(1, DIM, 5) * 4).astype(np.float32)
+        self.queries = unit_rows(text + 0.3 + noise(0.4)).astype(np.float32)
         self.groups = np.arange(n)
 
     def pairs(self, searched: str, n: int = N) -> HeldOut:
@@ -78,8 +78,8 @@ def test_a_chosen_preparation_finds_more_in_a_new_gallery() -> None:
 
 def test_nothing_is_done_where_nothing_helps() -> None:
     rng = np.random.default_rng(3)
-    x = normalise(rng.standard_normal((100, DIM)).astype(np.float32))
-    near = normalise(x + 0.2 * normalise(rng.standard_normal((100, DIM)).astype(np.float32)))
+    x = unit_rows(rng.standard_normal((100, DIM)).astype(np.float32))
+    near = unit_rows(x + 0.2 * unit_rows(rng.standard_normal((100, DIM)).astype(np.float32)))
     pair = PairScores.fit(x, near, pairs=HeldOut(near, np.arange(100), x, np.arange(100)))
     assert pair.chosen.preparation == PREPARATIONS[0] and pair.chosen.score == pair.chosen.plain_score
 
@@ -92,9 +92,9 @@ def test_plain_scores_are_cosines() -> None:
 
 def test_prepared_scores_restated() -> None:
     pair = PairScores.fit(DATA.images, DATA.texts, preparation=Preparation(True, correction=Correction("csls", k=3)))
-    q = normalise(DATA.queries - DATA.texts.mean(axis=0))
-    x = normalise(DATA.images - DATA.images.mean(axis=0))
-    bank = normalise(DATA.texts - DATA.texts.mean(axis=0))
+    q = unit_rows(DATA.queries - DATA.texts.mean(axis=0))
+    x = unit_rows(DATA.images - DATA.images.mean(axis=0))
+    bank = unit_rows(DATA.texts - DATA.texts.mean(axis=0))
     offsets = np.sort(x @ bank.T, axis=1)[:, -3:].mean(axis=1) / 2
     found = pair.prepare_queries(DATA.queries) @ pair.prepare_rows(DATA.images).T
     np.testing.assert_allclose(found, q @ x.T - offsets, atol=1e-3)  # the bank is kept in float16
@@ -177,7 +177,7 @@ def test_an_unknown_pair_of_modalities_is_ordered_by_cosine() -> None:
 
 def test_queries_for_nothing_that_is_there_find_nothing() -> None:
     rows, kinds, _ = gallery(DATA)
-    strangers = normalise(np.random.default_rng(8).standard_normal((60, DIM)).astype(np.float32) / np.sqrt(DIM) + 0.3)
+    strangers = unit_rows(np.random.default_rng(8).standard_normal((60, DIM)).astype(np.float32) / np.sqrt(DIM) + 0.3)
     told = [MODEL.judge(query, "text", rows, kinds, keep=0.9) for query in strangers]
     kept = [MODEL.judge(query, "text", rows, kinds, keep=0.9) for query in DATA.queries]
     assert np.mean([judged.found for judged in kept]) > 0.9 > 0.5 > np.mean([judged.found for judged in told])

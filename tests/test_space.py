@@ -15,13 +15,14 @@ from jaxtyping import Float
 from safetensors.numpy import load_file, save_file
 
 from chiasm import space as module
-from chiasm.alignment.alignment import LearnedMap, RidgeAlignment, normalise
+from chiasm.alignment.alignment import LearnedMap, RidgeAlignment
 from chiasm.alignment.bridge import conse
 from chiasm.alignment.kernel import KernelAlignment
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.errors import SpaceError
 from chiasm.space import NAME_TEMPLATES, Space, start_space
 from chiasm.types import Audio, Image, Media, Modality, Text
+from chiasm.vectors import unit_rows
 
 Matrix = Float[np.ndarray, "rows columns"]
 CLASSES = ("cat", "dog", "red car", "tree", "bus")
@@ -144,7 +145,7 @@ def test_a_joint_encoder_needs_nothing() -> None:
     assert space.tensors == {}
     raw = vectors(4, 6)
     np.testing.assert_allclose(space.place("image", raw), raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
-    np.testing.assert_array_equal(space.features("text", raw, space.start("text", raw)), normalise(raw))
+    np.testing.assert_array_equal(space.features("text", raw, space.start("text", raw)), unit_rows(raw))
     assert joint.calls == 0
 
 
@@ -177,7 +178,7 @@ def test_images_come_in_through_the_names_of_their_classes(start: Space) -> None
         total = np.sum([phrase / np.linalg.norm(phrase) for phrase in phrases], axis=0)
         embedded.append(total / np.linalg.norm(total))
     centre = np.mean(embedded, axis=0)
-    names = normalise((np.array(embedded) - centre).astype(np.float32))
+    names = unit_rows((np.array(embedded) - centre).astype(np.float32))
     np.testing.assert_allclose(start.tensors["centre"], centre, atol=1e-6)
 
     raw = vectors(5)
@@ -185,7 +186,7 @@ def test_images_come_in_through_the_names_of_their_classes(start: Space) -> None
     np.testing.assert_allclose(start.place("image", raw), expected, atol=1e-5)
     np.testing.assert_allclose(start.place("video", raw), expected, atol=1e-5)
     raw = vectors(5, 6)
-    expected = normalise(raw) - centre
+    expected = unit_rows(raw) - centre
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(start.place("text", raw), expected, atol=1e-5)
     np.testing.assert_allclose(start.place("audio", raw), expected, atol=1e-5)
@@ -219,7 +220,7 @@ def test_names_are_embedded_once_a_machine() -> None:
 def test_what_a_map_reads_does_not_depend_on_other_rows(start: Space) -> None:
     raw = vectors(5)
     features = start.features("image", raw, start.start("image", raw))
-    np.testing.assert_allclose(features, np.hstack([normalise(raw), 0.5 * start.start("image", raw)]), atol=1e-6)
+    np.testing.assert_allclose(features, np.hstack([unit_rows(raw), 0.5 * start.start("image", raw)]), atol=1e-6)
     np.testing.assert_allclose(
         features[2:3], start.features("image", raw[2:3], start.start("image", raw[2:3])), atol=1e-6
     )

@@ -8,7 +8,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from chiasm.errors import LabelError
-from chiasm.labels import label_codes
 from chiasm.splits import (
     Split,
     crossing,
@@ -17,6 +16,7 @@ from chiasm.splits import (
     grouped_stratified_folds,
     held_out_class_split,
     holdout_split,
+    label_codes,
     merge_groups,
     near_duplicate_groups,
 )

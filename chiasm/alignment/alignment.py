@@ -35,7 +35,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from chiasm.errors import SpaceError
-from chiasm.labels import deal
+from chiasm.splits import deal
+from chiasm.vectors import unit_rows
 
 Found = TypeVar("Found")
 
@@ -53,17 +54,11 @@ _KERNEL_ROWS = 8192  # whose kernel values are held at a time
 MAX_VALIDATION = 2000  # pairs that are ranked against each other when choosing: more cost n^2 and change nothing
 
 
-def normalise(vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n dim"]:
-    """Scale every row to unit length; a zero row stays zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, 1)
-
-
 def blended(
     start: Float[np.ndarray, "n y"], mapped: Float[np.ndarray, "n y"], share: float
 ) -> Float[np.ndarray, "n y"]:
     """A share of mapped vectors, the rest from the start; rows scaled to unit length."""
-    return normalise((1 - share) * start + share * mapped)
+    return unit_rows((1 - share) * start + share * mapped)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from chiasm.alignment.alignment import normalise
+from chiasm.vectors import unit_rows
 
 TOP = 20
 TEMPERATURE = 1.5
@@ -49,5 +49,5 @@ def conse(
         probabilities = np.exp(logits)
         least = np.partition(probabilities, -top, axis=1)[:, -top, None]
         probabilities[probabilities < least] = 0
-        result[start : start + CHUNK] = normalise(probabilities @ names)
+        result[start : start + CHUNK] = unit_rows(probabilities @ names)
     return result

@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from chiasm.errors import LabelError
-from chiasm.labels import Labels, Unchecked, group_codes
+from chiasm.splits import Labels, group_codes
+from chiasm.vectors import Unchecked
 
 _CELLS = 2**20  # random numbers held at once
 _EXACT_PAIRS = 12  # up to 4,096 ways to flip signs

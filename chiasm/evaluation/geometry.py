@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from chiasm.errors import LabelError
-from chiasm.labels import Unchecked
+from chiasm.vectors import Unchecked
 
 _BLOCK = 2**22  # products held at once
 _STEEPEST = 20.0  # exp(-4 * 20) is still a number in single precision

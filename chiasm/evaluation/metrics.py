@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import LabelError
-from chiasm.labels import Labels, Unchecked, label_codes
+from chiasm.splits import Labels, label_codes
+from chiasm.vectors import Unchecked
 
 _CURVE_POINTS = 200
 

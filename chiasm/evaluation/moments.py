@@ -15,7 +15,8 @@ from jaxtyping import Float, Float64, Int
 
 from chiasm.errors import LabelError
 from chiasm.evaluation.diagnostics import Interval, mean_interval
-from chiasm.labels import Labels, Unchecked
+from chiasm.splits import Labels
+from chiasm.vectors import Unchecked
 
 _DRAWS = 1000  # of the bootstrap
 

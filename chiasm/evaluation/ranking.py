@@ -26,7 +26,8 @@ from chiasm.evaluation.diagnostics import (
     paired_difference,
 )
 from chiasm.evaluation.metrics import ReliabilityBin
-from chiasm.labels import Labels, Unchecked, group_codes, label_codes
+from chiasm.splits import Labels, group_codes, label_codes
+from chiasm.vectors import Unchecked
 
 _BLOCK = 2**22  # scores looked at at once
 _FEW = 16  # up to so many relevant items it is faster to count what stands before each than to sort the row

@@ -17,10 +17,10 @@ from jaxtyping import Float, Float32, Float64, Int, Shaped
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from chiasm.alignment.alignment import normalise
 from chiasm.errors import LabelError
-from chiasm.labels import Labels, Unchecked, group_codes, label_codes, refuse_continuous, refuse_one_class
 from chiasm.recognition.linear_probe import refuse_nonfinite, row_weights, softmax
+from chiasm.splits import Labels, group_codes, label_codes, refuse_continuous, refuse_one_class
+from chiasm.vectors import Unchecked, unit_rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -161,7 +161,7 @@ class _Adapter(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         return self._logits(self._features(X))
 
     def _features(self, X: Float[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows dim"]:
-        features: Float32[np.ndarray, "rows dim"] = normalise(X - self.mean_.astype(X.dtype)).astype(np.float32)
+        features: Float32[np.ndarray, "rows dim"] = unit_rows(X - self.mean_.astype(X.dtype)).astype(np.float32)
         return features
 
     def _source(
@@ -281,7 +281,7 @@ class ResidualAdapter(_Adapter):
         if known:
             anchors = np.stack([given[labels[i]] for i in known]).astype(np.float64)
             sums[known] = anchors - (anchors.mean(axis=0) if len(known) == len(labels) else self.mean_)
-        start: Float32[np.ndarray, "classes dim"] = normalise(sums).astype(np.float32)
+        start: Float32[np.ndarray, "classes dim"] = unit_rows(sums).astype(np.float32)
         return start
 
     def _keep(self, network: nn.Module) -> None:
@@ -289,7 +289,7 @@ class ResidualAdapter(_Adapter):
         self.down_ = arrays["down.weight"], arrays["down.bias"]
         self.up_ = arrays["up.weight"]
         if self.head == "cosine":
-            self.coef_ = np.exp(arrays["log_scale"]) * normalise(arrays["head"])
+            self.coef_ = np.exp(arrays["log_scale"]) * unit_rows(arrays["head"])
             self.intercept_ = np.zeros(len(self.classes_), dtype=np.float32)
         else:
             self.coef_, self.intercept_ = arrays["head"], arrays["intercept"]
@@ -297,7 +297,7 @@ class ResidualAdapter(_Adapter):
     def _logits(self, features: Float32[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows classes"]:
         weights, bias = self.down_
         adapted = np.maximum(features @ weights.T + bias, 0) @ self.up_.T
-        mixed = normalise(np.float32(self.ratio) * adapted + np.float32(1 - self.ratio) * features)
+        mixed = unit_rows(np.float32(self.ratio) * adapted + np.float32(1 - self.ratio) * features)
         logits: Float32[np.ndarray, "rows classes"] = mixed @ self.coef_.T + self.intercept_
         return logits
 

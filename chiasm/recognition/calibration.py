@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import Labels, Unchecked, deal, group_codes
+from chiasm.splits import Labels, deal, group_codes
+from chiasm.vectors import Unchecked
 
 CalibrationMethod: TypeAlias = Literal["none", "temperature", "isotonic"]
 

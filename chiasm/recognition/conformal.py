@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import Unchecked
 from chiasm.recognition.calibration import checked_codes, checked_probabilities, damaged
+from chiasm.vectors import Unchecked
 
 ConformalMethod: TypeAlias = Literal["lac", "aps"]
 

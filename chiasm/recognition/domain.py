@@ -32,9 +32,9 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from chiasm.alignment.alignment import normalise
 from chiasm.errors import LabelError, SpaceError
-from chiasm.labels import Labels, Unchecked, label_codes
+from chiasm.splits import Labels, label_codes
+from chiasm.vectors import Unchecked, unit_rows
 
 FORMAT = "chiasm-class-statistics"
 FORMAT_VERSION = 1
@@ -252,7 +252,7 @@ class LabelSpread:
         if X.shape[1] != self.unit_rows.shape[1]:
             raise ValueError(f"X has {X.shape[1]} columns; labels were spread over rows of {self.unit_rows.shape[1]}")
         result = np.full((len(X), self.probabilities.shape[1]), 1 / self.probabilities.shape[1])
-        unit = normalise(X)
+        unit = unit_rows(X)
         for block, near, similarity in _nearest(unit, self.unit_rows, self.neighbours, themselves=False):
             weight = similarity**self.power
             total = weight.sum(axis=1)
@@ -337,7 +337,7 @@ def spread_labels(
         raise ValueError(f"power must be above 0 and finite; got {power}")
     labelled = codes >= 0
     mass = _masses(class_mass, codes[labelled], number)
-    unit = normalise(X)
+    unit = unit_rows(X)
     graph = _neighbour_graph(unit, neighbours, power)
 
     given = np.zeros((len(X), number))
@@ -1040,7 +1040,7 @@ class ContrastiveFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc
         features = self._scaled(X)
         for number, (weight, bias) in enumerate(self.layers_):
             features = (np.maximum(features, 0) if number else features) @ weight.astype(X.dtype) + bias.astype(X.dtype)
-        return normalise(features)
+        return unit_rows(features)
 
     def _scaled(self, X: Float[np.ndarray, "rows features"]) -> Float[np.ndarray, "rows features"]:
         scaled: Float[np.ndarray, "rows features"] = (X - self.mean_.astype(X.dtype)) / X.dtype.type(self.scale_)

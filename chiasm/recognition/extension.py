@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import Unchecked
 from chiasm.recognition.calibration import checked_codes
+from chiasm.vectors import Unchecked
 
 _MAX_ITERATIONS = 2_000
 

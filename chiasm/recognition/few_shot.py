@@ -16,19 +16,10 @@ from jaxtyping import Bool, Float, Float64, Int, Shaped
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from chiasm.alignment.alignment import normalise
 from chiasm.errors import LabelError
-from chiasm.labels import (
-    Labels,
-    Shots,
-    Unchecked,
-    deal,
-    group_codes,
-    label_codes,
-    refuse_continuous,
-    refuse_one_class,
-)
 from chiasm.recognition.linear_probe import row_weights, softmax
+from chiasm.splits import Labels, Shots, deal, group_codes, label_codes, refuse_continuous, refuse_one_class
+from chiasm.vectors import Unchecked, unit_rows
 
 LARGEST_CACHE = 5000
 """Rows that a Tip-Adapter keeps at most: its time and memory grow with their square."""
@@ -58,7 +49,7 @@ class _CosineClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mi
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        logits = self._logits(normalise(X))
+        logits = self._logits(unit_rows(X))
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict_proba(self, X: Float[np.ndarray, "rows dim"] | Unchecked) -> Float[np.ndarray, "rows classes"]:
@@ -69,7 +60,7 @@ class _CosineClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mi
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        return softmax(self._logits(normalise(X)))
+        return softmax(self._logits(unit_rows(X)))
 
     def predict(self, X: Float[np.ndarray, "rows dim"] | Unchecked) -> Shaped[np.ndarray, " rows"]:
         """The most probable class of each row.
@@ -104,7 +95,7 @@ class _CosineClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[mi
         weight = row_weights(sample_weight, len(X))
         used = np.flatnonzero(weight)
         group = None if groups is None else np.unique(group_codes(groups, len(X))[used], return_inverse=True)[1]
-        return normalise(X[used]), np.asarray(y)[used], weight[used], group
+        return unit_rows(X[used]), np.asarray(y)[used], weight[used], group
 
     def _fold_of(
         self, codes: Int[np.ndarray, " rows"], group: Int[np.ndarray, " rows"] | None
@@ -158,7 +149,7 @@ class ZeroShot(_CosineClassifier):
         unnamed = np.setdiff1d(labels, self.classes_)
         if len(unnamed):
             raise LabelError(f"zero-shot needs a name for every class; {len(unnamed)} have none, e.g. {unnamed[0]!s}")
-        prototypes = _prototypes(normalise(anchors.X.astype(rows.dtype)), named, anchors.weight, len(self.classes_))
+        prototypes = _prototypes(unit_rows(anchors.X.astype(rows.dtype)), named, anchors.weight, len(self.classes_))
         codes = np.searchsorted(self.classes_, labels)
         self.scale_ = _best_scale(rows @ prototypes.T, codes, weight)
         self.coef_ = (self.scale_ * prototypes).astype(rows.dtype)
@@ -208,7 +199,7 @@ class Prototypes(_CosineClassifier):
         number, own = len(self.classes_), len(labels)
         others = np.zeros((number, rows.shape[1]))
         if extra is not None:
-            np.add.at(others, codes[own:], extra.weight[:, None] * normalise(extra.X.astype(np.float64)))
+            np.add.at(others, codes[own:], extra.weight[:, None] * unit_rows(extra.X.astype(np.float64)))
         fold = self._fold_of(codes[:own], group)
         sums = np.zeros((fold.max() + 1, number, rows.shape[1]))
         np.add.at(sums, (fold, codes[:own]), weight[:, None] * rows)
@@ -218,10 +209,10 @@ class Prototypes(_CosineClassifier):
             held = fold == number_of_fold
             rest = total - sums[number_of_fold]
             known = np.linalg.norm(rest, axis=1) > 1e-6 * np.linalg.norm(total, axis=1)
-            cosines[np.ix_(held, known)] = rows[held] @ normalise(rest[known]).T
+            cosines[np.ix_(held, known)] = rows[held] @ unit_rows(rest[known]).T
         scored = np.isfinite(cosines[np.arange(own), codes[:own]]) & (np.isfinite(cosines).sum(axis=1) > 1)
         self.scale_ = _best_scale(cosines[scored], codes[:own][scored], weight[scored])
-        self.coef_ = (self.scale_ * normalise(total)).astype(rows.dtype)
+        self.coef_ = (self.scale_ * unit_rows(total)).astype(rows.dtype)
         return self
 
     def _logits(self, X: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows classes"]:
@@ -282,7 +273,7 @@ class TipAdapter(_CosineClassifier):
         self.classes_, codes = label_codes(np.concatenate(parts))
         refuse_one_class(self.classes_, own)
         number = len(self.classes_)
-        self.keys_ = rows if extra is None else np.vstack([rows, normalise(extra.X.astype(rows.dtype))])
+        self.keys_ = rows if extra is None else np.vstack([rows, unit_rows(extra.X.astype(rows.dtype))])
         weights = weight if extra is None else np.concatenate([weight, extra.weight])
         values = np.zeros((kept, number))
         values[np.arange(kept), codes[:kept]] = weights * number / weights.sum()
@@ -290,7 +281,7 @@ class TipAdapter(_CosineClassifier):
         self.anchors_ = np.zeros((number, rows.shape[1]), dtype=rows.dtype)
         if anchors is not None:
             named = np.unique(codes[kept:])
-            means = _prototypes(normalise(anchors.X.astype(rows.dtype)), codes[kept:], anchors.weight, number)
+            means = _prototypes(unit_rows(anchors.X.astype(rows.dtype)), codes[kept:], anchors.weight, number)
             self.anchors_[named] = means[named]
         self.sharpness_, self.ratio_, self.scale_ = _UNTUNED_SHARPNESS, _UNTUNED_RATIO, _UNTUNED_SCALE
         self._choose(rows, codes[:own], weight, self._fold_of(codes[:own], group), anchors is not None)
@@ -351,7 +342,7 @@ def _prototypes(
 ) -> Float[np.ndarray, "classes dim"]:
     sums = np.zeros((classes, rows.shape[1]), dtype=np.float64)
     np.add.at(sums, codes, weight[:, None] * rows)
-    return normalise(sums)
+    return unit_rows(sums)
 
 
 def _scores_by_scale(

@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import Labels, Shots
 from chiasm.recognition.assurance import calibrate, detect_unknown
 from chiasm.recognition.calibration import Calibration
 from chiasm.recognition.conformal import ConformalSets
@@ -38,6 +37,7 @@ from chiasm.recognition.ladder import (
 from chiasm.recognition.modalities import FeatureMap, Features, ModalityArrays, Subset, embeddings, subsets
 from chiasm.recognition.novelty import ScoreName
 from chiasm.recognition.open_world import UnknownDetector
+from chiasm.splits import Labels, Shots
 from chiasm.types import Modality
 
 FusionName: TypeAlias = Literal["single", "mean", "stack", "concat", "gated", "attention", "low_rank"]

@@ -34,10 +34,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 from torch import Tensor, nn
 
-from chiasm.alignment.alignment import normalise
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import Labels, Unchecked, group_codes
 from chiasm.losses import class_losses, label_losses, number_losses, uncertainty_weighted, weighted_mean
+from chiasm.splits import Labels, group_codes
 from chiasm.training import (
     Learner,
     Rows,
@@ -49,6 +48,7 @@ from chiasm.training import (
     network_outputs,
     seeded,
 )
+from chiasm.vectors import Unchecked, unit_rows
 
 FORMAT, VERSION = "chiasm-fusion", 1
 
@@ -762,7 +762,7 @@ def _inputs(
         if name in arrays:
             mask = arrays[name].mask
             rows = arrays[name].rows[mask]
-            features[mask] = normalise(rows - mean.astype(rows.dtype)) * np.sqrt(len(mean)).astype(np.float32)
+            features[mask] = unit_rows(rows - mean.astype(rows.dtype)) * np.sqrt(len(mean)).astype(np.float32)
         inputs[f"vector.{i}"], inputs[f"present.{i}"] = features, mask.astype(np.float32)
     return inputs
 

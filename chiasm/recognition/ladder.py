@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from chiasm.errors import LabelError
-from chiasm.labels import Shots, deal
 from chiasm.recognition.heads import RUNGS, Head, RungName, head_of
+from chiasm.splits import Shots, deal
 
 if TYPE_CHECKING:
     from chiasm.training import Training

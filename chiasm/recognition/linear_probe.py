@@ -48,16 +48,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import ThreadpoolController
 
 from chiasm.errors import LabelError
-from chiasm.labels import (
-    Labels,
-    Shots,
-    Unchecked,
-    deal,
-    group_codes,
-    label_codes,
-    refuse_continuous,
-    refuse_one_class,
-)
+from chiasm.splits import Labels, Shots, deal, group_codes, label_codes, refuse_continuous, refuse_one_class
+from chiasm.vectors import Unchecked
 
 Rows: TypeAlias = Int[np.ndarray, " _"] | Iterable[int]
 _Result = TypeVar("_Result")

@@ -13,10 +13,9 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from chiasm.alignment.alignment import normalise
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import Unchecked
 from chiasm.types import MODALITIES, Modality
+from chiasm.vectors import Unchecked, unit_rows
 
 Subset: TypeAlias = tuple[Modality, ...]
 """Some modalities, in the order of `MODALITIES`."""
@@ -269,9 +268,9 @@ class Features:
                 vectors = embeddings(arrays, name)[rows]
                 if name in self.maps:
                     vectors = self.maps[name].apply(vectors)
-                parts.append(part[0] * normalise(vectors - self.own[name]))
+                parts.append(part[0] * unit_rows(vectors - self.own[name]))
             if name in self.shared:
-                parts.append(part[1] * normalise(arrays.shared[name][rows] - self.shared[name]))
+                parts.append(part[1] * unit_rows(arrays.shared[name][rows] - self.shared[name]))
         return np.concatenate(parts, axis=1)
 
     def anchors(self, names: Float[np.ndarray, "classes dim"], subset: Subset) -> Float[np.ndarray, "classes width"]:
@@ -282,14 +281,14 @@ class Features:
             if name in self.own:
                 parts.append(np.zeros((len(names), len(self.own[name])), names.dtype))
             if name in self.shared:
-                parts.append(part[1] * normalise(names - self.shared[name]))
+                parts.append(part[1] * unit_rows(names - self.shared[name]))
         return np.concatenate(parts, axis=1)
 
     def across(
         self, arrays: ModalityArrays, given: Modality, rows: Int[np.ndarray, " rows"], wanted: Modality
     ) -> Float[np.ndarray, "rows width"]:
         """Feature rows in the place of one modality from the shared vectors of another one."""
-        other = normalise(arrays.shared[given][rows] - self.shared[given])
+        other = unit_rows(arrays.shared[given][rows] - self.shared[given])
         parts = [np.zeros((len(rows), len(self.own[wanted])), other.dtype)] if wanted in self.own else []
         return np.concatenate([*parts, self._lengths(wanted, 1)[1] * other], axis=1)
 

@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import Labels, Unchecked, deal, group_codes
 from chiasm.recognition.calibration import Calibration, fit_calibration
 from chiasm.recognition.conformal import ConformalScores
 from chiasm.recognition.ladder import paired
@@ -33,6 +32,8 @@ from chiasm.recognition.predictor import (
 from chiasm.recognition.recognizer import KINDS, Recognizer, describe, restore
 from chiasm.recognition.storage import Tensors, read_model, write_model
 from chiasm.recognition.tasks import Targets, TaskName
+from chiasm.splits import Labels, deal, group_codes
+from chiasm.vectors import Unchecked
 
 if TYPE_CHECKING:
     from chiasm.training import Training

@@ -13,10 +13,9 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
-from chiasm.alignment.alignment import normalise
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import Unchecked
 from chiasm.recognition.calibration import checked_codes
+from chiasm.vectors import Unchecked, unit_rows
 
 ScoreName: TypeAlias = Literal["energy", "max_probability", "mahalanobis", "relative_mahalanobis", "knn"]
 
@@ -140,7 +139,7 @@ class NearestNeighbours:
 
     def scores(self, features: Features, logits: Logits) -> Float64[np.ndarray, " items"]:  # noqa: ARG002
         """From features."""
-        X = normalise(_checked_features(features, self.items.shape[1]))
+        X = unit_rows(_checked_features(features, self.items.shape[1]))
         scores = np.empty(len(X))
         for block in _blocks(len(X), len(self.items)):
             # Of unit vectors, the squared distance is 2 - 2 * cosine.
@@ -197,7 +196,7 @@ def fit_unknown_score(
             raise ChiasmError(f"neighbours must be from 1 to the number of items, {len(X)}; got {neighbours}")
         if len(X) > _MOST_NEIGHBOURS_KEPT:
             X = X[np.random.default_rng(seed).choice(len(X), _MOST_NEIGHBOURS_KEPT, replace=False)]
-        return NearestNeighbours(normalise(X), min(neighbours, len(X)))
+        return NearestNeighbours(unit_rows(X), min(neighbours, len(X)))
     centre = X.mean(axis=0)
     X -= centre
     of_class = np.unique(true, return_inverse=True)[1]

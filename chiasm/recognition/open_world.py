@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import Labels, Unchecked, deal, group_codes
 from chiasm.recognition.calibration import checked_codes, damaged
 from chiasm.recognition.conformal import ConformalScores, checked_scores
 from chiasm.recognition.novelty import Codes, Features, Logits, ScoreName, UnknownScore, fit_unknown_score, score_from
+from chiasm.splits import Labels, deal, group_codes
+from chiasm.vectors import Unchecked
 
 FitAndScore: TypeAlias = Callable[[Int[np.ndarray, " train"], Int[np.ndarray, " test"]], Mapping[str, Any]]
 """Fits on the rows of its first argument and scores those of its second: scores by name, large is unlike."""

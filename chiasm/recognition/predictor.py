@@ -19,12 +19,13 @@ from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.alignment.ridge import fit_ridge
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import Labels, Unchecked, deal, group_codes
 from chiasm.recognition.conformal import ConformalScores
 from chiasm.recognition.label_probe import LabelProbe, fit_label_probe, sigmoid
 from chiasm.recognition.linear_heads import LinearHead, LinearHeads, SubsetPredictor, deserving, floats
 from chiasm.recognition.modalities import Arrays, ModalityArrays, Subset, as_arrays, refuse_empty_items, subsets
 from chiasm.recognition.storage import Tensors
+from chiasm.splits import Labels, deal, group_codes
+from chiasm.vectors import Unchecked
 
 _FEWEST_HELD_OUT = 20  # for intervals and thresholds of a set that has no head of its own
 _FEWEST_FOR_THRESHOLD = 10  # positive items of a label for one of its own

@@ -36,16 +36,18 @@ from chiasm.evaluation.metrics import (
     held_out_class_metrics,
     probability_metrics,
 )
-from chiasm.labels import Labels, group_codes, label_codes
 from chiasm.recognition.fitting import SourceItems
 from chiasm.recognition.modalities import Arrays, ModalityArrays, as_arrays
 from chiasm.splits import (
+    Labels,
     Split,
     crossing,
     few_shot_split,
+    group_codes,
     grouped_stratified_folds,
     held_out_class_split,
     holdout_split,
+    label_codes,
 )
 
 Names: TypeAlias = Mapping[Any, Shaped[np.ndarray, " dim"]]

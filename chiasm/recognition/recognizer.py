@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float, Int, Shaped
 from safetensors import SafetensorError
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import Labels, label_codes
 from chiasm.recognition.calibration import Calibration
 from chiasm.recognition.conformal import ConformalSets
 from chiasm.recognition.extension import extend_linear
@@ -51,6 +50,7 @@ from chiasm.recognition.storage import (
     refuse_version,
     write_folder,
 )
+from chiasm.splits import Labels, label_codes
 from chiasm.types import Modality
 
 FORMAT, VERSION = "chiasm-recognizer", 3

@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from chiasm.errors import LabelError
-from chiasm.labels import Unchecked
+from chiasm.vectors import Unchecked
 
 TaskName: TypeAlias = Literal["classes", "labels", "number"]
 

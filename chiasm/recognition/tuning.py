@@ -29,12 +29,13 @@ from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm._optional import require
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.labels import Labels, Shots, Unchecked, deal, group_codes, label_codes
 from chiasm.recognition.fitting import LEARNED, FusionName, SourceItems
 from chiasm.recognition.heads import RUNGS, RungName
 from chiasm.recognition.ladder import RungOptions, Task, deal_folds, why_not
 from chiasm.recognition.modalities import Arrays, ModalityArrays, as_arrays
 from chiasm.recognition.recognizer import Recognizer
+from chiasm.splits import Labels, Shots, deal, group_codes, label_codes
+from chiasm.vectors import Unchecked
 
 FORMAT, VERSION = "chiasm-tuning", 1
 """Of a study's file. The version changes with the space: trials of another space are not comparable."""

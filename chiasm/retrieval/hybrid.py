@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from chiasm.errors import LabelError
-from chiasm.labels import Labels, label_codes
+from chiasm.splits import Labels, label_codes
 
 CONSTANT = 60.0  # of reciprocal ranks: as in the paper, where results hardly changed with it
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))  # tried for the second of two rankings

@@ -14,9 +14,9 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from chiasm.alignment.alignment import normalise
 from chiasm.errors import SpaceError
 from chiasm.retrieval.index import COPIED, NOTHING, SCORES, Candidates, Ranking, best, check, closest, ranked
+from chiasm.vectors import unit_rows
 
 Metric: TypeAlias = Literal["cosine", "dot", "l2", "mahalanobis"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -206,7 +206,7 @@ class InnerProduct:
     def _moved(self, vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n dim"]:
         if self.whitening is not None:
             return self.whitening(vectors)
-        return normalise(vectors) if self.metric == "cosine" else vectors
+        return unit_rows(vectors) if self.metric == "cosine" else vectors
 
 
 class MahalanobisIndex:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from chiasm.alignment.alignment import normalise
 from chiasm.errors import SpaceError
 from chiasm.retrieval.index import ExactIndex, Ranking
 from chiasm.types import Modality
+from chiasm.vectors import unit_rows
 
 LEFT = 1e-3  # length of a query, of at most 1, below which its direction is rounding
 
@@ -73,7 +73,7 @@ def compose(
                 "nothing is left of the query: what is wanted and what is not wanted are the same. Word one of them "
                 "otherwise"
             )
-    unit: Float[np.ndarray, " dim"] = normalise(query[None])[0].astype(np.float32)
+    unit: Float[np.ndarray, " dim"] = unit_rows(query[None])[0].astype(np.float32)
     return unit
 
 
@@ -156,5 +156,5 @@ def _items(
         chosen = np.flatnonzero(kinds == kind)
         sums = np.zeros_like(items)
         np.add.at(sums, codes[chosen], vectors[chosen])
-        items += normalise(sums)  # of unit length also where the files of one modality are unlike
-    return normalise(items)
+        items += unit_rows(sums)  # of unit length also where the files of one modality are unlike
+    return unit_rows(items)

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from chiasm.alignment.alignment import normalise
 from chiasm.errors import SpaceError
+from chiasm.vectors import unit_rows
 
 FeedbackName = Literal["rocchio", "logistic"]
 
@@ -148,5 +148,5 @@ def _unit(moved: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
         raise SpaceError(
             "the thumbs cancel the query out: nothing is left to search with. Rate other hits, or search anew"
         )
-    unit: Float[np.ndarray, " dim"] = normalise(moved[None])[0].astype(np.float32)
+    unit: Float[np.ndarray, " dim"] = unit_rows(moved[None])[0].astype(np.float32)
     return unit

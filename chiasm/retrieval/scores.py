@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from chiasm.alignment.alignment import MIN_PAIRS, normalise
+from chiasm.alignment.alignment import MIN_PAIRS
 from chiasm.errors import SpaceError
 from chiasm.retrieval.hubness import Correction
 from chiasm.retrieval.metrics import VectorStatistics
@@ -35,6 +35,7 @@ from chiasm.retrieval.relevance import (
     mixed_threshold,
 )
 from chiasm.types import Modality
+from chiasm.vectors import unit_rows
 
 FORMAT_VERSION = 2
 MAX_BANK = 2000  # queries kept for the hubness statistics: 1.5 MB at 384 dimensions
@@ -162,7 +163,7 @@ class Prepared:
         moved = vectors - (self.query_mean if side == "query" else self.row_mean)
         if self.matrix is not None:
             moved = moved @ self.matrix
-        moved = normalise(moved)
+        moved = unit_rows(moved)
         moved[~vectors.any(axis=1)] = 0
         return np.asarray(moved, dtype=np.float32)
 
@@ -603,7 +604,7 @@ def _relevance(preparation: Preparation, known: HeldOut, answerable: float, seed
     if len(np.unique(known.query_groups[usable])) < MIN_PAIRS:
         return None
     turned = prepared.turned(known.rows, "row")
-    middle = normalise(relevant[usable].astype(np.float32) @ turned)
+    middle = unit_rows(relevant[usable].astype(np.float32) @ turned)
     return fit_relevance(
         asked[usable] @ rows.T,
         relevant[usable],

@@ -26,7 +26,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from chiasm import encoders, media
-from chiasm.alignment.alignment import normalise
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
 from chiasm.errors import CollectionError, SpaceError
@@ -39,6 +38,7 @@ from chiasm.retrieval.query import compose, more_like
 from chiasm.space import Space, saved_spaces, start_space
 from chiasm.store.collection import Collection, Vectors, write_whole
 from chiasm.types import MODALITIES, Media, Modality, Outcome, Text
+from chiasm.vectors import unit_rows
 from chiasm.verbs.dataset import fingerprints_of
 
 if TYPE_CHECKING:
@@ -399,8 +399,8 @@ class _Gallery:
             raise SpaceError(f"there is no item {name!r} with an embedded file in this collection")
         rows = self.rows_of(self.numbers[name])
         spoken = np.array([self.rows.modalities[row] for row in rows])
-        parts = [normalise(self.rows.vectors[rows[spoken == kind]].mean(axis=0)[None])[0] for kind in np.unique(spoken)]
-        unit: Float[np.ndarray, " dim"] = normalise(np.mean(parts, axis=0)[None])[0]
+        parts = [unit_rows(self.rows.vectors[rows[spoken == kind]].mean(axis=0)[None])[0] for kind in np.unique(spoken)]
+        unit: Float[np.ndarray, " dim"] = unit_rows(np.mean(parts, axis=0)[None])[0]
         return unit
 
 
