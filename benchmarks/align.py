@@ -32,7 +32,6 @@ Hits = tuple[float, float]  # of `DIRECTIONS`
 class Outcome:
     """One fit, and what is found by it in the fold that it did not see."""
 
-    method: str  # that was chosen, where the method is auto
     seconds: float
     plain: Hits
     corrected: Hits
@@ -44,19 +43,17 @@ def main() -> None:
     bridge = np.mean([hits(target.take(fold.test), target.start[fold.test]) for fold in folds], axis=0)
     rows: list[list[object]] = [["bridge, no pairs", "", *map(float, bridge), *[""] * 5]]
     verdicts = []
-    for method in (*METHODS, "auto"):
+    for method in METHODS:
         for shown, given in (("none", None), ("emoji", source)):
             found = [measured(method, target, fold, given) for fold in folds]
-            chosen = ", ".join(sorted({outcome.method for outcome in found}))
-            name = f"auto ({chosen})" if method == "auto" else method
             plain, corrected = (np.array([getattr(one, kind) for one in found]) for kind in ("plain", "corrected"))
             columns = [column for values in (plain, corrected) for column in (*values.mean(axis=0), error(values))]
             seconds = f"{np.median([outcome.seconds for outcome in found]):.1f}"
-            rows.append([name, shown, *map(float, columns), seconds])
+            rows.append([method, shown, *map(float, columns), seconds])
             say(f"{rows[-1]}")
             for direction, gains in zip(DIRECTIONS, (corrected - plain).T, strict=True):
                 verdict = "below plain" if gains.mean() < 0 else "not below plain"
-                verdicts.append([name, shown, direction, float(gains.mean()), error(gains[:, None]), verdict])
+                verdicts.append([method, shown, direction, float(gains.mean()), error(gains[:, None]), verdict])
     columns_of = [f"{direction}{kind}" for kind in ("", ", chosen scores") for direction in (*DIRECTIONS, "error")]
     body = [
         f"{len(target.X)} captioned stamps without symbols, {len(source.X)} emoji pairs ({', '.join(VENDORS)}) as source.",
@@ -86,7 +83,7 @@ def measured(method: str, target: PairArrays, fold: Split, source: PairArrays | 
         pair = PairScores.fit(searched, asked, gallery_owners=learned, bank_owners=learned, pairs=known)
         scores = pair.prepare_queries(queries) @ pair.prepare_rows(gallery, codes[fold.test]).T
         corrected.append(hit_rate(scores, test))
-    return Outcome(model.choice_.method, seconds, hits(test, placed), (corrected[0], corrected[1]))
+    return Outcome(seconds, hits(test, placed), (corrected[0], corrected[1]))
 
 
 def hits(test: PairArrays, placed: Float[np.ndarray, "n dim"]) -> Hits:

@@ -87,7 +87,6 @@ class Aligned:
     alpha: float  # weight of the source in the end
     blend: float  # share of the learned map; 0: the start was better, and stays
     source_pairs: int
-    compared: tuple[dict[str, Any], ...]  # methods on left-out folds, where there were several to choose from
 
 
 @dataclass(frozen=True)
@@ -402,9 +401,8 @@ def align(
     Args:
         collection: the target.
         pairs: two modalities or more. Text is the anchor where it is among them; the others are moved to it.
-        method: `"ridge"`, `"kernel"`, `"procrustes"`, `"cca"`, `"infonce"`, `"siglip"`, `"none"` (the start stays, and only
-            what scores are worth is learned), or `"auto"`: ridge, unless another is better on left-out groups by more than
-            a standard error. Default: kernel, or ridge where the source is a file of statistics.
+        method: `"kernel"`, `"ridge"`, `"procrustes"`, `"cca"`, `"infonce"`, or `"none"` (the start stays, and only
+            the meaning of scores is learned). Default: kernel, or ridge where the source is a file of statistics.
         source: a collection with such pairs, or a file written by `statistics`.
         alpha: weight of the source from 0 to 1, or `"auto"`.
         name: what the new space is called; one of that name is replaced.
@@ -1189,7 +1187,7 @@ def _align_one(
     device: Device,
 ) -> _Learned:
     from chiasm.alignment.alignment import MIN_PAIRS, PairStatistics
-    from chiasm.alignment.choice import AutoAlignment, make_alignment
+    from chiasm.alignment.choice import make_alignment
     from chiasm.report.sections import measure_pairs
 
     if len(data.items) < MIN_PAIRS:
@@ -1204,7 +1202,7 @@ def _align_one(
             raise SpaceError(
                 "the method 'none' learns no map, so there is nothing to learn from a source. Leave it out"
             )
-        report = Aligned("none", len(data.items), len(split.test), 0.0, 0.0, 0, ())
+        report = Aligned("none", len(data.items), len(split.test), 0.0, 0.0, 0)
         return _Learned(data, None, before, before, data.start, report)
     theirs = None if source is None else _source_of(source, start, data.moved, data.anchor, device)
     if method is None:
@@ -1213,15 +1211,10 @@ def _align_one(
     after = measure_pairs(
         data, tried.transform(data.features[split.test], data.start[split.test]), split.test, seed=seed
     )
-    compared = tried.comparison_.scores if isinstance(tried, AutoAlignment) else ()
-    chosen = tried.comparison_.chosen if isinstance(tried, AutoAlignment) else method
-    final = make_alignment(chosen, alpha=alpha, seed=seed).fit(**data.take(np.arange(len(data.items))), source=theirs)
+    final = make_alignment(method, alpha=alpha, seed=seed).fit(**data.take(np.arange(len(data.items))), source=theirs)
     choice = final.choice_
     crossed = final.cross_fitted(**data.take(np.arange(len(data.items))), source=theirs)
-    report = Aligned(
-        chosen, len(data.items), len(split.test), choice.alpha, choice.blend, _count(theirs),
-        tuple(asdict(part) for part in compared),
-    )  # fmt: skip
+    report = Aligned(method, len(data.items), len(split.test), choice.alpha, choice.blend, _count(theirs))
     return _Learned(data, final.map_, before, after, crossed, report)
 
 

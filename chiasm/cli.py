@@ -253,9 +253,9 @@ def align(
     collection: CollectionPath,
     pairs: Pairs = "image,text",
     method: Annotated[
-        Literal["auto", "ridge", "kernel", "procrustes", "cca", "infonce", "siglip", "none"] | None,
+        Literal["kernel", "ridge", "procrustes", "cca", "infonce", "none"] | None,
         typer.Option(
-            help="How to learn. Default: kernel, or ridge with a statistics file; auto tries all, none learns only what scores are worth."
+            help="How to learn. Default: kernel, or ridge with a statistics file; none learns only the meaning of scores."
         ),
     ] = None,
     source: Annotated[Path | None, typer.Option(help="Collection or statistics file to learn from as well.")] = None,

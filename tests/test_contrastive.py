@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,21 +13,17 @@ import torch
 from chiasm.alignment import contrastive
 from chiasm.alignment.alignment import (
     Alignment,
-    AlignmentChoice,
     Lesson,
     PairArrays,
     RidgeAlignment,
     Task,
     ridge_choice,
 )
-from chiasm.alignment.contrastive import InfoNceAlignment, SiglipAlignment, info_nce, prior_offset, siglip
+from chiasm.alignment.contrastive import InfoNceAlignment, info_nce
 from chiasm.errors import SpaceError
 from chiasm.vectors import unit_rows
 
-Make = type[InfoNceAlignment] | type[SiglipAlignment]
-METHODS: list[Make] = [InfoNceAlignment, SiglipAlignment]
-QUICK: Any = {"temperatures": [0.1], "hardnesses": [0.5], "epochs": 8}
-Loss = Callable[..., torch.Tensor]
+QUICK: Any = {"temperatures": [0.1], "epochs": 8}
 
 
 def pairs(count: int, x: int = 12, y: int = 6, *, seed: int = 0, noise: float = 0.2, common: float = 0.0) -> PairArrays:
@@ -57,38 +52,16 @@ def random_logits(number: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def slow_weights(scores: list[float], hardness: float) -> list[float]:
-    """Number of negatives times a softmax of their scores, in units of their spread."""
-    spread = math.sqrt(sum((s - sum(scores) / len(scores)) ** 2 for s in scores) / len(scores))
-    sharp = [math.exp(hardness * s / spread) for s in scores]
-    return [len(scores) * value / sum(sharp) for value in sharp]
-
-
-@pytest.mark.parametrize("hardness", [0.0, 0.5, 2.0])
-def test_info_nce_item_by_item(hardness: float) -> None:
+def test_info_nce_item_by_item() -> None:
     logits, groups = random_logits()
     total = 0.0
     for table in (logits, logits.T):
         for i in range(7):
             near = [float(table[i, j]) for j in range(7) if groups[j] != groups[i]]
-            against = sum(w * math.exp(s) for w, s in zip(slow_weights(near, hardness), near, strict=True))
+            against = sum(math.exp(s) for s in near)
             own = math.exp(float(table[i, i]))
             total -= math.log(own / (own + against))
-    assert float(info_nce(logits, groups, hardness=hardness)) == pytest.approx(total / 14, rel=1e-9)
-
-
-@pytest.mark.parametrize("hardness", [0.0, 0.5, 2.0])
-def test_siglip_pair_by_pair(hardness: float) -> None:
-    logits, groups = random_logits()
-    total = 0.0
-    for i in range(7):
-        total -= math.log(1 / (1 + math.exp(-float(logits[i, i]))))
-    for table in (logits, logits.T):
-        for i in range(7):
-            near = [float(table[i, j]) for j in range(7) if groups[j] != groups[i]]
-            for weight, score in zip(slow_weights(near, hardness), near, strict=True):
-                total -= weight / 2 * math.log(1 - 1 / (1 + math.exp(-score)))
-    assert float(siglip(logits, groups, hardness=hardness)) == pytest.approx(total / 7, rel=1e-9)
+    assert float(info_nce(logits, groups)) == pytest.approx(total / 14, rel=1e-9)
 
 
 def test_info_nce_alone_is_the_cross_entropy_of_clip() -> None:
@@ -99,45 +72,25 @@ def test_info_nce_alone_is_the_cross_entropy_of_clip() -> None:
     assert float(info_nce(logits, own)) == pytest.approx(float(expected), rel=1e-12)
 
 
-@pytest.mark.parametrize("loss", [info_nce, siglip])
-def test_gradients_are_those_of_differences(loss: Loss) -> None:
+def test_gradients_are_those_of_differences() -> None:
     logits, groups = random_logits()
-    assert torch.autograd.gradcheck(lambda table: loss(table, groups), (logits.requires_grad_(),))
+    assert torch.autograd.gradcheck(lambda table: info_nce(table, groups), (logits.requires_grad_(),))
 
 
-@pytest.mark.parametrize("loss", [info_nce, siglip])
-def test_pairs_of_one_group_are_no_negatives(loss: Loss) -> None:
+def test_pairs_of_one_group_are_no_negatives() -> None:
     logits, groups = random_logits()
     changed = logits.clone()
     changed[2, 3] = changed[6, 2] = 50.0
-    for hardness in (0.0, 1.0):
-        assert float(loss(changed, groups, hardness=hardness)) == float(loss(logits, groups, hardness=hardness))
-    assert float(loss(changed, torch.arange(7))) > float(loss(logits, torch.arange(7))) + 1
+    assert float(info_nce(changed, groups)) == float(info_nce(logits, groups))
+    assert float(info_nce(changed, torch.arange(7))) > float(info_nce(logits, torch.arange(7))) + 1
 
 
-@pytest.mark.parametrize("loss", [info_nce, siglip])
-def test_a_batch_of_one_group_has_no_negatives(loss: Loss) -> None:
+def test_a_batch_of_one_group_has_no_negatives() -> None:
     logits, same = random_logits()[0].requires_grad_(), torch.zeros(7, dtype=torch.int64)
-    for hardness in (0.0, 1.0):
-        value = loss(logits, same, hardness=hardness)
-        assert torch.isfinite(value)
-        (gradient,) = torch.autograd.grad(value, logits)
-        assert torch.isfinite(gradient).all()
-
-
-def test_hardness_pulls_at_the_nearest_negative() -> None:
-    logits = torch.tensor([[3.0, 2.0, -2.0], [0.0, 3.0, 0.0], [0.0, 0.0, 3.0]], requires_grad=True)
-    shares = []
-    for hardness in (0.0, 1.0):
-        (gradient,) = torch.autograd.grad(info_nce(logits, torch.arange(3), hardness=hardness), logits)
-        shares.append(float(gradient[0, 1] / gradient[0, 2]))
-    assert shares[1] > 2 * shares[0]
-
-
-def test_the_offset_expects_as_many_pairs_as_there_are() -> None:
-    logits = random_logits()[0]
-    offset = prior_offset(logits)
-    assert float(torch.sigmoid(logits + offset).sum()) == pytest.approx(7, abs=1e-9)
+    value = info_nce(logits, same)
+    assert torch.isfinite(value)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert torch.isfinite(gradient).all()
 
 
 # ----------------------------------------------------------------------------------------------------------- the method
@@ -151,17 +104,16 @@ def ridge_without(task: Task, rows: np.ndarray) -> np.ndarray:
     return predicted
 
 
-@pytest.mark.parametrize("make", METHODS)
 @pytest.mark.parametrize("with_source", [False, True])
-def test_never_worse_than_ridge_and_the_start_on_left_out_pairs(make: Make, with_source: bool) -> None:
+def test_never_worse_than_ridge_and_the_start_on_left_out_pairs(with_source: bool) -> None:
     data, source = pairs(60, noise=0.6), pairs(100, seed=1) if with_source else None
-    ridge, found = fit(RidgeAlignment(), data, source), fit(make(**QUICK), data, source)
+    ridge, found = fit(RidgeAlignment(), data, source), fit(InfoNceAlignment(**QUICK), data, source)
     choice, task = found.choice_, Task(data, source, "auto")
     by_ridge = task.scores(task.assembled([ridge_without(task, rows) for rows, _ in task.folds]), found.blends)
     assert choice.score >= max(by_ridge)
     assert choice.score >= choice.start_score == ridge.choice_.start_score
     assert (choice.alpha, choice.strength) == (ridge.choice_.alpha, ridge.choice_.strength)
-    assert choice.method == make.method
+    assert choice.method == InfoNceAlignment.method
     assert found.map_.weight.dtype == found.map_.bias.dtype == np.float32
     np.testing.assert_allclose(
         found.transform(data.X, data.start),
@@ -184,10 +136,9 @@ def warped(count: int, seed: int) -> PairArrays:
     return PairArrays(*(part.astype(np.float32) for part in (X, Y, start)))
 
 
-@pytest.mark.parametrize("make", METHODS)
-def test_it_finds_more_than_ridge_where_squared_error_looks_elsewhere(make: Make) -> None:
+def test_it_finds_more_than_ridge_where_squared_error_looks_elsewhere() -> None:
     data, new = warped(150, 0), warped(200, 1)
-    ridge, found = fit(RidgeAlignment(), data), fit(make(learning_rate=3e-2, **QUICK), data)
+    ridge, found = fit(RidgeAlignment(), data), fit(InfoNceAlignment(learning_rate=3e-2, **QUICK), data)
     assert found.choice_.settings["epochs"] > 0
     assert found.choice_.score > ridge.choice_.score + 0.01
     task = Task(new, None, "auto")
@@ -195,21 +146,22 @@ def test_it_finds_more_than_ridge_where_squared_error_looks_elsewhere(make: Make
     assert on_new[1] > on_new[0] + 0.01
 
 
-@pytest.mark.parametrize("make", METHODS)
-def test_without_a_gain_it_is_ridge(make: Make) -> None:
+def test_without_a_gain_it_is_ridge() -> None:
     data = pairs(60, noise=0.0)
-    ridge, found = fit(RidgeAlignment(), data), fit(make(learning_rate=1.0, **QUICK), data)  # a rate that destroys
+    ridge, found = (
+        fit(RidgeAlignment(), data),
+        fit(InfoNceAlignment(learning_rate=1.0, **QUICK), data),
+    )  # a rate that destroys
     assert found.choice_.settings["epochs"] == 0
     np.testing.assert_array_equal(found.map_.weight, ridge.map_.weight)
     assert found.choice_.blend == ridge.choice_.blend
 
 
-@pytest.mark.parametrize("make", METHODS)
 @pytest.mark.parametrize("with_source", [False, True])
-def test_the_score_is_that_of_maps_learned_without_the_fold(make: Make, with_source: bool) -> None:
+def test_the_score_is_that_of_maps_learned_without_the_fold(with_source: bool) -> None:
     data, source = warped(60, 0), warped(40, 1) if with_source else None
     given: Any = {"alpha": 0.3 if with_source else "auto", "learning_rate": 3e-2, **QUICK}
-    found = fit(make(**given), data, source)
+    found = fit(InfoNceAlignment(**given), data, source)
     assert found.choice_.settings["epochs"] > 0
     task = Task(data, source, given["alpha"])
     predicted = []
@@ -222,17 +174,16 @@ def test_the_score_is_that_of_maps_learned_without_the_fold(make: Make, with_sou
     assert found.choice_.score == pytest.approx(score, abs=1e-6)
 
 
-@pytest.mark.parametrize("make", METHODS)
-def test_pairs_of_a_fold_change_nothing_in_what_is_predicted_of_it(make: Make) -> None:
+def test_pairs_of_a_fold_change_nothing_in_what_is_predicted_of_it() -> None:
     data = warped(60, 0)
     task = Task(data, None, "auto")
     rows = task.folds[0][0]
     turned = data.Y.copy()
     turned[rows] = turned[rows[::-1]]
     fixed = ridge_choice(task)
-    settings = {"temperature": 0.1, "hardness": 0.5, "trained_blend": 1.0}
+    settings = {"temperature": 0.1, "trained_blend": 1.0}
     curves = [
-        make(**{**QUICK, "epochs": 3})._left_out_by_epoch(of, fixed, settings)
+        InfoNceAlignment(**{**QUICK, "epochs": 3})._left_out_by_epoch(of, fixed, settings)
         for of in (task, Task(dataclasses.replace(data, Y=turned), None, "auto"))
     ]
     others = np.setdiff1d(np.arange(60), rows)
@@ -242,37 +193,21 @@ def test_pairs_of_a_fold_change_nothing_in_what_is_predicted_of_it(make: Make) -
         assert np.abs(before[others] - after[others]).max() > 1e-3
 
 
-@pytest.mark.parametrize("make", METHODS)
-def test_with_two_groups_there_is_nothing_to_contrast_and_ridge_stays(make: Make) -> None:
+def test_with_two_groups_there_is_nothing_to_contrast_and_ridge_stays() -> None:
     two = dataclasses.replace(pairs(30), groups=np.arange(30) % 2)
-    ridge, found = fit(RidgeAlignment(), two), fit(make(**QUICK), two)
+    ridge, found = fit(RidgeAlignment(), two), fit(InfoNceAlignment(**QUICK), two)
     assert found.choice_.settings["epochs"] == 0
     np.testing.assert_array_equal(found.map_.weight, ridge.map_.weight)
     placed = found.cross_fitted(two.X, two.Y, start=two.start, groups=two.groups)
     np.testing.assert_allclose(np.linalg.norm(placed, axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", METHODS)
-def test_hardness_is_chosen_at_the_best_temperature(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = {(0.1, 0.0): 0.5, (0.2, 0.0): 0.7, (0.2, 1.0): 0.6, (0.2, 2.0): 0.7}
-    tried = []
-
-    def fixed(_: Alignment, task: Task, base: AlignmentChoice, temperature: float, hardness: float) -> AlignmentChoice:
-        tried.append((temperature, hardness))
-        settings = {"temperature": temperature, "hardness": hardness}
-        return dataclasses.replace(base, score=scores[temperature, hardness], settings=settings)
-
-    monkeypatch.setattr(make, "_tried", fixed)
-    choice = make(temperatures=[0.1, 0.2], hardnesses=[0.0, 1.0, 2.0])._choose(Task(pairs(30), None, "auto"))
-    assert tried == list(scores)
-    assert choice.settings == {"temperature": 0.2, "hardness": 0.0}
-
-
-@pytest.mark.parametrize("make", METHODS)
-def test_the_same_seed_gives_the_same_map(make: Make) -> None:
+def test_the_same_seed_gives_the_same_map() -> None:
     data, source = warped(60, 0), warped(80, 1)
     before = torch.random.get_rng_state()
-    fits = [fit(make(seed=seed, learning_rate=3e-2, batch_size=16, **QUICK), data, source) for seed in (3, 3, 4)]
+    fits = [
+        fit(InfoNceAlignment(seed=seed, learning_rate=3e-2, batch_size=16, **QUICK), data, source) for seed in (3, 3, 4)
+    ]
     assert torch.equal(before, torch.random.get_rng_state())
     assert fits[0].choice_.settings["epochs"] > 0
     np.testing.assert_array_equal(fits[0].map_.weight, fits[1].map_.weight)
@@ -283,9 +218,7 @@ def test_the_same_seed_gives_the_same_map(make: Make) -> None:
 def test_the_map_is_ridge_turned_by_descent_on_left_out_predictions() -> None:
     """Epochs of one batch restated: AdamW by torch on InfoNCE of predictions by refits, source beside target."""
     data, source = warped(150, 0), warped(60, 1)
-    model = InfoNceAlignment(
-        alpha=0.3, temperatures=[0.1], hardnesses=[0.0], epochs=8, batch_size=512, learning_rate=3e-2
-    )
+    model = InfoNceAlignment(alpha=0.3, temperatures=[0.1], epochs=8, batch_size=512, learning_rate=3e-2)
     found = fit(model, data, source)
     epochs = int(found.choice_.settings["epochs"])
     assert epochs > 0
@@ -347,12 +280,13 @@ def test_of_a_large_source_whole_groups_are_taken(monkeypatch: pytest.MonkeyPatc
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize("make", METHODS)
-def test_a_source_of_statistics_alone_is_refused(make: Make) -> None:
+def test_a_source_of_statistics_alone_is_refused() -> None:
     data, source = pairs(30), pairs(60, seed=1)
-    message = rf"{make.method} learns from single pairs, and the source is given as statistics .* or use ridge"
+    message = (
+        rf"{InfoNceAlignment.method} learns from single pairs, and the source is given as statistics .* or use ridge"
+    )
     with pytest.raises(SpaceError, match=message):
-        make().fit(data.X, data.Y, start=data.start, source=source.statistics)
+        InfoNceAlignment().fit(data.X, data.Y, start=data.start, source=source.statistics)
 
 
 @pytest.mark.parametrize(
@@ -360,8 +294,6 @@ def test_a_source_of_statistics_alone_is_refused(make: Make) -> None:
     [
         ({"temperatures": []}, r"temperatures must be one or more numbers above 0; got \[\]"),
         ({"temperatures": [0.0]}, r"temperatures must be one or more numbers above 0; got \[0.0\]"),
-        ({"hardnesses": [-1.0]}, r"hardnesses must be one or more numbers, 0 or above; got \[-1.0\]"),
-        ({"hardnesses": []}, r"hardnesses must be one or more numbers, 0 or above; got \[\]"),
         ({"batch_size": 1}, "batch_size must be at least 2, to tell pairs apart; got 1"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1; got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be finite and above 0; got 0.0"),
@@ -375,10 +307,9 @@ def test_options_out_of_range(options: dict[str, object], message: str) -> None:
         InfoNceAlignment(**options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("make", METHODS)
-def test_bad_pairs_are_refused_as_by_ridge(make: Make) -> None:
+def test_bad_pairs_are_refused_as_by_ridge() -> None:
     data = pairs(20)
     with pytest.raises(SpaceError, match="alignment needs at least 10 pairs; got 9"):
-        fit(make(), data.take(np.arange(9)))
+        fit(InfoNceAlignment(), data.take(np.arange(9)))
     with pytest.raises(SpaceError, match=r"alpha=0.5 is the weight of a source, and there is none"):
-        fit(make(alpha=0.5), data)
+        fit(InfoNceAlignment(alpha=0.5), data)
