@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from chiasm import api, encoders
+import chiasm
+from chiasm import encoders
 from chiasm.demo import SMALLEST_CLASS, stamps_root, stamps_rows
 from chiasm.encoders.cache import cache_folder
 from chiasm.recognition import ModalityArrays
@@ -100,7 +101,7 @@ def pairs(name: str) -> Pairs:
     """`"stamps"` or `"emoji-VENDOR"`, embedded by the offline encoder."""
     folder = cache_folder() / "benchmarks"
     manifest = stamps_table(folder) if name == "stamps" else emoji_table(name.removeprefix("emoji-"), folder)
-    api.add([manifest], to=folder / name)
+    chiasm.add([manifest], to=folder / name)
     collection = Collection.open(folder / name)
     networks = encoders.resolve("offline")
     rows = {str(row["id"]): row for row in collection.items()}
@@ -129,7 +130,7 @@ def spoken_stamps() -> dict[str, Float[np.ndarray, " dim"]]:
         writer = csv.DictWriter(file, ["id", "audio"], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    api.add([manifest], to=folder / "stamps-spoken")
+    chiasm.add([manifest], to=folder / "stamps-spoken")
     speech = next(network for network in encoders.resolve("offline") if "audio" in network.modalities)
     vectors = Collection.open(folder / "stamps-spoken").vectors(speech.fingerprint)
     return dict(zip(vectors.items, vectors.vectors, strict=True))

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+import chiasm
 from benchmarks import record
 from benchmarks.corpora import say, stamps_table
-from chiasm import api, encoders, media
+from chiasm import encoders, media
 from chiasm.demo import stamps_root
 from chiasm.encoders import offline
 from chiasm.encoders.cache import cache_folder
@@ -49,7 +50,7 @@ def images() -> list[list[object]]:
         rates: dict[str, float] = {}
         for number in range(ROUNDS):
             target = folder / f"collection{number}"
-            measure(rates, "chiasm add (files to stored vectors)", len(paths), partial(api.add, [only], to=target))
+            measure(rates, "chiasm add (files to stored vectors)", len(paths), partial(chiasm.add, [only], to=target))
             measure(
                 rates,
                 "chiasm encode (prepared pixels)",
@@ -119,7 +120,7 @@ def again() -> list[list[object]]:
         for number in range(8000):
             (folder / f"{number:05}.txt").write_text(f"note number {number}", encoding="utf-8")
         target = Path(name) / "collection"
-        api.add([folder], to=target)
+        chiasm.add([folder], to=target)
         seconds = {}
         for label, arguments in (
             ("add again, 8,000 unchanged files", ["add", str(folder), "--to", str(target)]),

@@ -1,7 +1,7 @@
 """Moments: spoken words planted in recordings, and scenes planted in videos, found by their words.
 
 Recordings are Debian's telephone prompts one after another with pauses between them; videos are stamps, each shown for
-some seconds while it drifts over the screen, with prompts spoken meanwhile. Both are stored by the same `api.add` as
+some seconds while it drifts over the screen, with prompts spoken meanwhile. Both are stored by the same `chiasm.add` as
 anything else, and ranked by cosine in the collection's space among all rows, those of whole files too. A query counts
 as found at R@1 if the first row is of the right file and its span overlaps the planted one by IoU 0.5 or more.
 """
@@ -23,9 +23,10 @@ import soxr
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+import chiasm
 from benchmarks import record
 from benchmarks.corpora import say
-from chiasm import api, encoders, media
+from chiasm import encoders, media
 from chiasm.demo import fetch_debian, stamps_root, stamps_rows
 from chiasm.space import start_space
 from chiasm.store.collection import Collection, Vectors
@@ -103,7 +104,7 @@ def run(
 def search(folder: Path, encoder: str, planted: Sequence[Planted], speed: list[float]) -> list[bool]:
     """Add the media in a folder to a collection; for each query, whether the first row overlaps what was planted."""
     begin = time.monotonic()
-    report = api.add([folder / "media"], to=folder / "collection", encoder=encoder)
+    report = chiasm.add([folder / "media"], to=folder / "collection", encoder=encoder)
     assert set(report.counts) == {"ok"}, report.counts
     collection = Collection.open(folder / "collection")
     networks = encoders.resolve(encoder)

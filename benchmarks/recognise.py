@@ -21,9 +21,9 @@ from sklearn.metrics import f1_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.utils._testing import ignore_warnings
 
+import chiasm
 from benchmarks import record
 from benchmarks.corpora import Pairs, classes, pairs, say, stamps_table
-from chiasm import api
 from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.recognition.linear_probe import LinearProbe
 from chiasm.recognition.modalities import Features
@@ -123,9 +123,9 @@ def whole_job(categories: set[str]) -> str:
         folder = Path(name)
         table = stamps_table(folder, categories=categories)
         begin = time.perf_counter()
-        added = api.add([table], to=folder / "collection")
+        added = chiasm.add([table], to=folder / "collection")
         middle = time.perf_counter()
-        report = api.fit(folder / "collection", label="category", out=folder / "model")
+        report = chiasm.fit(folder / "collection", label="category", out=folder / "model")
         end = time.perf_counter()
     return (
         f"From files to an evaluated recogniser with no embedding stored: {end - begin:.1f} s, of which {middle - begin:.1f} s "

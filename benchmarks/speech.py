@@ -21,9 +21,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+import chiasm
 from benchmarks import record
 from benchmarks.corpora import say
-from chiasm import api, encoders, media
+from chiasm import encoders, media
 from chiasm.alignment.alignment import Alignment, RidgeAlignment
 from chiasm.alignment.linear_alignment import CcaAlignment
 from chiasm.demo import fetch_debian
@@ -186,7 +187,7 @@ def stored(prompts: Prompts, encoder: str) -> Heard:
         writer.writerows(zip(prompts.ids, prompts.paths, strict=True))
     known = folder.exists()
     begin = time.monotonic()
-    api.add([manifest], to=folder, encoder=encoder)
+    chiasm.add([manifest], to=folder, encoder=encoder)
     seconds = 0.0 if known else time.monotonic() - begin
     *_, speech = encoders.resolve(encoder)
     rows = Collection.open(folder).vectors(speech.fingerprint)

@@ -1,3 +1,73 @@
-"""chiasm: search and recognise images, texts, sounds and videos with pretrained encoders and a few labels."""
+"""chiasm: search and recognise images, texts, sounds and videos with pretrained encoders and a few labels.
+
+The verbs are functions (`chiasm.add`, `chiasm.search`, `chiasm.fit`, ...), the same as the commands of the command line.
+Names are imported when they are used: `import chiasm` itself loads nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from chiasm.errors import ChiasmError as ChiasmError
+    from chiasm.recognition import Recognizer as Recognizer
+    from chiasm.serving import make_key as make_key
+    from chiasm.serving import serve as serve
+    from chiasm.store.collection import Collection as Collection
+    from chiasm.verbs.add import add as add
+    from chiasm.verbs.add import reembed as reembed
+    from chiasm.verbs.add import remove as remove
+    from chiasm.verbs.align import align as align
+    from chiasm.verbs.align import statistics as statistics
+    from chiasm.verbs.evaluate import evaluate as evaluate
+    from chiasm.verbs.feedback import feedback as feedback
+    from chiasm.verbs.feedback import labels as labels
+    from chiasm.verbs.fit import fit as fit
+    from chiasm.verbs.learn import drift as drift
+    from chiasm.verbs.learn import learn as learn
+    from chiasm.verbs.learn import revert as revert
+    from chiasm.verbs.predict import predict as predict
+    from chiasm.verbs.search import Searcher as Searcher
+    from chiasm.verbs.search import search as search
+    from chiasm.verbs.status import status as status
+    from chiasm.verbs.weigh import weigh as weigh
+
+_MODULES = {
+    "ChiasmError": "errors",
+    "Collection": "store.collection",
+    "Recognizer": "recognition",
+    "Searcher": "verbs.search",
+    "add": "verbs.add",
+    "align": "verbs.align",
+    "drift": "verbs.learn",
+    "evaluate": "verbs.evaluate",
+    "feedback": "verbs.feedback",
+    "fit": "verbs.fit",
+    "labels": "verbs.feedback",
+    "learn": "verbs.learn",
+    "make_key": "serving",
+    "predict": "verbs.predict",
+    "reembed": "verbs.add",
+    "remove": "verbs.add",
+    "revert": "verbs.learn",
+    "search": "verbs.search",
+    "serve": "serving",
+    "statistics": "verbs.align",
+    "status": "verbs.status",
+    "weigh": "verbs.weigh",
+}
+
+__all__ = [*_MODULES]  # noqa: PLE0604  one table
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'chiasm' has no attribute {name!r}; it has {', '.join(_MODULES)}")
+    return getattr(import_module(f"chiasm.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*_MODULES]

@@ -1,4 +1,4 @@
-"""The command line: one command a verb of `chiasm.api`, with the same names.
+"""The command line: one command a verb, with the same names.
 
 Every command takes `--json`: one JSON document on standard output, everything else on standard error. Exit codes: 0
 done, 1 failed, 2 wrong usage. Ctrl-C stops a command; run again, it goes on where it was.
@@ -57,10 +57,10 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Store and embed what folders, tables and files list. Run again, it does only what is new."""
-    from chiasm import api
+    import chiasm
 
     with _progress("files") as on_progress:
-        report = api.add(list(paths), to=to, encoder=encoder, device=device, on_progress=on_progress)
+        report = chiasm.add(list(paths), to=to, encoder=encoder, device=device, on_progress=on_progress)
     outcomes = [{"path": o.path, "outcome": o.outcome.value, "reason": o.reason} for o in report.outcomes]
     if as_json:
         _print_json(
@@ -96,9 +96,9 @@ def add(
 @app.command()
 def status(collection: CollectionPath, as_json: Json = False) -> None:
     """Say what a collection holds."""
-    from chiasm import api
+    import chiasm
 
-    found = api.status(collection)
+    found = chiasm.status(collection)
     if as_json:
         _print_json(found.as_dict())
         return
@@ -116,9 +116,9 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Delete items with their outcomes and vectors (the files themselves stay)."""
-    from chiasm import api
+    import chiasm
 
-    count = api.remove(collection, where=where)
+    count = chiasm.remove(collection, where=where)
     if as_json:
         _print_json({"removed": count})
     else:
@@ -133,10 +133,10 @@ def reembed(
     as_json: Json = False,
 ) -> None:
     """Embed all files with another encoder. Searches go on with the old one until the new one takes over."""
-    from chiasm import api
+    import chiasm
 
     with _progress("files") as on_progress:
-        report = api.reembed(collection, encoder=encoder, device=device, on_progress=on_progress)
+        report = chiasm.reembed(collection, encoder=encoder, device=device, on_progress=on_progress)
     if as_json:
         _print_json(report.as_dict())
         return
@@ -199,10 +199,10 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find items by words, pictures, sounds and videos, alone or together, and by what is not wanted."""
-    from chiasm import api
+    import chiasm
 
     least = None if min_probability is None else _number_or_auto(min_probability, "--min-probability")
-    result = api.search(
+    result = chiasm.search(
         collection,
         text,
         image=image,
@@ -267,9 +267,9 @@ def align(
     as_json: Json = False,
 ) -> None:
     """Learn from items that have both modalities; search uses the result from then on."""
-    from chiasm import api
+    import chiasm
 
-    report = api.align(
+    report = chiasm.align(
         collection,
         pairs=_pairs(pairs),
         method=method,
@@ -310,9 +310,9 @@ def statistics(
     as_json: Json = False,
 ) -> None:
     """Write what `align --source` needs of this collection, without its data."""
-    from chiasm import api
+    import chiasm
 
-    count = api.statistics(collection, out=out, pairs=_pair(pairs), where=where, device=device)
+    count = chiasm.statistics(collection, out=out, pairs=_pair(pairs), where=where, device=device)
     if as_json:
         _print_json({"pairs": count, "path": str(out)})
     else:
@@ -385,11 +385,11 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Train a recogniser on labelled items, in seconds, and measure it on items it did not see."""
-    from chiasm import api
+    import chiasm
 
     chosen = None if modalities is None else [_modality(part) for part in modalities.split(",")]
     with _trials(tune) as on_trial:
-        found = api.fit(
+        found = chiasm.fit(
             collection,
             label=label,
             out=out,
@@ -410,7 +410,7 @@ def fit(
             tune=tune,
             sampler=sampler,
             nested=nested,
-            also=[name for name in also.split(",") if name],  # type: ignore[misc]  # api says which there are
+            also=[name for name in also.split(",") if name],  # type: ignore[misc]  # the verb says which there are
             log_dir=log_dir,
             report=report,
             on_trial=on_trial,
@@ -451,10 +451,10 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Recognise what is in files. Items may have any subset of the modalities that the model knows."""
-    from chiasm import api
+    import chiasm
 
     with _progress("files") as on_progress:
-        found = api.predict(
+        found = chiasm.predict(
             model,
             list(paths),
             level=level,
@@ -511,9 +511,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure search (of a collection, by pairs and questions) or a recogniser (of a model, by labels)."""
-    from chiasm import api
+    import chiasm
 
-    result = api.evaluate(
+    result = chiasm.evaluate(
         target,
         collection,
         pairs=None if pairs is None else _pair(pairs),
@@ -552,9 +552,9 @@ def feedback(
     as_json: Json = False,
 ) -> None:
     """Keep thumbs on hits."""
-    from chiasm import api
+    import chiasm
 
-    _print_counts(api.feedback(collection, items, verdict=verdict, query=query, who=who), as_json)
+    _print_counts(chiasm.feedback(collection, items, verdict=verdict, query=query, who=who), as_json)
 
 
 @app.command()
@@ -565,9 +565,9 @@ def weigh(
     as_json: Json = False,
 ) -> None:
     """Learn from thumbs how much words count beside vectors in search --hybrid; kept only if better."""
-    from chiasm import api
+    import chiasm
 
-    result = api.weigh(collection, space=space, device=device)
+    result = chiasm.weigh(collection, space=space, device=device)
     if as_json:
         _print_json(result.as_dict())
         return
@@ -605,9 +605,9 @@ def labels(
     as_json: Json = False,
 ) -> None:
     """Keep what items truly are, for learn."""
-    from chiasm import api
+    import chiasm
 
-    _print_counts(api.labels(collection, items, column=column, label=label, who=who), as_json)
+    _print_counts(chiasm.labels(collection, items, column=column, label=label, who=who), as_json)
 
 
 @app.command()
@@ -636,9 +636,9 @@ def learn(
     as_json: Json = False,
 ) -> None:
     """Fit a model again with what people said, and take the new one if it is not worse."""
-    from chiasm import api
+    import chiasm
 
-    report = api.learn(
+    report = chiasm.learn(
         model,
         collection,
         unseen=unseen,
@@ -671,9 +671,9 @@ def revert(
     as_json: Json = False,
 ) -> None:
     """Bring back the model that learn replaced."""
-    from chiasm import api
+    import chiasm
 
-    version = api.revert(model)
+    version = chiasm.revert(model)
     if as_json:
         _print_json({"version": version})
     else:
@@ -689,9 +689,9 @@ def drift(
     as_json: Json = False,
 ) -> None:
     """Tell how far the items of a collection lie from those that a model learned from."""
-    from chiasm import api
+    import chiasm
 
-    report = api.drift(model, collection, where=where, device=device)
+    report = chiasm.drift(model, collection, where=where, device=device)
     if as_json:
         _print_json(report.as_dict())
         return
@@ -722,9 +722,9 @@ def serve(
     device: Device = "auto",
 ) -> None:
     """Serve a page for people and a REST API for programs."""
-    from chiasm import api
+    import chiasm
 
-    api.serve(
+    chiasm.serve(
         collection,
         model=model,
         space=space,
@@ -746,9 +746,9 @@ def make_key(
     as_json: Json = False,
 ) -> None:
     """Make an API key for serve; it is shown once."""
-    from chiasm import api
+    import chiasm
 
-    key = api.make_key(file, name=name)
+    key = chiasm.make_key(file, name=name)
     if as_json:
         _print_json({"key": key, "name": name})
     else:

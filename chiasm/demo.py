@@ -1,6 +1,6 @@
 """The demonstration: the main job from a folder of media to a report, on a real corpus.
 
-Uses only `api`, as anybody could. It also knows how to fetch a corpus from Debian's package archive without being root.
+Uses only the public verbs, as anybody could. It also knows how to fetch a corpus from Debian's package archive without being root.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chiasm import api, media
+import chiasm
+from chiasm import media
 from chiasm.encoders.cache import cache_folder
 from chiasm.errors import ChiasmError
 from chiasm.report.page import Card, Page, show_classification
@@ -24,6 +25,8 @@ from chiasm.report.plots import Bar
 from chiasm.retrieval.index import Hit
 from chiasm.store.collection import AddReport, Collection, Progress
 from chiasm.types import Modality, Text
+from chiasm.verbs.align import AlignReport
+from chiasm.verbs.fit import FitReport
 from chiasm.verbs.search import START
 
 PACKAGE = "tuxpaint-stamps-default"
@@ -69,7 +72,7 @@ def run(
     collection = out / "collection"
 
     say(f"1. Add: embed every file of {corpus.name} once")
-    added = api.add(corpus.paths, to=collection, on_progress=on_progress)
+    added = chiasm.add(corpus.paths, to=collection, on_progress=on_progress)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(added.counts.items()))
     say(f"   {added.items} items; files: {counts}; {added.encoded} embedded in {added.seconds:.1f} s")
 
@@ -234,7 +237,7 @@ _Search = tuple[str, Path | None, Path | None, tuple[Hit, ...]]  # words for peo
 
 def _searches(collection: Path, corpus: _Corpus, say: Callable[[str], None]) -> list[_Search]:
     rows = Collection.open(collection).items()
-    has = api.status(collection).embeddings
+    has = chiasm.status(collection).embeddings
     found: Modality | None = "image" if "image" in has else None
     texts, image, audio = list(corpus.texts), corpus.image, corpus.audio
     if not texts:  # a corpus of one's own: ask for what it says of itself
@@ -242,17 +245,17 @@ def _searches(collection: Path, corpus: _Corpus, say: Callable[[str], None]) -> 
     if image is None:
         image = next((Path(row["image"][0]) for row in rows if row["image"]), None)
     results: list[_Search] = [
-        (f"words: {text}", None, None, api.search(collection, text, modality=found, k=6, space=START).hits)
+        (f"words: {text}", None, None, chiasm.search(collection, text, modality=found, k=6, space=START).hits)
         for text in texts
     ]
     if image is not None and "image" in has:
-        hits = api.search(collection, image=image, modality="image", k=7, space=START).hits
+        hits = chiasm.search(collection, image=image, modality="image", k=7, space=START).hits
         results.append(
             ("a picture, for pictures like it", image, None, tuple(h for h in hits if h.path != str(image))[:6])
         )
     if audio is not None:
         try:
-            hits = api.search(collection, audio=audio, modality=found, k=6, space=START).hits
+            hits = chiasm.search(collection, audio=audio, modality=found, k=6, space=START).hits
             results.append((f"a voice ({audio.name})", None, audio, hits))
         except ChiasmError as error:
             say(f"   no search by voice: {error}")
@@ -270,9 +273,9 @@ def _words(text: str) -> str:
     return " ".join(text.split())[:80]
 
 
-def _align(collection: Path, say: Callable[[str], None]) -> api.AlignReport | None:
+def _align(collection: Path, say: Callable[[str], None]) -> AlignReport | None:
     try:
-        report = api.align(collection)
+        report = chiasm.align(collection)
     except ChiasmError as error:
         say(f"   not aligned: {error}")
         return None
@@ -284,11 +287,11 @@ def _align(collection: Path, say: Callable[[str], None]) -> api.AlignReport | No
     return report
 
 
-def _fits(collection: Path, corpus: _Corpus, out: Path, say: Callable[[str], None]) -> list[api.FitReport]:
+def _fits(collection: Path, corpus: _Corpus, out: Path, say: Callable[[str], None]) -> list[FitReport]:
     label = corpus.label
     if label is None:
         label = next(
-            (column for column in ("label", "category", "class") if column in api.status(collection).columns), None
+            (column for column in ("label", "category", "class") if column in chiasm.status(collection).columns), None
         )
     if label is None:
         say("   nothing to recognise: the items have no column label, category or class")
@@ -298,7 +301,7 @@ def _fits(collection: Path, corpus: _Corpus, out: Path, say: Callable[[str], Non
     for modalities in choices:
         name = "+".join(modalities)
         try:
-            report = api.fit(
+            report = chiasm.fit(
                 collection,
                 label=label,
                 out=out / "models" / name,
@@ -318,8 +321,8 @@ def _page(
     corpus: _Corpus,
     added: AddReport,
     searches: Sequence[_Search],
-    aligned: api.AlignReport | None,
-    fits: Sequence[api.FitReport],
+    aligned: AlignReport | None,
+    fits: Sequence[FitReport],
     collection: Path,
     out: Path,
 ) -> Page:

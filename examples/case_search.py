@@ -13,23 +13,24 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from chiasm import api
+import chiasm
+from chiasm.verbs.predict import Prediction
 from chiasm.verbs.search import SearchResult
 
 
 def main(
     cases: str | Path, picture: str | Path, folder: str | Path = "cases"
-) -> tuple[SearchResult, SearchResult, api.Prediction]:
+) -> tuple[SearchResult, SearchResult, Prediction]:
     """Learn from the cases, then find those like a picture, reports that fit it, and its class."""
     collection, model = Path(folder, "collection"), Path(folder, "model")
-    if api.add([cases], to=collection).encoded or not model.exists():
-        learned = api.align(collection, pairs=("image", "text"))  # a picture comes to lie where its report does
-        fitted = api.fit(collection, label="diagnosis", group="patient", modalities=["image"], out=model)
+    if chiasm.add([cases], to=collection).encoded or not model.exists():
+        learned = chiasm.align(collection, pairs=("image", "text"))  # a picture comes to lie where its report does
+        fitted = chiasm.fit(collection, label="diagnosis", group="patient", modalities=["image"], out=model)
         print(f"learned from {learned.pairs} pairs; {fitted.measured}: accuracy {fitted.metrics['accuracy']:.2f}")
 
-    alike = api.search(collection, image=picture, modality="image", k=3)
-    reports = api.search(collection, image=picture, modality="text", k=3, min_probability="auto")
-    (guess,) = api.predict(model, [picture]).predictions
+    alike = chiasm.search(collection, image=picture, modality="image", k=3)
+    reports = chiasm.search(collection, image=picture, modality="text", k=3, min_probability="auto")
+    (guess,) = chiasm.predict(model, [picture]).predictions
     print(f"\nprobably {guess.label} ({guess.probability:.0%}); with it in 9 of 10 cases: {', '.join(guess.set)}")
     for title, result in [("cases that look alike", alike), ("reports that would fit", reports)]:
         print(f"\n{title}" + ("" if result.hits else ": none"))

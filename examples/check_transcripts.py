@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from chiasm import api
+import chiasm
 from chiasm.types import Text
 from chiasm.verbs.search import Query, Searcher
 
@@ -36,7 +36,7 @@ class Doubt:
 
 def main(prompts: str | Path, collection: str | Path = "prompts.chiasm") -> list[Doubt]:
     """The doubtful recordings, worst first."""
-    api.add([prompts], to=collection)
+    chiasm.add([prompts], to=collection)
     searcher = Searcher(collection)
     doubts = []
     for row in searcher.items(limit=100_000, where="text IS NOT NULL"):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from chiasm import api
+import chiasm
 from chiasm.errors import SpaceError
 from chiasm.verbs.search import SearchResult
 
@@ -27,17 +27,17 @@ def show(title: str, result: SearchResult) -> None:
 
 def main(photos: str | Path, words: str, collection: str | Path = "photos.chiasm") -> tuple[SearchResult, SearchResult]:
     """Add what is new, search by words, and go on from the best hit."""
-    added = api.add([photos], to=collection)
+    added = chiasm.add([photos], to=collection)
     print(", ".join(f"{count} {outcome}" for outcome, count in added.counts.items()))
     if added.encoded:
         try:
-            learned = api.align(collection, pairs=("image", "text"))
+            learned = chiasm.align(collection, pairs=("image", "text"))
             print(f"learned from {learned.pairs} captions")
         except SpaceError as reason:  # too few captions: the search works without
             print(f"not aligned: {reason}")
-    found = api.search(collection, words, modality="image", k=5)
+    found = chiasm.search(collection, words, modality="image", k=5)
     show(words, found)
-    more = api.search(collection, like=found.hits[0].id, modality="image", k=5, diversity=0.3)
+    more = chiasm.search(collection, like=found.hits[0].id, modality="image", k=5, diversity=0.3)
     show(f"like {found.hits[0].id}", more)
     return found, more
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from chiasm import api
+import chiasm
 from chiasm.types import Text
 from chiasm.verbs.search import Query, Searcher, SearchResult
 
@@ -21,7 +21,7 @@ def main(
     products: str | Path, picture: str | Path, wish: str, without: str = "", collection: str | Path = "shop.chiasm"
 ) -> dict[str, SearchResult]:
     """Three questions with one picture, which is embedded once."""
-    api.add([products], to=collection)
+    chiasm.add([products], to=collection)
     searcher = Searcher(collection)
     seen = searcher.open(picture)
     minus = (Text(without),) if without else ()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from chiasm import api
+import chiasm
 from chiasm.retrieval.index import Hit
 from chiasm.verbs.search import Query, Searcher
 
@@ -21,7 +21,7 @@ LEAST = 0.35  # cosine of question and question below which nobody has asked it:
 
 def main(faq: str | Path, question: str | Path, collection: str | Path = "faq.chiasm") -> list[Hit]:
     """The answers to the questions that come nearest, best first; none where none is near."""
-    api.add([faq], to=collection)
+    chiasm.add([faq], to=collection)
     searcher = Searcher(collection)
     spoken = searcher.open(question)
     found = searcher.search(Query(plus=(spoken,)), modality="text", k=10)

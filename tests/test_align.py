@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from painter import mixtures, painted, painters, picture, sound, table, words_of
 
-from chiasm import api, encoders
+import chiasm
+from chiasm import encoders
 from chiasm.errors import ChiasmError, SpaceError
 from chiasm.verbs.search import Searcher, load_scores
 
@@ -28,7 +29,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoders, "resolve", lambda *_, **__: painters())
-        api.add([painted(root / "media", 5)], to=root / "collection")
+        chiasm.add([painted(root / "media", 5)], to=root / "collection")
     return root / "collection"
 
 
@@ -39,7 +40,7 @@ def made(base: Path, tmp_path: Path) -> Path:
 
 
 def test_none_learns_only_what_scores_are_worth(made: Path) -> None:
-    report = api.align(made, method="none", name="judged")
+    report = chiasm.align(made, method="none", name="judged")
     assert report.space == "judged"
     (part,) = report.aligned.values()
     assert list(report.aligned) == ["image"]
@@ -58,7 +59,7 @@ def test_none_learns_only_what_scores_are_worth(made: Path) -> None:
     assert (searched.space.name, dict(searched.space.maps)) == ("judged", {})
     assert searched.space.about["pairs"] == report.pairs
     assert load_scores(made / "spaces" / "judged") is not None
-    assert api.status(made).spaces == ("start", "judged")
+    assert chiasm.status(made).spaces == ("start", "judged")
 
 
 def test_three_modalities_at_once(tmp_path: Path) -> None:
@@ -71,15 +72,15 @@ def test_three_modalities_at_once(tmp_path: Path) -> None:
         }
         for number, parts in enumerate(mixtures(4))
     ]
-    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
-    report = api.align(tmp_path / "collection", pairs=("image", "audio", "text"), method="procrustes")
+    chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    report = chiasm.align(tmp_path / "collection", pairs=("image", "audio", "text"), method="procrustes")
     assert set(report.aligned) == set(report.geometry) == {"image", "audio"}
     assert set(report.after) == {"text_to_image", "image_to_text", "text_to_audio", "audio_to_text"}
     assert report.pairs == 2 * len(rows)
     assert {part.method for part in report.aligned.values()} == {"procrustes"}
     for direction in report.after:
         assert report.after[direction]["hit@1"] >= report.before[direction]["hit@1"] - 1e-9
-    hits = api.search(tmp_path / "collection", "red red green", modality="audio", k=1).hits
+    hits = chiasm.search(tmp_path / "collection", "red red green", modality="audio", k=1).hits
     assert rows[int(hits[0].id)]["text"] == "red red green"
 
 
@@ -105,18 +106,18 @@ def test_three_modalities_at_once(tmp_path: Path) -> None:
 def test_what_cannot_be_aligned(made: Path, options: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {key: str(made) if value == "{collection}" else value for key, value in options.items()}
     with pytest.raises(ChiasmError, match=message):
-        api.align(made, **given)
-    assert api.status(made).spaces == ("start",), "nothing is left of it"
+        chiasm.align(made, **given)
+    assert chiasm.status(made).spaces == ("start",), "nothing is left of it"
 
 
 @pytest.mark.parametrize("by_sums", [False, True])
 def test_a_source_is_a_collection_or_its_sums(made: Path, tmp_path: Path, by_sums: bool) -> None:
-    api.add([painted(tmp_path / "other-media", 6)], to=tmp_path / "other")
+    chiasm.add([painted(tmp_path / "other-media", 6)], to=tmp_path / "other")
     source = tmp_path / "other"
     if by_sums:
         source = tmp_path / "sums.safetensors"
-        assert api.statistics(tmp_path / "other", out=source) == len(mixtures(6))
-    report = api.align(made, source=source, alpha=0.25)
+        assert chiasm.statistics(tmp_path / "other", out=source) == len(mixtures(6))
+    report = chiasm.align(made, source=source, alpha=0.25)
     part = report.aligned["image"]
     assert part.source_pairs == len(mixtures(6))
     assert part.alpha == 0.25
@@ -125,25 +126,25 @@ def test_a_source_is_a_collection_or_its_sums(made: Path, tmp_path: Path, by_sum
 
 
 def test_sums_are_not_enough_for_a_method_that_compares_items(made: Path, tmp_path: Path) -> None:
-    api.add([painted(tmp_path / "other-media", 6)], to=tmp_path / "other")
-    api.statistics(tmp_path / "other", out=tmp_path / "sums.safetensors")
+    chiasm.add([painted(tmp_path / "other-media", 6)], to=tmp_path / "other")
+    chiasm.statistics(tmp_path / "other", out=tmp_path / "sums.safetensors")
     with pytest.raises(SpaceError, match="Give the source as a collection, or use ridge, procrustes or cca"):
-        api.align(made, source=tmp_path / "sums.safetensors", method="kernel")
+        chiasm.align(made, source=tmp_path / "sums.safetensors", method="kernel")
 
 
 def test_a_source_of_other_encoders(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(encoders, "resolve", lambda *_, **__: painters("image", "text"))
-        api.add([painted(tmp_path / "other-media", 3)], to=tmp_path / "other")
-        api.statistics(tmp_path / "other", out=tmp_path / "sums.safetensors")
+        chiasm.add([painted(tmp_path / "other-media", 3)], to=tmp_path / "other")
+        chiasm.statistics(tmp_path / "other", out=tmp_path / "sums.safetensors")
     with pytest.raises(SpaceError, match=r"was embedded otherwise than the target \(moved_encoder: "):
-        api.align(made, source=tmp_path / "sums.safetensors")
+        chiasm.align(made, source=tmp_path / "sums.safetensors")
 
 
 def test_a_report_shows_examples(made: Path, tmp_path: Path) -> None:
     pages = {}
     for kind in ("html", "md", "json"):
-        found = api.evaluate(made, pairs=("image", "text"), report=tmp_path / f"report.{kind}")
+        found = chiasm.evaluate(made, pairs=("image", "text"), report=tmp_path / f"report.{kind}")
         pages[kind] = (tmp_path / f"report.{kind}").read_text(encoding="utf-8")
         assert found.metrics["text_to_image"]["hit@1"] == 1
         assert found.seen == 0
@@ -153,15 +154,15 @@ def test_a_report_shows_examples(made: Path, tmp_path: Path) -> None:
     assert all(any(words_of(parts) in pages[kind] for parts in mixtures(5)) for kind in pages)
     assert json.loads(pages["json"])
     with pytest.raises(ChiasmError, match=r"written as \.html, \.md, \.json; got report\.pdf"):
-        api.evaluate(made, report=tmp_path / "report.pdf")
+        chiasm.evaluate(made, report=tmp_path / "report.pdf")
 
 
 def test_what_was_learned_from_is_said_or_left_out(made: Path) -> None:
-    api.align(made, where="most <> 'blue'", method="none")
-    left = api.evaluate(made)
+    chiasm.align(made, where="most <> 'blue'", method="none")
+    left = chiasm.evaluate(made)
     assert "that the space was not learned from" in left.measured
     assert left.seen == 0
-    api.align(made, method="none")
-    flattered = api.evaluate(made)
+    chiasm.align(made, method="none")
+    flattered = chiasm.evaluate(made)
     assert flattered.seen == len(mixtures(5))
     assert flattered.what == "space 'aligned' of collection"

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from painter import COLOURS, painters, picture, sound, table
 
-from chiasm import api, encoders
+import chiasm
+from chiasm import encoders
 from chiasm.alignment.pairs import Pairs
 from chiasm.errors import SpaceError
 from chiasm.store.collection import Collection
@@ -83,7 +84,7 @@ def made(tmp_path: Path) -> Collection:
         },
         {"id": "bare", "image": image("green"), "kind": "few"},
     ]
-    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
     return Collection.open(tmp_path / "collection")
 
 

@@ -36,13 +36,9 @@ def test_packages_name_their_exports(name: str) -> None:
 
 
 def test_every_verb_is_a_command() -> None:
-    from chiasm import api, cli
+    from chiasm import cli
 
-    verbs = {
-        name
-        for name, value in vars(api).items()
-        if inspect.isfunction(value) and value.__module__ == api.__name__ and not name.startswith("_")
-    }
+    verbs = {name for name in chiasm.__all__ if inspect.isfunction(getattr(chiasm, name))}
     commands = {
         command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback
     }
@@ -50,13 +46,19 @@ def test_every_verb_is_a_command() -> None:
 
 
 def test_options_of_a_verb_are_keyword_only_and_on_the_command_line() -> None:
-    from chiasm import api, cli
+    from chiasm import cli
 
     for command in cli.app.registered_commands:
         assert command.callback is not None
         name = command.callback.__name__
         if name == "demo":
             continue
-        options = set(inspect.signature(getattr(api, name)).parameters) - {"on_progress", "on_trial"}
+        options = set(inspect.signature(getattr(chiasm, name)).parameters) - {"on_progress", "on_trial"}
         flags = set(inspect.signature(command.callback).parameters) - {"as_json", "strict"}
         assert options == flags, name
+
+
+def test_the_package_shows_its_public_names_and_nothing_else() -> None:
+    assert dir(chiasm) == sorted(chiasm.__all__)
+    with pytest.raises(AttributeError, match="serch"):
+        chiasm.serch  # noqa: B018

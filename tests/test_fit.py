@@ -14,10 +14,12 @@ import pytest
 from fake_encoder import FakeEncoder
 from PIL import Image
 
-from chiasm import api, encoders
+import chiasm
+from chiasm import encoders
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition import Recognizer
 from chiasm.verbs import fit as learning
+from chiasm.verbs.fit import FitReport
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 
@@ -56,14 +58,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoders, "resolve", lambda *_, **__: [FakeEncoder(("image", "text"))])
-        api.add([table(root / "a", 60, 1, bare=range(54, 60))], to=root / "first")
-        api.add([table(root / "b", 30, 2)], to=root / "second")
+        chiasm.add([table(root / "a", 60, 1, bare=range(54, 60))], to=root / "first")
+        chiasm.add([table(root / "b", 30, 2)], to=root / "second")
     return root / "first", root / "second"
 
 
-def fit(collection: Path, **options: Any) -> api.FitReport:
+def fit(collection: Path, **options: Any) -> FitReport:
     """Mean colours of one class are all alike, so only copies count as near-duplicates."""
-    return api.fit(collection, **({"alike": 2.0} | options))
+    return chiasm.fit(collection, **({"alike": 2.0} | options))
 
 
 def test_classes_with_everything_that_can_be_found_out(made: tuple[Path, Path], tmp_path: Path) -> None:
@@ -86,13 +88,13 @@ def test_classes_with_everything_that_can_be_found_out(made: tuple[Path, Path], 
     for title in ("Confusion matrix", "Reliability", "Learning curve", "Worst mistakes", "The ladder of adapters"):
         assert title in titles
 
-    evaluated = api.evaluate(tmp_path / "model", second)
+    evaluated = chiasm.evaluate(tmp_path / "model", second)
     assert evaluated.seen == 0
     assert evaluated.metrics["accuracy"] > 0.9
-    again = api.evaluate(tmp_path / "model", first)
+    again = chiasm.evaluate(tmp_path / "model", first)
     assert again.seen == 54  # it learned from all of them, and says so
 
-    said = api.predict(tmp_path / "model", [made[1].parent / "b" / "0.png"])
+    said = chiasm.predict(tmp_path / "model", [made[1].parent / "b" / "0.png"])
     (prediction,) = said.predictions
     assert prediction.label == "red"
     assert prediction.label in prediction.set
@@ -122,8 +124,8 @@ def test_numbers(made: tuple[Path, Path], tmp_path: Path) -> None:
     assert 0 <= fitted.metrics["coverage"] <= 1
     low, high = fitted.metrics["intervals"]["mae"]
     assert low <= fitted.metrics["mae"] <= high
-    assert api.evaluate(tmp_path / "model", second).metrics["r2"] > 0.5
-    (prediction,) = api.predict(tmp_path / "model", [second.parent / "b" / "0.png"]).predictions
+    assert chiasm.evaluate(tmp_path / "model", second).metrics["r2"] > 0.5
+    (prediction,) = chiasm.predict(tmp_path / "model", [second.parent / "b" / "0.png"]).predictions
     part = prediction.columns["bright"]
     assert part["low"] < part["value"] < part["high"]
     assert "Predicted against true" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -136,8 +138,8 @@ def test_several_labels_an_item(made: tuple[Path, Path], tmp_path: Path) -> None
     assert fitted.metrics["f1_micro"] > 0.8
     low, high = fitted.metrics["intervals"]["f1_micro"]
     assert low <= fitted.metrics["f1_micro"] <= high
-    assert api.evaluate(tmp_path / "model", second).metrics["f1_micro"] > 0.8
-    (prediction,) = api.predict(tmp_path / "model", [second.parent / "b" / "0.png"]).predictions
+    assert chiasm.evaluate(tmp_path / "model", second).metrics["f1_micro"] > 0.8
+    (prediction,) = chiasm.predict(tmp_path / "model", [second.parent / "b" / "0.png"]).predictions
     assert {"red", "warm"} <= set(prediction.columns["tags"]["value"].split("; "))
 
 
@@ -147,8 +149,8 @@ def test_several_columns(made: tuple[Path, Path], tmp_path: Path) -> None:
     assert fitted.metrics["columns"]["colour"]["accuracy"] > 0.8
     assert {"mae", "r2"} <= set(fitted.metrics["columns"]["bright"])
     assert [column["column"] for column in fitted.chosen["columns"]] == ["colour", "bright"]
-    assert set(api.evaluate(tmp_path / "model", second).metrics["columns"]) == {"colour", "bright"}
-    (prediction,) = api.predict(tmp_path / "model", [second.parent / "b" / "0.png"]).predictions
+    assert set(chiasm.evaluate(tmp_path / "model", second).metrics["columns"]) == {"colour", "bright"}
+    (prediction,) = chiasm.predict(tmp_path / "model", [second.parent / "b" / "0.png"]).predictions
     assert prediction.columns["colour"]["value"] == "red"
     assert prediction.label is not None
     assert re.fullmatch(r"colour: red, bright: [\d.]+", prediction.label)
@@ -173,7 +175,7 @@ def test_features_are_learned_on_a_source_without_labels(made: tuple[Path, Path]
     path = table(tmp_path / "c", 60, 4)
     bare = path.with_name("bare.csv")
     bare.write_text("\n".join(",".join(line.split(",")[:3]) for line in path.read_text().splitlines()) + "\n")
-    api.add([bare], to=tmp_path / "third")
+    chiasm.add([bare], to=tmp_path / "third")
     fitted = fit(
         made[0], label="colour", out=tmp_path / "model", source=tmp_path / "third", features="whitening", nested=True
     )
@@ -205,7 +207,7 @@ def test_two_models_on_the_same_items(made: tuple[Path, Path], tmp_path: Path) -
     for name, modalities in (("good", ["image"]), ("other", ["text"])):
         fit(first, label="colour", out=tmp_path / name, modalities=modalities, adapter="linear")
     fit(first, label="colour", out=tmp_path / "both", adapter="linear")
-    result = api.evaluate(tmp_path / "both", second, against=tmp_path / "both", report=tmp_path / "report.html")
+    result = chiasm.evaluate(tmp_path / "both", second, against=tmp_path / "both", report=tmp_path / "report.html")
     part = result.metrics["against"]["metrics"]["accuracy"]
     assert (part["difference"], part["standard_error"]) == (0, 0)
     assert "Against both" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -215,7 +217,7 @@ def test_copies_stay_on_one_side(tmp_path: Path) -> None:
     path = table(tmp_path / "a", 30, 3)
     for number in range(3, 30, 3):  # every red picture is the same one
         (tmp_path / "a" / f"{number}.png").write_bytes((tmp_path / "a" / "0.png").read_bytes())
-    api.add([path], to=tmp_path / "collection")
+    chiasm.add([path], to=tmp_path / "collection")
     fitted = fit(tmp_path / "collection", label="colour", out=tmp_path / "model", adapter="prototypes", names=False)
     found = re.match(r"(\d+) items are copies or near-duplicates of others", fitted.duplicates)
     assert found is not None
@@ -277,7 +279,7 @@ def test_what_cannot_be_done_says_why(
 def test_a_source_of_another_encoder_is_refused(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api.add([table(tmp_path / "c", 12, 4)], to=tmp_path / "third")
+    chiasm.add([table(tmp_path / "c", 12, 4)], to=tmp_path / "third")
     versions = iter(["1", "2"])
     monkeypatch.setattr(encoders, "resolve", lambda *_, **__: [FakeEncoder(("image", "text"), version=next(versions))])
     with pytest.raises(ChiasmError, match=r"the source .* has image embeddings of another encoder"):
@@ -289,7 +291,7 @@ def test_a_class_with_one_example_is_learned_and_stated(tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8").splitlines()
     text[-1] = text[-1].replace(",red,", ",crimson,")
     path.write_text("\n".join(text) + "\n", encoding="utf-8")
-    api.add([path], to=tmp_path / "collection")
+    chiasm.add([path], to=tmp_path / "collection")
     fitted = fit(tmp_path / "collection", label="colour", out=tmp_path / "model", names=False)
     assert fitted.classes == ("blue", "crimson", "green", "red")
     assert fitted.measured.startswith("30 of 31 items")  # the only crimson one cannot be held out
@@ -301,9 +303,9 @@ def test_an_unknown_label_of_another_collection_is_refused(made: tuple[Path, Pat
     fit(made[0], label="tags", out=tmp_path / "model")
     path = table(tmp_path / "c", 12, 6)
     path.write_text(path.read_text(encoding="utf-8").replace("warm", "hot"), encoding="utf-8")
-    api.add([path], to=tmp_path / "third")
+    chiasm.add([path], to=tmp_path / "third")
     with pytest.raises(LabelError, match="'hot'"):
-        api.evaluate(tmp_path / "model", tmp_path / "third")
+        chiasm.evaluate(tmp_path / "model", tmp_path / "third")
 
 
 def test_people_correct_labels_and_the_model_learns(tmp_path: Path) -> None:
@@ -314,25 +316,25 @@ def test_people_correct_labels_and_the_model_learns(tmp_path: Path) -> None:
         "\n".join(line.replace(",red,", ",blue,") if line.split(",")[0] in wrong else line for line in lines) + "\n",
         encoding="utf-8",
     )
-    api.add([path], to=tmp_path / "collection")
+    chiasm.add([path], to=tmp_path / "collection")
     model = tmp_path / "model"
     fit(tmp_path / "collection", label="colour", out=model, adapter="linear", modalities=["image"], names=False)
-    nothing = api.learn(model, tmp_path / "collection", names=False, alike=2.0)
+    nothing = chiasm.learn(model, tmp_path / "collection", names=False, alike=2.0)
     assert not nothing.switched
     assert "nothing that the model has not learned" in nothing.why
-    assert api.labels(tmp_path / "collection", wrong, column="colour", label="red", who="ann")["label"] == len(wrong)
-    assert api.feedback(tmp_path / "collection", wrong[:2], verdict="up", query="red", who="ann")["thumb"] == 2
-    report = api.learn(model, tmp_path / "collection", names=False, alike=2.0)
+    assert chiasm.labels(tmp_path / "collection", wrong, column="colour", label="red", who="ann")["label"] == len(wrong)
+    assert chiasm.feedback(tmp_path / "collection", wrong[:2], verdict="up", query="red", who="ann")["thumb"] == 2
+    report = chiasm.learn(model, tmp_path / "collection", names=False, alike=2.0)
     assert report.switched, report.why
     assert (report.corrections, report.overruled) == (len(wrong), len(wrong))
     (column,) = report.columns
     assert column.new >= column.old
-    api.revert(model)
+    chiasm.revert(model)
     with pytest.raises(ChiasmError, match="there is nothing that came in"):
-        api.drift(model, tmp_path / "collection")
-    api.add([table(tmp_path / "b", 90, 6)], to=tmp_path / "collection")
-    found = api.drift(model, tmp_path / "collection")
+        chiasm.drift(model, tmp_path / "collection")
+    chiasm.add([table(tmp_path / "b", 90, 6)], to=tmp_path / "collection")
+    found = chiasm.drift(model, tmp_path / "collection")
     assert set(found.modalities) == {"image"}
     assert found.warnings == ()
     with pytest.raises(ChiasmError, match="nosuch"):
-        api.labels(tmp_path / "collection", ["nosuch"], column="colour", label="red")
+        chiasm.labels(tmp_path / "collection", ["nosuch"], column="colour", label="red")

@@ -46,7 +46,7 @@ def test_import_is_light_and_silent(module: str) -> None:
     assert not HEAVY & set(loaded)
 
 
-def test_api_does_not_import_torch() -> None:
-    loaded = probe("chiasm.api")["loaded"]
+def test_searching_does_not_import_torch() -> None:
+    loaded = probe("chiasm.verbs.search")["loaded"]
     assert isinstance(loaded, list)
     assert not {"torch", "transformers", "sentence_transformers", "sklearn"} & set(loaded)

@@ -26,7 +26,7 @@ from chiasm.verbs import learn as loop
 from chiasm.verbs import model as models
 from chiasm.verbs.dataset import labelled_items
 from chiasm.verbs.fit import targets_of
-from chiasm.verbs.learn import LearnReport, collection_drift, drift_of, judged, learn
+from chiasm.verbs.learn import LearnReport, collection_drift, drift_of, judged, learn_again
 from chiasm.verbs.model import (
     Model,
     load_current,
@@ -97,7 +97,9 @@ class World:
         self.said.add([Label(item, "kind", label) for item, label in labels.items()], who=who)
 
     def learn(self, **options: Any) -> LearnReport:
-        return learn(self.model, self.collection, NETWORKS, self.space, **({"alike": 2, "names": False} | options))
+        return learn_again(
+            self.model, self.collection, NETWORKS, self.space, **({"alike": 2, "names": False} | options)
+        )
 
 
 KINDS = ["bird", "fish"] * 50

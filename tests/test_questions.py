@@ -13,7 +13,8 @@ import pytest
 from media_files import Film
 from painter import COLOURS, mixtures, painted, painters, picture, sound, table, words_of
 
-from chiasm import api, encoders
+import chiasm
+from chiasm import encoders
 from chiasm.alignment.alignment import LearnedMap
 from chiasm.errors import ChiasmError, CollectionError, ManifestError, SpaceError
 from chiasm.evaluation.moments import Span, moment_metrics
@@ -44,8 +45,8 @@ def patched() -> Iterator[None]:
 def shades(patched: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of 61 mixtures with their words; what scores are worth was learned from those that are not mostly blue."""
     root = tmp_path_factory.mktemp("shades")
-    api.add([painted(root / "media", 6)], to=root / "collection")
-    api.align(root / "collection", method="none", name="judged", where="most <> 'blue'")
+    chiasm.add([painted(root / "media", 6)], to=root / "collection")
+    chiasm.align(root / "collection", method="none", name="judged", where="most <> 'blue'")
     return root / "collection"
 
 
@@ -63,7 +64,7 @@ def tapes(patched: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"id": "film", "video": str(media / "film.mp4"), "reel": 2},
         {"id": "note", "text": "a note", "reel": 2},
     ]
-    api.add([table(root / "tapes.jsonl", rows)], to=root / "collection")
+    chiasm.add([table(root / "tapes.jsonl", rows)], to=root / "collection")
     return root / "collection"
 
 
@@ -80,7 +81,7 @@ def off_topic(folder: Path) -> Path:
 
 
 def test_questions_are_answered_as_search_answers_them(shades: Path, tmp_path: Path) -> None:
-    result = api.evaluate(shades, off_topic=off_topic(tmp_path))
+    result = chiasm.evaluate(shades, off_topic=off_topic(tmp_path))
     found = result.metrics["nothing_found"]
     searcher = Searcher(shades)
 
@@ -111,7 +112,7 @@ def test_questions_are_answered_as_search_answers_them(shades: Path, tmp_path: P
 
 
 def test_probabilities_are_measured_on_the_hits_of_all_questions(shades: Path, tmp_path: Path) -> None:
-    found = api.evaluate(shades, off_topic=off_topic(tmp_path)).metrics["nothing_found"]["relevance"]
+    found = chiasm.evaluate(shades, off_topic=off_topic(tmp_path)).metrics["nothing_found"]["relevance"]
     searcher = Searcher(shades)
     chances, right = [], []
     blue = [parts for parts in mixtures(6) if int(np.argmax(parts)) == 2]
@@ -133,9 +134,9 @@ def test_equal_texts_are_asked_once_and_any_of_their_files_is_right(shades: Path
         {"id": f"again{n}", "image": picture(tmp_path / f"{n}.png", parts), "text": "blue", "most": "blue"}
         for n, parts in enumerate([(1, 1, 90), (1, 2, 90)])
     ]
-    api.add([table(tmp_path / "again.jsonl", again)], to=made)
-    once = api.evaluate(shades, off_topic=off_topic(tmp_path)).metrics["nothing_found"]
-    more = api.evaluate(made, off_topic=off_topic(tmp_path)).metrics["nothing_found"]
+    chiasm.add([table(tmp_path / "again.jsonl", again)], to=made)
+    once = chiasm.evaluate(shades, off_topic=off_topic(tmp_path)).metrics["nothing_found"]
+    more = chiasm.evaluate(made, off_topic=off_topic(tmp_path)).metrics["nothing_found"]
     assert more["answerable"] == once["answerable"]
     rights = [sum(b["count"] * b["accuracy"] for b in one["relevance"]["reliability"]) for one in (once, more)]
     assert rights[1] == pytest.approx(rights[0] + 2), "the two new pictures of blue"
@@ -143,16 +144,16 @@ def test_equal_texts_are_asked_once_and_any_of_their_files_is_right(shades: Path
 
 def test_of_many_texts_some_are_drawn(shades: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "MOST_ASKED", 5)
-    found = [api.evaluate(shades, off_topic=off_topic(tmp_path)).metrics["nothing_found"] for _ in range(2)]
+    found = [chiasm.evaluate(shades, off_topic=off_topic(tmp_path)).metrics["nothing_found"] for _ in range(2)]
     assert found[0]["answerable"] == 5
     assert found[0] == found[1]
 
 
 def test_a_condition_holds_for_what_is_found(shades: Path, tmp_path: Path) -> None:
-    found = api.evaluate(shades, off_topic=off_topic(tmp_path), where="most = 'blue'").metrics["nothing_found"]
+    found = chiasm.evaluate(shades, off_topic=off_topic(tmp_path), where="most = 'blue'").metrics["nothing_found"]
     assert {one["id"].split("-")[2] for one in found["answered_falsely"]} <= {"1", "2", "3", "4", "5", "6"}
     with pytest.raises(CollectionError, match="cannot be used"):
-        api.evaluate(shades, off_topic=off_topic(tmp_path), where="most = = 1")
+        chiasm.evaluate(shades, off_topic=off_topic(tmp_path), where="most = = 1")
 
 
 def test_without_probabilities_nobody_can_tell(shades: Path, tapes: Path, tmp_path: Path) -> None:
@@ -160,18 +161,18 @@ def test_without_probabilities_nobody_can_tell(shades: Path, tapes: Path, tmp_pa
     with pytest.raises(
         SpaceError, match=r"told by probabilities: the space 'start' has no probabilities.*chiasm align"
     ):
-        api.evaluate(shades, off_topic=off, space="start")
+        chiasm.evaluate(shades, off_topic=off, space="start")
     with pytest.raises(SpaceError, match="no item has both image and text"):
-        api.evaluate(tapes, off_topic=off)
+        chiasm.evaluate(tapes, off_topic=off)
     rows = [
         {"id": str(n), "image": picture(tmp_path / f"{n}.png", parts), "audio": sound(tmp_path / f"{n}.wav", "red")}
         for n, parts in enumerate(mixtures(2))
     ]
-    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
     with pytest.raises(
         SpaceError, match=r"off-topic questions are words.*got pairs of image and audio.*--pairs image,text"
     ):
-        api.evaluate(tmp_path / "collection", pairs=("image", "audio"), off_topic=off)
+        chiasm.evaluate(tmp_path / "collection", pairs=("image", "audio"), off_topic=off)
 
 
 def test_questions_are_read_line_by_line(tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def moments(folder: Path, text: str = TABLE) -> Path:
 
 
 def test_moments_are_measured_on_the_spans_that_search_gives(tapes: Path, tmp_path: Path) -> None:
-    result = api.evaluate(tapes, moments=moments(tmp_path))
+    result = chiasm.evaluate(tapes, moments=moments(tmp_path))
     found = result.metrics["moments"]
     assert set(result.metrics) == {"moments"}, "pairs are not asked for"
     assert result.measured == "4 queries for moments of 3 recordings"
@@ -255,7 +256,7 @@ def test_a_moment_is_right_in_its_own_recording_only(tapes: Path, tmp_path: Path
     ]
     only = "reel = 1"
     found = {
-        item: api.evaluate(
+        item: chiasm.evaluate(
             tapes, moments=moments(tmp_path, f"query,item,start,end\nblue,{item},0,1\nblue,{item},1,2\n"), where=only
         ).metrics["moments"]
         for item in ("a", "b")
@@ -266,7 +267,7 @@ def test_a_moment_is_right_in_its_own_recording_only(tapes: Path, tmp_path: Path
 
 def test_a_file_without_moments_is_one_moment(tapes: Path, tmp_path: Path) -> None:
     file = moments(tmp_path, "query,item,start,end\nred,short,0,1\n")
-    found = api.evaluate(tapes, moments=file, where="id = 'short'").metrics["moments"]
+    found = chiasm.evaluate(tapes, moments=file, where="id = 'short'").metrics["moments"]
     assert found["r@1_iou@0.7"] == 1
     assert found["mean_iou"] == pytest.approx(1, abs=0.01)
     assert found["intervals"] == {}, "of one recording there are none"
@@ -286,27 +287,27 @@ def test_intervals_keep_recordings_together(tapes: Path, tmp_path: Path) -> None
 
 def test_a_condition_leaves_moments_out(tapes: Path, tmp_path: Path) -> None:
     file = moments(tmp_path)
-    assert api.evaluate(tapes, moments=file, where="reel = 1").metrics["moments"]["queries"] == 3
+    assert chiasm.evaluate(tapes, moments=file, where="reel = 1").metrics["moments"]["queries"] == 3
     with pytest.raises(CollectionError, match="no item of the table of moments meets the condition 'reel = 3'"):
-        api.evaluate(tapes, moments=file, where="reel = 3")
+        chiasm.evaluate(tapes, moments=file, where="reel = 3")
 
 
 def test_a_space_without_sounds_has_no_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders, "resolve", lambda *_, **__: painters("image", "text"))
     rows = [{"id": "a", "text": "red", "audio": sound(tmp_path / "a.wav", "red")}]
-    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
     with pytest.raises(SpaceError, match=r"the space 'start' has image, text, and so no moments"):
-        api.evaluate(tmp_path / "collection", moments=moments(tmp_path, "query,item,start,end\nred,a,0,1\n"))
+        chiasm.evaluate(tmp_path / "collection", moments=moments(tmp_path, "query,item,start,end\nred,a,0,1\n"))
 
 
 def test_a_recording_that_is_gone(tapes: Path, tmp_path: Path) -> None:
     row = {"id": "gone", "audio": sound(tmp_path / "gone.wav", "red")}
     made = Path(shutil.copytree(tapes, tmp_path / "collection"))
-    api.add([table(tmp_path / "t.jsonl", [row])], to=made)
+    chiasm.add([table(tmp_path / "t.jsonl", [row])], to=made)
     (tmp_path / "gone.wav").unlink()
     file = moments(tmp_path, "query,item,start,end\nred,gone,0,1\n")
     with pytest.raises(CollectionError, match=r"gone\.wav was found and cannot be opened: the file does not exist"):
-        api.evaluate(made, moments=file)
+        chiasm.evaluate(made, moments=file)
 
 
 @pytest.mark.parametrize(
@@ -347,14 +348,14 @@ def test_bad_tables_of_moments(
 ) -> None:
     monkeypatch.setattr(questions, "MOST_QUESTIONS", 5)
     with pytest.raises(ManifestError) as caught:
-        api.evaluate(tapes, moments=moments(tmp_path, text))
+        chiasm.evaluate(tapes, moments=moments(tmp_path, text))
     assert message in str(caught.value)
     assert "moments.csv" in str(caught.value)
 
 
 def test_a_table_of_moments_that_is_missing(tapes: Path, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nosuch\.csv: there is no such file"):
-        api.evaluate(tapes, moments=tmp_path / "nosuch.csv")
+        chiasm.evaluate(tapes, moments=tmp_path / "nosuch.csv")
 
 
 # ------------------------------------------------------------------------------------------------------------ together
@@ -362,15 +363,17 @@ def test_a_table_of_moments_that_is_missing(tapes: Path, tmp_path: Path) -> None
 
 def test_one_report_of_all(shades: Path, tmp_path: Path) -> None:
     made = Path(shutil.copytree(shades, tmp_path / "collection"))
-    api.add([table(tmp_path / "t.jsonl", [{"id": "tape", "audio": sound(tmp_path / "t.wav", "red", "blue")}])], to=made)
-    api.align(made, name="moved", where="most <> 'blue'")
+    chiasm.add(
+        [table(tmp_path / "t.jsonl", [{"id": "tape", "audio": sound(tmp_path / "t.wav", "red", "blue")}])], to=made
+    )
+    chiasm.align(made, name="moved", where="most <> 'blue'")
     files: dict[str, Any] = {
         "off_topic": off_topic(tmp_path),
         "moments": moments(tmp_path, "query,item,start,end\nred,tape,0,1\nblue,tape,0,1\n"),
     }
     pages = {}
     for kind in ("html", "md", "json"):
-        result = api.evaluate(made, pairs=("text", "image"), report=tmp_path / f"report.{kind}", **files)
+        result = chiasm.evaluate(made, pairs=("text", "image"), report=tmp_path / f"report.{kind}", **files)
         pages[kind] = (tmp_path / f"report.{kind}").read_text(encoding="utf-8")
     assert set(result.metrics) >= {"text_to_image", "by_modality", "nothing_found", "moments"}
     json.dumps(result.as_dict(), allow_nan=False)
@@ -386,16 +389,16 @@ def test_one_report_of_all(shades: Path, tmp_path: Path) -> None:
 
 def test_before_and_after_on_the_same_pairs(shades: Path, tmp_path: Path) -> None:
     made = Path(shutil.copytree(shades, tmp_path / "collection"))
-    assert "before" not in api.evaluate(made).metrics, "nothing was learned but scores"
+    assert "before" not in chiasm.evaluate(made).metrics, "nothing was learned but scores"
     turned = LearnedMap(np.eye(12, dtype=np.float32)[[2, 1, 0, *range(3, 12)]], np.zeros(12, np.float32), 1.0)
     learned_from = [item for item in Collection.open(made).ids() if item.split("-")[0] != "0"]
     space = start_of(Collection.open(made), painters()).learned(
         "moved", {"image": turned}, learned_from=learned_from, about={}
     )
     space.save(made / "spaces" / "moved")
-    measured = api.evaluate(made)
+    measured = chiasm.evaluate(made)
     assert measured.metrics["before"]["text_to_image"]["mrr"] > measured.metrics["text_to_image"]["mrr"]
-    start = api.evaluate(made, space="start", where="id LIKE '0-%'")
+    start = chiasm.evaluate(made, space="start", where="id LIKE '0-%'")
     for direction in ("text_to_image", "image_to_text"):
         before = measured.metrics["before"][direction]
         assert before == start.metrics[direction]
@@ -407,4 +410,4 @@ def test_before_and_after_on_the_same_pairs(shades: Path, tmp_path: Path) -> Non
 def test_options_of_collections_do_not_go_with_models(shades: Path, tmp_path: Path, option: str) -> None:
     given: dict[str, Any] = {option: ("image", "text") if option == "pairs" else "x"}
     with pytest.raises(ChiasmError, match="pairs, space, off_topic and moments go with a collection alone"):
-        api.evaluate(tmp_path / "model", shades, **given)
+        chiasm.evaluate(tmp_path / "model", shades, **given)

@@ -18,13 +18,15 @@ from fake_encoder import FakeEncoder, by_key, check, count_writes, rows
 from painter import Painter, mixtures, painted, painters, picture, sound, table, words_of
 from typer.testing import CliRunner
 
-from chiasm import api, cli, encoders
+import chiasm
+from chiasm import cli, encoders
 from chiasm.encoders.base import Embeddings, Encoder
 from chiasm.errors import ChiasmError, CollectionError, EncoderError, SpaceError
 from chiasm.store.collection import Collection, Progress
 from chiasm.store.manifest import read_manifest
 from chiasm.store.words import FullText
 from chiasm.types import Modality, Text
+from chiasm.verbs import align as align_verb
 from chiasm.verbs.search import Query, Searcher, gallery_of, space_of, spaces_of, start_of
 
 OLD, NEW = FakeEncoder(), FakeEncoder(version="2")
@@ -70,7 +72,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     song = table(root / "song.jsonl", [{"id": "song", "audio": sound(root / "song.wav", "red", "blue")}])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoders, "resolve", networks_of)
-        api.add([painted(root / "media", 5), song], to=root / "collection", encoder="old")
+        chiasm.add([painted(root / "media", 5), song], to=root / "collection", encoder="old")
     return root / "collection"
 
 
@@ -113,7 +115,7 @@ def tables(path: Path) -> set[str]:
 
 
 def test_everything_is_embedded_again(made: Path) -> None:
-    report = api.reembed(made, encoder="new")
+    report = chiasm.reembed(made, encoder="new")
     assert (report.before, report.encoder, report.items) == ("old", "new", len(mixtures(5)) + 1)
     assert report.counts == {"ok": 2 * len(mixtures(5)) + 1}
     assert (report.encoded, report.reused, report.lost, report.outcomes) == (2 * len(mixtures(5)) + 1, 0, 0, ())
@@ -121,9 +123,9 @@ def test_everything_is_embedded_again(made: Path) -> None:
     opened = Collection.open(made)
     assert opened.encoder == "new"
     assert len(opened.vectors(Turned().fingerprint)) == 2 * len(mixtures(5)) + 1
-    assert api.status(made).embeddings == {"image": len(mixtures(5)), "text": len(mixtures(5)), "audio": 1}
-    assert api.search(made, "red red green", modality="image", k=1).hits[0].id == "2-1-0"
-    assert api.status(made).spaces == ("start",)
+    assert chiasm.status(made).embeddings == {"image": len(mixtures(5)), "text": len(mixtures(5)), "audio": 1}
+    assert chiasm.search(made, "red red green", modality="image", k=1).hits[0].id == "2-1-0"
+    assert chiasm.status(made).spaces == ("start",)
 
 
 def test_it_equals_a_collection_that_was_made_with_it(small: Collection, folder: Path, tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_nothing_changes_for_anybody_before_the_switch(made: Path) -> None:
             assert searcher.refresh() is False
             assert hits(searcher) == hits(Searcher(made)) == expected
 
-    api.reembed(made, encoder="new", on_progress=look)
+    chiasm.reembed(made, encoder="new", on_progress=look)
     assert [progress.done for progress in seen] == list(range(1, seen[0].total + 1))
     assert hits(Searcher(made)) == hits(searcher), "the searcher that was open has what it had"
 
@@ -208,7 +210,7 @@ def test_searches_in_another_thread_have_one_encoder_or_the_other(made: Path) ->
     thread.start()
     try:
         assert begun.wait(60)
-        api.reembed(made, encoder="new")
+        chiasm.reembed(made, encoder="new")
     finally:
         done.set()
         thread.join()
@@ -221,7 +223,7 @@ def test_prepared_vectors_of_the_encoder_before_are_made_anew(made: Path) -> Non
     words = [Text("red"), Text("blue")]
     query = Query((words[0],), minus=(words[1],), vectors=searcher.prepare(words))
     first = searcher.search(query, k=3).hits
-    api.reembed(made, encoder="new")
+    chiasm.reembed(made, encoder="new")
     assert searcher.refresh() is True
     assert [hit.id for hit in searcher.search(query, k=3).hits] == [hit.id for hit in first]
     other = Query((words[0],), vectors=np.eye(1, 12, 5, dtype=np.float32))
@@ -232,7 +234,7 @@ def test_a_searcher_that_was_open_moves_over(made: Path) -> None:
     searcher = Searcher(made)
     assert searcher.refresh() is False
     before = searcher.networks
-    api.reembed(made, encoder="new")
+    chiasm.reembed(made, encoder="new")
     assert [hit.id for hit in searcher.search(Query((Text("blue"),)), k=1).hits] == ["0-0-1"], "it need not know yet"
     assert searcher.refresh() is True
     assert searcher.collection.encoder == "new"
@@ -241,7 +243,7 @@ def test_a_searcher_that_was_open_moves_over(made: Path) -> None:
     assert hits(searcher) == hits(Searcher(made))
     assert searcher.search(Query((Text("red red green"),)), k=1).hits[0].id == "2-1-0"
     assert searcher.refresh() is False
-    api.add([table(made.parent / "more.jsonl", [{"id": "new", "text": "zebra"}])], to=made)
+    chiasm.add([table(made.parent / "more.jsonl", [{"id": "new", "text": "zebra"}])], to=made)
     assert searcher.refresh() is True
     assert searcher.search(Query((Text("zebra"),)), k=1).hits[0].id == "new"
 
@@ -250,7 +252,7 @@ def test_words_are_found_afterwards(made: Path) -> None:
     """Transcripts are those of the new encoder, once."""
     searcher = Searcher(made)
     before = [hit.id for hit in searcher.search(Query((Text("red"),)), hybrid=True).hits]
-    api.reembed(made, encoder="new")
+    chiasm.reembed(made, encoder="new")
     kept = FullText.kept(Collection.open(made))
     assert kept is not None
     assert kept.is_current()
@@ -505,7 +507,7 @@ def test_a_file_that_is_gone_has_an_outcome(small: Collection, folder: Path) -> 
 
 
 def test_modalities_that_the_new_encoder_does_not_take(made: Path) -> None:
-    report = api.reembed(made, encoder="texts")
+    report = chiasm.reembed(made, encoder="texts")
     count = len(mixtures(5))
     assert report.counts == {"ok": count, "unsupported": count + 1}
     assert (report.not_taken, report.lost) == ({"image": count, "audio": 1}, count + 1)
@@ -513,8 +515,8 @@ def test_modalities_that_the_new_encoder_does_not_take(made: Path) -> None:
         "the encoder 'texts' takes text, not image",
         "the encoder 'texts' takes text, not audio",
     }
-    assert {hit.modality for hit in api.search(made, "red", k=100).hits} == {"text"}
-    back = api.reembed(made, encoder="old")
+    assert {hit.modality for hit in chiasm.search(made, "red", k=100).hits} == {"text"}
+    back = chiasm.reembed(made, encoder="old")
     assert back.counts == {"ok": 2 * count + 1}
     assert back.encoded == 0, "its vectors are there for an hour"
 
@@ -550,17 +552,17 @@ def test_the_same_encoder_is_refused(made: Path) -> None:
     with pytest.raises(
         CollectionError, match=r"has the encoder 'old' already. New and changed files are embedded by chiasm add"
     ):
-        api.reembed(made, encoder="old")
+        chiasm.reembed(made, encoder="old")
 
 
 def test_what_is_no_encoder_or_no_collection(made: Path, tmp_path: Path) -> None:
     before = tables(made)
     with pytest.raises(EncoderError, match="there is no encoder 'nothing'"):
-        api.reembed(made, encoder="nothing")
+        chiasm.reembed(made, encoder="nothing")
     with pytest.raises(CollectionError, match=r"is not a collection. Make one: chiasm add"):
-        api.reembed(tmp_path, encoder="new")
+        chiasm.reembed(tmp_path, encoder="new")
     with pytest.raises(SpaceError, match="shares no space with fake and has no class names"):
-        api.reembed(made, encoder="mute")
+        chiasm.reembed(made, encoder="mute")
     assert Collection.open(made).encoder == "old"
     assert tables(made) == before
 
@@ -599,68 +601,68 @@ def test_a_damaged_header_is_said_to_be_one(small: Collection, change: Mapping[s
 
 
 def test_spaces_of_the_encoder_before_are_passed_over(made: Path) -> None:
-    api.align(made, method="ridge")
+    chiasm.align(made, method="ridge")
     assert Searcher(made).space.name == "aligned"
-    report = api.reembed(made, encoder="new")
+    report = chiasm.reembed(made, encoder="new")
     assert report.spaces == ("aligned",)
     assert report.as_dict()["spaces"] == ["aligned"]
-    assert api.status(made).spaces == ("start",)
+    assert chiasm.status(made).spaces == ("start",)
     assert Searcher(made).space.name == "start"
-    assert api.search(made, "red red green", modality="image", k=1).hits[0].id == "2-1-0"
+    assert chiasm.search(made, "red red green", modality="image", k=1).hits[0].id == "2-1-0"
     with pytest.raises(SpaceError) as error:
-        api.search(made, "red", space="aligned")
+        chiasm.search(made, "red", space="aligned")
     assert str(error.value) == (
         "the space 'aligned' was learned with another encoder than the collection has now ('new'), which places vectors "
         f"elsewhere. Align again: chiasm align {made} --name aligned"
     )
-    api.align(made, method="ridge")
-    assert api.status(made).spaces == ("start", "aligned")
+    chiasm.align(made, method="ridge")
+    assert chiasm.status(made).spaces == ("start", "aligned")
     assert Searcher(made).space.fingerprints["image"] == Turned().fingerprint
 
 
 def test_spaces_are_of_use_again_with_their_encoder(made: Path) -> None:
-    api.align(made, method="ridge")
-    api.reembed(made, encoder="new")
-    api.reembed(made, encoder="old")
-    assert api.status(made).spaces == ("start", "aligned")
+    chiasm.align(made, method="ridge")
+    chiasm.reembed(made, encoder="new")
+    chiasm.reembed(made, encoder="old")
+    assert chiasm.status(made).spaces == ("start", "aligned")
     assert Searcher(made).space.name == "aligned"
 
 
 def test_a_searcher_of_a_named_space_goes_on_with_what_it_has(made: Path) -> None:
-    api.align(made, method="ridge")
+    chiasm.align(made, method="ridge")
     searcher = Searcher(made, space="aligned")
     expected = hits(searcher)
-    api.reembed(made, encoder="new")
+    chiasm.reembed(made, encoder="new")
     with pytest.raises(SpaceError, match="was learned with another encoder"):
         searcher.refresh()
     assert hits(searcher) == expected
 
 
 def test_an_alignment_that_the_switch_overtakes_is_not_kept(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learned = api._align_one
+    learned = align_verb._align_one
 
     def switch(*given: Any) -> Any:
-        api.reembed(made, encoder="new")
+        chiasm.reembed(made, encoder="new")
         return learned(*given)
 
-    monkeypatch.setattr(api, "_align_one", switch)
+    monkeypatch.setattr(align_verb, "_align_one", switch)
     with pytest.raises(CollectionError, match="was re-embedded meanwhile"):
-        api.align(made, method="ridge")
-    assert api.status(made).spaces == ("start",)
+        chiasm.align(made, method="ridge")
+    assert chiasm.status(made).spaces == ("start",)
 
 
 def test_models_of_the_encoder_before_are_refused(made: Path, tmp_path: Path) -> None:
-    api.fit(made, label="most", out=tmp_path / "model")
-    api.reembed(made, encoder="new")
+    chiasm.fit(made, label="most", out=tmp_path / "model")
+    chiasm.reembed(made, encoder="new")
     with pytest.raises(ChiasmError, match="the model was fitted on image embeddings of another encoder"):
-        api.evaluate(str(tmp_path / "model"), str(made), label="most")
+        chiasm.evaluate(str(tmp_path / "model"), str(made), label="most")
 
 
 def test_old_tables_go_after_an_hour(made: Path) -> None:
     late = Collection.open(made)
     fingerprint = painters()[0].fingerprint
     old = {name for name in tables(made) if name.startswith(("embeddings-", "mapped-"))} | {"files"}
-    api.reembed(made, encoder="new")
+    chiasm.reembed(made, encoder="new")
     assert old <= tables(made)
     # A reader that has not seen the switch has all that it had, and may write what it derives from it.
     space = start_of(late, painters())
@@ -687,16 +689,16 @@ def aged(made: Path) -> None:
 
 
 def test_adding_tidies_up(made: Path) -> None:
-    api.reembed(made, encoder="new")
+    chiasm.reembed(made, encoder="new")
     aged(made)
-    api.add([table(made.parent / "more.jsonl", [{"id": "new", "text": "zebra"}])], to=made)
+    chiasm.add([table(made.parent / "more.jsonl", [{"id": "new", "text": "zebra"}])], to=made)
     assert "files" not in tables(made)
     assert f"embeddings-{painters()[0].fingerprint}" not in tables(made)
-    assert api.search(made, "zebra", k=1).hits[0].id == "new"
+    assert chiasm.search(made, "zebra", k=1).hits[0].id == "new"
 
 
 def test_deleting_that_was_cut_off_goes_on(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    api.reembed(made, encoder="new")
+    chiasm.reembed(made, encoder="new")
     aged(made)
     opened = Collection.open(made)
     old = set(opened.generation.replaced)
@@ -762,7 +764,7 @@ def test_removing_removes_from_both(small: Collection) -> None:
 
 
 def test_command_in_words(made: Path) -> None:
-    api.align(made, method="ridge")
+    chiasm.align(made, method="ridge")
     done = CliRunner().invoke(cli.app, ["reembed", str(made), "--encoder", "texts"])
     assert done.exit_code == 0, done.output
     count = len(mixtures(5))
@@ -798,5 +800,5 @@ def test_the_encoders_place_words_elsewhere() -> None:
 
 
 def test_spaces_of_a_collection_that_never_changed_encoder(made: Path) -> None:
-    api.align(made, method="ridge")
+    chiasm.align(made, method="ridge")
     assert spaces_of(Collection.open(made)) == ("start", "aligned")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from painter import COLOURS, mixtures, painted, painters, picture, sound, table, words_of
 
-from chiasm import api, encoders
+import chiasm
+from chiasm import encoders
 from chiasm.alignment.alignment import LearnedMap
 from chiasm.retrieval.scores import ScoreModel
 from chiasm.store.collection import Collection
@@ -40,7 +41,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoders, "resolve", lambda *_, **__: painters())
-        api.add([painted(root / "media", 5)], to=root / "collection")
+        chiasm.add([painted(root / "media", 5)], to=root / "collection")
     return root / "collection"
 
 
@@ -71,14 +72,14 @@ def test_sounds_that_have_words(tmp_path: Path) -> None:
         {"id": colour, "image": picture(tmp_path / f"{colour}.png", np.eye(3)[colours.index(colour)])}
         for colour in colours
     ]
-    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
     model = fitted(tmp_path / "collection")
     assert len(model.pairs) == 9, "every modality that is there, with every other"
     assert probable(model) == {("text", "audio"), ("audio", "text"), ("text", "text")}
 
 
 def test_fewer_than_ten_pairs_teach_nothing(tmp_path: Path) -> None:
-    api.add([painted(tmp_path / "media", 2)], to=tmp_path / "collection")
+    chiasm.add([painted(tmp_path / "media", 2)], to=tmp_path / "collection")
     model = fitted(tmp_path / "collection")
     assert len(mixtures(2)) < 10
     assert len(model.pairs) == 4
@@ -116,7 +117,7 @@ def test_texts_in_files_are_read_and_those_that_are_gone_are_not(tmp_path: Path)
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"The {words_of(parts)}. Another sentence, {number} of them.", encoding="utf-8")
         rows.append({"id": str(number), "text": str(path)})
-    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
     assert probable(fitted(tmp_path / "collection")) == {("text", "text")}
     for number in range(len(rows) - 9):
         (tmp_path / "texts" / f"{number}.txt").unlink()

@@ -19,7 +19,8 @@ from painter import COLOURS, mixtures, paint, painted, painters, picture, sound,
 from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 
-from chiasm import api, encoders
+import chiasm
+from chiasm import encoders
 from chiasm.errors import CollectionError, MediaError, SpaceError
 from chiasm.retrieval import gallery as kept
 from chiasm.retrieval.hubness import Correction
@@ -75,7 +76,7 @@ def house(patched: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"id": "song", "audio": sound(media / "song.wav", "red", "green", "red"), "room": "hall", "year": 7},
         {"id": "film", "video": str(media / "film.mp4"), "room": "hall", "year": 8},
     ]
-    api.add([table(root / "house.jsonl", rows)], to=root / "collection")
+    chiasm.add([table(root / "house.jsonl", rows)], to=root / "collection")
     return root / "collection"
 
 
@@ -83,8 +84,8 @@ def house(patched: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shades(patched: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of 118 mixtures with their words, and what scores are worth learned from them."""
     root = tmp_path_factory.mktemp("shades")
-    api.add([painted(root / "media")], to=root / "collection")
-    api.align(root / "collection", method="none", name="judged")
+    chiasm.add([painted(root / "media")], to=root / "collection")
+    chiasm.align(root / "collection", method="none", name="judged")
     return root / "collection"
 
 
@@ -92,7 +93,7 @@ def shades(patched: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(patched: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """33 pictures with words."""
     root = tmp_path_factory.mktemp("base")
-    api.add([painted(root / "media", 5)], to=root / "collection")
+    chiasm.add([painted(root / "media", 5)], to=root / "collection")
     return root / "collection"
 
 
@@ -204,7 +205,7 @@ def test_diversity_is_a_share(house: Path, diversity: float) -> None:
 
 def test_modalities_that_the_space_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(encoders, "resolve", lambda *_, **__: painters("image", "text"))
-    api.add([painted(tmp_path / "media", 2)], to=tmp_path / "collection")
+    chiasm.add([painted(tmp_path / "media", 2)], to=tmp_path / "collection")
     searched = Searcher(tmp_path / "collection")
     assert searched.modalities == ("image", "text")
     with pytest.raises(SpaceError, match="has image, text; cannot find by 'audio'"):
@@ -398,7 +399,7 @@ def test_a_whole_file_that_is_nearer_than_its_moments(house: Path) -> None:
 
 def test_where_a_moment_ties_with_the_whole_the_moment_is_taken(tmp_path: Path) -> None:
     rows = [{"id": "hum", "audio": sound(tmp_path / "hum.wav", "blue", "blue")}]
-    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
     hum = Searcher(tmp_path / "collection").search(ask("blue")).hits[0]
     assert (hum.start, hum.end) == (0.0, 1.0)
 
@@ -406,7 +407,7 @@ def test_where_a_moment_ties_with_the_whole_the_moment_is_taken(tmp_path: Path) 
 def test_no_more_than_five_moments_are_named(tmp_path: Path) -> None:
     colours = ["red", "green", "blue", "red", "green", "blue", "red"]
     rows = [{"id": "long", "audio": sound(tmp_path / "long.wav", *colours)}]
-    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
     hit = Searcher(tmp_path / "collection").search(ask("green")).hits[0]
     assert [span.start for span in hit.moments] == [1, 4, 0, 2, 3]
 
@@ -583,7 +584,7 @@ def test_too_few_vectors_for_a_mahalanobis_distance(tmp_path: Path) -> None:
         {"id": "b", "text": "red"},
         {"id": "c", "audio": sound(tmp_path / "c.wav", "red", "green", "blue")},
     ]
-    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
     search = Searcher(tmp_path / "collection").search
     with pytest.raises(SpaceError, match=r"two different vectors of image or more.*1 vectors.*take another metric"):
         search(ask("red"), metric="mahalanobis", modality="image")
@@ -627,7 +628,7 @@ def test_the_spread_of_a_modality_is_learned_once(made: Path, tmp_path: Path, mo
     assert len(made_) == 1
     searched.search(ask("red"), metric="mahalanobis")
     assert len(made_) == 2
-    api.add([table(tmp_path / "more.jsonl", [{"id": "new", "text": "zebra"}])], to=made)
+    chiasm.add([table(tmp_path / "more.jsonl", [{"id": "new", "text": "zebra"}])], to=made)
     assert searched.refresh() is True
     assert ids(searched.search(ask("zebra"), k=1, metric="mahalanobis", modality="text")) == ["new"]
     assert len(made_) == 3
@@ -683,7 +684,7 @@ def test_what_is_heard_is_among_the_words(tmp_path: Path, monkeypatch: pytest.Mo
         {"id": "song", "audio": sound(tmp_path / "song.wav", "green", "green", "red")},
         {"id": "text", "text": "nothing of the sort"},
     ]
-    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
     searched = Searcher(tmp_path / "collection")
     assert list(searched.full_text.heard) == [one[0].fingerprint]
     searched.full_text.update()
@@ -804,12 +805,12 @@ def more(made: Path, tmp_path: Path) -> Path:
 def test_refresh_sees_what_was_added_removed_and_aligned(made: Path, shades: Path, tmp_path: Path) -> None:
     searched = Searcher(made)
     assert searched.refresh() is False
-    api.add([more(made, tmp_path)], to=made)
+    chiasm.add([more(made, tmp_path)], to=made)
     assert ids(searched.search(ask("zebra"), k=1)) != ["new"]
     assert searched.refresh() is True
     assert ids(searched.search(ask("zebra"), k=1)) == ["new"]
     assert searched.refresh() is False
-    api.remove(made, where="id = 'new'")
+    chiasm.remove(made, where="id = 'new'")
     assert searched.refresh() is True
     assert "new" not in ids(searched.search(ask("zebra"), k=1000))
     learn(made, "judged", scores_of(shades))
@@ -851,7 +852,7 @@ def test_a_space_asked_for_by_name_stays(made: Path) -> None:
 def test_an_item_that_is_removed_between_two_reads(made: Path, tmp_path: Path) -> None:
     """Its vectors are in memory, its row is not there any more."""
     searched = Searcher(made)
-    api.remove(made, where="id = '1-0-0'")
+    chiasm.remove(made, where="id = '1-0-0'")
     for options in ({}, {"hybrid": True}):
         found = searched.search(ask("red"), k=1000, **options)  # type: ignore[arg-type]
         assert "1-0-0" not in ids(found)
@@ -864,7 +865,7 @@ def test_rows_of_items_are_read_once(made: Path, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(Collection, "items", lambda *_, **__: pytest.fail("read again"))
         assert searched.search(ask("red"), k=5) == expected
-    api.remove(made, where="id = '1-0-0'")
+    chiasm.remove(made, where="id = '1-0-0'")
     searched.refresh()
     assert "1-0-0" not in ids(searched.search(ask("red"), k=1000))
     monkeypatch.setattr(searcher, "CARDS", 3)
@@ -874,7 +875,7 @@ def test_rows_of_items_are_read_once(made: Path, monkeypatch: pytest.MonkeyPatch
 def test_an_item_that_loses_a_file_between_two_reads(made: Path, tmp_path: Path) -> None:
     searched = Searcher(made)
     rows = [{"id": "1-0-0", "text": "red"}]  # no picture any more
-    api.add([table(made.parent / "painted.jsonl", rows)], to=made)
+    chiasm.add([table(made.parent / "painted.jsonl", rows)], to=made)
     hits = searched.search(ask("red"), modality="image", k=1000).hits
     assert "1-0-0" not in {hit.id for hit in hits}
 
@@ -1064,9 +1065,9 @@ def test_an_index_finds_what_exact_search_finds(made: Path, small: None, tmp_pat
 
 
 def test_adding_builds_the_index_above_the_threshold(small: None, tmp_path: Path) -> None:
-    api.add([painted(tmp_path / "few", 2)], to=tmp_path / "collection")
+    chiasm.add([painted(tmp_path / "few", 2)], to=tmp_path / "collection")
     assert by_index(Searcher(tmp_path / "collection")) == set(), "six of each are compared one by one"
-    api.add([painted(tmp_path / "many", 5)], to=tmp_path / "collection")
+    chiasm.add([painted(tmp_path / "many", 5)], to=tmp_path / "collection")
     assert by_index(Searcher(tmp_path / "collection")) == {"image", "text"}
 
 
@@ -1088,7 +1089,7 @@ def test_moments_are_in_the_index(tmp_path: Path, small: None) -> None:
         {"id": f"{n}", "audio": sound(tmp_path / f"{n}.wav", *(colours[(n >> at) % 3] for at in range(3 + n % 2)))}
         for n in range(8)
     ]
-    api.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
+    chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
     indexed = Searcher(tmp_path / "collection")
     assert by_index(indexed) == {"audio"}
     for query in colours:

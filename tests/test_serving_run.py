@@ -17,7 +17,8 @@ from fake_encoder import FakeEncoder
 from fake_searcher import png
 from test_serving import b64, refused
 
-from chiasm import api, encoders
+import chiasm
+from chiasm import encoders
 from chiasm.errors import ChiasmError
 from chiasm.serving.run import Plan, build
 from chiasm.serving.settings import Settings
@@ -53,8 +54,8 @@ def table(folder: Path, numbers: range) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A collection and a model of its colours."""
     root = tmp_path_factory.mktemp("made")
-    api.add([table(root / "media", range(30))], to=root / "collection")
-    api.fit(root / "collection", label="colour", out=root / "model", alike=2.0)
+    chiasm.add([table(root / "media", range(30))], to=root / "collection")
+    chiasm.fit(root / "collection", label="colour", out=root / "model", alike=2.0)
     return root / "collection", root / "model"
 
 
@@ -131,7 +132,7 @@ def test_a_model_says_what_things_are_as_the_command_does(made: tuple[Path, Path
     collection, model = made
     for name, rgb in COLOURS.items():
         (tmp_path / f"{name}.png").write_bytes(png(rgb))
-    told = {Path(str(one.path)).stem: one for one in api.predict(model, [tmp_path]).predictions}
+    told = {Path(str(one.path)).stem: one for one in chiasm.predict(model, [tmp_path]).predictions}
 
     async def work(client: httpx.AsyncClient) -> None:
         body = {"items": [{"image": b64(png(rgb))} for rgb in COLOURS.values()]}
@@ -155,7 +156,7 @@ def test_a_model_says_what_things_are_as_the_command_does(made: tuple[Path, Path
 
 
 def test_what_is_added_meanwhile_is_found(made: tuple[Path, Path], tmp_path: Path) -> None:
-    api.add([table(tmp_path / "media", range(6))], to=tmp_path / "growing")
+    chiasm.add([table(tmp_path / "media", range(6))], to=tmp_path / "growing")
 
     async def work(client: httpx.AsyncClient) -> None:
         async def count() -> int:
@@ -163,7 +164,7 @@ def test_what_is_added_meanwhile_is_found(made: tuple[Path, Path], tmp_path: Pat
             return len(answer.json()["results"][0]["hits"])
 
         assert await count() == 6
-        api.add([table(tmp_path / "media", range(6, 10))], to=tmp_path / "growing")
+        chiasm.add([table(tmp_path / "media", range(6, 10))], to=tmp_path / "growing")
         await asyncio.sleep(0.05)
         assert await count() == 10
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from painter import painted, painters, picture, place_of, table
 
-from chiasm import api, cli, encoders
+import chiasm
+from chiasm import cli, encoders
 from chiasm.errors import CollectionError, LabelError, SpaceError
 from chiasm.retrieval.hybrid import reciprocal_rank_fusion, weighted_fusion
 from chiasm.store.collection import Collection
@@ -58,7 +59,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     rows += [{"id": f"b{number}", "image": picture(root / f"{number}.png", (90, 0, 10 + number))} for number in (0, 1)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoders, "resolve", lambda *_, **__: painters())
-        api.add([table(root / "flowers.jsonl", rows)], to=root / "collection")
+        chiasm.add([table(root / "flowers.jsonl", rows)], to=root / "collection")
         Searcher(root / "collection")  # makes the start
         yield root / "collection"
 
@@ -78,8 +79,8 @@ def thumb(collection: Path, flower: str, right: Right, query: str | None = None)
     flowers, reds = [f"{flower}-0", f"{flower}-1"], [f"r{number}" for number in range(4)]
     up, down = (reds, flowers) if right == "vectors" else (flowers, reds)
     asked = query_of(flower, right) if query is None else query
-    api.feedback(collection, up, verdict="up", query=asked)
-    api.feedback(collection, down, verdict="down", query=asked)
+    chiasm.feedback(collection, up, verdict="up", query=asked)
+    chiasm.feedback(collection, down, verdict="down", query=asked)
 
 
 def search(collection: Path, words: str, **options: Any) -> SearchResult:
@@ -106,7 +107,7 @@ def test_words_that_are_right_get_a_high_weight_and_search_follows(made: Path) -
     assert (before.fusion, before.word_weight) == ("ranks", None)
     assert ids(before)[0] in REDS
 
-    report = api.weigh(made)
+    report = chiasm.weigh(made)
     assert (report.space, report.kept, report.queries, report.silent) == ("start", True, 11, 0)
     assert report.weight > 0.5
     assert report.precision["weight"] > 0.9 > 0.5 > max(report.precision["ranks"], report.precision["vectors"])
@@ -128,7 +129,7 @@ def test_vectors_that_are_right_get_a_high_weight(made: Path) -> None:
     thumb(made, OURS[10], "words")
     asked = query_of(UNSEEN, "vectors")
     assert set(ids(search(made, asked))[:2]) == {f"{UNSEEN}-0", f"{UNSEEN}-1"}
-    report = api.weigh(made)
+    report = chiasm.weigh(made)
     assert report.kept
     assert report.weight < 0.5
     assert report.precision["vectors"] > report.precision["ranks"]
@@ -139,7 +140,7 @@ def test_without_a_difference_ranks_stay_and_an_older_weight_goes(made: Path) ->
     for flower in OURS[:10]:
         thumb(made, flower, "none")
     save_weight(made / "spaces" / "start", Searcher(made).space, 0.9)
-    report = api.weigh(made)
+    report = chiasm.weigh(made)
     assert (report.kept, report.gain, report.standard_error) == (False, 0, 0)
     assert report.precision["ranks"] == report.precision["weight"] == 1
     assert (
@@ -185,8 +186,8 @@ def test_scores_of_vectors_are_what_orders_hits(made: Path) -> None:
 
 def test_scores_are_log_odds_where_hits_have_probabilities(tmp_path: Path) -> None:
     """They rise with similarity as cosines do, where probabilities jump from 0 to 1."""
-    api.add([painted(tmp_path / "media", 5)], to=tmp_path / "collection")
-    api.align(tmp_path / "collection", method="none", name="judged")
+    chiasm.add([painted(tmp_path / "media", 5)], to=tmp_path / "collection")
+    chiasm.align(tmp_path / "collection", method="none", name="judged")
     searched = Searcher(tmp_path / "collection")
     for words in ("red", "red green green"):
         chances = {hit.id: hit.probability for hit in searched.search(Query((Text(words),)), k=100).hits}
@@ -212,29 +213,29 @@ def test_too_few_queries(made: Path) -> None:
     for flower in OURS[:9]:
         thumb(made, flower, "words")
     thumb(made, OURS[0], "words", f"  RED {OURS[0]}  Stone ")  # the same query
-    api.feedback(made, ["r0"], verdict="up", query="red")  # nothing is wrong
-    api.feedback(made, ["r0"], verdict="down", query="blue")  # nothing is right
+    chiasm.feedback(made, ["r0"], verdict="up", query="red")  # nothing is wrong
+    chiasm.feedback(made, ["r0"], verdict="down", query="blue")  # nothing is right
     with pytest.raises(LabelError, match=r"at least 10 different queries.*there are 9, and 2 more.*--verdict down"):
-        api.weigh(made)
+        chiasm.weigh(made)
     assert not (made / FILE).exists()
     thumb(made, OURS[9], "words")
-    assert api.weigh(made).queries == 10
+    assert chiasm.weigh(made).queries == 10
 
 
 def test_no_thumbs_at_all(made: Path) -> None:
     with pytest.raises(LabelError, match="there are 0, and 0 more that say nothing"):
-        api.weigh(made)
+        chiasm.weigh(made)
 
 
 def test_thumbs_on_items_that_are_gone(made: Path) -> None:
     for flower in OURS[:11]:
         thumb(made, flower, "words")
-    api.remove(made, where=f"motto = '{OURS[0]}'")
-    report = api.weigh(made)
+    chiasm.remove(made, where=f"motto = '{OURS[0]}'")
+    report = chiasm.weigh(made)
     assert (report.queries, report.silent) == (10, 1)
-    api.remove(made, where=f"motto = '{OURS[1]}'")
+    chiasm.remove(made, where=f"motto = '{OURS[1]}'")
     with pytest.raises(LabelError, match="there are 9, and 2 more that say nothing"):
-        api.weigh(made)
+        chiasm.weigh(made)
     assert kept(made)["queries"] == 10, "what was kept stays"
 
 
@@ -242,7 +243,7 @@ def test_queries_that_cannot_be_embedded_say_nothing(made: Path) -> None:
     for flower in OURS[:10]:
         thumb(made, flower, "words")
     thumb(made, OURS[10], "words", "   ")
-    assert (api.weigh(made).queries, api.weigh(made).silent) == (10, 1)
+    assert (chiasm.weigh(made).queries, chiasm.weigh(made).silent) == (10, 1)
 
 
 def test_queries_that_are_equal_but_for_case_are_one_group(made: Path) -> None:
@@ -257,16 +258,16 @@ def test_queries_that_are_equal_but_for_case_are_one_group(made: Path) -> None:
 
 def test_a_collection_or_a_space_that_cannot_be_searched_in_words(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpaceError, match="has no space 'none'"):
-        api.weigh(made, space="none")
+        chiasm.weigh(made, space="none")
     thumb(made, OURS[0], "words")
-    api.remove(made, where="id <> 'nothing'")
+    chiasm.remove(made, where="id <> 'nothing'")
     with pytest.raises(LabelError, match="there are 0"):
-        api.weigh(made)
+        chiasm.weigh(made)
     with pytest.raises(CollectionError, match="has no embedded files"):
         Searcher(made).rankings("red")
     monkeypatch.setattr(encoders, "resolve", lambda *_, **__: painters("image"))
     with pytest.raises(SpaceError, match="has image, not text"):
-        api.weigh(made)
+        chiasm.weigh(made)
 
 
 # ------------------------------------------------------------------------------------------------------ what is kept
@@ -345,7 +346,7 @@ def test_a_damaged_weight_is_in_the_way_of_hybrid_search_alone(made: Path, conte
         search(made, "red")
     assert Searcher(made).search(Query((Text("red"),))).hits
     assert search(made, "red", metric="cosine").hits
-    assert api.weigh(made).kept
+    assert chiasm.weigh(made).kept
     assert search(made, "red").fusion == "weight"
 
 
@@ -366,12 +367,12 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_on_the_command_line(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flower in OURS[:10]:
         thumb(made, flower, "words")
-    api.feedback(made, ["r0"], verdict="up", query="red")
+    chiasm.feedback(made, ["r0"], verdict="up", query="red")
     lines = run(capsys, "weigh", made).splitlines()
     assert lines[0] == "10 different queries with thumbs in the space 'start'; 1 more say nothing about the weight"
     assert [line.split()[0] for line in lines[2:6]] == ["vectors", "words", "reciprocal", "learned"]
     said = json.loads(run(capsys, "weigh", made, "--space", "start", "--json"))
-    assert said == api.weigh(made).as_dict()
+    assert said == chiasm.weigh(made).as_dict()
     last = " ".join(lines[6:])
     assert last.startswith("Kept: on left-out queries a learned weight has")
     assert last.endswith(f"{said['weight']:.2f} for words, {1 - said['weight']:.2f} for vectors.")

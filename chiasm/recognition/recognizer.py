@@ -1,7 +1,7 @@
 """The recogniser: embeddings of items by modality -> labels, whatever modalities an item has.
 
 This module is the estimator: it checks what comes in, predicts, and keeps a fitted recogniser on disk. How it learns is
-`chiasm.recognition.fitting`; turning files into embeddings is left to `chiasm.api`. Predicting needs numpy alone:
+`chiasm.recognition.fitting`; turning files into embeddings is left to `chiasm.verbs`. Predicting needs numpy alone:
 scikit-learn and torch, which take seconds to import, are loaded by `fit` (torch also to predict by a learned fusion).
 """
 

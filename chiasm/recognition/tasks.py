@@ -1,7 +1,7 @@
 """What a column asks for: its raw values -> classes, several labels an item, or a number.
 
 This module knows how people write targets in tables, and says what is wrong with a column before anything is learned
-from it. Where columns come from is left to `chiasm.api`; what is learned, to `chiasm.recognition.recognizer` (classes)
+from it. Where columns come from is left to `chiasm.verbs`; what is learned, to `chiasm.recognition.recognizer` (classes)
 and `chiasm.recognition.predictor` (labels and numbers).
 
 The rules, in their order, over the values that are not missing (None, NaN and empty or blank text are):

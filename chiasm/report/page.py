@@ -1,6 +1,6 @@
 """Results as one page, written as HTML, Markdown or JSON.
 
-`Page` collects blocks; what is shown is decided by its callers (`demo`, `api.evaluate`). The HTML file is whole by
+`Page` collects blocks; what is shown is decided by its callers (`demo`, `chiasm.evaluate`). The HTML file is whole by
 itself: no script, no font, no picture from anywhere else, and every text is escaped. Markdown has the same tables, and
 those of the numbers behind each drawing. JSON has the blocks as they are, with all digits. Drawings are made by `plots`.
 """

@@ -1,7 +1,7 @@
 """What predictions of unseen items are worth: as numbers, and as sections of a report.
 
 This module knows which metrics and drawings belong to which kind of target, and words them. Where predictions come from
-is left to `chiasm.api`, how things look to `chiasm.report.page`, the metrics themselves to `chiasm.evaluation`.
+is left to `chiasm.verbs`, how things look to `chiasm.report.page`, the metrics themselves to `chiasm.evaluation`.
 """
 
 from __future__ import annotations

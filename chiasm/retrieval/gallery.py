@@ -6,7 +6,7 @@ at once. Nothing that is written is changed: a segment is a folder of arrays tha
 whole, and `index.json`, which names the segments, is replaced at once. A run that is killed leaves the index as it was
 saved last.
 
-What is left to others: where vectors come from and what rows mean (`chiasm.api`).
+What is left to others: where vectors come from and what rows mean (`chiasm.verbs`).
 """
 
 from __future__ import annotations

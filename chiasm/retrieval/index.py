@@ -4,7 +4,7 @@ What a row stands for (a file of an item) is given as `owners`; an item is found
 lie in memory or in a memory map on disk, as float32 or float16; they are read in blocks, so memory is bounded.
 
 What is left to others: looking at a part of the gallery only (`retrieval.approximate`), a gallery on disk that changes
-(`retrieval.gallery`), what media the vectors come from (`chiasm.api`).
+(`retrieval.gallery`), what media the vectors come from (`chiasm.verbs`).
 """
 
 from __future__ import annotations

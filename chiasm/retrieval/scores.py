@@ -6,7 +6,7 @@ what a score is worth against the others of its query, and, where it was fitted 
 is relevant. A `ScoreModel` holds one for each pair of modalities and judges the hits of a mixed gallery.
 
 Vectors and modalities come in; items, files and the search itself are left to `chiasm.retrieval.index` and
-`chiasm.api`.
+`chiasm.verbs`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from chiasm.verbs.model import Model
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a model says of one item, see `chiasm.api.Prediction`."""
+    """What a model says of one item, see `chiasm.verbs.predict.Prediction`."""
 
     modalities: tuple[Modality, ...]
     said: Mapping[str, Any]

@@ -168,7 +168,7 @@ def build(plan: Plan) -> FastAPI:
         model = plan.model
 
         def learn() -> LearnReport:
-            report = loop.learn(model, searcher.collection, searcher.networks, start)
+            report = loop.learn_again(model, searcher.collection, searcher.networks, start)
             if report.switched:
                 app.state.parts.engine.classifier = Classifier(load_current(model)[0], searcher.networks, start)
             return report

@@ -6,30 +6,58 @@ Reads them from files, asks them, and words what came back for a report. The num
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
+
+from chiasm import encoders
+from chiasm.alignment.pairs import Pairs
+from chiasm.encoders.runtime import Device
+from chiasm.errors import ChiasmError, CollectionError, SpaceError
+from chiasm.recognition import Recognizer
+from chiasm.space import Space
+from chiasm.store.collection import Collection
+from chiasm.types import MODALITIES, Media, Modality, Text
+from chiasm.verbs import fit as learning
+from chiasm.verbs.dataset import (
+    fingerprints_of,
+    labelled_items,
+    pairs_of,
+)
+from chiasm.verbs.model import load_model
+from chiasm.verbs.search import (
+    Query,
+    Searcher,
+    SearchResult,
+    space_of,
+    start_of,
+)
+
+if TYPE_CHECKING:
+    from chiasm.report.page import Medium, Page
+    from chiasm.report.sections import Measured
+
 import csv
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float64
 
 from chiasm import media
-from chiasm.alignment.pairs import Pairs
-from chiasm.errors import CollectionError, ManifestError, MediaError, SpaceError
+from chiasm.errors import ManifestError, MediaError
 from chiasm.evaluation.diagnostics import Interval
 from chiasm.evaluation.moments import MomentMetrics, Span, moment_metrics
 from chiasm.evaluation.ranking import NothingFound, RelevanceMetrics, nothing_found, relevance_metrics
 from chiasm.report.page import Page, show_moments, show_nothing_found, show_relevance
 from chiasm.retrieval.index import Hit
 from chiasm.splits import merge_groups
-from chiasm.store.collection import Collection
-from chiasm.types import Audio, Media, Modality, Text, Video
-from chiasm.verbs.search import Query, Searcher, SearchResult
+from chiasm.types import Audio, Video
+from chiasm.verbs.align import _gain
 
 MOST_BYTES = 10_000_000  # of a file of questions
 MOST_QUESTIONS = 10_000  # of a file
@@ -488,3 +516,244 @@ def _check_number(path: str | Path, number: int) -> None:
 
 def _of(number: int) -> str:
     return f"the first {SHOWN} of {number:,}" if number > SHOWN else f"{number}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a space or of a recogniser on a collection."""
+
+    what: str  # the space or model, in words
+    measured: str  # on what, in words
+    metrics: dict[str, Any]
+    seen: int  # items among those measured that were learned from: above 0 the numbers flatter
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def evaluate(
+    target: str | Path,
+    collection: str | Path | None = None,
+    *,
+    pairs: tuple[Modality, Modality] | None = None,
+    space: str | None = None,
+    off_topic: str | Path | None = None,
+    moments: str | Path | None = None,
+    label: str | None = None,
+    where: str | None = None,
+    against: str | Path | None = None,
+    report: str | Path | None = None,
+    device: Device = "auto",
+) -> Evaluation:
+    """Measure search in a collection by its pairs and by questions, or a recogniser by the labels of a collection.
+
+    Args:
+        target: the collection (with `pairs`), or the model (with `collection` and `label`).
+        collection: for a model: where the labelled items are.
+        pairs: two modalities; each is searched for by the other. Items of equal content count as found alike. Default: image
+            and text, unless only `moments` are asked for. Where the space has learned a map, the space that nothing was
+            learned in is measured on the same pairs.
+        space: name of the space. Default: the newest.
+        off_topic: a text file of questions, one a line, that nothing in the collection answers. Measures how many of them
+            `search` with `min_probability="auto"` answers all the same, and how many of the texts of `pairs` it answers.
+        moments: a CSV table with the columns query (words, or a file relative to the table), item (id), start and end
+            (seconds). Measures whether a search of sounds and videos finds these parts of them.
+        label: for a model: the column that holds the truth. Default: the one it was fitted on.
+        where: only items that meet this SQL condition.
+        against: for a model: another model, compared on the same items with paired differences.
+        report: write the result as one .html, .md or .json file, too.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+
+    Items that the space or model has learned from are left out where others remain, and counted in `seen` where not.
+
+    Raises:
+        ManifestError: a file of questions or moments is missing or wrong.
+        SpaceError: no item has such pairs, or the space has no probabilities for `off_topic`.
+        ChiasmError: options of collections and of models together, or a report that cannot be written.
+    """
+    from chiasm.verbs.model import check_report
+
+    check_report(report)
+    if collection is None:
+        if label is not None or against is not None:
+            raise ChiasmError(
+                "label and against go with a model and a collection: chiasm evaluate MODEL COLLECTION --label COLUMN"
+            )
+        if pairs is None and (moments is None or off_topic is not None):
+            pairs = ("image", "text")
+        return _evaluate_space(Path(target), pairs, space, off_topic, moments, where, report, device)
+    if any(given is not None for given in (pairs, space, off_topic, moments)):
+        raise ChiasmError(
+            "pairs, space, off_topic and moments go with a collection alone: chiasm evaluate COLLECTION --pairs image,text"
+        )
+    return _evaluate_model(Path(target), Path(collection), label, where, against, report, device)
+
+
+def _evaluate_space(
+    path: Path,
+    pairs: tuple[Modality, Modality] | None,
+    name: str | None,
+    off_topic: str | Path | None,
+    moments: str | Path | None,
+    where: str | None,
+    report: str | Path | None,
+    device: Device,
+) -> Evaluation:
+    from chiasm.report.sections import show_pairs
+
+    opened = Collection.open(path)
+    questions = None if off_topic is None else read_questions(off_topic)  # what is wrong with a file is said at once
+    known = None if moments is None else read_moments(moments, opened)
+    searcher = None if questions is None and known is None else Searcher(path, space=name, device=device)
+    networks = encoders.resolve(opened.encoder, device=device) if searcher is None else searcher.networks
+    space = space_of(opened, networks, name) if searcher is None else searcher.space
+    metrics: dict[str, Any] = {}
+    on = []
+    told: list[Callable[[Page], None]] = []
+    seen = 0
+    if pairs is not None:
+        found = _paired(opened, space, pairs, where)
+        metrics |= found.as_dict()
+        seen = found.seen
+        on.append(found.measured)
+        needed = report is not None or questions is not None
+        shown = _media_of(opened, found.data, found.rows) if needed else ([], [])
+        told.append(lambda page: show_pairs(page, found.after, shown, before=found.before))
+        if questions is not None and searcher is not None:
+            texts = [medium.text or medium.name for medium in shown[0]]
+            asked = ask_off_topic(searcher, questions, found.data, found.rows, texts, where=where)
+            metrics["nothing_found"] = asked.as_dict()
+            on.append(f"{len(questions)} questions without an answer")
+            told.append(lambda page: show_off_topic(page, asked))
+    if known is not None and searcher is not None:
+        timed = ask_moments(searcher, known, where=where)
+        metrics["moments"] = timed.as_dict()
+        on.append(f"{len(timed.metrics.queries)} queries for moments of {timed.items} recordings")
+        told.append(lambda page: show_asked_moments(page, timed))
+    result = Evaluation(f"space {space.name!r} of {opened.path.name}", "; ".join(on), metrics, seen)
+    if report is not None:
+        page = _page(result)
+        for tell in told:
+            tell(page)
+        page.save(report)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Paired:
+    """Pairs of a collection, measured in a space, and in the one that nothing was learned in where that is another."""
+
+    data: Pairs
+    rows: Int[np.ndarray, " some"]
+    measured: str
+    seen: int
+    after: Measured
+    before: Measured | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Metrics by direction, in a gallery of both by modality, and against the start."""
+        told = self.after.as_dict()
+        told["by_modality"] = {
+            asked: {searched: part.as_dict() for searched, part in found.items()}
+            for asked, found in self.after.found.by_modality().items()
+        }
+        if self.before is not None:
+            told["before"] = self.before.found.as_dict()
+            told["gain"] = _gain(self.before, self.after)
+        return told
+
+
+def _paired(opened: Collection, space: Space, pairs: tuple[Modality, Modality], where: str | None) -> _Paired:
+    from chiasm.report.sections import measure_pairs
+
+    data = pairs_of(opened, space, pairs, where=where)
+    learned = set(space.learned_from)
+    unseen = np.array([row for row, item in enumerate(data.items) if item not in learned], dtype=int)
+    rows = unseen if len(unseen) else np.arange(len(data.items))
+    after = measure_pairs(data, space.place(data.moved, data.embeddings[rows]), rows)
+    before = measure_pairs(data, data.start[rows], rows) if data.moved in space.maps else None
+    measured = f"{len(rows)} pairs of {data.moved} and {data.anchor}"
+    if learned and len(unseen):
+        measured += f" that the space was not learned from ({len(data.items) - len(unseen)} others left out)"
+    return _Paired(data, rows, measured, 0 if len(unseen) else len(rows), after, before)
+
+
+def _evaluate_model(
+    path: Path,
+    where_items: Path,
+    label: str | None,
+    where: str | None,
+    against: str | Path | None,
+    report: str | Path | None,
+    device: Device,
+) -> Evaluation:
+    from chiasm.report.sections import show_choices, show_columns
+
+    saved = load_model(path)
+    other = None if against is None else load_model(Path(against))
+    opened = Collection.open(where_items)
+    networks = encoders.resolve(opened.encoder, device=device)
+    for model in (saved, other):
+        if model is not None:
+            model.check(fingerprints_of(networks))
+    modalities = [modality for modality in MODALITIES if modality in saved.fingerprints]
+    columns = learning.columns_of(saved.predictor, label or saved.label)
+    data = labelled_items(opened, networks, start_of(opened, networks), columns, modalities=modalities, where=where)
+    learned = saved.trained_on | (frozenset() if other is None else other.trained_on)
+    unseen = np.array([row for row, item in enumerate(data.ids) if item not in learned], dtype=int)
+    rows = unseen if len(unseen) else np.arange(len(data.ids))
+    found = learning.predicted(saved.predictor, data, rows)
+    metrics = learning.measure_columns(found)
+    measured = f"{len(rows)} items of {opened.path.name}"
+    if len(unseen) and len(unseen) < len(data.ids):
+        measured += f" that it was not trained on ({len(data.ids) - len(unseen)} others left out)"
+    if other is not None:
+        metrics["against"] = learning.compared(found, learning.predicted(other.predictor, data, rows), str(against))
+    result = Evaluation(f"model {path.name}", measured, metrics, 0 if len(unseen) else len(rows))
+    if report is not None:
+        page = _page(result)
+        show_columns(page, found, metrics)
+        if other is not None:
+            page.section(f"Against {Path(str(against)).name}", "On the same items; above 0, this model is better.")
+            page.table(
+                ("metric", "this", "other", "difference", "standard error", "p"),
+                [
+                    (name, *(part[key] for key in ("this", "other", "difference", "standard_error", "p_value")))
+                    for name, part in metrics["against"]["metrics"].items()
+                ],
+            )
+        if isinstance(saved.predictor, Recognizer):
+            show_choices(page, saved.predictor.details_)
+        page.save(report)
+    return result
+
+
+def _page(result: Evaluation) -> Page:
+    from chiasm.report.page import Page
+
+    page = Page(result.what, f"Measured on {result.measured}.")
+    if result.seen:
+        page.paragraph(f"Beware: it learned from all {result.seen} of these, so the numbers flatter.")
+    return page
+
+
+def _media_of(collection: Collection, data: Pairs, rows: Int[np.ndarray, " some"]) -> tuple[list[Medium], list[Medium]]:
+    """What a report shows of pairs, of the anchor and of the moved modality."""
+    from chiasm.report.page import Medium
+
+    items = {str(row["id"]): row for row in collection.items(ids=sorted({data.items[row] for row in rows}))}
+
+    def shown(item: str, slot: str) -> Medium:
+        kind, number = slot.split("/")
+        value = items[item][kind][int(number)]
+        if kind == "text":
+            return Medium(item, text=value if not Path(value).is_absolute() else Path(value).name)
+        if kind == "audio":
+            return Medium(item, sound=Path(value))
+        return Medium(item, picture=Path(value))
+
+    return (
+        [shown(data.items[row], data.anchor_slots[row]) for row in rows],
+        [shown(data.items[row], data.moved_slots[row]) for row in rows],
+    )

@@ -1,26 +1,44 @@
-"""Fitting and measuring on a collection's arrays: what `chiasm.api.fit` and `evaluate` do once files are arrays.
+"""Fitting and measuring on a collection's arrays: what `chiasm.fit` and `evaluate` do once files are arrays.
 
 Which split a predictor is measured on, and how what it says becomes `Predicted`, is known here. Files and folders are
-left to `chiasm.api`, what the numbers mean to `chiasm.report.sections`.
+left to `chiasm.verbs.dataset`, what the numbers mean to `chiasm.report.sections`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from chiasm.errors import LabelError
+from chiasm import encoders
+from chiasm.encoders.runtime import Device
+from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems
+from chiasm.recognition.fitting import FusionName, LearnedFeatures, SemiName
+from chiasm.recognition.heads import RungName
 from chiasm.recognition.multitask import ColumnPrediction, MultiTaskPredictor
 from chiasm.recognition.tasks import Targets, TaskName, parse_targets
+from chiasm.recognition.tuning import SamplerName
 from chiasm.report.sections import Predicted, measure
-from chiasm.splits import crossing, group_folds, grouped_stratified_folds
-from chiasm.verbs.dataset import Labelled
+from chiasm.space import Space
+from chiasm.splits import crossing, few_shot_split, group_folds, grouped_stratified_folds, holdout_split
+from chiasm.store.collection import Collection
+from chiasm.types import Modality
+from chiasm.verbs.dataset import (
+    Labelled,
+    class_names,
+    embedded_items,
+    fingerprints_of,
+    labelled_items,
+    modality_arrays,
+)
+from chiasm.verbs.search import (
+    start_of,
+)
 
 ProtocolName: TypeAlias = Literal["learning-curve", "held-out-classes", "incremental", "random-split", "balance"]
 
@@ -112,7 +130,7 @@ def predicted(
 def say(
     predictor: Recognizer | MultiTaskPredictor, arrays: ModalityArrays, *, level: float, false_alarm_rate: float
 ) -> list[dict[str, Any]]:
-    """What `chiasm.api.Prediction` holds of each item, but for the item itself."""
+    """What `chiasm.verbs.predict.Prediction` holds of each item, but for the item itself."""
     if isinstance(predictor, Recognizer):
         names = [str(name) for name in predictor.classes_]
         said = predictor.recognise(arrays, level=level, false_alarm_rate=false_alarm_rate)
@@ -421,3 +439,317 @@ def compared(mine: Mapping[str, Predicted], theirs: Mapping[str, Predicted], nam
             "p_value": difference.p_value,
         }
     return {"model": name, "metrics": metrics}
+
+
+HELD_OUT = 0.2  # share of the items, whole groups, that several columns are measured on
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """A fitted recogniser and how well it does on items it did not see."""
+
+    model: str
+    label: str
+    classes: tuple[str, ...]
+    modalities: tuple[Modality, ...]
+    items: int  # trained on
+    unlabelled: int  # items without a value in the label column, left out
+    measured: str  # on what the metrics were measured, in words
+    metrics: dict[str, Any]
+    chosen: dict[str, Any]  # what was tried and chosen on held-out items, see `chiasm.recognition.fitting.Details`
+    duplicates: str  # how many items are alike, and what a random split would have done with them, in words
+    also: dict[str, Any] = field(default_factory=dict)  # by the names asked for with `also`, and `tuning`
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def fit(
+    collection: str | Path,
+    *,
+    label: str,
+    out: str | Path,
+    task: TaskName | Literal["auto"] = "auto",
+    modalities: Sequence[Modality] | None = None,
+    shots: int | None = None,
+    where: str | None = None,
+    group: str | None = None,
+    alike: float = 0.97,
+    adapter: RungName | Literal["auto"] = "auto",
+    fusion: FusionName | Literal["auto"] = "auto",
+    names: bool = True,
+    source: str | Path | None = None,
+    alpha: float | Literal["auto"] = "auto",
+    semi: SemiName | None = None,
+    features: LearnedFeatures | None = None,
+    class_weight: Literal["balanced"] | None = None,
+    tune: int = 0,
+    sampler: SamplerName = "tpe",
+    nested: bool = False,
+    also: Sequence[ProtocolName] = (),
+    log_dir: str | Path | None = None,
+    report: str | Path | None = None,
+    on_trial: Callable[[Any], None] | None = None,
+    seed: int = 0,
+    device: Device = "auto",
+) -> FitReport:
+    """Train a recogniser on the labelled items of a collection and save it as a folder.
+
+    Args:
+        collection: where the items are.
+        label: the column to predict, or several with commas between. Items without a value are left out; of several
+            columns, items need one.
+        out: the folder to write; a model that is there is replaced.
+        task: what the column holds: `"classes"`, `"labels"` (several an item, with ";" or "|" between) or `"number"`.
+            `"auto"` looks at the values. Only one column of classes has the choices from `shots` on (but `group`):
+            numbers and labels are predicted by ridge and logistic regression, several columns also by one network that
+            learns them together, each column by what is better on held-out items.
+        modalities: what to learn from. Default: all that the items have. Any subset works when predicting.
+        shots: train on so many items a class, drawn at random, and measure on the rest. Default: train on all, and
+            measure each item by heads that did not see it (five folds).
+        where: only items that meet this SQL condition.
+        group: column whose values keep items on one side of every split, such as the recording or patient they are of.
+        alike: cosine of the embeddings of two pictures, sounds or videos from which they count as near-duplicates and are
+            kept on one side of every split, too; above 1 none do.
+        adapter: the rung of the ladder, or `"auto"`, see `chiasm.recognition.Recognizer`.
+        fusion: how modalities are joined, or `"auto"`, see there.
+        names: whether the names of the classes, embedded in the collection's space, count as one more shot each.
+        source: a collection of another domain, embedded alike, with the same column; its items of classes that the target
+            has are learned from as well.
+        alpha: weight of the source, or `"auto"`.
+        semi: how items without a label are used.
+        features: features to learn on all items of the source, which may then have no labels, or on items without a label:
+            `"whitening"`, `"within-class"` or `"contrastive"`. Refused where held-out items are not recognised better.
+        class_weight: `"balanced"` gives every class the same total weight.
+        tune: so many trials of a search for hyperparameters (Optuna); what is not `"auto"` above stays as it is. The study
+            is kept beside the model as MODEL.study and gone on with when the same is asked again.
+        sampler: of the search: `"tpe"`, `"random"` or `"grid"`.
+        nested: measure by fitting everything anew in each of five outer folds. Without it, what was chosen (rung, fusion)
+            was chosen on the items that it is measured on, which flatters a little and takes a fifth of the time.
+        also: what to find out besides: `"learning-curve"` (1, 2, 5, 10 and 20 shots), `"held-out-classes"` (classes
+            known by their name only), `"incremental"` (classes added later), `"random-split"` (what a split that puts
+            copies on both sides would have shown), `"balance"` (weights and sampling of classes, losses and gradients of
+            modalities). Each fits many recognisers.
+        log_dir: folder for TensorBoard's logs of the networks.
+        report: write all that was found out as one .html, .md or .json file.
+        on_trial: called with every trial of the search.
+        seed: of the draw and of the folds.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+
+    Raises:
+        LabelError: no such column, one class only, classes too small for `shots`, a column of unique ids.
+        ChiasmError: the source is embedded otherwise, or a choice that there is not.
+    """
+    from chiasm.recognition.ladder import RungOptions
+    from chiasm.report.sections import measure
+    from chiasm.verbs.model import Model, check_report, classes_of, reference_of, save_model
+
+    check_report(report)
+    unknown = sorted(set(also) - set(get_args(ProtocolName)))
+    if unknown:
+        raise ChiasmError(f"also takes {', '.join(get_args(ProtocolName))}; got {unknown[0]!r}")
+    opened = Collection.open(collection)
+    networks = encoders.resolve(opened.encoder, device=device)
+    space = start_of(opened, networks)
+    columns = [label] if label in opened.columns() else [part.strip() for part in label.split(",")]
+    data = labelled_items(
+        opened, networks, space, columns, modalities=modalities, where=where, group=group, alike=alike
+    )
+    targets = targets_of(data, task) if len(columns) > 1 or task != "classes" else []
+    if len(columns) > 1 or (targets and targets[0].task != "classes"):
+        refused = {
+            "shots": shots, "adapter": adapter != "auto", "fusion": fusion != "auto", "source": source, "semi": semi,
+            "features": features, "class_weight": class_weight, "tune": tune, "also": also, "nested": nested, "log_dir": log_dir,
+            "alpha": alpha != "auto", "names": not names, "sampler": sampler != "tpe",
+        }  # fmt: skip
+        given = [name for name, value in refused.items() if value]
+        if given:
+            what = "several columns" if len(columns) > 1 else f"{label!r}, a column of {targets[0].task}"
+            raise ChiasmError(f"{', '.join(given)}: only for one column of classes, not for {what}. Leave it out")
+        return _fit_columns(opened, data, targets, label, Path(out), report, seed)
+    labels = classes_of(data, label)
+    embedded = class_names(sorted(set(labels.tolist())), space, networks) if names else {}
+    options = RungOptions() if log_dir is None else logged(RungOptions(), log_dir)
+    other = (
+        None if source is None else _source_items(source, label, data.fingerprints, space, features is not None, device)
+    )
+    if shots is not None and nested:
+        raise ChiasmError("nested measures by folds, shots on the items that were not drawn: take one of them")
+    if shots is not None:
+        split = few_shot_split(labels, shots, seed=seed, groups=data.groups)
+        if not len(split.test):
+            raise LabelError(f"{shots} shots a class leave no item to measure on: ask for fewer")
+        train = split.train
+    else:
+        train = np.arange(len(labels))
+    arguments: dict[str, Any] = {
+        "adapter": adapter, "fusion": fusion, "alpha": alpha, "semi": semi, "features": features,
+        "class_weight": class_weight, "options": options, "random_state": seed,
+    }  # fmt: skip
+    tuning = None
+    if tune:
+        from chiasm.recognition.tuning import tune as search_parameters
+
+        tuning = search_parameters(
+            data.arrays.take(train),
+            labels[train],
+            trials=tune,
+            groups=data.groups[train],
+            names=embedded or None,
+            source=other,
+            sampler=sampler,
+            adapters=None if adapter == "auto" else [adapter],
+            fusions=None if fusion == "auto" else [fusion],
+            study=Path(f"{out}.study"),
+            seed=seed,
+            on_trial=on_trial,
+        )
+        searched = dict(tuning.best)
+        if log_dir is not None:
+            searched["options"] = logged(searched.get("options", options), log_dir)
+        said = {"alpha": alpha != "auto", "class_weight": class_weight is not None}
+        arguments |= {name: value for name, value in searched.items() if not said.get(name)}
+
+    def make() -> Recognizer:
+        return Recognizer(**arguments)
+
+    model = make().fit(
+        data.arrays.take(train),
+        labels[train],
+        groups=data.groups[train],
+        names=embedded,
+        source=other,
+        unlabelled=data.unlabelled,
+    )
+    if shots is not None:
+        found = recognised(model, data, labels, split.test)
+        measured = f"{len(split.test)} other items, after {shots} a class for training"
+    elif nested:
+        found = cross_validated(make, data, labels, embedded, other, seed)
+        measured = f"all {len(labels)} items, each by a recogniser fitted without it ({FOLDS} outer folds)"
+    else:
+        found = held_out(model, data, labels)
+        measured = (
+            f"{len(found)} of {len(labels)} items, each by heads that did not see it ({FOLDS} folds; rung and fusion were "
+            "chosen on the same folds)"
+        )
+    metrics = measure(found)
+    besides = protocols(also, make, data, labels, embedded, other, seed)
+    result = FitReport(
+        model=str(Path(out)),
+        label=label,
+        classes=tuple(str(name) for name in model.classes_),
+        modalities=tuple(data.fingerprints),
+        items=len(train),
+        unlabelled=0 if data.unlabelled is None else len(data.unlabelled),
+        measured=measured,
+        metrics=metrics,
+        chosen=model.details_.as_dict(),
+        duplicates=duplicates(data, labels, seed),
+        also={name: value.as_dict() for name, value in besides.items()}
+        | ({} if tuning is None else {"tuning": tuning.as_dict()}),
+    )
+    seen = frozenset(data.ids[row] for row in train)
+    kept = reference_of(data.arrays.take(train), seed=seed)
+    save_model(
+        Path(out), Model(model, opened.encoder, label, dict(data.fingerprints), seen, result.as_dict(), reference=kept)
+    )
+    if report is not None:
+        from chiasm.report.page import Page
+        from chiasm.report.sections import show, show_choices, show_protocol, show_tuning
+
+        page = Page(f"{label}: {len(result.classes)} classes", f"Model {Path(out).name}. Measured on {measured}.")
+        page.section("How well it recognises")
+        show(page, found, metrics)
+        show_choices(page, model.details_)
+        if tuning is not None:
+            show_tuning(page, tuning)
+        page.section("Splits", result.duplicates)
+        for value in besides.values():
+            show_protocol(page, value)
+        page.save(report)
+    return result
+
+
+def _fit_columns(
+    opened: Collection,
+    data: Labelled,
+    targets: Sequence[Targets],
+    label: str,
+    out: Path,
+    report: str | Path | None,
+    seed: int,
+) -> FitReport:
+    """Numbers, several labels an item, or several columns."""
+    from chiasm.recognition.multitask import MultiTaskPredictor
+    from chiasm.verbs.model import Model, reference_of, save_model
+
+    def make() -> MultiTaskPredictor:
+        return MultiTaskPredictor(random_state=seed)
+
+    if len(targets) == 1:
+        found = cross_validated_columns(make, data, targets, seed)
+        measured = f"all {len(data.ids)} items, each by a predictor fitted without it ({FOLDS} folds)"
+    else:
+        split = holdout_split(HELD_OUT, groups=data.groups, seed=seed)
+        part = [target.take(split.train) for target in targets]
+        trained = make().fit(data.arrays.take(split.train), part, groups=data.groups[split.train])
+        found = predict_columns(trained, data, targets, split.test)
+        measured = f"{len(split.test)} items that were held out; the model has then learned from all"
+    predictor = make().fit(data.arrays, targets, groups=data.groups)
+    metrics = measure_columns(found)
+    result = FitReport(
+        model=str(out),
+        label=label,
+        classes=tuple(str(name) for name in targets[0].names) if len(targets) == 1 else (),
+        modalities=tuple(data.fingerprints),
+        items=len(data.ids),
+        unlabelled=0 if data.unlabelled is None else len(data.unlabelled),
+        measured=measured,
+        metrics=metrics,
+        chosen=predictor.details_.as_dict(),
+        duplicates=f"{data.alike} items are copies or near-duplicates of others and are kept on one side of every split.",
+    )
+    model = Model(
+        predictor, opened.encoder, label, dict(data.fingerprints), frozenset(data.ids), result.as_dict(),
+        reference=reference_of(data.arrays, seed=seed),
+    )  # fmt: skip
+    save_model(out, model)
+    if report is not None:
+        from chiasm.report.page import Page
+        from chiasm.report.sections import show_columns
+
+        page = Page(
+            f"{label}: {', '.join(target.task for target in targets)}", f"Model {out.name}. Measured on {measured}."
+        )
+        show_columns(page, found, metrics, predictor.details_)
+        page.save(report)
+    return result
+
+
+def _source_items(
+    source: str | Path,
+    label: str,
+    fingerprints: Mapping[Modality, str],
+    space: Space,
+    with_unlabelled: bool,
+    device: Device,
+) -> SourceItems:
+    """Items of another collection, embedded by the same encoders: those with a label, or all if that is enough."""
+    opened = Collection.open(source)
+    networks = encoders.resolve(opened.encoder, device=device)
+    theirs = fingerprints_of(networks)
+    for modality, fingerprint in fingerprints.items():
+        if theirs.get(modality) != fingerprint:
+            raise ChiasmError(
+                f"the source {source} has {modality} embeddings of another encoder ({theirs.get(modality, 'none')}, the "
+                f"target {fingerprint}). Add its files with the target's encoder"
+            )
+    if with_unlabelled and label not in opened.columns():
+        ids = [str(row["id"]) for row in opened.items()]
+        found = embedded_items(opened, ids, fingerprints)
+        usable = np.flatnonzero(np.any([*found.present.values()], axis=0))
+        return SourceItems(modality_arrays(found, space, tuple(fingerprints), usable))
+    labelled = labelled_items(opened, networks, space, [label], modalities=tuple(fingerprints))
+    return SourceItems(labelled.arrays, labelled.labels)

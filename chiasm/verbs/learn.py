@@ -31,10 +31,13 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Shaped
 
+from chiasm import encoders
 from chiasm.encoders.base import Encoder
+from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError, SpaceError
 from chiasm.evaluation.diagnostics import paired_difference
-from chiasm.evaluation.drift import FEWEST, Drift, drift
+from chiasm.evaluation.drift import FEWEST, Drift
+from chiasm.evaluation.drift import drift as embedding_drift
 from chiasm.evaluation.metrics import classification_metrics
 from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
 from chiasm.recognition.multitask import MultiTaskPredictor
@@ -47,8 +50,19 @@ from chiasm.store.collection import Collection
 from chiasm.store.feedback import UNKNOWN, FeedbackTable, ThumbedQuery
 from chiasm.types import Modality, Scalar
 from chiasm.verbs import fit as learning
-from chiasm.verbs.dataset import Labelled, class_names, embedded_items, fingerprints_of, labelled_items, modality_arrays
-from chiasm.verbs.model import Model, embeddings_of, load_current, reference_of, replace_model
+from chiasm.verbs.dataset import (
+    Labelled,
+    class_names,
+    embedded_items,
+    fingerprints_of,
+    labelled_items,
+    modality_arrays,
+)
+from chiasm.verbs.fit import _source_items
+from chiasm.verbs.model import Model, embeddings_of, load_current, load_model, reference_of, replace_model, revert_model
+from chiasm.verbs.search import (
+    start_of,
+)
 
 FEWEST_HELD_OUT = 30
 FEWEST_OF_A_CLASS = 3
@@ -132,7 +146,7 @@ class DriftReport:
 # ----------------------------------------------------------------------------------------------------------- learn
 
 
-def learn(
+def learn_again(
     folder: str | Path,
     collection: Collection,
     networks: Sequence[Encoder],
@@ -710,7 +724,9 @@ def drift_of(model: Model, incoming: ModalityArrays, *, seed: int = 0) -> DriftR
             too_few[modality] = min(len(rows), len(reference))
             continue
         # Rounded as the reference is, so that rounding is no difference.
-        found[modality] = drift(reference, reference_of(incoming.only((modality,)), seed=seed)[modality], seed=seed)
+        found[modality] = embedding_drift(
+            reference, reference_of(incoming.only((modality,)), seed=seed)[modality], seed=seed
+        )
         warning = found[modality].warning(modality)
         if warning is not None:
             warnings.append(warning)
@@ -804,3 +820,87 @@ def judged(
     return JudgedQueries(
         tuple(query for query, _ in found), tuple(words for _, words in found), len(queries) - len(found)
     )
+
+
+def learn(
+    model: str | Path,
+    collection: str | Path,
+    *,
+    unseen: Literal["auto", "compare", "learn"] = "auto",
+    names: bool = True,
+    source: str | Path | None = None,
+    group: str | None = None,
+    alike: float = 0.97,
+    switch: bool = True,
+    seed: int = 0,
+    device: Device = "auto",
+) -> LearnReport:
+    """Fit a model again with the labels that people gave (`labels`), and take the new one if it is not worse.
+
+    Both are judged on the same items that they did not learn from. The old one is kept as MODEL.previous (`revert`).
+
+    Args:
+        model: a folder that `fit` wrote.
+        collection: where the labelled items and people's verdicts are.
+        unseen: what to do with labelled items that the model has not seen: `"compare"` old and new with them, `"learn"` from
+            them, or `"auto"`: compare where there are at least 30.
+        names: as in `fit`.
+        source: the other domain, of a model that was fitted with one.
+        group: as in `fit`.
+        alike: as in `fit`.
+        switch: whether to take the new model; else only say how it compares.
+        seed: of folds.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+
+    Raises:
+        ChiasmError: there is no model, it is of another encoder, or was replaced meanwhile.
+        LabelError: what is left to learn from does not allow it.
+    """
+    opened = Collection.open(collection)
+    networks = encoders.resolve(opened.encoder, device=device)
+    space = start_of(opened, networks)
+    saved = load_model(Path(model))
+    other = None
+    if source is not None:
+        other = _source_items(source, saved.label, saved.fingerprints, space, False, device)
+    return learn_again(
+        model,
+        opened,
+        networks,
+        space,
+        unseen=unseen,
+        names=names,
+        source=other,
+        group=group,
+        alike=alike,
+        switch=switch,
+        seed=seed,
+    )
+
+
+def revert(model: str | Path) -> str:
+    """Bring back the model that `learn` replaced. Gives its version.
+
+    Raises:
+        ChiasmError: none was replaced.
+    """
+    return revert_model(Path(model))
+
+
+def drift(
+    model: str | Path, collection: str | Path, *, where: str | None = None, device: Device = "auto"
+) -> DriftReport:
+    """How far the items of a collection lie from those that a model learned from.
+
+    Args:
+        model: a folder that `fit` wrote.
+        collection: the items that come in.
+        where: only items that meet this SQL condition, such as those that were added last.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+
+    Raises:
+        ChiasmError: the model keeps no embeddings to compare with, or is of another encoder.
+    """
+    opened = Collection.open(collection)
+    networks = encoders.resolve(opened.encoder, device=device)
+    return collection_drift(load_model(Path(model)), opened, networks, start_of(opened, networks), where=where)

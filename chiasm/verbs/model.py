@@ -1,7 +1,7 @@
 """Models: a recogniser or predictor with what it belongs to, kept as a folder.
 
 A recogniser knows arrays only. A model also knows the encoder whose embeddings these are, the column they were labelled
-by and which items it has seen. Fitting one is `chiasm.api.fit`, fitting it again with what people said `chiasm.verbs.learn`.
+by and which items it has seen. Fitting one is `chiasm.fit`, fitting it again with what people said `chiasm.verbs.learn`.
 
 A model that another one takes the place of is kept beside it as MODEL.previous, and can come back.
 """

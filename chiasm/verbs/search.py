@@ -8,38 +8,53 @@ modalities, the words of the query, a reranker, diversity, the page.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from chiasm import encoders
+from chiasm.encoders.runtime import Device
+from chiasm.errors import CollectionError, SpaceError
+from chiasm.space import Space, start_space
+from chiasm.store.collection import Collection
+from chiasm.types import MODALITIES, Media, Modality, Text
+from chiasm.verbs.dataset import (
+    fingerprints_of,
+)
+
+if TYPE_CHECKING:
+    from chiasm.retrieval.scores import ScoreModel
+
+
 import json
 import shutil
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
-import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from chiasm import encoders, media
+from chiasm import media
 from chiasm.encoders.base import Encoder
-from chiasm.encoders.runtime import Device
-from chiasm.errors import CollectionError, SpaceError
 from chiasm.media import Limits
 from chiasm.retrieval.diversity import diversify
 from chiasm.retrieval.gallery import APPROXIMATE_BYTES, Index
 from chiasm.retrieval.index import ExactIndex, Hit, Ranking, Span
 from chiasm.retrieval.metrics import METRICS, InnerProduct, MahalanobisIndex, Metric
 from chiasm.retrieval.query import compose, more_like
-from chiasm.space import Space, saved_spaces, start_space
-from chiasm.store.collection import Collection, Vectors, write_whole
-from chiasm.types import MODALITIES, Media, Modality, Outcome, Text
+from chiasm.space import saved_spaces
+from chiasm.store.collection import Vectors, write_whole
+from chiasm.types import Outcome
 from chiasm.vectors import unit_rows
-from chiasm.verbs.dataset import fingerprints_of
 
 if TYPE_CHECKING:
     from chiasm.retrieval.hybrid import Found
@@ -642,7 +657,7 @@ class Searcher:
                 where there is a kept index. Default: what the space has learned scores to be worth, and cosine where it
                 has not.
             hybrid: go by the query's words in texts, transcripts and columns, too (BM25), by the weight that was learned
-                for them in this space (`chiasm.api.weigh`), else by reciprocal ranks. Also by these where a metric is
+                for them in this space (`chiasm.weigh`), else by reciprocal ranks. Also by these where a metric is
                 named: the weight was learned for the scores that the space takes by itself.
             rerank: a cross-encoder that reads the query and the texts of the first 50 hits, by hub id or folder.
             diversity: from 0 to 1, how much hits are to differ from those before them.
@@ -1230,3 +1245,108 @@ def load_weight(folder: Path, space: Space) -> float | None:
             "delete the file: hybrid search then goes by reciprocal ranks"
         ) from error
     return float(weight) if digest == space.digest else None
+
+
+Files: TypeAlias = str | Path | Sequence[str | Path] | None
+
+
+def search(
+    collection: str | Path,
+    text: str | None = None,
+    *,
+    image: Files = None,
+    audio: Files = None,
+    video: Files = None,
+    minus: str | Sequence[str] | None = None,
+    minus_image: Files = None,
+    like: str | Sequence[str] | None = None,
+    liked: Sequence[str] = (),
+    disliked: Sequence[str] = (),
+    k: int = 10,
+    offset: int = 0,
+    modality: Modality | None = None,
+    where: str | None = None,
+    min_probability: float | Literal["auto"] | None = None,
+    metric: Order = "auto",
+    hybrid: bool = False,
+    rerank: str | None = None,
+    diversity: float = 0.0,
+    space: str | None = None,
+    device: Device = "auto",
+) -> SearchResult:
+    """The k items nearest to a query: words, files and items of the collection, alone or together.
+
+    Several parts are one query: what is wanted is added up, and what is not is taken out of it. For many searches, keep a
+    `chiasm.verbs.search.Searcher`.
+
+    Args:
+        collection: the collection.
+        text: words to look for.
+        image: a file to search with, or several.
+        audio: the same.
+        video: the same.
+        minus: words for what is not wanted, or several of them.
+        minus_image: pictures of what is not wanted.
+        like: ids of items to find more like.
+        liked: ids of hits of an earlier page that were right: the query moves towards them; they are not shown again.
+        disliked: ids of hits of an earlier page that were wrong.
+        k: hits at the most. A smaller gallery gives fewer.
+        offset: hits that are passed over, for the pages after the first.
+        modality: find items by their files of this modality only. Default: by any.
+        where: SQL condition on the columns of the items.
+        min_probability: leave out hits that are less probably relevant, from 0 to 1; `"auto"`: than what 97.5 % of the
+            questions that have an answer reach. No hits are left where nothing was found.
+        metric: order hits by `"cosine"`, `"dot"`, `"l2"` or `"mahalanobis"` alone. Their score is its value, distances with a
+            minus sign, and they have no probability. Default: what the space has learned scores to be worth, and cosine
+            where it has not.
+        hybrid: go by the words of the query in texts, transcripts and columns, too (BM25), fused by the weight that `weigh`
+            has learned for the space, else by reciprocal ranks. Files without words are not behind for lacking them.
+        rerank: a sentence-transformers cross-encoder, hub id or folder, that reads the query and the hits' words.
+        diversity: from 0 (none) to 1, how much a hit is to differ from those before it.
+        space: name of the space to search in. Default: the newest.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+
+    Raises:
+        SpaceError: the space lacks the query's modality, there is nothing to look for, no hit has a probability, or a
+            modality has too few vectors for its Mahalanobis distance.
+        CollectionError: `where` is malformed, k or offset are out of range, or the collection has no vectors.
+        MediaError: a file of the query cannot be used.
+    """
+    searcher = Searcher(collection, space=space, device=device)
+    files = [*_opened(searcher, "image", image), *_opened(searcher, "audio", audio), *_opened(searcher, "video", video)]
+    query = Query(
+        plus=(*([] if text is None else [Text(text)]), *files),
+        minus=(*(Text(words) for words in _listed(minus)), *_opened(searcher, "image", minus_image)),
+        like=tuple(_listed(like)),
+        liked=tuple(liked),
+        disliked=tuple(disliked),
+    )
+    return searcher.search(
+        query,
+        k=k,
+        offset=offset,
+        modality=modality,
+        where=where,
+        min_probability=min_probability,
+        metric=metric,
+        hybrid=hybrid,
+        rerank=rerank,
+        diversity=diversity,
+    )
+
+
+def _listed(given: str | Path | Sequence[str | Path] | None) -> list[Any]:
+    if given is None:
+        return []
+    return [given] if isinstance(given, str | Path) else list(given)
+
+
+def _opened(searcher: Searcher, modality: Modality, given: Files) -> list[Media]:
+    """Files of a query, which have to be of the modality that they were given as."""
+    found = []
+    for path in _listed(given):
+        medium = searcher.open(path)
+        if medium.modality != modality:
+            raise SpaceError(f"{path} was given as {modality} and its content is {medium.modality}")
+        found.append(medium)
+    return found

@@ -1,0 +1,125 @@
+"""The verbs `add`, `remove` and `reembed`: files into a collection, out of it, and over to another encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from chiasm import encoders
+from chiasm.encoders.runtime import Device
+from chiasm.errors import CollectionError
+from chiasm.space import start_space
+from chiasm.store.collection import AddReport, Collection, Progress, ReembedReport
+from chiasm.store.manifest import read_manifest
+from chiasm.verbs.search import (
+    START,
+    drop_replaced,
+    gallery_of,
+    keep_indexes,
+    space_of,
+    spaces_of,
+)
+
+OnProgress = Callable[[Progress], None]
+
+
+def add(
+    paths: Sequence[str | Path],
+    *,
+    to: str | Path,
+    encoder: str | None = None,
+    device: Device = "auto",
+    on_progress: OnProgress | None = None,
+) -> AddReport:
+    """Store and embed what folders, tables and files list.
+
+    Args:
+        paths: folders, manifests (CSV, JSONL, Parquet) or single media files.
+        to: the collection; made where there is none.
+        encoder: `"offline"`, a hub id or a model folder. Default: the collection's, or `"offline"`.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+        on_progress: called after every file.
+
+    Raises:
+        ManifestError: a path does not exist or a table is wrong; nothing is stored then.
+        CollectionError: the collection is of another version or encoder, or cannot be written.
+    """
+    if not paths:
+        raise CollectionError("nothing to add: name at least one folder, table or file")
+    manifests = [read_manifest(path) for path in paths]
+    if (Path(to) / "chiasm.json").exists():
+        collection = Collection.create(to, encoder=encoder or Collection.open(to).encoder)
+        networks = encoders.resolve(collection.encoder, device=device)
+    else:  # the encoders first: a name that is none leaves no folder behind
+        networks = encoders.resolve(encoder or "offline", device=device)
+        collection = Collection.create(to, encoder=encoder or "offline")
+    report = collection.add(manifests, networks, on_progress=on_progress)
+    if report.encoded:  # so that the first search does not have to
+        space = space_of(collection, networks, None)
+        keep_indexes(collection, space, gallery_of(collection, space))
+    _keep_words(collection)
+    if collection.generation.since:  # tables of encoders before go some time after
+        drop_replaced(collection)
+    return report
+
+
+def remove(collection: str | Path, *, where: str) -> int:
+    """Delete items, their outcomes and their vectors. Gives how many there were.
+
+    Args:
+        collection: the collection.
+        where: SQL condition on the columns of the items, e.g. `"id = 'animals/bird'"`.
+    """
+    opened = Collection.open(collection)
+    count = opened.remove(str(row["id"]) for row in opened.items(where=where))
+    _keep_words(opened)
+    return count
+
+
+def reembed(
+    collection: str | Path, *, encoder: str, device: Device = "auto", on_progress: OnProgress | None = None
+) -> ReembedReport:
+    """Embed all files of a collection with another encoder, which then takes over at once.
+
+    Until then searches, and what else reads or adds, go on with the encoder before. May be interrupted or killed at any
+    point and run again. Embeddings that both encoders have in common are not computed again. Afterwards the start space of
+    the new encoder answers; spaces that were learned before have to be learned again (`align`), and models fitted again.
+
+    Args:
+        collection: the collection.
+        encoder: as in `add`.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+        on_progress: called after every file.
+
+    Raises:
+        CollectionError: there is no such collection, it has this encoder, not one file can be embedded by the new one (all
+            stays as it is then), or it cannot be written.
+        EncoderError: there is no such encoder.
+        SpaceError: its networks cannot be brought into one space.
+    """
+    from chiasm.store.words import FullText
+
+    before = Collection.open(collection)
+    networks = encoders.resolve(encoder, device=device)
+    start_space(networks)  # what cannot be brought into one space is to be refused before it has taken over
+    report = before.reembed(encoder, networks, on_progress=on_progress)
+    opened = Collection.open(collection)
+    left = set(spaces_of(before)) - set(spaces_of(opened)) - {START}
+    # From here on it is only about the first search, which would do the same.
+    space = space_of(opened, networks, None)
+    keep_indexes(opened, space, gallery_of(opened, space))
+    if FullText.kept(opened) is not None:
+        heard = [space.fingerprints["audio"]] if space.starts.get("audio") == "words" else []
+        FullText(opened, heard=heard).update()
+    drop_replaced(opened)
+    return replace(report, spaces=tuple(name for name in spaces_of(before) if name in left))
+
+
+def _keep_words(collection: Collection) -> None:
+    """Bring the full text up to date, where there is one: the words of removed items go, those of new ones come."""
+    from chiasm.store.words import FullText
+
+    words = FullText.kept(collection)
+    if words is not None:
+        words.update()
