@@ -17,8 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/chiasm demo
 
+# One process a core, each with one BLAS thread: several threads a process only wait for each other.
 test: install
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8
 
 check: install
 	$(BIN)/ruff check .
