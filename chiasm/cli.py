@@ -355,10 +355,6 @@ def fit(
     semi: Annotated[
         Literal["self-training", "spreading"] | None, typer.Option(help="Use items without a label, too.")
     ] = None,
-    features: Annotated[
-        Literal["whitening", "within-class", "contrastive"] | None,
-        typer.Option(help="Features to learn on the source, or on items without a label, if they help."),
-    ] = None,
     class_weight: Annotated[
         Literal["balanced"] | None, typer.Option(help="balanced: every class weighs the same.")
     ] = None,
@@ -405,7 +401,6 @@ def fit(
             source=source,
             alpha=_number_or_auto(alpha, "--alpha"),
             semi=semi,
-            features=features,
             class_weight=class_weight,
             tune=tune,
             sampler=sampler,
@@ -424,7 +419,7 @@ def fit(
     typer.echo(f"{found.model}: {what} from {', '.join(found.modalities)}, {found.items} items trained on")
     if "rung" in found.chosen:
         typer.echo(f"Adapter: {found.chosen['rung']}; modalities joined by: {found.chosen['fusion']}")
-    for words in (*(found.chosen.get(name) for name in ("features", "source", "semi")), found.duplicates):
+    for words in (*(found.chosen.get(name) for name in ("source", "semi")), found.duplicates):
         if words:
             typer.echo(words)
     if "tuning" in found.also:

@@ -171,20 +171,6 @@ def test_a_source_unlabelled_items_and_a_search(made: tuple[Path, Path], tmp_pat
     assert "Search for hyperparameters" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_features_are_learned_on_a_source_without_labels(made: tuple[Path, Path], tmp_path: Path) -> None:
-    path = table(tmp_path / "c", 60, 4)
-    bare = path.with_name("bare.csv")
-    bare.write_text("\n".join(",".join(line.split(",")[:3]) for line in path.read_text().splitlines()) + "\n")
-    chiasm.add([bare], to=tmp_path / "third")
-    fitted = fit(
-        made[0], label="colour", out=tmp_path / "model", source=tmp_path / "third", features="whitening", nested=True
-    )
-    assert "whitening features of image+text, learned on 60 items, are " in fitted.chosen["features"]
-    assert fitted.metrics["accuracy"] > 0.9
-    with pytest.raises(LabelError, match="has no column 'colour'"):
-        fit(made[0], label="colour", out=tmp_path / "model", source=tmp_path / "third")
-
-
 def test_a_search_leaves_what_was_said(made: tuple[Path, Path], tmp_path: Path) -> None:
     fitted = fit(
         made[0], label="colour", out=tmp_path / "model", tune=2, sampler="random", adapter="mlp", fusion="concat",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,66 +55,6 @@ def linear(**options: Any) -> Recognizer:
 FRESH, TRUTH = planted(500, seed=99)
 
 
-# --------------------------------------------------------------------------------------------------- learned features
-
-
-def loud(items: int, seed: int) -> tuple[ModalityArrays, np.ndarray]:
-    """Own embeddings in which a few directions that say nothing of the class are five times as loud as those that do."""
-    arrays, labels = planted(items, seed, noise=0.6, kinds=("image",))
-    rng = np.random.default_rng(seed + 1000)
-    noise = 5 * rng.normal(size=(items, 6)).astype(np.float32)
-    return ModalityArrays({"image": np.hstack([arrays.shared["image"], noise])}), labels
-
-
-@pytest.mark.parametrize("kind", ["whitening", "within-class"])
-def test_features_learned_on_a_source_are_used_where_they_help(kind: Any, tmp_path: Path) -> None:
-    X, y = loud(24, seed=1)
-    fresh, truth = loud(400, seed=2)
-    theirs, others = loud(400, seed=3)
-    source = SourceItems(theirs, np.char.add("other ", others))  # its classes are not those of the target
-    alone = Recognizer(adapter="prototypes", unknown=None, folds=3).fit(X, y)
-    helped = Recognizer(adapter="prototypes", unknown=None, folds=3, features=kind).fit(X, y, source=source)
-    assert "are used: Brier score of held-out items +" in helped.details_.features
-    assert helped.score(fresh, truth) > alone.score(fresh, truth) + 0.2
-    helped.save(tmp_path / "model")
-    again = Recognizer.load(tmp_path / "model")
-    np.testing.assert_array_equal(again.predict_proba(fresh), helped.predict_proba(fresh))
-    assert again.details_ == helped.details_
-
-
-def test_whitening_needs_no_labels_and_within_class_says_that_it_does() -> None:
-    X, y = loud(24, seed=1)
-    theirs, _ = loud(400, seed=3)
-    unlabelled = linear(features="whitening").fit(X, y, unlabelled=theirs)
-    from_source = linear(features="whitening").fit(X, y, source=SourceItems(theirs))
-    assert "are used" in unlabelled.details_.features
-    np.testing.assert_array_equal(unlabelled.predict_proba(theirs), from_source.predict_proba(theirs))
-    with pytest.raises(LabelError, match="within-class features are learned from labelled items"):
-        linear(features="within-class").fit(X, y, source=SourceItems(theirs))
-
-
-def test_features_that_do_not_help_are_refused_and_change_nothing() -> None:
-    X, y = planted(40, seed=1)
-    theirs, _ = planted(80, seed=2, noise=9.0, text_noise=9.0)
-    plain = linear().fit(X, y)
-    tried = linear(features="contrastive").fit(X, y, source=SourceItems(theirs))
-    assert "contrastive features of image+text, learned on 80 items, are refused" in tried.details_.features
-    np.testing.assert_array_equal(tried.predict_proba(FRESH), plain.predict_proba(FRESH))
-
-
-def test_features_need_items_to_learn_on() -> None:
-    X, y = planted(40, seed=1)
-    assert (
-        "There are no items to learn whitening features on" in linear(features="whitening").fit(X, y).details_.features
-    )
-    few = SourceItems(planted(20, seed=2)[0])
-    assert "too little" in linear(features="whitening").fit(X, y, source=few).details_.features
-    with pytest.raises(LabelError, match="the source has no labels: give them, or say what features"):
-        linear().fit(X, y, source=few)
-    with pytest.raises(ChiasmError, match="there are no learned features 'pca': take whitening"):
-        linear(features="pca").fit(X, y)
-
-
 # ------------------------------------------------------------------------------------------------------------- a source
 
 
@@ -152,7 +91,7 @@ def test_the_weight_of_a_source_is_its_share_of_the_loss() -> None:
     arrays, labels = planted(90, seed=6)
     codes = np.searchsorted(NAMES, labels)
     fitting = module._Fitting(
-        X, NAMES[:4], np.searchsorted(NAMES, y), Choices(), None, None, (arrays, codes), None, None
+        X, NAMES[:4], np.searchsorted(NAMES, y), Choices(), None, None, (arrays, codes), None
     )  # fmt: skip
     shots = fitting._from_source(("image", "text"), 0.3)
     assert shots is not None
@@ -305,7 +244,6 @@ def test_probabilities_of_a_learned_fusion_are_calibrated_by_its_own_predictions
         NAMES[:4],
         np.searchsorted(NAMES, y),
         Choices(fusion="gated", options=FAST, folds=2),
-        None,
         None,
         None,
         None,
@@ -641,7 +579,7 @@ def test_held_out_predictions_are_those_of_probes_without_the_fold() -> None:
     X, y = planted(50, seed=47)
     X = X.only(("image",))
     model = linear(folds=5).fit(X, y)
-    fitting = module._Fitting(X, NAMES[:4], np.searchsorted(NAMES, y), Choices(), None, None, None, None, None)
+    fitting = module._Fitting(X, NAMES[:4], np.searchsorted(NAMES, y), Choices(), None, None, None, None)
     head, held_out = model.fitted_.heads["image",], model.fitted_.held_out
     assert held_out is not None
     rows = model.fitted_.features.rows(X, ("image",), np.arange(50))

@@ -34,9 +34,11 @@ from chiasm.recognition.ladder import (
     tempered_brier,
     why_not,
 )
-from chiasm.recognition.modalities import FeatureMap, Features, ModalityArrays, Subset, embeddings, subsets
+from chiasm.recognition.modalities import Features, ModalityArrays, Subset, subsets
 from chiasm.recognition.novelty import ScoreName
 from chiasm.recognition.open_world import UnknownDetector
+from chiasm.recognition.sources import choose_alpha
+from chiasm.recognition.unlabelled import SemiName, guess_labels
 from chiasm.splits import Labels, Shots
 from chiasm.types import Modality
 
@@ -44,8 +46,6 @@ FusionName: TypeAlias = Literal["single", "mean", "stack", "concat", "gated", "a
 LEARNED: tuple[Literal["gated"], Literal["attention"], Literal["low_rank"]] = ("gated", "attention", "low_rank")
 """Fusions that are networks: they are fitted when asked for, since they take seconds where the others take none."""
 
-SemiName: TypeAlias = Literal["self-training", "spreading"]
-LearnedFeatures: TypeAlias = Literal["whitening", "within-class", "contrastive"]
 
 ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 ACROSS = 0.2
@@ -76,10 +76,10 @@ Log: TypeAlias = Float64[np.ndarray, "items classes"]
 
 @dataclass(frozen=True, eq=False)
 class SourceItems:
-    """Items of another domain, with their labels where it has some; without, features can be learned on them."""
+    """Items of another domain, with their labels."""
 
     arrays: ModalityArrays
-    labels: Labels | None = None
+    labels: Labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +92,6 @@ class Choices:
             standard error; the best single modality instead where that is at least as good on held-out items.
         alpha: weight of the source.
         semi: how unlabelled items are used.
-        features: what features are learned on background items for, if held-out items are recognised better by them by more
-            than a standard error: `"whitening"` (principal components of variance 1), `"within-class"` (what varies inside
-            the background's own classes scaled down) or `"contrastive"` (`chiasm.recognition.domain`).
         unknown: score by which items of no known class are told, or None for no such thing.
         folds: of all cross-validations.
         options: of the rungs.
@@ -106,7 +103,6 @@ class Choices:
     fusion: FusionName | Literal["auto"] = "auto"
     alpha: float | Literal["auto"] = "auto"
     semi: SemiName | None = None
-    features: LearnedFeatures | None = None
     unknown: ScoreName | Literal["auto"] | None = "auto"
     folds: int = 5
     options: RungOptions = field(default_factory=RungOptions)
@@ -121,10 +117,6 @@ class Choices:
         if self.semi not in (None, *get_args(SemiName)):
             raise ChiasmError(
                 f"there is no use of unlabelled items {self.semi!r}: take {', '.join(get_args(SemiName))}"
-            )
-        if self.features not in (None, *get_args(LearnedFeatures)):
-            raise ChiasmError(
-                f"there are no learned features {self.features!r}: take {', '.join(get_args(LearnedFeatures))}"
             )
         if self.unknown not in (None, "auto", *get_args(ScoreName)):
             raise ChiasmError(
@@ -153,8 +145,6 @@ class Details:
     """What was decided about the source, in words; empty without one."""
     alpha: float
     semi: str
-    features: str
-    """What was decided about learned features, in words; empty where none were asked for."""
     across: tuple[str, ...]
     """Modalities whose head also learns from the other modalities' vectors."""
     numbers: dict[str, dict[str, float]]
@@ -289,7 +279,6 @@ def fit(
     names: tuple[Float[np.ndarray, "named dim"], Int[np.ndarray, " named"]] | None = None,
     source: tuple[ModalityArrays, Int[np.ndarray, " source"]] | None = None,
     unlabelled: ModalityArrays | None = None,
-    background: SourceItems | None = None,
 ) -> Fitted:
     """Learn from labelled items.
 
@@ -302,12 +291,11 @@ def fit(
         names: embedded names of classes in the shared space, and whose they are.
         source: items of another domain and their classes.
         unlabelled: more items of this domain.
-        background: items that features are learned on.
 
     Raises:
         LabelError: no modality has items of two classes, or the chosen adapter cannot be fitted.
     """
-    return _Fitting(arrays, classes, codes, choices, groups, names, source, unlabelled, background).run()
+    return _Fitting(arrays, classes, codes, choices, groups, names, source, unlabelled).run()
 
 
 class _Fitting:
@@ -323,11 +311,10 @@ class _Fitting:
         names: tuple[Float[np.ndarray, "named dim"], Int[np.ndarray, " named"]] | None,
         source: tuple[ModalityArrays, Int[np.ndarray, " source"]] | None,
         unlabelled: ModalityArrays | None,
-        background: SourceItems | None,
     ) -> None:
         self.arrays, self.classes, self.codes, self.choices = arrays, classes, codes, choices
         self.options = replace(choices.options, folds=choices.folds, seed=choices.seed)
-        self.groups, self.names, self.unlabelled, self.background = groups, names, unlabelled, background
+        self.groups, self.names, self.unlabelled = groups, names, unlabelled
         self.number = len(classes)
         self.features = Features.of(arrays)
         self.source, self.source_features = source, None if source is None else Features.of(source[0])
@@ -354,7 +341,6 @@ class _Fitting:
         self.features = self.features.only(tuple(part[0] for part in singles))
         fitted_subsets = [part for part in subsets(self.features.modalities) if self._deserves_head(part, singles)]
         main = fitted_subsets[-1]
-        features_words = self._choose_features(main)
         source_words = self._choose_alpha(main)
         reports, main_held_out = self._choose_rung(main)
         self._choose_across(singles)
@@ -385,7 +371,6 @@ class _Fitting:
             source=source_words,
             alpha=self.alpha,
             semi=semi_words,
-            features=features_words,
             across=tuple(self.across),
             numbers={"+".join(part): dict(head.numbers) for part, head in heads.items()},
         )
@@ -495,43 +480,6 @@ class _Fitting:
         self.rung = found.rung
         return found.reports, self._spread(found.held_out, main)
 
-    def _choose_features(self, main: Subset) -> str:
-        """Learned features, if held-out items are recognised better by them by more than a standard error."""
-        kind = self.choices.features
-        if kind is None:
-            return ""
-        if self.background is None:
-            return f"There are no items to learn {kind} features on: give a source, or items without a label."
-        learned = {
-            name: found
-            for name in self.features.modalities
-            if (found := learn_features(kind, self.background, name)) is not None
-        }
-        if not learned:
-            return f"The background has too little to learn {kind} features on."
-        before = self._held_out_linear(main)
-        plain = self.features, self.source_features
-        self.features = Features.of(self.arrays, learned).only(self.features.modalities)
-        if self.source is not None:
-            theirs = {name: found for name, found in learned.items() if name in self.source[0].modalities}
-            self.source_features = Features.of(self.source[0], theirs)
-        self._rows_of.clear()
-        gain, error = paired(before, self._held_out_linear(main))
-        what = f"{kind} features of {'+'.join(learned)}, learned on {len(self.background.arrays)} items"
-        told = f"Brier score of held-out items {gain:+.3f} better, standard error {error:.3f}"
-        if gain > error:
-            return f"{what}, are used: {told}."
-        self.features, self.source_features = plain
-        self._rows_of.clear()
-        return f"{what}, are refused: {told}."
-
-    def _held_out_linear(self, main: Subset) -> Float64[np.ndarray, " items"]:
-        """Brier scores of the items by linear probes that did not see them."""
-        fold_of = self.fold_of[self._rows(main)]
-        return self._brier(
-            self._spread(predict_folds("linear", self._task(main), fold_of, self.number, self.options), main)
-        )
-
     def _choose_alpha(self, main: Subset) -> str:
         """Choose the weight of the source by the linear probe's held-out Brier score."""
         if self.source is None:
@@ -541,7 +489,6 @@ class _Fitting:
         if self.choices.alpha != "auto":
             self.alpha = float(self.choices.alpha)
             return f"The source is used with weight {self.alpha:g}, as asked."
-        from chiasm.recognition.domain import choose_alpha
         from chiasm.recognition.linear_probe import LinearProbe
 
         task, fold_of = self._task(main), self.fold_of[self._rows(main)]
@@ -561,7 +508,7 @@ class _Fitting:
         if len({len(found) for found in scores.values()}) > 1:
             return "Folds differ with and without the source, so it is not used."
         choice = choose_alpha(scores)
-        self.alpha = choice.chosen
+        self.alpha = choice.alpha
         return choice.sentence
 
     def _choose_across(self, singles: list[Subset]) -> None:
@@ -598,36 +545,16 @@ class _Fitting:
 
     def _pseudo_labels(self, task: Task, subset: Subset) -> Shots | None:
         """Unlabelled items with labels guessed from a task's items."""
-        from chiasm.recognition.domain import self_train, spread_labels
-        from chiasm.recognition.few_shot import Prototypes
-
         assert self.unlabelled is not None
+        assert self.pseudo is not None
         rows = _having(self.unlabelled, subset)
         if not len(rows):
             return None
-        X = self.features.rows(self.unlabelled, subset, rows)
         labelled, codes = task.rows, task.codes
         if task.anchors is not None:
             labelled = np.vstack([labelled, task.anchors.X.astype(labelled.dtype)])
             codes = np.concatenate([codes, np.asarray(task.anchors.y)])
-        known, dense = np.unique(codes, return_inverse=True)
-        if len(known) < 2:
-            return None
-        if self.pseudo == "spreading":
-            spread = spread_labels(np.vstack([labelled, X]), np.concatenate([dense, np.full(len(X), -1)]))
-            guesses = spread.probabilities[len(labelled) :]
-            weights = np.where(spread.reached[len(labelled) :], guesses.max(axis=1), 0.0)
-            return Shots(X, known[guesses.argmax(axis=1)], weights)
-        found = self_train(
-            lambda rows, y, weight: Prototypes(folds=self.options.folds).fit(rows, y, sample_weight=weight),
-            labelled,
-            dense,
-            X,
-        )
-        taken = np.flatnonzero(found.pseudo_labels >= 0)
-        if not len(taken):
-            return None
-        return Shots(X[taken], known[found.pseudo_labels[taken]], found.weights[taken])
+        return guess_labels(self.pseudo, labelled, codes, self.features.rows(self.unlabelled, subset, rows))
 
     # ------------------------------------------------------------------------------------------- heads, held-out items
 
@@ -913,37 +840,6 @@ class _Fused:
     by_network: Mapping[Subset, Log] = field(default_factory=dict)
 
 
-FEWEST_TO_LEARN_FROM = 50
-"""Background items below which no features are learned: a covariance of fewer is noise."""
-
-
-def learn_features(kind: LearnedFeatures, background: SourceItems, name: Modality) -> FeatureMap | None:
-    """Features of one modality, learned on background items; None where there are too few of them."""
-    from chiasm.recognition.domain import ContrastiveFeatures, Whitening, WithinClassWhitening
-
-    arrays = background.arrays
-    if name not in arrays.modalities:
-        return None
-    rows = arrays.having((name,))
-    if len(rows) < FEWEST_TO_LEARN_FROM:
-        return None
-    X = embeddings(arrays, name)[rows]
-    if kind == "contrastive":
-        found = ContrastiveFeatures().fit(X)
-        ((weight, _),) = found.layers_  # one layer: a linear map, whose bias is a constant that centring takes off
-        return FeatureMap(found.mean_.astype(X.dtype), (weight / found.scale_).astype(X.dtype))
-    if kind == "whitening":
-        white: Whitening | WithinClassWhitening = Whitening().fit(X)
-    else:
-        if background.labels is None:
-            raise LabelError(
-                "within-class features are learned from labelled items: the source has no label column. Take whitening or "
-                "contrastive, which need no labels"
-            )
-        white = WithinClassWhitening().fit(X, np.asarray(background.labels)[rows])
-    return FeatureMap(white.mean_.astype(X.dtype), white.weight_.astype(X.dtype))
-
-
 def _added(one: Shots | None, other: Shots | None) -> Shots | None:
     if one is None or other is None:
         return other if one is None else one
@@ -959,4 +855,4 @@ def _having(arrays: ModalityArrays, subset: Subset) -> Int[np.ndarray, " rows"]:
     return arrays.having(subset) if set(subset) <= set(arrays.modalities) else np.arange(0)
 
 
-__all__ = ["ALPHAS", "Choices", "Details", "Fitted", "FusionName", "LearnedFeatures", "SemiName", "SourceItems", "fit"]
+__all__ = ["ALPHAS", "Choices", "Details", "Fitted", "FusionName", "SemiName", "SourceItems", "fit"]

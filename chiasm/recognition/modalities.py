@@ -191,19 +191,6 @@ def refuse_empty_items(arrays: ModalityArrays, known: Subset, *, fitted: Subset 
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureMap:
-    """A linear map learned on other embeddings of a modality (`chiasm.recognition.domain`): `(x - mean) @ weight`."""
-
-    mean: Float[np.ndarray, " _in"]
-    weight: Float[np.ndarray, "_in _out"]
-
-    def apply(self, vectors: Float[np.ndarray, "rows _in"]) -> Float[np.ndarray, "rows _out"]:
-        """The mapped rows."""
-        mapped: Float[np.ndarray, "rows _out"] = (vectors - self.mean) @ self.weight
-        return mapped
-
-
-@dataclass(frozen=True, eq=False)
 class Features:
     """How the embeddings of a set of modalities become one row: all modalities of the same length, side by side.
 
@@ -215,20 +202,16 @@ class Features:
     0.75).
 
     Attributes:
-        own: mean of each modality's own embeddings, after its map where there is one.
+        own: mean of each modality's own embeddings.
         shared: mean of each modality's vectors in the shared space.
-        maps: learned maps of the own embeddings of some modalities. A modality that has vectors in the shared space only
-            then has these, mapped, as its own.
     """
 
     own: Mapping[Modality, Float[np.ndarray, " _"]]
     shared: Mapping[Modality, Float[np.ndarray, " dim"]]
-    maps: Mapping[Modality, FeatureMap] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, arrays: ModalityArrays, maps: Mapping[Modality, FeatureMap] | None = None) -> Features:
+    def of(cls, arrays: ModalityArrays) -> Features:
         """The means of the items that have each modality; modalities that no item has are left out."""
-        used = {name: found for name, found in (maps or {}).items() if arrays.present[name].any()}
 
         def means(part: Mapping[Modality, Float[np.ndarray, "items _"]]) -> dict[Modality, Float[np.ndarray, " _"]]:
             return {
@@ -237,8 +220,7 @@ class Features:
                 if arrays.present[name].any()
             }
 
-        mapped = {name: found.apply(embeddings(arrays, name)) for name, found in used.items()}
-        return cls(means({**arrays.vectors, **mapped}), means(arrays.shared), used)
+        return cls(means(arrays.vectors), means(arrays.shared))
 
     @property
     def modalities(self) -> Subset:
@@ -250,7 +232,6 @@ class Features:
         return Features(
             {name: mean for name, mean in self.own.items() if name in modalities},
             {name: mean for name, mean in self.shared.items() if name in modalities},
-            {name: found for name, found in self.maps.items() if name in modalities},
         )
 
     def width(self, subset: Subset) -> int:
@@ -265,10 +246,7 @@ class Features:
         for name in subset:
             part = self._lengths(name, len(subset))
             if name in self.own:
-                vectors = embeddings(arrays, name)[rows]
-                if name in self.maps:
-                    vectors = self.maps[name].apply(vectors)
-                parts.append(part[0] * unit_rows(vectors - self.own[name]))
+                parts.append(part[0] * unit_rows(arrays.vectors[name][rows] - self.own[name]))
             if name in self.shared:
                 parts.append(part[1] * unit_rows(arrays.shared[name][rows] - self.shared[name]))
         return np.concatenate(parts, axis=1)
@@ -297,8 +275,3 @@ class Features:
         shared = 0.0 if name not in self.shared else SHARED if name in self.own else 1.0
         total = np.sqrt(modalities * ((name in self.own) + shared**2))
         return np.float32(1 / total), np.float32(shared / total)
-
-
-def embeddings(arrays: ModalityArrays, name: Modality) -> Float[np.ndarray, "items _"]:
-    """A modality's own embeddings, or its vectors in the shared space where it has no others."""
-    return arrays.vectors[name] if name in arrays.vectors else arrays.shared[name]

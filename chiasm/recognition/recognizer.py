@@ -25,7 +25,6 @@ from chiasm.recognition.fitting import (
     Details,
     Fitted,
     FusionName,
-    LearnedFeatures,
     SemiName,
     SourceItems,
     fit,
@@ -34,7 +33,6 @@ from chiasm.recognition.heads import Head, RungName
 from chiasm.recognition.ladder import RungOptions, RungReport
 from chiasm.recognition.modalities import (
     Arrays,
-    FeatureMap,
     Features,
     ModalityArrays,
     Subset,
@@ -103,8 +101,6 @@ class Recognizer:
             alone), or `"auto"`.
         alpha: weight of the source, or `"auto"`.
         semi: use of unlabelled items, `"self-training"`, `"spreading"` or None.
-        features: features to learn on the background, `"whitening"`, `"within-class"`, `"contrastive"` or None; refused where
-            held-out items are not recognised better by them.
         unknown: score by which items of no known class are told, `"auto"`, or None to leave that out.
         folds: of the cross-validations.
         class_weight: `"balanced"` gives every class the same total weight; a mapping gives weights by class.
@@ -128,7 +124,6 @@ class Recognizer:
         fusion: FusionName | Literal["auto"] = "auto",
         alpha: float | Literal["auto"] = "auto",
         semi: SemiName | None = None,
-        features: LearnedFeatures | None = None,
         unknown: ScoreName | Literal["auto"] | None = "auto",
         folds: int = 5,
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
@@ -140,7 +135,6 @@ class Recognizer:
         self.fusion = fusion
         self.alpha = alpha
         self.semi = semi
-        self.features = features
         self.unknown = unknown
         self.folds = folds
         self.class_weight = class_weight
@@ -198,9 +192,8 @@ class Recognizer:
             groups: items of one group are never on both sides of a fold.
             names: the embedded name of each class, in the space that `ModalityArrays.shared` is of: one more shot, and
                 all that the zero-shot rung needs. A name of a class without items makes it known by its name.
-            source: items of another domain. Those whose class is among those of y are learned from; `features` are learned on
-                all, also without labels.
-            unlabelled: more items of this domain, for `semi`, and for `features` where there is no source.
+            source: items of another domain. Those whose class is among those of y are learned from.
+            unlabelled: more items of this domain, for `semi`.
 
         Raises:
             LabelError: labels are missing, of one class only or not one an item; items without any modality; no
@@ -233,7 +226,6 @@ class Recognizer:
             fusion=self.fusion,
             alpha=self.alpha,
             semi=self.semi,
-            features=self.features,
             unknown=self.unknown,
             folds=self.folds,
             options=replace(self.options or RungOptions(), class_weight=self._weights(classes)),
@@ -247,9 +239,8 @@ class Recognizer:
             choices=choices,
             groups=group,
             names=_names(names, classes, arrays),
-            source=None if source is None else _known(source, classes, only_features=self.features is not None),
+            source=None if source is None else _known(source, classes),
             unlabelled=unlabelled,
-            background=SourceItems(unlabelled) if source is None and unlabelled is not None else source,
         )
         self.classes_ = classes
         return self
@@ -477,8 +468,6 @@ class Recognizer:
         self._check_fitted()
         arrays, features = as_arrays(X), self.fitted_.features
         own = {name: len(mean) for name, mean in features.own.items()}
-        for name, found in features.maps.items():  # without embeddings of its own it maps the shared ones
-            own[name] = len(found.mean)
         shared = {name: len(mean) for name, mean in features.shared.items()}
         for part, widths in ((arrays.vectors, own), (arrays.shared, shared)):
             for name, array in part.items():
@@ -492,7 +481,7 @@ class Recognizer:
             lacking = [
                 what
                 for what, part, needed in (
-                    ("its own embeddings", arrays.vectors, name in features.own and name not in features.maps),
+                    ("its own embeddings", arrays.vectors, name in features.own),
                     ("vectors in the shared space", arrays.shared, name in features.shared),
                 )
                 if needed and name not in part
@@ -522,7 +511,7 @@ class Recognizer:
 
 
 _PARAMETERS = (
-    "adapter", "fusion", "alpha", "semi", "features", "unknown", "folds", "class_weight", "options", "network", "random_state",
+    "adapter", "fusion", "alpha", "semi", "unknown", "folds", "class_weight", "options", "network", "random_state",
 )  # fmt: skip
 KINDS = {"U": "text", "i": "int", "u": "int", "f": "float", "b": "bool"}
 
@@ -573,20 +562,14 @@ def _refuse_unlike(other: ModalityArrays, arrays: ModalityArrays, what: str) -> 
 
 
 def _known(
-    source: SourceItems, classes: Shaped[np.ndarray, " classes"], *, only_features: bool
-) -> tuple[ModalityArrays, Int[np.ndarray, " known"]] | None:
-    """The items of a source whose class is among those of the target; None where there are none and features are enough."""
-    if source.labels is None:
-        if only_features:
-            return None
-        raise LabelError("the source has no labels: give them, or say what features to learn on it (features)")
+    source: SourceItems, classes: Shaped[np.ndarray, " classes"]
+) -> tuple[ModalityArrays, Int[np.ndarray, " known"]]:
+    """Return the items of a source whose class is among those of the target."""
     if np.shape(source.labels) != (len(source.arrays),):
         raise LabelError(f"the source has {len(source.arrays)} items but labels of shape {np.shape(source.labels)}")
     theirs, codes = label_codes(source.labels, what="labels of the source")
     same = (theirs.dtype.kind == "U") == (classes.dtype.kind == "U")
     shared = np.flatnonzero(np.isin(theirs, classes)[codes]) if same else np.arange(0)
-    if not len(shared) and only_features:
-        return None
     if not len(shared):
         raise LabelError(
             f"no label of the source, such as {theirs[:1].tolist()}, is among the {len(classes)} classes of the target, "
@@ -604,8 +587,6 @@ def describe(model: Recognizer) -> tuple[dict[str, Any], dict[str, Shaped[np.nda
     tensors: dict[str, Shaped[np.ndarray, "..."]] = {}
     for kind, means in (("own", fitted.features.own), ("shared", fitted.features.shared)):
         tensors |= {f"mean.{kind}.{name}": mean for name, mean in means.items()}
-    for name, found in fitted.features.maps.items():
-        tensors |= {f"map.{name}.mean": found.mean, f"map.{name}.weight": found.weight}
     heads = [(part, head) for part, head in fitted.heads.items()]
     if fitted.stack is not None:
         heads.append(((), fitted.stack))
@@ -657,7 +638,6 @@ def describe(model: Recognizer) -> tuple[dict[str, Any], dict[str, Shaped[np.nda
         "best": fitted.best,
         "own": {name: len(mean) for name, mean in fitted.features.own.items()},
         "shared": {name: len(mean) for name, mean in fitted.features.shared.items()},
-        "maps": sorted(fitted.features.maps),
         "heads": described,
         **worth,
         "network": network,
@@ -690,10 +670,6 @@ def restore(description: dict[str, Any], tensors: dict[str, Shaped[np.ndarray, "
     features = Features(
         {name: read(f"mean.own.{name}", width) for name, width in description["own"].items()},
         {name: read(f"mean.shared.{name}", width) for name, width in description["shared"].items()},
-        {
-            name: FeatureMap(mean := read(f"map.{name}.mean", None), read(f"map.{name}.weight", len(mean), None))
-            for name in description["maps"]
-        },
     )
     heads: dict[Subset, Head] = {}
     stack = None

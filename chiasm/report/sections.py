@@ -464,7 +464,7 @@ def show_choices(page: Page, details: Details) -> None:
             page.bar_chart(
                 "Shapley value of each modality in macro-F1", [Bar(name, value) for name, value in parts.items()]
             )
-    for words in (details.features, details.source, details.semi):
+    for words in (details.source, details.semi):
         if words:
             page.paragraph(words)
     if details.across:

@@ -18,7 +18,7 @@ from chiasm import encoders
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems
-from chiasm.recognition.fitting import FusionName, LearnedFeatures, SemiName
+from chiasm.recognition.fitting import FusionName, SemiName
 from chiasm.recognition.heads import RungName
 from chiasm.recognition.multitask import ColumnPrediction, MultiTaskPredictor
 from chiasm.recognition.tasks import Targets, TaskName, parse_targets
@@ -31,10 +31,8 @@ from chiasm.types import Modality
 from chiasm.verbs.dataset import (
     Labelled,
     class_names,
-    embedded_items,
     fingerprints_of,
     labelled_items,
-    modality_arrays,
 )
 from chiasm.verbs.search import (
     start_of,
@@ -482,7 +480,6 @@ def fit(
     source: str | Path | None = None,
     alpha: float | Literal["auto"] = "auto",
     semi: SemiName | None = None,
-    features: LearnedFeatures | None = None,
     class_weight: Literal["balanced"] | None = None,
     tune: int = 0,
     sampler: SamplerName = "tpe",
@@ -519,8 +516,6 @@ def fit(
             has are learned from as well.
         alpha: weight of the source, or `"auto"`.
         semi: how items without a label are used.
-        features: features to learn on all items of the source, which may then have no labels, or on items without a label:
-            `"whitening"`, `"within-class"` or `"contrastive"`. Refused where held-out items are not recognised better.
         class_weight: `"balanced"` gives every class the same total weight.
         tune: so many trials of a search for hyperparameters (Optuna); what is not `"auto"` above stays as it is. The study
             is kept beside the model as MODEL.study and gone on with when the same is asked again.
@@ -560,7 +555,7 @@ def fit(
     if len(columns) > 1 or (targets and targets[0].task != "classes"):
         refused = {
             "shots": shots, "adapter": adapter != "auto", "fusion": fusion != "auto", "source": source, "semi": semi,
-            "features": features, "class_weight": class_weight, "tune": tune, "also": also, "nested": nested, "log_dir": log_dir,
+            "class_weight": class_weight, "tune": tune, "also": also, "nested": nested, "log_dir": log_dir,
             "alpha": alpha != "auto", "names": not names, "sampler": sampler != "tpe",
         }  # fmt: skip
         given = [name for name, value in refused.items() if value]
@@ -571,9 +566,7 @@ def fit(
     labels = classes_of(data, label)
     embedded = class_names(sorted(set(labels.tolist())), space, networks) if names else {}
     options = RungOptions() if log_dir is None else logged(RungOptions(), log_dir)
-    other = (
-        None if source is None else _source_items(source, label, data.fingerprints, space, features is not None, device)
-    )
+    other = None if source is None else _source_items(source, label, data.fingerprints, space, device)
     if shots is not None and nested:
         raise ChiasmError("nested measures by folds, shots on the items that were not drawn: take one of them")
     if shots is not None:
@@ -584,7 +577,7 @@ def fit(
     else:
         train = np.arange(len(labels))
     arguments: dict[str, Any] = {
-        "adapter": adapter, "fusion": fusion, "alpha": alpha, "semi": semi, "features": features,
+        "adapter": adapter, "fusion": fusion, "alpha": alpha, "semi": semi,
         "class_weight": class_weight, "options": options, "random_state": seed,
     }  # fmt: skip
     tuning = None
@@ -733,10 +726,9 @@ def _source_items(
     label: str,
     fingerprints: Mapping[Modality, str],
     space: Space,
-    with_unlabelled: bool,
     device: Device,
 ) -> SourceItems:
-    """Items of another collection, embedded by the same encoders: those with a label, or all if that is enough."""
+    """Return the labelled items of another collection, embedded by the same encoders."""
     opened = Collection.open(source)
     networks = encoders.resolve(opened.encoder, device=device)
     theirs = fingerprints_of(networks)
@@ -746,10 +738,5 @@ def _source_items(
                 f"the source {source} has {modality} embeddings of another encoder ({theirs.get(modality, 'none')}, the "
                 f"target {fingerprint}). Add its files with the target's encoder"
             )
-    if with_unlabelled and label not in opened.columns():
-        ids = [str(row["id"]) for row in opened.items()]
-        found = embedded_items(opened, ids, fingerprints)
-        usable = np.flatnonzero(np.any([*found.present.values()], axis=0))
-        return SourceItems(modality_arrays(found, space, tuple(fingerprints), usable))
     labelled = labelled_items(opened, networks, space, [label], modalities=tuple(fingerprints))
     return SourceItems(labelled.arrays, labelled.labels)

@@ -439,7 +439,7 @@ class _Classes:
         source: SourceItems | None,
     ) -> None:
         details = predictor.details_
-        needs_source = bool(details.source) and (details.alpha > 0 or predictor.features is not None)
+        needs_source = bool(details.source) and details.alpha > 0
         if needs_source and source is None:
             raise ChiasmError(
                 "the model was fitted with a source, another collection that it learned from: name it again, or fit a "
@@ -862,7 +862,7 @@ def learn(
     saved = load_model(Path(model))
     other = None
     if source is not None:
-        other = _source_items(source, saved.label, saved.fingerprints, space, False, device)
+        other = _source_items(source, saved.label, saved.fingerprints, space, device)
     return learn_again(
         model,
         opened,
