@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition.calibration import checked_codes
+from chiasm.recognition.confidence import check_codes
 from chiasm.vectors import Unchecked
 
 _MAX_ITERATIONS = 2_000
@@ -58,7 +58,7 @@ def choose_exemplars(
     rows = _checked_rows(X, "X")
     if per_class < 1:
         raise ChiasmError(f"per_class must be at least 1; got {per_class}")
-    true = checked_codes(codes, len(rows), np.iinfo(np.int64).max)
+    true = check_codes(codes, len(rows))
     if not len(rows):
         raise LabelError("there are no items to choose exemplars from")
     rng = np.random.default_rng(seed)
@@ -120,8 +120,8 @@ def extend_linear(
     if not 0 < strength < math.inf:
         raise ChiasmError(f"strength must be finite and above 0; got {strength}")
     kept, added = _checked_rows(exemplars, "exemplars", dim), _checked_rows(new_X, "new_X", dim)
-    kept_codes = checked_codes(exemplar_codes, len(kept), old, what="exemplar_codes")
-    added_codes = checked_codes(new_codes, len(added), np.iinfo(np.int64).max, what="new_codes") - old
+    kept_codes = check_codes(exemplar_codes, len(kept), old, name="exemplar_codes")
+    added_codes = check_codes(new_codes, len(added), name="new_codes") - old
     if not len(added):
         raise LabelError("there are no items of a new class: give at least one")
     if added_codes.min() < 0 or len(np.unique(added_codes)) != added_codes.max() + 1:

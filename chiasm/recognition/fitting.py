@@ -16,9 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition.assurance import calibrate, detect_unknown
-from chiasm.recognition.calibration import Calibration
-from chiasm.recognition.conformal import ConformalSets
+from chiasm.recognition.confidence import Calibration, ConformalSets, calibrate
 from chiasm.recognition.extension import choose_exemplars
 from chiasm.recognition.heads import RUNGS, Head, RungName
 from chiasm.recognition.ladder import (
@@ -35,9 +33,8 @@ from chiasm.recognition.ladder import (
     why_not,
 )
 from chiasm.recognition.modalities import Features, ModalityArrays, Subset, subsets
-from chiasm.recognition.novelty import ScoreName
-from chiasm.recognition.open_world import UnknownDetector
 from chiasm.recognition.sources import choose_alpha
+from chiasm.recognition.unknown import SCORES, ScoreName, UnknownDetector, fit_unknown_detector
 from chiasm.recognition.unlabelled import SemiName, guess_labels
 from chiasm.splits import Labels, Shots
 from chiasm.types import Modality
@@ -118,10 +115,8 @@ class Choices:
             raise ChiasmError(
                 f"there is no use of unlabelled items {self.semi!r}: take {', '.join(get_args(SemiName))}"
             )
-        if self.unknown not in (None, "auto", *get_args(ScoreName)):
-            raise ChiasmError(
-                f"there is no score of the unknown {self.unknown!r}: take auto, {', '.join(get_args(ScoreName))}"
-            )
+        if self.unknown not in (None, "auto", *SCORES):
+            raise ChiasmError(f"there is no score of the unknown {self.unknown!r}: take auto, {', '.join(SCORES)}")
         if self.alpha != "auto" and not (isinstance(self.alpha, int | float) and 0 <= self.alpha < 1):
             raise ChiasmError(f"alpha is the weight of the source, 'auto' or from 0 to below 1; got {self.alpha!r}")
 
@@ -782,36 +777,28 @@ class _Fitting:
         return {part: pair[0] for part, pair in usable.items()}, {part: pair[1] for part, pair in usable.items()}
 
     def _detectors(self, heads: Mapping[Subset, Head]) -> dict[Subset, UnknownDetector]:
-        """For every set of modalities that has a head, a detector on its features and logits.
+        """Return a detector on the features of every set of modalities that has a head.
 
         The score is chosen on the largest set, and the same for the others.
         """
-        wanted = self.choices.unknown
-        found: dict[Subset, UnknownDetector] = {}
-        if wanted is None:
-            return found
-        for part, head in sorted(heads.items(), key=lambda pair: -len(pair[0])):
+        score = self.choices.unknown
+        detectors: dict[Subset, UnknownDetector] = {}
+        if score is None:
+            return detectors
+        for part in sorted(heads, key=lambda part: -len(part)):
             items = self._rows(part)
             if len(items) > _MOST_FOR_NOVELTY:
                 draws = np.random.default_rng(self.choices.seed)
                 items = np.sort(draws.choice(items, _MOST_FOR_NOVELTY, replace=False))
 
-            def learn(
-                train: Int[np.ndarray, " train"], part: Subset = part, items: Int[np.ndarray, " items"] = items
-            ) -> Task:
-                return self._task(part, items[train])
-
-            detector = detect_unknown(
-                head,
-                self._task(part, items),
-                wanted=wanted,
-                learn=learn,
-                options=self.options,
+            task = self._task(part, items)
+            detector = fit_unknown_detector(
+                task.rows, task.codes, score=score, groups=task.groups, seed=self.choices.seed
             )
             if detector is not None:
-                found[part] = detector
-                wanted = detector.name
-        return found
+                detectors[part] = detector
+                score = detector.name
+        return detectors
 
     def _exemplars(self, main: Subset, singles: list[Subset]) -> Int[np.ndarray, " exemplars"]:
         """Items to keep for adding classes, of every class that a head knows."""

@@ -28,7 +28,7 @@ from chiasm.recognition.modalities import (
 from chiasm.recognition.storage import Tensors, read_model, write_model
 from chiasm.types import Modality
 
-VERSION = 1
+VERSION = 2
 """Of what predictors save."""
 
 _ENOUGH = 0.9  # of the items of each of its modalities: what a joint head needs, as the recogniser's

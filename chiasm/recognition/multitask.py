@@ -17,8 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition.calibration import Calibration, fit_calibration
-from chiasm.recognition.conformal import ConformalScores
+from chiasm.recognition.confidence import Calibration, ConformalScores, fit_calibration
 from chiasm.recognition.ladder import paired
 from chiasm.recognition.linear_heads import VERSION, floats, known_modalities
 from chiasm.recognition.modalities import Arrays, Features, ModalityArrays, as_arrays, refuse_empty_items
@@ -292,7 +291,6 @@ class MultiTaskPredictor:
                 tensors |= {f"column.{number}.{name}": array for name, array in arrays.items()}
             if column.calibration is not None:
                 entry["calibration"] = column.calibration.as_fields()
-                tensors |= {f"calibration.{number}.{k}": v for k, v in column.calibration.as_arrays().items()}
             if column.thresholds is not None:
                 tensors[f"thresholds.{number}"] = column.thresholds
             if column.residuals is not None:
@@ -660,7 +658,7 @@ def _restored_model(description: Mapping[str, Any], tensors: Mapping[str, Any]) 
         elif entry["task"] == "labels":
             thresholds = floats(tensors, f"thresholds.{number}", len(names))
         if entry["calibration"] is not None:
-            calibration = Calibration.from_arrays(under(f"calibration.{number}."), entry["calibration"])
+            calibration = Calibration.from_fields(entry["calibration"])
         if entry["residuals"] is not None:
             residuals = ConformalScores.from_kept(tensors[f"residuals.{number}"], int(entry["residuals"]))
         columns.append(_Column(entry["column"], entry["task"], names, alone, calibration, thresholds, residuals))

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.alignment.ridge import fit_ridge
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition.conformal import ConformalScores
+from chiasm.recognition.confidence import ConformalScores
 from chiasm.recognition.label_probe import LabelProbe, fit_label_probe, sigmoid
 from chiasm.recognition.linear_heads import LinearHead, LinearHeads, SubsetPredictor, deserving, floats
 from chiasm.recognition.modalities import Arrays, ModalityArrays, Subset, as_arrays, refuse_empty_items, subsets

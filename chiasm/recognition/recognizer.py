@@ -17,8 +17,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from safetensors import SafetensorError
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition.calibration import Calibration
-from chiasm.recognition.conformal import ConformalSets
+from chiasm.recognition.confidence import Calibration, ConformalSets
 from chiasm.recognition.extension import extend_linear
 from chiasm.recognition.fitting import (
     Choices,
@@ -39,8 +38,6 @@ from chiasm.recognition.modalities import (
     as_arrays,
     refuse_empty_items,
 )
-from chiasm.recognition.novelty import ScoreName
-from chiasm.recognition.open_world import UnknownDetector
 from chiasm.recognition.storage import (
     DESCRIPTION,
     read_description,
@@ -48,10 +45,11 @@ from chiasm.recognition.storage import (
     refuse_version,
     write_folder,
 )
+from chiasm.recognition.unknown import ScoreName, UnknownDetector
 from chiasm.splits import Labels, label_codes
 from chiasm.types import Modality
 
-FORMAT, VERSION = "chiasm-recognizer", 3
+FORMAT, VERSION = "chiasm-recognizer", 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,9 +298,8 @@ class Recognizer:
             within = [part for part in self.fitted_.detectors if set(part) <= set(subset)]
             if within:
                 part = max(within, key=len)
-                detector, head = self.fitted_.detectors[part], self.fitted_.heads[part]
-                features = self.fitted_.features.rows(arrays, part, rows)
-                scores = detector.scores(features, head.logits(features))
+                detector = self.fitted_.detectors[part]
+                scores = detector.scores(self.fitted_.features.rows(arrays, part, rows))
                 unknown[rows] = detector.is_unknown(scores, false_alarm_rate=false_alarm_rate)
                 strangeness[rows] = detector.p_values(scores)
         return Recognition(self.classes_[probabilities.argmax(axis=1)], probabilities, sets, unknown, strangeness)
@@ -604,11 +601,9 @@ def describe(model: Recognizer) -> tuple[dict[str, Any], dict[str, Shaped[np.nda
             }
         )
     worth: dict[str, list[dict[str, Any]]] = {"calibrations": [], "sets": [], "detectors": []}
-    for what, parts in (
-        ("calibrations", fitted.calibrations),
-        ("sets", fitted.sets),
-        ("detectors", fitted.detectors),
-    ):
+    for part, calibration in fitted.calibrations.items():
+        worth["calibrations"].append({"modalities": list(part), "fields": calibration.as_fields()})
+    for what, parts in (("sets", fitted.sets), ("detectors", fitted.detectors)):
         for part, thing in parts.items():
             arrays = thing.as_arrays()
             tensors |= {f"{what}.{'+'.join(part)}.{key}": value for key, value in arrays.items()}
@@ -697,8 +692,11 @@ def restore(description: dict[str, Any], tensors: dict[str, Shaped[np.ndarray, "
     network = description["network"]
     if not heads or {(name,) for name in features.modalities} != {part for part in heads if len(part) == 1}:
         raise ValueError("every modality needs a head of its own")
-    worth: dict[str, dict[Subset, Any]] = {"calibrations": {}, "sets": {}, "detectors": {}}
-    restorers = {"calibrations": Calibration, "sets": ConformalSets, "detectors": UnknownDetector}
+    calibrations = {
+        tuple(entry["modalities"]): Calibration.from_fields(entry["fields"]) for entry in description["calibrations"]
+    }
+    worth: dict[str, dict[Subset, Any]] = {"sets": {}, "detectors": {}}
+    restorers = {"sets": ConformalSets, "detectors": UnknownDetector}
     for what, found in worth.items():
         for entry in description[what]:
             part = tuple(entry["modalities"])
@@ -740,7 +738,7 @@ def restore(description: dict[str, Any], tensors: dict[str, Shaped[np.ndarray, "
             {name.removeprefix("network."): a for name, a in tensors.items() if name.startswith("network.")},
             network,
         ),
-        worth["calibrations"],
+        calibrations,
         worth["sets"],
         worth["detectors"],
         exemplars,
