@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from chiasm.errors import ChiasmError as ChiasmError
     from chiasm.recognition import Recognizer as Recognizer
-    from chiasm.serving import make_key as make_key
-    from chiasm.serving import serve as serve
+    from chiasm.serving.keys import make_key as make_key
+    from chiasm.serving.run import serve as serve
     from chiasm.store.collection import Collection as Collection
     from chiasm.verbs.add import add as add
     from chiasm.verbs.add import reembed as reembed
@@ -48,13 +48,13 @@ _MODULES = {
     "fit": "verbs.fit",
     "labels": "verbs.feedback",
     "learn": "verbs.learn",
-    "make_key": "serving",
+    "make_key": "serving.keys",
     "predict": "verbs.predict",
     "reembed": "verbs.add",
     "remove": "verbs.add",
     "revert": "verbs.learn",
     "search": "verbs.search",
-    "serve": "serving",
+    "serve": "serving.run",
     "statistics": "verbs.align",
     "status": "verbs.status",
     "weigh": "verbs.weigh",

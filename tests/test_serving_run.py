@@ -178,6 +178,8 @@ def test_a_model_of_other_encoders_is_refused(made: tuple[Path, Path], monkeypat
 
 
 def test_the_client_and_the_package_load_no_web_library() -> None:
-    code = "import sys; import chiasm.client, chiasm.serving; print({'fastapi', 'uvicorn', 'pydantic', 'httpx'} & {*sys.modules})"
+    code = (
+        "import sys; import chiasm, chiasm.client; print({'fastapi', 'uvicorn', 'pydantic', 'httpx'} & {*sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()", done.stdout

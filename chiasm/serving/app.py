@@ -1,4 +1,4 @@
-"""The application: a function of its parts. Which routes there are, and what each takes and gives.
+"""Build the application from its parts: the routes, and the request and response of each.
 
 What is done is left to `engine`, who may come in to `guard`, what words mean to `schemas`. The page is mounted by whoever
 makes it, on the application that `create_app` gives.
@@ -46,10 +46,10 @@ _PAGE = 500  # rows that a stream asks for at a time
 
 
 class TakesFeedback(Protocol):
-    """Stores thumbs up and down. May block; called from a reader's thread."""
+    """Store ratings. May block: called from a reader thread."""
 
     def __call__(self, entries: Sequence[schemas.FeedbackEntry], *, who: str) -> int:
-        """Give how many were stored.
+        """Store the entries and return how many there were.
 
         Raises:
             ChiasmError: an entry names an item that there is not.
@@ -57,7 +57,7 @@ class TakesFeedback(Protocol):
 
 
 class TakesLabels(Protocol):
-    """Stores labels and corrections. May block; called from a reader's thread."""
+    """Store labels and corrections. May block: called from a reader thread."""
 
     def __call__(self, entries: Sequence[schemas.LabelEntry], *, who: str) -> int:
         """Give how many were stored.
@@ -68,7 +68,7 @@ class TakesLabels(Protocol):
 
 
 class Parts:
-    """What the routes use; in the application's state as `parts`."""
+    """Hold what the routes use; in the application's state as `parts`."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ def create_app(
     feedback: TakesFeedback | None = None,
     labels: TakesLabels | None = None,
 ) -> FastAPI:
-    """The API over a searcher, ready for an ASGI server; `healthz` answers at once, `readyz` after the warm-up.
+    """Return the API over a searcher as an ASGI application; `healthz` answers at once, `readyz` after the warm-up.
 
     Args:
         settings: bounds.
@@ -123,7 +123,7 @@ def create_app(
 
 
 def openapi_text() -> str:
-    """The API's OpenAPI document, as it is kept in the documentation."""
+    """Return the OpenAPI document of the API, as committed in the documentation."""
     return json.dumps(_described(None).openapi(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
@@ -165,7 +165,7 @@ def _json_body(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _body(model: type[BaseModel], words: type[BaseModel], options: type[BaseModel]) -> dict[str, Any]:
-    """A body of either type. In a form everything is a part; files are binary."""
+    """Describe a body of either type: JSON, or a multipart form with binary files."""
     file = {"type": "string", "format": "binary"}
     form = {
         "type": "object",
@@ -183,7 +183,7 @@ def _body(model: type[BaseModel], words: type[BaseModel], options: type[BaseMode
 
 
 def _described(life: Any) -> FastAPI:
-    """The routes and their document, without anything behind them."""
+    """Return the routes and their OpenAPI document without an engine behind them."""
     app = FastAPI(
         title="chiasm",
         version=__version__,
@@ -270,7 +270,7 @@ def _wants_lines(request: Request) -> bool:
 
 
 def _lines(rows: AsyncIterator[Mapping[str, Any]], first: Sequence[Mapping[str, Any]], request: Request) -> Response:
-    """A line of JSON a row. The first rows are there already, so that what is wrong with the request was said."""
+    """Stream one JSON line a row. The first rows are passed in, so that a bad request has been refused before the status is sent."""
 
     async def written() -> AsyncIterator[bytes]:
         yield b"".join(to_json(row, inf_nan_mode="null") + b"\n" for row in first)
@@ -372,7 +372,7 @@ async def _log_queries(request: Request, opened: Sequence[Opened], found: Sequen
     tags=["recognise"],
 )
 async def predict(request: Request) -> Response:
-    """Say what items are, by the model that the server was started with."""
+    """Recognise items with the model that the server was started with."""
     parts = _parts(request)
     if parts.engine.classifier is None:
         raise _lacks("model", "Start it with one: chiasm serve COLLECTION --model MODEL")
@@ -410,7 +410,7 @@ async def predict(request: Request) -> Response:
     tags=["search"],
 )
 async def embed(request: Request) -> Response:
-    """Give the vectors of items in the space that is searched in."""
+    """Return the vectors of items in the served space."""
     parts = _parts(request)
     async with things(
         request, schemas.EmbedRequest, "items", words=schemas.Plain, options=schemas.NoOptions, settings=parts.settings
@@ -454,7 +454,7 @@ async def _more_items(
 async def item_file(
     request: Request, item: str, modality: Modality, number: Annotated[int, Path(ge=0, le=10**6)]
 ) -> Response:
-    """A file of an item, by its place among the item's files of that modality."""
+    """Return a file of an item, by its position among the item's files of that modality."""
     engine = _parts(request).engine
     path = await engine.file_of(item, modality, number)
     if path is None:
@@ -464,7 +464,7 @@ async def item_file(
 
 @router.get("/v1/items/{item:path}", responses={200: {"model": schemas.Item}}, tags=["items"])
 async def item(request: Request, item: str) -> Response:
-    """One item."""
+    """Return one item."""
     found = await _parts(request).engine.item(item)
     if found is None:
         raise Problem(404, "item", "there is no item of this id; /v1/items lists those that there are")
@@ -478,7 +478,7 @@ async def item(request: Request, item: str) -> Response:
     tags=["teach"],
 )
 async def feedback(request: Request) -> Response:
-    """Tell which hits were right and which were not."""
+    """Rate hits up or down."""
     return await _taken(request, _parts(request).feedback, schemas.FeedbackRequest, "feedback")
 
 
@@ -489,19 +489,19 @@ async def feedback(request: Request) -> Response:
     tags=["teach"],
 )
 async def labels(request: Request) -> Response:
-    """Tell what items truly are, to be learned from."""
+    """Correct the labels of items, for the model to learn from."""
     return await _taken(request, _parts(request).labels, schemas.LabelsRequest, "labels")
 
 
 @router.get("/v1/status", responses={200: {"model": schemas.StatusAnswer}}, tags=["server"])
 async def status(request: Request) -> Response:
-    """What is served."""
+    """Describe the served collection."""
     return _json(await _parts(request).engine.status())
 
 
 @router.get("/healthz", responses={200: {"model": schemas.Health}}, tags=["server"])
 async def healthz() -> Response:
-    """Whether the process lives."""
+    """Report that the process is alive."""
     return _json({"status": "ok"})
 
 
@@ -511,7 +511,7 @@ async def healthz() -> Response:
     tags=["server"],
 )
 async def readyz(request: Request) -> Response:
-    """Whether the first request will be as fast as the next."""
+    """Report whether the warm-up is done."""
     if _parts(request).engine.ready:
         return _json({"status": "ok"})
     return Response(to_json({"status": "starting"}), status_code=503, media_type="application/json")
@@ -525,7 +525,7 @@ async def readyz(request: Request) -> Response:
     tags=["server"],
 )
 async def metrics(request: Request) -> Response:
-    """Numbers for Prometheus."""
+    """Return metrics in Prometheus' text format."""
     return Response(_parts(request).metrics.text(), media_type="text/plain; version=0.0.4")
 
 
@@ -535,7 +535,7 @@ async def _taken(
     model: type[schemas.FeedbackRequest | schemas.LabelsRequest],
     what: str,
 ) -> Response:
-    """Store what somebody says of items."""
+    """Store the entries of one sender."""
     parts = _parts(request)
     if take is None:
         raise _lacks(f"place for {what}", "It was started to be read from only")

@@ -1,4 +1,4 @@
-"""Work of many requests done together: what waits is collected for a few milliseconds and handed over as one batch.
+"""Batch the work of many requests: what arrives within a few milliseconds is processed together.
 
 One thread does all of it, so that what is not made for several threads (an encoder) is called from one, and the event
 loop stays free to answer.
@@ -107,7 +107,7 @@ class Batcher(Generic[T, R]):
                     loop.call_soon_threadsafe(_deliver, ends)
 
     def _next(self) -> list[_Waiting[T, R]]:
-        """The next batch; empty when the queue is closed and nothing is left."""
+        """Return the next batch; empty when the queue is closed and nothing is left."""
         with self._changed:
             while True:
                 while not self._waiting:

@@ -1,4 +1,4 @@
-"""From the body of a request to things to search with, embed or recognise: JSON with base64, or multipart with files.
+"""Parse request bodies, JSON with base64 or multipart forms, into items to search with, embed or recognise.
 
 In a multipart body the parts `text`, `image`, `audio` and `video` make up one thing, and every part `file` is a thing
 of its own, whose content tells its modality. The other parts are options, by the names of the JSON body.
@@ -30,13 +30,13 @@ _FILES: tuple[Modality, ...] = ("image", "audio", "video")
 
 @dataclass(frozen=True)
 class Upload:
-    """One file as it came: its bytes, or where they lie. Its name plays no part."""
+    """One uploaded file: its bytes, or an open file that holds them. Its name is ignored."""
 
     source: bytes | BinaryIO
     modality: Modality | None  # what it was sent as; None: whatever it is
 
     def write(self, file: BinaryIO) -> None:
-        """Copy it into a file."""
+        """Copy the upload into a file."""
         if isinstance(self.source, bytes):
             file.write(self.source)
         else:
@@ -46,25 +46,25 @@ class Upload:
 
 @dataclass(frozen=True)
 class Given:
-    """One thing of a request, its files not opened yet."""
+    """One query or item of a request, with files not decoded yet."""
 
     words: Plain
     files: tuple[Upload, ...] = ()
 
 
 def visit_of(request: Request) -> Visit:
-    """What the guard knows of a request."""
+    """Return the guard's record of a request."""
     visit: Visit = request.scope["state"]["visit"]
     return visit
 
 
 def type_of(request: Request) -> str:
-    """The media type of the body, without parameters."""
+    """Return the media type of the body without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read_json(request: Request, model: type[ModelT], settings: Settings) -> ModelT:
-    """A body of JSON as a model.
+    """Parse a JSON body.
 
     Raises:
         Problem: 415 it is of another type; 413 it is too large; 422 it does not fit.
@@ -97,7 +97,7 @@ async def things(
     options: type[BaseModel],
     settings: Settings,
 ) -> AsyncIterator[tuple[list[Given], dict[str, Any]]]:
-    """The things of a body of either type, and its options; files that it came with are gone afterwards.
+    """Yield the items and the options of a body of either type; uploaded files are deleted afterwards.
 
     Args:
         request: whose body is read.
@@ -120,7 +120,7 @@ async def things(
 
 
 def parse(model: type[ModelT], values: dict[str, Any]) -> ModelT:
-    """Values of a query string or form as a model.
+    """Parse the values of a query string or form.
 
     Raises:
         Problem: 422, they do not fit.

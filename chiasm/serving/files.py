@@ -1,4 +1,4 @@
-"""Files of items as answers: what a browser may be told that they are, and which of them are given at all.
+"""Serve the files of items: which ones at all, and under which content type.
 
 A file comes from the collection by item, modality and number; no path is ever taken from a request. It is opened once,
 without following links, and checked and read through that one opening. Where the path that was added is or leads
@@ -52,7 +52,7 @@ _MODALITIES: dict[Modality, tuple[Modality | None, ...]] = {  # what a file of a
 
 
 def file_answer(path: Path, modality: Modality, request: Request) -> Response:
-    """A file of an item, whole or the part that the Range header asks for (RFC 9110, 14.2).
+    """Return a response with a file of an item, whole or the part that the Range header asks for (RFC 9110, 14.2).
 
     Args:
         path: as the collection has it.
@@ -93,7 +93,7 @@ def file_answer(path: Path, modality: Modality, request: Request) -> Response:
 
 
 class _FileAnswer(StreamingResponse):
-    """The bytes of an open file, which is closed with the answer, however that ends."""
+    """Stream an open file, which is closed however the response ends."""
 
     def __init__(
         self, file: FileIO, begin: int, end: int, *, status: int, headers: Mapping[str, str], kind: str
@@ -102,7 +102,7 @@ class _FileAnswer(StreamingResponse):
         super().__init__(self._blocks(), status_code=status, headers=headers, media_type=kind)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -144,7 +144,7 @@ def _kind(head: bytes) -> Kind | None:
 
 
 def _type(kind: Kind, modality: Modality) -> str | None:
-    """The type under which it is shown; None: it is only offered for saving."""
+    """Return the content type for display; None if the file is only offered for download."""
     if kind is kinds.TEXT:
         return "text/plain; charset=utf-8"
     if kind in _CONTAINERS:
@@ -153,13 +153,13 @@ def _type(kind: Kind, modality: Modality) -> str | None:
 
 
 def _name(path: Path) -> str:
-    """The file's name for saving (RFC 6266): letters, digits and a few signs, nothing that could end a header."""
+    """Return the file name for downloads (RFC 6266), reduced to characters that cannot end a header."""
     plain = re.sub(r"[^A-Za-z0-9._ -]", "_", path.name)[-100:].strip(" .") or "file"
     return f'filename="{plain}"'
 
 
 def _range(asked: str | None, size: int, only_if: str | None, tag: str) -> tuple[int, int] | None:
-    """First byte and the one after the last, or None for all: also where the header is not one simple range."""
+    """Return the first byte and the one after the last; None for all, also if the header is not one simple range."""
     match = None if asked is None or (only_if is not None and only_if != tag) else _RANGE.fullmatch(asked.strip())
     if match is None or match.group(1, 2) == ("", ""):
         return None

@@ -1,4 +1,4 @@
-"""What stands before every request: whether it may come in, how much of it, and what is said of it afterwards.
+"""Check every request before it reaches the application: admission, size limits, security headers, access log.
 
 Request ids, Host and Origin, keys, rates, the number and size of requests at a time, time to send a body, security
 headers, log and metrics. What a request asks for is left to `app`. Plain ASGI, so that nothing of a body is held here.
@@ -39,14 +39,14 @@ _LONGEST_HEADERS = 16 * 1024
 
 
 class Held:
-    """Bytes that requests hold at a time, in bodies and opened media."""
+    """Count the bytes that running requests hold in bodies and decoded media."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._now = 0
 
     def take(self, size: int) -> None:
-        """Count bytes in.
+        """Add bytes.
 
         Raises:
             Problem: 429, there would be too many.
@@ -56,12 +56,12 @@ class Held:
         self._now += size
 
     def give(self, size: int) -> None:
-        """Count bytes out."""
+        """Release bytes."""
         self._now -= size
 
 
 class Buckets:
-    """A token bucket each for many keys or addresses, of which the least recently seen are forgotten.
+    """Keep a token bucket for each key or address; the least recently seen are forgotten.
 
     Args:
         rate: tokens a second.
@@ -80,7 +80,7 @@ class Buckets:
         return len(self._buckets)
 
     def wait(self, who: str) -> float:
-        """Take a token. Gives 0, or the seconds until there is one."""
+        """Take a token. Return 0, or the seconds until there is one."""
         now = self._clock()
         tokens, since = self._buckets.pop(who, (self._burst, now))
         tokens = min(self._burst, tokens + (now - since) * self._rate)
@@ -92,7 +92,7 @@ class Buckets:
 
 
 class Visit:
-    """One request on its way through: who sends it, its id and what it holds. Kept in the scope's state as `visit`."""
+    """Track one request: its id, its sender and the bytes it holds. Kept in the scope's state as `visit`."""
 
     __slots__ = ("_held", "_size", "id", "who")
 
@@ -103,7 +103,7 @@ class Visit:
         self._size = 0
 
     def hold(self, size: int) -> None:
-        """Count bytes that are kept until the request is answered.
+        """Add bytes that are held until the request is answered.
 
         Raises:
             Problem: 429, all requests together hold too much.
@@ -112,7 +112,7 @@ class Visit:
         self._size += size
 
     def leave(self) -> None:
-        """Give back what was held."""
+        """Release what the request holds."""
         self._held.give(self._size)
         self._size = 0
 
@@ -139,7 +139,7 @@ class Guard:
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or pass on what is none."""
+        """Answer one request; pass on lifespan events and refuse WebSockets."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
@@ -250,7 +250,7 @@ class Guard:
     # ------------------------------------------------------------------------------------------------- how much of it
 
     def _bounded(self, headers: Mapping[bytes, bytes], receive: Receive, visit: Visit) -> Receive:
-        """`receive` that stops a body that is too large or comes too slowly, while it comes."""
+        """Wrap `receive` so that a body that is too large or too slow is stopped while it arrives."""
         most, deadline = self._settings.max_body, time.monotonic() + self._settings.body_seconds
         told = headers.get(b"content-length", b"")
         if told.isdigit() and int(told[:20]) > most:
@@ -314,7 +314,7 @@ class Guard:
 
 
 class _BrokenOffError(Exception):
-    """An answer ended before it was whole; the server closes the connection. What happened is in the log already."""
+    """Signal that an answer broke off half-way; the server closes the connection. The cause is in the log already."""
 
 
 def _too_large(most: int) -> Problem:
@@ -325,7 +325,7 @@ def _too_large(most: int) -> Problem:
 
 
 def _was_read(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether nothing of a body can be left in the connection, because none was announced."""
+    """Return whether no body was announced, so that nothing of one can be left in the connection."""
     return b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"
 
 
@@ -340,7 +340,7 @@ def _host_of(value: bytes) -> tuple[str, str | None] | None:
 
 
 def _is_address(name: str) -> bool:
-    """Whether a host is a literal address. No page can be made to go by one, other than by being there."""
+    """Return whether a host is a literal address, which DNS rebinding cannot produce."""
     try:
         ipaddress.ip_address(name.strip("[]"))
     except ValueError:
@@ -362,7 +362,7 @@ def _same_origin(origin: bytes, name: str, port: str | None) -> bool:
 
 
 def _address_of(scope: Scope) -> str:
-    """The sender's address; of IPv6 its /64, in which one sender has them all."""
+    """Return the sender's address; for IPv6 its /64, all of which one sender controls."""
     client = scope.get("client")
     if not client:
         return "none"
@@ -376,7 +376,7 @@ def _address_of(scope: Scope) -> str:
 
 
 def _key_of(headers: Mapping[bytes, bytes]) -> str:
-    """The key of a request: as a bearer token (RFC 6750), or as the password of a browser (RFC 7617); or ""."""
+    """Return the API key of a request, as a bearer token (RFC 6750) or a basic-auth password (RFC 7617); "" without one."""
     scheme, _, value = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()

@@ -1,4 +1,4 @@
-"""API keys: made here, shown once, kept as salted hashes, compared in constant time.
+"""Make and check API keys: shown once, stored as salted hashes, compared in constant time.
 
 A key is 256 random bits, so a fast hash (BLAKE2b, RFC 7693, with a salt of its own) is enough: there is nothing that
 guessing could find. A slow one such as scrypt, made for passwords, would cost every request its tens of milliseconds.
@@ -25,7 +25,7 @@ _LONGEST = 256
 
 @dataclass(frozen=True)
 class HashedKey:
-    """One key as the file has it."""
+    """One row of the key file."""
 
     name: str
     salt: bytes
@@ -34,12 +34,12 @@ class HashedKey:
 
 @dataclass(frozen=True)
 class KeyRing:
-    """The keys that are let in."""
+    """The keys that the server accepts."""
 
     keys: tuple[HashedKey, ...]
 
     def name_of(self, key: str) -> str | None:
-        """Whose key this is, or None. Takes as long for a wrong key as for a right one."""
+        """Return the name of a key, or None. Takes the same time for a wrong key as for a right one."""
         given = key.encode("utf-8", "surrogatepass")[:_LONGEST]
         found = None
         for one in self.keys:  # all of them, whichever fits
@@ -79,12 +79,12 @@ class KeyRing:
         return cls(tuple(keys))
 
 
-def make_key(path: str | Path, *, name: str = "default") -> str:
-    """Make a key, add its hash to a file that only the owner may read, and give the key: it can be seen this once.
+def make_key(file: str | Path, *, name: str = "default") -> str:
+    """Make an API key for `serve`, add its hash to a file that only its owner may read, and return the key.
 
     Args:
-        path: the file; made where there is none. A key of the same name is replaced.
-        name: whom it is for; stands in logs and in what was learned from feedback.
+        file: the key file; made if there is none. A key of the same name is replaced.
+        name: the name of the key, used in logs and feedback.
 
     Raises:
         ChiasmError: the name has other characters than letters, digits, `.`, `_` and `-`, or the file is no key file
@@ -92,7 +92,7 @@ def make_key(path: str | Path, *, name: str = "default") -> str:
     """
     if not _NAME.fullmatch(name):
         raise ChiasmError(f"a key's name has 1 to 64 letters, digits, '.', '_' or '-'; got {name!r}")
-    path = Path(path)
+    path = Path(file)
     others = [one for one in KeyRing.read(path).keys if one.name != name] if path.exists() else []
     key = PREFIX + secrets.token_urlsafe(32)
     salt = secrets.token_bytes(16)
@@ -100,8 +100,8 @@ def make_key(path: str | Path, *, name: str = "default") -> str:
     text = "".join(f"{one.name} blake2b {one.salt.hex()} {one.digest.hex()}\n" for one in rows)
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(text)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as stream:
+            stream.write(text)
         part.replace(path)
     except OSError as error:
         raise ChiasmError(f"the key file {path} cannot be written: {error}") from error

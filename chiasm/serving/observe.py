@@ -1,4 +1,4 @@
-"""What a server tells of itself: numbers for Prometheus, JSON lines for logs, and the opt-in log of queries.
+"""Observe a server: Prometheus metrics, JSON log lines, and the opt-in query log.
 
 Nothing that a user wrote stands in numbers or lines: requests are counted and logged under their route's pattern, and
 of an unforeseen error its class and where it arose, without its message.
@@ -29,7 +29,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 class Metrics:
-    """Counters of one application, in a registry of its own. Of several processes each tells its own (`worker`)."""
+    """Metrics of one application in their own registry; each worker process reports its own (`worker`)."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -59,15 +59,15 @@ class Metrics:
         self._sizes.labels(self._worker, lane).observe(size)
 
     def text(self) -> bytes:
-        """In Prometheus' text format 0.0.4."""
+        """Return the metrics in Prometheus' text format 0.0.4."""
         return generate_latest(self._registry)
 
 
 class JsonLines(logging.Formatter):
-    """A log record as one line of JSON. Fields are passed as `extra={"fields": {...}}`."""
+    """Format a log record as one line of JSON. Fields are passed as `extra={"fields": {...}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the line."""
         row: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -81,7 +81,7 @@ class JsonLines(logging.Formatter):
 
 
 def where_from(error: BaseException) -> dict[str, Any]:
-    """The class of an error and the places it came through; not its message, which may repeat what a user sent."""
+    """Return the class of an error and its call sites, without the message, which may repeat what a user sent."""
     frames = traceback.extract_tb(error.__traceback__)
     return {
         "error": type(error).__name__,
@@ -91,7 +91,7 @@ def where_from(error: BaseException) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class LoggedQuery:
-    """One query as the log keeps it."""
+    """One row of the query log."""
 
     number: int
     time: str  # UTC, ISO 8601
@@ -102,7 +102,7 @@ class LoggedQuery:
 
 
 class QueryLog:
-    """The texts of queries in an SQLite file: kept only where it was asked for, and deletable. Safe for threads.
+    """Log the texts of queries in an SQLite file, only on request, and deletable. Thread-safe.
 
     Raises:
         ChiasmError: the file is no such log, or cannot be written.
@@ -134,7 +134,7 @@ class QueryLog:
             )
 
     def read(self, *, most: int = 1000) -> list[LoggedQuery]:
-        """The newest queries, newest first."""
+        """Return the latest queries, newest first."""
         with self._lock, closing(self._file.cursor()) as cursor:
             cursor.execute(
                 "SELECT number, time, who, text, modalities, hits FROM queries ORDER BY number DESC LIMIT ?", (most,)
@@ -145,7 +145,7 @@ class QueryLog:
             ]
 
     def delete(self, *, who: str | None = None, before: datetime | None = None) -> int:
-        """Delete queries, all or those that meet every condition, and give how many there were.
+        """Delete all queries, or those that meet every condition, and return their number.
 
         Args:
             who: of this key or address only.

@@ -1,4 +1,4 @@
-"""What went wrong, as an HTTP answer: problem details for people and programs (RFC 9457).
+"""Turn errors into HTTP answers: problem details for people and programs (RFC 9457).
 
 An error of chiasm (`chiasm.errors`) is the request's fault and says what to do; anything else is the server's, and says
 no more than the id under which the log has it.
@@ -23,7 +23,7 @@ _OF_OUTCOME = {Outcome.TOO_LARGE: 413, Outcome.UNSUPPORTED: 415}
 
 
 class Problem(Exception):  # noqa: N818  # the word of RFC 9457, and no error of ours
-    """An answer that says what was wrong with the request.
+    """Refuse a request with a reason.
 
     Args:
         status: HTTP status.
@@ -50,7 +50,7 @@ class Problem(Exception):  # noqa: N818  # the word of RFC 9457, and no error of
         self.errors = list(errors)
 
     def as_dict(self, request_id: str) -> dict[str, Any]:
-        """The members of the answer."""
+        """Return the members of the answer."""
         return {
             "type": f"urn:chiasm:problem:{self.kind}",
             "title": HTTPStatus(self.status).phrase,
@@ -61,25 +61,25 @@ class Problem(Exception):  # noqa: N818  # the word of RFC 9457, and no error of
         }
 
     def response(self, request_id: str) -> Response:
-        """The answer."""
+        """Return the answer."""
         return Response(
             to_json(self.as_dict(request_id)), status_code=self.status, media_type=MEDIA_TYPE, headers=self.headers
         )
 
 
 def busy(what: str, seconds: float) -> Problem:
-    """429: come again in so many seconds."""
+    """Return 429: try again in so many seconds."""
     wait = max(1, round(seconds + 0.5))
     return Problem(429, "busy", f"{what}. Try again in {wait} s", headers={"Retry-After": str(wait)})
 
 
 def unexpected(request_id: str) -> Problem:
-    """500: nothing of what happened inside is told."""
+    """Return 500, without any detail of what happened inside."""
     return Problem(500, "internal", f"the server failed. Its log has the reason under the request id {request_id}")
 
 
 def of_error(error: ChiasmError) -> Problem:
-    """A request that an error of ours has stopped."""
+    """Return the problem for one of our own errors."""
     if isinstance(error, (EncoderError, MissingExtraError)):
         return Problem(503, "encoder", "the encoder that this needs cannot run on the server. Its log has the reason")
     status = _OF_OUTCOME.get(error.outcome, 422) if isinstance(error, MediaError) else 422
@@ -88,7 +88,7 @@ def of_error(error: ChiasmError) -> Problem:
 
 
 def of_validation(error: ValidationError) -> Problem:
-    """A body or parameters that do not fit the schema. What came is not repeated: it may be long, or private."""
+    """Return the problem for input that does not fit the schema, without repeating the input: it may be long, or private."""
     found = [
         {"at": ".".join(str(part) for part in one["loc"]) or "body", "problem": one["msg"]}
         for one in error.errors(include_url=False, include_context=False, include_input=False)

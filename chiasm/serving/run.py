@@ -1,4 +1,4 @@
-"""From a collection to listening processes: addresses, keys, logs, workers, and how they stop.
+"""Run the server: addresses, keys, logs, worker processes, and how they stop.
 
 Every worker process opens the collection for reading and has encoders, queue and counters of its own; what they share is
 the socket. Slow clients are dealt with here, below HTTP, where connections can be cut.
@@ -50,7 +50,7 @@ _WORKER_SECONDS = 120  # a worker that loads its libraries may not answer its pa
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a process is made of; goes to the workers."""
+    """Describe a server process; pickled for the workers."""
 
     collection: Path
     model: Path | None
@@ -73,23 +73,21 @@ def serve(
     rate: float | None = None,
     query_log: str | Path | None = None,
     device: Device = "auto",
-    settings: Settings | None = None,
 ) -> None:
-    """Serve a collection until the process is told to stop (SIGINT, SIGTERM); running requests are finished.
+    """Serve a page for people and a REST API for programs until stopped (Ctrl-C, SIGTERM); running requests finish.
 
     Args:
-        collection: what is searched in.
-        model: a folder that `chiasm fit` wrote, for `/v1/predict`.
-        space: name of the space to search in. Default: the newest.
+        collection: the collection to search. `add` may go on meanwhile: new items appear without a restart.
+        model: a folder that `fit` wrote, to recognise with.
+        space: name of the space to search. Default: the newest.
         host: address to listen on. Any but a loopback address needs `api_key_file`.
-        port: 0 takes a free one; the log says which.
-        api_key_file: hashes of the keys that are let in, see `chiasm.serving.keys.make_key`.
-        host_names: names under which the server is reached, beside its addresses, this machine's name and localhost.
-        workers: processes.
-        rate: requests a second of one key. Default: 50 where keys are needed, no limit on loopback without keys.
-        query_log: a file to keep the texts of queries in. Default: they are kept nowhere.
+        port: 0 takes a free one; the log names it.
+        api_key_file: hashes of the accepted keys, see `make_key`.
+        host_names: names under which the server is reached, besides its addresses, this machine's name and localhost.
+        workers: number of processes, which share the collection.
+        rate: requests a second of one key. Default: 50 where keys are needed, otherwise no limit.
+        query_log: a file to log the texts of queries in. Default: they are not kept.
         device: `"auto"`, `"cpu"` or `"cuda"`.
-        settings: all other bounds.
 
     Raises:
         ChiasmError: the address is open to others and no keys are given, the port is taken, or the collection, model or
@@ -104,7 +102,7 @@ def serve(
             f"{host} lets other machines in, and no API key is asked for. Make one: chiasm make-key FILE, "
             "and serve with --api-key-file FILE; or stay on 127.0.0.1"
         )
-    base = settings or Settings()
+    base = Settings()
     plan = Plan(
         collection=Path(collection).absolute(),
         model=None if model is None else Path(model).absolute(),
@@ -115,7 +113,7 @@ def serve(
             base,
             host_names=(*base.host_names, *host_names, *(() if local else (socket.gethostname(), socket.getfqdn()))),
             rate=rate if rate is not None or keys is None else base.rate,
-            query_log=base.query_log if query_log is None else Path(query_log).absolute(),
+            query_log=None if query_log is None else Path(query_log).absolute(),
         ),
     )
     log_as_json()
@@ -137,7 +135,7 @@ def serve(
 
 
 def build(plan: Plan) -> FastAPI:
-    """The application of one process."""
+    """Return the application of one process."""
     searcher = Searcher(plan.collection, space=plan.space, device=plan.device)
     start = start_of(searcher.collection, searcher.networks)
     classifier = None
@@ -182,7 +180,7 @@ def build(plan: Plan) -> FastAPI:
 
 
 def take_in(searcher: Searcher, path: Path, name: str) -> str:
-    """Add a dropped file to the collection, under a name made from its content. Gives the id of the item.
+    """Add an uploaded file to the collection under a name made from its content, and return the id of its item.
 
     Args:
         searcher: of the collection.
@@ -212,14 +210,14 @@ def take_in(searcher: Searcher, path: Path, name: str) -> str:
 
 
 def _only_column(classifier: Classifier | None) -> str:
-    """The column of labels that name none: the one that the model predicts."""
+    """Return the column of labels that name none: the one that the model predicts."""
     if classifier is None:
         raise LabelError("say the column that the label is of: there is no model here that would tell")
     return classifier.label
 
 
 def _build_or_exit(plan: Plan) -> FastAPI:
-    """As `build`, in a worker: what fails at once would fail again, so the parent is told to stop."""
+    """Like `build`, in a worker: an error at start-up would repeat, so the parent is told to stop."""
     log_as_json()
     try:
         return build(plan)
@@ -229,7 +227,7 @@ def _build_or_exit(plan: Plan) -> FastAPI:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
+    """Return whether an address can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -239,7 +237,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """Return a listening socket.
 
     Raises:
         ChiasmError: the address is not this machine's, or the port is taken.
@@ -263,7 +261,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def log_as_json() -> None:
-    """Write what this process logs to standard error, a JSON object a line."""
+    """Send this process's log to standard error, one JSON object a line."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     for name, level in (("chiasm", logging.INFO), ("uvicorn", logging.WARNING)):
@@ -274,7 +272,7 @@ def log_as_json() -> None:
 
 
 class Config(uvicorn.Config):
-    """What uvicorn is told: bounds on heads, connections and time, and no trust in headers about who is sending.
+    """Configure uvicorn: limits on request heads, connections and time, and no trust in proxy headers.
 
     Args:
         app: the application, or with `factory` what makes it.
@@ -307,7 +305,7 @@ class Config(uvicorn.Config):
 
 
 class Connection(H11Protocol):
-    """A connection that is cut when its client neither sends a request nor takes the answer in time.
+    """Cut a connection whose client neither sends a request nor reads the answer in time.
 
     uvicorn itself waits without end for the first request, for the rest of a head, and for a full buffer to be read.
     """
@@ -317,12 +315,12 @@ class Connection(H11Protocol):
     _write: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head."""
+        """Start the clock for the first request head."""
         super().connection_made(transport)
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; a head that has begun has to end in time."""
+        """Receive bytes; a head that has begun must end in time."""
         if self._idle and self._head is None:
             self._await_head()
         super().data_received(data)
@@ -330,23 +328,23 @@ class Connection(H11Protocol):
             self._stop_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the clocks."""
+        """Stop the clocks."""
         self._stop_head()
         self._stop_write()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not read: wait for a while."""
+        """Start the clock for a client that does not read."""
         super().pause_writing()
         self._write = self._write or self.loop.call_later(self.config.write_seconds, self._cut)
 
     def resume_writing(self) -> None:
-        """It has read."""
+        """Stop that clock: the client has read."""
         self._stop_write()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close what is idle; what it has not read by now is given up."""
+        """Close an idle connection, dropping what its client has not read."""
         if self.transport.get_write_buffer_size():
             self._cut()
         else:
@@ -354,7 +352,7 @@ class Connection(H11Protocol):
 
     @property
     def _idle(self) -> bool:
-        """Whether no request is being answered."""
+        """Return whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def _await_head(self) -> None:

@@ -1,4 +1,4 @@
-"""What a server takes, and how much of it: every bound in one place, so that each can be read and tested."""
+"""Limits of the server, all in one place so that each can be read and tested."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ UPLOADS = Limits(
     max_seconds=600.0,
     max_characters=100_000,
 )
-"""Of files that are sent to be searched with, embedded or recognised: what a phone makes, and no film."""
+"""Limits on uploaded files: enough for what a phone records, not for a film."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Bounds and habits of one server process. Times are in seconds, sizes in bytes.
+    """Limits of one server process. Times are in seconds, sizes in bytes.
 
     Raises:
         ChiasmError: a bound is not above 0.
