@@ -18,7 +18,7 @@ from sklearn.metrics import f1_score
 from benchmarks import record
 from benchmarks.corpora import Pairs, classes, embedded_names, modality_arrays, offline_space, pairs, say
 from benchmarks.recognise import tuned
-from chiasm.evaluation.diagnostics import paired_difference
+from chiasm.evaluation.intervals import paired_difference
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions
 from chiasm.recognition.heads import RUNGS
 from chiasm.recognition.ladder import Task, fit_rung, why_not

@@ -16,7 +16,7 @@ from benchmarks import record
 from benchmarks.corpora import classes, embedded_names, modality_arrays, offline_space, pairs, say
 from benchmarks.few_shot import macro_f1
 from chiasm.encoders.offline import text_folder
-from chiasm.evaluation.diagnostics import paired_difference
+from chiasm.evaluation.intervals import paired_difference
 from chiasm.recognition import Recognizer
 from chiasm.splits import few_shot_split
 

@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 
 from benchmarks import record
 from benchmarks.corpora import Pairs, classes, embedded_names, modality_arrays, offline_space, pairs, say, take
-from chiasm.evaluation.diagnostics import paired_difference
+from chiasm.evaluation.intervals import paired_difference
 from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
 from chiasm.recognition.modalities import Subset
 from chiasm.splits import few_shot_split

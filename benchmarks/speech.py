@@ -108,7 +108,14 @@ def main() -> None:
             metrics = retrieval_metrics(scores, right, ks=(1, 5))
             bounds = metrics.intervals(groups=clusters, seed=SEED)["hit@1"]
             rows.append(
-                [name, direction, metrics.hit[1], f"{bounds.low:.3f} to {bounds.high:.3f}", metrics.hit[5], metrics.mrr]
+                [
+                    name,
+                    direction,
+                    metrics.means["hit@1"],
+                    f"{bounds.low:.3f} to {bounds.high:.3f}",
+                    metrics.means["hit@5"],
+                    metrics.means["mrr"],
+                ]
             )
     table = record.table(("method", "direction", "R@1", "95 % interval", "R@5", "MRR"), rows)
 
@@ -280,7 +287,7 @@ def first_both_ways(scores: Float[np.ndarray, "prompts texts"], relevant: Bool[n
     """Sum of R@1 of both directions; only the texts that one of these prompts says are searched with."""
     said = relevant.any(axis=0)
     there = retrieval_metrics(scores, relevant, ks=(1,))
-    return there.hit[1] + retrieval_metrics(scores.T[said], relevant.T[said], ks=(1,)).hit[1]
+    return there.means["hit@1"] + retrieval_metrics(scores.T[said], relevant.T[said], ks=(1,)).means["hit@1"]
 
 
 if __name__ == "__main__":

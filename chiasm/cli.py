@@ -892,7 +892,7 @@ def _print_search(metrics: dict[str, Any]) -> None:
         )
         table = _table("questions", "number", "get an answer", "95 % interval")
         for name, number, share in (
-            ("with an answer", found["answerable"], found["kept"]),
+            ("with an answer", found["answerable"], found["answered"]),
             ("without (false hits)", found["off_topic"], found["false_hits"]),
         ):
             table.add_row(name, str(number), _decimal(share["estimate"]), _ends((share["low"], share["high"])))

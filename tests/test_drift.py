@@ -1,19 +1,18 @@
-"""Drift: the estimate the slow way, how often there is an alarm without drift, and what is found where there is."""
+"""Drift: the estimate the slow way, how often there is an alarm without drift, and what is report where there is."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jaxtyping import Float
 
 from chiasm.errors import LabelError
-from chiasm.evaluation.drift import FEWEST, MODERATE, STRONG, Drift, bandwidth, drift, mmd2, population_stability
+from chiasm.evaluation.drift import FEWEST, MODERATE, STRONG, bandwidth, drift, population_stability
 
 
 def embeddings(
@@ -21,9 +20,9 @@ def embeddings(
 ) -> Float[np.ndarray, "r d"]:
     """Directions of falling variance, as embeddings have; the mean moves and the spread grows along the first."""
     scale = np.exp(-np.arange(dim) / 10)
-    found = np.random.default_rng(seed).normal(size=(rows, dim)) * scale
-    found[:, 0] = found[:, 0] * spread + mean
-    return found.astype(np.float32)
+    report = np.random.default_rng(seed).normal(size=(rows, dim)) * scale
+    report[:, 0] = report[:, 0] * spread + mean
+    return report.astype(np.float32)
 
 
 # --------------------------------------------------------------------------------------------------------------- MMD
@@ -43,16 +42,16 @@ def slow_mmd2(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], width: f
     )
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(2, 9), st.integers(2, 9), st.integers(1, 4), st.integers(0, 99), st.integers(1, 7))
-def test_the_estimate_the_slow_way(n: int, m: int, dim: int, seed: int, block: int) -> None:
-    x, y = embeddings(n, seed, dim=dim), embeddings(m, seed + 1, dim=dim, mean=1)
-    assert mmd2(x, y, width=0.7, block=block) == pytest.approx(slow_mmd2(x, y, 0.7), abs=1e-6)
-    assert mmd2(y, x, width=0.7, block=block) == pytest.approx(mmd2(x, y, width=0.7), abs=1e-9)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_estimate_the_slow_way(seed: int) -> None:
+    x, y = embeddings(20 + seed, seed, dim=4), embeddings(25, seed + 1, dim=4, mean=1)
+    report = drift(x, y)
+    assert report.mmd2 == pytest.approx(slow_mmd2(x, y, report.bandwidth), abs=1e-6)
+    assert report.mmd2 == pytest.approx(drift(y, x).mmd2, abs=1e-9)
 
 
 def test_the_estimate_has_no_bias_and_the_bandwidth_is_the_median() -> None:
-    values = [mmd2(embeddings(20, seed), embeddings(15, 1000 + seed)) for seed in range(200)]
+    values = [drift(embeddings(25, seed), embeddings(20, 1000 + seed), permutations=99).mmd2 for seed in range(200)]
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))  # also below 0
     assert min(values) < 0
     x, y = embeddings(10, 0), embeddings(7, 1)
@@ -60,12 +59,6 @@ def test_the_estimate_has_no_bias_and_the_bandwidth_is_the_median() -> None:
     distances = [np.linalg.norm(every[i] - every[j]) for i in range(17) for j in range(i)]
     assert bandwidth(x, y) == pytest.approx(np.median(distances))
     assert bandwidth(np.ones((3, 2)), np.ones((3, 2))) == 1.0
-
-
-def test_the_test_uses_the_same_estimate() -> None:
-    x, y = embeddings(30, 0), embeddings(25, 1, mean=0.5)
-    found = drift(x, y)
-    assert found.mmd2 == pytest.approx(mmd2(x, y, width=found.bandwidth), abs=1e-9)
 
 
 # --------------------------------------------------------------------------------------------------------------- PSI
@@ -108,9 +101,9 @@ def test_false_alarms_are_as_rare_as_stated(n: int, m: int) -> None:
     level, runs = 0.1, 300
     alarms, warnings = 0, 0
     for seed in range(runs):
-        found = drift(embeddings(n, seed), embeddings(m, 10_000 + seed), level=level, permutations=99, seed=seed)
-        alarms += found.p_value <= level
-        warnings += found.warning("image") is not None
+        report = drift(embeddings(n, seed), embeddings(m, 10_000 + seed), level=level, permutations=99, seed=seed)
+        alarms += report.p_value <= level
+        warnings += report.warning("image") is not None
     error = math.sqrt(level * (1 - level) / runs)
     assert abs(alarms / runs - level) < 3.5 * error  # neither more often nor a test that never finds anything
     assert warnings <= alarms
@@ -118,13 +111,13 @@ def test_false_alarms_are_as_rare_as_stated(n: int, m: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_mean_that_moved_is_found(seed: int) -> None:
-    found = drift(embeddings(200, seed), embeddings(100, 1000 + seed, mean=1.5), seed=seed)
-    assert found.status == "strong"
-    assert found.p_value == pytest.approx(1 / 500)
-    assert max(found.parts, key=lambda name: found.parts[name]) == "direction 1"
-    warning = found.warning("image")
+    report = drift(embeddings(200, seed), embeddings(100, 1000 + seed, mean=1.5), seed=seed)
+    assert report.status == "strong"
+    assert report.p_value == pytest.approx(1 / 500)
+    assert max(report.parts, key=lambda name: report.parts[name]) == "direction 1"
+    warning = report.warning("image")
     assert warning is not None
-    assert "The image embeddings that come in differ strongly" in warning
+    assert "The incoming image embeddings differ strongly" in warning
     assert "along principal direction 1" in warning
     assert "100 items against 200" in warning
     assert "correct the labels of some of them, and learn again" in warning
@@ -132,38 +125,38 @@ def test_a_mean_that_moved_is_found(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_covariance_that_changed_is_found(seed: int) -> None:
-    found = drift(embeddings(300, seed), embeddings(200, 1000 + seed, spread=3.0), seed=seed)
-    assert found.status in ("moderate", "strong")
-    assert found.warning("text") is not None
+    report = drift(embeddings(300, seed), embeddings(200, 1000 + seed, spread=3.0), seed=seed)
+    assert report.status in ("moderate", "strong")
+    assert report.warning("text") is not None
 
 
 def test_rows_that_leave_where_the_reference_lies_are_told_by_their_distance() -> None:
     reference, incoming = embeddings(300, 0), embeddings(200, 1)
     rng = np.random.default_rng(2)
     incoming = incoming + rng.normal(0, 0.8, incoming.shape).astype(np.float32)  # in all directions, not the first ones
-    found = drift(reference, incoming)
-    assert max(found.parts, key=lambda name: found.parts[name]) == "distance"
-    assert "in their distance to its mean" in str(found.warning("audio"))
+    report = drift(reference, incoming)
+    assert max(report.parts, key=lambda name: report.parts[name]) == "distance"
+    assert "in their distance to its mean" in str(report.warning("audio"))
 
 
 def test_a_difference_too_small_to_matter_is_no_warning() -> None:
-    found = drift(embeddings(500, 0, dim=3), embeddings(500, 1, dim=3, mean=0.2))
-    assert found.status == "slight"
-    assert found.warning("image") is None
-    assert json.loads(json.dumps(found.as_dict()))["status"] == "slight"
+    report = drift(embeddings(500, 0, dim=3), embeddings(500, 1, dim=3, mean=0.2))
+    assert report.status == "slight"
+    assert report.warning("image") is None
+    assert json.loads(json.dumps(report.as_dict()))["status"] == "slight"
 
 
 def test_many_rows_are_drawn_from_with_the_seed() -> None:
     reference, incoming = embeddings(1300, 0, dim=8), embeddings(700, 1, dim=8)
-    found = drift(reference, incoming, permutations=99, seed=3)
-    assert (found.reference, found.incoming) == (500, 500)
-    assert found == drift(reference, incoming, permutations=99, seed=3)
-    assert found != drift(reference, incoming, permutations=99, seed=4)
+    report = drift(reference, incoming, permutations=99, seed=3)
+    assert (report.reference, report.incoming) == (500, 500)
+    assert report == drift(reference, incoming, permutations=99, seed=3)
+    assert report != drift(reference, incoming, permutations=99, seed=4)
 
 
 def test_more_dimensions_than_rows() -> None:
     same = [drift(embeddings(30, s, dim=300), embeddings(30, 50 + s, dim=300), permutations=99) for s in range(20)]
-    assert sum(found.warning("image") is not None for found in same) <= 1
+    assert sum(report.warning("image") is not None for report in same) <= 1
     assert drift(embeddings(30, 0, dim=300), embeddings(30, 1, dim=300, mean=3)).status == "strong"
 
 
@@ -180,29 +173,21 @@ def test_it_is_no_drift_that_a_reference_fits_its_own_directions() -> None:
 # ------------------------------------------------------------------------------------------------------------ refused
 
 
-def test_what_is_refused() -> None:
-    rows = embeddings(40, 0)
-    with pytest.raises(LabelError, match=f"at least {FEWEST} embeddings on either side are needed .* got 40 and 19"):
-        drift(rows, rows[:19])
-    with pytest.raises(LabelError, match="embeddings of one encoder are needed; got widths 48 and 10"):
-        drift(rows, rows[:, :10])
-    with pytest.raises(LabelError, match="NaN or infinite"):
-        drift(rows, np.full_like(rows, np.nan))
-    with pytest.raises(LabelError, match="must be a matrix of floats"):
-        drift(rows, np.zeros((40, 48), dtype=int))
-    with pytest.raises(LabelError, match=r"a level of 0\.01 needs at least 99 permutations; got 50"):
-        drift(rows, rows, permutations=50)
-    with pytest.raises(LabelError, match=r"level must lie between 0 and 1; got 1\.5"):
-        drift(rows, rows, level=1.5)
-    with pytest.raises(LabelError, match="width and block must be above 0; got 0"):
-        mmd2(rows, rows, width=0)
-    with pytest.raises(LabelError, match="PSI needs 2 bins and a row on either side; got 1"):
-        population_stability(rows[:, 0], rows[:, 0], bins=1)
-    with pytest.raises(LabelError, match="PSI needs numbers that are finite"):
-        population_stability(rows[:, 0], np.array([np.inf]))
+ROWS = embeddings(40, 0)
 
 
-def test_a_result_is_frozen() -> None:
-    found = Drift("none", 0.0, 1.0, 1.0, 0.0, {}, 1, 1)
-    with pytest.raises(AttributeError):
-        found.psi = 1.0  # type: ignore[misc]
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: drift(ROWS, ROWS[:19]), f"at least {FEWEST} embeddings per side"),
+        (lambda: drift(ROWS, ROWS[:, :10]), "must have 48 columns; got 10"),
+        (lambda: drift(ROWS, np.full_like(ROWS, np.nan)), "NaN or infinite"),
+        (lambda: drift(ROWS, ROWS, permutations=50), "needs at least 99 permutations; got 50"),
+        (lambda: drift(ROWS, ROWS, level=1.5), "level must lie between 0 and 1"),
+        (lambda: population_stability(ROWS[:, 0], ROWS[:, 0], bins=1), "PSI needs 2 bins"),
+        (lambda: population_stability(ROWS[:, 0], np.array([np.inf])), "PSI needs numbers that are finite"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(LabelError, match=message):
+        call()

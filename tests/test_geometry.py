@@ -114,19 +114,17 @@ def test_alignment_by_hand() -> None:
     x, y = sample(0, 12), sample(1, 12)
     distances = [math.dist(a, b) for a, b in zip(unit(x), unit(y), strict=True)]
     assert alignment(x, y) == pytest.approx(np.mean(np.square(distances)))
-    assert alignment(x, y, power=1) == pytest.approx(np.mean(distances))
     assert alignment(x, y) == pytest.approx(2 - 2 * np.mean(np.sum(unit(x) * unit(y), axis=1)))
     assert alignment(x, 3 * x) == pytest.approx(0, abs=1e-12)
     assert alignment(x, -x) == pytest.approx(4)
 
 
 @pytest.mark.parametrize("block", [2**22, 50, 1])
-@pytest.mark.parametrize("t", [0.5, 2.0])
-def test_uniformity_by_hand(block: int, t: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uniformity_by_hand(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(geometry, "_BLOCK", block)
     x = sample(0, 17)
-    expected = math.log(np.mean([math.exp(-t * math.dist(a, b) ** 2) for a, b in combinations(unit(x), 2)]))
-    assert uniformity(x, t=t) == pytest.approx(expected)
+    expected = math.log(np.mean([math.exp(-2 * math.dist(a, b) ** 2) for a, b in combinations(unit(x), 2)]))
+    assert uniformity(x) == pytest.approx(expected)
 
 
 def test_uniformity_is_least_where_the_sphere_is_filled() -> None:
@@ -134,7 +132,7 @@ def test_uniformity_is_least_where_the_sphere_is_filled() -> None:
     spread, narrow = sample(0, 300, dim=256), sample(0, 300, dim=256, shift=40.0)
     assert uniformity(spread) == pytest.approx(-4, abs=0.1)
     assert uniformity(spread) < uniformity(narrow) - 1
-    assert math.isfinite(uniformity(np.array([[1.0, 0], [-1, 0]], np.float32), t=20.0))
+    assert math.isfinite(uniformity(np.array([[1.0, 0], [-1, 0]], np.float32)))
 
 
 def test_no_matrix_of_all_by_all_exists(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,23 +163,20 @@ X = np.ones((5, 3))
 
 
 @pytest.mark.parametrize(
-    ("measure", "message"),
+    ("call", "message"),
     [
-        (lambda: modality_gap(X, np.ones((5, 4))), "must lie in one space; got widths of 3 and 4"),
-        (lambda: modality_gap(X, np.ones(5)), r"a matrix of floats, one a row; got float64 \(5,\)"),
-        (lambda: modality_gap(X, np.ones((5, 3), int)), "matrix of floats"),
-        (lambda: modality_gap(X, X[:1]), "at least 2 embeddings a modality are needed; got 1"),
-        (lambda: modality_gap(X, X * [[1], [0], [1], [0], [1]]), "2 of 5 embeddings have no direction .* first row 1"),
-        (lambda: uniformity(np.array([[1.0, np.nan], [1, 1]])), "1 of 2 embeddings have no direction"),
+        (lambda: modality_gap(X, np.ones((5, 4))), "widths of 3 and 4"),
+        (lambda: modality_gap(X, np.ones(5)), "must be a matrix"),
+        (lambda: modality_gap(X, X[:1]), "at least 2 embeddings per modality"),
+        (lambda: modality_gap(X, X * [[1], [0], [1], [0], [1]]), "2 of 5 embeddings .* no direction, first row 1"),
+        (lambda: uniformity(np.array([[1.0, np.nan], [1, 1]])), "NaN or infinite"),
         (lambda: hubness(X, X, k=5), "below the size of the gallery, 5; got 5"),
         (lambda: hubness(X, X, k=0), "at least 1 and below"),
-        (lambda: hubness(X[:0], X, k=1), "at least 1 embeddings a modality are needed; got 0"),
-        (lambda: alignment(X, X[:4]), "one row on each side; got 5 and 4"),
-        (lambda: alignment(X, X, power=0), "power of a distance must be above 0; got 0"),
-        (lambda: uniformity(X, t=21.0), "above 0 and at most 20; got 21"),
+        (lambda: hubness(X[:0], X, k=1), "at least 1 embeddings"),
+        (lambda: alignment(X, X[:4]), "one row on each side"),
         (lambda: pair_geometry(X, X, names=("text", "text")), "two modalities; got 'text' twice"),
     ],
 )
-def test_spaces_that_cannot_be_measured_are_refused(measure: Callable[[], object], message: str) -> None:
+def test_spaces_that_cannot_be_measured_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(LabelError, match=message):
-        measure()
+        call()

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from chiasm.errors import LabelError
-from chiasm.evaluation.diagnostics import paired_difference
+from chiasm.evaluation.intervals import paired_difference
 from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
 from chiasm.recognition.protocols import (
     compare,

@@ -17,8 +17,8 @@ import chiasm
 from chiasm import encoders
 from chiasm.alignment.alignment import LearnedMap
 from chiasm.errors import ChiasmError, CollectionError, ManifestError, SpaceError
+from chiasm.evaluation.intervals import wilson_interval
 from chiasm.evaluation.moments import Span, moment_metrics
-from chiasm.evaluation.ranking import wilson_interval
 from chiasm.store.collection import Collection
 from chiasm.types import Modality, Text
 from chiasm.verbs import evaluate as questions
@@ -93,7 +93,7 @@ def test_questions_are_answered_as_search_answers_them(shades: Path, tmp_path: P
     kept = [answers(words_of(parts)) for parts in blue]
     false = [answers(words) for words in OFF_TOPIC]
     assert 0 < sum(false) < len(false), "red is no off-topic question, and zebras are not there"
-    for name, told in (("kept", kept), ("false_hits", false)):
+    for name, told in (("answered", kept), ("false_hits", false)):
         expected = wilson_interval(sum(told), len(told))
         assert (found[name]["estimate"], found[name]["low"], found[name]["high"]) == pytest.approx(
             (expected.estimate, expected.low, expected.high)

@@ -16,17 +16,12 @@ from media_files import sound_bytes, tone
 from PIL import Image
 
 from chiasm.errors import ChiasmError
-from chiasm.evaluation.diagnostics import Interval
 from chiasm.evaluation.geometry import PairGeometry, pair_geometry
+from chiasm.evaluation.intervals import Interval, wilson_interval
 from chiasm.evaluation.metrics import probability_metrics
 from chiasm.evaluation.moments import Span, moment_metrics
-from chiasm.evaluation.ranking import (
-    PairRetrieval,
-    nothing_found,
-    pair_retrieval,
-    relevance_metrics,
-    wilson_interval,
-)
+from chiasm.evaluation.ranking import PairRetrieval, pair_retrieval
+from chiasm.evaluation.relevance import abstention, relevance_metrics
 from chiasm.report import page as report
 from chiasm.report.page import (
     Card,
@@ -551,7 +546,7 @@ def test_a_report_of_search_shows_what_was_measured(tmp_path: Path) -> None:
     assert metrics["hit@5"][1] == f"{hit.estimate:.3f} [{hit.low:.3f}, {hit.high:.3f}]"
     assert metrics["queries"] == ["30", "30"]
     both = next(table for table in reader.tables if table[0][:2] == ["query", "finds"])
-    alone = found.metrics["text_to_image"].recall[10]
+    alone = found.metrics["text_to_image"].means["recall@10"]
     among = found.by_modality()["text"]["image"]
     assert both[1] == ["text", "image", "30", f"{alone:.3f}", f"{among.recall:.3f}", "1.000", "1.000", "1.000"]
     space = {row[0]: row[1] for row in next(table for table in reader.tables if table[0][0] == "measure")}
@@ -566,7 +561,7 @@ def test_a_report_of_search_shows_what_was_measured(tmp_path: Path) -> None:
         "Scores of two items drawn at random",
     ]
     curve = {(row[0], row[1]): row[2] for row in plots[0]["numbers"]["rows"]}
-    assert curve["text to image", 5] == pytest.approx(found.metrics["text_to_image"].hit[5])
+    assert curve["text to image", 5] == pytest.approx(found.metrics["text_to_image"].means["hit@5"])
     fits, does_not = (sum(row[column] for row in plots[1]["numbers"]["rows"]) for column in (2, 3))
     assert fits == 30
     assert 15_000 < does_not < 20_000  # one in thirty of those drawn fits
@@ -671,8 +666,8 @@ def test_before_and_after_with_paired_differences(tmp_path: Path) -> None:
     assert rows["text to image"] == ["before", "after", "difference", "p"]
     difference = after.differences(before)["text_to_image"]["hit@1"]
     assert rows["hit@1"] == [
-        f"{before.metrics['text_to_image'].hit[1]:.3f}",
-        f"{after.metrics['text_to_image'].hit[1]:.3f}",
+        f"{before.metrics['text_to_image'].means['hit@1']:.3f}",
+        f"{after.metrics['text_to_image'].means['hit@1']:.3f}",
         f"{difference.mean:.3f} [{difference.interval.low:.3f}, {difference.interval.high:.3f}]",
         f"{difference.p_value:.3f}",
     ]
@@ -694,7 +689,7 @@ def test_pairs_of_one_group_are_shown_without_intervals(tmp_path: Path) -> None:
     said = [block["text"] for block in blocks(page, tmp_path) if block["type"] == "paragraph"]
     assert said.count("All pairs are of one group, so there are no intervals.") == 2
     assert not any("bootstrap" in text for text in said)
-    change = after.metrics["text_to_image"].hit[1] - before.metrics["text_to_image"].hit[1]
+    change = after.metrics["text_to_image"].means["hit@1"] - before.metrics["text_to_image"].means["hit@1"]
     row = next(row for table in read(page, tmp_path).tables for row in table if row[0] == "hit@1" and len(row) == 5)
     assert row[3:] == [f"{change:.3f}", ""]
 
@@ -712,7 +707,7 @@ def test_sides_must_be_of_the_pairs_that_were_measured() -> None:
 def test_nothing_found_is_shown_with_its_threshold(tmp_path: Path) -> None:
     good, off = [0.9, 0.8, 0.7, -math.inf], [0.1, 0.2]
     page = Page("t", "l")
-    show_nothing_found(page, nothing_found(good, off, threshold=0.75), good, off)
+    show_nothing_found(page, abstention(good, off, threshold=0.75), good, off)
     reader = read(page, tmp_path)
     assert reader.tables[0] == [
         ["queries", "get a hit", "number"],
@@ -725,7 +720,7 @@ def test_nothing_found_is_shown_with_its_threshold(tmp_path: Path) -> None:
     said = [block["text"] for block in blocks(page, tmp_path) if block["type"] == "paragraph"]
     assert said[1:] == ["In brackets: 95 % intervals (Wilson).", "Not drawn: 1 without any hit."]
     page = Page("t", "l")
-    show_nothing_found(page, nothing_found([0.9], off, threshold=0.75), [0.9], off, asked="Asked twice.")
+    show_nothing_found(page, abstention([0.9], off, threshold=0.75), [0.9], off, asked="Asked twice.")
     said = [block["text"] for block in blocks(page, tmp_path) if block["type"] == "paragraph"]
     assert said[1:] == ["Asked twice.", "In brackets: 95 % intervals (Wilson)."]
 

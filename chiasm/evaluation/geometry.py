@@ -1,49 +1,45 @@
 """Geometry: how two modalities lie in a joint space, whatever is relevant to what.
 
-This module knows what makes search across modalities go wrong before any query is asked: modalities that lie apart, a few
-items that are near to everything, pairs that are far from each other, vectors that fill little of the sphere. How good the
-search itself is stands in `chiasm.evaluation.ranking`. All rows are brought to length 1 first, so that these are numbers
-about directions; no matrix of all rows by all rows ever exists.
+What makes search across modalities go wrong before any query is asked: modalities that lie apart, a few items that are
+near to everything, pairs that are far from each other, vectors that fill little of the sphere. How good the search
+itself is, see `chiasm.evaluation.ranking`. All rows are scaled to unit length first, so these are numbers about
+directions; no matrix of all rows by all rows ever exists.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64
 
 from chiasm.errors import LabelError
-from chiasm.vectors import Unchecked
+from chiasm.evaluation.record import Record
+from chiasm.vectors import Unchecked, check_matrix, unit_rows
 
 _BLOCK = 2**22  # products held at once
-_STEEPEST = 20.0  # exp(-4 * 20) is still a number in single precision
 
 
 @dataclass(frozen=True)
-class ModalityGap:
+class ModalityGap(Record):
     """How far two modalities lie apart."""
 
     distance: float  # between their centres, 0 to 2
-    separability: float  # share that a threshold between the centres calls by its right modality: 0.5 is guessing
-
-    def as_dict(self) -> dict[str, float]:
-        """All of it, for JSON."""
-        return asdict(self)
+    separability: float  # share that a threshold between the centres assigns to the right modality: 0.5 is guessing
 
 
 def modality_gap(
     first: Float[np.ndarray, "rows dim"] | Unchecked, second: Float[np.ndarray, "others dim"] | Unchecked
 ) -> ModalityGap:
-    """The distance of the centres of two modalities, and whether one dimension tells the modalities apart.
+    """Return the distance between the centres of two modalities, and whether one dimension tells them apart.
 
     The distance is `|mean(x) - mean(y)|` over unit vectors (Liang et al. 2022, "Mind the Gap", NeurIPS, section 2). It is
-    not 0 for samples of one distribution: the less there are, the larger. The separability is the balanced accuracy of
-    calling x all that lies, along the line through both centres, nearer to that of x. The centres are those of every other
-    row and the rows between are judged, then the other way round: by centres of their own, any two small samples could be
+    not 0 for samples of one distribution, and larger for smaller samples. The separability is the balanced accuracy of
+    assigning to x all that lies, along the line through both centres, nearer to that of x. Centres come from every other
+    row and the rows between are judged, then the other way round: by their own centres any two small samples could be
     told apart in many dimensions.
 
     Args:
@@ -51,32 +47,37 @@ def modality_gap(
         second: embeddings of the other, in the same space.
 
     Raises:
-        LabelError: not two matrices of floats of one width, fewer than 2 rows, or a row without a direction.
+        LabelError: not two matrices of one width, fewer than 2 rows, or a row without a direction.
+
+    Example:
+        >>> apart = modality_gap(np.array([[1.0, 0.1], [1.0, 0.2]]), np.array([[-1.0, 0.1], [-1.0, 0.2]]))
+        >>> round(apart.distance, 2), apart.separability
+        (1.98, 1.0)
     """
     x, y = _sides(first, second, least=2)
     distance = float(np.linalg.norm(x.mean(axis=0, dtype=np.float64) - y.mean(axis=0, dtype=np.float64)))
-    right = {"x": 0.0, "y": 0.0}
+    right_x = right_y = 0.0
     for judged, known in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
         of_x, of_y = x[known].mean(axis=0), y[known].mean(axis=0)
         line, middle = of_x - of_y, (of_x + of_y) / 2
-        # On the middle itself, where both centres are one, is half right.
-        right["x"] += float((1 + np.sign((x[judged] - middle) @ line)).sum() / 2)
-        right["y"] += float((1 - np.sign((y[judged] - middle) @ line)).sum() / 2)
-    return ModalityGap(distance, (right["x"] / len(x) + right["y"] / len(y)) / 2)
+        # A row on the middle itself, where both centres coincide, is half right.
+        right_x += float((1 + np.sign((x[judged] - middle) @ line)).sum() / 2)
+        right_y += float((1 - np.sign((y[judged] - middle) @ line)).sum() / 2)
+    return ModalityGap(distance, (right_x / len(x) + right_y / len(y)) / 2)
 
 
 @dataclass(frozen=True, eq=False)
 class Hubness:
-    """Whether a few items are found by everything and others by nothing."""
+    """Whether a few items are near to everything and others to nothing."""
 
     k: int
     skewness: float  # of how often an item is among the k nearest: 0 is an even spread, above 1 there are hubs
     never: float  # share of the gallery that is among the k nearest of no query: anti-hubs
     largest: float  # share of the queries that have the most frequent item among their k nearest
-    counts: Float64[np.ndarray, " gallery"]  # how many queries find each item
+    counts: Float64[np.ndarray, " gallery"]  # how many queries have each item among their k nearest
 
     def as_dict(self) -> dict[str, float | int]:
-        """All but the single counts, for JSON."""
+        """Return all but the single counts, for JSON."""
         return {"k": self.k, "skewness": self.skewness, "never": self.never, "largest": self.largest}
 
 
@@ -86,21 +87,22 @@ def hubness(
     *,
     k: int = 10,
 ) -> Hubness:
-    """How unevenly the gallery is found: the skewness of N_k, by cosine.
+    """Return how unevenly queries have the gallery's items among their k nearest, by cosine.
 
-    N_k(y) is the number of queries that have y among their k nearest; its skewness is the mean of (N_k - mean)^3 divided
-    by the third power of the standard deviation (Radovanovic et al. 2010, "Hubs in Space", JMLR 11, equation 1). Items
-    that stand alike at the end of the k nearest share the places that are left, so that no copy is a hub, and the other an
-    anti-hub, by their order alone.
+    The skewness is that of N_k, the number of queries that have an item among their k nearest (Radovanovic et al. 2010,
+    "Hubs in Space", JMLR 11, equation 1). Ties at the end of the k nearest share the places that are left, so that of
+    two copies neither is a hub by its position alone.
 
     Args:
-        queries: embeddings of what is searched with.
-        gallery: embeddings of what is found.
+        queries: embeddings to search with.
+        gallery: embeddings to search in.
         k: how many nearest count; fewer than the gallery holds.
 
     Raises:
-        LabelError: as `modality_gap`, there are no queries, or k is not between 1 and the size of the gallery less one.
+        LabelError: as `modality_gap`, no queries, or k outside of 1 to the size of the gallery less one.
     """
+    from scipy.stats import skew
+
     x, y = _sides(queries, gallery, least=1)
     if not 1 <= k < len(y):
         raise LabelError(f"k must be at least 1 and below the size of the gallery, {len(y)}; got {k}")
@@ -112,12 +114,10 @@ def hubness(
         above = scores > last + rounding
         level = (scores >= last - rounding) & ~above
         counts += above.sum(axis=0) + ((k - above.sum(axis=1)) / level.sum(axis=1)) @ level
-    deviation = counts - counts.mean()
-    spread = math.sqrt(np.square(deviation).mean())
-    even = spread <= 1e-9 * counts.mean()  # what is left are roundings of the shared places
+    even = counts.std() <= 1e-9 * counts.mean()  # what is left are roundings of the shared places
     return Hubness(
         k=k,
-        skewness=0.0 if even else float((deviation**3).mean() / spread**3),
+        skewness=0.0 if even else float(skew(counts)),
         never=float((counts == 0).mean()),
         largest=float(counts.max() / len(x)),
         counts=counts,
@@ -125,50 +125,38 @@ def hubness(
 
 
 def alignment(
-    first: Float[np.ndarray, "pairs dim"] | Unchecked,
-    second: Float[np.ndarray, "pairs dim"] | Unchecked,
-    *,
-    power: float = 2.0,
+    first: Float[np.ndarray, "pairs dim"] | Unchecked, second: Float[np.ndarray, "pairs dim"] | Unchecked
 ) -> float:
-    """How near to each other the two sides of a pair lie: the mean of `|x - y|^power`, 0 if they are the same.
+    """Return the mean squared distance between the two sides of a pair: 2 - 2 * mean cosine, from 0 to 4.
 
     Wang & Isola 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
-    Hypersphere" (ICML), section 4.1. With a power of 2 it is 2 - 2 * mean cosine, from 0 to 4.
-
-    Args:
-        first: embeddings of one side.
-        second: embeddings of the other, a row a pair.
-        power: of the distance, above 0.
+    Hypersphere" (ICML), section 4.1.
 
     Raises:
-        LabelError: as `modality_gap`, there are no pairs, the sides differ in length, or the power is not above 0.
+        LabelError: as `modality_gap`, no pairs, or sides that differ in length.
+
+    Example:
+        >>> alignment(np.eye(2), np.eye(2)[::-1])
+        2.0
     """
     x, y = _sides(first, second, least=1)
     if len(x) != len(y):
         raise LabelError(f"pairs have one row on each side; got {len(x)} and {len(y)}")
-    if not 0 < power < math.inf:
-        raise LabelError(f"the power of a distance must be above 0; got {power}")
-    return float((np.linalg.norm(x - y, axis=1).astype(np.float64) ** power).mean())
+    return float(np.square((x - y).astype(np.float64)).sum(axis=1).mean())
 
 
-def uniformity(vectors: Float[np.ndarray, "rows dim"] | Unchecked, *, t: float = 2.0) -> float:
-    """How evenly vectors fill the sphere: `log mean exp(-t |x - y|^2)` over pairs of different rows; lower is more even.
+def uniformity(vectors: Float[np.ndarray, "rows dim"] | Unchecked) -> float:
+    """Return how evenly vectors fill the sphere: `log mean exp(-2 |x - y|^2)` over pairs of rows; lower is more even.
 
-    Wang & Isola 2020, section 4.1. It is 0 if all are the same, and about -2 t for even ones in many dimensions.
-
-    Args:
-        vectors: embeddings.
-        t: how fast distance counts, above 0 and at most 20.
+    Wang & Isola 2020, section 4.1. It is 0 if all are the same, and about -4 for even ones in many dimensions.
 
     Raises:
-        LabelError: as `modality_gap`, or t is out of range.
+        LabelError: as `modality_gap`.
     """
     x = _directions(vectors, least=2)
-    if not 0 < t <= _STEEPEST:
-        raise LabelError(f"t must be above 0 and at most {_STEEPEST:g}; got {t}")
     total = 0.0
     for part in _parts(len(x), len(x)):
-        near = np.exp(-2 * t + 2 * t * (x[part] @ x[part.start :].T))  # |x - y|^2 = 2 - 2 x.y
+        near = np.exp(-4 + 4 * (x[part] @ x[part.start :].T))  # |x - y|^2 = 2 - 2 x.y
         width = len(near)
         # Each pair once: of the block with itself what is above the diagonal, and all later rows.
         total += float(np.triu(near[:, :width], 1).sum(dtype=np.float64) + near[:, width:].sum(dtype=np.float64))
@@ -183,10 +171,10 @@ class PairGeometry:
     gap: ModalityGap
     alignment: float
     uniformity: Mapping[str, float]  # by modality
-    hubness: Mapping[str, Hubness]  # by direction, such as "text_to_image": how images are found by texts
+    hubness: Mapping[str, Hubness]  # by direction, such as "text_to_image": of images, for texts as queries
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it in the types of JSON."""
+        """Return all of it in the types of JSON."""
         return {
             "modality_gap": self.gap.as_dict(),
             "alignment": self.alignment,
@@ -202,7 +190,7 @@ def pair_geometry(
     names: tuple[str, str],
     k: int = 10,
 ) -> PairGeometry:
-    """All of the above of two modalities, row i of both belonging to the same thing.
+    """Return all of the above for two modalities, row i of both being of the same thing.
 
     Args:
         first: embeddings of the first modality.
@@ -211,7 +199,7 @@ def pair_geometry(
         k: of the hubness.
 
     Raises:
-        LabelError: as `modality_gap`, `hubness` and `alignment`, or both names are the same.
+        LabelError: as `modality_gap`, `hubness` and `alignment`, or both names the same.
     """
     if names[0] == names[1]:
         raise LabelError(f"the two sides of pairs are two modalities; got {names[0]!r} twice")
@@ -237,22 +225,16 @@ def _sides(
 
 
 def _directions(vectors: Float[np.ndarray, "rows dim"] | Unchecked, *, least: int) -> Float[np.ndarray, "rows dim"]:
-    """Rows of length 1, at least float32."""
-    given = np.asarray(vectors)
-    if given.ndim != 2 or given.dtype.kind != "f":
-        raise LabelError(f"embeddings must be a matrix of floats, one a row; got {given.dtype} {given.shape}")
-    if len(given) < least:
-        raise LabelError(f"at least {least} embeddings a modality are needed; got {len(given)}")
-    rows = given.astype(np.result_type(given.dtype, np.float32))
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+    """Return unit rows, at least float32."""
+    rows = check_matrix(vectors, "the embeddings")
+    if len(rows) < least:
+        raise LabelError(f"at least {least} embeddings per modality are needed; got {len(rows)}")
+    bad = np.flatnonzero(~rows.any(axis=1))
     if len(bad):
         raise LabelError(
-            f"{len(bad)} of {len(rows)} embeddings have no direction (zeros, NaN or infinite values), first row {bad[0]}: "
-            "leave them out"
+            f"{len(bad)} of {len(rows)} embeddings are all zeros and have no direction, first row {bad[0]}: leave them out"
         )
-    directions: Float[np.ndarray, "rows dim"] = rows / lengths
-    return directions
+    return unit_rows(rows.astype(np.result_type(rows.dtype, np.float32)))
 
 
 def _parts(rows: int, width: int) -> Iterator[slice]:

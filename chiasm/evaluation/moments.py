@@ -1,7 +1,7 @@
-"""Moments: whether what was found in a recording is the part that was meant.
+"""Moments: whether the span of a recording that search returns is the one that was meant.
 
-This module compares spans of time, predicted and true. How moments are found is left to `chiasm.retrieval`; which file a
-span lies in is only a name here. Times are seconds.
+Compares spans of time, predicted and true. How moments are found is left to `chiasm.retrieval`; which file a span lies
+in is only a name here. Times are seconds.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int
 
 from chiasm.errors import LabelError
-from chiasm.evaluation.diagnostics import Interval, mean_interval
+from chiasm.evaluation.intervals import Interval, mean_interval
 from chiasm.splits import Labels
-from chiasm.vectors import Unchecked
-
-_DRAWS = 1000  # of the bootstrap
 
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a recording, from `start` to `end`.
+    """A part of a recording.
 
     Raises:
-        LabelError: a time is NaN or infinite, or the end is before the start.
+        LabelError: a time that is not finite, or an end before the start.
+
+    Example:
+        >>> Span("talk.mp4", 0, 10).iou(Span("talk.mp4", 5, 10))
+        0.5
     """
 
     file: str
@@ -39,28 +40,11 @@ class Span:
         if self.end < self.start:
             raise LabelError(f"a span ends before it starts: {self.start} to {self.end} s in {self.file!r}")
 
-
-def temporal_iou(
-    spans: Float[np.ndarray, "spans 2"] | Unchecked, others: Float[np.ndarray, "others 2"] | Unchecked
-) -> Float64[np.ndarray, "spans others"]:
-    """Intersection over union of spans of one recording: the seconds in both divided by the seconds in either.
-
-    Args:
-        spans: start and end of each, in seconds.
-        others: the same of those to compare with.
-
-    Returns:
-        From 0 (nothing in common) to 1 (the same); 0 for two spans of no length.
-
-    Raises:
-        LabelError: not two columns of numbers, NaN or infinite times, or an end before its start.
-    """
-    a, b = _checked(spans), _checked(others)
-    both = np.minimum(a[:, None, 1], b[None, :, 1]) - np.maximum(a[:, None, 0], b[None, :, 0])
-    both = np.maximum(both, 0.0)
-    either = (a[:, 1] - a[:, 0])[:, None] + (b[:, 1] - b[:, 0])[None] - both
-    shares: Float64[np.ndarray, "spans others"] = np.divide(both, either, out=np.zeros_like(both), where=either > 0)
-    return shares
+    def iou(self, other: Span) -> float:
+        """Return the seconds in both by the seconds in either; 0 for spans of two files or of no length."""
+        both = max(0.0, min(self.end, other.end) - max(self.start, other.start))
+        either = (self.end - self.start) + (other.end - other.start) - both
+        return both / either if self.file == other.file and either > 0 else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +57,7 @@ class MomentMetrics:
             k predicted spans (here 1) overlaps a true one by an IoU of at least the threshold (here 0.5), the "R@k, IoU=m"
             of Gao et al. 2017, "TALL" (ICCV). `mean_iou`: the IoU of the first predicted span with the true one that
             it overlaps most.
-        ranks: place of the first predicted span that overlaps a true one by at least the largest threshold; 0: there is none.
+        ranks: place of the first predicted span that overlaps a true one by at least the largest threshold; 0 for none.
     """
 
     queries: tuple[str, ...]
@@ -81,26 +65,21 @@ class MomentMetrics:
     ranks: Int[np.ndarray, " queries"]
 
     def as_dict(self) -> dict[str, float | int]:
-        """Keys such as "r@1_iou@0.5", "mean_iou" and "queries"."""
+        """Return the metrics by name, such as "r@1_iou@0.5" and "mean_iou", and "queries"."""
         return {**{name: float(values.mean()) for name, values in self.values.items()}, "queries": len(self.queries)}
 
-    def intervals(
-        self, *, groups: Labels | None = None, level: float = 0.95, draws: int = _DRAWS, seed: int = 0
-    ) -> dict[str, Interval]:
-        """Bootstrap intervals of all metrics, over queries.
+    def intervals(self, *, groups: Labels | None = None, seed: int = 0) -> dict[str, Interval]:
+        """Return 95 % bootstrap intervals of all metrics, over queries.
 
         Args:
-            groups: one a query, e.g. the recording that its moment lies in; whole groups are drawn.
-            level: see `chiasm.evaluation.diagnostics.mean_interval`.
-            draws: see there.
-            seed: see there.
+            groups: one per query, e.g. the recording that its moment lies in; whole groups are drawn.
+            seed: of the draws.
 
         Raises:
-            LabelError: there are fewer than 2 queries or groups, groups do not fit, or options are out of range.
+            LabelError: fewer than 2 queries or groups, or groups that do not fit.
         """
         return {
-            name: mean_interval(values, groups=groups, level=level, draws=draws, seed=seed)
-            for name, values in self.values.items()
+            name: mean_interval(values, groups=groups, draws=1000, seed=seed) for name, values in self.values.items()
         }
 
 
@@ -114,14 +93,14 @@ def moment_metrics(
     """Measure predicted spans against the true ones of every query.
 
     Args:
-        predicted: by query, the spans that were found, best first. A query that is left out found nothing, and counts.
+        predicted: by query, its results, best first. A query that is left out has none, and counts.
         truth: by query, one or several spans that answer it.
-        ks: how many first spans to look at.
-        thresholds: the least IoU that counts as found, above 0 and at most 1.
+        ks: depths of the results to look at.
+        thresholds: the least IoU that counts as a hit, above 0 and at most 1.
 
     Raises:
-        LabelError: there are no queries, a predicted query has no truth, a query has no true span or one of no length, a k
-            is below 1, or a threshold is out of range.
+        LabelError: no queries, a predicted query without truth, a query without a true span or with one of no length, a k
+            below 1, or a threshold out of range.
     """
     if not truth:
         raise LabelError("there are no queries to measure on: truth is empty")
@@ -143,39 +122,16 @@ def moment_metrics(
                 raise LabelError(
                     f"the true span of {query!r} at {span.start} s in {span.file!r} has no length, and nothing can overlap it"
                 )
-    best = [_best(predicted.get(query, ()), spans) for query, spans in truth.items()]
+    best = [
+        np.array([max(span.iou(right) for right in spans) for span in predicted.get(query, ())])
+        for query, spans in truth.items()
+    ]
     values: dict[str, Float64[np.ndarray, " queries"]] = {}
     for k in sorted({int(k) for k in ks}):
         for least in sorted(set(thresholds)):
-            found = [(shares[:k] >= least).any() for shares in best]
-            values[f"r@{k}_iou@{least:g}"] = np.array(found, dtype=np.float64)
-    values["mean_iou"] = np.array([shares[0] if len(shares) else 0.0 for shares in best])
-    strict = [np.flatnonzero(shares >= max(thresholds)) for shares in best]
+            hits = [(overlaps[:k] >= least).any() for overlaps in best]
+            values[f"r@{k}_iou@{least:g}"] = np.array(hits, dtype=np.float64)
+    values["mean_iou"] = np.array([overlaps[0] if len(overlaps) else 0.0 for overlaps in best])
+    strict = [np.flatnonzero(overlaps >= max(thresholds)) for overlaps in best]
     ranks = np.array([1 + int(places[0]) if len(places) else 0 for places in strict])
     return MomentMetrics(tuple(truth), values, ranks)
-
-
-def _best(spans: Sequence[Span], true: Sequence[Span]) -> Float64[np.ndarray, " spans"]:
-    """Of each span, its largest IoU with a true one of the same file."""
-    if not spans:
-        return np.zeros(0)
-    shares = temporal_iou(
-        np.array([(span.start, span.end) for span in spans]), np.array([(span.start, span.end) for span in true])
-    )
-    same = np.array([[span.file == other.file for other in true] for span in spans])
-    best: Float64[np.ndarray, " spans"] = np.where(same, shares, 0.0).max(axis=1)
-    return best
-
-
-def _checked(spans: Float[np.ndarray, "spans 2"] | Unchecked) -> Float64[np.ndarray, "spans 2"]:
-    given = np.asarray(spans)
-    if given.ndim != 2 or given.shape[1] != 2 or given.dtype.kind not in "fiu":
-        raise LabelError(f"spans are rows of a start and an end in seconds; got {given.dtype} {given.shape}")
-    times = given.astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(times).all(axis=1))
-    if len(bad):
-        raise LabelError(f"the times of a span must be finite; got {times[bad[0]].tolist()} in row {bad[0]}")
-    bad = np.flatnonzero(times[:, 1] < times[:, 0])
-    if len(bad):
-        raise LabelError(f"a span ends before it starts: {times[bad[0]].tolist()} in row {bad[0]}")
-    return times

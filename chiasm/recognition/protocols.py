@@ -19,21 +19,21 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Shaped
 
 from chiasm.errors import LabelError
-from chiasm.evaluation.diagnostics import (
-    IncrementalMetrics,
+from chiasm.evaluation.intervals import (
     Interval,
     PairedDifference,
     bootstrap_interval,
-    incremental_metrics,
     mean_interval,
     paired_difference,
 )
 from chiasm.evaluation.metrics import (
     ClassificationMetrics,
     HeldOutClassMetrics,
+    IncrementalMetrics,
     ProbabilityMetrics,
     classification_metrics,
     held_out_class_metrics,
+    incremental_metrics,
     probability_metrics,
 )
 from chiasm.recognition.fitting import SourceItems

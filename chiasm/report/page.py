@@ -24,16 +24,11 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from chiasm.errors import ChiasmError, MediaError
-from chiasm.evaluation.diagnostics import Interval
 from chiasm.evaluation.geometry import PairGeometry
+from chiasm.evaluation.intervals import Interval, wilson_interval
 from chiasm.evaluation.moments import MomentMetrics
-from chiasm.evaluation.ranking import (
-    NothingFound,
-    PairRetrieval,
-    RelevanceMetrics,
-    RetrievalMetrics,
-    wilson_interval,
-)
+from chiasm.evaluation.ranking import PairRetrieval, RetrievalMetrics
+from chiasm.evaluation.relevance import Abstention, RelevanceMetrics
 from chiasm.media import kinds, load, sniff
 from chiasm.report import plots
 from chiasm.report.plots import Bar, Numbers, Series, escape
@@ -614,7 +609,7 @@ def show_alignment(
 
 def show_nothing_found(
     page: Page,
-    found: NothingFound,
+    found: Abstention,
     answerable: Numbers,
     off_topic: Numbers,
     *,
@@ -639,11 +634,11 @@ def show_nothing_found(
     page.table(
         ("queries", "get a hit", "number"),
         [
-            ("that have an answer", found.kept, len(answerable)),
+            ("that have an answer", found.answered, len(answerable)),
             ("that have none (false hits)", found.false_hits, len(off_topic)),
         ],
     )
-    page.paragraph(f"In brackets: {100 * found.kept.level:g} % intervals (Wilson).")
+    page.paragraph(f"In brackets: {100 * found.answered.level:g} % intervals (Wilson).")
     page.histogram(
         f"Best {what} of a query",
         {
@@ -743,9 +738,18 @@ def _show_modalities(page: Page, found: PairRetrieval) -> None:
     for query, targets in found.by_modality().items():
         for target, part in targets.items():
             metrics = found.metrics.get(f"{query}_to_{target}")
-            alone = None if metrics is None else metrics.recall.get(10)
+            alone = None if metrics is None else metrics.means.get("recall@10")
             rows.append(
-                (query, target, part.queries, alone, part.recall, part.share_relevant, part.share_found, part.favour)
+                (
+                    query,
+                    target,
+                    part.queries,
+                    alone,
+                    part.recall,
+                    part.share_relevant,
+                    part.share_retrieved,
+                    part.favour,
+                )
             )
     columns = ("query", "finds", "queries", "recall@10 alone", "among both", "share", "of what is found", "favour")
     page.table(columns, rows)

@@ -9,23 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from chiasm.alignment.pairs import Pairs
-from chiasm.evaluation.diagnostics import Interval, bootstrap_interval, shapley
 from chiasm.evaluation.geometry import PairGeometry, pair_geometry
+from chiasm.evaluation.intervals import Interval
 from chiasm.evaluation.metrics import (
-    classification_metrics,
-    multilabel_metrics,
     one_against_rest,
     precision_recall_curves,
-    probability_metrics,
-    regression_metrics,
     roc_curves,
+    shapley,
 )
+from chiasm.evaluation.predictions import DRAWS, Predictions
 from chiasm.evaluation.ranking import PairRetrieval, pair_retrieval
 from chiasm.recognition.fitting import Details
 from chiasm.recognition.multitask import MultiTaskDetails
@@ -97,161 +95,14 @@ def show_pairs(
     show_examples(page, measured.found, sides)
 
 
-Kind: TypeAlias = Literal["classes", "labels", "number"]
-
 _WORST = 12  # mistakes shown
 _MOST_CURVES = 12  # classes drawn
-_DRAWS = 500  # of the bootstrap: macro-F1 of a thousand items takes a millisecond each
-
-
-@dataclass(frozen=True, eq=False)
-class Predicted:
-    """Predictions of items that the predictor did not learn from.
-
-    Attributes:
-        kind: of the target.
-        ids: of the items.
-        media: of each item, its first file or inline text by modality.
-        groups: items that may not be taken for independent, e.g. copies of one another.
-        classes: of `probabilities`; empty for numbers.
-        true: labels as text, a boolean matrix (items, classes), or numbers.
-        predicted: alike.
-        probabilities: of classes or labels; None for numbers.
-        sets: sets of classes that hold the true one with the probability `level`, where there are such.
-        unknown: items that were taken for none of the classes, where that was asked.
-        level: see `sets`.
-        low: of numbers, the ends of an interval that holds the true one with the probability `level`.
-        high: see `low`.
-    """
-
-    kind: Kind
-    ids: tuple[str, ...]
-    media: tuple[Mapping[Modality, str], ...]
-    groups: Int[np.ndarray, " items"]
-    classes: tuple[str, ...]
-    true: Shaped[np.ndarray, "items ..."]
-    predicted: Shaped[np.ndarray, "items ..."]
-    probabilities: Float[np.ndarray, "items classes"] | None = None
-    sets: Bool[np.ndarray, "items classes"] | None = None
-    unknown: Bool[np.ndarray, " items"] | None = None
-    level: float = 0.9
-    low: Float[np.ndarray, " items"] | None = None
-    high: Float[np.ndarray, " items"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def known(self) -> Bool[np.ndarray, " items"]:
-        """Items whose true class is one that the predictor knows."""
-        return np.isin(self.true, np.array(self.classes))
-
-
-# ------------------------------------------------------------------------------------------------------------ numbers
-
-
-def measure(found: Predicted) -> dict[str, Any]:
-    """All metrics of the kind, in the types of JSON; `intervals` holds 95 % bootstrap intervals over items or groups."""
-    if found.kind == "classes":
-        return _measure_classes(found)
-    if found.kind == "labels":
-        metrics = multilabel_metrics(found.true, _probabilities(found), list(found.classes)).as_dict()
-        # No interval of macro-F1: a resample loses rare labels, so it lies below the score itself.
-        # What was predicted goes by the predictor's own thresholds; areas and the like need none.
-        decided = multilabel_metrics(found.true, found.predicted.astype(np.float64), list(found.classes)).as_dict()
-        by_threshold = ("subset_accuracy", "hamming", "precision", "recall", "f1", "support")
-        metrics |= {name: value for name, value in decided.items() if name.startswith(by_threshold)}
-        return metrics | {
-            "items": len(found),
-            "intervals": _intervals(found, {"f1_micro": _f1_micro}),
-        }
-    metrics = regression_metrics(found.true, found.predicted).as_dict()
-    if found.low is not None and found.high is not None:
-        inside = (found.true >= found.low) & (found.true <= found.high)
-        metrics |= {
-            "coverage": float(inside.mean()),
-            "level": found.level,
-            "width": float((found.high - found.low).mean()),
-        }
-    return metrics | {"items": len(found), "intervals": _intervals(found, {"mae": _mae, "r2": _r2})}
-
-
-def _measure_classes(found: Predicted) -> dict[str, Any]:
-    metrics = classification_metrics(found.true, found.predicted).as_dict()
-    metrics["items"] = len(found)
-    known = found.known()
-    if found.probabilities is not None and known.any():
-        worth = probability_metrics(found.true[known], found.probabilities[known], list(found.classes))
-        metrics |= {name: value for name, value in worth.as_dict().items() if name != "reliability"}
-        metrics["reliability"] = worth.as_dict()["reliability"]
-    if found.sets is not None and known.any():
-        place = np.searchsorted(np.array(found.classes), found.true[known])
-        held = found.sets[known][np.arange(len(place)), place]
-        metrics |= {
-            "coverage": float(held.mean()),
-            "level": found.level,
-            "set_size": float(found.sets[known].sum(axis=1).mean()),
-        }
-    if found.unknown is not None:
-        if known.any():
-            metrics["false_alarms"] = float(found.unknown[known].mean())
-        if not known.all():
-            metrics["unknown_found"] = float(found.unknown[~known].mean())
-    metrics["intervals"] = _intervals(found, {"accuracy": _accuracy, "f1_macro": _f1_macro})
-    return metrics
-
-
-def _probabilities(found: Predicted) -> Float[np.ndarray, "items classes"]:
-    assert found.probabilities is not None  # of classes and labels there always are
-    return found.probabilities
-
-
-def _intervals(found: Predicted, statistics: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The ends of each interval; none where all items are of one group."""
-    if len(np.unique(found.groups)) < 2:
-        return {}
-    intervals = {}
-    for name, statistic in statistics.items():
-
-        def of(rows: Int[np.ndarray, " rows"], statistic: Any = statistic) -> float:
-            return float(statistic(found.true[rows], found.predicted[rows]))
-
-        interval = bootstrap_interval(of, len(found), groups=found.groups, draws=_DRAWS)
-        intervals[name] = [interval.low, interval.high]
-    return intervals
-
-
-def _accuracy(true: Shaped[np.ndarray, " items"], predicted: Shaped[np.ndarray, " items"]) -> float:
-    return float(np.mean(true == predicted))
-
-
-def _f1_macro(true: Shaped[np.ndarray, " items"], predicted: Shaped[np.ndarray, " items"]) -> float:
-    """Over the classes that occur on either side, as `classification_metrics` has it; without its checks, for speed."""
-    classes, codes = np.unique(np.concatenate([true, predicted]), return_inverse=True)
-    given, guessed = codes[: len(true)], codes[len(true) :]
-    right = np.bincount(given[given == guessed], minlength=len(classes))
-    return float(
-        np.mean(2 * right / (np.bincount(given, minlength=len(classes)) + np.bincount(guessed, minlength=len(classes))))
-    )
-
-
-def _f1_micro(true: Bool[np.ndarray, "items labels"], predicted: Bool[np.ndarray, "items labels"]) -> float:
-    either = true.sum() + predicted.sum()
-    return float(2 * (true & predicted).sum() / either) if either else 0.0
-
-
-def _mae(true: Float[np.ndarray, " items"], predicted: Float[np.ndarray, " items"]) -> float:
-    return float(np.abs(true - predicted).mean())
-
-
-def _r2(true: Float[np.ndarray, " items"], predicted: Float[np.ndarray, " items"]) -> float:
-    spread = np.square(true - true.mean()).sum()
-    return float(1 - np.square(true - predicted).sum() / spread) if spread else 0.0
 
 
 # ------------------------------------------------------------------------------------------------------------- report
 
 
-def show(page: Page, found: Predicted, metrics: Mapping[str, Any]) -> None:
+def show(page: Page, found: Predictions, metrics: Mapping[str, Any]) -> None:
     """Sections on one target: its metrics, drawings and the worst mistakes."""
     _show_metrics(page, metrics)
     if found.kind == "classes":
@@ -265,7 +116,8 @@ def show(page: Page, found: Predicted, metrics: Mapping[str, Any]) -> None:
             columns,
             list(zip(labels, metrics["precision"], metrics["recall"], metrics["f1"], metrics["support"], strict=True)),
         )
-        _show_curves(page, found.true, _probabilities(found), found.classes)
+        assert found.probabilities is not None  # of labels there always are
+        _show_curves(page, found.true, found.probabilities, found.classes)
     else:
         page.scatter("Predicted against true", found.true, found.predicted, x_label="true", y_label="predicted")
     page.section("Worst mistakes", "What the model was surest of and wrong about.")
@@ -278,7 +130,7 @@ def show(page: Page, found: Predicted, metrics: Mapping[str, Any]) -> None:
 
 def show_columns(
     page: Page,
-    found: Mapping[str, Predicted],
+    found: Mapping[str, Predictions],
     metrics: Mapping[str, Any],
     details: MultiTaskDetails | None = None,
 ) -> None:
@@ -304,7 +156,7 @@ def _show_metrics(page: Page, metrics: Mapping[str, Any]) -> None:
     for name, value in metrics.items():
         if isinstance(value, float) or (name == "auc_macro" and value is None):
             ends = metrics.get("intervals", {}).get(name)
-            shown = value if ends is None or value is None else Interval(value, ends[0], ends[1], 0.95, _DRAWS)
+            shown = value if ends is None or value is None else Interval(value, ends[0], ends[1], 0.95, DRAWS)
             rows.append((name.replace("_", " "), shown))
     page.table(("metric", "value"), rows)
     page.paragraph(
@@ -329,7 +181,7 @@ def _show_by_class(page: Page, metrics: Mapping[str, Any]) -> None:
     )
 
 
-def _show_probabilities(page: Page, found: Predicted, metrics: Mapping[str, Any]) -> None:
+def _show_probabilities(page: Page, found: Predictions, metrics: Mapping[str, Any]) -> None:
     if found.probabilities is None or "reliability" not in metrics:
         return
     known = found.known()
@@ -369,7 +221,7 @@ def _show_curves(
     receiver = roc_curves(truth[:, order], probabilities[:, order], names)
     page.line_chart(
         "ROC (area under the curve)",
-        [Series(f"{c.label} ({c.area:.2f})", c.false_positive_rate, c.true_positive_rate) for c in receiver],
+        [Series(f"{c.label} ({c.area:.2f})", c.x, c.y) for c in receiver],
         x_label="false positive rate",
         y_label="true positive rate",
         diagonal=True,
@@ -379,7 +231,7 @@ def _show_curves(
     found = precision_recall_curves(truth[:, order], probabilities[:, order], names)
     page.line_chart(
         "Precision and recall (average precision)",
-        [Series(f"{c.label} ({c.area:.2f})", c.recall, c.precision) for c in found],
+        [Series(f"{c.label} ({c.area:.2f})", c.x, c.y) for c in found],
         x_label="recall",
         y_label="precision",
         x_range=(0, 1),
@@ -387,14 +239,15 @@ def _show_curves(
     )
 
 
-def _worst(found: Predicted) -> list[Example]:
+def _worst(found: Predictions) -> list[Example]:
     if found.kind == "classes":
         wrong = np.flatnonzero(found.true != found.predicted)
         sure = np.zeros(len(found)) if found.probabilities is None else found.probabilities.max(axis=1)
         order = wrong[np.argsort(-sure[wrong], kind="stable")]
         said = [(str(found.true[i]), str(found.predicted[i]), float(sure[i])) for i in order[:_WORST]]
     elif found.kind == "labels":
-        surprise = np.abs(_probabilities(found) - found.true).max(axis=1)
+        assert found.probabilities is not None  # of labels there always are
+        surprise = np.abs(found.probabilities - found.true).max(axis=1)
         wrong = np.flatnonzero((found.true != found.predicted).any(axis=1))
         order = wrong[np.argsort(-surprise[wrong], kind="stable")]
         said = [
@@ -418,7 +271,7 @@ def _worst(found: Predicted) -> list[Example]:
     ]
 
 
-def _joined(found: Predicted, row: Bool[np.ndarray, " classes"]) -> str:
+def _joined(found: Predictions, row: Bool[np.ndarray, " classes"]) -> str:
     return "; ".join(name for name, has in zip(found.classes, row, strict=True) if has) or "(none)"
 
 

@@ -50,9 +50,9 @@ from jaxtyping import Float64
 
 from chiasm import media
 from chiasm.errors import ManifestError, MediaError
-from chiasm.evaluation.diagnostics import Interval
+from chiasm.evaluation.intervals import Interval
 from chiasm.evaluation.moments import MomentMetrics, Span, moment_metrics
-from chiasm.evaluation.ranking import NothingFound, RelevanceMetrics, nothing_found, relevance_metrics
+from chiasm.evaluation.relevance import Abstention, RelevanceMetrics, abstention, relevance_metrics
 from chiasm.report.page import Page, show_moments, show_nothing_found, show_relevance
 from chiasm.retrieval.index import Hit
 from chiasm.splits import merge_groups
@@ -92,7 +92,7 @@ class OffTopic:
         lost: questions with an answer that got none, the most probable first.
     """
 
-    found: NothingFound
+    found: Abstention
     relevance: RelevanceMetrics
     answerable: Float64[np.ndarray, " queries"]
     off_topic: Float64[np.ndarray, " others"]
@@ -194,7 +194,7 @@ def ask_off_topic(
     threshold = min(result.threshold for result in (*answerable, *off_topic) if result.threshold is not None)
     kept, false = _best(answerable, threshold), _best(off_topic, threshold)
     return OffTopic(
-        found=nothing_found(kept, false, threshold=threshold),
+        found=abstention(kept, false, threshold=threshold),
         relevance=relevance_metrics(np.array(known, dtype=np.float64), np.array(relevant, dtype=bool)),
         answerable=kept,
         off_topic=false,

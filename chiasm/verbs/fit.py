@@ -1,6 +1,6 @@
 """Fitting and measuring on a collection's arrays: what `chiasm.fit` and `evaluate` do once files are arrays.
 
-Which split a predictor is measured on, and how what it says becomes `Predicted`, is known here. Files and folders are
+Which split a predictor is measured on, and how what it says becomes `Predictions`, is known here. Files and folders are
 left to `chiasm.verbs.dataset`, what the numbers mean to `chiasm.report.sections`.
 """
 
@@ -17,13 +17,13 @@ from jaxtyping import Bool, Float, Int, Shaped
 from chiasm import encoders
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.evaluation.predictions import Predictions, measure
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems
 from chiasm.recognition.fitting import FusionName, SemiName
 from chiasm.recognition.heads import RungName
 from chiasm.recognition.multitask import ColumnPrediction, MultiTaskPredictor
 from chiasm.recognition.tasks import Targets, TaskName, parse_targets
 from chiasm.recognition.tuning import SamplerName
-from chiasm.report.sections import Predicted, measure
 from chiasm.space import Space
 from chiasm.splits import crossing, few_shot_split, group_folds, grouped_stratified_folds, holdout_split
 from chiasm.store.collection import Collection
@@ -61,7 +61,7 @@ def targets_of(data: Labelled, task: TaskName | Literal["auto"]) -> list[Targets
 
 def predict_columns(
     predictor: MultiTaskPredictor, data: Labelled, targets: Sequence[Targets], rows: Int[np.ndarray, " rows"]
-) -> dict[str, Predicted]:
+) -> dict[str, Predictions]:
     """What a predictor of several columns says of items that it did not learn from; of each column, those with a value."""
     said = predictor.predict(data.arrays.take(rows))
     found = {}
@@ -75,7 +75,7 @@ def predict_columns(
     return found
 
 
-def measure_columns(found: Mapping[str, Predicted]) -> dict[str, Any]:
+def measure_columns(found: Mapping[str, Predictions]) -> dict[str, Any]:
     """The metrics of each column; of a single one, just these."""
     metrics = {column: measure(predicted) for column, predicted in found.items()}
     return next(iter(metrics.values())) if len(metrics) == 1 else {"columns": metrics}
@@ -83,9 +83,9 @@ def measure_columns(found: Mapping[str, Predicted]) -> dict[str, Any]:
 
 def cross_validated_columns(
     make: Callable[[], MultiTaskPredictor], data: Labelled, targets: Sequence[Targets], seed: int
-) -> dict[str, Predicted]:
+) -> dict[str, Predictions]:
     """Every item by a predictor that was fitted without it."""
-    parts: dict[str, list[Predicted]] = {}
+    parts: dict[str, list[Predictions]] = {}
     for fold in group_folds(data.groups, min(FOLDS, len(np.unique(data.groups))), seed=seed):
         predictor = make().fit(
             data.arrays.take(fold.train),
@@ -106,7 +106,7 @@ def columns_of(predictor: Recognizer | MultiTaskPredictor, label: str) -> list[s
 
 def predicted(
     predictor: Recognizer | MultiTaskPredictor, data: Labelled, rows: Int[np.ndarray, " rows"]
-) -> dict[str, Predicted]:
+) -> dict[str, Predictions]:
     """What a fitted predictor says of items, by column.
 
     Raises:
@@ -176,7 +176,7 @@ def _column(
     rows: Int[np.ndarray, " rows"],
     among: Int[np.ndarray, " rows"],
     names: Shaped[np.ndarray, " names"],
-) -> Predicted:
+) -> Predictions:
     """One column of some items; `names` are those that the predictor knows, which may lack some of the target's."""
     true, predicted = target.values, said.values[among]
     probabilities = None if said.probabilities is None else said.probabilities[among]
@@ -189,7 +189,7 @@ def _column(
         every[0][:, place], every[1][:, place] = predicted, probabilities
         predicted, probabilities = every
         names = target.names
-    return Predicted(
+    return Predictions(
         kind=target.task,
         ids=tuple(data.ids[row] for row in rows),
         media=tuple(data.media[row] for row in rows),
@@ -203,14 +203,14 @@ def _column(
     )
 
 
-def _joined(parts: Sequence[Predicted]) -> Predicted:
+def _joined(parts: Sequence[Predictions]) -> Predictions:
     """Several parts of one column, one after the other."""
 
     def stacked(name: str) -> Any:
         values = [getattr(part, name) for part in parts]
         return None if values[0] is None else np.concatenate(values)
 
-    return Predicted(
+    return Predictions(
         kind=parts[0].kind,
         ids=tuple(item for part in parts for item in part.ids),
         media=tuple(item for part in parts for item in part.media),
@@ -226,13 +226,13 @@ def _joined(parts: Sequence[Predicted]) -> Predicted:
 
 def recognised(
     model: Recognizer, data: Labelled, labels: Shaped[np.ndarray, " items"], rows: Int[np.ndarray, " rows"]
-) -> Predicted:
+) -> Predictions:
     """What a recogniser says of items that it did not learn from."""
     said = model.recognise(data.arrays.take(rows))
     return _predicted(data, labels, rows, model, said.labels, said.probabilities, said.sets, said.unknown)
 
 
-def held_out(model: Recognizer, data: Labelled, labels: Shaped[np.ndarray, " items"]) -> Predicted:
+def held_out(model: Recognizer, data: Labelled, labels: Shaped[np.ndarray, " items"]) -> Predictions:
     """What the heads of the folds said of the items that they did not see, calibrated as the recogniser is.
 
     Items that no fold could hold out (the only one of their class) are left out.
@@ -266,14 +266,14 @@ def cross_validated(
     names: Mapping[str, Float[np.ndarray, " dim"]],
     source: SourceItems | None,
     seed: int,
-) -> Predicted:
+) -> Predictions:
     """Every item by a recogniser that was fitted without it."""
     from chiasm.recognition.protocols import cross_validate
 
     found = cross_validate(
         make, data.arrays, labels, folds=FOLDS, groups=data.groups, names=names or None, source=source, seed=seed
     )
-    return Predicted(
+    return Predictions(
         kind="classes",
         ids=data.ids,
         media=data.media,
@@ -347,8 +347,8 @@ def _predicted(
     probabilities: Float[np.ndarray, "rows classes"],
     sets: Bool[np.ndarray, "rows classes"],
     unknown: Bool[np.ndarray, " rows"] | None,
-) -> Predicted:
-    return Predicted(
+) -> Predictions:
+    return Predictions(
         kind="classes",
         ids=tuple(data.ids[row] for row in rows),
         media=tuple(data.media[row] for row in rows),
@@ -402,7 +402,7 @@ def duplicates(data: Labelled, labels: Shaped[np.ndarray, " items"], seed: int) 
     )
 
 
-def compared(mine: Mapping[str, Predicted], theirs: Mapping[str, Predicted], name: str) -> dict[str, Any]:
+def compared(mine: Mapping[str, Predictions], theirs: Mapping[str, Predictions], name: str) -> dict[str, Any]:
     """Two models on the same items: the difference of what each item scores.
 
     Raises:
@@ -416,9 +416,9 @@ def compared(mine: Mapping[str, Predicted], theirs: Mapping[str, Predicted], nam
         raise LabelError(
             f"only models of the same column of classes can be compared; got {', '.join(mine)} and {', '.join(theirs)}"
         )
-    from chiasm.evaluation.diagnostics import paired_difference
+    from chiasm.evaluation.intervals import paired_difference
 
-    def scores(found: Predicted) -> dict[str, Float[np.ndarray, " items"]]:
+    def scores(found: Predictions) -> dict[str, Float[np.ndarray, " items"]]:
         assert found.probabilities is not None
         truth = found.true[:, None] == np.array(found.classes)[None, :]
         brier = np.square(found.probabilities - truth).sum(axis=1) + (~truth.any(axis=1))
@@ -537,7 +537,6 @@ def fit(
         ChiasmError: the source is embedded otherwise, or a choice that there is not.
     """
     from chiasm.recognition.ladder import RungOptions
-    from chiasm.report.sections import measure
     from chiasm.verbs.model import Model, check_report, classes_of, reference_of, save_model
 
     check_report(report)

@@ -35,14 +35,14 @@ from chiasm import encoders
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError, SpaceError
-from chiasm.evaluation.diagnostics import paired_difference
 from chiasm.evaluation.drift import FEWEST, Drift
 from chiasm.evaluation.drift import drift as embedding_drift
+from chiasm.evaluation.intervals import paired_difference
 from chiasm.evaluation.metrics import classification_metrics
+from chiasm.evaluation.predictions import Predictions
 from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
 from chiasm.recognition.multitask import MultiTaskPredictor
 from chiasm.recognition.tasks import Targets, TaskName, parse_targets
-from chiasm.report.sections import Predicted
 from chiasm.retrieval.hybrid import Found, Judged
 from chiasm.space import Space
 from chiasm.splits import group_folds
@@ -411,10 +411,10 @@ class _Fitting(Protocol):
     def fit(self, rows: _Rows, values: Values) -> _Predictor:
         """Learn from some items."""
 
-    def ask(self, fitted: _Predictor, rows: _Rows) -> dict[str, Predicted]:
+    def ask(self, fitted: _Predictor, rows: _Rows) -> dict[str, Predictions]:
         """What a predictor says of items that it has not seen."""
 
-    def in_folds(self, rows: _Rows, values: Values, fitted: _Predictor | None) -> dict[str, list[Predicted]]:
+    def in_folds(self, rows: _Rows, values: Values, fitted: _Predictor | None) -> dict[str, list[Predictions]]:
         """What is said of the items that the new model learns from, each by what was fitted without it.
 
         Args:
@@ -458,11 +458,11 @@ class _Classes:
     def fit(self, rows: _Rows, values: Values) -> Recognizer:
         return self._fit(Recognizer(**self._choices), rows, values)
 
-    def ask(self, fitted: _Predictor, rows: _Rows) -> dict[str, Predicted]:
+    def ask(self, fitted: _Predictor, rows: _Rows) -> dict[str, Predictions]:
         assert isinstance(fitted, Recognizer)
         return {self._column: learning.recognised(fitted, self._data, self._truth, rows)}
 
-    def in_folds(self, rows: _Rows, values: Values, fitted: _Predictor | None) -> dict[str, list[Predicted]]:
+    def in_folds(self, rows: _Rows, values: Values, fitted: _Predictor | None) -> dict[str, list[Predictions]]:
         if fitted is None:  # told apart from unknown things it need not be
             fitted = self._fit(Recognizer(**(self._choices | {"unknown": None})), rows, values)
         assert isinstance(fitted, Recognizer)
@@ -502,15 +502,15 @@ class _Columns:
         predictor = MultiTaskPredictor(**self._parameters)
         return predictor.fit(self._data.arrays.take(rows), targets, groups=self._data.groups[rows])
 
-    def ask(self, fitted: _Predictor, rows: _Rows) -> dict[str, Predicted]:
+    def ask(self, fitted: _Predictor, rows: _Rows) -> dict[str, Predictions]:
         assert isinstance(fitted, MultiTaskPredictor)
         return learning.predict_columns(fitted, self._data, self._asked, rows)
 
-    def in_folds(self, rows: _Rows, values: Values, fitted: _Predictor | None) -> dict[str, list[Predicted]]:  # noqa: ARG002
+    def in_folds(self, rows: _Rows, values: Values, fitted: _Predictor | None) -> dict[str, list[Predictions]]:  # noqa: ARG002
         # What fitting holds out for itself it does not tell, so both sides are fitted in folds: the same for both.
         union = np.flatnonzero(self._plan.old | self._plan.new)
         groups = self._data.groups[union]
-        found: dict[str, list[Predicted]] = {column: [] for column in self._tasks}
+        found: dict[str, list[Predictions]] = {column: [] for column in self._tasks}
         for fold in group_folds(groups, min(learning.FOLDS, len(np.unique(groups))), seed=self._seed):
             train, test = np.intersect1d(union[fold.train], rows), union[fold.test]
             test = test[self._plan.new[test]]
@@ -561,7 +561,7 @@ class _Scored:
     brier: Float64[np.ndarray, " items"] | None
 
     @classmethod
-    def of(cls, found: Predicted) -> _Scored:
+    def of(cls, found: Predictions) -> _Scored:
         brier = None
         if found.kind == "number":
             score = -np.abs(found.true - found.predicted).astype(np.float64)
