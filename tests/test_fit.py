@@ -20,6 +20,7 @@ from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition import Recognizer
 from chiasm.verbs import fit as learning
 from chiasm.verbs.fit import FitReport
+from chiasm.verbs.model import load_model
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 
@@ -177,7 +178,7 @@ def test_a_search_leaves_what_was_said(made: tuple[Path, Path], tmp_path: Path) 
         class_weight="balanced", log_dir=tmp_path / "log", modalities=["image"],
     )  # fmt: skip
     assert fitted.chosen["rung"] == "mlp"
-    assert Recognizer.load(tmp_path / "model" / "recognizer").class_weight == "balanced"
+    assert load_model(tmp_path / "model").predictor.get_params()["class_weight"] == "balanced"
     assert list((tmp_path / "log").rglob("events.*"))
 
 

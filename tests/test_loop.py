@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,16 +22,13 @@ from chiasm.store.collection import Collection
 from chiasm.store.feedback import UNKNOWN, FeedbackTable, Label, ThumbedQuery
 from chiasm.store.manifest import read_manifest
 from chiasm.verbs import learn as loop
-from chiasm.verbs import model as models
 from chiasm.verbs.dataset import labelled_items
 from chiasm.verbs.fit import targets_of
 from chiasm.verbs.learn import LearnReport, collection_drift, drift_of, judged, learn_again
 from chiasm.verbs.model import (
     Model,
-    load_current,
     load_model,
     model_version,
-    previous_of,
     reference_of,
     revert_model,
     save_model,
@@ -129,7 +125,7 @@ def test_corrections_mend_the_model_and_it_is_judged_on_items_that_neither_saw(w
     assert column.allowed == pytest.approx(min(column.standard_error, 0.02))
 
     # The numbers, again, from the two models on disk.
-    new, now = load_current(world.model)
+    new, now = load_model(world.model), model_version(world.model)
     assert now == report.version != version
     data = labelled_items(world.collection, NETWORKS, world.space, ["kind"], alike=2)
     unseen = np.array([row for row, item in enumerate(data.ids) if item not in TRAINED])
@@ -140,7 +136,7 @@ def test_corrections_mend_the_model_and_it_is_judged_on_items_that_neither_saw(w
     assert new.report["corrections"] == {"kind": {item: world.truth[item] for item in WRONG}}
     assert new.report["metrics"] == column.new_metrics
     assert json.loads(json.dumps(report.as_dict()))["columns"][0]["column"] == "kind"
-    assert model_version(previous_of(world.model)) == version
+    assert revert_model(world.model) == version
 
 
 def test_what_was_learned_is_no_news(world: World) -> None:
@@ -164,7 +160,6 @@ def test_a_worse_model_is_refused(world: World) -> None:
     assert report.columns[0].is_worse
     assert "worse by more than the 0.02 that are allowed (one standard error, at most 2%)" in report.why
     assert report.version == version == model_version(world.model)
-    assert not previous_of(world.model).exists()
 
 
 def test_a_tie_switches_and_a_dry_run_does_not(world: World) -> None:
@@ -378,107 +373,9 @@ def test_a_model_that_was_replaced_meanwhile_is_not_replaced(world: World, monke
     with pytest.raises(ChiasmError, match="was replaced by somebody else meanwhile"):
         world.learn()
     assert len(load_model(world.model).trained_on) == 16
-    assert not previous_of(world.model).exists()
-
-
-# ---------------------------------------------------------------------------------------------------- there and back
-
-
-def test_back_and_forth(world: World) -> None:
-    world.fit(TRAINED)
-    first = model_version(world.model)
-    with pytest.raises(ChiasmError, match="has no earlier model to go back to"):
-        revert_model(world.model)
-    world.correct({item: world.truth[item] for item in WRONG})
-    second = world.learn().version
-    assert revert_model(world.model) == first == model_version(world.model)
-    assert revert_model(world.model) == second
-    previous_of(world.model).rename(world.folder / "elsewhere")
-    (previous_of(world.model)).mkdir()
-    (previous_of(world.model) / "letters.txt").write_text("mine")
-    world.correct({"050": "fish"})
-    with pytest.raises(ChiasmError, match="exists and is not a model: move it away"):
-        models.replace_model(world.model, load_model(world.model), version=second)
-    assert model_version(world.model) == second
-
-
-@pytest.mark.parametrize("failing", [1, 2, 3])
-def test_a_disk_that_fails_leaves_the_old_model(world: World, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
-    model = world.fit(TRAINED)
-    first = model_version(world.model)
-    second = models.replace_model(
-        world.model, replace(model, label="size"), version=first
-    )  # so that there is a previous one
-    calls = 0
-    original = Path.rename
-
-    def rename(self: Path, target: Any) -> Path:
-        nonlocal calls
-        if "recognizer" in self.name:
-            return original(self, target)
-        calls += 1
-        if calls == failing:
-            raise OSError("the disk is full")
-        return original(self, target)
-
-    monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(ChiasmError, match=r"cannot be replaced: the disk is full"):
-        models.replace_model(world.model, model, version=second)
-    monkeypatch.undo()
-    assert (model_version(world.model), model_version(previous_of(world.model))) == (second, first)
-    assert not list(world.folder.glob(".model.*.new"))
-
-
-def test_a_program_killed_between_two_renames_can_be_mended(world: World) -> None:
-    world.fit(TRAINED)
-    version = model_version(world.model)
-    world.model.rename(previous_of(world.model))
-    assert revert_model(world.model) == version
-    assert not previous_of(world.model).exists()
-
-
-def test_readers_never_see_parts_of_two_models(world: World) -> None:
-    one = replace(world.fit(TRAINED), label="one")
-    save_model(world.model, one)
-    other = replace(world.fit(), label="other")
-    save_model(world.model, one)
-    version, done = model_version(world.model), threading.Event()
-    sizes = {"one": len(one.trained_on), "other": len(other.trained_on)}
-    seen: set[str] = set()
-
-    def read() -> None:
-        while not done.is_set():
-            model, _ = load_current(world.model)
-            seen.add(model.label if len(model.trained_on) == sizes[model.label] else "parts of two")
-            assert isinstance(model.predictor, Recognizer)
-            assert int(model.predictor.fitted_.counts.sum()) == sizes[model.label]
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for number in range(30):
-        version = models.replace_model(world.model, (other, one)[number % 2], version=version)
-    done.set()
-    reader.join()
-    assert seen <= {"one", "other"}
-    assert seen
 
 
 # -------------------------------------------------------------------------------------------------------------- drift
-
-
-def test_a_model_keeps_a_sample_of_what_it_learned_from(world: World) -> None:
-    world.fit(TRAINED)
-    kept = load_model(world.model).reference["text"]
-    assert str(kept.dtype) == "float16"
-    assert kept.shape == (20, 12)
-    np.testing.assert_allclose(np.linalg.norm(kept.astype(float), axis=1), 1, atol=1e-3)
-    many = ModalityArrays({"text": np.random.default_rng(0).normal(size=(700, 4))})
-    assert reference_of(many)["text"].shape == (500, 4)
-    save_model(world.model, replace(load_model(world.model), reference={}))
-    assert load_model(world.model).reference == {}
-    (world.model / "reference.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ChiasmError, match=r"reference\.safetensors is damaged"):
-        load_model(world.model)
 
 
 def test_drift_of_what_came_in(world: World) -> None:

@@ -40,7 +40,7 @@ from chiasm.store.feedback import FeedbackTable, Label, Thumb
 from chiasm.store.manifest import read_manifest
 from chiasm.verbs import learn as loop
 from chiasm.verbs.learn import DriftReport, LearnReport
-from chiasm.verbs.model import load_current, load_model
+from chiasm.verbs.model import load_model
 from chiasm.verbs.search import Searcher, start_of
 
 PORT = 8265
@@ -168,11 +168,11 @@ def build(plan: Plan) -> FastAPI:
         def learn() -> LearnReport:
             report = loop.learn_again(model, searcher.collection, searcher.networks, start)
             if report.switched:
-                app.state.parts.engine.classifier = Classifier(load_current(model)[0], searcher.networks, start)
+                app.state.parts.engine.classifier = Classifier(load_model(model), searcher.networks, start)
             return report
 
         def drift() -> DriftReport:
-            return loop.collection_drift(load_current(model)[0], searcher.collection, searcher.networks, start)
+            return loop.collection_drift(load_model(model), searcher.collection, searcher.networks, start)
 
         lessons = replace(lessons, learn=learn, keep=keep, drift=drift)
     mount(app, searcher, lessons=lessons)

@@ -497,7 +497,7 @@ def fit(
         collection: where the items are.
         label: the column to predict, or several with commas between. Items without a value are left out; of several
             columns, items need one.
-        out: the folder to write; a model that is there is replaced.
+        out: the folder to write; a model that is there is replaced, and kept (`revert`).
         task: what the column holds: `"classes"`, `"labels"` (several an item, with ";" or "|" between) or `"number"`.
             `"auto"` looks at the values. Only one column of classes has the choices from `shots` on (but `group`):
             numbers and labels are predicted by ridge and logistic regression, several columns also by one network that

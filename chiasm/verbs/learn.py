@@ -50,19 +50,10 @@ from chiasm.store.collection import Collection
 from chiasm.store.feedback import UNKNOWN, FeedbackTable, ThumbedQuery
 from chiasm.types import Modality, Scalar
 from chiasm.verbs import fit as learning
-from chiasm.verbs.dataset import (
-    Labelled,
-    class_names,
-    embedded_items,
-    fingerprints_of,
-    labelled_items,
-    modality_arrays,
-)
+from chiasm.verbs.dataset import Labelled, class_names, embedded_items, fingerprints_of, labelled_items, modality_arrays
 from chiasm.verbs.fit import _source_items
-from chiasm.verbs.model import Model, embeddings_of, load_current, load_model, reference_of, replace_model, revert_model
-from chiasm.verbs.search import (
-    start_of,
-)
+from chiasm.verbs.model import Model, embeddings_of, load_model, reference_of, revert_model, save_model
+from chiasm.verbs.search import start_of
 
 FEWEST_HELD_OUT = 30
 FEWEST_OF_A_CLASS = 3
@@ -189,7 +180,7 @@ def learn_again(
     begin = time.monotonic()
     if unseen not in get_args(Unseen):
         raise ChiasmError(f"unseen must be one of {', '.join(get_args(Unseen))}; got {unseen!r}")
-    saved, version = load_current(Path(folder))
+    saved = load_model(Path(folder))
     saved.check(fingerprints_of(networks))
     said = _said(collection, learning.columns_of(saved.predictor, saved.label))
     data = labelled_items(
@@ -199,7 +190,7 @@ def learn_again(
     start = LearnReport(
         model=str(folder), label=saved.label, corrections=int((plan.corrected & plan.new).sum()), overruled=plan.overruled,
         left_out=plan.left_out, waiting=plan.waiting, classes_added=(), classes_gone=(), items=int(plan.new.sum()),
-        compared="nothing", how="nothing", judged=0, columns=(), switched=False, why="", version=version, seconds=0.0,
+        compared="nothing", how="nothing", judged=0, columns=(), switched=False, why="", version=saved.version, seconds=0.0,
     )  # fmt: skip
     if not plan.is_news:
         why = "people said nothing that the model has not learned already"
@@ -226,7 +217,7 @@ def learn_again(
     )
     if report.switched:
         successor = _successor(saved, new, data, plan, said, report)
-        report = replace(report, version=replace_model(Path(folder), successor, version=version))
+        report = replace(report, version=save_model(Path(folder), successor, expected=saved.version))
     return replace(report, seconds=time.monotonic() - begin)
 
 
@@ -837,7 +828,7 @@ def learn(
 ) -> LearnReport:
     """Fit a model again with the labels that people gave (`labels`), and take the new one if it is not worse.
 
-    Both are judged on the same items that they did not learn from. The old one is kept as MODEL.previous (`revert`).
+    Both are judged on the same items that they did not learn from. The old one is kept (`revert`).
 
     Args:
         model: a folder that `fit` wrote.
@@ -879,7 +870,7 @@ def learn(
 
 
 def revert(model: str | Path) -> str:
-    """Bring back the model that `learn` replaced. Gives its version.
+    """Bring back the model that `learn` or `fit` replaced. Gives its version.
 
     Raises:
         ChiasmError: none was replaced.

@@ -1,17 +1,21 @@
-"""Models: a recogniser or predictor with what it belongs to, kept as a folder.
+"""Models: a recogniser with what it belongs to, kept as a folder.
 
 A recogniser knows arrays only. A model also knows the encoder whose embeddings these are, the column they were labelled
-by and which items it has seen. Fitting one is `chiasm.fit`, fitting it again with what people said `chiasm.verbs.learn`.
+by and which items it has seen. Fitting one is `chiasm.verbs.fit`, fitting it again with what people said `chiasm.verbs.learn`.
 
-A model that another one takes the place of is kept beside it as MODEL.previous, and can come back.
+    MODEL/model.json      the format, and which version is the current one and which the one before
+    MODEL/3f0a..e1/       a version, which is never changed after it was written
+
+A version is written beside and takes its name whole; then `model.json`, one small file, is switched. So a reader has the
+old model or the new one, and a program that is killed at any point leaves either. The version before is kept, and
+`revert_model` goes back to it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 import shutil
-import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -28,20 +32,21 @@ from safetensors.numpy import load_file, save_file
 
 from chiasm import __version__
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.files import whole_folder, write_whole
 from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.recognition.multitask import FORMAT as MULTI_TASK
 from chiasm.recognition.multitask import MultiTaskPredictor
-from chiasm.recognition.storage import DESCRIPTION, WEIGHTS, saved_format
-from chiasm.store.collection import write_whole
+from chiasm.recognition.storage import saved_format
 from chiasm.types import Modality
+from chiasm.vectors import unit_rows
 from chiasm.verbs.dataset import Labelled
 
-FORMAT, FORMAT_VERSION = "chiasm-model", 2
+FORMAT, FORMAT_VERSION = "chiasm-model", 3
 SUFFIXES = (".html", ".md", ".json")
 REFERENCE_ROWS = 500  # of each modality
-_REFERENCE = "reference.safetensors"
+_POINTER, _ABOUT, _PREDICTOR, _REFERENCE = "model.json", "about.json", "recognizer", "reference.safetensors"
 _LARGEST_REFERENCE = 2**26  # bytes
-_TRIES, _PAUSE = 20, 0.05  # of reading a model that is being replaced; seconds
+_VERSION = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +62,7 @@ class Model:
         report: what `fit` found out, for people.
         reference: embeddings of some of the items that it learned from, by modality, see `reference_of`. They are kept in
             the model's folder: whoever has the model has them. Without any, drift cannot be told.
+        version: under which it is stored; empty for a model that is not.
     """
 
     predictor: Recognizer | MultiTaskPredictor
@@ -66,6 +72,7 @@ class Model:
     trained_on: frozenset[str]
     report: Mapping[str, Any]
     reference: Mapping[Modality, Float16[np.ndarray, "rows dim"]] = field(default_factory=dict)
+    version: str = ""
 
     def check(self, fingerprints: Mapping[Modality, str]) -> None:
         """Whether embeddings of these encoders are what it learned from.
@@ -81,17 +88,109 @@ class Model:
                 )
 
 
-def save_model(folder: Path, model: Model) -> None:
-    """Write a model; one that is there is replaced.
+def save_model(folder: Path, model: Model, *, expected: str | None = None) -> str:
+    """Write a model and return its version; one that is there stays as the version before, the one before that goes.
+
+    Args:
+        folder: of the model; made where there is none.
+        model: to write.
+        expected: the version that must still be the current one.
 
     Raises:
-        ChiasmError: the folder holds something else, or cannot be written.
+        ChiasmError: the folder holds something else, its current version is another one, or it cannot be written.
     """
-    if folder.exists() and not (folder / "model.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    is_other = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if is_other and not (folder / _POINTER).is_file():
         raise ChiasmError(f"{folder} exists and is not a model. Name an empty or a new folder with --out")
-    header = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+    with _locked(folder):
+        pointer: dict[str, Any] = {"current": None}
+        if (folder / _POINTER).exists():
+            pointer = _read_pointer(folder)
+        if expected is not None and pointer["current"] != expected:
+            raise ChiasmError(
+                f"{folder} was replaced by somebody else meanwhile, so that this comparison no longer holds: try again"
+            )
+        version = _write_version(folder, model)
+        _switch(folder, version, pointer["current"])
+        return version
+
+
+def load_model(folder: Path) -> Model:
+    """Read the current version of a model, also while it is being replaced.
+
+    Raises:
+        ChiasmError: there is none, it is of another version of the format, or it is damaged.
+    """
+    version = model_version(folder)
+    while True:
+        try:
+            return _read_version(folder, version)
+        except ChiasmError:
+            newer = model_version(folder)
+            if newer == version:
+                raise
+            version = newer  # it was replaced twice while it was read, and the version is gone
+
+
+def model_version(folder: Path) -> str:
+    """Return the current version, which changes when the model is replaced. Cheap enough to ask every few seconds.
+
+    Raises:
+        ChiasmError: there is no model.
+    """
+    return str(_read_pointer(folder)["current"])
+
+
+def revert_model(folder: Path) -> str:
+    """Go back to the version before, and return it; a second time undoes the first.
+
+    What people said stays, and would be learned again: delete what was wrong of it first.
+
+    Raises:
+        ChiasmError: there is no version before, or the disk cannot be written to.
+    """
+    if not (folder / _POINTER).is_file():
+        _read_pointer(folder)  # says that there is no model, without making a folder for a lock
+    with _locked(folder):
+        pointer = _read_pointer(folder)
+        previous = pointer["previous"]
+        if previous is None or not (folder / previous).is_dir():
+            raise ChiasmError(f"{folder} has no earlier model to go back to")
+        _switch(folder, previous, pointer["current"])
+        return str(previous)
+
+
+def _read_pointer(folder: Path) -> dict[str, Any]:
+    path = folder / _POINTER
+    try:
+        pointer = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ChiasmError(
+            f"{folder} is not a model ({error}). Make one: chiasm fit COLLECTION --label COLUMN --out {folder}"
+        ) from error
+    if pointer.get("format") != FORMAT or pointer.get("format_version") != FORMAT_VERSION:
+        raise ChiasmError(
+            f"{folder} is {pointer.get('format')} version {pointer.get('format_version')}; this chiasm reads {FORMAT} "
+            f"version {FORMAT_VERSION}. It was made by another chiasm: move it away and fit it again"
+        )
+    names = [pointer.get("current"), pointer.get("previous")]
+    if not all(isinstance(name, str) and _VERSION.fullmatch(name) for name in names[: 2 if names[1] else 1]):
+        raise ChiasmError(f"{path} is damaged: it names no version. Fit the model again")
+    return dict(pointer)
+
+
+def _switch(folder: Path, current: str, previous: str | None) -> None:
+    """Name the versions, and remove those that are named no longer, with what a killed program left."""
+    pointer = {"format": FORMAT, "format_version": FORMAT_VERSION, "current": current, "previous": previous}
+    write_whole(folder / _POINTER, json.dumps(pointer, indent=1) + "\n")
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in (current, previous) and _VERSION.search(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_version(folder: Path, model: Model) -> str:
+    """Write a model as a folder under a new name, and return that."""
+    about = {
         "by": __version__,
         "encoder": model.encoder,
         "label": model.label,
@@ -99,214 +198,88 @@ def save_model(folder: Path, model: Model) -> None:
         "trained_on": sorted(model.trained_on),
         "report": dict(model.report),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        model.predictor.save(folder / "recognizer")
-        (folder / _REFERENCE).unlink(missing_ok=True)
+    version = uuid.uuid4().hex[:16]
+    with whole_folder(folder / version) as draft:
+        model.predictor.save(draft / _PREDICTOR)
         if model.reference:
-            save_file({name: np.ascontiguousarray(rows) for name, rows in model.reference.items()}, folder / _REFERENCE)
-        write_whole(folder / "model.json", json.dumps(header, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise ChiasmError(f"the model {folder} cannot be written: {error}") from error
+            save_file({name: np.ascontiguousarray(rows) for name, rows in model.reference.items()}, draft / _REFERENCE)
+        (draft / _ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return version
 
 
-def load_model(folder: Path) -> Model:
-    """Read a model.
-
-    Raises:
-        ChiasmError: there is none, it is of another version, or it is damaged.
-    """
+def _read_version(folder: Path, version: str) -> Model:
+    source = folder / version
     try:
-        header = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ChiasmError(
-            f"{folder} is not a model ({error}). Make one: chiasm fit COLLECTION --label COLUMN --out {folder}"
-        ) from error
-    if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
-        raise ChiasmError(
-            f"{folder} is {header.get('format')} version {header.get('format_version')}; this chiasm reads {FORMAT} "
-            f"version {FORMAT_VERSION}. Fit it again"
+        about = json.loads((source / _ABOUT).read_text(encoding="utf-8"))
+        kind = MultiTaskPredictor if saved_format(source / _PREDICTOR) == MULTI_TASK else Recognizer
+        return Model(
+            kind.load(source / _PREDICTOR),
+            about["encoder"],
+            about["label"],
+            about["fingerprints"],
+            frozenset(about["trained_on"]),
+            about["report"],
+            _read_reference(source / _REFERENCE, about["fingerprints"]),
+            version,
         )
-    kind = MultiTaskPredictor if saved_format(folder / "recognizer") == MULTI_TASK else Recognizer
-    return Model(
-        kind.load(folder / "recognizer"),
-        header["encoder"],
-        header["label"],
-        header["fingerprints"],
-        frozenset(header["trained_on"]),
-        header["report"],
-        _read_reference(folder / _REFERENCE, header["fingerprints"]),
-    )
-
-
-def reference_of(arrays: ModalityArrays, *, seed: int = 0) -> dict[Modality, Float16[np.ndarray, "rows dim"]]:
-    """Embeddings to keep with a model, so that drift can be told without the collection: up to 500 of each modality.
-
-    Args:
-        arrays: of the items that it learns from.
-        seed: of the draw.
-    """
-    kept: dict[Modality, Float16[np.ndarray, "rows dim"]] = {}
-    rng = np.random.default_rng(seed)
-    for modality in arrays.modalities:
-        rows = embeddings_of(arrays, modality)
-        if len(rows) > REFERENCE_ROWS:
-            rows = rows[np.sort(rng.choice(len(rows), REFERENCE_ROWS, replace=False))]
-        kept[modality] = rows.astype(np.float16)
-    return kept
-
-
-def embeddings_of(arrays: ModalityArrays, modality: Modality) -> Float64[np.ndarray, "rows dim"]:
-    """One modality of the items that have it, of unit length, since a model scales rows itself.
-
-    As the encoder gave it, or in the shared space where it embeds into that.
-    """
-    every = arrays.vectors[modality] if modality in arrays.vectors else arrays.shared[modality]
-    rows = every[arrays.present[modality]].astype(np.float64)
-    unit: Float64[np.ndarray, "rows dim"] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return unit
-
-
-# ------------------------------------------------------------------------------------------------------- replacing
-
-
-def model_version(folder: Path) -> str:
-    """A digest of all that a model says; another one after it was replaced. Cheap enough to ask every few seconds.
-
-    Raises:
-        ChiasmError: there is no model.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    try:
-        for path in (folder / "model.json", folder / "recognizer" / DESCRIPTION, folder / "recognizer" / WEIGHTS):
-            digest.update(hashlib.blake2b(path.read_bytes()).digest())
-    except OSError as error:
-        raise ChiasmError(f"{folder} is not a model ({error})") from error
-    return digest.hexdigest()
-
-
-def load_current(folder: Path) -> tuple[Model, str]:
-    """Read a model that may be replaced at the same time, and its version: the old one or the new one, never parts of both.
-
-    Raises:
-        ChiasmError: as `load_model`.
-    """
-    for left in reversed(range(_TRIES)):
-        try:
-            version = model_version(folder)
-            model = load_model(folder)
-            if model_version(folder) == version:
-                return model, version
-        except ChiasmError:
-            if not left or not previous_of(folder).exists():  # else it may be between two renames
-                raise
-        time.sleep(_PAUSE)
-    raise ChiasmError(f"{folder} is being replaced again and again: try again")
-
-
-def previous_of(folder: Path) -> Path:
-    """Where the model is kept that this one took the place of."""
-    folder = folder.absolute()
-    return folder.with_name(f"{folder.name}.previous")
-
-
-def replace_model(folder: Path, model: Model, *, version: str) -> str:
-    """Put a model in the place of another one, which becomes MODEL.previous. Gives the new version.
-
-    It is written beside the other and then renamed, so that a reader has the old one or the new one. A program that is
-    killed between the two renames leaves MODEL.previous alone; `revert_model` brings it back.
-
-    Args:
-        folder: where the other one is.
-        model: the new one.
-        version: that the other one must still have.
-
-    Raises:
-        ChiasmError: it has another version by now, MODEL.previous is no model, or the disk cannot be written to.
-    """
-    folder = folder.absolute()
-    with _locked(folder):
-        if model_version(folder) != version:
-            raise ChiasmError(
-                f"{folder} was replaced by somebody else meanwhile, so that this comparison no longer holds: try again"
-            )
-        previous = previous_of(folder)
-        _refuse_foreign(previous)
-        beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-        new, old = beside.with_suffix(".new"), beside.with_suffix(".old")
-        try:
-            save_model(new, model)
-            if previous.exists():
-                previous.rename(old)
-            try:
-                folder.rename(previous)
-                new.rename(folder)
-            except OSError:
-                if not folder.exists():
-                    previous.rename(folder)
-                if old.exists():
-                    old.rename(previous)
-                raise
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        return model_version(folder)
-
-
-def revert_model(folder: Path) -> str:
-    """Bring MODEL.previous back; what was there becomes MODEL.previous, so that a second time undoes the first.
-
-    What people said stays, and would be learned again: delete what was wrong of it first.
-
-    Returns:
-        The version of the model that is there now.
-
-    Raises:
-        ChiasmError: there is no MODEL.previous, or the disk cannot be written to.
-    """
-    folder = folder.absolute()
-    previous = previous_of(folder)
-    with _locked(folder):
-        if not (previous / "model.json").is_file():
-            raise ChiasmError(f"{folder} has no earlier model to go back to: {previous} is not there")
-        beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
-        if folder.exists():
-            _refuse_foreign(folder)
-            folder.rename(beside)
-        previous.rename(folder)
-        if beside.exists():
-            beside.rename(previous)
-        return model_version(folder)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer at a time; what the disk says becomes an error that teaches."""
-    try:
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
-            yield
-    except OSError as error:
-        raise ChiasmError(f"the model {folder} cannot be replaced: {error}") from error
-
-
-def _refuse_foreign(folder: Path) -> None:
-    if folder.exists() and not (folder / "model.json").is_file():
-        raise ChiasmError(f"{folder} exists and is not a model: move it away")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ChiasmError(f"the model {folder} is damaged ({type(error).__name__}: {error}). Fit it again") from error
 
 
 def _read_reference(path: Path, known: Mapping[Modality, str]) -> dict[Modality, Float16[np.ndarray, "rows dim"]]:
-    """What `save_model` wrote, if anything."""
+    """Read the sample of embeddings that a model keeps, if it keeps any."""
     if not path.exists():
         return {}
     if path.stat().st_size > _LARGEST_REFERENCE:
         raise ChiasmError(f"{path} is larger than {_LARGEST_REFERENCE} bytes: it is not a model's")
     try:
-        found = load_file(path)
+        sample = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ChiasmError(f"{path} is damaged ({error}): fit the model again") from error
-    if any(rows.dtype != np.float16 or rows.ndim != 2 or not np.isfinite(rows).all() for rows in found.values()):
+    if any(rows.dtype != np.float16 or rows.ndim != 2 or not np.isfinite(rows).all() for rows in sample.values()):
         raise ChiasmError(f"{path} is damaged: it should hold finite matrices of float16. Fit the model again")
-    return {modality: found[modality] for modality in known if modality in found}
+    return {modality: sample[modality] for modality in known if modality in sample}
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one writer at a time into a model's folder; what the disk says becomes an error that teaches."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            yield
+    except OSError as error:
+        raise ChiasmError(f"the model {folder} cannot be written: {error}") from error
+
+
+# ------------------------------------------------------------------------------------------- what a model is made of
+
+
+def reference_of(arrays: ModalityArrays, *, seed: int = 0) -> dict[Modality, Float16[np.ndarray, "rows dim"]]:
+    """Draw embeddings to keep with a model, so that drift can be told without the collection: up to 500 a modality.
+
+    Args:
+        arrays: of the items that it learns from.
+        seed: of the draw.
+    """
+    sample: dict[Modality, Float16[np.ndarray, "rows dim"]] = {}
+    rng = np.random.default_rng(seed)
+    for modality in arrays.modalities:
+        rows = embeddings_of(arrays, modality)
+        if len(rows) > REFERENCE_ROWS:
+            rows = rows[np.sort(rng.choice(len(rows), REFERENCE_ROWS, replace=False))]
+        sample[modality] = rows.astype(np.float16)
+    return sample
+
+
+def embeddings_of(arrays: ModalityArrays, modality: Modality) -> Float64[np.ndarray, "rows dim"]:
+    """Return one modality of the items that have it, of unit length, since a model scales rows itself.
+
+    As the encoder gave it, or in the shared space where it embeds into that.
+    """
+    every = arrays.vectors[modality] if modality in arrays.vectors else arrays.shared[modality]
+    unit: Float64[np.ndarray, "rows dim"] = unit_rows(every[arrays.present[modality]].astype(np.float64))
+    return unit
 
 
 def classes_of(data: Labelled, label: str) -> Shaped[np.ndarray, " items"]:
