@@ -16,7 +16,7 @@ LAYERS = (
     {"_optional"},
     {"files", "vectors"},
     {"splits"},
-    {"losses", "training"},
+    {"training"},
     {"media"},
     {"encoders"},
     {"store"},

@@ -14,23 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from chiasm.errors import ChiasmError, MissingExtraError
-from chiasm.losses import (
-    class_losses,
-    label_losses,
-    number_losses,
-    uncertainty_weighted,
-    weighted_mean,
-)
 from chiasm.training import (
-    Learner,
     Rows,
     Training,
     TrainingLog,
+    class_losses,
     fit_and_refit,
     fit_network,
     held_out_rows,
-    network_outputs,
+    label_losses,
+    number_losses,
     seeded,
+    uncertainty_weighted,
+    weighted_mean,
 )
 
 
@@ -70,6 +66,12 @@ def planted(rows: int, *, noise: float = 0.5, seed: int = 0, shift: float = 0.0)
     return Rows({"x": X}, {"y": y}, codes=y)
 
 
+def logits_of(network: nn.Module, rows: Rows) -> np.ndarray:
+    with torch.no_grad():
+        logits: np.ndarray = network({"x": torch.tensor(rows.inputs["x"], dtype=torch.float32)})["logits"].numpy()
+    return logits
+
+
 def weights_of(network: nn.Module) -> np.ndarray:
     return np.concatenate([p.detach().numpy().ravel() for p in network.parameters()])
 
@@ -85,7 +87,7 @@ def test_it_learns_and_says_how() -> None:
     network = Line(6, 3)
     rows = planted(200)
     log = fit_network(network, cross_entropy, rows, training=Training(epochs=30, learning_rate=0.05))
-    logits = network_outputs(network, rows.inputs)["logits"]
+    logits = logits_of(network, rows)
     assert (logits.argmax(axis=1) == rows.targets["y"]).mean() > 0.9
     assert log.train_losses[0] > log.train_losses[-1]
     assert log.parameters == 6 * 3 + 3
@@ -135,7 +137,7 @@ def test_source_and_target_both_pull() -> None:
         fit_network(
             network, cross_entropy, target, source=turned, alpha=alpha, training=Training(epochs=60, learning_rate=0.1)
         )
-        predicted = network_outputs(network, target.inputs)["logits"].argmax(axis=1)
+        predicted = logits_of(network, target).argmax(axis=1)
         right.append((predicted == target.targets["y"]).mean())
     assert right[0] > 0.9
     assert right[1] < 0.1
@@ -183,22 +185,31 @@ def test_the_best_epoch_is_kept_and_training_stops_after_the_patience() -> None:
         training=training,
         on_epoch=lambda epoch, loss: seen.append((epoch, loss)),
     )
-    assert len(log.validation_losses) < 200
-    assert log.best_epoch == 1 + int(np.argmin(log.validation_losses))
-    assert len(log.validation_losses) == log.best_epoch + 5
-    assert seen == list(enumerate(log.validation_losses))
-    logits = torch.from_numpy(network_outputs(network, validation.inputs)["logits"])
+    assert len(log.train_losses) < 200
+    assert log.best_epoch == int(np.argmin(log.validation_losses))
+    assert len(log.train_losses) == log.best_epoch + 5
+    assert seen == list(enumerate(log.validation_losses[1:]))
+    logits = torch.from_numpy(logits_of(network, validation))
     kept = torch.nn.functional.cross_entropy(logits, torch.from_numpy(validation.targets["y"]))
     assert float(kept) == pytest.approx(min(log.validation_losses), abs=1e-5)
+
+
+def test_a_start_that_no_epoch_improves_on_is_kept() -> None:
+    rows = planted(60)
+    wrong = Rows(rows.inputs, {"y": (rows.targets["y"] + 1) % 3})
+    network = Line(6, 3)
+    log = fit_network(
+        network, cross_entropy, rows, validation=wrong, training=Training(epochs=50, patience=4, learning_rate=0.05)
+    )
+    assert (log.best_epoch, len(log.train_losses)) == (0, 4)
+    assert not weights_of(network).any()
 
 
 def test_a_refit_follows_the_same_schedule_for_the_found_epochs() -> None:
     rows = planted(60, noise=2.0)
     held = np.arange(60) < 20
     training = Training(epochs=100, learning_rate=0.05, patience=3)
-    network, log = fit_and_refit(
-        lambda rows: Learner(Line(6, 3), cross_entropy), rows, held_out=held, training=training
-    )
+    network, log = fit_and_refit(lambda rows: (Line(6, 3), cross_entropy), rows, held_out=held, training=training)
     again = Line(6, 3)
     refit = fit_network(again, cross_entropy, rows, training=training, stop_after=log.best_epoch)
     assert np.array_equal(weights_of(network), weights_of(again))
@@ -208,7 +219,7 @@ def test_a_refit_follows_the_same_schedule_for_the_found_epochs() -> None:
 
 def test_without_a_held_out_part_the_stated_epochs_are_taken() -> None:
     log = fit_and_refit(
-        lambda rows: Learner(Line(6, 3), cross_entropy), planted(9), held_out=None, training=Training(fixed_epochs=7)
+        lambda rows: (Line(6, 3), cross_entropy), planted(9), held_out=None, training=Training(fixed_epochs=7)
     )[1]
     assert log.best_epoch == len(log.train_losses) == 7
 
@@ -308,7 +319,7 @@ def test_rows_without_a_class_are_drawn_as_they_are() -> None:
 
 def test_balance_needs_classes() -> None:
     rows = Rows({"x": np.ones((6, 1))}, {"y": np.arange(6) % 2})
-    with pytest.raises(ValueError, match="class_balance is 'weights', but the rows have no classes"):
+    with pytest.raises(ValueError, match="have no classes"):
         fit_network(Line(1, 2), cross_entropy, rows, training=Training(class_balance="weights"))
 
 
@@ -342,7 +353,7 @@ def test_tensorboard_gets_every_epoch(tmp_path: Path) -> None:
         return {"accuracy": float((outputs["logits"].argmax(dim=1) == targets["y"]).double().mean())}
 
     _, log = fit_and_refit(
-        lambda rows: Learner(Line(6, 3), cross_entropy),
+        lambda rows: (Line(6, 3), cross_entropy),
         planted(60),
         held_out=np.arange(60) < 15,
         training=Training(epochs=4, log_dir=tmp_path),
@@ -353,7 +364,7 @@ def test_tensorboard_gets_every_epoch(tmp_path: Path) -> None:
     written = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert set(written) == {"loss/train", "loss/validation", "learning_rate", "metrics/accuracy"}
     np.testing.assert_allclose(written["loss/train"], log.train_losses, rtol=1e-6)
-    np.testing.assert_allclose(written["loss/validation"], log.validation_losses, rtol=1e-6)
+    np.testing.assert_allclose(written["loss/validation"], log.validation_losses[1:], rtol=1e-6)
     np.testing.assert_allclose(written["learning_rate"], log.learning_rates, rtol=1e-6)
     np.testing.assert_allclose(written["metrics/accuracy"], [m["accuracy"] for m in log.metrics], rtol=1e-6)
     assert [event.step for event in events.Scalars("loss/train")] == [0, 1, 2, 3]
@@ -372,20 +383,20 @@ def test_a_network_that_diverges_is_an_error() -> None:
     def broken(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor], weights: Tensor) -> Tensor:
         return cross_entropy(outputs, targets, weights) * float("inf")
 
-    with pytest.raises(ChiasmError, match="the training loss is inf after epoch 1: the network diverged"):
+    with pytest.raises(ChiasmError, match="diverged"):
         fit_network(Line(6, 3), broken, planted(20), training=Training(epochs=2))
 
 
 def test_a_source_needs_rows_and_a_share() -> None:
-    with pytest.raises(ValueError, match=r"alpha is 0\.5, but there is no source"):
+    with pytest.raises(ValueError, match="no source"):
         fit_network(Line(6, 3), cross_entropy, planted(20), training=Training(), alpha=0.5)
-    with pytest.raises(ValueError, match=r"alpha is the weight of the source, from 0 to 1; got 1\.5"):
+    with pytest.raises(ValueError, match="from 0 to 1"):
         fit_network(Line(6, 3), cross_entropy, planted(20), training=Training(), source=planted(9), alpha=1.5)
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ChiasmError, match="device is 'cuda', but torch finds no CUDA device"):
+    with pytest.raises(ChiasmError, match="no CUDA device"):
         fit_network(Line(6, 3), cross_entropy, planted(20), training=Training(device="cuda"))
 
 
@@ -416,9 +427,8 @@ def test_losses_are_their_formulas() -> None:
     rng = np.random.default_rng(0)
     logits, codes = rng.normal(size=(5, 3)), np.array([0, 2, -1, 1, 1])
     log = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    smooth = 0.9 * np.eye(3)[codes] + 0.1 / 3
-    expected = np.where(codes >= 0, -(smooth * log).sum(axis=1), 0)
-    np.testing.assert_allclose(class_losses(torch.tensor(logits), torch.tensor(codes), smoothing=0.1), expected)
+    expected = np.where(codes >= 0, -(np.eye(3)[codes] * log).sum(axis=1), 0)
+    np.testing.assert_allclose(class_losses(torch.tensor(logits), torch.tensor(codes)), expected)
 
     values, known = rng.integers(2, size=(5, 3)).astype(float), np.array([True, True, False, True, False])
     p = 1 / (1 + np.exp(-logits))

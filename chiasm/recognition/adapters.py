@@ -25,7 +25,7 @@ from chiasm.vectors import Unchecked, unit_rows
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from chiasm.training import Learner, Rows, Tensors, Training, TrainingLog
+    from chiasm.training import Loss, Rows, Tensors, Training, TrainingLog
 
 Layer: TypeAlias = tuple[Float32[np.ndarray, "outputs inputs"], Float32[np.ndarray, " outputs"]]
 """Weights and bias of one linear layer."""
@@ -143,7 +143,7 @@ class _Adapter(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         """Refuse options that make no sense."""
 
     @abstractmethod
-    def _learner(self, rows: Rows) -> Learner:
+    def _learner(self, rows: Rows) -> tuple[nn.Module, Loss]:
         """The network that has not learned yet, from the rows that it will."""
 
     @abstractmethod
@@ -257,12 +257,10 @@ class ResidualAdapter(_Adapter):
                     f"{row.dtype} {row.shape}"
                 )
 
-    def _learner(self, rows: Rows) -> Learner:
-        from chiasm.training import Learner
-
+    def _learner(self, rows: Rows) -> tuple[nn.Module, Loss]:
         assert rows.weights is not None
         start = self._start(rows.inputs["x"], rows.targets["y"], rows.weights)
-        return Learner(_residual_network(start, self.bottleneck, self.ratio, self.head, self.scale), _cross_entropy())
+        return (_residual_network(start, self.bottleneck, self.ratio, self.head, self.scale), _cross_entropy())
 
     def _anchors(self) -> dict[Any, Shaped[np.ndarray, " _"]]:
         return {} if self.anchors is None else {label: np.asarray(row) for label, row in self.anchors.items()}
@@ -312,7 +310,6 @@ class MLPAdapter(_Adapter):
     Args:
         hidden: widths of the hidden layers; none make a linear classifier.
         dropout: share of hidden units that are set to 0 while learning.
-        label_smoothing: share of each label that is divided among all classes (Szegedy et al. 2016).
         training: options; by default `Training()`. Where nothing can be held out, `training.fixed_epochs` are taken.
 
     Attributes:
@@ -331,27 +328,22 @@ class MLPAdapter(_Adapter):
         *,
         hidden: tuple[int, ...] | Unchecked = (128,),
         dropout: float | Unchecked = 0.3,
-        label_smoothing: float | Unchecked = 0.0,
         training: Training | Unchecked | None = None,
     ) -> None:
         self.hidden = hidden
         self.dropout = dropout
-        self.label_smoothing = label_smoothing
         self.training = training
 
     def _check_options(self) -> None:
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden layers must have at least 1 unit each; got {self.hidden!r}")
-        for name in ("dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1; got {self.dropout!r}")
 
-    def _learner(self, rows: Rows) -> Learner:  # noqa: ARG002  its start is random
-        from chiasm.training import Learner
-
-        return Learner(
+    def _learner(self, rows: Rows) -> tuple[nn.Module, Loss]:  # noqa: ARG002  its start is random
+        return (
             _perceptron((self.n_features_in_, *self.hidden, len(self.classes_)), self.dropout),
-            _cross_entropy(smoothing=self.label_smoothing),
+            _cross_entropy(),
         )
 
     def _keep(self, network: nn.Module) -> None:
@@ -418,11 +410,11 @@ def _perceptron(widths: tuple[int, ...], dropout: float) -> nn.Module:
     return Perceptron()
 
 
-def _cross_entropy(*, smoothing: float = 0.0) -> Callable[[Tensors, Tensors, Tensor], Tensor]:
-    from chiasm.losses import class_losses, weighted_mean
+def _cross_entropy() -> Callable[[Tensors, Tensors, Tensor], Tensor]:
+    from chiasm.training import class_losses, weighted_mean
 
     def loss(outputs: Tensors, targets: Tensors, weights: Tensor) -> Tensor:
-        return weighted_mean(class_losses(outputs["logits"], targets["y"], smoothing=smoothing), weights)
+        return weighted_mean(class_losses(outputs["logits"], targets["y"]), weights)
 
     return loss
 

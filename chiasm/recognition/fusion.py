@@ -1,7 +1,7 @@
 """Fusion: the embeddings of an item's modalities -> one embedding and one or several predictions.
 
 This module knows how modalities are put together by a learned network, whichever of them an item has, and how several
-targets share it. How it is trained is `chiasm.training`; the losses are `chiasm.losses`. Arrays in,
+targets share it. How it is trained is `chiasm.training`; the losses, too. Arrays in,
 arrays out: fusing the predictions of separate models, and whether a fusion earns its place, is left to others.
 
 With x_m the embedding of modality m, centred by the mean of the training items and scaled to the length sqrt(dim), and
@@ -35,18 +35,22 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 from torch import Tensor, nn
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.losses import class_losses, label_losses, number_losses, uncertainty_weighted, weighted_mean
 from chiasm.splits import Labels, group_codes
 from chiasm.training import (
-    Learner,
+    Loss,
     Rows,
     Tensors,
     Training,
     TrainingLog,
+    _outputs,
+    class_losses,
     fit_and_refit,
     held_out_rows,
-    network_outputs,
+    label_losses,
+    number_losses,
     seeded,
+    uncertainty_weighted,
+    weighted_mean,
 )
 from chiasm.vectors import Unchecked, unit_rows
 
@@ -86,12 +90,6 @@ class Fusion:
     auxiliary: float | Mapping[str, float] = 0.0
     """Weight of the loss of a head on each modality's own token, for all modalities or by modality (0 for those that
     are not named). Such heads are not used to predict."""
-    modulation: float = 0.0
-    """How strongly modalities that are ahead are slowed down (on-the-fly gradient modulation, Peng et al. 2022, CVPR,
-    equations 9 to 11, where it is alpha); 0: not at all."""
-    modulation_noise: bool = False
-    """Whether modulation also adds noise of the gradients' own deviation to them (generalisation enhancement, there
-    section 3.4)."""
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -105,12 +103,8 @@ class Fusion:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)!r}")
         weights = self.auxiliary.values() if isinstance(self.auxiliary, Mapping) else [self.auxiliary]
-        if not all(0 <= weight < np.inf for weight in (*weights, self.modulation)):
-            raise ValueError(
-                f"auxiliary and modulation must be finite and not below 0; got {self.auxiliary!r}, {self.modulation!r}"
-            )
-        if self.modulation_noise and not self.modulation:
-            raise ValueError("modulation_noise is a part of modulation: give modulation a strength above 0")
+        if not all(0 <= weight < np.inf for weight in weights):
+            raise ValueError(f"auxiliary must be finite and not below 0; got {self.auxiliary!r}")
 
     def auxiliary_weight(self, modality: str) -> float:
         """Weight of the loss of the modality's own head."""
@@ -223,13 +217,7 @@ class FusionNetwork:
     Fitted like the adapters: the number of epochs is found on a held-out part, stratified by the first target of kind
     `classes`, then all items are learned from. The balance of classes (`Training.class_balance`) goes by the same
     target. With several targets their losses are weighted by learned uncertainties, see
-    `chiasm.losses.uncertainty_weighted`; missing values have no part in the loss.
-
-    Modulation compares, in every step, how much of the truth each modality tells when it is the only one present: the
-    mean of exp(-loss), which is the probability of the true class. The paper takes the modality's part of a concatenation
-    instead; this needs no concatenation, works for every kind and any targets, and compares with the mean of the other
-    modalities where there are more than two. AdamW divides the size out of gradients, so the factor goes on the learning
-    rate of the modality's own weights, which in plain descent is the same.
+    `chiasm.training.uncertainty_weighted`; missing values have no part in the loss.
 
     Args:
         fusion: what the network looks like.
@@ -442,12 +430,11 @@ class FusionNetwork:
             raise ChiasmError("this FusionNetwork is not fitted yet: call fit, or read one by from_arrays")
         return self._fitted
 
-    def _learner(self, means: Mapping[str, Float64[np.ndarray, " _"]], heads: tuple[_Head, ...]) -> Learner:
+    def _learner(
+        self, means: Mapping[str, Float64[np.ndarray, " _"]], heads: tuple[_Head, ...]
+    ) -> tuple[nn.Module, Loss]:
         network = _Network(means, heads, self.fusion)
-        modulation = None
-        if self.fusion.modulation and len(means) > 1:
-            modulation = _Modulation(network, self.fusion.modulation, self.fusion.modulation_noise)
-        return Learner(network, network.loss, modulation)
+        return network, network.loss
 
     def _outputs(self, vectors: Vectors, present: Present) -> dict[str, Float32[np.ndarray, "items _"]]:
         fitted = self._get()
@@ -463,7 +450,8 @@ class FusionNetwork:
             raise ChiasmError(f"no embeddings of a modality that the network was fitted on: give some of {known}")
         _refuse_bare(arrays, "modality that the network was fitted on", tuple(fitted.means))
         items = len(next(iter(arrays.values())).mask)
-        return network_outputs(fitted.network, _inputs(arrays, fitted.means, items))
+        tensors = _outputs(fitted.network, _inputs(arrays, fitted.means, items), torch.device("cpu"))
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 class _Network(nn.Module):
@@ -577,56 +565,6 @@ class _Network(nn.Module):
             losses.append(weighted_mean(rows, share))
             labelled.append(share.sum() > 0)
         return uncertainty_weighted(torch.stack(losses), log_variances, torch.stack(labelled))
-
-
-class _Modulation:
-    """On-the-fly gradient modulation: see `FusionNetwork`."""
-
-    def __init__(self, network: _Network, strength: float, noise: bool) -> None:
-        self._network, self._strength, self._noise = network, strength, noise
-
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        return tuple(f"encoders.{i}." for i in range(len(self._network.names)))
-
-    def factors(self, inputs: Tensors, targets: Tensors, weights: Tensor) -> dict[str, float]:
-        scores = self.scores(inputs, targets, weights)
-        if self._noise:
-            for encoder in self._network.encoders:
-                for parameter in encoder.parameters():
-                    if parameter.grad is not None and parameter.numel() > 1:
-                        parameter.grad += torch.randn_like(parameter.grad) * parameter.grad.std()
-        factors = {}
-        for i, block in enumerate(self.blocks):
-            others = [score for j, score in scores.items() if j != i]
-            if i in scores and others:
-                ratio = scores[i] * len(others) / max(sum(others), 1e-12)
-                factors[block] = 1 - float(np.tanh(self._strength * ratio)) if ratio > 1 else 1.0
-        return factors
-
-    def scores(self, inputs: Tensors, targets: Tensors, weights: Tensor) -> dict[int, float]:
-        """How much of the truth each modality tells alone, by its number; those that no row has are left out."""
-        network, scores = self._network, {}
-        network.eval()
-        with torch.no_grad():
-            for i in range(len(network.names)):
-                present = inputs[f"present.{i}"]
-                if not bool(present.any()):
-                    continue
-                tokens = [
-                    network.token_of(
-                        j, inputs[f"vector.{j}"] * float(i == j), (inputs[f"present.{j}"] * float(i == j))[:, None]
-                    )
-                    for j in range(len(network.names))
-                ]
-                fused = network.fuse(tokens)
-                told = []
-                for head, layer in zip(network.heads, network.outputs, strict=True):
-                    losses, known = network.row_losses(head, layer(fused), targets)
-                    told.append(float(weighted_mean(torch.exp(-losses), weights * present * known)))
-                scores[i] = float(np.mean(told))
-        network.train()
-        return scores
 
 
 @dataclass(frozen=True)

@@ -380,8 +380,6 @@ def _balances(make: Callable[[], Recognizer], modalities: int) -> dict[str, Call
     if modalities > 1:
         changes |= {
             "gated": {"adapter": "linear", "fusion": "gated"},
-            "gated, a loss for each modality": {"adapter": "linear", "fusion": "gated", "network": {"auxiliary": 0.5}},
-            "gated, gradients modulated": {"adapter": "linear", "fusion": "gated", "network": {"modulation": 1.0}},
         }
 
     def changed(change: Mapping[str, Any]) -> Callable[[], Recognizer]:
