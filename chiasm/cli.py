@@ -6,24 +6,17 @@ done, 1 failed, 2 wrong usage. Ctrl-C stops a command; run again, it goes on whe
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from chiasm import __version__
+from chiasm import __version__, console
 from chiasm.errors import ChiasmError
-from chiasm.types import MODALITIES, Modality
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from chiasm.store.collection import Progress
+from chiasm.types import MODALITIES, Modality, Outcome
 
 app = typer.Typer(
     name="chiasm",
@@ -59,36 +52,18 @@ def add(
     """Store and embed what folders, tables and files list. Run again, it does only what is new."""
     import chiasm
 
-    with _progress("files") as on_progress:
+    with console.file_progress("files") as on_progress:
         report = chiasm.add(list(paths), to=to, encoder=encoder, device=device, on_progress=on_progress)
-    outcomes = [{"path": o.path, "outcome": o.outcome.value, "reason": o.reason} for o in report.outcomes]
     if as_json:
-        _print_json(
-            {
-                **report.counts,
-                "items": report.items,
-                "encoded": report.encoded,
-                "unchanged": report.unchanged,
-                "seconds": round(report.seconds, 3),
-                "outcomes": outcomes,
-            }
-        )
+        document = asdict(report)
+        console.print_json({**document.pop("counts"), **document})
     else:
-        counts = ", ".join(f"{count} {name}" for name, count in sorted(report.counts.items()))
-        typer.echo(
-            f"{to}: {report.items} items. Files: {counts or 'none'}; {report.encoded} embedded now, "
-            f"{report.unchanged} unchanged, in {report.seconds:.1f} s."
-        )
-        for row in outcomes[:20]:
-            typer.echo(f"  {row['outcome']}: {row['path']}: {row['reason']}")
-        if len(outcomes) > 20:
-            typer.echo(f"  and {len(outcomes) - 20} more (all of them with --json)")
-        typer.echo(f'Search: chiasm search {to} "..."')
-    failed = [row for row in outcomes if row["outcome"] != "duplicate"]
-    if strict and failed:
-        typer.echo(f"strict: {len(failed)} files are not ok", err=True)
+        console.print_add_report(report, to)
+    failures = [row for row in report.outcomes if row.outcome is not Outcome.DUPLICATE]
+    if strict and failures:
+        typer.echo(f"strict: {len(failures)} files are not ok", err=True)
         raise typer.Exit(1)
-    if outcomes and len(failed) == sum(report.counts.values()):
+    if report.outcomes and len(failures) == sum(report.counts.values()):
         typer.echo("no file could be used", err=True)
         raise typer.Exit(1)
 
@@ -98,15 +73,11 @@ def status(collection: CollectionPath, as_json: Json = False) -> None:
     """Say what a collection holds."""
     import chiasm
 
-    found = chiasm.status(collection)
+    report = chiasm.status(collection)
     if as_json:
-        _print_json(found.as_dict())
-        return
-    typer.echo(f"{found.path}: {found.items} items, encoder {found.encoder}")
-    typer.echo("  files: " + (", ".join(f"{count} {name}" for name, count in sorted(found.outcomes.items())) or "none"))
-    typer.echo("  embedded: " + (", ".join(f"{n} {m}" for m, n in sorted(found.embeddings.items())) or "nothing"))
-    typer.echo("  columns: " + (", ".join(found.columns) or "none"))
-    typer.echo("  spaces: " + (", ".join(found.spaces) or "none") + " (search uses the last)")
+        console.print_json(report.as_dict())
+    else:
+        console.print_status(report)
 
 
 @app.command()
@@ -120,7 +91,7 @@ def remove(
 
     count = chiasm.remove(collection, where=where)
     if as_json:
-        _print_json({"removed": count})
+        console.print_json({"removed": count})
     else:
         typer.echo(f"{count} items removed from {collection}")
 
@@ -135,31 +106,12 @@ def reembed(
     """Embed all files with another encoder. Searches go on with the old one until the new one takes over."""
     import chiasm
 
-    with _progress("files") as on_progress:
+    with console.file_progress("files") as on_progress:
         report = chiasm.reembed(collection, encoder=encoder, device=device, on_progress=on_progress)
     if as_json:
-        _print_json(report.as_dict())
+        console.print_json(report.as_dict())
         return
-    counts = ", ".join(f"{count} {name}" for name, count in sorted(report.counts.items()))
-    typer.echo(
-        f"{collection}: {report.encoder} has taken over from {report.before}. Files: {counts}; {report.encoded} embedded "
-        f"now, {report.reused} share or keep an embedding, in {report.seconds:.1f} s."
-    )
-    for modality, count in sorted(report.not_taken.items()):
-        typer.echo(f"  {count} of {modality}: {report.encoder} does not take {modality}")
-    if report.lost:
-        typer.echo(f"  {report.lost} files that could be found before have no embedding now")
-    missing = [one for one in report.outcomes if one.outcome.value not in ("duplicate", "unsupported")]
-    for one in missing[:20]:
-        typer.echo(f"  {one.outcome.value}: {one.path}: {one.reason}")
-    if len(missing) > 20:
-        typer.echo(f"  and {len(missing) - 20} more (all of them with --json)")
-    if report.spaces:
-        names = ", ".join(report.spaces)
-        typer.echo(
-            f"Learned with {report.before}, and not used any more: {names}. Align again: chiasm align {collection}"
-        )
-    typer.echo(f"Models fitted with {report.before} have to be fitted again: chiasm fit {collection}")
+    console.print_reembed_report(report, collection)
 
 
 @app.command()
@@ -226,26 +178,9 @@ def search(
         device=device,
     )
     if as_json:
-        _print_json(result.as_dict())
+        console.print_json(result.as_dict())
         return
-    if not result.hits:
-        typer.echo("nothing found")
-        return
-    if result.found is False and result.threshold is not None:
-        typer.echo(
-            f"Probably nothing: no hit has the probability of {result.threshold:.2f} that the best hit of 97.5 % of the questions "
-            "with an answer has. --min-probability auto leaves such hits out.",
-            err=True,
-        )
-    with_probability = any(hit.probability is not None for hit in result.hits)
-    columns = ("score", *(("probability",) if with_probability else ()), "modality", "id", "path or text")
-    table = _table(*columns)
-    for hit in result.hits:
-        chance = "" if hit.probability is None else f"{hit.probability:.2f}"
-        when = "" if hit.start is None or hit.end is None else f" [{_clock(hit.start)} to {_clock(hit.end)}]"
-        what = (hit.path or hit.text or "") + when + (f" {hit.text}" if when and hit.text else "")
-        table.add_row(f"{hit.score:.3f}", *((chance,) if with_probability else ()), hit.modality, hit.id, what)
-    _print_table(table)
+    console.print_search_result(result)
 
 
 @app.command()
@@ -281,23 +216,9 @@ def align(
         device=device,
     )
     if as_json:
-        _print_json(report.as_dict())
+        console.print_json(report.as_dict())
         return
-    for moved, part in report.aligned.items():
-        typer.echo(f"Space {report.space!r}: {moved} learned from {part.pairs} pairs of {collection} by {part.method}")
-        if part.source_pairs:
-            typer.echo(f"  with {part.source_pairs} pairs of {source} at weight alpha = {part.alpha:.2f}")
-        if part.blend == 0 and part.method != "none":
-            typer.echo("  Nothing learned was better than the start, so the space stays as it was.")
-    held = max(part.held_out for part in report.aligned.values())
-    typer.echo(f"Before and after on {held} pairs that it had not seen:")
-    _print_table(_retrieval_table({"before": report.before, "after": report.after}))
-    for direction, told in report.scores.items():
-        if "answered" in told:
-            typer.echo(
-                f"Probabilities of {direction.replace('_', ' ')}: off by {told['calibration_error']:.3f} on average; where nothing of "
-                f"the kind is there, {100 * told['answered']['foreign']:.0f} % of the questions still get an answer"
-            )
+    console.print_align_report(report, collection, source)
 
 
 @app.command()
@@ -314,7 +235,7 @@ def statistics(
 
     count = chiasm.statistics(collection, out=out, pairs=_pair(pairs), where=where, device=device)
     if as_json:
-        _print_json({"pairs": count, "path": str(out)})
+        console.print_json({"pairs": count, "path": str(out)})
     else:
         typer.echo(f"Statistics of {count} pairs are in {out}. Use them: chiasm align OTHER --source {out}")
 
@@ -384,8 +305,8 @@ def fit(
     import chiasm
 
     chosen = None if modalities is None else [_modality(part) for part in modalities.split(",")]
-    with _trials(tune) as on_trial:
-        found = chiasm.fit(
+    with console.trial_progress(tune) as on_trial:
+        result = chiasm.fit(
             collection,
             label=label,
             out=out,
@@ -413,25 +334,9 @@ def fit(
             device=device,
         )
     if as_json:
-        _print_json(found.as_dict())
+        console.print_json(result.as_dict())
         return
-    what = f"{len(found.classes)} classes of {label!r}" if "rung" in found.chosen else label
-    typer.echo(f"{found.model}: {what} from {', '.join(found.modalities)}, {found.items} items trained on")
-    if "rung" in found.chosen:
-        typer.echo(f"Adapter: {found.chosen['rung']}; modalities joined by: {found.chosen['fusion']}")
-    for words in (*(found.chosen.get(name) for name in ("source", "semi")), found.duplicates):
-        if words:
-            typer.echo(words)
-    if "tuning" in found.also:
-        typer.echo(found.also["tuning"]["warning"])
-    typer.echo(f"Measured on {found.measured}:")
-    _print_metrics(found.metrics)
-    if "learning-curve" in found.also:
-        table = _table("shots", "macro-F1", "95 % interval")
-        for point in found.also["learning-curve"]["points"]:
-            score = point["f1_macro"]
-            table.add_row(str(point["shots"]), f"{score['estimate']:.3f}", f"{score['low']:.3f} to {score['high']:.3f}")
-        _print_table(table)
+    console.print_fit_report(result)
     if report is not None:
         typer.echo(f"Report: {report}")
 
@@ -448,8 +353,8 @@ def predict(
     """Recognise what is in files. Items may have any subset of the modalities that the model knows."""
     import chiasm
 
-    with _progress("files") as on_progress:
-        found = chiasm.predict(
+    with console.file_progress("files") as on_progress:
+        result = chiasm.predict(
             model,
             list(paths),
             level=level,
@@ -458,20 +363,10 @@ def predict(
             on_progress=on_progress,
         )
     if as_json:
-        _print_json(found.as_dict())
+        console.print_json(result.as_dict())
     else:
-        table = _table("probability", "label", "set", "from", "id")
-        for row in found.predictions:
-            probability = "" if row.probability is None else f"{row.probability:.3f}"
-            name = (
-                "(nothing usable)" if row.label is None else f"unknown, like {row.label}" if row.unknown else row.label
-            )
-            others = ", ".join(row.set) if len(row.set) <= 4 else f"{len(row.set)} classes"
-            table.add_row(probability, name, others, ", ".join(row.modalities), row.id)
-        _print_table(table)
-        for outcome in found.outcomes:
-            typer.echo(f"  {outcome.outcome}: {outcome.path}: {outcome.reason}")
-    if found.predictions and all(row.label is None for row in found.predictions):
+        console.print_predictions(result)
+    if result.predictions and all(row.label is None for row in result.predictions):
         typer.echo("no item could be used", err=True)
         raise typer.Exit(1)
 
@@ -522,19 +417,13 @@ def evaluate(
         device=device,
     )
     if as_json:
-        _print_json(result.as_dict())
+        console.print_json(result.as_dict())
     else:
-        typer.echo(f"{result.what}, on {result.measured}:")
-        if collection is None:
-            _print_search(result.metrics)
-        else:
-            _print_metrics(result.metrics)
-            if "against" in result.metrics:
-                _print_comparison(result.metrics["against"])
+        console.print_evaluation(result)
         if report is not None:
             typer.echo(f"Report: {report}")
     if result.seen:
-        typer.echo(f"Beware: it learned from all {result.seen} of these, so the numbers flatter.", err=True)
+        typer.echo(f"Warning: all {result.seen} were also used for training; these metrics are optimistic.", err=True)
 
 
 @app.command()
@@ -549,7 +438,7 @@ def feedback(
     """Keep thumbs on hits."""
     import chiasm
 
-    _print_counts(chiasm.feedback(collection, items, verdict=verdict, query=query, who=who), as_json)
+    console.print_counts(chiasm.feedback(collection, items, verdict=verdict, query=query, who=who), as_json)
 
 
 @app.command()
@@ -564,13 +453,13 @@ def weigh(
 
     result = chiasm.weigh(collection, space=space, device=device)
     if as_json:
-        _print_json(result.as_dict())
+        console.print_json(result.as_dict())
         return
     typer.echo(
         f"{result.queries} different queries with thumbs in the space {result.space!r}"
         + (f"; {result.silent} more say nothing about the weight" if result.silent else "")
     )
-    table = _table("search by", "average precision")
+    table = console.new_table("search by", "average precision")
     names = {
         "vectors": "vectors alone",
         "words": "words alone",
@@ -579,7 +468,7 @@ def weigh(
     }
     for name, words in names.items():
         table.add_row(words, f"{result.precision[name]:.3f}")
-    _print_table(table)
+    console.print_table(table)
     typer.echo(
         f"{'Kept' if result.kept else 'Not kept'}: {result.why}. search --hybrid goes by "
         + (
@@ -602,7 +491,7 @@ def labels(
     """Keep what items truly are, for learn."""
     import chiasm
 
-    _print_counts(chiasm.labels(collection, items, column=column, label=label, who=who), as_json)
+    console.print_counts(chiasm.labels(collection, items, column=column, label=label, who=who), as_json)
 
 
 @app.command()
@@ -646,18 +535,9 @@ def learn(
         device=device,
     )
     if as_json:
-        _print_json(report.as_dict())
+        console.print_json(report.as_dict())
         return
-    typer.echo(
-        f"{report.corrections} items with a label of people's ({report.overruled} differ from the collection's), {report.items} "
-        f"learned from; compared on {report.compared}"
-    )
-    for column in report.columns:
-        typer.echo(
-            f"  {column.column}: {column.score} {column.old:.3f} before, {column.new:.3f} now, difference {column.difference:+.3f} "
-            f"({column.interval[0]:+.3f} to {column.interval[1]:+.3f})"
-        )
-    typer.echo(f"{'The new model was taken' if report.switched else 'The model stays as it was'}: {report.why}")
+    console.print_learn_report(report)
 
 
 @app.command()
@@ -670,7 +550,7 @@ def revert(
 
     version = chiasm.revert(model)
     if as_json:
-        _print_json({"version": version})
+        console.print_json({"version": version})
     else:
         typer.echo(f"{model} is the model again that it was before (version {version})")
 
@@ -688,14 +568,9 @@ def drift(
 
     report = chiasm.drift(model, collection, where=where, device=device)
     if as_json:
-        _print_json(report.as_dict())
+        console.print_json(report.as_dict())
         return
-    for modality, found in report.modalities.items():
-        typer.echo(f"{modality}: MMD p = {found.p_value:.3f}, PSI {found.psi:.2f}")
-    for modality, count in report.too_few.items():
-        typer.echo(f"{modality}: {count} items are too few to tell")
-    for warning in report.warnings:
-        typer.echo(f"Beware: {warning}")
+    console.print_drift_report(report)
 
 
 @app.command()
@@ -745,7 +620,7 @@ def make_key(
 
     key = chiasm.make_key(file, name=name)
     if as_json:
-        _print_json({"key": key, "name": name})
+        console.print_json({"key": key, "name": name})
     else:
         typer.echo(key)
 
@@ -761,10 +636,10 @@ def demo(
     """Do the main job on a real corpus: add, search, align, fit, and write a report to look at."""
     from chiasm import demo as show
 
-    with _progress("files") as on_progress:
+    with console.file_progress("files") as on_progress:
         result = show.run(path, out, say=lambda line: typer.echo(line, err=as_json), on_progress=on_progress)
     if as_json:
-        _print_json(result)
+        console.print_json(result)
 
 
 # ----------------------------------------------------------------------------------------------------------- shared
@@ -828,186 +703,6 @@ def _number(text: str, option: str) -> float:
 
 def _number_or_auto(text: str, option: str) -> float | Literal["auto"]:
     return "auto" if text == "auto" else _number(text, option)
-
-
-def _clock(seconds: float) -> str:
-    """Minutes and seconds, as players show them."""
-    return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
-
-
-def _print_counts(counts: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        _print_json(counts)
-    else:
-        typer.echo(", ".join(f"{name}: {value}" for name, value in counts.items()))
-
-
-def _table(*columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold", justify="right" if name in {"score", "probability"} else "left")
-    return table
-
-
-def _print_table(table: Table) -> None:
-    from rich.console import Console
-
-    # A file or a pipe has no width of its own; lines are not cut there.
-    Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty()).print(table)
-
-
-def _retrieval_table(results: dict[str, dict[str, dict[str, float]]]) -> Table:
-    shown = ("hit@1", "hit@5", "hit@10", "mrr", "median_rank")
-    table = _table("", "direction", *shown)
-    for when, directions in results.items():
-        for direction, metrics in directions.items():
-            if shown[0] not in metrics:
-                continue
-            table.add_row(when, direction.replace("_", " "), *(f"{metrics[name]:.3f}" for name in shown))
-    return table
-
-
-def _print_search(metrics: dict[str, Any]) -> None:
-    """What `evaluate` says of a collection; the same names as in its JSON."""
-    directions = {name: part for name, part in metrics.items() if "hit@1" in part and "intervals" in part}
-    if directions:
-        _print_directions(directions, metrics.get("before", {}), metrics.get("gain", {}))
-        typer.echo("In a gallery of both (favour 1: neither is put first):")
-        table = _table("query", "finds", "recall@10", "favour")
-        for query, targets in metrics["by_modality"].items():
-            for target, part in targets.items():
-                table.add_row(query, target, _decimal(part["recall"]), _decimal(part["favour"]))
-        _print_table(table)
-    if "nothing_found" in metrics:
-        found = metrics["nothing_found"]
-        typer.echo(
-            f"When nothing fits ({found['searched']} files; least probability {found['threshold']:.3f}; probabilities are off by "
-            f"{found['relevance']['calibration_error']:.3f} on average):"
-        )
-        table = _table("questions", "number", "get an answer", "95 % interval")
-        for name, number, share in (
-            ("with an answer", found["answerable"], found["answered"]),
-            ("without (false hits)", found["off_topic"], found["false_hits"]),
-        ):
-            table.add_row(name, str(number), _decimal(share["estimate"]), _ends((share["low"], share["high"])))
-        _print_table(table)
-    if "moments" in metrics:
-        typer.echo("Moments (IoU: the seconds in both by the seconds in either):")
-        _print_metrics(metrics["moments"])
-
-
-def _print_directions(
-    directions: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]], gain: dict[str, dict[str, Any]]
-) -> None:
-    """A column a direction, or a table a direction where there is a space to compare with."""
-    names = [name for name in next(iter(directions.values())) if name not in {"intervals", "queries"}]
-
-    def with_ends(part: dict[str, Any], name: str) -> str:
-        ends = part["intervals"].get(name)
-        return f"{part[name]:.3f}" + ("" if ends is None else f"  {_ends(ends)}")
-
-    if not before:
-        table = _table("metric", *(f"{name.replace('_', ' ')} (95 % interval)" for name in directions))
-        for name in names:
-            table.add_row(name.replace("_", " "), *(with_ends(part, name) for part in directions.values()))
-        _print_table(table)
-        return
-    for direction, part in directions.items():
-        table = _table(direction.replace("_", " "), "start", "now (95 % interval)", "difference (95 % interval)", "p")
-        for name in names:
-            old, paired = before[direction][name], gain.get(direction, {}).get(name)
-            change = f"{part[name] - old:+.3f}"
-            if paired is not None:
-                change += f"  {_ends((paired['interval']['low'], paired['interval']['high']), signed=True)}"
-            chance = "" if paired is None else f"{paired['p_value']:.3f}"
-            table.add_row(name.replace("_", " "), f"{old:.3f}", with_ends(part, name), change, chance)
-        _print_table(table)
-
-
-def _decimal(number: float | None) -> str:
-    return "" if number is None else f"{number:.3f}"
-
-
-def _ends(ends: Sequence[float], *, signed: bool = False) -> str:
-    low, high = (f"{end:+.3f}" if signed else f"{end:.3f}" for end in ends)
-    return f"{low} to {high}"
-
-
-def _print_metrics(metrics: dict[str, Any]) -> None:
-    for column, of_column in metrics.get("columns", {}).items():
-        typer.echo(f"{column}:")
-        _print_metrics(of_column)
-    if "columns" in metrics:
-        return
-    table = _table("metric", "value", "95 % interval")
-    for name, value in metrics.items():
-        if isinstance(value, float):
-            ends = metrics.get("intervals", {}).get(name)
-            table.add_row(
-                name.replace("_", " "), f"{value:.3f}", "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
-            )
-    _print_table(table)
-
-
-def _print_comparison(against: dict[str, Any]) -> None:
-    table = _table("metric", "this", Path(against["model"]).name, "difference", "standard error", "p")
-    for name, part in against["metrics"].items():
-        numbers = (part[key] for key in ("this", "other", "difference", "standard_error", "p_value"))
-        table.add_row(name, *(f"{number:.3f}" for number in numbers))
-    _print_table(table)
-
-
-@contextmanager
-def _trials(number: int) -> Iterator[Callable[[Any], None] | None]:
-    """A bar of trials, on standard error, where that is a terminal."""
-    if not number or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("trials", total=number)
-        yield lambda trial: bar.update(task, completed=trial.number + 1)
-
-
-@contextmanager
-def _progress(unit: str) -> Iterator[Callable[[Progress], None] | None]:
-    """A bar with rate and time left, on standard error, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[failed]}"),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None, rate="", failed="")
-
-        def show(progress: Progress) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(
-                task,
-                completed=progress.done,
-                total=progress.total,
-                rate="" if speed is None else f"{speed:.0f} {unit}/s",
-                failed=f"{progress.failed} not ok" if progress.failed else "",
-            )
-
-        yield show
 
 
 if __name__ == "__main__":

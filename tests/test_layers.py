@@ -29,7 +29,7 @@ LAYERS = (
     {"verbs"},
     {"client"},
     {"serving"},
-    {"demo"},
+    {"demo", "console"},
     {"cli"},
 )
 ORDER = {name: number for number, layer in enumerate(LAYERS) for name in layer}

@@ -1,0 +1,367 @@
+"""Print results on a terminal: JSON documents, tables, metrics with intervals, and progress bars on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from chiasm.types import FileOutcome, Outcome
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from chiasm.store.collection import AddReport, Progress, ReembedReport
+    from chiasm.verbs.align import AlignReport
+    from chiasm.verbs.evaluate import Evaluation
+    from chiasm.verbs.fit import FitReport
+    from chiasm.verbs.learn import DriftReport, LearnReport
+    from chiasm.verbs.predict import PredictReport
+    from chiasm.verbs.search import SearchResult, Status
+
+
+def clock(seconds: float) -> str:
+    """Return minutes and seconds, as players show them."""
+    return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print one JSON document."""
+    typer.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+
+
+def print_counts(counts: dict[str, Any], as_json: bool) -> None:
+    """Print numbers by name, as text or JSON."""
+    if as_json:
+        print_json(counts)
+    else:
+        typer.echo(", ".join(f"{name}: {value}" for name, value in counts.items()))
+
+
+def new_table(*columns: str) -> Table:
+    """Return an empty table; numbers stand to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold", justify="right" if name in {"score", "probability"} else "left")
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print a table, as wide as the terminal, or without a limit into a file or a pipe."""
+    from rich.console import Console
+
+    # A file or a pipe has no width of its own; lines are not cut there.
+    Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def print_add_report(report: AddReport, to: Path) -> None:
+    """Print what `add` did, with the first twenty files that are not ok."""
+    typer.echo(
+        f"{to}: {report.items} items. Files: {_counts(report.counts) or 'none'}; {report.encoded} embedded now, "
+        f"{report.unchanged} unchanged, in {report.seconds:.1f} s."
+    )
+    _print_outcomes(report.outcomes)
+    typer.echo(f'Next: chiasm search {to} "..."')
+
+
+def print_status(report: Status) -> None:
+    """Print what a collection holds."""
+    typer.echo(f"{report.path}: {report.items} items, encoder {report.encoder}")
+    typer.echo("  files: " + (_counts(report.outcomes) or "none"))
+    typer.echo("  embedded: " + (_counts(report.embeddings) or "nothing"))
+    typer.echo("  columns: " + (", ".join(report.columns) or "none"))
+    typer.echo("  spaces: " + (", ".join(report.spaces) or "none") + " (search uses the last)")
+
+
+def print_reembed_report(report: ReembedReport, collection: Path) -> None:
+    """Print what another encoder took over, and what has to be trained again."""
+    typer.echo(
+        f"{collection}: {report.encoder} has replaced {report.before}. Files: {_counts(report.counts)}; {report.encoded} "
+        f"embedded now, {report.reused} reuse an embedding, in {report.seconds:.1f} s."
+    )
+    for modality, count in sorted(report.not_taken.items()):
+        typer.echo(f"  {count} of {modality}: {report.encoder} does not take {modality}")
+    if report.lost:
+        typer.echo(f"  {report.lost} files that search could find before have no embedding now")
+    _print_outcomes([row for row in report.outcomes if row.outcome not in {Outcome.DUPLICATE, Outcome.UNSUPPORTED}])
+    if report.spaces:
+        typer.echo(
+            f"Spaces learned with {report.before} are out of use: {', '.join(report.spaces)}. Next: chiasm align {collection}"
+        )
+    typer.echo(f"Models trained with {report.before} must be trained again: chiasm fit {collection}")
+
+
+def print_search_result(result: SearchResult) -> None:
+    """Print a table of hits, best first, or that nothing was found."""
+    if not result.hits:
+        typer.echo("nothing found")
+        return
+    if result.found is False and result.threshold is not None:
+        typer.echo(
+            f"Probably nothing: no hit reaches the probability of {result.threshold:.2f} that the best hit of 97.5 % of the "
+            "answerable queries reaches. --min-probability auto leaves such hits out.",
+            err=True,
+        )
+    has_probability = any(hit.probability is not None for hit in result.hits)
+    table = new_table("score", *(("probability",) if has_probability else ()), "modality", "id", "path or text")
+    for hit in result.hits:
+        probability = "" if hit.probability is None else f"{hit.probability:.2f}"
+        span = "" if hit.start is None or hit.end is None else f" [{clock(hit.start)} to {clock(hit.end)}]"
+        content = (hit.path or hit.text or "") + span + (f" {hit.text}" if span and hit.text else "")
+        table.add_row(f"{hit.score:.3f}", *((probability,) if has_probability else ()), hit.modality, hit.id, content)
+    print_table(table)
+
+
+def print_align_report(report: AlignReport, collection: Path, source: Path | None) -> None:
+    """Print what alignment learned, and retrieval before and after on held-out pairs."""
+    for modality, part in report.aligned.items():
+        typer.echo(f"Space {report.space!r}: {modality} aligned on {part.pairs} pairs of {collection} by {part.method}")
+        if part.source_pairs:
+            typer.echo(f"  with {part.source_pairs} pairs of {source} at weight alpha = {part.alpha:.2f}")
+        if part.blend == 0 and part.method != "none":
+            typer.echo("  No learned map was better than the start, so the space stays as it was.")
+    held_out = max(part.held_out for part in report.aligned.values())
+    typer.echo(f"Before and after on {held_out} held-out pairs:")
+    print_table(_retrieval_table({"before": report.before, "after": report.after}))
+    for direction, scores in report.scores.items():
+        if "answered" in scores:
+            typer.echo(
+                f"Probabilities of {direction.replace('_', ' ')}: off by {scores['calibration_error']:.3f} on average; of "
+                f"queries about things that are not there, {100 * scores['answered']['foreign']:.0f} % still get an answer"
+            )
+
+
+def print_fit_report(report: FitReport) -> None:
+    """Print what was trained, the choices that were made, and the metrics on items it was not trained on."""
+    target = f"{len(report.classes)} classes of {report.label!r}" if "rung" in report.chosen else report.label
+    typer.echo(f"{report.model}: {target} from {', '.join(report.modalities)}, trained on {report.items} items")
+    if "rung" in report.chosen:
+        typer.echo(f"Adapter: {report.chosen['rung']}; fusion: {report.chosen['fusion']}")
+    for note in (report.chosen.get("source"), report.chosen.get("semi"), report.duplicates):
+        if note:
+            typer.echo(note)
+    if "tuning" in report.also:
+        typer.echo(report.also["tuning"]["warning"])
+    typer.echo(f"Measured on {report.measured}:")
+    _print_metrics(report.metrics)
+    if "learning-curve" in report.also:
+        table = new_table("shots", "macro-F1", "95 % interval")
+        for point in report.also["learning-curve"]["points"]:
+            score = point["f1_macro"]
+            table.add_row(str(point["shots"]), _decimal(score["estimate"]), _interval((score["low"], score["high"])))
+        print_table(table)
+
+
+def print_predictions(report: PredictReport) -> None:
+    """Print a table of predictions, then the files that could not be used."""
+    table = new_table("probability", "label", "set", "from", "id")
+    for row in report.predictions:
+        label = "(nothing usable)" if row.label is None else f"unknown, like {row.label}" if row.unknown else row.label
+        others = ", ".join(row.set) if len(row.set) <= 4 else f"{len(row.set)} classes"
+        table.add_row(_decimal(row.probability), label, others, ", ".join(row.modalities), row.id)
+    print_table(table)
+    for outcome in report.outcomes:
+        typer.echo(f"  {outcome.outcome}: {outcome.path}: {outcome.reason}")
+
+
+def print_evaluation(result: Evaluation) -> None:
+    """Print the metrics of a space or of a model."""
+    typer.echo(f"{result.what}, on {result.measured}:")
+    if {"by_modality", "nothing_found", "moments"} & result.metrics.keys():
+        _print_search_metrics(result.metrics)
+        return
+    _print_metrics(result.metrics)
+    if "against" in result.metrics:
+        _print_comparison(result.metrics["against"])
+
+
+def print_learn_report(report: LearnReport) -> None:
+    """Print what was learned from corrections, and how the new model compares with the old one."""
+    typer.echo(
+        f"{report.corrections} items with corrected labels ({report.overruled} differ from the collection's), {report.items} "
+        f"trained on; compared on {report.compared}"
+    )
+    for column in report.columns:
+        typer.echo(
+            f"  {column.column}: {column.score} {column.old:.3f} before, {column.new:.3f} now, difference "
+            f"{column.difference:+.3f} ({column.interval[0]:+.3f} to {column.interval[1]:+.3f})"
+        )
+    typer.echo(f"{'The new model replaces the old one' if report.switched else 'The old model stays'}: {report.why}")
+
+
+def print_drift_report(report: DriftReport) -> None:
+    """Print how far new items lie from the training items."""
+    for modality, drift in report.modalities.items():
+        typer.echo(f"{modality}: MMD p = {drift.p_value:.3f}, PSI {drift.psi:.2f}")
+    for modality, count in report.too_few.items():
+        typer.echo(f"{modality}: {count} items are too few to tell")
+    for warning in report.warnings:
+        typer.echo(f"Warning: {warning}")
+
+
+def _counts(counts: Mapping[Any, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def _print_outcomes(outcomes: Sequence[FileOutcome], most: int = 20) -> None:
+    for row in outcomes[:most]:
+        typer.echo(f"  {row.outcome}: {row.path}: {row.reason}")
+    if len(outcomes) > most:
+        typer.echo(f"  and {len(outcomes) - most} more (all of them with --json)")
+
+
+def _retrieval_table(results: dict[str, dict[str, dict[str, float]]]) -> Table:
+    shown = ("hit@1", "hit@5", "hit@10", "mrr", "median_rank")
+    table = new_table("", "direction", *shown)
+    for when, directions in results.items():
+        for direction, metrics in directions.items():
+            if shown[0] not in metrics:
+                continue
+            table.add_row(when, direction.replace("_", " "), *(f"{metrics[name]:.3f}" for name in shown))
+    return table
+
+
+def _print_search_metrics(metrics: dict[str, Any]) -> None:
+    """Print search metrics under the names that they have in the JSON document."""
+    directions = {name: part for name, part in metrics.items() if "hit@1" in part and "intervals" in part}
+    if directions:
+        _print_directions(directions, metrics.get("before", {}), metrics.get("gain", {}))
+        typer.echo("In a gallery of both (favour 1: neither is put first):")
+        table = new_table("query", "finds", "recall@10", "favour")
+        for query, targets in metrics["by_modality"].items():
+            for target, part in targets.items():
+                table.add_row(query, target, _decimal(part["recall"]), _decimal(part["favour"]))
+        print_table(table)
+    if "nothing_found" in metrics:
+        found = metrics["nothing_found"]
+        typer.echo(
+            f"When nothing fits ({found['searched']} files; least probability {found['threshold']:.3f}; probabilities are off by "
+            f"{found['relevance']['calibration_error']:.3f} on average):"
+        )
+        table = new_table("questions", "number", "get an answer", "95 % interval")
+        for name, number, share in (
+            ("with an answer", found["answerable"], found["answered"]),
+            ("without (false hits)", found["off_topic"], found["false_hits"]),
+        ):
+            table.add_row(name, str(number), _decimal(share["estimate"]), _interval((share["low"], share["high"])))
+        print_table(table)
+    if "moments" in metrics:
+        typer.echo("Moments (IoU: the seconds in both by the seconds in either):")
+        _print_metrics(metrics["moments"])
+
+
+def _print_directions(
+    directions: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]], gain: dict[str, dict[str, Any]]
+) -> None:
+    """Print one column a direction, or one table a direction if there is a space to compare with."""
+    names = [name for name in next(iter(directions.values())) if name not in {"intervals", "queries"}]
+
+    def with_ends(part: dict[str, Any], name: str) -> str:
+        ends = part["intervals"].get(name)
+        return f"{part[name]:.3f}" + ("" if ends is None else f"  {_interval(ends)}")
+
+    if not before:
+        table = new_table("metric", *(f"{name.replace('_', ' ')} (95 % interval)" for name in directions))
+        for name in names:
+            table.add_row(name.replace("_", " "), *(with_ends(part, name) for part in directions.values()))
+        print_table(table)
+        return
+    for direction, part in directions.items():
+        table = new_table(
+            direction.replace("_", " "), "start", "now (95 % interval)", "difference (95 % interval)", "p"
+        )
+        for name in names:
+            old, paired = before[direction][name], gain.get(direction, {}).get(name)
+            change = f"{part[name] - old:+.3f}"
+            if paired is not None:
+                change += f"  {_interval((paired['interval']['low'], paired['interval']['high']), signed=True)}"
+            chance = "" if paired is None else f"{paired['p_value']:.3f}"
+            table.add_row(name.replace("_", " "), f"{old:.3f}", with_ends(part, name), change, chance)
+        print_table(table)
+
+
+def _decimal(number: float | None) -> str:
+    return "" if number is None else f"{number:.3f}"
+
+
+def _interval(ends: Sequence[float], *, signed: bool = False) -> str:
+    low, high = (f"{end:+.3f}" if signed else f"{end:.3f}" for end in ends)
+    return f"{low} to {high}"
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    for column, of_column in metrics.get("columns", {}).items():
+        typer.echo(f"{column}:")
+        _print_metrics(of_column)
+    if "columns" in metrics:
+        return
+    table = new_table("metric", "value", "95 % interval")
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            ends = metrics.get("intervals", {}).get(name)
+            table.add_row(
+                name.replace("_", " "), f"{value:.3f}", "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+            )
+    print_table(table)
+
+
+def _print_comparison(against: dict[str, Any]) -> None:
+    table = new_table("metric", "this", Path(against["model"]).name, "difference", "standard error", "p")
+    for name, part in against["metrics"].items():
+        numbers = (part[key] for key in ("this", "other", "difference", "standard_error", "p_value"))
+        table.add_row(name, *(f"{number:.3f}" for number in numbers))
+    print_table(table)
+
+
+@contextmanager
+def trial_progress(number: int) -> Iterator[Callable[[Any], None] | None]:
+    """Show a bar of trials on standard error if that is a terminal."""
+    if not number or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("trials", total=number)
+        yield lambda trial: bar.update(task, completed=trial.number + 1)
+
+
+@contextmanager
+def file_progress(unit: str) -> Iterator[Callable[[Progress], None] | None]:
+    """Show a bar with rate and time left on standard error if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, rate="", failed="")
+
+        def show(progress: Progress) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(
+                task,
+                completed=progress.done,
+                total=progress.total,
+                rate="" if speed is None else f"{speed:.0f} {unit}/s",
+                failed=f"{progress.failed} not ok" if progress.failed else "",
+            )
+
+        yield show
