@@ -28,7 +28,7 @@ from chiasm.alignment.bridge import TEMPERATURE, TOP, conse
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.cache import fingerprint, made_once, temporary_of
 from chiasm.errors import SpaceError
-from chiasm.store.collection import write_whole
+from chiasm.files import write_whole
 from chiasm.types import Media, Modality, Text
 from chiasm.vectors import unit_rows
 
