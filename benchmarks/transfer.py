@@ -11,9 +11,7 @@ from jaxtyping import Float
 
 from benchmarks import record
 from benchmarks.corpora import offline_space, pairs, pictures, say
-from chiasm.alignment.alignment import ALPHAS
-from chiasm.alignment.closed_form import RidgeAlignment
-from chiasm.alignment.pairs import PairArrays, PairStatistics
+from chiasm.alignment.alignment import ALPHAS, PairStatistics, RidgeAlignment
 from chiasm.evaluation.ranking import retrieval_metrics
 from chiasm.splits import group_folds
 
@@ -67,12 +65,13 @@ def main() -> None:
                 train = np.random.default_rng([number, draw]).permutation(fold.train)[:size]
                 pairs_used = len(train)
                 for name, alpha, given in methods:
-                    known = PairArrays(X[train], Y[train], start[train], groups[train])
-                    model = RidgeAlignment(alpha=alpha).fit(known, given)
+                    model = RidgeAlignment(alpha=alpha).fit(
+                        X[train], Y[train], start=start[train], groups=groups[train], source=given
+                    )
                     placed = model.transform(X[fold.test], start[fold.test])
                     results.setdefault(name, []).append(hits(Y[fold.test], placed, groups[fold.test]))
                     if name == "auto":
-                        alphas.append(model.choice.alpha)
+                        alphas.append(model.choice_.alpha)
         fixed = {name: np.mean(found, axis=0) for name, found in results.items() if name.startswith("alpha")}
         best = max(fixed, key=lambda name: fixed[name][0])
         for name, shown in (

@@ -282,7 +282,7 @@ def fit(
     tune: Annotated[
         int, typer.Option(min=0, metavar="N", help="Search hyperparameters in N trials; run again to go on.")
     ] = 0,
-    sampler: Annotated[Literal["tpe", "random", "grid"], typer.Option(help="How the search draws.")] = "tpe",
+    sampler: Annotated[Literal["tpe", "random"], typer.Option(help="How the search draws.")] = "tpe",
     nested: Annotated[
         bool, typer.Option("--nested", help="Measure by fitting all anew in five outer folds: slower, no flattery.")
     ] = False,

@@ -14,7 +14,7 @@ LAYERS = (
     {"__init__", "types"},
     {"errors"},
     {"_optional"},
-    {"cores", "files", "vectors"},
+    {"files", "vectors"},
     {"splits"},
     {"training"},
     {"media"},

@@ -336,14 +336,13 @@ def contributions(details: Details) -> dict[str, float]:
 def show_tuning(page: Page, found: Tuning) -> None:
     """The search for hyperparameters: what it found, what that is worth, and every trial."""
     page.section("Search for hyperparameters", found.warning)
-    columns = ("measured", found.objective, "standard error", "default", "gain", "its standard error")
-    parts = {"on the folds it was chosen by": found.on_own_folds, "nested": found.nested, "kept out": found.outer}
+    columns = ("measured", "Brier score", "standard error", "default", "gain", "its standard error")
+    parts = {"on the folds it was chosen by": found.on_own_folds, "nested": found.nested}
     page.table(
         columns,
         [
             (name, part.score, part.standard_error, part.default, part.gain, part.gain_error)
             for name, part in parts.items()
-            if part is not None
         ],
     )
     page.table(("parameter", "best"), list(found.parameters.items()))
@@ -354,12 +353,12 @@ def show_tuning(page: Page, found: Tuning) -> None:
         )
     page.section("Trials", collapsed=True)
     page.table(
-        ("trial", "state", found.objective, "seconds", "parameters"),
+        ("trial", "state", "Brier score", "seconds", "parameters"),
         [
             (
                 trial.number,
                 trial.state if not trial.reason else f"{trial.state}: {trial.reason}",
-                trial.score,
+                float(np.mean(trial.scores)) if trial.scores else None,
                 round(trial.seconds, 2),
                 ", ".join(f"{name} = {value}" for name, value in trial.parameters.items()),
             )
@@ -459,15 +458,11 @@ def _show_leak(page: Page, found: Leak) -> None:
 
 def _show_comparison(page: Page, found: Comparison) -> None:
     """Ways to balance, on the same folds, and their difference to the first of them."""
-    page.section(
-        "Balance of classes and modalities", f"On the same {len(found.parts)} folds; differences to the first."
-    )
-    first, *others = found.models
-    rows: list[tuple[object, ...]] = [
-        (first, found.models[first].mean("f1_macro"), None, None, found.models[first].seconds)
-    ]
-    for name in others:
-        difference = found.differences[first, name]
-        seconds = found.models[name].seconds
-        rows.append((name, found.models[name].mean("f1_macro"), -difference.mean, difference.standard_error, seconds))
+    first = next(iter(found.f1_macro.values()))
+    page.section("Balance of classes and modalities", f"On the same {len(first)} folds; differences to the first.")
+    rows: list[tuple[object, ...]] = []
+    for name, scores in found.f1_macro.items():
+        difference = found.differences.get(name)
+        mean, error = (None, None) if difference is None else (difference.mean, difference.standard_error)
+        rows.append((name, float(np.mean(scores)), mean, error, found.seconds[name]))
     page.table(("way", "macro-F1", "difference", "standard error", "seconds a fold"), rows)

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from chiasm import encoders
-from chiasm.cores import limit_threads
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.evaluation.predictions import Predictions, measure
@@ -23,6 +22,7 @@ from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceIt
 from chiasm.recognition.fitting import FusionName, SemiName
 from chiasm.recognition.heads import RungName
 from chiasm.recognition.multitask import ColumnPrediction, MultiTaskPredictor
+from chiasm.recognition.protocols import Items
 from chiasm.recognition.tasks import Targets, TaskName, parse_targets
 from chiasm.recognition.tuning import SamplerName
 from chiasm.space import Space
@@ -261,19 +261,12 @@ def held_out(model: Recognizer, data: Labelled, labels: Shaped[np.ndarray, " ite
 
 
 def cross_validated(
-    make: Callable[[], Recognizer],
-    data: Labelled,
-    labels: Shaped[np.ndarray, " items"],
-    names: Mapping[str, Float[np.ndarray, " dim"]],
-    source: SourceItems | None,
-    seed: int,
+    make: Callable[[], Recognizer], data: Labelled, labels: Shaped[np.ndarray, " items"], items: Items, seed: int
 ) -> Predictions:
-    """Every item by a recogniser that was fitted without it."""
+    """Return every item as recognised by a recogniser that was fitted without it."""
     from chiasm.recognition.protocols import cross_validate
 
-    found = cross_validate(
-        make, data.arrays, labels, folds=FOLDS, groups=data.groups, names=names or None, source=source, seed=seed
-    )
+    found = cross_validate(make, items, folds=FOLDS, seed=seed)
     return Predictions(
         kind="classes",
         ids=data.ids,
@@ -289,54 +282,30 @@ def cross_validated(
     )
 
 
-def protocols(
-    wanted: Sequence[ProtocolName],
-    make: Callable[[], Recognizer],
-    data: Labelled,
-    labels: Shaped[np.ndarray, " items"],
-    names: Mapping[str, Float[np.ndarray, " dim"]],
-    source: SourceItems | None,
-    seed: int,
-) -> dict[str, Any]:
-    """Results of `chiasm.recognition.protocols` by name."""
+def protocols(names: Sequence[ProtocolName], make: Callable[[], Recognizer], items: Items, seed: int) -> dict[str, Any]:
+    """Return results of `chiasm.recognition.protocols` by name."""
     from chiasm.recognition import protocols
 
     def run(name: ProtocolName) -> Any:
-        groups = data.groups
         if name == "learning-curve":
-            return protocols.learning_curve(
-                make,
-                data.arrays,
-                labels,
-                seeds=range(seed, seed + 5),
-                groups=groups,
-                names=names or None,
-                source=source,
-            )
+            return protocols.learning_curve(make, items, seeds=range(seed, seed + 5))
         if name == "held-out-classes":
-            if set(labels.tolist()) - set(names):
+            if set(items.labels.tolist()) - set(items.given.get("names", ())):
                 raise LabelError("held-out-classes needs a space with text, and labels that are words")
-            return protocols.zero_shot_on_held_out_classes(make, data.arrays, labels, names=names, groups=groups)
+            return protocols.held_out_classes(make, items)
         if name == "incremental":
-            order = np.random.default_rng(seed).permutation(np.unique(labels)).tolist()
+            order = np.random.default_rng(seed).permutation(np.unique(items.labels)).tolist()
             if len(order) < 3:
                 raise LabelError(f"incremental needs at least 3 classes, to add one to two; got {len(order)}")
             first = max(2, len(order) // 2)
             steps = [order[:first], *([one] for one in order[first:])]
-            return protocols.incremental(
-                lambda: make().set_params(adapter="linear", fusion="concat"),
-                data.arrays, labels, steps=steps, groups=groups, seed=seed,
-            )  # fmt: skip
+            linear = {"adapter": "linear", "fusion": "concat"}
+            return protocols.incremental(lambda: make().set_params(**linear), items, steps=steps, seed=seed)
         if name == "balance":
-            return protocols.compare(
-                _balances(make, len(data.arrays.modalities)), data.arrays, labels, folds=3, seeds=(seed,), groups=groups,
-                names=names or None, source=source,
-            )  # fmt: skip
-        return protocols.random_split_leak(
-            make, data.arrays, labels, groups, folds=FOLDS, names=names or None, source=source, seed=seed
-        )
+            return protocols.compare(_balances(make, len(items.arrays.modalities)), items, folds=3, seed=seed)
+        return protocols.random_split_leak(make, items, folds=FOLDS, seed=seed)
 
-    return {name: run(name) for name in wanted}
+    return {name: run(name) for name in names}
 
 
 def _predicted(
@@ -462,7 +431,6 @@ class FitReport:
         return asdict(self)
 
 
-@limit_threads()
 def fit(
     collection: str | Path,
     *,
@@ -519,7 +487,7 @@ def fit(
         class_weight: `"balanced"` gives every class the same total weight.
         tune: so many trials of a search for hyperparameters (Optuna); what is not `"auto"` above stays as it is. The study
             is kept beside the model as MODEL.study and gone on with when the same is asked again.
-        sampler: of the search: `"tpe"`, `"random"` or `"grid"`.
+        sampler: of the search: `"tpe"` or `"random"`.
         nested: measure by fitting everything anew in each of five outer folds. Without it, what was chosen (rung, fusion)
             was chosen on the items that it is measured on, which flatters a little and takes a fifth of the time.
         also: what to find out besides: `"learning-curve"` (1, 2, 5, 10 and 20 shots), `"held-out-classes"` (classes
@@ -579,17 +547,14 @@ def fit(
         "adapter": adapter, "fusion": fusion, "alpha": alpha, "semi": semi,
         "class_weight": class_weight, "options": options, "random_state": seed,
     }  # fmt: skip
+    items = Items.check(data.arrays, labels, data.groups, names=embedded or None, source=other)
     tuning = None
     if tune:
         from chiasm.recognition.tuning import tune as search_parameters
 
         tuning = search_parameters(
-            data.arrays.take(train),
-            labels[train],
+            items.take(train),
             trials=tune,
-            groups=data.groups[train],
-            names=embedded or None,
-            source=other,
             sampler=sampler,
             adapters=None if adapter == "auto" else [adapter],
             fusions=None if fusion == "auto" else [fusion],
@@ -618,7 +583,7 @@ def fit(
         found = recognised(model, data, labels, split.test)
         measured = f"{len(split.test)} other items, after {shots} a class for training"
     elif nested:
-        found = cross_validated(make, data, labels, embedded, other, seed)
+        found = cross_validated(make, data, labels, items, seed)
         measured = f"all {len(labels)} items, each by a recogniser fitted without it ({FOLDS} outer folds)"
     else:
         found = held_out(model, data, labels)
@@ -627,7 +592,7 @@ def fit(
             "chosen on the same folds)"
         )
     metrics = measure(found)
-    besides = protocols(also, make, data, labels, embedded, other, seed)
+    besides = protocols(also, make, items, seed)
     result = FitReport(
         model=str(Path(out)),
         label=label,
