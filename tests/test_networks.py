@@ -186,6 +186,16 @@ def test_the_start_is_the_linear_solution() -> None:
     rows = np.hstack(list(X.vectors.values())) / np.sqrt(2)
     probe = LinearProbe(strengths=[0.3]).fit(rows, y)
     np.testing.assert_allclose(network.predict(X)["class"], probe.predict_proba(rows), atol=2e-4)
+    # A source of weight alpha counts in it, too: 40 rows against 60, so that each counts as 0.5.
+    more, labels = planted(40, seed=2)
+    beside = fit_network(
+        X, [column(y)], stop, start={"class": 0.3}, source=NetworkSource(more, [column(labels)]), alpha=0.25
+    )
+    theirs = np.hstack(list(more.vectors.values())) / np.sqrt(2)
+    both = LinearProbe(strengths=[0.3]).fit(
+        np.vstack([rows, theirs]), np.append(y, labels), sample_weight=np.repeat([1.0, 0.5], [60, 40])
+    )
+    np.testing.assert_allclose(beside.predict(X)["class"], both.predict_proba(rows), atol=2e-4)
 
 
 def test_where_the_classes_are_linear_the_network_does_no_harm() -> None:
@@ -344,6 +354,7 @@ def test_items_that_cannot_be_learned_from_are_refused() -> None:
         (LabelError, "nothing to learn", {"targets": [column(np.zeros(20, dtype=int))]}),
         (ValueError, "weights", {"weights": np.ones(3)}),
         (ValueError, "no source", {"alpha": 0.5}),
+        (ValueError, "below 1", {"alpha": 1.0}),
         (ChiasmError, "width 16", {"source": NetworkSource(wide, ok), "alpha": 0.5}),
         (LabelError, "other", {"source": NetworkSource(X, [column(y, name="other")]), "alpha": 0.5}),
         (LabelError, "3 values", {"source": NetworkSource(X, [column(y[:3])]), "alpha": 0.5}),

@@ -332,11 +332,12 @@ def fit_network(
         inputs: feature rows.
         targets: what to predict, one or several columns; items may lack values.
         options: shape and training.
-        start: strength of the linear solution that the skip starts from, by column; it starts at 0 for others.
+        start: strength of the linear solution (of the items and the source) that the skip starts from, by column; for
+            other columns it starts at 0.
         weights: of the items in the loss.
         groups: items of one group are never on both sides of the held-out part.
         source: items of another domain.
-        alpha: the loss is alpha times that of the source plus (1 - alpha) times that of the items.
+        alpha: from 0 to below 1: the loss is alpha times that of the source plus (1 - alpha) times that of the items.
         on_epoch: called with the number of each epoch and its held-out loss; an exception that it raises ends the training.
 
     Raises:
@@ -345,6 +346,8 @@ def fit_network(
         ValueError: weights or alpha are out of their range.
         MissingExtraError: `training.log_dir` is given and TensorBoard is not installed.
     """
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha is the weight of the source, from 0 to below 1; got {alpha!r}")
     columns = _columns(targets, len(inputs))
     widths = {name: vectors.shape[1] for name, vectors in inputs.vectors.items()}
     by = next((target for target in targets if target.task == "classes"), None)
@@ -354,7 +357,7 @@ def fit_network(
     group = None if groups is None else np.unique(groups, return_inverse=True)[1]
 
     def build(learned_from: Rows) -> tuple[nn.Module, Loss]:
-        skip = _linear_solutions(learned_from, columns, start or {})
+        skip = _linear_solutions(learned_from, beside if alpha else None, alpha, columns, start or {})
         return _module(widths, columns, options, skip), _loss(columns)
 
     module, log = fit_and_refit(
@@ -549,20 +552,27 @@ class _Metrics:
 
 
 def _linear_solutions(
-    rows: Rows, columns: tuple[_Column, ...], strengths: Mapping[str, float]
+    rows: Rows, source: Rows | None, alpha: float, columns: tuple[_Column, ...], strengths: Mapping[str, float]
 ) -> tuple[Float64[np.ndarray, "outputs dim"], Float64[np.ndarray, " outputs"]]:
     """Return weights and intercepts of all outputs on the network's inputs; 0 for columns without a strength."""
+    weight = np.ones(len(rows)) if rows.weights is None else rows.weights
+    targets = rows.targets
     vectors = [rows.inputs[f"vector.{i}"] for i in range(rows.inputs["present"].shape[1])]
+    if source is not None:
+        theirs = np.ones(len(source)) if source.weights is None else source.weights
+        weight = np.concatenate([weight, theirs * (alpha / (1 - alpha) * weight.sum() / theirs.sum())])
+        targets = {name: np.concatenate([values, source.targets[name]]) for name, values in targets.items()}
+        vectors = [np.concatenate([part, source.inputs[f"vector.{i}"]]) for i, part in enumerate(vectors)]
     coef = np.zeros((sum(column.outputs for column in columns), sum(part.shape[1] for part in vectors)))
     intercept = np.zeros(len(coef))
     # The probe learns from rows of unit length, all modalities together.
     scale = np.concatenate([np.full(part.shape[1], 1 / np.sqrt(part.shape[1] * len(vectors))) for part in vectors])
     X = np.concatenate(vectors, axis=1) * scale.astype(np.float32)
     for i, column in enumerate(columns):
-        known = np.flatnonzero(rows.targets[f"known.{i}"])
+        known = np.flatnonzero(targets[f"known.{i}"])
         if column.name in strengths and column.task == "classes":
-            weight = None if rows.weights is None else rows.weights[known]
-            solution = _fit_classes(X[known], rows.targets[f"values.{i}"][known], weight, strengths[column.name])
+            values = targets[f"values.{i}"][known]
+            solution = _fit_classes(X[known], values, weight[known], strengths[column.name])
             classes, coef_of, intercept_of = solution
             place = column.first + classes
             # A class that none of these rows is of is improbable, not impossible.
@@ -577,7 +587,7 @@ _UNSEEN = 3.0
 def _fit_classes(
     X: Float32[np.ndarray, "rows dim"],
     codes: Int[np.ndarray, " rows"],
-    weight: Float[np.ndarray, " rows"] | None,
+    weight: Float[np.ndarray, " rows"],
     strength: float,
 ) -> tuple[Int[np.ndarray, " known"], Float[np.ndarray, "known dim"], Float[np.ndarray, " known"]]:
     from chiasm.recognition.linear_probe import LinearProbe
