@@ -16,8 +16,8 @@ from jaxtyping import Float
 from benchmarks import record
 from benchmarks.corpora import offline_space, pairs, pictures, say
 from benchmarks.transfer import VENDORS
-from chiasm.alignment.alignment import PairArrays
-from chiasm.alignment.choice import METHODS, make_alignment
+from chiasm.alignment.closed_form import METHODS, make_alignment
+from chiasm.alignment.pairs import PairArrays
 from chiasm.evaluation.ranking import retrieval_metrics
 from chiasm.retrieval.scores import HeldOut, PairScores
 from chiasm.splits import Split, group_folds
@@ -45,10 +45,10 @@ def main() -> None:
     verdicts = []
     for method in METHODS:
         for shown, given in (("none", None), ("emoji", source)):
-            found = [measured(method, target, fold, given) for fold in folds]
-            plain, corrected = (np.array([getattr(one, kind) for one in found]) for kind in ("plain", "corrected"))
+            outcomes = [measure(method, target, fold, given) for fold in folds]
+            plain, corrected = (np.array([getattr(one, kind) for one in outcomes]) for kind in ("plain", "corrected"))
             columns = [column for values in (plain, corrected) for column in (*values.mean(axis=0), error(values))]
-            seconds = f"{np.median([outcome.seconds for outcome in found]):.1f}"
+            seconds = f"{np.median([outcome.seconds for outcome in outcomes]):.1f}"
             rows.append([method, shown, *map(float, columns), seconds])
             say(f"{rows[-1]}")
             for direction, gains in zip(DIRECTIONS, (corrected - plain).T, strict=True):
@@ -69,13 +69,13 @@ def main() -> None:
     record.write("align", "Alignment methods", f"folds {SEED}", "\n".join(body))
 
 
-def measured(method: str, target: PairArrays, fold: Split, source: PairArrays | None) -> Outcome:
+def measure(method: str, target: PairArrays, fold: Split, source: PairArrays | None) -> Outcome:
     train, test, codes = target.take(fold.train), target.take(fold.test), target.codes
     began = time.perf_counter()
-    model = make_alignment(method).fit(train.X, train.Y, start=train.start, groups=train.groups, source=source)
+    fit = make_alignment(method).fit(train, source)
     seconds = time.perf_counter() - began
-    crossed = model.cross_fitted(train.X, train.Y, start=train.start, groups=train.groups, source=source)
-    placed = model.transform(test.X, test.start)
+    crossed = fit.cross_fitted
+    placed = fit.transform(test.X, test.start)
     corrected = []
     learned = codes[fold.train]
     for asked, searched, queries, gallery in ((train.Y, crossed, test.Y, placed), (crossed, train.Y, placed, test.Y)):

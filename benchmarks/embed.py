@@ -21,10 +21,10 @@ import chiasm
 from benchmarks import record
 from benchmarks.corpora import say, stamps_table
 from chiasm import encoders, media
+from chiasm.cores import usable_cores
 from chiasm.demo import stamps_root
 from chiasm.encoders import offline
 from chiasm.encoders.cache import cache_folder
-from chiasm.encoders.runtime import usable_cores
 from chiasm.store.manifest import read_manifest
 from chiasm.types import Text
 

@@ -32,6 +32,7 @@ from chiasm.retrieval.diversity import diversify
 from chiasm.retrieval.hybrid import Found, Fused, Judged, learn_weight, reciprocal_rank_fusion, weighted_fusion
 from chiasm.retrieval.relevance_feedback import logistic, rocchio
 from chiasm.splits import group_folds
+from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.manifest import read_manifest
 from chiasm.store.words import FullText
@@ -151,7 +152,7 @@ def full_text(captions: np.ndarray, shown: Bool[np.ndarray, " items"], words: Se
         lines = [json.dumps({"id": str(row), "text": str(captions[row])}) for row in np.flatnonzero(shown)]
         table.write_text("\n".join(lines), encoding="utf-8")
         collection = Collection.create(Path(folder) / "collection", encoder="none")
-        collection.add([read_manifest(table)], [])
+        add_manifests(collection, [read_manifest(table)], [])
         index = FullText(collection)
         index.update()
         lists = []

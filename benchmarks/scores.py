@@ -21,7 +21,8 @@ from benchmarks import record
 from benchmarks.align import emoji
 from benchmarks.corpora import offline_space, pairs, pictures, say, spoken_stamps
 from chiasm import encoders
-from chiasm.alignment.kernel import KernelAlignment
+from chiasm.alignment.closed_form import KernelAlignment
+from chiasm.alignment.pairs import PairArrays
 from chiasm.evaluation.ranking import retrieval_metrics
 from chiasm.retrieval.relevance import calibration_error
 from chiasm.retrieval.scores import HeldOut, Judgement, PairScores, ScoreModel
@@ -60,11 +61,11 @@ def main() -> None:
     learned: list[list[object]] = []
     for number, fold in enumerate(group_folds(groups, FOLDS, seed=SEED)):
         train, test = fold.train, fold.test
-        known = {"start": start[train], "groups": groups[train], "source": source}
-        model = KernelAlignment().fit(X[train], Y[train], **known)
+        known = PairArrays(X[train], Y[train], start[train], groups[train])
+        model = KernelAlignment().fit(known, source)
         placed = model.transform(X, start)
         crossed = placed.copy()  # of training rows: by a map that did not see their group
-        crossed[train] = model.cross_fitted(X[train], Y[train], **known)
+        crossed[train] = model.cross_fitted
 
         relevant = groups[test][:, None] == groups[test][None]
         for direction, asked, searched in (("text-to-image", Y, crossed), ("image-to-text", crossed, Y)):

@@ -25,8 +25,9 @@ import chiasm
 from benchmarks import record
 from benchmarks.corpora import say
 from chiasm import encoders, media
-from chiasm.alignment.alignment import Alignment, RidgeAlignment
-from chiasm.alignment.linear_alignment import CcaAlignment
+from chiasm.alignment.alignment import Alignment
+from chiasm.alignment.closed_form import CcaAlignment, RidgeAlignment
+from chiasm.alignment.pairs import PairArrays
 from chiasm.demo import fetch_debian
 from chiasm.encoders.cache import cache_folder
 from chiasm.encoders.offline import offline_encoders
@@ -260,8 +261,8 @@ def aligned(
     placed = np.zeros_like(Y)
     for fold in folds:
         nowhere = np.zeros_like(Y)
-        model.fit(X[fold.train], Y[fold.train], start=nowhere[fold.train], groups=groups[fold.train])
-        placed[fold.test] = model.transform(X[fold.test], nowhere[fold.test])
+        known = PairArrays(X[fold.train], Y[fold.train], nowhere[fold.train], groups[fold.train])
+        placed[fold.test] = model.fit(known).transform(X[fold.test], nowhere[fold.test])
     return placed
 
 

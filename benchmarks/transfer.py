@@ -11,7 +11,9 @@ from jaxtyping import Float
 
 from benchmarks import record
 from benchmarks.corpora import offline_space, pairs, pictures, say
-from chiasm.alignment.alignment import ALPHAS, PairStatistics, RidgeAlignment
+from chiasm.alignment.alignment import ALPHAS
+from chiasm.alignment.closed_form import RidgeAlignment
+from chiasm.alignment.pairs import PairArrays, PairStatistics
 from chiasm.evaluation.ranking import retrieval_metrics
 from chiasm.splits import group_folds
 
@@ -65,13 +67,12 @@ def main() -> None:
                 train = np.random.default_rng([number, draw]).permutation(fold.train)[:size]
                 pairs_used = len(train)
                 for name, alpha, given in methods:
-                    model = RidgeAlignment(alpha=alpha).fit(
-                        X[train], Y[train], start=start[train], groups=groups[train], source=given
-                    )
+                    known = PairArrays(X[train], Y[train], start[train], groups[train])
+                    model = RidgeAlignment(alpha=alpha).fit(known, given)
                     placed = model.transform(X[fold.test], start[fold.test])
                     results.setdefault(name, []).append(hits(Y[fold.test], placed, groups[fold.test]))
                     if name == "auto":
-                        alphas.append(model.choice_.alpha)
+                        alphas.append(model.choice.alpha)
         fixed = {name: np.mean(found, axis=0) for name, found in results.items() if name.startswith("alpha")}
         best = max(fixed, key=lambda name: fixed[name][0])
         for name, shown in (

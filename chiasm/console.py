@@ -16,7 +16,9 @@ from chiasm.types import FileOutcome, Outcome
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from chiasm.store.collection import AddReport, Progress, ReembedReport
+    from chiasm.store.add import AddReport
+    from chiasm.store.ingest import Progress
+    from chiasm.store.reembed import ReembedReport
     from chiasm.verbs.align import AlignReport
     from chiasm.verbs.evaluate import Evaluation
     from chiasm.verbs.fit import FitReport

@@ -23,7 +23,9 @@ from chiasm.errors import ChiasmError
 from chiasm.report.page import Card, Page, show_classification
 from chiasm.report.plots import Bar
 from chiasm.retrieval.index import Hit
-from chiasm.store.collection import AddReport, Collection, Progress
+from chiasm.store.add import AddReport
+from chiasm.store.collection import Collection
+from chiasm.store.ingest import Progress
 from chiasm.types import Modality, Text
 from chiasm.verbs.align import AlignReport
 from chiasm.verbs.fit import FitReport

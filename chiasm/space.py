@@ -1,7 +1,7 @@
 """A space: the encoders of a collection and what brings their embeddings together, saved as one folder.
 
 Every modality has a start: a joint encoder's embedding as it is, words (texts and transcripts) in the text encoder's
-space, images through the names of their classes (`transfer.bridge`). A learned map (`transfer.alignment`) may follow.
+space, images through the names of their classes (`alignment.bridge`). A learned map (`alignment.alignment`) may follow.
 All vectors of a space have unit length; the score of two is their cosine.
 
 What is left to others: computing and keeping embeddings (`encoders`, `collection`), searching among them (`retrieval`).
@@ -28,7 +28,7 @@ from chiasm.alignment.bridge import TEMPERATURE, TOP, conse
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.cache import fingerprint, made_once, temporary_of
 from chiasm.errors import SpaceError
-from chiasm.store.collection import write_whole
+from chiasm.files import write_whole
 from chiasm.types import Media, Modality, Text
 from chiasm.vectors import unit_rows
 

@@ -1,4 +1,4 @@
-"""Rows of numbers: the one check of a matrix, unit length, softmax, and the two scores of a table of probabilities.
+"""Rows of numbers: the one check of a matrix, unit length, softmax and sigmoid, and the two scores of a table of probabilities.
 
 The ground floor of the mathematics: NumPy alone, no labels by name, no files.
 """
@@ -86,6 +86,18 @@ def softmax(logits: Float[np.ndarray, "*batch classes"]) -> Float[np.ndarray, "*
     """Return probabilities of the last axis; safe for logits of any size, and for -inf beside finite ones."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     probabilities: Float[np.ndarray, "*batch classes"] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def sigmoid(logits: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Return the probability of each logit by itself, without overflow.
+
+    Example:
+        >>> sigmoid(np.array([-1e4, 0.0, 1e4])).tolist()
+        [0.0, 0.5, 1.0]
+    """
+    small = np.exp(-np.abs(logits))
+    probabilities: Float[np.ndarray, "*shape"] = np.where(logits >= 0, 1, small) / (1 + small)
     return probabilities
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
 # Shapes and dtypes in signatures are checked in tests, and only there. What takes anything from users (estimators, the
 # recogniser) checks its input itself and says what is wrong, which these checks would forestall.
 install_import_hook(
-    ["chiasm.alignment.alignment", "chiasm.alignment.bridge", "chiasm.retrieval", "chiasm.space"],
+    ["chiasm.alignment", "chiasm.retrieval", "chiasm.space"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
@@ -25,3 +26,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("CHIASM_WHISPER", raising=False)
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield folder
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let bad shapes reach our own checks, also where the test run checks shapes at every call."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -6,7 +6,6 @@ And what always holds for a collection that was made with it.
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,8 +19,8 @@ from jaxtyping import Float
 from chiasm import media
 from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View
 from chiasm.errors import EncoderError
-from chiasm.store import collection as module
-from chiasm.store.collection import Collection, Vectors
+from chiasm.store.collection import Collection, Generation, Vectors
+from chiasm.store.tables import Tables
 from chiasm.types import Audio, Image, Media, Modality, Text, Video
 
 DIM = 12
@@ -193,20 +192,21 @@ def check(collection: Collection, encoder: FakeEncoder | None = None) -> None:
     assert all(number == 1 for number in kept.values())
 
 
-def count_writes(kill_at_step: int | None, steps: Path | None) -> None:
-    """In a process of its own: count what writes to a collection, and die before or after one of it.
+def count_writes(at_step: int | None, steps: Path | None, *, number: signal.Signals = signal.SIGKILL) -> None:
+    """In a process of its own: count what writes to a collection, and send itself a signal before or after one write.
 
     Args:
-        kill_at_step: before the first write is 0, after it 1, and so on; None lives.
+        at_step: before the first write is 0, after it 1, and so on; None: there is no signal.
         steps: where the number of steps is written.
+        number: of the signal.
     """
     done = 0
 
     def step() -> None:
         nonlocal done
-        if done == kill_at_step:
-            os.kill(os.getpid(), signal.SIGKILL)
         done += 1
+        if done - 1 == at_step:
+            signal.raise_signal(number)
         if steps is not None:
             steps.write_text(str(done))
 
@@ -219,7 +219,6 @@ def count_writes(kill_at_step: int | None, steps: Path | None) -> None:
 
         return wrapper
 
-    if kill_at_step is not None or steps is not None:
-        for name in ("_write", "_merge", "_delete"):
-            setattr(Collection, name, counted(getattr(Collection, name)))
-        module.write_whole = counted(module.write_whole)
+    for owner, names in ((Tables, ("append", "merge", "delete")), (Generation, ("write",))):
+        for name in names:
+            setattr(owner, name, counted(getattr(owner, name)))

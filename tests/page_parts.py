@@ -20,6 +20,7 @@ from chiasm.serving.app import create_app
 from chiasm.serving.classify import Classifier, Recognised
 from chiasm.serving.page import PATH, Lessons, mount
 from chiasm.serving.settings import Settings
+from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.manifest import read_manifest
 from chiasm.types import Image, Media, Modality
@@ -73,7 +74,7 @@ def make_collection(folder: Path) -> Collection:
         table.writerow(["falling", "", "", "falling.wav", ""])
         table.writerow(["broken", "broken.png", "", "", ""])
     made = Collection.create(folder / "collection", encoder="fake")
-    made.add([read_manifest(media / "items.csv")], [FakeEncoder(moment=1.0)])
+    add_manifests(made, [read_manifest(media / "items.csv")], [FakeEncoder(moment=1.0)])
     return made
 
 

@@ -25,9 +25,14 @@ from media_files import gradient, image_bytes, sound_bytes, tone
 from chiasm import media
 from chiasm.encoders.base import Encoder
 from chiasm.errors import CollectionError, EncoderError
-from chiasm.store import collection as module
-from chiasm.store.collection import AddReport, Collection, Progress, Vectors, write_whole
+from chiasm.files import digest_file, write_whole
+from chiasm.store import ingest as module
+from chiasm.store import tables
+from chiasm.store.add import AddReport, add_manifests
+from chiasm.store.collection import Collection, Vectors
+from chiasm.store.ingest import Progress
 from chiasm.store.manifest import Manifest, read_manifest
+from chiasm.store.tables import Tables
 from chiasm.types import Item, Media, Source, Text
 
 PNG = image_bytes(gradient(12, 10), "PNG")
@@ -66,7 +71,7 @@ def made(tmp_path: Path) -> Collection:
 
 def add(collection: Collection, *paths: Path | Manifest, encoder: Encoder | None = None, **options: Any) -> AddReport:
     manifests = [path if isinstance(path, Manifest) else read_manifest(path) for path in paths]
-    return collection.add(manifests, [encoder or FakeEncoder()], **options)
+    return add_manifests(collection, manifests, [encoder or FakeEncoder()], **options)
 
 
 def outcomes(collection: Collection) -> dict[tuple[str, str], tuple[str, str]]:
@@ -82,7 +87,7 @@ def nothing_opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(media, "load", refuse)
     monkeypatch.setattr(media, "sniff", refuse)
-    monkeypatch.setattr(module, "_digest_file", refuse)
+    monkeypatch.setattr(module, "digest_file", refuse)
     monkeypatch.setattr(FakeEncoder, "prepare", refuse)
     monkeypatch.setattr(FakeEncoder, "encode_prepared", refuse)
     yield
@@ -192,7 +197,7 @@ def test_an_empty_collection(made: Collection) -> None:
     assert len(made.vectors("0123")) == 0
     assert len(made.mapped("m", ["0123"], lambda found: found.vectors)) == 0
     assert made.remove(["nobody"]) == 0
-    report = made.add([], [])
+    report = add_manifests(made, [], [])
     assert (report.items, report.counts) == (0, {})
 
 
@@ -254,13 +259,13 @@ def test_a_file_that_cannot_be_read_is_tried_again(
             raise PermissionError(13, "Permission denied", path)
         return digest(path)
 
-    digest = module._digest_file
-    monkeypatch.setattr(module, "_digest_file", denied)
+    digest = digest_file
+    monkeypatch.setattr("chiasm.store.ingest.digest_file", denied)
     for _ in range(2):
         report = add(made, folder)
         assert report.counts == {"ok": 3, "broken": 1}
         assert [o.reason for o in report.outcomes] == ["the file cannot be read: Permission denied"]
-    monkeypatch.setattr(module, "_digest_file", digest)
+    monkeypatch.setattr("chiasm.store.ingest.digest_file", digest)
     assert add(made, folder).counts == {"ok": 4}
     check(made)
 
@@ -336,20 +341,20 @@ def test_a_modality_without_an_encoder(made: Collection, folder: Path, monkeypat
     assert not loaded
     hearing = FakeEncoder(["audio"])
     both = [FakeEncoder(["image", "text"]), hearing]
-    report = made.add([read_manifest(folder)], both)
+    report = add_manifests(made, [read_manifest(folder)], both)
     assert report.counts == {"ok": 4, "duplicate": 1}, "its encoder has come"
     assert hearing.embedded == {"audio": 1}
     assert paths(loaded) <= {folder / "hoot.wav", folder / "spoken.png"}
-    assert not made.add([read_manifest(folder)], both).encoded
-    assert made.add([], []).counts == {}
-    assert made.add([read_manifest(folder)], []).counts == {"unsupported": 5}
+    assert not add_manifests(made, [read_manifest(folder)], both).encoded
+    assert add_manifests(made, [], []).counts == {}
+    assert add_manifests(made, [read_manifest(folder)], []).counts == {"unsupported": 5}
 
 
 def test_the_first_encoder_of_a_modality_is_used(made: Collection, folder: Path) -> None:
     first, second = FakeEncoder(["text"]), FakeEncoder(["text", "image"], version="2")
-    assert made.add([read_manifest(folder)], [first, second]).counts == {"ok": 3, "unsupported": 1}
+    assert add_manifests(made, [read_manifest(folder)], [first, second]).counts == {"ok": 3, "unsupported": 1}
     assert (first.embedded, second.embedded) == ({"text": 2}, {"image": 1})
-    made.add([read_manifest(folder)], [second, first])
+    add_manifests(made, [read_manifest(folder)], [second, first])
     assert second.embedded == {"image": 1, "text": 2}, "texts go to the other encoder now"
     assert set(made.vectors(second.fingerprint).modalities) == {"image", "text"}
 
@@ -800,7 +805,7 @@ def test_vectors_of_a_commit_that_was_cut_off_are_kept_for_their_files(made: Col
     write(tmp_path / "one/a.txt", "first")
     write(tmp_path / "two/b.txt", "second")
     add(made, tmp_path / "one")
-    made._delete("files", ["item"], ["a"])  # as if killed between the vectors and the files
+    made.tables.delete("files", ["item"], ["a"])  # as if killed between the vectors and the files
     assert len(made.vectors(FakeEncoder().fingerprint)) == 0
     add(made, tmp_path / "two")
     assert by_key(made.vectors(FakeEncoder().fingerprint)).keys() == {("b", "text/0")}
@@ -857,7 +862,7 @@ def test_mapped_vectors_are_computed_once(made: Collection, folder: Path) -> Non
 
 def test_mapped_vectors_of_several_encoders(made: Collection, folder: Path) -> None:
     encoders = [FakeEncoder(["text"]), FakeEncoder(["image", "audio"])]
-    made.add([read_manifest(folder)], encoders)
+    add_manifests(made, [read_manifest(folder)], encoders)
     calls: list[int] = []
     found = made.mapped("m", [encoder.fingerprint for encoder in encoders], doubled(calls))
     assert (len(found), calls) == (4, [2, 2])
@@ -945,11 +950,11 @@ def test_interrupted_runs_keep_what_is_shared(made: Collection, tmp_path: Path) 
 
 
 def test_many_commits_are_merged_and_nothing_is_lost(made: Collection, tmp_path: Path) -> None:
-    for number in range(module.COMPACT_FRAGMENTS + 8):
+    for number in range(tables.COMPACT_FRAGMENTS + 8):
         write(tmp_path / f"media/{number:02}.txt", f"text {number}")
     add(made, tmp_path / "media", encoder=FakeEncoder(batch_size=1), commit_rows=1)
     for path in made.path.glob("*.lance"):
-        assert len(lance.dataset(str(path)).get_fragments()) <= module.COMPACT_FRAGMENTS
+        assert len(lance.dataset(str(path)).get_fragments()) <= tables.COMPACT_FRAGMENTS
     check(made)
 
 
@@ -977,8 +982,8 @@ def test_a_reader_sees_the_old_or_the_new_at_every_step(
     def watched(name: str, function: Callable[..., None]) -> Callable[..., None]:
         def wrapper(*arguments: Any) -> None:
             function(*arguments)
-            monkeypatch.setattr(Collection, "_append", append)  # for what the reader keeps of its own
-            monkeypatch.setattr(Collection, "_writing", lambda _: nullcontext())  # this process holds the lock
+            monkeypatch.undo()
+            monkeypatch.setattr(Tables, "writing", lambda _: nullcontext())  # this process holds the lock
             check_old_or_new(Collection.open(made.path), texts)
             monkeypatch.undo()
             patch()
@@ -987,17 +992,16 @@ def test_a_reader_sees_the_old_or_the_new_at_every_step(
         return wrapper
 
     def patch() -> None:
-        for name in ("_append", "_merge", "_delete"):
-            monkeypatch.setattr(Collection, name, watched(name, getattr(Collection, name)))
+        for name in ("append", "merge", "delete"):
+            monkeypatch.setattr(Tables, name, watched(name, getattr(Tables, name)))
 
-    append = Collection._append
     for number in range(6):
         write(tmp_path / f"media/{number}.txt", f"changed {number}")
     patch()
     add(made, tmp_path / "media", encoder=FakeEncoder(batch_size=2), commit_rows=2)
     monkeypatch.undo()
-    assert steps.count("_append") == steps.count("_merge") == 3
-    assert "_delete" in steps
+    assert steps.count("append") == steps.count("merge") == 3
+    assert "delete" in steps
     check(made)
 
 
@@ -1007,19 +1011,19 @@ def test_a_reader_is_overtaken_by_a_whole_run(
     """Between opening the files and opening the vectors, contents change and old vectors are deleted."""
     write(tmp_path / "media/a.txt", "old")
     add(made, tmp_path / "media")
-    table = Collection._table
+    table = Tables.open
     opened: list[str] = []
 
-    def overtaken(self: Collection, name: str) -> Any:
+    def overtaken(self: Tables, name: str) -> Any:
         opened.append(name)
         if opened == ["files", f"embeddings-{FakeEncoder().fingerprint}"]:
             write(tmp_path / "media/a.txt", "new")
             with monkeypatch.context() as during:
-                during.setattr(Collection, "_table", table)
+                during.setattr(Tables, "open", table)
                 add(made, tmp_path / "media")
         return table(self, name)
 
-    monkeypatch.setattr(Collection, "_table", overtaken)
+    monkeypatch.setattr(Tables, "open", overtaken)
     found = by_key(made.vectors(FakeEncoder().fingerprint))
     assert len(opened) > 2
     np.testing.assert_array_equal(found["a", "text/0"], embed(Text("new")))

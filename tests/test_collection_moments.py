@@ -16,7 +16,8 @@ from test_collection import add, outcomes, write
 from chiasm import media
 from chiasm.encoders.base import Embeddings, Encoder, Moments
 from chiasm.encoders.video import VideoEncoder
-from chiasm.store import collection as module
+from chiasm.store import ingest as module
+from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection, Vectors
 from chiasm.store.manifest import read_manifest
 from chiasm.types import Audio
@@ -100,7 +101,7 @@ def test_moments_go_with_their_file(made: Collection, tmp_path: Path) -> None:
     add(made, tmp_path / "media", encoder=encoder)
     write(tmp_path / "media/a.wav", sound((3, 0.9)))
     add(made, tmp_path / "media", encoder=encoder)
-    table = made._table(f"embeddings-{encoder.fingerprint}")
+    table = made.tables.open(f"embeddings-{encoder.fingerprint}")
     assert table is not None
     assert table.count_rows() == (1 + 3) + (1 + 2), "rows of old content are left"
     made.remove(["a"])
@@ -176,7 +177,7 @@ def encoders() -> tuple[FakeEncoder, FakeEncoder, VideoEncoder]:
 
 
 def add_films(collection: Collection, folder: Path, networks: Sequence[Encoder], **options: Any) -> Any:
-    return collection.add([read_manifest(folder)], networks, **options)
+    return add_manifests(collection, [read_manifest(folder)], networks, **options)
 
 
 @pytest.fixture
@@ -265,7 +266,7 @@ def test_a_run_that_is_cut_off_between_tables(
     """After the table of sounds, and after that of videos, before the files."""
     networks = encoders()
     _, sounds, videos = networks
-    append = Collection._append
+    append = Collection.append_vectors
     done: list[str] = []
 
     def cut_off(self: Collection, name: str, vectors: Vectors) -> None:
@@ -274,7 +275,7 @@ def test_a_run_that_is_cut_off_between_tables(
         if len(done) >= commits:  # also when the run commits what it can before it ends
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Collection, "_append", cut_off)
+    monkeypatch.setattr(Collection, "append_vectors", cut_off)
     with pytest.raises(KeyboardInterrupt):
         add_films(made, films, networks)
     monkeypatch.undo()

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from fake_encoder import FakeEncoder
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chiasm.errors import CollectionError
 from chiasm.store import feedback as module
+from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import FILE, MOST_ENTRIES, UNKNOWN, Agreed, FeedbackTable, Label, Thumb, ThumbedQuery
 from chiasm.store.manifest import read_manifest
@@ -28,7 +29,7 @@ def make(folder: Path) -> Collection:
     rows = [{"id": name, "text": f"text of {name}", "kind": "bird"} for name in ("a", "b", "c", "it's; one")]
     table.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     collection = Collection.create(folder / "collection", encoder="fake")
-    collection.add([read_manifest(table)], [FakeEncoder(("text",))])
+    add_manifests(collection, [read_manifest(table)], [FakeEncoder(("text",))])
     return collection
 
 
@@ -110,6 +111,7 @@ def test_a_tie_goes_to_what_was_said_last(table: FeedbackTable) -> None:
     assert labels(table) == {"a": "fish", "b": UNKNOWN}
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("lmn")), min_size=1, max_size=12))
 def test_what_counts_the_slow_way(said: list[tuple[str, str]]) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)

@@ -19,9 +19,12 @@ from media_files import gradient, image_bytes, sound_bytes, tone
 
 from chiasm.encoders.base import Embeddings
 from chiasm.errors import CollectionError
+from chiasm.store import tables
 from chiasm.store import words as module
+from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.manifest import read_manifest
+from chiasm.store.tables import Tables
 from chiasm.store.words import METADATA, FullText, FullTextReport, WordHits
 from chiasm.types import Modality, Outcome
 
@@ -50,7 +53,7 @@ def table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def add(collection: Collection, *paths: Path) -> None:
-    collection.add([read_manifest(path) for path in paths], [Hearing()])
+    add_manifests(collection, [read_manifest(path) for path in paths], [Hearing()])
 
 
 @pytest.fixture
@@ -150,8 +153,8 @@ def test_only_some_items_may_be_found_however_many_others_score_higher(
     monkeypatch.setattr(module, "FIRST_DOCUMENTS", 4)
     rows = [{"id": f"n{i:03}", "text": "owl " * 5 if i != 77 else "owl with many more words"} for i in range(120)]
     add(made, table(tmp_path / "t.jsonl", rows))
-    assert found(made, "owl", k=1, among={"n077"}) == [("n077", "text/0")]
-    assert found(made, "owl", k=1, among=set()) == []
+    assert found(made, "owl", k=1, among=lambda _: {"n077"}) == [("n077", "text/0")]
+    assert found(made, "owl", k=1, among=lambda _: set()) == []
     assert len(found(made, "owl", k=100)) == 100
     assert len(found(made, "owl", k=1000)) == 120
 
@@ -270,9 +273,9 @@ def test_an_update_that_was_cut_off_is_completed_by_the_next(
     add(birds, table(tmp_path / "more.jsonl", [{"id": "5", "text": "a penguin"}, {"id": "2", "text": "a fish"}]))
     birds.remove(["3"])
     monkeypatch.setattr(module, "COMMIT_DOCUMENTS", 2)
-    cuts = [("_add", 0), ("_add", 1), ("_delete", 0), ("_index", 0), ("write_whole", 0)]
+    cuts = [("append", 0), ("append", 1), ("delete", 0), ("index_words", 0), ("write_whole", 0)]
     name, after = cuts[step]
-    owner: Any = module if name == "write_whole" else FullText
+    owner: Any = module if name == "write_whole" else Tables
     original, calls = getattr(owner, name), iter(range(9))
 
     def cut(*arguments: Any) -> Any:
@@ -318,7 +321,7 @@ def test_what_another_process_adds_meanwhile_is_not_taken_for_stale(
 
 
 def test_many_small_updates_are_merged(birds: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "COMPACT_FRAGMENTS", 3)
+    monkeypatch.setattr(tables, "COMPACT_FRAGMENTS", 3)
     words = FullText(birds)
     for number in range(6):
         add(birds, table(tmp_path / f"{number}.jsonl", [{"id": f"n{number}", "text": f"owl number{number}"}]))

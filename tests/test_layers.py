@@ -14,7 +14,7 @@ LAYERS = (
     {"__init__", "types"},
     {"errors"},
     {"_optional"},
-    {"files", "vectors"},
+    {"cores", "files", "vectors"},
     {"splits"},
     {"training"},
     {"media"},

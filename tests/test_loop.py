@@ -18,6 +18,7 @@ from chiasm.errors import ChiasmError, LabelError, SpaceError
 from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.recognition.multitask import MultiTaskPredictor
 from chiasm.retrieval.hybrid import Found, learn_weight
+from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import UNKNOWN, FeedbackTable, Label, ThumbedQuery
 from chiasm.store.manifest import read_manifest
@@ -71,7 +72,7 @@ class World:
     def add(self, table: list[dict[str, Any]]) -> None:
         path = self.folder / "table.jsonl"
         path.write_text("\n".join(json.dumps(row) for row in table), encoding="utf-8")
-        self.collection.add([read_manifest(path)], NETWORKS)
+        add_manifests(self.collection, [read_manifest(path)], NETWORKS)
 
     def fit(self, ids: Sequence[str] | None = None, **options: Any) -> Model:
         data = labelled_items(self.collection, NETWORKS, self.space, ["kind"], alike=2)

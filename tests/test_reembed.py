@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pytest
 from fake_encoder import FakeEncoder, by_key, check, count_writes, rows
@@ -22,8 +23,11 @@ import chiasm
 from chiasm import cli, encoders
 from chiasm.encoders.base import Embeddings, Encoder
 from chiasm.errors import ChiasmError, CollectionError, EncoderError, SpaceError
-from chiasm.store.collection import Collection, Progress
+from chiasm.store.add import add_manifests
+from chiasm.store.collection import Collection
+from chiasm.store.ingest import Progress
 from chiasm.store.manifest import read_manifest
+from chiasm.store.reembed import reembed_collection
 from chiasm.store.words import FullText
 from chiasm.types import Modality, Text
 from chiasm.verbs import align as align_verb
@@ -99,7 +103,7 @@ def folder(tmp_path: Path) -> Path:
 def small(folder: Path, tmp_path: Path) -> Collection:
     """40 text files, by the first fake encoder."""
     made = Collection.create(tmp_path / "small", encoder="one")
-    made.add([read_manifest(folder)], [FakeEncoder()])
+    add_manifests(made, [read_manifest(folder)], [FakeEncoder()])
     return made
 
 
@@ -129,16 +133,16 @@ def test_everything_is_embedded_again(made: Path) -> None:
 
 
 def test_it_equals_a_collection_that_was_made_with_it(small: Collection, folder: Path, tmp_path: Path) -> None:
-    small.reembed("two", [FakeEncoder(version="2")])
+    reembed_collection(small, "two", [FakeEncoder(version="2")])
     fresh = Collection.create(tmp_path / "fresh", encoder="two")
-    fresh.add([read_manifest(folder)], [FakeEncoder(version="2")])
+    add_manifests(fresh, [read_manifest(folder)], [FakeEncoder(version="2")])
     found = Collection.open(small.path)
     check(found, NEW)
     assert rows(found) == rows(fresh)
     there, expected = (by_key(one.vectors(NEW.fingerprint)) for one in (found, fresh))
     assert all(np.array_equal(there[key], expected[key]) for key in expected)
     late = FakeEncoder(version="2")
-    report = found.add([read_manifest(folder)], [late])
+    report = add_manifests(found, [read_manifest(folder)], [late])
     assert (report.encoded, report.unchanged, late.embedded.total()) == (0, 40, 0), "as if it always had been there"
 
 
@@ -157,9 +161,9 @@ def test_items_are_what_was_added(tmp_path: Path) -> None:
         ],
     )
     made = Collection.create(tmp_path / "made", encoder="one")
-    made.add([read_manifest(manifest), read_manifest(notes)], [FakeEncoder()])
+    add_manifests(made, [read_manifest(manifest), read_manifest(notes)], [FakeEncoder()])
     before = rows(made)
-    report = made.reembed("two", [FakeEncoder(version="2")])
+    report = reembed_collection(made, "two", [FakeEncoder(version="2")])
     after = Collection.open(made.path)
     check(after, NEW)
     kept = ("item", "slot", "path", "hash", "modality", "outcome", "size")
@@ -279,13 +283,13 @@ def test_a_run_that_was_cut_off_goes_on(small: Collection, folder: Path) -> None
     expected = by_key(small.vectors(OLD.fingerprint))
     first = FakeEncoder(version="2", batch_size=4)
     with pytest.raises(Stopped):
-        small.reembed("two", [first], on_progress=stop_at(24), commit_rows=8)
+        reembed_collection(small, "two", [first], on_progress=stop_at(24), commit_rows=8)
     opened = Collection.open(small.path)
     assert (opened.encoder, opened.files()) == ("one", small.files())
     assert all(np.array_equal(vector, expected[key]) for key, vector in by_key(opened.vectors(OLD.fingerprint)).items())
     check(opened)
     second = FakeEncoder(version="2", batch_size=4)
-    report = opened.reembed("two", [second], commit_rows=8)
+    report = reembed_collection(opened, "two", [second], commit_rows=8)
     assert first.embedded.total() + second.embedded.total() == 40, "each once"
     assert 0 < report.encoded < 40
     assert report.encoded + report.reused == 40
@@ -294,16 +298,18 @@ def test_a_run_that_was_cut_off_goes_on(small: Collection, folder: Path) -> None
 
 def test_what_was_added_in_between_is_embedded(small: Collection, folder: Path) -> None:
     with pytest.raises(Stopped):
-        small.reembed("two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(24), commit_rows=4)
+        reembed_collection(
+            small, "two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(24), commit_rows=4
+        )
     more = texts(folder.parent / "more", 5, "more")
     (folder / "text003.txt").write_text("another text now", encoding="utf-8")  # was embedded by both
     (folder / "text039.txt").write_text("this one, too", encoding="utf-8")  # was embedded by the old one
-    small.add([read_manifest(folder), read_manifest(more)], [FakeEncoder()])
+    add_manifests(small, [read_manifest(folder), read_manifest(more)], [FakeEncoder()])
     small.remove(["text005"])
     check(small)
     (folder / "text004.txt").unlink()
     second = FakeEncoder(version="2", batch_size=4)
-    report = small.reembed("two", [second])
+    report = reembed_collection(small, "two", [second])
     assert second.embedded.total() == 40 - 24 + 5 + 1, "what was embedded is not embedded again"
     found = Collection.open(small.path)
     assert found.ids() == small.ids()
@@ -323,10 +329,10 @@ def test_what_is_added_while_it_runs_is_embedded(small: Collection, folder: Path
         if progress.done == progress.total:
             passes.append(progress.total)
         if progress.done == 40:
-            Collection.open(small.path).add([read_manifest(more)], [FakeEncoder()])
+            add_manifests(Collection.open(small.path), [read_manifest(more)], [FakeEncoder()])
 
     encoder = FakeEncoder(version="2")
-    report = small.reembed("two", [encoder], on_progress=add)
+    report = reembed_collection(small, "two", [encoder], on_progress=add)
     assert passes == [40, 3]
     assert (report.items, report.encoded, report.counts) == (43, 43, {"ok": 43})
     check(Collection.open(small.path), NEW)
@@ -338,10 +344,10 @@ def test_an_add_that_the_switch_overtakes_says_so(small: Collection, folder: Pat
 
     def switch(progress: Progress) -> None:
         if progress.done == 2:
-            Collection.open(small.path).reembed("two", [FakeEncoder(version="2")])
+            reembed_collection(Collection.open(small.path), "two", [FakeEncoder(version="2")])
 
     with pytest.raises(CollectionError) as error:
-        small.add([read_manifest(more)], [FakeEncoder(batch_size=1)], on_progress=switch)
+        add_manifests(small, [read_manifest(more)], [FakeEncoder(batch_size=1)], on_progress=switch)
     assert str(error.value) == (
         f"{small.path} was re-embedded meanwhile: its encoder is 'two' now, and was 'one'. Run the same command again: what "
         "can be used stays"
@@ -349,7 +355,7 @@ def test_an_add_that_the_switch_overtakes_says_so(small: Collection, folder: Pat
     found = Collection.open(small.path)
     check(found, NEW)
     assert found.count() == 46
-    assert found.add([read_manifest(more)], [FakeEncoder(version="2")]).encoded == 0
+    assert add_manifests(found, [read_manifest(more)], [FakeEncoder(version="2")]).encoded == 0
 
 
 def test_two_at_once_with_one_encoder(small: Collection) -> None:
@@ -357,9 +363,9 @@ def test_two_at_once_with_one_encoder(small: Collection) -> None:
 
     def other(progress: Progress) -> None:
         if progress.done == 20:
-            inner.append(Collection.open(small.path).reembed("two", [FakeEncoder(version="2")]))
+            inner.append(reembed_collection(Collection.open(small.path), "two", [FakeEncoder(version="2")]))
 
-    report = small.reembed("two", [FakeEncoder(version="2", batch_size=4)], on_progress=other)
+    report = reembed_collection(small, "two", [FakeEncoder(version="2", batch_size=4)], on_progress=other)
     assert (report.counts, inner[0].counts) == ({"ok": 40}, {"ok": 40})
     found = Collection.open(small.path)
     assert found.generation.number == 1
@@ -369,14 +375,14 @@ def test_two_at_once_with_one_encoder(small: Collection) -> None:
 def test_two_at_once_with_different_encoders(small: Collection) -> None:
     def other(progress: Progress) -> None:
         if progress.done == 20:
-            Collection.open(small.path).reembed("three", [FakeEncoder(version="3")])
+            reembed_collection(Collection.open(small.path), "three", [FakeEncoder(version="3")])
 
     with pytest.raises(CollectionError, match="its encoder is 'three' now, and was 'one'"):
-        small.reembed("two", [FakeEncoder(version="2", batch_size=4)], on_progress=other)
+        reembed_collection(small, "two", [FakeEncoder(version="2", batch_size=4)], on_progress=other)
     found = Collection.open(small.path)
     check(found, FakeEncoder(version="3"))
     late = FakeEncoder(version="2", batch_size=4)
-    report = found.reembed("two", [late])
+    report = reembed_collection(found, "two", [late])
     assert report.encoded + report.reused == 40
     check(Collection.open(small.path), NEW)
 
@@ -387,15 +393,15 @@ class Job:
 
     collection: Path
     log: Path
-    kill_at_step: int | None = None
+    at_step: int | None = None
     steps: Path | None = None
 
 
 def run(job: Job) -> None:
     """The body of a process."""
-    count_writes(job.kill_at_step, job.steps)
+    count_writes(job.at_step, job.steps)
     encoder = FakeEncoder(version="2", batch_size=4, log=job.log)
-    Collection.open(job.collection).reembed("two", [encoder], commit_rows=4)
+    reembed_collection(Collection.open(job.collection), "two", [encoder], commit_rows=4)
 
 
 def start(job: Job) -> int | None:
@@ -407,7 +413,7 @@ def start(job: Job) -> int | None:
 
 def test_kill_at_every_step_that_writes(tmp_path: Path) -> None:
     before = Collection.create(tmp_path / "before", encoder="one")
-    before.add([read_manifest(texts(tmp_path / "media", 12))], [FakeEncoder()])
+    add_manifests(before, [read_manifest(texts(tmp_path / "media", 12))], [FakeEncoder()])
     whole = Path(shutil.copytree(before.path, tmp_path / "whole"))
     steps = tmp_path / "steps"
     assert start(Job(whole, tmp_path / "log", steps=steps)) == 0
@@ -417,14 +423,14 @@ def test_kill_at_every_step_that_writes(tmp_path: Path) -> None:
     for step in range(count):
         target, log = tmp_path / f"step{step}", tmp_path / f"log{step}"
         shutil.copytree(before.path, target)
-        assert start(Job(target, log, kill_at_step=step)) == -signal.SIGKILL
+        assert start(Job(target, log, at_step=step)) == -signal.SIGKILL
         opened = Collection.open(target)
         stored = {key[0] for key in by_key(Collection(target, "two", opened.generation).vectors(NEW.fingerprint))}
         if opened.encoder == "two":
             assert step == count - 1, "the switch is the last that is written"
         else:
             check(opened)
-            opened.reembed("two", [FakeEncoder(version="2", batch_size=4, log=log)], commit_rows=4)
+            reembed_collection(opened, "two", [FakeEncoder(version="2", batch_size=4, log=log)], commit_rows=4)
         check(Collection.open(target), NEW)
         assert rows(Collection.open(target)) == rows(Collection.open(whole))
         embedded = log.read_text().splitlines()
@@ -451,13 +457,13 @@ def both(tmp_path: Path) -> Collection:
         picture(folder / f"text{number:03}.png", (number + 1, 1, 2))
     (folder / "text009.txt").write_text("", encoding="utf-8")
     made = Collection.create(tmp_path / "both", encoder="one")
-    made.add([read_manifest(folder)], shared()[0])
+    add_manifests(made, [read_manifest(folder)], shared()[0])
     return made
 
 
 def test_the_embeddings_of_a_common_network_are_taken_as_they_are(both: Collection) -> None:
     before, after = shared()
-    report = both.reembed("two", after)
+    report = reembed_collection(both, "two", after)
     assert [encoder.embedded.total() for encoder in after] == [0, 6]
     assert (report.encoded, report.reused, report.counts) == (6, 6, {"ok": 12, "empty": 1})
     found = Collection.open(both.path)
@@ -474,7 +480,7 @@ def test_of_a_common_network_files_may_be_gone(both: Collection, tmp_path: Path)
     for path in (tmp_path / "media").glob("*.txt"):
         path.unlink()
     (tmp_path / "media" / "text002.png").unlink()
-    report = both.reembed("two", shared()[1])
+    report = reembed_collection(both, "two", shared()[1])
     assert report.counts == {"ok": 11, "broken": 2}
     assert report.lost == 1
     assert {Path(one.path).name for one in report.outcomes} == {"text002.png", "text009.txt"}
@@ -483,9 +489,11 @@ def test_of_a_common_network_files_may_be_gone(both: Collection, tmp_path: Path)
 
 def test_what_was_embedded_before_a_file_went_stays(small: Collection, folder: Path) -> None:
     with pytest.raises(Stopped):
-        small.reembed("two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(20), commit_rows=4)
+        reembed_collection(
+            small, "two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(20), commit_rows=4
+        )
     (folder / "text000.txt").unlink()
-    assert small.reembed("two", [FakeEncoder(version="2")]).counts == {"ok": 40}
+    assert reembed_collection(small, "two", [FakeEncoder(version="2")]).counts == {"ok": 40}
 
 
 # ---------------------------------------------------------------------------------- what the new encoder cannot embed
@@ -494,7 +502,7 @@ def test_what_was_embedded_before_a_file_went_stays(small: Collection, folder: P
 def test_a_file_that_is_gone_has_an_outcome(small: Collection, folder: Path) -> None:
     (folder / "text007.txt").unlink()
     (folder / "text008.txt").write_bytes(b"\xff\xfe\x00\x00 no text")
-    report = small.reembed("two", [FakeEncoder(version="2", faults={"text 9": "nan"})])
+    report = reembed_collection(small, "two", [FakeEncoder(version="2", faults={"text 9": "nan"})])
     assert report.counts == {"ok": 37, "broken": 3}
     assert report.lost == 3
     reasons = {Path(one.path).stem: one.reason for one in report.outcomes}
@@ -503,7 +511,9 @@ def test_a_file_that_is_gone_has_an_outcome(small: Collection, folder: Path) -> 
     found = Collection.open(small.path)
     assert len(found.vectors(NEW.fingerprint)) == 37
     (folder / "text007.txt").write_text("text 7", encoding="utf-8")
-    assert found.add([read_manifest(folder)], [FakeEncoder(version="2")]).counts["ok"] >= 38, "it is tried again"
+    assert add_manifests(found, [read_manifest(folder)], [FakeEncoder(version="2")]).counts["ok"] >= 38, (
+        "it is tried again"
+    )
 
 
 def test_modalities_that_the_new_encoder_does_not_take(made: Path) -> None:
@@ -528,7 +538,7 @@ def test_where_nothing_can_be_embedded_all_stays(small: Collection, folder: Path
         shutil.rmtree(folder)
     before, header = small.files(), (small.path / "chiasm.json").read_bytes()
     with pytest.raises(CollectionError) as error:
-        small.reembed("two", [network])
+        reembed_collection(small, "two", [network])
     first = folder / "text000.txt"
     why = "the file does not exist" if gone else "the encoder 'two' takes image, not text"
     assert str(error.value) == (
@@ -545,7 +555,7 @@ def test_where_nothing_can_be_embedded_all_stays(small: Collection, folder: Path
 def test_a_collection_without_items(tmp_path: Path) -> None:
     made = Collection.create(tmp_path / "empty", encoder="one")
     with pytest.raises(CollectionError, match=r"'two' could embed none of its files \(it has none\)"):
-        made.reembed("two", [FakeEncoder(version="2")])
+        reembed_collection(made, "two", [FakeEncoder(version="2")])
 
 
 def test_the_same_encoder_is_refused(made: Path) -> None:
@@ -569,10 +579,10 @@ def test_what_is_no_encoder_or_no_collection(made: Path, tmp_path: Path) -> None
 
 def test_a_run_with_an_encoder_that_cannot_be_used(small: Collection) -> None:
     with pytest.raises(EncoderError, match="weights of fake cannot be loaded"):
-        small.reembed("two", [FakeEncoder(version="2", batch_size=4, faults={"text 30": "no weights"})])
+        reembed_collection(small, "two", [FakeEncoder(version="2", batch_size=4, faults={"text 30": "no weights"})])
     assert Collection.open(small.path).encoder == "one"
     rest = FakeEncoder(version="2")
-    small.reembed("two", [rest])
+    reembed_collection(small, "two", [rest])
     assert rest.embedded["text"] < 40
     check(Collection.open(small.path), NEW)
 
@@ -723,7 +733,7 @@ def test_deleting_that_was_cut_off_goes_on(made: Path, monkeypatch: pytest.Monke
 
 
 def test_tables_that_are_in_use_again_are_not_deleted(small: Collection) -> None:
-    small.reembed("two", [FakeEncoder(version="2")])
+    reembed_collection(small, "two", [FakeEncoder(version="2")])
     second = Collection.open(small.path)
     aged(small.path)
 
@@ -732,15 +742,15 @@ def test_tables_that_are_in_use_again_are_not_deleted(small: Collection) -> None
             Collection.open(small.path).drop_replaced()
 
     encoder = FakeEncoder()
-    second.reembed("one", [encoder], on_progress=tidy, commit_rows=4)
+    reembed_collection(second, "one", [encoder], on_progress=tidy, commit_rows=4)
     assert encoder.embedded.total() == 0, "its vectors were there, and stayed"
     check(Collection.open(small.path))
 
 
 def test_what_was_begun_with_another_encoder_goes_at_the_switch(small: Collection) -> None:
     with pytest.raises(Stopped):
-        small.reembed("two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(20))
-    small.reembed("three", [FakeEncoder(version="3")])
+        reembed_collection(small, "two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(20))
+    reembed_collection(small, "three", [FakeEncoder(version="3")])
     found = Collection.open(small.path)
     assert len(found.drop_replaced(unused_for=-1)) == 4
     assert tables(small.path) == {"items", found.generation.files, f"embeddings-{FakeEncoder(version='3').fingerprint}"}
@@ -749,15 +759,17 @@ def test_what_was_begun_with_another_encoder_goes_at_the_switch(small: Collectio
 
 def test_removing_removes_from_both(small: Collection) -> None:
     with pytest.raises(Stopped):
-        small.reembed("two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(20))
+        reembed_collection(small, "two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(20))
     small.remove(["text000", "text039"])
-    small.reembed("two", [FakeEncoder(version="2")])
+    reembed_collection(small, "two", [FakeEncoder(version="2")])
     found = Collection.open(small.path)
     assert found.remove(["text001"]) == 1
     check(found, NEW)
     assert found.count() == 37
     for name in tables(small.path) - {"items"}:
-        assert not {"text000", "text001", "text039"} & set(found._rows(name, ["item"])["item"].to_pylist()), name
+        assert not {"text000", "text001", "text039"} & set(
+            lance.dataset(str(small.path / f"{name}.lance")).to_table(columns=["item"])["item"].to_pylist()
+        ), name
 
 
 # -------------------------------------------------------------------------------------------------- on the command line

@@ -29,6 +29,7 @@ from chiasm.retrieval.metrics import METRICS, MahalanobisIndex, Metric
 from chiasm.retrieval.rerank import Reranked
 from chiasm.retrieval.scores import PairScores, Preparation, ScoreModel
 from chiasm.space import Space
+from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.manifest import read_manifest
 from chiasm.types import Image, Media, Text
@@ -888,7 +889,7 @@ def test_items_added_while_a_searcher_is_made_are_seen(
     def adding(collection: Collection, space: Space) -> Any:
         found = original(collection, space)
         monkeypatch.setattr(searcher, "gallery_of", original)
-        collection.add([read_manifest(more(made, tmp_path))], painters())
+        add_manifests(collection, [read_manifest(more(made, tmp_path))], painters())
         return found
 
     monkeypatch.setattr(searcher, "gallery_of", adding)
@@ -1051,7 +1052,9 @@ def test_an_index_finds_what_exact_search_finds(made: Path, small: None, tmp_pat
     assert found_by(indexed) == expected
 
     rows = [{"id": "new", "image": picture(tmp_path / "new.png", (7, 2, 3)), "text": "red green zebra", "most": "red"}]
-    Collection.open(made).add([read_manifest(table(tmp_path / "new.jsonl", rows))], painters())  # the index lags
+    add_manifests(
+        Collection.open(made), [read_manifest(table(tmp_path / "new.jsonl", rows))], painters()
+    )  # the index lags
     Collection.open(made).remove(["1-1-0", "0-0-1"])
     fresh = Searcher(made)
     assert by_index(fresh) == {"image", "text"}

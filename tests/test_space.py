@@ -15,9 +15,10 @@ from jaxtyping import Float
 from safetensors.numpy import load_file, save_file
 
 from chiasm import space as module
-from chiasm.alignment.alignment import LearnedMap, RidgeAlignment
+from chiasm.alignment.alignment import LearnedMap
 from chiasm.alignment.bridge import conse
-from chiasm.alignment.kernel import KernelAlignment
+from chiasm.alignment.closed_form import KernelAlignment, RidgeAlignment
+from chiasm.alignment.pairs import PairArrays
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.errors import SpaceError
 from chiasm.space import NAME_TEMPLATES, Space, start_space
@@ -273,8 +274,8 @@ def test_a_space_places_as_the_alignment_that_it_was_learned_by(start: Space) ->
     raw, anchors = vectors(40), start.place("text", vectors(40, 6, seed=1))
     begin = start.start("image", raw)
     features = start.features("image", raw, begin)
-    fitted = RidgeAlignment(blends=[0.7]).fit(features, anchors, start=begin)
-    maps: dict[Modality, LearnedMap] = {"image": fitted.map_}
+    fitted = RidgeAlignment(blends=[0.7]).fit(PairArrays(features, anchors, begin))
+    maps: dict[Modality, LearnedMap] = {"image": fitted.map}
     space = start.learned("aligned", maps, learned_from=[], about={})
     np.testing.assert_array_equal(space.place("image", raw), fitted.transform(features, begin))
 
@@ -283,16 +284,16 @@ def test_a_map_of_kernel_features_is_kept(start: Space, tmp_path: Path) -> None:
     raw, anchors = vectors(40), start.place("text", vectors(40, 6, seed=1))
     begin = start.start("image", raw)
     features = start.features("image", raw, begin)
-    fitted = KernelAlignment(blends=[0.7], widths=[0.5]).fit(features, anchors, start=begin)
-    assert fitted.map_.kernel is not None
-    maps: dict[Modality, LearnedMap] = {"image": fitted.map_}
+    fitted = KernelAlignment(blends=[0.7], widths=[0.5]).fit(PairArrays(features, anchors, begin))
+    assert fitted.map.kernel is not None
+    maps: dict[Modality, LearnedMap] = {"image": fitted.map}
     space = start.learned("bent", maps, learned_from=[], about={})
     np.testing.assert_array_equal(space.place("image", raw), fitted.transform(features, begin))
     space.save(tmp_path / "bent")
     again = Space.load(tmp_path / "bent")
     np.testing.assert_array_equal(again.place("image", raw), space.place("image", raw))
     wider: dict[Modality, LearnedMap] = {
-        "image": replace(fitted.map_, kernel=replace(fitted.map_.kernel, width=2 * fitted.map_.kernel.width))
+        "image": replace(fitted.map, kernel=replace(fitted.map.kernel, width=2 * fitted.map.kernel.width))
     }
     assert start.learned("wider", wider, learned_from=[], about={}).digest != space.digest
 

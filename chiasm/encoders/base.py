@@ -3,7 +3,7 @@
 An encoder is pretrained and frozen. It turns one opened medium into the input of its network (`prepare`, cheap, called
 from several reader threads) and batches of such inputs into embeddings (`encode`, expensive, called from one thread).
 How weights are found and run is left to `offline`, `huggingface` and `runtime`; where embeddings are kept, to
-`chiasm.store.collection`.
+`chiasm.store`.
 """
 
 from __future__ import annotations

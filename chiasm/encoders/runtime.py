@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import os
 import shutil
 import sys
 import warnings
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Float
 
+from chiasm.cores import usable_cores
 from chiasm.encoders.cache import fingerprint, made_once
 from chiasm.errors import EncoderError
 
@@ -208,13 +208,6 @@ class _OnnxRuntime(_Runner):
     def _one(self, batch: Arrays) -> Float[np.ndarray, "batch dim"]:
         output: Float[np.ndarray, "batch dim"] = self.session.run(None, dict(batch))[0]
         return output
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _has_gpu() -> bool:

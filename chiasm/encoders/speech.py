@@ -28,9 +28,10 @@ import numpy as np
 from jaxtyping import Float
 
 from chiasm._optional import require
+from chiasm.cores import usable_cores
 from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint
-from chiasm.encoders.runtime import DEVICES, Device, usable_cores
+from chiasm.encoders.runtime import DEVICES, Device
 from chiasm.errors import EncoderError
 from chiasm.types import Audio, Media, Modality, Text
 

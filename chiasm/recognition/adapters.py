@@ -18,9 +18,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from chiasm.errors import LabelError
-from chiasm.recognition.linear_probe import refuse_nonfinite, row_weights, softmax
+from chiasm.recognition.linear import row_weights
 from chiasm.splits import Labels, group_codes, label_codes, refuse_continuous, refuse_one_class
-from chiasm.vectors import Unchecked, unit_rows
+from chiasm.vectors import Unchecked, check_matrix, softmax, unit_rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,7 +80,7 @@ class _Adapter(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         if np.asarray(y).ndim == 1:
             label_codes(y)  # refuses missing labels with their number, before scikit-learn words it without
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False)
-        refuse_nonfinite(X)
+        check_matrix(X)
         weight = row_weights(sample_weight, len(X))
         used = np.flatnonzero(weight)
         self.classes_, codes = label_codes(np.asarray(y)[used])
@@ -157,7 +157,7 @@ class _Adapter(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
     def _checked_logits(self, X: Float[np.ndarray, "rows dim"] | Unchecked) -> Float32[np.ndarray, "rows classes"]:
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32], ensure_all_finite=False)
-        refuse_nonfinite(X)
+        check_matrix(X)
         return self._logits(self._features(X))
 
     def _features(self, X: Float[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows dim"]:
@@ -170,7 +170,7 @@ class _Adapter(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # sc
         if X_source is None or y_source is None:
             raise ValueError("a source needs both X_source and y_source; one of them is missing")
         X_source = check_array(X_source, dtype=[np.float64, np.float32], ensure_all_finite=False, input_name="X_source")
-        refuse_nonfinite(X_source)
+        check_matrix(X_source, "X_source")
         if X_source.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X_source has {X_source.shape[1]} columns, X has {self.n_features_in_}: use the same encoder for both"

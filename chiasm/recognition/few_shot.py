@@ -17,9 +17,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from chiasm.errors import LabelError
-from chiasm.recognition.linear_probe import row_weights, softmax
+from chiasm.recognition.linear import row_weights
 from chiasm.splits import Labels, Shots, deal, group_codes, label_codes, refuse_continuous, refuse_one_class
-from chiasm.vectors import Unchecked, unit_rows
+from chiasm.vectors import Unchecked, softmax, unit_rows
 
 LARGEST_CACHE = 5000
 """Rows that a Tip-Adapter keeps at most: its time and memory grow with their square."""

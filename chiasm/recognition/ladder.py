@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from chiasm.errors import LabelError
 from chiasm.recognition.heads import RUNGS, Head, RungName, head_of
 from chiasm.splits import Shots, deal
+from chiasm.vectors import log_softmax
 
 if TYPE_CHECKING:
     from chiasm.training import Training
@@ -274,15 +275,22 @@ def predict_folds(
             held = fold_of == fold
             out[held] = predict_rung(rung, task.take(np.flatnonzero(of)), task.rows[held], classes, options)
         return out
-    from chiasm.recognition.linear_probe import fit_folds
+    from chiasm.recognition.linear import class_weights, fit_classes
 
-    (strength,) = options.strengths
-    probes = fit_folds(
-        task.rows, task.codes, trained, strength=strength, class_weight=options.class_weight, extra=beside
-    )
-    for fold, of, probe in zip(folds, trained, probes, strict=True):
-        head = head_of(rung, probe, every, int(of.sum()))
-        out[fold_of == fold] = head.log_probabilities(task.rows[fold_of == fold], classes)
+    rows, codes, weight = task.rows, task.codes, np.ones(len(task.rows))
+    if beside is not None:
+        rows = np.vstack([rows, beside.X.astype(rows.dtype)])
+        codes, weight = np.concatenate([codes, beside.y]), np.concatenate([weight, beside.weight])
+    place = np.searchsorted(every, codes)
+    held_out = fit_classes(
+        rows,
+        place,
+        fold_of=np.append(fold_of, np.full(len(rows) - len(fold_of), -1)),
+        weight=class_weights(place, weight, options.class_weight, every.tolist()),
+        strengths=options.strengths,
+    ).held_out[: len(out)]
+    out[fold_of >= 0] = -np.inf
+    out[:, every] = log_softmax(held_out.astype(np.float64))
     return out
 
 

@@ -3,9 +3,8 @@
 These are what `chiasm.recognition.recognizer` is for classes, with the same arrays and the same way with missing
 modalities: for every set of modalities that training items have there is a head, fitted on all items that have at least
 these, unless its items are fewer than 0.9 of those of one of its modalities; an item with such a set is predicted by the
-largest sets within it that have heads, together. The mathematics is in `chiasm.alignment.ridge` and
-`chiasm.recognition.label_probe`; what a column of raw values asks for, in `chiasm.recognition.tasks`; several columns at
-once, in `chiasm.recognition.multitask`. All of it is numpy, to fit as to predict.
+largest sets within it that have heads, together. The mathematics is in `chiasm.recognition.linear`; what a column of raw
+values asks for, in `chiasm.recognition.tasks`; several columns at once, in `chiasm.recognition.multitask`. All of it is numpy, to fit as to predict.
 """
 
 from __future__ import annotations
@@ -17,15 +16,14 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
-from chiasm.alignment.ridge import fit_ridge
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition.confidence import ConformalScores
-from chiasm.recognition.label_probe import LabelProbe, fit_label_probe, sigmoid
+from chiasm.recognition.linear import LinearFit, fit_labels, fit_numbers
 from chiasm.recognition.linear_heads import LinearHead, LinearHeads, SubsetPredictor, deserving, floats
 from chiasm.recognition.modalities import Arrays, ModalityArrays, Subset, as_arrays, refuse_empty_items, subsets
 from chiasm.recognition.storage import Tensors
 from chiasm.splits import Labels, deal, group_codes
-from chiasm.vectors import Unchecked
+from chiasm.vectors import Unchecked, sigmoid
 
 _FEWEST_HELD_OUT = 20  # for intervals and thresholds of a set that has no head of its own
 _FEWEST_FOR_THRESHOLD = 10  # positive items of a label for one of its own
@@ -77,7 +75,7 @@ class NumberPredictor(SubsetPredictor):
     the inverse of their held-out mean squared error.
 
     Args:
-        strengths: of the penalty to choose from; by default a path, see `chiasm.alignment.ridge.fit_ridge`.
+        strengths: of the penalty to choose from; by default a path, see `chiasm.recognition.linear.fit_numbers`.
 
     Attributes:
         heads_: what was learned.
@@ -119,21 +117,22 @@ class NumberPredictor(SubsetPredictor):
         heads, held_out = {}, {}
         for part in parts:
             rows = arrays.having(part)
-            found = fit_ridge(
+            fit = fit_numbers(
                 features.rows(arrays, part, rows),
                 numbers[rows],
-                groups=None if group is None else group[rows],
+                fold_of=np.arange(len(rows)) if group is None else group[rows],
                 strengths=strengths,
             )
-            error = float(np.nanmin(found.errors)) if np.isfinite(found.errors).any() else float(numbers[rows].var())
+            errors = np.square(fit.held_out[:, 0] - numbers[rows])
+            error = float(np.nanmean(errors)) if np.isfinite(errors).any() else float(numbers[rows].var())
             heads[part] = LinearHead(
-                found.coef.astype(np.float32)[None],
-                np.array([found.intercept]),
+                fit.coef.astype(np.float32),
+                fit.intercept,
                 np.array([1 / max(error, np.finfo(np.float64).tiny)]),
-                found.strength,
+                fit.strength,
                 len(rows),
             )
-            held_out[part] = _spread(found.held_out[:, None], rows, len(arrays))
+            held_out[part] = _spread(fit.held_out, rows, len(arrays))
         self.heads_ = LinearHeads(features, heads)
         self.residuals_, scores = {}, {}
         for part in subsets(features.modalities):
@@ -297,7 +296,7 @@ class LabelsPredictor(SubsetPredictor):
     Args:
         threshold: `"f1"`, or one for all labels.
         folds: of the cross-validation.
-        strengths: of the penalty to choose from; by default a path, see `chiasm.recognition.label_probe.fit_label_probe`.
+        strengths: of the penalty to choose from; by default a path, see `chiasm.recognition.linear.fit_labels`.
         random_state: seed of the folds.
 
     Attributes:
@@ -451,15 +450,15 @@ class LabelsPredictor(SubsetPredictor):
         """A head, its held-out logits, and whether it took the names of labels."""
         strengths = None if self.strengths is None else tuple(self.strengths)
         varies = np.flatnonzero(_varies(Y))
-        probe: LabelProbe | None = None
+        probe: LinearFit | None = None
         if len(varies):
-            probe = fit_label_probe(rows, Y[:, varies], fold_of=fold_of, strengths=strengths)
+            probe = fit_labels(rows, Y[:, varies], fold_of=fold_of, strengths=strengths)
         if anchors is not None:
             able = np.union1d(varies, np.setdiff1d(anchors[1], np.flatnonzero(Y.all(axis=0))))
             kept = np.isin(anchors[1], able)
             place = np.searchsorted(able, anchors[1][kept])
             own = np.eye(len(able), dtype=bool)[place]
-            with_names = fit_label_probe(
+            with_names = fit_labels(
                 np.vstack([rows, anchors[0][kept].astype(rows.dtype)]),
                 np.vstack([Y[:, able], own]),
                 fold_of=np.append(fold_of, np.full(int(kept.sum()), _ALWAYS_LEARNED)),
@@ -584,7 +583,7 @@ def _nearer(
 
 
 def _filled(
-    probe: LabelProbe,
+    probe: LinearFit,
     able: Int[np.ndarray, " able"],
     held_out: Float64[np.ndarray, "rows able"],
     Y: Bool[np.ndarray, "rows labels"],

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from chiasm.encoders.base import Encoder
 from chiasm.errors import SpaceError
 from chiasm.space import Space
+from chiasm.store.ingest import embed_media
 from chiasm.types import Media, Modality
 from chiasm.verbs import fit as learning
-from chiasm.verbs.dataset import Embedded, fingerprints_of, modality_arrays
+from chiasm.verbs.dataset import fingerprints_of, means_by_item, modality_arrays
 from chiasm.verbs.model import Model
 
 
@@ -61,26 +61,17 @@ class Classifier:
         Raises:
             SpaceError: the model takes nothing of an item, or its encoder finds nothing in it.
         """
-        arrays: dict[Modality, Float[np.ndarray, "items dim"]] = {}
-        present: dict[Modality, Bool[np.ndarray, " items"]] = {}
-        for modality, encoder in self._encoder.items():
-            flat = [(row, medium) for row, media in enumerate(items) for medium in media if medium.modality == modality]
-            if not flat:
-                continue
-            vectors = encoder.encode([medium for _, medium in flat]).vectors
-            has = vectors.any(axis=1)
-            owners = np.array([row for row, _ in flat], dtype=int)[has]
-            counts = np.bincount(owners, minlength=len(items))
-            total = np.zeros((len(items), vectors.shape[1]), np.float32)
-            np.add.at(total, owners, vectors[has])
-            arrays[modality] = total / np.maximum(counts, 1)[:, None].astype(np.float32)
-            present[modality] = counts > 0
-        used = [modality for modality in arrays if present[modality].any()]
-        usable = np.any([present[modality] for modality in used], axis=0) if used else np.zeros(len(items), dtype=bool)
+        vectors, outcomes = embed_media(items, self._encoder)
+        means = means_by_item(vectors, [str(row) for row in range(len(items))])
+        usable = np.any([*means.present.values()], axis=0) if means.present else np.zeros(len(items), dtype=bool)
         if not usable.all():
+            reasons = "".join(f"; {outcome.reason}" for outcome in outcomes[:1])
             raise SpaceError(
                 f"the model takes {', '.join(self._encoder)}; it finds none of these in item {int(np.argmin(usable))}"
+                f"{reasons}"
             )
-        found = modality_arrays(Embedded(arrays, present, {}), self._start, used)
+        found = modality_arrays(means, self._start, [*means.arrays])
         said = learning.say(self._model.predictor, found, level=level, false_alarm_rate=false_alarm_rate)
-        return [Recognised(tuple(m for m in used if present[m][row]), one) for row, one in enumerate(said)]
+        return [
+            Recognised(tuple(m for m in means.arrays if means.present[m][row]), one) for row, one in enumerate(said)
+        ]

@@ -35,6 +35,7 @@ from chiasm.serving.keys import KeyRing
 from chiasm.serving.observe import JsonLines, logger
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
 from chiasm.serving.settings import Settings
+from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import FeedbackTable, Label, Thumb
 from chiasm.store.manifest import read_manifest
@@ -200,7 +201,7 @@ def take_in(searcher: Searcher, path: Path, name: str) -> str:
         part = kept.with_name(f".{kept.name}.{os.getpid()}")
         shutil.copyfile(path, part)
         part.replace(kept)
-    report = collection.add([read_manifest(kept)], searcher.networks)
+    report = add_manifests(collection, [read_manifest(kept)], searcher.networks)
     searcher.refresh()
     for row in collection.files():
         if row["path"] == str(kept):

@@ -1,4 +1,4 @@
-"""Full text of a collection: which items hold the words of a query, by BM25.
+"""Full text of a collection: which items hold the words of a query, by BM25 (see `Tables.match`, `Tables.index_words`).
 
 A document is the text of one slot of an item (written in the manifest, or the content of a text file), a transcript of
 a sound or of a moment of it, or what the item's columns of text say, with its id. Documents are kept in the folder
@@ -6,10 +6,7 @@ a sound or of a moment of it, or what the item's columns of text say, with its i
 made from. A document has a key over what it is of, so only those that are missing are read and those of content that is
 gone are deleted. The state is written last: an update that was cut off at any point is completed by the next one.
 
-Words are compared without case, accents and endings (`language`), and split by the rules of Unicode with dictionaries
-for scripts that do not set spaces; Lance's stop words count nowhere. BM25 is Lucene's, with k1 1.2 and b 0.75.
-
-What is left to others: how words and vectors are weighed against each other (`chiasm.retrieval.hybrid`).
+How words and vectors are weighed against each other is in `chiasm.retrieval.hybrid`.
 """
 
 from __future__ import annotations
@@ -18,23 +15,20 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import lance
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock
 from jaxtyping import Float64
-from lance.query import MatchQuery
 
 from chiasm import media
 from chiasm.errors import CollectionError, MediaError
-from chiasm.store.collection import Collection, newest, write_whole
+from chiasm.files import write_whole
+from chiasm.store.collection import INDEX_ROWS, USABLE, Collection
+from chiasm.store.tables import Tables, chunks, one_of
 from chiasm.types import FileOutcome, Outcome, Text
 
 FORMAT_VERSION = 1
@@ -64,13 +58,9 @@ Language = Literal[
 METADATA = "metadata"  # the slot of a document of columns
 QUERY_CHARACTERS = 10_000  # of a query; the rest of it is not looked for
 COMMIT_DOCUMENTS = 2048
-COMPACT_FRAGMENTS = 16
-DELETED = 0.1  # of the documents; with more of them, or more fragments, the table is written anew
 FIRST_DOCUMENTS = 256  # looked at first; more where they are of too few items
 
-_LISTED = 4096  # values in one SQL condition
-_USABLE = (Outcome.OK, Outcome.DUPLICATE)
-_INDEX = "text_idx"
+_NAME = "documents"
 _DOCUMENTS = pa.schema(
     [
         ("key", pa.string()),
@@ -86,7 +76,7 @@ _HIT = ("item", "slot", "start", "end", "text")
 
 @dataclass(frozen=True, eq=False)
 class WordHits:
-    """The best document of each item that was found, best first; of equal scores by item."""
+    """The best document of each item that holds any of the words, best first; of equal scores by item."""
 
     items: tuple[str, ...]
     slots: tuple[str, ...]  # "text/0", or `METADATA`
@@ -101,7 +91,7 @@ class WordHits:
 
 @dataclass(frozen=True)
 class FullTextReport:
-    """What an update did."""
+    """The result of an update."""
 
     documents: int  # in the index, after it
     added: int
@@ -129,18 +119,26 @@ class FullText:
     Args:
         collection: an opened collection.
         heard: fingerprints of the encoders whose transcripts count, e.g. of the speech encoder.
+
+    Example:
+        >>> import tempfile
+        >>> collection = Collection.create(Path(tempfile.mkdtemp()) / "birds", encoder="offline")
+        >>> words = FullText(collection)
+        >>> words.update().documents, words.search("owl", k=3).items
+        (0, ())
     """
 
     def __init__(self, collection: Collection, *, heard: Sequence[str] = ()) -> None:
         self.collection = collection
         self.heard = tuple(sorted(set(heard)))
         self._folder = collection.path / "fulltext"
-        self._path = self._folder / "documents.lance"
+        advice = "It holds nothing that the collection does not: delete this folder, and it is made anew"
+        self._tables = Tables(self._folder, collection.tables.lock, advice)
         self._state = self._folder / "state.json"
 
     @classmethod
     def kept(cls, collection: Collection) -> FullText | None:
-        """The words that are kept of a collection, of the transcripts that they were made from; None without any."""
+        """Return the words that are kept of a collection, with the transcripts that they were made from; None without."""
         made_from = cls(collection)._read_state().get("made_from")
         if not isinstance(made_from, dict):
             return None
@@ -150,7 +148,7 @@ class FullText:
     # ------------------------------------------------------------------------------------------------------- update
 
     def is_current(self) -> bool:
-        """Whether nothing has changed in the collection since the last update was complete."""
+        """Return whether nothing has changed in the collection since the last update was complete."""
         return bool(self._read_state().get("made_from") == self._versions())
 
     def update(self, *, language: Language | None = None) -> FullTextReport:
@@ -169,35 +167,37 @@ class FullText:
         if language is not None and language not in get_args(Language):
             raise CollectionError(f"the language {language!r} is not known. Choose of: {', '.join(get_args(Language))}")
         if self._read_state().get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
-            with self._writing():
+            with self._tables.writing():
                 shutil.rmtree(self._folder)
-        added = removed = 0
+        added = 0
         while True:
             versions = self._versions()
             sources = list(self._sources())
             stored = self._keys()
             missing = [source for source in sources if source.key not in stored]
             unread: list[FileOutcome] = []
-            for begin in range(0, len(missing), COMMIT_DOCUMENTS):
-                rows = [_read(source, unread) for source in missing[begin : begin + COMMIT_DOCUMENTS]]
-                added += self._add([row for row in rows if row is not None])
-            with self._writing():
-                # Otherwise another process may have added from a newer state what looks stale from here.
-                settled = self._versions() == versions
-                if settled:
-                    removed += self._delete(self._keys() - {source.key for source in sources})
-                    self._index(language)
-                    state = {"format_version": FORMAT_VERSION, "made_from": versions}
-                    self._folder.mkdir(exist_ok=True)
-                    write_whole(self._state, json.dumps(state, indent=2) + "\n")
-            if settled:
-                table = self._table()
-                return FullTextReport(0 if table is None else table.count_rows(), added, removed, tuple(unread))
+            for part in chunks(missing, COMMIT_DOCUMENTS):
+                added += self._add([row for row in (_read(source, unread) for source in part) if row is not None])
+            with self._tables.writing():
+                if self._versions() != versions:
+                    continue  # another process may have added from a newer state what looks stale from here
+                stale = sorted(self._keys() - {source.key for source in sources})
+                self._tables.delete(_NAME, ["key"], stale)
+                # Deleted documents count among those that a word is rare in until their fragment is written anew.
+                self._tables.compact(_NAME)
+                self._tables.index_words(_NAME, "text", language)
+                documents = len(self._keys())
+                if documents > INDEX_ROWS:
+                    self._tables.index(_NAME, "item")
+                self._folder.mkdir(exist_ok=True)
+                state = {"format_version": FORMAT_VERSION, "made_from": versions}
+                write_whole(self._state, json.dumps(state, indent=2) + "\n")
+                return FullTextReport(documents, added, len(stale), tuple(unread))
 
     # ------------------------------------------------------------------------------------------------------- search
 
-    def search(self, text: str, *, k: int, among: Container[str] | None = None) -> WordHits:
-        """The k items whose best document scores highest for the words of a text; fewer where fewer hold any of them.
+    def search(self, text: str, *, k: int, among: Callable[[Sequence[str]], Container[str]] | None = None) -> WordHits:
+        """Return the k items whose best document scores highest for the words of a text; fewer where fewer hold any.
 
         A document need not hold all words. Nothing in the text has a meaning beyond its words: quotes, brackets and
         operators are punctuation. A text without words, or of stop words only, finds nothing.
@@ -205,7 +205,7 @@ class FullText:
         Args:
             text: words, of which the first `QUERY_CHARACTERS` characters are looked for.
             k: items at the most.
-            among: ids of the items that may be found. Default: all.
+            among: from ids of items to those of them that may be found. Default: all.
 
         Raises:
             CollectionError: the index is damaged or of another format version.
@@ -219,42 +219,44 @@ class FullText:
                 f"{self._folder} has format version {version} and this chiasm reads {FORMAT_VERSION}. Run chiasm add "
                 "again: the index is made anew"
             )
-        table = self._table()
-        if table is None or not table.describe_indices():  # else all documents would be read for every query
-            return _hits([])
-        query = MatchQuery(text[:QUERY_CHARACTERS], "text")
         limit = max(FIRST_DOCUMENTS, 4 * k)
         while True:
-            with self._reading():
-                rows = table.to_table(columns=[*_HIT, "_score"], full_text_query=query, limit=limit).to_pylist()
+            rows = self._tables.match(_NAME, "text", text[:QUERY_CHARACTERS], _HIT, limit)
             rows.sort(key=lambda row: (-row["_score"], row["item"], row["slot"], row["start"] or 0.0))
             best: dict[str, dict[str, Any]] = {}
             for row in rows:
-                if among is None or row["item"] in among:
-                    best.setdefault(row["item"], row)
+                best.setdefault(row["item"], row)
+            if among is not None:
+                allowed = among(list(best))
+                best = {item: row for item, row in best.items() if item in allowed}
             if len(best) >= k or len(rows) < limit:
                 return _hits(list(best.values())[:k])
             limit *= 4
 
-    def covered(self) -> frozenset[str]:
-        """Items with words of their own: a text or a transcript, not only columns. See `hybrid.Found.covers`."""
-        table = self._table()
-        if table is None:
-            return frozenset()
-        with self._reading():
-            rows = table.to_table(columns=["item"], filter=f"slot != '{METADATA}'")
-        return frozenset(rows["item"].to_pylist())
+    def covered(self, items: Sequence[str] | None = None) -> frozenset[str]:
+        """Return the items with words of their own: a text or a transcript, not only columns.
+
+        Args:
+            items: looked at. Default: all.
+        """
+        own = f"slot != '{METADATA}'"
+        conditions = [own] if items is None else [f"{own} AND {one_of('item', part)}" for part in chunks(items)]
+        return frozenset(
+            item
+            for one in conditions
+            for item in self._tables.rows(_NAME, _DOCUMENTS, ["item"], one)["item"].to_pylist()
+        )
 
     # ---------------------------------------------------------------------------------------------------- documents
 
     def _sources(self) -> Iterator[_Source]:
-        """All documents that there should be. The texts of files are not read yet."""
+        """Yield the documents that there should be. The texts of files are not read yet."""
         items = {str(row["id"]): row for row in self.collection.items()}
         for file in self.collection.files():
             item, slot, path = file["item"], file["slot"], file["path"]
             if file["modality"] != "text" or item not in items:
                 continue
-            if path is not None and file["outcome"] in _USABLE:
+            if path is not None and file["outcome"] in USABLE:
                 key = _key(item, slot, "file", file["hash"])
                 yield _Source(key, item, slot, path=path, stored=(file["size"], file["mtime_ns"]))
             elif path is None and file["outcome"] != Outcome.EMPTY:
@@ -276,111 +278,35 @@ class FullText:
                     )
         columns_of_text = self.collection.columns()
         for item, row in items.items():
-            said = "\n".join([item, *(row[name] for name in columns_of_text if isinstance(row[name], str))])
-            yield _Source(_key(item, METADATA, said), item, METADATA, text=said)
+            text = "\n".join([item, *(row[name] for name in columns_of_text if isinstance(row[name], str))])
+            yield _Source(_key(item, METADATA, text), item, METADATA, text=text)
 
     def _versions(self) -> dict[str, int]:
-        """Versions of the collection's tables that documents are made from."""
-        names = (
-            "items",
-            self.collection.generation.files,
-            *(f"embeddings-{fingerprint}" for fingerprint in self.heard),
-        )
-        tables = {name: self._opened(self.collection.path / f"{name}.lance") for name in names}
-        return {name: table.version for name, table in tables.items() if table is not None}
+        """Return the versions of the collection's tables that documents are made from."""
+        embeddings = [f"embeddings-{fingerprint}" for fingerprint in self.heard]
+        tables = self.collection.tables
+        versions = {name: tables.version(name) for name in ("items", self.collection.generation.files, *embeddings)}
+        return {name: version for name, version in versions.items() if version}
 
     def _keys(self) -> set[str]:
-        table = self._table()
-        if table is None:
-            return set()
-        with self._reading():
-            return set(table.to_table(columns=["key"])["key"].to_pylist())
+        return set(self._tables.rows(_NAME, _DOCUMENTS, ["key"])["key"].to_pylist())
+
+    def _add(self, rows: Sequence[dict[str, Any]]) -> int:
+        """Write documents whose key is not there yet. Return how many."""
+        with self._tables.writing():
+            stored = self._keys()
+            new = {row["key"]: row for row in rows if row["key"] not in stored}
+            if new:
+                self._tables.append(_NAME, pa.Table.from_pylist(list(new.values()), schema=_DOCUMENTS))
+            return len(new)
 
     def _read_state(self) -> dict[str, Any]:
-        """What the last complete update left; nothing where there was none, or the file is damaged: then all is looked at."""
+        """Return the state of the last complete update; empty without one, or where the file is damaged: all is looked at then."""
         try:
             state = json.loads(self._state.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return state if isinstance(state, dict) else {}
-
-    # ------------------------------------------------------------------------------------------------------- tables
-
-    def _table(self) -> lance.LanceDataset | None:
-        return self._opened(self._path)
-
-    def _opened(self, path: Path) -> lance.LanceDataset | None:
-        with self._reading():
-            return newest(path)
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, OSError) as error:
-            raise CollectionError(
-                f"{self._folder} cannot be read: {error}. It holds nothing that the collection does not: delete this "
-                "folder, and it is made anew"
-            ) from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Hold the collection's lock; turn what a full or read-only disk says into an error that teaches."""
-        try:
-            with FileLock(self.collection.path / ".lock"):
-                yield
-        except OSError as error:
-            raise CollectionError(
-                f"{self._folder} cannot be written: {error}. What was committed is safe: free space or fix the "
-                "permissions, and run the same command again"
-            ) from error
-
-    def _add(self, rows: Sequence[dict[str, Any]]) -> int:
-        """Write documents whose key is not there yet. Gives how many."""
-        with self._writing():
-            stored = self._keys()
-            new = {row["key"]: row for row in rows if row["key"] not in stored}
-            if new:
-                self._folder.mkdir(exist_ok=True)
-                table = pa.Table.from_pylist(list(new.values()), schema=_DOCUMENTS)
-                lance.write_dataset(table, str(self._path), mode="append" if self._table() is not None else "create")
-            return len(new)
-
-    def _delete(self, keys: set[str]) -> int:
-        table = self._table()
-        listed = sorted(keys)
-        for begin in range(0, len(listed), _LISTED):
-            assert table is not None  # there are keys in it
-            table.delete("key IN (" + ", ".join(f"'{key}'" for key in listed[begin : begin + _LISTED]) + ")")
-        return len(listed)
-
-    def _index(self, language: Language | None) -> None:
-        """Index what is not indexed, anew where the language is another one, and merge small fragments."""
-        table = self._table()
-        if table is None:
-            return
-        stored = table.stats.dataset_stats()
-        # Deleted documents count among those that a word is rare in until their fragment is written anew.
-        if stored["num_fragments"] > COMPACT_FRAGMENTS or stored["num_deleted_rows"] > DELETED * table.count_rows():
-            table.optimize.compact_files()
-        found = table.stats.index_stats(_INDEX) if table.describe_indices() else None
-        before = found["indices"][0]["params"]["language"] if found else None
-        if found is None or (language is not None and language != before):
-            table.create_scalar_index(
-                "text",
-                "INVERTED",
-                name=_INDEX,
-                replace=True,
-                base_tokenizer="icu/split",
-                language=language or before or "English",
-                stem=True,
-                remove_stop_words=True,
-                ascii_folding=True,
-            )
-        elif found["num_unindexed_rows"]:
-            table.optimize.optimize_indices()
-        # Readers hold a version for the length of one call; an hour is beyond any of them.
-        table.cleanup_old_versions(older_than=timedelta(hours=1))
 
 
 def _key(*parts: str) -> str:
@@ -388,7 +314,7 @@ def _key(*parts: str) -> str:
 
 
 def _read(source: _Source, unread: list[FileOutcome]) -> dict[str, Any] | None:
-    """A row of the table; None, and a note in `unread`, where the file cannot be read or is another one by now."""
+    """Return a row of the table; None, and a note in `unread`, where the file cannot be read or is another one by now."""
     text = source.text
     if source.path is not None:
         try:

@@ -10,8 +10,11 @@ from chiasm import encoders
 from chiasm.encoders.runtime import Device
 from chiasm.errors import CollectionError
 from chiasm.space import start_space
-from chiasm.store.collection import AddReport, Collection, Progress, ReembedReport
+from chiasm.store.add import AddReport, add_manifests
+from chiasm.store.collection import Collection
+from chiasm.store.ingest import Progress
 from chiasm.store.manifest import read_manifest
+from chiasm.store.reembed import ReembedReport, reembed_collection
 from chiasm.verbs.search import (
     START,
     drop_replaced,
@@ -54,7 +57,7 @@ def add(
     else:  # the encoders first: a name that is none leaves no folder behind
         networks = encoders.resolve(encoder or "offline", device=device)
         collection = Collection.create(to, encoder=encoder or "offline")
-    report = collection.add(manifests, networks, on_progress=on_progress)
+    report = add_manifests(collection, manifests, networks, on_progress=on_progress)
     if report.encoded:  # so that the first search does not have to
         space = space_of(collection, networks, None)
         keep_indexes(collection, space, gallery_of(collection, space))
@@ -65,7 +68,7 @@ def add(
 
 
 def remove(collection: str | Path, *, where: str) -> int:
-    """Delete items, their outcomes and their vectors. Gives how many there were.
+    """Delete items, their outcomes and their vectors. Return how many there were.
 
     Args:
         collection: the collection.
@@ -103,7 +106,7 @@ def reembed(
     before = Collection.open(collection)
     networks = encoders.resolve(encoder, device=device)
     start_space(networks)  # what cannot be brought into one space is to be refused before it has taken over
-    report = before.reembed(encoder, networks, on_progress=on_progress)
+    report = reembed_collection(before, encoder, networks, on_progress=on_progress)
     opened = Collection.open(collection)
     left = set(spaces_of(before)) - set(spaces_of(opened)) - {START}
     # From here on it is only about the first search, which would do the same.

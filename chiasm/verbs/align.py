@@ -1,4 +1,4 @@
-"""The verbs `align` and `statistics`: learn from items that have several modalities."""
+"""The verbs `align` and `statistics`: learn a space from items that have several modalities."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from jaxtyping import Float
 
 from chiasm import encoders
 from chiasm.alignment.pairs import Pairs
+from chiasm.cores import limit_threads
 from chiasm.encoders.runtime import Device
 from chiasm.errors import SpaceError
 from chiasm.space import Space
 from chiasm.splits import holdout_split
 from chiasm.store.collection import Collection
 from chiasm.types import Modality
-from chiasm.verbs.dataset import (
-    pairs_of,
-)
+from chiasm.verbs.dataset import pairs_of
 from chiasm.verbs.search import (
     START,
     drop_replaced,
@@ -31,7 +30,8 @@ from chiasm.verbs.search import (
 )
 
 if TYPE_CHECKING:
-    from chiasm.alignment.alignment import LearnedMap, Source
+    from chiasm.alignment.alignment import LearnedMap
+    from chiasm.alignment.pairs import Source
     from chiasm.report.sections import Measured
     from chiasm.retrieval.scores import ScoreModel
 
@@ -70,10 +70,11 @@ class AlignReport:
         return sum(part.pairs for part in self.aligned.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report as plain values for JSON."""
         return {**asdict(self), "pairs": self.pairs}
 
 
+@limit_threads()
 def align(
     collection: str | Path,
     *,
@@ -88,8 +89,9 @@ def align(
 ) -> AlignReport:
     """Learn from items that have several modalities, and make the result the newest space of the collection.
 
-    A fifth of the groups is held out to measure before and after; then all pairs are learned from. What scores are worth
-    is learned from the same pairs, each placed by a map that did not learn from it: hits then have a probability.
+    A fifth of the groups is held out to measure before and after. The settings chosen without them then learn a map from
+    all pairs. The probability that a score means is learned from the same pairs, each placed by a map that did not learn
+    from it.
 
     Args:
         collection: the target.
@@ -98,7 +100,7 @@ def align(
             the meaning of scores is learned). Default: kernel, or ridge where the source is a file of statistics.
         source: a collection with such pairs, or a file written by `statistics`.
         alpha: weight of the source from 0 to 1, or `"auto"`.
-        name: what the new space is called; one of that name is replaced.
+        name: of the new space; one of that name is replaced.
         where: learn only from items that meet this SQL condition.
         seed: of the held-out groups, and of methods that draw.
         device: `"auto"`, `"cpu"` or `"cuda"`.
@@ -113,37 +115,37 @@ def align(
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
     start = start_of(opened, networks)
-    sets = [pairs_of(opened, start, one, where=where) for one in _with_anchor(pairs)]
+    sets = [pairs_of(opened, start, one, where=where) for one in _pairs_with_anchor(pairs)]
     if source is not None and len(sets) > 1:
         raise SpaceError("a source goes with two modalities. Align one after the other, or leave it out")
-    learned = [_align_one(data, start, method, source, alpha, seed, device) for data in sets]
+    results = [_align_one(data, start, method, source, alpha, seed, device) for data in sets]
     before: dict[str, dict[str, Any]] = {}
     after: dict[str, dict[str, Any]] = {}
     gain: dict[str, dict[str, Any]] = {}
     geometry: dict[str, dict[str, Any]] = {}
-    for one in learned:
+    for one in results:
         before |= one.before.found.as_dict()
         after |= one.after.found.as_dict()
         geometry[one.data.moved] = {"before": one.before.geometry.as_dict(), "after": one.after.geometry.as_dict()}
-        gain |= _gain(one.before, one.after)
+        gain |= paired_gain(one.before, one.after)
     space = start.learned(
         name,
-        {one.data.moved: one.map for one in learned if one.map is not None},
-        learned_from=sorted({item for one in learned for item in one.data.items}),
+        {one.data.moved: one.map for one in results if one.map is not None},
+        learned_from=sorted({item for one in results for item in one.data.items}),
         about={},
     )
     gallery = gallery_of(opened, space)
     scores = fit_scores(
-        opened, space, gallery, networks, learned=[CrossFitted(one.data, one.crossed) for one in learned], seed=seed
+        opened, space, gallery, networks, learned=[CrossFitted(one.data, one.crossed) for one in results], seed=seed
     )
     report = AlignReport(
         space=name,
-        aligned={one.data.moved: one.report for one in learned},
+        aligned={one.data.moved: one.report for one in results},
         before=before,
         after=after,
         gain=gain,
         geometry=geometry,
-        scores=_told(scores),
+        scores=_summarise(scores),
     )
     space = replace(space, about=report.as_dict())
     opened.require_current()
@@ -162,23 +164,23 @@ def statistics(
     where: str | None = None,
     device: Device = "auto",
 ) -> int:
-    """Write what `align` needs of this collection as a source: sums and matrices, not the pairs. Gives their number.
+    """Write what `align` needs of this collection as a source: sums and matrices, not the pairs. Return their number.
 
     Args:
         collection: the source.
-        out: the file to write, by habit ending in `.safetensors`.
+        out: the file to write, by convention ending in `.safetensors`.
         pairs: the two modalities.
         where: only items that meet this SQL condition.
         device: `"auto"`, `"cpu"` or `"cuda"`.
     """
-    from chiasm.alignment.alignment import PairStatistics
+    from chiasm.alignment.pairs import PairStatistics
 
     opened = Collection.open(collection)
     start = start_of(opened, encoders.resolve(opened.encoder, device=device))
     data = pairs_of(opened, start, pairs, where=where)
-    found = PairStatistics.from_pairs(data.features, data.anchors)
-    found.save(out, _belongs_to(start, data.moved, data.anchor))
-    return found.count
+    sums = PairStatistics.from_pairs(data.features, data.anchors)
+    sums.save(out, _provenance(start, data.moved, data.anchor))
+    return sums.count
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,8 +204,9 @@ def _align_one(
     seed: int,
     device: Device,
 ) -> _Learned:
-    from chiasm.alignment.alignment import MIN_PAIRS, PairStatistics
-    from chiasm.alignment.choice import make_alignment
+    from chiasm.alignment.alignment import MIN_PAIRS
+    from chiasm.alignment.closed_form import make_alignment
+    from chiasm.alignment.pairs import PairStatistics
     from chiasm.report.sections import measure_pairs
 
     if len(data.items) < MIN_PAIRS:
@@ -220,22 +223,22 @@ def _align_one(
             )
         report = Aligned("none", len(data.items), len(split.test), 0.0, 0.0, 0)
         return _Learned(data, None, before, before, data.start, report)
-    theirs = None if source is None else _source_of(source, start, data.moved, data.anchor, device)
+    other = None if source is None else _load_source(source, start, data.moved, data.anchor, device)
     if method is None:
-        method = "ridge" if isinstance(theirs, PairStatistics) else "kernel"
-    tried = make_alignment(method, alpha=alpha, seed=seed).fit(**data.take(split.train), source=theirs)
-    after = measure_pairs(
-        data, tried.transform(data.features[split.test], data.start[split.test]), split.test, seed=seed
-    )
-    final = make_alignment(method, alpha=alpha, seed=seed).fit(**data.take(np.arange(len(data.items))), source=theirs)
-    choice = final.choice_
-    crossed = final.cross_fitted(**data.take(np.arange(len(data.items))), source=theirs)
-    report = Aligned(method, len(data.items), len(split.test), choice.alpha, choice.blend, _count(theirs))
-    return _Learned(data, final.map_, before, after, crossed, report)
+        method = "ridge" if isinstance(other, PairStatistics) else "kernel"
+    alignment = make_alignment(method, alpha=alpha, seed=seed)
+    trial = alignment.fit(data.arrays.take(split.train), other)
+    placed = trial.transform(data.features[split.test], data.start[split.test])
+    after = measure_pairs(data, placed, split.test, seed=seed)
+    # The settings that were measured are those that stay: choosing them anew on all pairs would cost as much again.
+    final = alignment.fit(data.arrays, other, choice=trial.choice)
+    count = 0 if other is None else other.count
+    report = Aligned(method, len(data.items), len(split.test), final.choice.alpha, final.choice.blend, count)
+    return _Learned(data, final.map, before, after, final.cross_fitted, report)
 
 
-def _with_anchor(pairs: Sequence[Modality]) -> list[tuple[Modality, Modality]]:
-    """The pairs to learn from: two modalities, or each of several with text."""
+def _pairs_with_anchor(pairs: Sequence[Modality]) -> list[tuple[Modality, Modality]]:
+    """Return the pairs to learn from: two modalities, or each of several with text."""
     if len(pairs) == 2:
         return [(pairs[0], pairs[1])]
     if len(pairs) < 2 or len(set(pairs)) < len(pairs) or "text" not in pairs:
@@ -245,20 +248,20 @@ def _with_anchor(pairs: Sequence[Modality]) -> list[tuple[Modality, Modality]]:
     return [(modality, "text") for modality in pairs if modality != "text"]
 
 
-def _told(model: ScoreModel) -> dict[str, dict[str, Any]]:
-    """What was learned about scores, for reports."""
-    told = {}
+def _summarise(model: ScoreModel) -> dict[str, dict[str, Any]]:
+    """Return what was learned about scores, for reports."""
+    summary = {}
     for (asked, searched), pair in model.pairs.items():
         one: dict[str, Any] = {"preparation": asdict(pair.chosen.preparation)}
         if pair.relevance is not None:
             one |= {"calibration_error": pair.relevance.calibration_error, "queries": pair.relevance.queries}
             one |= {"answered": pair.relevance.rates(pair.relevance.threshold())}
-        told[f"{asked}_to_{searched}"] = one
-    return told
+        summary[f"{asked}_to_{searched}"] = one
+    return summary
 
 
-def _belongs_to(space: Space, moved: Modality, anchor: Modality) -> dict[str, str]:
-    """What statistics of pairs must agree on to be added up: encoders and start of both modalities."""
+def _provenance(space: Space, moved: Modality, anchor: Modality) -> dict[str, str]:
+    """Return what statistics of pairs must agree on to be added up: encoders and start of both modalities."""
     return {
         "moved": moved,
         "anchor": anchor,
@@ -268,40 +271,32 @@ def _belongs_to(space: Space, moved: Modality, anchor: Modality) -> dict[str, st
     }
 
 
-def _source_of(source: str | Path, space: Space, moved: Modality, anchor: Modality, device: Device) -> Source:
-    """The pairs of a collection, or the statistics in a file, if they are embedded as the target is."""
-    from chiasm.alignment.alignment import PairArrays, PairStatistics
+def _load_source(source: str | Path, space: Space, moved: Modality, anchor: Modality, device: Device) -> Source:
+    """Return the pairs of a collection, or the statistics in a file.
 
-    mine = _belongs_to(space, moved, anchor)
-    found: Source
+    Raises:
+        SpaceError: they were embedded otherwise than the target.
+    """
+    from chiasm.alignment.pairs import PairStatistics
+
+    pairs: Source
     if Path(source).is_dir():
         opened = Collection.open(source)
         start = start_of(opened, encoders.resolve(opened.encoder, device=device))
-        data = pairs_of(opened, start, (moved, anchor))
-        theirs, found = (
-            _belongs_to(start, moved, anchor),
-            PairArrays(data.features, data.anchors, data.start, data.groups),
-        )
+        pairs, theirs = pairs_of(opened, start, (moved, anchor)).arrays, _provenance(start, moved, anchor)
     else:
-        found, theirs = PairStatistics.load(source)
-    if theirs != mine:
+        pairs, theirs = PairStatistics.load(source)
+    ours = _provenance(space, moved, anchor)
+    if theirs != ours:
         differing = ", ".join(
-            f"{key}: {theirs.get(key)} there, {mine[key]} here" for key in mine if theirs.get(key) != mine[key]
+            f"{key}: {theirs.get(key)} there, {ours[key]} here" for key in ours if theirs.get(key) != ours[key]
         )
         raise SpaceError(f"the source {source} was embedded otherwise than the target ({differing})")
-    return found
+    return pairs
 
 
-def _count(source: Source | None) -> int:
-    from chiasm.alignment.alignment import PairStatistics
-
-    if source is None:
-        return 0
-    return source.count if isinstance(source, PairStatistics) else len(source.X)
-
-
-def _gain(before: Measured, after: Measured) -> dict[str, dict[str, Any]]:
-    """By direction and metric, the paired difference; empty where all pairs are of one group."""
+def paired_gain(before: Measured, after: Measured) -> dict[str, dict[str, Any]]:
+    """Return the paired difference by direction and metric; nothing where all pairs are of one group."""
     if len(np.unique(before.found.groups)) < 2:
         return {}
     differences = after.found.differences(before.found)

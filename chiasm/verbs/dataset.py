@@ -19,7 +19,7 @@ from chiasm.errors import LabelError, SpaceError
 from chiasm.recognition import ModalityArrays
 from chiasm.space import Space
 from chiasm.splits import merge_groups, near_duplicate_groups
-from chiasm.store.collection import Collection
+from chiasm.store.collection import Collection, Vectors
 from chiasm.types import MODALITIES, Modality
 
 _MOST_FOR_DUPLICATES = 20_000  # items: the search for near-duplicates takes the square of their number
@@ -106,29 +106,36 @@ class Embedded:
 
 
 def embedded_items(collection: Collection, ids: Sequence[str], fingerprints: Mapping[Modality, str]) -> Embedded:
-    """Embeddings of some items, in their order; rows of items that lack a modality are zero."""
+    """Return embeddings of some items of a collection, in their order; see `means_by_item`."""
+    return means_by_item({modality: collection.vectors(one) for modality, one in fingerprints.items()}, ids)
+
+
+def means_by_item(vectors: Mapping[Modality, Vectors], ids: Sequence[str]) -> Embedded:
+    """Return the mean embedding of each item by modality; rows of items that lack a modality are zero.
+
+    Args:
+        vectors: of whole files, by modality; those of other modalities or items among them are left out.
+        ids: of the items, in the order of the rows.
+    """
     rows = {item: number for number, item in enumerate(ids)}
-    arrays: dict[Modality, Float[np.ndarray, "items dim"]] = {}
-    present: dict[Modality, Bool[np.ndarray, " items"]] = {}
-    hashes: dict[Modality, list[str]] = {}
-    for modality, fingerprint in fingerprints.items():
-        found = collection.vectors(fingerprint)
+    means = Embedded({}, {}, {})
+    for modality, own in vectors.items():
         use = [
             number
-            for number, (item, kind) in enumerate(zip(found.items, found.modalities, strict=True))
+            for number, (item, kind) in enumerate(zip(own.items, own.modalities, strict=True))
             if kind == modality and item in rows
         ]
-        owners = np.array([rows[found.items[number]] for number in use], dtype=int)
+        owners = np.array([rows[own.items[number]] for number in use], dtype=int)
         counts = np.bincount(owners, minlength=len(ids))
-        total = np.zeros((len(ids), found.vectors.shape[1]), np.float32)
-        np.add.at(total, owners, found.vectors[use])
-        arrays[modality] = total / np.maximum(counts, 1)[:, None].astype(np.float32)
-        present[modality] = counts > 0
+        total = np.zeros((len(ids), own.vectors.shape[1]), np.float32)
+        np.add.at(total, owners, own.vectors[use])
         first = [""] * len(ids)
         for number in reversed(use):
-            first[rows[found.items[number]]] = found.hashes[number]
-        hashes[modality] = first
-    return Embedded(arrays, present, hashes)
+            first[rows[own.items[number]]] = own.hashes[number]
+        means.arrays[modality] = total / np.maximum(counts, 1)[:, None].astype(np.float32)
+        means.present[modality] = counts > 0
+        means.hashes[modality] = first
+    return means
 
 
 def fingerprints_of(networks: Sequence[Encoder]) -> dict[Modality, str]:

@@ -57,7 +57,7 @@ from chiasm.report.page import Page, show_moments, show_nothing_found, show_rele
 from chiasm.retrieval.index import Hit
 from chiasm.splits import merge_groups
 from chiasm.types import Audio, Video
-from chiasm.verbs.align import _gain
+from chiasm.verbs.align import paired_gain
 
 MOST_BYTES = 10_000_000  # of a file of questions
 MOST_QUESTIONS = 10_000  # of a file
@@ -660,7 +660,7 @@ class _Paired:
         }
         if self.before is not None:
             told["before"] = self.before.found.as_dict()
-            told["gain"] = _gain(self.before, self.after)
+            told["gain"] = paired_gain(self.before, self.after)
         return told
 
 

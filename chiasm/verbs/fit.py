@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from chiasm import encoders
+from chiasm.cores import limit_threads
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.evaluation.predictions import Predictions, measure
@@ -431,6 +432,7 @@ class FitReport:
         return asdict(self)
 
 
+@limit_threads()
 def fit(
     collection: str | Path,
     *,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,20 +12,14 @@ import numpy as np
 from chiasm import encoders
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
-from chiasm.store.collection import Collection
+from chiasm.space import start_space
+from chiasm.store.ingest import embed_manifests
 from chiasm.store.manifest import read_manifest
 from chiasm.types import MODALITIES, FileOutcome, Modality
 from chiasm.verbs import fit as learning
 from chiasm.verbs.add import OnProgress
-from chiasm.verbs.dataset import (
-    embedded_items,
-    fingerprints_of,
-    modality_arrays,
-)
+from chiasm.verbs.dataset import fingerprints_of, means_by_item, modality_arrays
 from chiasm.verbs.model import load_model
-from chiasm.verbs.search import (
-    start_of,
-)
 
 
 @dataclass(frozen=True)
@@ -81,26 +74,19 @@ def predict(
     manifests = [read_manifest(path) for path in paths]
     if not manifests:
         raise ChiasmError("nothing to predict: name at least one folder, table or file")
-    with tempfile.TemporaryDirectory(prefix="chiasm-predict-") as folder:
-        # A collection gives readers, batches and outcomes; it is thrown away.
-        collection = Collection.create(Path(folder) / "collection", encoder=saved.encoder)
-        added = collection.add(manifests, networks, on_progress=on_progress)
-        rows = collection.items()
-        ids = [str(row["id"]) for row in rows]
-        found = embedded_items(collection, ids, saved.fingerprints)
-        has_any = [modality for modality in found.arrays if found.present[modality].any()]
-        usable = np.flatnonzero(np.any([*found.present.values()], axis=0))
-        if len(usable):
-            arrays = modality_arrays(found, start_of(collection, networks), has_any, usable)
-            said = learning.say(saved.predictor, arrays, level=level, false_alarm_rate=false_alarm_rate)
-    number_of = {row: number for number, row in enumerate(usable.tolist())}
+    files = embed_manifests(manifests, networks, name=saved.encoder, on_progress=on_progress)
+    vectors = {modality: files.vectors[modality] for modality in saved.fingerprints if modality in files.vectors}
+    means = means_by_item(vectors, [*files.items])
+    usable = np.flatnonzero(np.any([*means.present.values()], axis=0)) if vectors else np.zeros(0, int)
     predictions = []
-    for row, item in enumerate(rows):
-        has = tuple(modality for modality in saved.fingerprints if found.present[modality][row])
-        path = next((files[0] for modality in MODALITIES if (files := item[modality])), None)
-        empty = Prediction(ids[row], path, None, None, {}, ())
-        if row in number_of:
-            predictions.append(replace(empty, modalities=has, **said[number_of[row]]))
-        else:
-            predictions.append(empty)
-    return PredictReport(tuple(predictions), added.outcomes)
+    for item_id, item in files.items.items():
+        media = [source for modality in MODALITIES for source in item.sources if source.modality == modality]
+        path = (media[0].path or media[0].text) if media else None
+        predictions.append(Prediction(item_id, path, None, None, {}, ()))
+    if len(usable):
+        arrays = modality_arrays(means, start_space(networks), [*vectors], usable)
+        answers = learning.say(saved.predictor, arrays, level=level, false_alarm_rate=false_alarm_rate)
+        for row, answer in zip(usable.tolist(), answers, strict=True):
+            own = tuple(modality for modality in vectors if means.present[modality][row])
+            predictions[row] = replace(predictions[row], modalities=own, **answer)
+    return PredictReport(tuple(predictions), files.outcomes)

@@ -45,6 +45,7 @@ from safetensors.numpy import load_file, save_file
 
 from chiasm import media
 from chiasm.encoders.base import Encoder
+from chiasm.files import write_whole
 from chiasm.media import Limits
 from chiasm.retrieval.diversity import diversify
 from chiasm.retrieval.gallery import APPROXIMATE_BYTES, Index
@@ -52,7 +53,7 @@ from chiasm.retrieval.index import ExactIndex, Hit, Ranking, Span
 from chiasm.retrieval.metrics import METRICS, InnerProduct, MahalanobisIndex, Metric
 from chiasm.retrieval.query import compose, more_like
 from chiasm.space import saved_spaces
-from chiasm.store.collection import Vectors, write_whole
+from chiasm.store.collection import Vectors
 from chiasm.types import Outcome
 from chiasm.vectors import unit_rows
 
@@ -903,7 +904,8 @@ class Searcher:
             may = np.unique(gallery.items[among])
         else:
             may = np.arange(len(gallery.names))
-        said = full_text.search(words, k=wanted, among={gallery.names[number] for number in may.tolist()})
+        allowed = {gallery.names[number] for number in may.tolist()}
+        said = full_text.search(words, k=wanted, among=lambda _: allowed)
         heard = np.array([gallery.numbers[item] for item in said.items], dtype=np.int64)
         if not len(said):
             return by_vectors, Found(heard, said.scores)

@@ -1,0 +1,358 @@
+"""Add to a collection: store the items of manifests, embed what is missing, commit in between.
+
+What is embedded already is found by path, size and time of change, or else by content, so that a run opens what changed
+and embeds what is new. The order of writes that makes a run safe to kill is described in `store.collection`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chiasm.encoders.base import Encoder
+from chiasm.errors import CollectionError
+from chiasm.store.collection import FILES, ITEMS, KEY, SLOT, USABLE, VECTORS, Collection
+from chiasm.store.ingest import COMMIT_ROWS, File, Part, Progress, Run, files_of, first_of, named, vectors_of
+from chiasm.store.manifest import Manifest
+from chiasm.store.tables import SEPARATOR, joined, matrix_of, one_of
+from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Outcome
+
+_ARROW: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+}
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """The result of a run of `add_manifests`."""
+
+    items: int  # in the collection, after the run
+    counts: dict[str, int]  # files of this run's manifests by outcome, stored earlier or now
+    outcomes: tuple[FileOutcome, ...]  # those that are not ok, with reasons
+    encoded: int  # embeddings computed in this run
+    unchanged: int  # files that were stored already and were not opened
+    seconds: float
+
+
+def add_manifests(
+    collection: Collection,
+    manifests: Sequence[Manifest],
+    encoders: Sequence[Encoder],
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    commit_rows: int = COMMIT_ROWS,
+) -> AddReport:
+    """Store the items of manifests and embed whatever is not embedded yet.
+
+    Files whose size and time of change are as stored are not opened, files whose content is embedded are not
+    embedded again. One bad file never stops the run: it gets an outcome. Of files of the same content, the first
+    is `ok` and the others are `duplicate`. Files that could not be read are tried again by every run. Items that
+    the manifests no longer list stay until they are removed. May be interrupted or killed at any point and run
+    again.
+
+    Ids of folders and of tables without an id column belong to their source: if another source has used one, `~`
+    and a hash of the source are added to it. Items of tables with an id column replace those of the same id.
+
+    Args:
+        collection: where to store them.
+        manifests: see `chiasm.store.manifest.read_manifest`.
+        encoders: at most one a modality is used: the first that has it.
+        on_progress: called after every file.
+        commit_rows: files a commit, at most.
+
+    Raises:
+        CollectionError: a metadata column is of another type than in the collection, or cannot be stored; another
+            encoder took over meanwhile (`reembed`); or the disk is full or cannot be written to; all that was
+            committed stays.
+        EncoderError: an encoder cannot be used at all; all that was embedded stays.
+    """
+    begin = time.monotonic()
+    with collection.committing():
+        items = _store_items(collection, manifests)
+    run, plan = update(collection, items, first_of(encoders), on_progress=on_progress, commit_rows=commit_rows)
+    if plan.pending or plan.lost or plan.untidy:
+        with collection.committing():
+            collection.tidy(items)
+    for manifest in manifests:
+        run.tally(manifest.outcomes)
+    counts, outcomes = dict(run.counts), tuple(run.not_ok)
+    seconds = time.monotonic() - begin
+    return AddReport(collection.count(), counts, outcomes, run.encoded, len(plan.unchanged), seconds)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work that a collection needs for some items.
+
+    Attributes:
+        pending: files that are not stored or have changed.
+        lost: joined keys of the slots that the items do not have any more.
+        unchanged: outcomes of the files that need not be opened.
+        owners: content hash -> the file that is ok; others are its duplicates.
+        known: content hash -> fingerprint of the encoder whose vector of it is stored.
+        untidy: whether there are vectors that belong to no file.
+    """
+
+    pending: list[File]
+    lost: list[str]
+    unchanged: list[FileOutcome]
+    owners: dict[str, tuple[str, str]]
+    known: dict[str, str]
+    untidy: bool
+
+
+def update(
+    collection: Collection,
+    items: Mapping[str, Item],
+    encoders: Mapping[Modality, Encoder],
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    commit_rows: int = COMMIT_ROWS,
+    keep_missing: bool = False,
+) -> tuple[Run, Plan]:
+    """Embed what is missing of items that are stored, and leave vectors that are of no use any more.
+
+    Args:
+        collection: where the items are.
+        items: by id.
+        encoders: by modality.
+        on_progress: called after every file.
+        commit_rows: files a commit, at most.
+        keep_missing: whether files that are missing on disk keep the embeddings that they have.
+    """
+    with collection.committing():
+        collection.claim(tables_of(encoders))
+    plan = plan_of(collection, items, encoders, keep_missing=keep_missing)
+    if plan.lost:
+        with collection.committing():
+            collection.tables.delete(collection.generation.files, SLOT, plan.lost)
+    run = Run(
+        collection.encoder,
+        encoders,
+        _InTables(collection, encoders),
+        commit_rows=commit_rows,
+        on_progress=on_progress,
+        owners=plan.owners,
+        known=plan.known,
+    )
+    run.tally(plan.unchanged)
+    if plan.pending:
+        run.execute(plan.pending)
+    return run, plan
+
+
+def tables_of(encoders: Mapping[Modality, Encoder]) -> list[str]:
+    """Return the names of the tables that encoders write to."""
+    own = [encoder.fingerprint for encoder in encoders.values()]
+    tracks = [encoder.sound.fingerprint for encoder in encoders.values() if encoder.sound is not None]
+    return sorted({f"embeddings-{fingerprint}" for fingerprint in (*own, *tracks)})
+
+
+# --------------------------------------------------------------------------------------------------------------- items
+
+
+def _store_items(collection: Collection, manifests: Sequence[Manifest]) -> dict[str, Item]:
+    """Write new and changed items, with the lock held; return all of them by the ids that they have in the collection."""
+    schema = _store_columns(collection, manifests)
+    stored = {row["id"]: row for row in collection.tables.rows("items", ITEMS).to_pylist()}
+    items = named(manifests, {name: row["_source"] for name, row in stored.items()})
+    rows = [_item_row(name, item, source, schema) for name, (item, source) in items.items()]
+    new = [row for row in rows if row["id"] not in stored]
+    changed = [row for row in rows if row["id"] in stored and stored[row["id"]] != row]
+    if new:  # appended, since merging would not keep the order
+        collection.tables.append("items", pa.Table.from_pylist(new, schema=schema))
+    if changed:
+        collection.tables.merge("items", ["id"], pa.Table.from_pylist(changed, schema=schema))
+    return {name: item for name, (item, _) in items.items()}
+
+
+def _store_columns(collection: Collection, manifests: Sequence[Manifest]) -> pa.Schema:
+    """Make the metadata columns that are not there yet; return the schema of the items."""
+    table = collection.tables.open("items")
+    stored = ITEMS if table is None else table.schema
+    schema = stored
+    for manifest in manifests:
+        for column, kind in manifest.columns.items():
+            if column not in schema.names:
+                if set(column) & set(".`"):
+                    raise CollectionError(
+                        f"the column {column!r} of {manifest.source} cannot be stored: its name has a dot or a "
+                        "backtick in it. Rename it"
+                    )
+                schema = schema.append(pa.field(column, _ARROW[kind]))
+            own = schema.field(column).type
+            fits = own == _ARROW[kind] or (own == pa.float64() and kind == "int")
+            if not fits and any(item.metadata.get(column) is not None for item in manifest.items):
+                raise CollectionError(
+                    f"the column {column!r} holds {own} in the collection and {kind} in {manifest.source}. Rename "
+                    "it, or write its values alike"
+                )
+    if table is not None and schema != stored:
+        table.add_columns([field for field in schema if field.name not in stored.names])
+    return schema
+
+
+def _item_row(name: str, item: Item, source: str, schema: pa.Schema) -> dict[str, Any]:
+    """Return an item as the table gives it back."""
+    row: dict[str, Any] = {"id": name, "_source": source}
+    for modality in MODALITIES:
+        values = [s.path if s.path is not None else s.text for s in item.sources if s.modality == modality]
+        row[modality] = values or None
+    for column in schema:
+        if column.name in row:
+            continue
+        value = item.metadata.get(column.name)
+        if isinstance(value, datetime) and value.tzinfo is not None:
+            value = value.astimezone(UTC).replace(tzinfo=None)
+        elif isinstance(value, int) and column.type == pa.float64():
+            value = float(value)
+        row[column.name] = value
+    return row
+
+
+# ---------------------------------------------------------------------------------------------------------------- plan
+
+
+def plan_of(
+    collection: Collection, items: Mapping[str, Item], encoders: Mapping[Modality, Encoder], *, keep_missing: bool
+) -> Plan:
+    """Compare the files of items as they are on disk with what is stored of them; opens none."""
+    fingerprints = {modality: encoder.fingerprint for modality, encoder in encoders.items()}
+    rows = collection.tables.rows(collection.generation.files, FILES)
+    keys = joined(rows, KEY)
+    embedded = np.zeros(rows.num_rows, bool)
+    untidy = False
+    contents: dict[str, pa.Table] = {}
+    for fingerprint in set(fingerprints.values()):
+        contents[fingerprint] = _wholes(collection, fingerprint)
+        stored = joined(contents[fingerprint], KEY)
+        has = pc.is_in(keys, value_set=stored)
+        untidy |= len(stored) > (pc.sum(has).as_py() or 0)
+        embedded |= pc.and_(has, pc.fill_null(pc.equal(rows["encoder"], fingerprint), False)).to_numpy()
+    recorded = {
+        (row["item"], row["slot"]): (row, has) for row, has in zip(rows.to_pylist(), embedded.tolist(), strict=True)
+    }
+
+    def holds(file: File, before: Mapping[str, Any], has_vector: bool) -> bool:
+        """Return whether the row of a file is still right."""
+        if file.text is not None:
+            same = before["path"] is None and before["hash"] == file.hash
+        else:
+            same = (before["path"], before["size"], before["mtime_ns"]) == (file.path, file.size, file.mtime_ns)
+            same = same or (keep_missing and file.size is None and before["path"] == file.path and has_vector)
+        if not same or (before["outcome"] in USABLE and not has_vector):
+            return False
+        # What no encoder took, or another one, may be of use to the one that there is now.
+        return before["encoder"] is None or before["encoder"] == fingerprints.get(before["modality"], "")
+
+    files: list[tuple[File, Mapping[str, Any] | None]] = []  # with the row that is stored, if that is still right
+    for item_id, item in items.items():
+        for file in files_of(item_id, item):
+            before, has_vector = recorded.pop(file.key, (None, False))
+            files.append((file, before if before is not None and holds(file, before, has_vector) else None))
+    lost = [SEPARATOR.join(key) for key in recorded if key[0] in items]
+    right = [row for row, _ in recorded.values() if row["item"] not in items]
+    right += [row for _, row in files if row is not None]
+    owners = {row["hash"]: (row["item"], row["slot"]) for row in right if row["outcome"] == Outcome.OK}
+    pending: list[File] = []
+    unchanged: list[FileOutcome] = []
+    for file, row in files:
+        if row is None or (row["outcome"] == Outcome.DUPLICATE and row["hash"] not in owners):
+            pending.append(file)
+        else:
+            file.end(Outcome(row["outcome"]), row["reason"])
+            unchanged.append(file.result)
+    known = {
+        digest: fingerprint
+        for fingerprint, table in (contents.items() if pending else ())
+        for digest, modality in zip(*(table[name].to_pylist() for name in ("hash", "modality")), strict=True)
+        if fingerprints.get(modality) == fingerprint
+    }
+    return Plan(pending, lost, unchanged, owners, known, untidy)
+
+
+def _wholes(collection: Collection, fingerprint: str) -> pa.Table:
+    """Return item, slot, hash and modality of the rows of an encoder that are of whole contents."""
+    rows = collection.tables.rows(f"embeddings-{fingerprint}", VECTORS, [*KEY, "modality", "start"])
+    return rows.filter(pc.is_null(rows["start"]))
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+class _InTables:
+    """Puts the files of a run into the tables of a collection, and finds parts of content there."""
+
+    def __init__(self, collection: Collection, encoders: Mapping[Modality, Encoder]) -> None:
+        self._collection = collection
+        self._encoders = {encoder.fingerprint: encoder for encoder in encoders.values()}
+
+    def commit(self, files: Sequence[File]) -> None:
+        """Write vectors first, then the rows that say they are there."""
+        collection = self._collection
+        with collection.committing():
+            # What another process has removed since the plan stays removed.
+            ids = collection.tables.rows("items", ITEMS, ["id"])["id"]
+            mine = pa.array([file.item for file in files], pa.string())
+            stored = set(ids.filter(pc.is_in(ids, value_set=mine)).to_pylist())
+            files = [file for file in files if file.item in stored]
+            embedded: dict[str, list[tuple[File, Part]]] = {}
+            # Sound tracks first: where the whole is stored, all of the content is.
+            for place in sorted({place for file in files for place in range(len(file.parts))}, reverse=True):
+                for file in files:
+                    for part in file.parts[place : place + 1]:
+                        embedded.setdefault(part.fingerprint, []).append((file, part))
+            for fingerprint, parts in embedded.items():
+                collection.append_vectors(f"embeddings-{fingerprint}", vectors_of(parts))
+            if files:
+                rows = pa.Table.from_pylist([file.row() for file in files], schema=FILES)
+                collection.tables.merge(collection.generation.files, SLOT, rows)
+
+    def parts(self, contents: Mapping[str, str]) -> dict[str, tuple[Part, ...]]:
+        """Return all parts of contents by hash, those with the whole first; asked with hash -> fingerprint."""
+        parts: dict[str, tuple[Part, ...]] = {}
+        for fingerprint, encoder in self._encoders.items():
+            hashes = sorted(digest for digest, owner in contents.items() if owner == fingerprint)
+            if hashes:
+                own = self._parts_in(fingerprint, hashes)
+                sound = encoder.sound
+                tracks = self._parts_in(sound.fingerprint, own) if sound and sound is not encoder else {}
+                parts |= {digest: (*rows, *tracks.get(digest, ())) for digest, rows in own.items()}
+        return parts
+
+    def _parts_in(self, fingerprint: str, hashes: Iterable[str]) -> dict[str, tuple[Part, ...]]:
+        """Return the parts of contents in one table, by modality, those with the whole first."""
+        tables = self._collection.tables
+        rows = tables.rows(f"embeddings-{fingerprint}", VECTORS, condition=one_of("hash", hashes))
+        if not rows.num_rows:
+            return {}
+        columns = {name: tuple(rows[name].to_pylist()) for name in VECTORS.names[:-2]}
+        starts, ends = (rows[name].to_numpy() for name in ("start", "end"))
+        vectors = matrix_of(rows["vector"].combine_chunks())
+        every = Part(fingerprint, "text", vectors, columns["text"], columns["language"], starts, ends)
+        # Files of the same content have the same rows, each its own: those of one of them are taken.
+        first: dict[str, tuple[str, str]] = {}
+        numbers: dict[tuple[str, Modality], list[int]] = {}
+        for number, (item, slot, modality, digest) in enumerate(
+            zip(*(columns[name] for name in ("item", "slot", "modality", "hash")), strict=True)
+        ):
+            if first.setdefault(digest, (item, slot)) == (item, slot):
+                numbers.setdefault((digest, modality), []).append(number)
+        parts: dict[str, tuple[Part, ...]] = {}
+        for (digest, modality), chosen in numbers.items():
+            part = replace(every.take(chosen), modality=modality)
+            others = parts.get(digest, ())
+            parts[digest] = (part, *others) if np.isnan(part.starts).any() else (*others, part)
+        return parts

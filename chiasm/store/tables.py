@@ -1,0 +1,316 @@
+"""The one door to Lance: tables in a folder are opened, appended to, merged, deleted from and compacted here.
+
+A Lance table that is open is a snapshot, so readers need no lock. Writers hold one lock file for the length of a commit.
+What the columns mean is left to the owners of the tables. To keep tables in an object store, change `Tables.path`,
+`Tables.open`, `Tables.names`, `Tables.drop` and the lock: nothing else here or above looks at files of tables.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from filelock import FileLock
+from jaxtyping import Float
+from lance.query import MatchQuery
+
+from chiasm.errors import CollectionError
+
+GRACE_SECONDS = 3600.0  # how long data that was replaced stays, for readers that have not noticed yet
+COMPACT_FRAGMENTS = 32  # more fragments than this are merged: each costs an open file when searching
+COMPACT_DELETED = 0.1  # a larger share of deleted rows is removed from the files for good
+LISTED = 4096  # values in one SQL condition
+SEPARATOR = "\0"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The Lance tables of one folder.
+
+    Attributes:
+        folder: where `NAME.lance` are; made by the first write.
+        lock: the lock file that all writers of these tables share.
+        advice: what to do where a table is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> tables = Tables(folder, folder / ".lock", "Restore it")
+        >>> with tables.writing():
+        ...     tables.append("items", pa.table({"id": ["a", "b", "c"]}))
+        ...     tables.delete("items", ["id"], ["b"])
+        >>> tables.rows("items", pa.schema([("id", pa.string())]))["id"].to_pylist()
+        ['a', 'c']
+    """
+
+    folder: Path
+    lock: Path
+    advice: str
+
+    # ---------------------------------------------------------------------------------------------------------- read
+
+    def path(self, name: str) -> Path:
+        """Return where a table is."""
+        return self.folder / f"{name}.lance"
+
+    def names(self, *prefixes: str) -> list[str]:
+        """Return the names of the tables that begin with one of the prefixes, sorted."""
+        return sorted(path.stem for path in self.folder.glob("*.lance") if path.stem.startswith(prefixes))
+
+    def open(self, name: str) -> lance.LanceDataset | None:
+        """Open the newest version of a table; None where nothing was written, or the first commit was cut off.
+
+        Raises:
+            CollectionError: the table is damaged.
+        """
+        path = self.path(name)
+        with self.reading():
+            return lance.dataset(str(path)) if any((path / "_versions").glob("*.manifest")) else None
+
+    def version(self, name: str) -> int:
+        """Return a number that rises with every commit to a table; 0 before the first."""
+        table = self.open(name)
+        return 0 if table is None else int(table.version)
+
+    def rows(self, name: str, schema: pa.Schema, columns: Sequence[str] = (), condition: str | None = None) -> pa.Table:
+        """Return rows of a table.
+
+        Args:
+            name: of the table.
+            schema: the columns that it has at least; those of the empty result where there is no table.
+            columns: which of them. Default: all that the table has.
+            condition: SQL that the rows meet. Default: all rows.
+        """
+        table = self.open(name)
+        if table is None:
+            return schema.empty_table().select(columns or schema.names)
+        with self.reading():
+            return table.to_table(columns=list(columns) or None, filter=condition)
+
+    def match(self, name: str, column: str, words: str, columns: Sequence[str], limit: int) -> list[dict[str, Any]]:
+        """Return the rows whose text holds any of some words, with their BM25 score as "_score"; none without an index.
+
+        The score is Lucene's, with k1 1.2 and b 0.75. The words have no syntax: quotes and operators are punctuation.
+        """
+        table = self.open(name)
+        if table is None or not _has_index(table, column):  # else all rows would be read for every query
+            return []
+        with self.reading():
+            query = MatchQuery(words, column)
+            return list(table.to_table(columns=[*columns, "_score"], full_text_query=query, limit=limit).to_pylist())
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what Lance says about a table that it cannot read into an error that teaches."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            raise CollectionError(f"{self.folder} is damaged: {_message(error)}. {self.advice}") from error
+
+    # --------------------------------------------------------------------------------- write, with the lock held
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the lock; turn what a full or read-only disk says into an error that teaches. Not reentrant."""
+        try:
+            with FileLock(self.lock):
+                yield
+        except OSError as error:
+            raise CollectionError(
+                f"{self.folder} cannot be written: {_message(error)}. What was committed is safe: free space or fix the "
+                "permissions, and run the same command again"
+            ) from error
+
+    def append(self, name: str, rows: pa.Table) -> None:
+        """Write rows at the end of a table, or make it of them."""
+        self.folder.mkdir(exist_ok=True)
+        mode = "create" if self.open(name) is None else "append"
+        lance.write_dataset(rows, str(self.path(name)), mode=mode)
+
+    def merge(self, name: str, columns: Sequence[str], rows: pa.Table) -> None:
+        """Write rows in the place of those that are equal in some columns, and append the others."""
+        table = self.open(name)
+        if table is None:
+            self.append(name, rows)
+        else:
+            table.merge_insert(list(columns)).when_matched_update_all().when_not_matched_insert_all().execute(rows)
+
+    def delete(self, name: str, columns: Sequence[str], values: Sequence[str]) -> None:
+        """Delete rows by what their columns hold, joined as by `joined`."""
+        table = self.open(name)
+        key = f" || {_quoted(SEPARATOR)} || ".join(columns)
+        if table is not None:
+            for part in chunks(values):
+                table.delete(one_of(key, part))
+
+    def compact(self, name: str) -> None:
+        """Merge small fragments and write those without their deleted rows where there are many."""
+        table = self.open(name)
+        if table is None:
+            return
+        stats = table.stats.dataset_stats()
+        if stats["num_fragments"] > COMPACT_FRAGMENTS or stats["num_deleted_rows"] > COMPACT_DELETED * max(
+            table.count_rows(), COMPACT_FRAGMENTS
+        ):
+            table.optimize.compact_files()
+            # Readers hold a version for the length of one call; an hour is beyond any of them.
+            table.cleanup_old_versions(older_than=timedelta(seconds=GRACE_SECONDS))
+
+    def index(self, name: str, column: str) -> None:
+        """Make an index by the values of a column, or bring it up to date."""
+        table = self.open(name)
+        if table is not None and not _has_index(table, column):
+            table.create_scalar_index(column, "BTREE")
+        elif table is not None:
+            table.optimize.optimize_indices()
+
+    def index_words(self, name: str, column: str, language: str | None) -> None:
+        """Make a full-text index of a column, or bring it up to date.
+
+        Words are compared without case, accents and endings, and split by the rules of Unicode, with dictionaries for
+        scripts that do not set spaces; Lance's stop words count nowhere.
+
+        Args:
+            name: of the table.
+            column: of texts.
+            language: whose endings are cut off; another one than before makes the index anew. Default: as before, at
+                first English.
+        """
+        table = self.open(name)
+        if table is None:
+            return
+        index = f"{column}_idx"
+        stats = table.stats.index_stats(index) if _has_index(table, column) else None
+        before = stats["indices"][0]["params"]["language"] if stats else None
+        if stats is None or (language is not None and language != before):
+            table.create_scalar_index(
+                column,
+                "INVERTED",
+                name=index,
+                replace=True,
+                base_tokenizer="icu/split",
+                language=language or before or "English",
+                stem=True,
+                remove_stop_words=True,
+                ascii_folding=True,
+            )
+        elif stats["num_unindexed_rows"]:
+            table.optimize.optimize_indices()
+
+    def drop(self, name: str) -> bool:
+        """Delete a table; one whose deletion was cut off is never taken for a table. Return whether there was one."""
+        path, beside = self.path(name), self.folder / f"{name}.gone"
+        if beside.exists():  # of a deletion that was cut off
+            shutil.rmtree(beside)
+        if not path.exists():
+            return False
+        path.replace(beside)
+        shutil.rmtree(beside)
+        return True
+
+    def age(self, name: str) -> float:
+        """Return the seconds since the last commit to a table."""
+        times = [path.stat().st_mtime for path in (self.path(name) / "_versions").glob("*")]
+        return time.time() - max(times, default=0.0)
+
+
+def _has_index(table: lance.LanceDataset, column: str) -> bool:
+    return any(column in index.field_names for index in table.describe_indices())
+
+
+# --------------------------------------------------------------------------------------------------------------- Arrow
+
+
+def joined(rows: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
+    """Return several columns of text as one, so that rows can be looked up in it."""
+    return pc.binary_join_element_wise(*(rows[column] for column in columns), SEPARATOR)
+
+
+def matrix_of(column: pa.FixedSizeListArray) -> Float[np.ndarray, "rows dim"]:
+    """Return a column of vectors as a matrix, without a copy where it has one chunk."""
+    flat: Float[np.ndarray, " values"] = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), column.type.list_size)
+
+
+def vector_column(vectors: Float[np.ndarray, "rows dim"]) -> pa.FixedSizeListArray:
+    """Return a matrix as a column of vectors, float32."""
+    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+# ----------------------------------------------------------------------------------------------------------------- SQL
+
+
+def one_of(column: str, values: Iterable[str]) -> str:
+    """Return the SQL condition that a column, or an expression of columns, holds one of some texts.
+
+    Example:
+        >>> one_of("id", ["a", "it's"])
+        "id IN ('a', 'it''s')"
+    """
+    return f"{column} IN ({', '.join(map(_quoted, values))})"
+
+
+@contextmanager
+def condition(where: str, columns: Iterable[str]) -> Iterator[str]:
+    """Yield a user's SQL condition as Lance takes it; turn what is wrong with it into an error that teaches.
+
+    Args:
+        where: what the user wrote.
+        columns: names of the columns that it may be about; those that begin with `_` are not told.
+
+    Raises:
+        CollectionError: it is no single valid condition on the columns.
+    """
+    try:
+        yield f"({where}\n)"
+        if not _is_one_condition(where):  # Lance leaves out what follows the first bracket too many
+            raise ValueError("brackets or quotes are not closed, or more than one condition is given")
+    except (ValueError, OSError, RuntimeError, pa.ArrowException) as error:
+        raise CollectionError(
+            f"the condition {where[:200]!r} cannot be used: {_message(error)}. Columns: "
+            f"{', '.join(name for name in columns if not name.startswith('_'))}. Text stands in single quotes: "
+            "label = 'bird'. Names with spaces stand in backticks"
+        ) from error
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _is_one_condition(where: str) -> bool:
+    """Return whether quotes and brackets close and nothing ends the condition before its end."""
+    bare = re.sub(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`", "", where)
+    depth = 0
+    for letter in bare:
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            return False
+    return depth == 0 and not set(bare) & set("'\"`;") and "--" not in bare and "/*" not in bare
+
+
+def _message(error: Any) -> str:
+    """Return what Lance says, without where in its source it says so, and without the condition that it was given."""
+    words = re.split(r",? (?:location: )?/\S+\.rs:\d", str(error))[0].rpartition("\n)")[2].strip(": ")
+    words = words[1:-1] if words.startswith("(") else words
+    words = re.sub(r"^(?:(?:LanceError\(\w+\)|Invalid user input|Schema error|sql parser error): )+", "", words)
+    return re.sub(r"\. Valid fields are .*", "", words)
+
+
+def chunks(values: Sequence[_T], size: int = LISTED) -> Iterator[Sequence[_T]]:
+    """Yield the values in parts of at most so many."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
