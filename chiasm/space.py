@@ -26,9 +26,9 @@ from safetensors.numpy import load_file, save_file
 from chiasm.alignment.alignment import GaussianKernel, LearnedMap
 from chiasm.alignment.bridge import TEMPERATURE, TOP, conse
 from chiasm.encoders.base import Encoder
-from chiasm.encoders.cache import fingerprint, made_once, temporary_of
+from chiasm.encoders.cache import fingerprint, make_once
 from chiasm.errors import SpaceError
-from chiasm.files import write_whole
+from chiasm.files import temporary_of, write_whole
 from chiasm.types import Media, Modality, Text
 from chiasm.vectors import unit_rows
 
@@ -397,7 +397,7 @@ def _embed_names(names: Sequence[str], text: Encoder, key: str) -> Float[np.ndar
         save_file({"names": _mean_of_phrases(names, text)}, folder / "names.safetensors")
         return {"text encoder": text.name, "fingerprint": text.fingerprint}
 
-    folder, _ = made_once("names", text.name, key, embed)
+    folder, _ = make_once("names", text.name, key, embed)
     embedded: Float[np.ndarray, "classes dim"] = load_file(folder / "names.safetensors")["names"]
     return embedded
 

@@ -13,7 +13,7 @@ import pytest
 from jaxtyping import Float
 
 from chiasm.encoders.offline import text_folder, whisper_folder
-from chiasm.encoders.speech import RATE, SpeechEncoder, _Heard, _Speech
+from chiasm.encoders.speech import RATE, SpeechEncoder, _Speech, _Transcript
 from chiasm.encoders.text import TextEncoder
 from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.types import Audio, Text
@@ -51,9 +51,9 @@ def spans(monkeypatch: pytest.MonkeyPatch, *seconds: tuple[float, float]) -> Non
     monkeypatch.setattr("faster_whisper.vad.get_speech_timestamps", lambda waveform, options: found)
 
 
-def _heard(text: str, language: str | None, certainty: float) -> _Heard:
+def _heard(text: str, language: str | None, certainty: float) -> _Transcript:
     """A window with one reading."""
-    return _Heard(((text, 1.0),) if text else (), language, certainty)
+    return _Transcript(((text, 1.0),) if text else (), language, certainty)
 
 
 def ramp(seconds: float) -> Audio:
@@ -74,7 +74,7 @@ def hears(monkeypatch: pytest.MonkeyPatch, words: Mapping[int, str], languages: 
     """Plant what is heard in windows, by their length; give the list of what was asked for."""
     asked: list[tuple[int, str | None]] = []
 
-    def hear(self: SpeechEncoder, windows: Windows, spoken: Languages) -> list[_Heard]:
+    def hear(self: SpeechEncoder, windows: Windows, spoken: Languages) -> list[_Transcript]:
         asked.extend((len(window), language) for window, language in zip(windows, spoken, strict=True))
         found = []
         for window, language in zip(windows, spoken, strict=True):
@@ -83,7 +83,7 @@ def hears(monkeypatch: pytest.MonkeyPatch, words: Mapping[int, str], languages: 
             found.append(_heard(said and f"{said}{'' if own == 'en' else ' ' + own}", own if said else None, 0.5))
         return found
 
-    monkeypatch.setattr(SpeechEncoder, "_hear", hear)
+    monkeypatch.setattr(SpeechEncoder, "_transcribe_batch", hear)
     return asked
 
 
@@ -156,7 +156,9 @@ def test_a_window_is_placed_among_its_readings(
 ) -> None:
     readings = (("4.", 0.6), ("four!", 0.3), ("?", 0.1))
     monkeypatch.setattr(
-        SpeechEncoder, "_hear", lambda self, windows, spoken: [_Heard(readings, "en", 1.0) for _ in windows]
+        SpeechEncoder,
+        "_transcribe_batch",
+        lambda self, windows, spoken: [_Transcript(readings, "en", 1.0) for _ in windows],
     )
     found = speech.encode_prepared("audio", [sound(RATE, seconds=1.0), sound(RATE, RATE)])
     single, double, mark = text.encode([Text("4"), Text("four"), Text("?")]).vectors
@@ -295,7 +297,7 @@ def test_a_window_that_loops_is_heard_again_in_full(speech: SpeechEncoder, monke
 
     def generate(
         self: SpeechEncoder, windows: Windows, languages: Languages, seconds: int, *, no_repeat: int
-    ) -> list[_Heard]:
+    ) -> list[_Transcript]:
         calls.append((len(windows), seconds, no_repeat))
         said = ["a crow" if no_repeat or len(window) < RATE else "crow " * 40 for window in windows]
         return [_heard(text, "en", 1.0) for text in said]
@@ -313,7 +315,7 @@ def test_padding_leaves_room_to_find_the_end(
 
     def generate(
         self: SpeechEncoder, windows: Windows, languages: Languages, seconds: int, *, no_repeat: int
-    ) -> list[_Heard]:
+    ) -> list[_Transcript]:
         found.append(seconds)
         return [_heard("", None, 1.0)] * len(windows)
 

@@ -15,11 +15,11 @@ from PIL import Image as PillowImage
 
 from chiasm.encoders import Encoder, resolve
 from chiasm.encoders import image as image_module
-from chiasm.encoders.cache import file_digest, made_once
+from chiasm.encoders.cache import file_digest, make_once
 from chiasm.encoders.image import ImageEncoder
 from chiasm.encoders.offline import class_names, image_weights, join_model, text_folder, whisper_folder
 from chiasm.encoders.runtime import Network
-from chiasm.encoders.speech import SpeechEncoder, _Heard
+from chiasm.encoders.speech import SpeechEncoder, _Transcript
 from chiasm.encoders.text import TextEncoder
 from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.types import Audio, Image, Media, Text, Video
@@ -168,7 +168,7 @@ def test_speech_is_written_down_and_stands_among_texts(encoders: dict[str, Encod
 def test_speech_embeds_what_was_said(encoders: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
     speech = encoders["audio"]
     nothing = speech.prepare(Audio(np.zeros(16_000, np.float32), 16_000))
-    said = _Heard((("a red car", 1.0),), "en", 1.0)
+    said = _Transcript((("a red car", 1.0),), "en", 1.0)
     monkeypatch.setattr(SpeechEncoder, "_transcribe", lambda self, sounds: ([[said], []], ("en", None)))
     found = speech.encode_prepared("audio", [nothing, nothing])
     assert found.texts == ("a red car", "")
@@ -298,11 +298,11 @@ def test_damaged_cache_is_made_again(damage: bytes, tmp_path: Path, monkeypatch:
         (folder / "file").write_bytes(b"content")
         return {"note": "kept"}
 
-    folder, notes = made_once("kind", "name", "0" * 32, make)
-    assert made_once("kind", "name", "0" * 32, make) == (folder, notes)
+    folder, notes = make_once("kind", "name", "0" * 32, make)
+    assert make_once("kind", "name", "0" * 32, make) == (folder, notes)
     assert len(calls) == 1
     (folder / "file").write_bytes(damage)
-    made_once("kind", "name", "0" * 32, make)
+    make_once("kind", "name", "0" * 32, make)
     assert len(calls) == 2
     assert (folder / "file").read_bytes() == b"content"
 

@@ -18,7 +18,7 @@ from media_files import Film, gradient, image_bytes, sound_bytes, tone
 
 from chiasm import media
 from chiasm.errors import MediaError
-from chiasm.media import audio, complete, kinds
+from chiasm.media import audio, integrity, kinds
 from chiasm.types import Audio, Outcome
 
 RATE = 8000
@@ -233,7 +233,7 @@ def test_an_ogg_that_promises_more_than_it_has_is_broken(open_bytes: Open) -> No
     assert samples // 6 == pytest.approx(len(LONG), abs=100)  # Opus counts at 48 kHz
     struct.pack_into("<Q", data, last + 6, samples + 2 * 48000)
     struct.pack_into("<I", data, last + 22, 0)
-    struct.pack_into("<I", data, last + 22, complete._ogg_checksum(bytes(data[last:])))
+    struct.pack_into("<I", data, last + 22, integrity._ogg_checksum(bytes(data[last:])))
     error = refusal(open_bytes, bytes(data))
     assert error.outcome is Outcome.BROKEN
     assert "breaks off after 4.0 of 6.0 seconds" in error.reason
@@ -322,7 +322,7 @@ def test_the_checksum_of_ogg_against_one_bit_at_a_time() -> None:
     rng = np.random.default_rng(1)
     for size in (0, 1, 5, 300):
         page = rng.bytes(size)
-        assert complete._ogg_checksum(page) == slow(page)
+        assert integrity._ogg_checksum(page) == slow(page)
 
 
 def test_lengths_of_mp3_frames() -> None:

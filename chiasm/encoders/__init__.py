@@ -12,7 +12,7 @@ __all__ = ["ClassHead", "Embeddings", "Encoder", "Moments", "View", "resolve"]
 
 
 def resolve(name: str, *, device: Device = "auto") -> tuple[Encoder, ...]:
-    """The encoders that a name stands for; at most one a modality is meant to be used, the first.
+    """Return the encoders that a name stands for; at most one a modality is meant to be used, the first.
 
     Args:
         name: `"offline"`, the hub id of a sentence-transformers or transformers model, or a folder with one. `"offline"`
@@ -38,11 +38,11 @@ def resolve(name: str, *, device: Device = "auto") -> tuple[Encoder, ...]:
 
 
 def _speech_options(name: str, options: Sequence[str]) -> tuple[str | None, bool]:
-    """The language that is spoken, None to find it out, and whether to translate."""
-    given = {key.strip(): value.strip() for key, _, value in (option.partition("=") for option in options)}
-    language = given.pop("language", None)
-    translate = given.pop("translate", None)
-    if given or len(options) > (language is not None) + (translate is not None) or language == "" or translate:
+    """Return the language that is spoken, None to find it out, and whether to translate."""
+    values = {key.strip(): value.strip() for key, _, value in (option.partition("=") for option in options)}
+    language = values.pop("language", None)
+    translate = values.pop("translate", None)
+    if values or len(options) > (language is not None) + (translate is not None) or language == "" or translate:
         raise EncoderError(
             f"{name!r} cannot be understood. The options of 'offline' are language=CODE, e.g. offline:language=de, and "
             "translate; both: offline:language=de,translate"

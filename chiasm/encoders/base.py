@@ -1,4 +1,4 @@
-"""What an encoder is: the contract between media and arrays.
+"""The contract of an encoder, between media and arrays.
 
 An encoder is pretrained and frozen. It turns one opened medium into the input of its network (`prepare`, cheap, called
 from several reader threads) and batches of such inputs into embeddings (`encode`, expensive, called from one thread).
@@ -36,7 +36,13 @@ class View:
 
 @dataclass(frozen=True)
 class Moments:
-    """Time spans of inputs, each with its own vector: a row a moment."""
+    """Time spans of inputs, each with its own vector: a row a moment.
+
+    Example:
+        >>> moments = Moments(np.array([0, 0]), np.array([0.0, 5.0]), np.array([5.0, 9.0]), np.zeros((2, 3)), (None, "hello"))
+        >>> len(moments), moments.texts[1]
+        (2, 'hello')
+    """
 
     owners: Int[np.ndarray, " moments"]  # the input that each is of, by its row, ascending
     starts: Float[np.ndarray, " moments"]  # seconds from the beginning of the input, float64
@@ -50,9 +56,9 @@ class Moments:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors, a row an input, as the network gives them, and what was found on the way.
+    """Vectors, a row an input, as the network gives them, with transcripts and moments.
 
-    A row of zeros says that the encoder found nothing to embed, e.g. no words in a sound.
+    A row of zeros says that there was nothing to embed, e.g. no words in a sound.
 
     Attributes:
         vectors: of whole inputs, float32.
@@ -71,7 +77,13 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class ClassHead:
-    """A pretrained linear classifier on an encoder's embeddings: `softmax(vectors @ weight + bias)` over `names`."""
+    """A pretrained linear classifier on an encoder's embeddings: `softmax(vectors @ weight + bias)` over `names`.
+
+    Example:
+        >>> head = ClassHead(np.eye(2), np.zeros(2), ("cat", "dog"))
+        >>> head.names[(np.array([0.1, 0.9]) @ head.weight + head.bias).argmax()]
+        'dog'
+    """
 
     weight: Float[np.ndarray, "dim classes"]
     bias: Float[np.ndarray, " classes"]
@@ -132,7 +144,7 @@ class Encoder(ABC):
         return Embeddings(vectors, tuple(texts))
 
     def class_head(self) -> ClassHead | None:
-        """The pretrained classifier that reads these embeddings, where the weights have one (else None)."""
+        """Return the pretrained classifier that reads these embeddings, where the weights have one (else None)."""
         return None
 
     def _require(self, modality: Modality) -> None:

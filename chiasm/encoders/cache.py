@@ -1,6 +1,6 @@
-"""The cache folder: what was expensive to make is made once, whole, and noticed when it is damaged.
+"""The cache folder: expensive things are made once, whole, and made again when they are damaged.
 
-Two things are kept: folders that a function fills (`made_once`: an exported network, a joined model file) and digests
+Two things are kept: folders that a function fills (`make_once`: an exported network, a joined model file) and digests
 of weight files by path, size and time of change (`file_digest`), so that 90 MB are not read again at every start. All
 of it can be deleted at any time and is then made again. What the folders hold is left to `runtime` and `offline`.
 """
@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,20 +19,21 @@ from pathlib import Path
 from filelock import FileLock
 
 from chiasm.errors import EncoderError
+from chiasm.files import write_whole
 
 RECORD = "made.json"
 """Written last into a folder: its notes and the size and digest of each of its files."""
 
 
 def cache_folder() -> Path:
-    """`$CHIASM_CACHE` if set, else `chiasm` in the platform's folder for caches. Made if it is missing.
+    """Return `$CHIASM_CACHE` if set, else `chiasm` in the platform's folder for caches; it is made if missing.
 
     Raises:
         EncoderError: it cannot be made.
     """
-    named = os.environ.get("CHIASM_CACHE")
-    if named:
-        folder = Path(named).expanduser()
+    override = os.environ.get("CHIASM_CACHE")
+    if override:
+        folder = Path(override).expanduser()
     elif sys.platform == "win32":
         folder = Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "chiasm"
     elif sys.platform == "darwin":
@@ -50,31 +50,31 @@ def cache_folder() -> Path:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content in hex, read again only if its size or time of change is another than last time.
+    """Return the SHA-256 of a file in hex; the file is read again only if its size or modification time changed.
 
     Raises:
         EncoderError: the file cannot be read, or the cache folder cannot be written.
     """
     path = path.resolve()
     try:
-        seen = _seen(path, "")
-        known = _read_json(_digests()).get(str(path))
-        if isinstance(known, list) and known[:2] == seen[:2]:
-            return str(known[2])
+        stamp = _stamp(path, "")
+        entry = _read_json(_digests()).get(str(path))
+        if isinstance(entry, list) and entry[:2] == stamp[:2]:
+            return str(entry[2])
         digest = _sha256(path)
     except OSError as error:
         raise EncoderError(f"{path} cannot be read: {error.strerror or error}") from error
-    _remember({path: [*seen[:2], digest]})
+    _remember({path: [*stamp[:2], digest]})
     return digest
 
 
 def fingerprint(*parts: str) -> str:
-    """32 hex digits that stand for these strings, in this order."""
+    """Return 32 hex digits that stand for these strings, in this order."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def made_once(kind: str, name: str, key: str, make: Callable[[Path], Mapping[str, str]]) -> tuple[Path, dict[str, str]]:
-    """A folder of the cache, filled by `make` the first time.
+def make_once(kind: str, name: str, key: str, make: Callable[[Path], Mapping[str, str]]) -> tuple[Path, dict[str, str]]:
+    """Return a folder of the cache, filled by `make` the first time.
 
     Safe for several processes: one makes it, the others wait for the lock. A folder appears whole or not at all. One
     whose files are missing, truncated or changed is made again.
@@ -112,7 +112,7 @@ def _make(folder: Path, make: Callable[[Path], Mapping[str, str]]) -> dict[str, 
     temporary.mkdir()
     try:
         notes = dict(make(temporary))
-        files = {file.name: _seen(file, _sha256(file)) for file in sorted(temporary.iterdir())}
+        files = {file.name: _stamp(file, _sha256(file)) for file in sorted(temporary.iterdir())}
         record = {"notes": notes, "files": {name: [size, digest] for name, (size, _, digest) in files.items()}}
         _write_json(temporary / RECORD, record)
         if folder.exists():
@@ -125,7 +125,7 @@ def _make(folder: Path, make: Callable[[Path], Mapping[str, str]]) -> dict[str, 
 
 
 def _notes(folder: Path) -> dict[str, str] | None:
-    """What was noted at the making, or None if the folder is not there or not as it was made."""
+    """Return the notes of the making; None if the folder is missing or was changed since."""
     record = _read_json(folder / RECORD)
     files, notes = record.get("files"), record.get("notes")
     if not isinstance(files, dict) or not isinstance(notes, dict):
@@ -145,11 +145,11 @@ def _remember(digests: Mapping[Path, list[int | str]]) -> None:
     store = _digests()
     with _writing(store), _lock(store):
         # Read under the lock: another process may have added its own since. Files that are gone are left out.
-        known = {path: entry for path, entry in _read_json(store).items() if os.path.exists(path)}  # noqa: PTH110
-        _write_json(store, {**known, **{str(path): entry for path, entry in digests.items()}})
+        entries = {path: entry for path, entry in _read_json(store).items() if os.path.exists(path)}  # noqa: PTH110
+        _write_json(store, entries | {str(path): entry for path, entry in digests.items()})
 
 
-def _seen(path: Path, digest: str) -> list[int | str]:
+def _stamp(path: Path, digest: str) -> list[int | str]:
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, digest]
 
@@ -174,7 +174,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _read_json(path: Path) -> dict[str, object]:
-    """Content of one of the cache's own files; nothing if it is missing or damaged, since it can be made again."""
+    """Return one of the cache's own files; empty if it is missing or damaged, since it can be made again."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -182,12 +182,5 @@ def _read_json(path: Path) -> dict[str, object]:
     return content if isinstance(content, dict) else {}
 
 
-def temporary_of(path: Path) -> Path:
-    """A name beside a file that no other thread or process writes to, for what then replaces the file at once."""
-    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-
-
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    temporary = temporary_of(path)
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=1))

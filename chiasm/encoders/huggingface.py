@@ -107,9 +107,9 @@ class HuggingFaceEncoder(Encoder):
         self._model_folder = sentence.transformer if sentence else self._folder
         self._config = _read_config(self._model_folder, self.name)
         model_class = _model_class(self._config)
-        seen = all(hasattr(model_class, method) for method in ("get_image_features", "get_text_features"))
-        heard = self._config.model_type == "clap"
-        joint = seen or heard
+        has_images = all(hasattr(model_class, method) for method in ("get_image_features", "get_text_features"))
+        has_sounds = self._config.model_type == "clap"
+        joint = has_images or has_sounds
         if joint and sentence and sentence.modules != ("Transformer",):
             raise EncoderError(
                 f"{self.name} puts {', '.join(sentence.modules[1:])} behind a joint model, which is not "
@@ -118,10 +118,10 @@ class HuggingFaceEncoder(Encoder):
         if not joint:
             _require_text_model(self._config, self.name)
 
-        taken: set[Modality] = {"text"}
-        taken |= {"image"} if seen else set()
-        taken |= {"audio"} if heard else set()
-        self.modalities: frozenset[Modality] = frozenset(taken)
+        modalities: set[Modality] = {"text"}
+        modalities |= {"image"} if has_images else set()
+        modalities |= {"audio"} if has_sounds else set()
+        self.modalities: frozenset[Modality] = frozenset(modalities)
         self.batch_size = 64 if joint else 256  # many texts, to find some of the same length among them
         self.dim = _joint_dim(self._config, self.name) if joint else int(self._config.hidden_size)
         if sentence:
@@ -130,7 +130,7 @@ class HuggingFaceEncoder(Encoder):
         self._loading = Lock()
         self._loaded_joint: weakref.ref[torch.nn.Module] | None = None
 
-        with _teaching(f"the tokenizer of {self.name} cannot be read"):
+        with _explain(f"the tokenizer of {self.name} cannot be read"):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(
                 self._model_folder, local_files_only=True, trust_remote_code=False
             )
@@ -146,8 +146,8 @@ class HuggingFaceEncoder(Encoder):
         self._texts = self._network("text", build, axes, self._sample_texts, device, engine)
 
         self.view = View()
-        if heard:
-            with _teaching(f"the feature extractor of {self.name} cannot be read"):
+        if has_sounds:
+            with _explain(f"the feature extractor of {self.name} cannot be read"):
                 self._extractor = transformers.AutoFeatureExtractor.from_pretrained(  # type: ignore[no-untyped-call]
                     self._model_folder, local_files_only=True, trust_remote_code=False
                 )
@@ -156,13 +156,13 @@ class HuggingFaceEncoder(Encoder):
             self._sounds = self._network(
                 "audio", self._build_joint_audio, {"input_features": ("batch",)}, self._sample_sounds, device, engine
             )
-        if seen:
-            with _teaching(f"the image processor of {self.name} cannot be read"):
+        if has_images:
+            with _explain(f"the image processor of {self.name} cannot be read"):
                 self._processor = transformers.AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
                     self._model_folder, backend="pil", local_files_only=True, trust_remote_code=False
                 )
-            given = inspect.signature(model_class.get_image_features).parameters
-            self._image_inputs = tuple(name for name in self._processor.model_input_names if name in given)
+            parameters = inspect.signature(model_class.get_image_features).parameters
+            self._image_inputs = tuple(name for name in self._processor.model_input_names if name in parameters)
             self.view = View(image_size=_image_size(self._processor))
             image_axes = dict.fromkeys(self._image_inputs, ("batch",))
             self._images = self._network(
@@ -175,7 +175,7 @@ class HuggingFaceEncoder(Encoder):
         return self._fingerprint
 
     def prepare(self, media: Media) -> Prepared:
-        """The text itself; of a picture the inputs of the network, an array each; of a sound its windows."""
+        """Return the text itself; of a picture the inputs of the network, an array each; of a sound its windows."""
         self._require(media.modality)
         if isinstance(media, Text):
             return media.text
@@ -203,7 +203,7 @@ class HuggingFaceEncoder(Encoder):
         outputs = self._texts.run([self._padded(tokens, group) for group in rows])
         vectors = np.empty((len(texts), self.dim), np.float32)
         for group, output in zip(rows, outputs, strict=True):
-            vectors[group] = self._checked(output)
+            vectors[group] = self._check(output)
         return vectors
 
     def _encode_pictures(self, batch: Sequence[Arrays]) -> Float[np.ndarray, "inputs dim"]:
@@ -215,13 +215,13 @@ class HuggingFaceEncoder(Encoder):
             }
             for start in range(0, len(batch), rows)
         ]
-        return np.concatenate([self._checked(output) for output in self._images.run(runs)])
+        return np.concatenate([self._check(output) for output in self._images.run(runs)])
 
     def _encode_sounds(self, batch: Sequence[_Windows]) -> Embeddings:
         features = np.concatenate([sound.features for sound in batch])
         rows = self._sounds.budget(small=_SOUNDS[0], large=_SOUNDS[1])
         runs = [{"input_features": features[start : start + rows]} for start in range(0, len(features), rows)]
-        vectors = np.concatenate([self._checked(output) for output in self._sounds.run(runs)])
+        vectors = np.concatenate([self._check(output) for output in self._sounds.run(runs)])
         counts = np.array([len(sound.starts) for sound in batch])
         wholes = np.add.reduceat(vectors, np.cumsum(counts) - counts) / counts[:, None].astype(np.float32)
         owners = np.repeat(np.arange(len(batch)), counts)
@@ -254,10 +254,12 @@ class HuggingFaceEncoder(Encoder):
         return _Windows(np.concatenate(parts), starts / rate, ends / rate)
 
     def _mel(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
-        found = self._extractor(list(waveforms), sampling_rate=int(self._extractor.sampling_rate), return_tensors="np")
-        return np.asarray(found["input_features"], np.float32)
+        features = self._extractor(
+            list(waveforms), sampling_rate=int(self._extractor.sampling_rate), return_tensors="np"
+        )
+        return np.asarray(features["input_features"], np.float32)
 
-    def _checked(self, output: np.ndarray) -> Float[np.ndarray, "batch dim"]:
+    def _check(self, output: np.ndarray) -> Float[np.ndarray, "batch dim"]:
         if output.ndim != 2 or output.shape[1] != self.dim:
             raise EncoderError(
                 f"{self.name} gave an output of shape {output.shape}, and its configuration says {self.dim} numbers an "
@@ -272,9 +274,9 @@ class HuggingFaceEncoder(Encoder):
 
     def _tokens(self, texts: Sequence[str]) -> Mapping[str, list[list[int]]]:
         rules = self._rules
-        given = [rules.prompt + text for text in texts]
+        prompts = [rules.prompt + text for text in texts]
         encoded = self._tokenizer(
-            [text.lower() for text in given] if rules.lower else given,
+            [text.lower() for text in prompts] if rules.lower else prompts,
             truncation=True,
             max_length=rules.limit,
             padding="max_length" if rules.fixed else False,
@@ -334,7 +336,7 @@ class HuggingFaceEncoder(Encoder):
         return _Tower(self._joint(), "get_image_features", self._image_inputs)
 
     def _build_joint_audio(self) -> torch.nn.Module:
-        return _Ears(self._joint())
+        return _AudioTower(self._joint())
 
     def _build_joint_text(self) -> torch.nn.Module:
         return _Tower(self._joint(), "get_text_features", self._rules.inputs)
@@ -345,7 +347,7 @@ class HuggingFaceEncoder(Encoder):
     def _build_sentence(self) -> torch.nn.Module:
         from sentence_transformers import SentenceTransformer
 
-        with _teaching(f"the weights of {self.name} cannot be read"):
+        with _explain(f"the weights of {self.name} cannot be read"):
             model = SentenceTransformer(
                 str(self._folder),
                 device="cpu",
@@ -356,7 +358,7 @@ class HuggingFaceEncoder(Encoder):
         return _SentenceModel(model, self._rules.inputs)
 
     def _joint(self) -> torch.nn.Module:
-        """The whole model, shared by both towers as long as one of them holds it."""
+        """Return the whole model, shared by both towers as long as one of them holds it."""
         with self._loading:
             model = self._loaded_joint() if self._loaded_joint else None
             if model is None:
@@ -379,7 +381,7 @@ class _Tower(torch.nn.Module):
         return features
 
 
-class _Ears(torch.nn.Module):
+class _AudioTower(torch.nn.Module):
     """The audio half of CLAP, for windows that it takes whole."""
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -421,7 +423,7 @@ class _SentenceModel(torch.nn.Module):
 
 
 def _resolve(name: str) -> Path:
-    """The local folder of a model."""
+    """Return the local folder of a model."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve()
@@ -453,12 +455,12 @@ def _download(name: str, weights: str) -> Path:
 
 
 def _read_sentence(folder: Path, name: str) -> _Sentence | None:
-    """The parts of a sentence-transformers folder; None where it is none."""
+    """Return the parts of a sentence-transformers folder; None where it is none."""
     if not (folder / "modules.json").is_file():
         return None
     modules = _read_json(folder / "modules.json")
     settings = _read_json(folder / "config_sentence_transformers.json", missing={})
-    with _teaching(f"modules.json of {name} does not describe modules"):
+    with _explain(f"modules.json of {name} does not describe modules"):
         classes = tuple(str(module["type"]).rsplit(".", maxsplit=1)[-1] for module in modules)
         parts = [folder / str(module["path"]) for module in modules]
         foreign = [
@@ -497,14 +499,14 @@ def _read_config(folder: Path, name: str) -> Any:
         raise EncoderError(
             f"{name}: there are no weights in {folder}, neither {_SAFE} nor {_PICKLED}. Download the model again, whole"
         )
-    with _teaching(f"config.json of {name} does not describe a model that transformers knows"):
+    with _explain(f"config.json of {name} does not describe a model that transformers knows"):
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _model_class(config: Any) -> Any:
-    """The class that AutoModel would make."""
-    found = transformers.MODEL_MAPPING.get(type(config), None)
-    return found[0] if isinstance(found, tuple) else found
+    """Return the class that AutoModel would make."""
+    classes = transformers.MODEL_MAPPING.get(type(config), None)
+    return classes[0] if isinstance(classes, tuple) else classes
 
 
 def _require_text_model(config: Any, name: str) -> None:
@@ -545,7 +547,7 @@ def _sentence_dim(dim: int, sentence: _Sentence) -> int:
     return dim
 
 
-def _text_rules(config: Any, tokenizer: Any, taken: Mapping[str, Any], sentence: _Sentence | None) -> _TextRules:
+def _text_rules(config: Any, tokenizer: Any, parameters: Mapping[str, Any], sentence: _Sentence | None) -> _TextRules:
     settings: Mapping[str, Any] = sentence.settings if sentence else {}
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limit = min(int(tokenizer.model_max_length), MAX_TOKENS)  # a tokenizer without a limit says 10**30
@@ -557,7 +559,7 @@ def _text_rules(config: Any, tokenizer: Any, taken: Mapping[str, Any], sentence:
     inputs = ["input_ids"]
     if not fixed:
         inputs += ["attention_mask"]
-    if "token_type_ids" in tokenizer.model_input_names and "token_type_ids" in taken:
+    if "token_type_ids" in tokenizer.model_input_names and "token_type_ids" in parameters:
         inputs += ["token_type_ids"]
     return _TextRules(
         prompt=sentence.prompt if sentence else "",
@@ -569,7 +571,7 @@ def _text_rules(config: Any, tokenizer: Any, taken: Mapping[str, Any], sentence:
 
 
 def _image_size(processor: Any) -> int | None:
-    """Pixels to which an image's shorter side is scaled; None where the processor chooses by the image."""
+    """Return the pixels of an image's shorter side after scaling; None where the processor chooses by image."""
     size = getattr(processor, "size", None)
     sides = [size[key] for key in ("shortest_edge", "height", "width") if size and size.get(key)]
     return max(sides) if sides else None
@@ -586,8 +588,8 @@ def _fingerprint(folder: Path, parts: set[Path]) -> str:
 
 
 def _load(folder: Path, name: str, *, unused: tuple[str, ...]) -> torch.nn.Module:
-    """A transformers model in float32 whose weights are all there, but for those that begin like one of `unused`."""
-    with _teaching(f"the weights of {name} cannot be read"):
+    """Load a transformers model in float32; all weights must be there but those that begin like one of `unused`."""
+    with _explain(f"the weights of {name} cannot be read"):
         model, info = transformers.AutoModel.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
@@ -605,12 +607,12 @@ def _load(folder: Path, name: str, *, unused: tuple[str, ...]) -> torch.nn.Modul
 def _read_json(path: Path, *, missing: Any = None) -> Any:
     if missing is not None and not path.is_file():
         return missing
-    with _teaching(f"{path} cannot be read"):
+    with _explain(f"{path} cannot be read"):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
 @contextmanager
-def _teaching(problem: str) -> Iterator[None]:
+def _explain(problem: str) -> Iterator[None]:
     """Turn what libraries raise on damaged files, which may be anything, into our error."""
     try:
         yield

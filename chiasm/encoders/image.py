@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image as PillowImage
 
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
-from chiasm.encoders.cache import file_digest, fingerprint, made_once
+from chiasm.encoders.cache import file_digest, fingerprint, make_once
 from chiasm.encoders.runtime import Arrays, Blueprint, Device, Engine, Network
 from chiasm.errors import EncoderError
 from chiasm.types import Image, Media, Modality
@@ -82,7 +82,7 @@ class ImageEncoder(Encoder):
         return self._fingerprint
 
     def prepare(self, media: Media) -> Prepared:
-        """Pixels of a picture, `1 x 224 x 224 x 3` bytes."""
+        """Return the pixels of a picture, `1 x 224 x 224 x 3` bytes."""
         self._require(media.modality)
         assert isinstance(media, Image)
         return fit(media.pixels)[None]
@@ -97,10 +97,10 @@ class ImageEncoder(Encoder):
         return Embeddings(np.concatenate(self._network.run(runs)), (None,) * len(batch))
 
     def class_head(self) -> ClassHead:
-        """The ImageNet classifier. Kept in the cache as safetensors, so that reading it does not import PyTorch."""
+        """Return the ImageNet classifier. Kept in the cache as safetensors, so that reading it does not import PyTorch."""
         from safetensors.numpy import load_file
 
-        folder, _ = made_once("heads", self.name, self._fingerprint, self._save_head)
+        folder, _ = make_once("heads", self.name, self._fingerprint, self._save_head)
         tensors = load_file(folder / "head.safetensors")
         return ClassHead(tensors["weight"], tensors["bias"], self._class_names)
 

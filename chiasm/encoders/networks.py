@@ -54,7 +54,7 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(1280, 1000)
 
     def forward(self, pixels: UInt8[Tensor, "batch 224 224 3"]) -> Float[Tensor, "batch 1280"]:
-        """Pooled features. Pixels come as bytes, four times fewer to move, and are normalised here."""
+        """Return pooled features. Pixels come as bytes, four times fewer to move, and are normalised here."""
         x = (pixels.permute(0, 3, 1, 2).float() - 127) / 128
         x = functional.relu6(self._bn0(self._conv_stem(x)))
         for block in self._blocks:
@@ -157,7 +157,7 @@ class SentenceBert(nn.Module):
     def forward(
         self, input_ids: Int[Tensor, "batch tokens"], attention_mask: Int[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch dim"]:
-        """Sentence embeddings of length 1. The mask is 1 for a token and 0 for padding."""
+        """Return sentence embeddings of length 1. The mask is 1 for a token and 0 for padding."""
         positions = self.positions.weight[: input_ids.shape[1]]
         states = self.norm(self.words(input_ids) + positions + self.segments.weight[0])
         mask = attention_mask.to(states.dtype)
@@ -194,7 +194,7 @@ class _Layer(nn.Module):
 
 
 def load_efficientnet(weights: Path) -> EfficientNetLite0:
-    """The image network with the published weights.
+    """Return the image network with the published weights.
 
     Raises:
         EncoderError: the file is not a state dict of this network.
@@ -209,7 +209,7 @@ def load_efficientnet(weights: Path) -> EfficientNetLite0:
 
 
 def load_sentence_bert(shape: BertShape, weights: Path) -> SentenceBert:
-    """The text network with weights from a safetensors file.
+    """Return the text network with weights from a safetensors file.
 
     Raises:
         EncoderError: the file does not hold the weights of such a network.

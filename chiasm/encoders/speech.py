@@ -34,6 +34,7 @@ from chiasm.encoders.cache import file_digest, fingerprint
 from chiasm.encoders.runtime import DEVICES, Device
 from chiasm.errors import EncoderError
 from chiasm.types import Audio, Media, Modality, Text
+from chiasm.vectors import unit_rows
 
 if TYPE_CHECKING:
     from faster_whisper import WhisperModel
@@ -74,16 +75,16 @@ class _Speech:
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """What was understood of a window."""
+class _Transcript:
+    """The words of a window."""
 
-    readings: tuple[tuple[str, float], ...]  # text and weight, the likeliest first; none: nothing was heard
-    language: str | None  # code; None: nothing was heard
+    readings: tuple[tuple[str, float], ...]  # text and weight, the likeliest first; none: no words
+    language: str | None  # code; None: no words
     certainty: float  # of the language
 
     @property
     def text(self) -> str:
-        """The likeliest reading; "" where nothing was heard."""
+        """The likeliest reading; "" where there are no words."""
         return self.readings[0][0] if self.readings else ""
 
 
@@ -164,7 +165,7 @@ class SpeechEncoder(Encoder):
         return self._text.vector_space
 
     def prepare(self, media: Media) -> Prepared:
-        """Windows of speech, waveforms of at most 10 s at 16 kHz, and their times; none where nobody speaks.
+        """Return windows of speech, waveforms of at most 10 s at 16 kHz, and their times; none where nobody speaks.
 
         A sound of at most 10 s is one window as it is.
         """
@@ -188,23 +189,23 @@ class SpeechEncoder(Encoder):
         """Transcribe and embed sounds, a row each, and their moments."""
         self._require(modality)
         sounds: Sequence[_Speech] = batch
-        heard, languages = self._transcribe(sounds)
-        texts = tuple(" ".join(filter(None, (window.text for window in windows))) for windows in heard)
+        transcripts, languages = self._transcribe(sounds)
+        texts = tuple(" ".join(filter(None, (window.text for window in windows))) for windows in transcripts)
         moments = [
             (row, start, end, window)
             for row, sound in enumerate(sounds)
             if sound.seconds > MOMENT
-            for start, end, window in zip(sound.starts, sound.ends, heard[row], strict=True)
+            for start, end, window in zip(sound.starts, sound.ends, transcripts[row], strict=True)
             if window.text
         ]
         # A sound of one window is placed as that window is; of several, as the text that they make together.
-        alone = [[window for window in windows if window.text] for windows in heard]
+        with_words = [[window for window in windows if window.text] for windows in transcripts]
         wholes = [
-            spoken[0] if len(spoken) == 1 else _Heard(((text, 1.0),) if text else (), None, 1.0)
-            for spoken, text in zip(alone, texts, strict=True)
+            windows[0] if len(windows) == 1 else _Transcript(((text, 1.0),) if text else (), None, 1.0)
+            for windows, text in zip(with_words, texts, strict=True)
         ]
-        placed = self._place([*wholes, *(window for *_, window in moments)])
-        vectors, own = placed[: len(sounds)], placed[len(sounds) :]
+        every = self._embed([*wholes, *(window for *_, window in moments)])
+        vectors, own = every[: len(sounds)], every[len(sounds) :]
         owners = np.array([row for row, *_ in moments], int)
         spans = np.array([(start, end) for _, start, end, _ in moments]).reshape(-1, 2)
         for row, text in enumerate(texts):
@@ -217,41 +218,45 @@ class SpeechEncoder(Encoder):
             Moments(owners, spans[:, 0], spans[:, 1], own, tuple(window.text for *_, window in moments)),
         )
 
-    def _place(self, heard: Sequence[_Heard]) -> Float[np.ndarray, "heard dim"]:
-        """The weighted mean of the embeddings of the readings, unit length; a row of zeros where there are none."""
-        said = sorted({text for one in heard for text, _ in one.readings})
-        place = {text: row for row, text in enumerate(said)}
-        embedded = np.zeros((len(said), self.dim), np.float32)
-        if said:
-            embedded[:] = self._text.encode([Text(text.rstrip(_ENDS) or text) for text in said]).vectors
-        vectors = np.zeros((len(heard), self.dim), np.float32)
-        for row, one in enumerate(heard):
-            for text, weight in one.readings:
-                vectors[row] += weight * embedded[place[text]]
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.where(lengths > 0, lengths, 1)
+    def _embed(self, transcripts: Sequence[_Transcript]) -> Float[np.ndarray, "transcripts dim"]:
+        """Return the weighted mean of the embeddings of the readings, unit length; a row of zeros where there are none."""
+        texts = sorted({text for transcript in transcripts for text, _ in transcript.readings})
+        of_text = np.zeros((len(texts), self.dim), np.float32)
+        if texts:
+            of_text[:] = self._text.encode([Text(text.rstrip(_ENDS) or text) for text in texts]).vectors
+        place = {text: row for row, text in enumerate(texts)}
+        vectors = np.zeros((len(transcripts), self.dim), np.float32)
+        for row, transcript in enumerate(transcripts):
+            for text, weight in transcript.readings:
+                vectors[row] += weight * of_text[place[text]]
+        return unit_rows(vectors)
 
-    def _transcribe(self, sounds: Sequence[_Speech]) -> tuple[list[list[_Heard]], tuple[str | None, ...]]:
-        """What is said in each window of each sound, and the language of each sound."""
+    def _transcribe(self, sounds: Sequence[_Speech]) -> tuple[list[list[_Transcript]], tuple[str | None, ...]]:
+        """Transcribe every window of each sound; also return the language of each sound."""
         rows = [row for row, sound in enumerate(sounds) for _ in sound.windows]
         windows = [window for sound in sounds for window in sound.windows]
-        heard = self._hear_all(windows, [self._language] * len(windows))
+        transcripts = self._transcribe_windows(windows, [self._language] * len(windows))
         # One sound is in one language: that of most of it. What was taken for another one is heard again.
         votes: list[dict[str, float]] = [{} for _ in sounds]
-        for row, window, found in zip(rows, windows, heard, strict=True):
-            if found.language is not None:
-                votes[row][found.language] = votes[row].get(found.language, 0.0) + found.certainty * len(window)
+        for row, window, transcript in zip(rows, windows, transcripts, strict=True):
+            if transcript.language is not None:
+                weight = transcript.certainty * len(window)
+                votes[row][transcript.language] = votes[row].get(transcript.language, 0.0) + weight
         languages = tuple(max(vote, key=vote.__getitem__) if vote else None for vote in votes)
-        wrong = [number for number, row in enumerate(rows) if heard[number].language not in (None, languages[row])]
-        again = self._hear_all([windows[number] for number in wrong], [languages[rows[number]] for number in wrong])
-        for number, found in zip(wrong, again, strict=True):
-            heard[number] = found
-        by_sound: list[list[_Heard]] = [[] for _ in sounds]
-        for row, found in zip(rows, heard, strict=True):
-            by_sound[row].append(found)
+        wrong = [
+            number for number, row in enumerate(rows) if transcripts[number].language not in (None, languages[row])
+        ]
+        again = self._transcribe_windows(
+            [windows[number] for number in wrong], [languages[rows[number]] for number in wrong]
+        )
+        for number, transcript in zip(wrong, again, strict=True):
+            transcripts[number] = transcript
+        by_sound: list[list[_Transcript]] = [[] for _ in sounds]
+        for row, transcript in zip(rows, transcripts, strict=True):
+            by_sound[row].append(transcript)
         return by_sound, languages
 
-    def _hear_all(self, windows: Sequence[Waveform], languages: Sequence[str | None]) -> list[_Heard]:
+    def _transcribe_windows(self, windows: Sequence[Waveform], languages: Sequence[str | None]) -> list[_Transcript]:
         """Transcribe windows, in batches on all cores."""
         if not windows:
             return []
@@ -261,30 +266,32 @@ class SpeechEncoder(Encoder):
         rows = _BATCH_CPU if model.model.device == "cpu" else _BATCH_CUDA
         groups = [order[start : start + rows] for start in range(0, len(order), rows)]
 
-        def hear(group: Sequence[int]) -> list[_Heard]:
-            return self._hear([windows[number] for number in group], [languages[number] for number in group])
+        def transcribe(group: Sequence[int]) -> list[_Transcript]:
+            return self._transcribe_batch(
+                [windows[number] for number in group], [languages[number] for number in group]
+            )
 
         with ThreadPoolExecutor(self._threads, thread_name_prefix="chiasm-speech") as pool:
-            found = {
-                number: heard
-                for group, results in zip(groups, pool.map(hear, groups), strict=True)
-                for number, heard in zip(group, results, strict=True)
+            by_number = {
+                number: transcript
+                for group, transcripts in zip(groups, pool.map(transcribe, groups), strict=True)
+                for number, transcript in zip(group, transcripts, strict=True)
             }
-        return [found[number] for number in range(len(windows))]
+        return [by_number[number] for number in range(len(windows))]
 
-    def _hear(self, windows: Sequence[Waveform], languages: Sequence[str | None]) -> list[_Heard]:
+    def _transcribe_batch(self, windows: Sequence[Waveform], languages: Sequence[str | None]) -> list[_Transcript]:
         """Transcribe a batch of windows."""
         longest = max(len(window) for window in windows) / RATE
         seconds = min(_FULL, max(_SHORT, int(np.ceil(longest)) + _MARGIN))
-        found = self._generate(windows, languages, seconds, no_repeat=0)
-        for number, heard in enumerate(found):
-            if _loops(heard.text):
-                found[number] = self._generate([windows[number]], [heard.language], _FULL, no_repeat=3)[0]
-        return found
+        transcripts = self._generate(windows, languages, seconds, no_repeat=0)
+        for number, transcript in enumerate(transcripts):
+            if _loops(transcript.text):
+                transcripts[number] = self._generate([windows[number]], [transcript.language], _FULL, no_repeat=3)[0]
+        return transcripts
 
     def _generate(
         self, windows: Sequence[Waveform], languages: Sequence[str | None], seconds: int, *, no_repeat: int
-    ) -> list[_Heard]:
+    ) -> list[_Transcript]:
         """Transcribe windows padded to `seconds`, by beam search, without words that occur again as `no_repeat`."""
         import ctranslate2
 
@@ -298,17 +305,18 @@ class SpeechEncoder(Encoder):
         encoded = model.model.encode(ctranslate2.StorageView.from_array(features.astype(np.float32)))
         token = model.hf_tokenizer.token_to_id
         start, end = token("<|startoftranscript|>"), token("<|notimestamps|>")
-        spoken = [(language or "en", 1.0) for language in languages]
+        detections = [(language or "en", 1.0) for language in languages]
         prompts = [[start, end] for _ in windows]
         if model.model.is_multilingual:
             if None in languages:
-                likely = [found[0] for found in model.model.detect_language(encoded)]
-                spoken = [
+                guesses = [ranking[0] for ranking in model.model.detect_language(encoded)]
+                detections = [
                     (name.strip("<|>"), certainty) if language is None else (language, 1.0)
-                    for language, (name, certainty) in zip(languages, likely, strict=True)
+                    for language, (name, certainty) in zip(languages, guesses, strict=True)
                 ]
             prompts = [
-                [start, token(f"<|{language}|>"), token(f"<|{self._task(language)}|>"), end] for language, _ in spoken
+                [start, token(f"<|{language}|>"), token(f"<|{self._task(language)}|>"), end]
+                for language, _ in detections
             ]
         results = model.model.generate(
             encoded,
@@ -320,8 +328,8 @@ class SpeechEncoder(Encoder):
             return_scores=True,
             return_no_speech_prob=True,
         )
-        heard = []
-        for result, (language, certainty) in zip(results, spoken, strict=True):
+        transcripts = []
+        for result, (language, certainty) in zip(results, detections, strict=True):
             # The score is a mean over the tokens; their sum is the logarithm of the probability. No tokens, no words.
             sums = [score * len(tokens) for tokens, score in zip(result.sequences_ids, result.scores, strict=True)]
             likelihood = sums[0] / (len(result.sequences_ids[0]) + 1)  # the end of the text counts as a token
@@ -333,10 +341,12 @@ class SpeechEncoder(Encoder):
             readings = tuple(
                 (text, float(weight)) for text, weight in zip(texts, weights / weights.sum(), strict=True) if text
             )
-            heard.append(
-                _Heard(readings, language, certainty) if texts[0] and not silent else _Heard((), None, certainty)
+            transcripts.append(
+                _Transcript(readings, language, certainty)
+                if texts[0] and not silent
+                else _Transcript((), None, certainty)
             )
-        return heard
+        return transcripts
 
     def _task(self, language: str) -> str:
         return "translate" if self._translate and language != "en" else "transcribe"
@@ -380,7 +390,7 @@ class SpeechEncoder(Encoder):
 
 
 def _spans(waveform: Waveform) -> list[tuple[int, int]]:
-    """Where somebody speaks, in samples: spans of at most 10 s that hold all speech, cut in pauses where there are any."""
+    """Return where somebody speaks, in samples: spans of at most 10 s with all speech, cut in pauses if any."""
     from faster_whisper.vad import VadOptions, get_speech_timestamps
 
     if len(waveform) <= MOMENT * RATE:
@@ -393,8 +403,8 @@ def _spans(waveform: Waveform) -> list[tuple[int, int]]:
     )
     spans: list[tuple[int, int]] = []
     for begin in range(0, len(waveform), _BLOCK * RATE):
-        for found in get_speech_timestamps(waveform[begin : begin + _BLOCK * RATE], options):
-            start, end = begin + found["start"], begin + found["end"]
+        for span in get_speech_timestamps(waveform[begin : begin + _BLOCK * RATE], options):
+            start, end = begin + span["start"], begin + span["end"]
             pause = start - spans[-1][1] if spans else 0
             if spans and pause < (_BREAK - 2 * _PAD) * RATE and end - spans[-1][0] <= MOMENT * RATE:
                 spans[-1] = spans[-1][0], end

@@ -87,7 +87,7 @@ class TextEncoder(Encoder):
         return self._fingerprint
 
     def prepare(self, media: Media) -> Prepared:
-        """The text itself: a whole batch is cut into tokens at once."""
+        """Return the text itself: a whole batch is cut into tokens at once."""
         self._require(media.modality)
         assert isinstance(media, Text)
         return media.text
@@ -128,7 +128,7 @@ class TextEncoder(Encoder):
 
 
 def groups_of_like_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Rows of like length, longest first, in groups of at most `budget` tokens with padding (or of one row)."""
+    """Group rows of like length, longest first, at most `budget` tokens with padding (or one row) a group."""
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         # The first row of a group is its longest, and the others are padded to it.

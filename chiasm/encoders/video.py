@@ -18,6 +18,7 @@ from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Moments, Prepar
 from chiasm.encoders.cache import fingerprint
 from chiasm.errors import EncoderError
 from chiasm.types import Image, Media, Modality, Video
+from chiasm.vectors import unit_rows
 
 FPS = 2.0  # frames a second
 FRAMES = 512  # at most: of videos above four minutes they lie further apart, of an hour 7 s
@@ -37,14 +38,14 @@ class _Film:
     inputs: tuple[Prepared, ...]  # of its frames
     edges: Float[np.ndarray, " edges"]  # seconds: where the first frame begins, where each ends and the next begins
     track: Prepared  # None: no sound
-    heard: float  # seconds of sound
+    track_seconds: float
 
 
 class VideoEncoder(Encoder):
     """Embeddings of videos in the vector space of an encoder of images: the mean over shots, and each shot.
 
-    With an encoder of sounds, what is heard stands in `Embeddings.track`, and the transcript in `texts`. A video
-    without sound has its pictures only.
+    With an encoder of sounds, `Embeddings.track` holds the moments of the sound track and `texts` the transcript. A
+    video without sound has its pictures only.
     """
 
     def __init__(self, images: Encoder, sound: Encoder | None = None) -> None:
@@ -69,8 +70,8 @@ class VideoEncoder(Encoder):
         self.sound = sound
         self._images = images
         settings = (FPS, FRAMES, WINDOW, _DIFFERENT, _STANDS_OUT, _AROUND)
-        heard = "" if sound is None else sound.fingerprint
-        self._fingerprint = fingerprint("video", _VERSION, str(settings), images.fingerprint, heard)
+        of_sound = "" if sound is None else sound.fingerprint
+        self._fingerprint = fingerprint("video", _VERSION, str(settings), images.fingerprint, of_sound)
 
     @property
     def fingerprint(self) -> str:
@@ -87,14 +88,14 @@ class VideoEncoder(Encoder):
         return self._images.class_head()
 
     def prepare(self, media: Media) -> Prepared:
-        """The inputs of both encoders."""
+        """Return the inputs of both encoders."""
         self._require(media.modality)
         assert isinstance(media, Video)
         inputs = tuple(self._images.prepare(Image(frame)) for frame in media.frames)
-        track, heard = None, 0.0
+        track, seconds = None, 0.0
         if self.sound is not None and media.sound is not None:
-            track, heard = self.sound.prepare(media.sound), len(media.sound.waveform) / media.sound.rate
-        return _Film(inputs, _edges(media), track, heard)
+            track, seconds = self.sound.prepare(media.sound), len(media.sound.waveform) / media.sound.rate
+        return _Film(inputs, _edges(media), track, seconds)
 
     def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
         """Embed prepared videos, a row each, with their shots and their sound tracks."""
@@ -118,7 +119,7 @@ class VideoEncoder(Encoder):
         moments = Moments(
             np.array(owners, int), np.array(starts), np.array(ends), np.concatenate(shots), (None,) * len(owners)
         )
-        return self._heard(films, Embeddings(vectors, (None,) * len(films), moments=moments))
+        return self._with_sound(films, Embeddings(vectors, (None,) * len(films), moments=moments))
 
     def _frames(self, inputs: Sequence[Prepared]) -> Float[np.ndarray, "frames dim"]:
         size = self._images.batch_size
@@ -128,24 +129,24 @@ class VideoEncoder(Encoder):
         ]
         return np.concatenate([np.zeros((0, self.dim), np.float32), *parts])
 
-    def _heard(self, films: Sequence[_Film], seen: Embeddings) -> Embeddings:
-        """Add what is heard to what is seen."""
+    def _with_sound(self, films: Sequence[_Film], pictures: Embeddings) -> Embeddings:
+        """Add the sound tracks to the embeddings of the pictures."""
         rows = [row for row, film in enumerate(films) if film.track is not None]
         if self.sound is None or not rows:
-            return seen
-        found = self.sound.encode_prepared("audio", [films[row].track for row in rows])
-        texts: list[str | None] = list(seen.texts)
+            return pictures
+        sounds = self.sound.encode_prepared("audio", [films[row].track for row in rows])
+        texts: list[str | None] = list(pictures.texts)
         languages: list[str | None] = [None] * len(films)
         parts: list[tuple[int, float, float, Float[np.ndarray, " dim"], str | None]] = []
         for number, row in enumerate(rows):
-            texts[row] = found.texts[number]
-            languages[row] = found.languages[number] if found.languages else None
-            heard = found.moments
-            own = [] if heard is None else np.flatnonzero(heard.owners == number).tolist()
-            if heard is None or not own:  # a short sound is one moment
-                parts.append((row, 0.0, films[row].heard, found.vectors[number], found.texts[number]))
+            texts[row] = sounds.texts[number]
+            languages[row] = sounds.languages[number] if sounds.languages else None
+            spans = sounds.moments
+            own = [] if spans is None else np.flatnonzero(spans.owners == number).tolist()
+            if spans is None or not own:  # a short sound is one moment
+                parts.append((row, 0.0, films[row].track_seconds, sounds.vectors[number], sounds.texts[number]))
             else:
-                parts += [(row, heard.starts[m], heard.ends[m], heard.vectors[m], heard.texts[m]) for m in own]
+                parts += [(row, spans.starts[m], spans.ends[m], spans.vectors[m], spans.texts[m]) for m in own]
         track = Moments(
             np.array([part[0] for part in parts], int),
             np.array([part[1] for part in parts]),
@@ -153,26 +154,25 @@ class VideoEncoder(Encoder):
             np.stack([part[3] for part in parts]),
             tuple(part[4] for part in parts),
         )
-        return Embeddings(seen.vectors, tuple(texts), tuple(languages), seen.moments, track)
+        return Embeddings(pictures.vectors, tuple(texts), tuple(languages), pictures.moments, track)
 
 
 def _edges(video: Video) -> Float[np.ndarray, " edges"]:
-    """Seconds at which what each frame stands for begins, and at the end the duration.
+    """Return the seconds at which the part of each frame begins, and at the end the duration.
 
     A frame was asked for at the middle of its part of the duration. The picture changed between that time and the one
     from which the next frame is shown: half way is the guess, and the times between the parts where both are like them.
     """
     count = len(video.frames)
-    asked = (np.arange(count) + 0.5) * video.duration / count
-    last_seen = np.maximum(asked[:-1], video.times[:-1])
-    next_begins = np.maximum(video.times[1:], last_seen)
-    return np.concatenate([[0.0], (last_seen + next_begins) / 2, [video.duration]])
+    centres = (np.arange(count) + 0.5) * video.duration / count
+    latest = np.maximum(centres[:-1], video.times[:-1])
+    next_begins = np.maximum(video.times[1:], latest)
+    return np.concatenate([[0.0], (latest + next_begins) / 2, [video.duration]])
 
 
 def _shots(vectors: Float[np.ndarray, "frames dim"], edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, " bounds"]:
-    """Numbers of the frames at which moments begin, and the number of frames."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = vectors / np.where(lengths > 0, lengths, 1)
+    """Return the numbers of the frames at which moments begin, and the number of frames."""
+    unit = unit_rows(vectors)
     distances = 1 - (unit[:-1] * unit[1:]).sum(axis=1)
     bounds = [0]
     for number, distance in enumerate(distances):

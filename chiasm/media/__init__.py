@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chiasm.errors import MediaError
-from chiasm.media import complete, kinds, text
+from chiasm.media import integrity, kinds, text
 from chiasm.media.kinds import Kind
 from chiasm.media.limits import Limits
 from chiasm.types import Media, Modality, Outcome, Video
@@ -65,7 +65,7 @@ def load(
             raise ValueError(f"{name} has to be at least 1; got {value}")
     if fps is not None and not fps > 0:
         raise ValueError(f"fps has to be above 0; got {fps}")
-    with _opened(path, limits) as (file, kind):
+    with _open(path, limits) as (file, kind):
         if kind.reader == "text":
             return text.read(file.read(), limits=limits)
         if kind.reader == "pillow":
@@ -74,21 +74,21 @@ def load(
             return image.read(file.read(), kind, image_size=image_size, limits=limits)
         from chiasm.media import audio, container, video
 
-        complete.check(file, kind)
+        integrity.check(file, kind)
         if kind.modality == "audio":
             return audio.read(file, kind, rate=rate, limits=limits)
-        with container.opened(file, kind) as opened:
-            stream = container.main_stream(opened, kind)
+        with container.open_container(file, kind) as source:
+            stream = container.main_stream(source, kind)
             if stream.type == "audio":
-                return audio.read_stream(opened, stream, kind, rate=rate, limits=limits)
+                return audio.read_stream(source, stream, kind, rate=rate, limits=limits)
             times = video.centres(frames, fps)
-            film = video.read_stream(opened, stream, kind, times=times, image_size=image_size, limits=limits)
+            film = video.read_stream(source, stream, kind, times=times, image_size=image_size, limits=limits)
             begin = container.begin(stream)
         if track is None:
             return film
         file.seek(0)
-        with container.opened(file, kind) as opened:  # anew: the pictures have left it somewhere in the middle
-            return replace(film, sound=audio.read_track(opened, kind, begin=begin, rate=track, limits=limits))
+        with container.open_container(file, kind) as source:  # anew: the pictures have left it somewhere in the middle
+            return replace(film, sound=audio.read_track(source, kind, begin=begin, rate=track, limits=limits))
 
 
 def load_frames(
@@ -121,15 +121,15 @@ def load_frames(
             raise ValueError(f"the video lasts {duration:.2f} seconds; a frame at {times[-1]:.2f} was asked for")
         return times
 
-    with _opened(path, limits) as (file, kind):
+    with _open(path, limits) as (file, kind):
         if kind.modality is None:
             from chiasm.media import container, video
 
-            complete.check(file, kind)
-            with container.opened(file, kind) as opened:
-                stream = container.main_stream(opened, kind)
+            integrity.check(file, kind)
+            with container.open_container(file, kind) as source:
+                stream = container.main_stream(source, kind)
                 if stream.type == "video":
-                    return video.read_stream(opened, stream, kind, times=within, image_size=image_size, limits=limits)
+                    return video.read_stream(source, stream, kind, times=within, image_size=image_size, limits=limits)
         raise MediaError(Outcome.UNSUPPORTED, f"the {kind.name} file is no video")
 
 
@@ -140,17 +140,17 @@ def sniff(path: str | Path) -> Modality:
         MediaError: the file is missing, unreadable, empty or of no kind that `load` knows. That it passes here does
             not mean that it is whole.
     """
-    with _opened(path, Limits()) as (file, kind):
+    with _open(path, Limits()) as (file, kind):
         if kind.modality is not None:
             return kind.modality
         from chiasm.media import container
 
-        with container.opened(file, kind) as opened:
-            return container.main_stream(opened, kind).type
+        with container.open_container(file, kind) as source:
+            return container.main_stream(source, kind).type
 
 
 @contextmanager
-def _opened(path: str | Path, limits: Limits) -> Iterator[tuple[BinaryIO, Kind]]:
+def _open(path: str | Path, limits: Limits) -> Iterator[tuple[BinaryIO, Kind]]:
     """Open a file and recognise it; turn failures to read it, here and in the block, into `MediaError`."""
     path = Path(path)
     if "\0" in str(path):

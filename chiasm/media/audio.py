@@ -1,7 +1,7 @@
 """Sounds: from a file to a mono waveform, through libsndfile or FFmpeg.
 
 Decoding, averaging and resampling go block by block, so that a long recording in many channels is never held whole.
-Whether the file has all of its bytes is checked by `complete` before.
+Whether the file has all of its bytes is checked by `integrity` before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from av.container import InputContainer
 from jaxtyping import Float
 
 from chiasm.errors import MediaError
-from chiasm.media import complete, container, kinds
+from chiasm.media import container, integrity, kinds
 from chiasm.media.kinds import Kind
 from chiasm.media.limits import Limits
 from chiasm.types import Audio, Outcome
@@ -38,15 +38,15 @@ def read(file: BinaryIO, kind: Kind, *, rate: int | None, limits: Limits) -> Aud
     """Decode a sound file that is no container.
 
     Args:
-        file: open at its beginning; has passed `complete.check`.
+        file: open at its beginning; has passed `integrity.check`.
         kind: what it is.
-        rate: samples a second wanted; None keeps the file's own.
+        rate: samples a second to resample to; None keeps the file's own.
         limits: see `Limits.max_seconds`.
 
     Raises:
         MediaError: `BROKEN`, `EMPTY`, `SILENT` or `TOO_LARGE`.
     """
-    if kind.reader == "soundfile" and not complete.has_several_parts(file, kind):
+    if kind.reader == "soundfile" and not integrity.has_several_parts(file, kind):
         try:
             sound = soundfile.SoundFile(file)
         except soundfile.SoundFileError:  # a codec that libsndfile lacks, such as Speex; FFmpeg has most
@@ -54,47 +54,47 @@ def read(file: BinaryIO, kind: Kind, *, rate: int | None, limits: Limits) -> Aud
         else:
             with sound:
                 return _read_libsndfile(sound, kind, rate=rate, limits=limits)
-    with container.opened(file, kind) as opened:
-        stream = container.main_stream(opened, kind)
+    with container.open_container(file, kind) as source:
+        stream = container.main_stream(source, kind)
         if not isinstance(stream, AudioStream):
             raise MediaError(Outcome.BROKEN, f"the {kind.name} has no sound")
-        return read_stream(opened, stream, kind, rate=rate, limits=limits)
+        return read_stream(source, stream, kind, rate=rate, limits=limits)
 
 
-def read_stream(opened: InputContainer, stream: AudioStream, kind: Kind, *, rate: int | None, limits: Limits) -> Audio:
+def read_stream(source: InputContainer, stream: AudioStream, kind: Kind, *, rate: int | None, limits: Limits) -> Audio:
     """Decode the sound of a container, as `read` does.
 
     Raises:
         MediaError: as `read`; `BROKEN` also where the sound ends much before its declared duration.
     """
     return _read_ffmpeg(
-        opened, stream, container.duration(opened, stream) if kind in _DECLARES_DURATION else None, rate, limits
+        source, stream, container.duration(source, stream) if kind in _DECLARES_DURATION else None, rate, limits
     )
 
 
-def read_track(opened: InputContainer, kind: Kind, *, begin: float, rate: int, limits: Limits) -> Audio | None:
+def read_track(source: InputContainer, kind: Kind, *, begin: float, rate: int, limits: Limits) -> Audio | None:
     """Decode the first sound track of a video; None where there is none, or none with a signal.
 
     Args:
-        opened: the container, at its beginning.
+        source: the container, at its beginning.
         kind: what it is.
         begin: seconds on the container's clock at which the waveform is to begin. It is cut there, or silence is put
             before it.
-        rate: samples a second wanted.
+        rate: samples a second to resample to.
         limits: as for `read`.
 
     Raises:
         MediaError: `BROKEN` or `TOO_LARGE`.
     """
-    if not opened.streams.audio:
+    if not source.streams.audio:
         return None
-    stream = opened.streams.audio[0]
+    stream = source.streams.audio[0]
     if not container.has_decoder(stream):  # a codec that is not known: the pictures are of use without it
         return None
     # What the container declares is the length of its longest stream, which may be the pictures.
     declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
     try:
-        sound = _read_ffmpeg(opened, stream, declared if kind in _DECLARES_DURATION else None, rate, limits)
+        sound = _read_ffmpeg(source, stream, declared if kind in _DECLARES_DURATION else None, rate, limits)
     except MediaError as error:
         if error.outcome in (Outcome.SILENT, Outcome.EMPTY):
             return None
@@ -109,7 +109,7 @@ def read_track(opened: InputContainer, kind: Kind, *, begin: float, rate: int, l
 
 
 def _read_ffmpeg(
-    opened: InputContainer, stream: AudioStream, seconds: float | None, rate: int | None, limits: Limits
+    source: InputContainer, stream: AudioStream, seconds: float | None, rate: int | None, limits: Limits
 ) -> Audio:
     """Decode a stream that declares to last so many seconds."""
     file_rate = stream.codec_context.sample_rate
@@ -120,7 +120,7 @@ def _read_ffmpeg(
     def blocks() -> Iterator[Block]:
         nonlocal end
         resampler = av.AudioResampler(format="fltp", rate=file_rate)
-        for frame in opened.decode(stream):
+        for frame in source.decode(stream):
             end = max(end, (frame.time or 0.0) + frame.samples / frame.sample_rate)
             for part in resampler.resample(frame):
                 yield part.to_ndarray().T
@@ -163,11 +163,11 @@ def _check_duration(seconds: float | None, limits: Limits) -> None:
 
 
 def _collect(blocks: Iterable[Block], file_rate: int, *, rate: int | None, limits: Limits) -> tuple[Audio, float]:
-    """The blocks as one mono waveform, and its seconds before resampling."""
+    """Return the blocks as one mono waveform, and its seconds before resampling."""
     if file_rate not in _RATES:
         raise MediaError(Outcome.BROKEN, f"the sound claims {file_rate:,} samples a second")
-    wanted = file_rate if rate is None else rate
-    resampler = _resampler(file_rate, wanted)
+    rate_out = file_rate if rate is None else rate
+    resampler = _resampler(file_rate, rate_out)
     parts: list[Float[np.ndarray, " samples"]] = []
     samples, low, high, loudest = 0, np.inf, -np.inf, 0.0
     for block in blocks:
@@ -194,7 +194,7 @@ def _collect(blocks: Iterable[Block], file_rate: int, *, rate: int | None, limit
     if resampler is not None:
         parts.append(resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
     waveform = np.concatenate(parts)
-    return Audio(np.clip(waveform, -1.0, 1.0, out=waveform), wanted), samples / file_rate
+    return Audio(np.clip(waveform, -1.0, 1.0, out=waveform), rate_out), samples / file_rate
 
 
 def _resampler(file_rate: int, rate: int) -> Any:

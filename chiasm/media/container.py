@@ -24,7 +24,7 @@ _NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails  # covers of 
 
 
 @contextmanager
-def opened(file: BinaryIO, kind: Kind) -> Iterator[InputContainer]:
+def open_container(file: BinaryIO, kind: Kind) -> Iterator[InputContainer]:
     """Open a container and close it at the end. What FFmpeg cannot read inside the block is `BROKEN`.
 
     Raises:
@@ -38,7 +38,7 @@ def opened(file: BinaryIO, kind: Kind) -> Iterator[InputContainer]:
 
 
 def main_stream(container: InputContainer, kind: Kind) -> VideoStream | AudioStream:
-    """The first video stream, or else the first audio stream. Pictures that go with a sound, as covers, are no video.
+    """Return the first video stream, else the first audio stream; covers and previews are no video.
 
     Raises:
         MediaError: `BROKEN` there is neither; `UNSUPPORTED` FFmpeg has no decoder for it.
@@ -54,7 +54,7 @@ def main_stream(container: InputContainer, kind: Kind) -> VideoStream | AudioStr
 
 
 def has_decoder(stream: VideoStream | AudioStream) -> bool:
-    """Whether FFmpeg knows the codec of a stream."""
+    """Return whether FFmpeg knows the codec of a stream."""
     return stream.codec_context is not None
 
 
@@ -68,12 +68,12 @@ def strict(stream: VideoStream | AudioStream) -> None:
 
 
 def duration(container: InputContainer, stream: VideoStream | AudioStream) -> float | None:
-    """Seconds as the stream, or else the container, declares them; None where neither does."""
+    """Return the seconds as the stream, or else the container, declares them; None where neither does."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
 
 
 def begin(stream: VideoStream | AudioStream) -> float:
-    """Seconds on the clock of the container at which a stream begins."""
+    """Return the second on the clock of the container at which a stream begins."""
     return float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0

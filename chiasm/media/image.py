@@ -29,7 +29,7 @@ from PIL import Image as PillowImage
 from PIL.ImageFile import ImageFile
 
 from chiasm.errors import MediaError
-from chiasm.media import bare, kinds
+from chiasm.media import kinds, metadata
 from chiasm.media.kinds import Kind
 from chiasm.media.limits import Limits
 from chiasm.types import Image, Outcome
@@ -66,11 +66,11 @@ def read(data: bytes, kind: Kind, *, image_size: int | None, limits: Limits) -> 
     """
     if kind in _OPTIONAL and not features.check(_OPTIONAL[kind]):
         raise MediaError(Outcome.UNSUPPORTED, f"the installed Pillow was built without {kind.name}")
-    stripped = bare.strip(data, kind)
-    if stripped.size is not None:
-        _check_size(stripped.size, limits)
+    plain = metadata.strip(data, kind)
+    if plain.size is not None:
+        _check_size(plain.size, limits)
     try:
-        with _PLUGINS[kind](io.BytesIO(stripped.data)) as picture:
+        with _PLUGINS[kind](io.BytesIO(plain.data)) as picture:
             _check_size(picture.size, limits)
             if image_size is not None:
                 picture.draft("RGB", (image_size, image_size))
@@ -83,8 +83,8 @@ def read(data: bytes, kind: Kind, *, image_size: int | None, limits: Limits) -> 
         raise
     except Exception as error:  # Pillow's plugins raise whatever damaged bytes make them stumble over
         raise MediaError(Outcome.BROKEN, f"the {kind.name} cannot be decoded: {_reason(error)}") from error
-    turned = bare.orientation(exif) if isinstance(exif, bytes) else stripped.orientation
-    return Image(np.ascontiguousarray(_TURNS[turned](pixels)))
+    orientation = metadata.read_orientation(exif) if isinstance(exif, bytes) else plain.orientation
+    return Image(np.ascontiguousarray(_TURNS[orientation](pixels)))
 
 
 def _check_size(size: tuple[int, int], limits: Limits) -> None:
@@ -102,7 +102,7 @@ def _reason(error: Exception) -> str:
 
 
 def _to_rgb(picture: PillowImage.Image, image_size: int | None) -> Pixels:
-    """RGB pixels on white, at a whole fraction of the size where that leaves the shorter side at least `image_size`."""
+    """Return RGB pixels on white, reduced by a whole factor as long as the shorter side keeps `image_size`."""
     if picture.mode.startswith("I;16"):
         picture = PillowImage.fromarray(_from_16_bits(np.asarray(picture), picture))
     elif picture.mode in ("I", "F"):

@@ -20,7 +20,13 @@ HEAD = 8192
 
 @dataclass(frozen=True)
 class Kind:
-    """A file format and who reads it."""
+    """A file format and who reads it.
+
+    Example:
+        >>> kind = recognise(b"GIF89a")
+        >>> kind.name, kind.modality
+        ('GIF', 'image')
+    """
 
     name: str  # for people, e.g. "JPEG"
     reader: Literal["pillow", "soundfile", "ffmpeg", "text"]
@@ -100,7 +106,7 @@ _SVG = re.compile(rb"<(?:\w+:)?svg[\s>]")
 
 
 def recognise(head: bytes) -> Kind:
-    """The kind of a file, from its first `HEAD` bytes.
+    """Return the kind of a file, from its first `HEAD` bytes.
 
     Raises:
         MediaError: `UNSUPPORTED` the bytes are of no kind that chiasm reads; the reason names the kind where known.
@@ -108,9 +114,9 @@ def recognise(head: bytes) -> Kind:
     for signature, kind in _SIGNATURES:
         if head.startswith(signature):
             return kind
-    found = _of_riff(head) or _of_boxes(head) or _of_ogg(head) or _of_frames(head) or _of_picture(head)
-    if found is not None:
-        return found
+    kind_of_head = _of_riff(head) or _of_boxes(head) or _of_ogg(head) or _of_frames(head) or _of_picture(head)
+    if kind_of_head is not None:
+        return kind_of_head
     for signature, what in _KNOWN_BUT_UNREAD:
         if head.startswith(signature):
             raise MediaError(Outcome.UNSUPPORTED, f"this is {what}")
@@ -191,7 +197,7 @@ _MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 120
 
 
 def mp3_frame(data: bytes, at: int = 0) -> int:
-    """Bytes of the MPEG audio frame (layer II or III) that begins at `at`, or 0 (ISO 11172-3, 2.4.1.3)."""
+    """Return the bytes of the MPEG audio frame (layer II or III) that begins at `at`, or 0 (ISO 11172-3, 2.4.1.3)."""
     if len(data) < at + 4 or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
         return 0
     version, layer = data[at + 1] >> 3 & 3, 4 - (data[at + 1] >> 1 & 3)
@@ -203,7 +209,7 @@ def mp3_frame(data: bytes, at: int = 0) -> int:
 
 
 def _adts_frame(data: bytes) -> int:
-    """Bytes of the AAC frame that begins here, or 0 (ISO 13818-7, 6.2)."""
+    """Return the bytes of the AAC frame that begins here, or 0 (ISO 13818-7, 6.2)."""
     if len(data) < 7 or data[0] != 0xFF or data[1] & 0xF6 != 0xF0 or data[2] >> 2 & 15 > 12:
         return 0
     length = (data[3] & 3) << 11 | data[4] << 3 | data[5] >> 5

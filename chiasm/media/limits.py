@@ -10,6 +10,10 @@ class Limits:
     """Bounds on one file. A file over any of them is refused with `Outcome.TOO_LARGE`, before it is decoded.
 
     The defaults let through what cameras and recorders make, and keep one reader to a few GB of memory at worst.
+
+    Example:
+        >>> Limits(max_pixels=1000).max_seconds
+        10800.0
     """
 
     max_bytes: int = 4 * 2**30

@@ -26,7 +26,7 @@ _NOT_TEXT = "neither text nor any image, sound or video that chiasm reads"
 
 
 def is_text(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is text, as far as they tell. It may still be damaged further on."""
+    """Return whether a file that begins with these bytes seems to be text. It may be damaged further on."""
     if _marked(head):
         return True
     controls = len(head) - len(head.translate(None, _CONTROLS))
@@ -87,7 +87,7 @@ def _marked(data: bytes) -> str | None:
 
 
 def _as_utf8(data: bytes) -> tuple[int, int]:
-    """Characters beyond ASCII if the bytes are taken as UTF-8, and how many bytes do not fit into any character.
+    """Count the characters beyond ASCII if the bytes are taken as UTF-8, and how many bytes do not fit into any character.
 
     Bytes of another encoding seldom form such a character by chance, so more characters than misfits mean damaged
     UTF-8, and fewer mean that the text is in something else.
@@ -98,7 +98,7 @@ def _as_utf8(data: bytes) -> tuple[int, int]:
 
 
 def _as_cp1252(data: bytes) -> str | None:
-    """The text in Windows-1252, or None where more than a third of it would be accents, or a byte has no meaning."""
+    """Decode as Windows-1252; None where over a third would be accents, or a byte has no meaning."""
     high = len(data) - len(data.translate(None, bytes(range(128, 256))))
     if high * 3 > len(data):
         return None

@@ -26,7 +26,7 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 
 
 def read_stream(
-    opened: InputContainer,
+    source: InputContainer,
     stream: VideoStream,
     kind: Kind,
     *,
@@ -37,7 +37,7 @@ def read_stream(
     """Decode the frames of a container that are shown at certain times.
 
     Args:
-        opened: the container.
+        source: the container.
         stream: its video stream.
         kind: what the container is.
         times: gives, for the duration in seconds, the times wanted in seconds from the first frame, in any order.
@@ -53,24 +53,24 @@ def read_stream(
         MediaError: `BROKEN` or `TOO_LARGE`.
     """
     container.strict(stream)
-    declared = None if kind == kinds.MPEG_PS else container.duration(opened, stream)  # there FFmpeg guesses, badly
-    seconds = declared or _scanned_duration(opened, stream)
+    declared = None if kind == kinds.MPEG_PS else container.duration(source, stream)  # there FFmpeg guesses, badly
+    seconds = declared or _scanned_duration(source, stream)
     if seconds > limits.max_seconds:
         raise MediaError(
             Outcome.TOO_LARGE, f"the video lasts {seconds:,.0f} seconds; the limit is {limits.max_seconds:,.0f}"
         )
     _check_size(stream.width, stream.height, limits)
-    reader = _Reader(opened, stream, kind, image_size, limits)
-    shown = reader.frames_at(sorted(times(seconds)))
+    reader = _Reader(source, stream, kind, image_size, limits)
+    frames = reader.frames_at(sorted(times(seconds)))
     return Video(
-        np.stack([pixels for pixels, _ in shown]),
-        np.array([time for _, time in shown], dtype=np.float32),
+        np.stack([pixels for pixels, _ in frames]),
+        np.array([time for _, time in frames], dtype=np.float32),
         seconds,
     )
 
 
 def centres(frames: int, fps: float | None = None) -> Callable[[float], list[float]]:
-    """Times for `read_stream`: the centres of equal parts of the duration, `frames` or, up to that, `fps` a second."""
+    """Return times for `read_stream`: the centres of `frames` equal parts, or fewer by `fps` a second."""
 
     def times(duration: float) -> list[float]:
         count = frames if fps is None else max(1, min(frames, round(duration * fps)))
@@ -87,18 +87,18 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
         )
 
 
-def _scanned_duration(opened: InputContainer, stream: VideoStream) -> float:
-    """Seconds to the end of the last packet, for recordings that declare no duration. Decodes nothing."""
+def _scanned_duration(source: InputContainer, stream: VideoStream) -> float:
+    """Return the end of the last packet in seconds, where no duration is declared. Decodes nothing."""
     start = stream.start_time or 0
     end = max(
-        (packet.pts + (packet.duration or 0) for packet in opened.demux(stream) if packet.pts is not None), default=0
+        (packet.pts + (packet.duration or 0) for packet in source.demux(stream) if packet.pts is not None), default=0
     )
-    opened.seek(min(0, start), stream=stream)
+    source.seek(min(0, start), stream=stream)
     return max(0.0, float((end - start) * stream.time_base)) if stream.time_base else 0.0
 
 
 def _begin(frame: VideoFrame) -> int:
-    """The tick from which a frame is shown; old containers store only the order of decoding."""
+    """Return the tick from which a frame is shown; old containers store only the order of decoding."""
     return frame.pts if frame.pts is not None else (frame.dts or 0)
 
 
@@ -106,11 +106,11 @@ class _Reader:
     """Decodes frames of one video stream. Times are in the stream's own ticks, counted as the stream counts them."""
 
     def __init__(
-        self, opened: InputContainer, stream: VideoStream, kind: Kind, image_size: int | None, limits: Limits
+        self, source: InputContainer, stream: VideoStream, kind: Kind, image_size: int | None, limits: Limits
     ) -> None:
         if not stream.time_base:
             raise MediaError(Outcome.BROKEN, f"the {kind.name} does not say how its video counts time")
-        self._opened, self._stream, self._tick = opened, stream, stream.time_base
+        self._source, self._stream, self._tick = source, stream, stream.time_base
         self._image_size, self._limits = image_size, limits
         self._start = stream.start_time or 0
         self._joins_midway = kind in (kinds.MPEG_TS, kinds.MPEG_PS)  # broadcasts are cut anywhere
@@ -118,18 +118,18 @@ class _Reader:
         self._size: tuple[int, int] | None = None
 
     def frames_at(self, times: Sequence[float]) -> list[tuple[Pixels, float]]:
-        """The frames shown at these times (ascending, in seconds), each with the time at which it begins."""
+        """Return the frames shown at these times (ascending, in seconds), each with the time at which it begins."""
         stamps = [self._start + round(time / self._tick) for time in times]
-        shown: list[tuple[Pixels, float]] = []
+        frames: list[tuple[Pixels, float]] = []
         for _, group in groupby(stamps, self._key_before):
-            shown += self._decode_group(list(group))
-        return shown
+            frames += self._decode_group(list(group))
+        return frames
 
     def _key_before(self, stamp: int) -> int | None:
-        """Where the demuxer lands when it looks for the key picture before a time: equal for times it serves."""
+        """Return where the demuxer lands when it seeks a time: equal for times with the same key picture."""
         try:
-            self._opened.seek(stamp, stream=self._stream)
-            return next(self._opened.demux(self._stream)).pts
+            self._source.seek(stamp, stream=self._stream)
+            return next(self._source.demux(self._stream)).pts
         except (av.FFmpegError, StopIteration):  # a format that cannot be searched is decoded from its beginning
             return None
 
@@ -138,46 +138,46 @@ class _Reader:
         back = 0
         while True:
             from_start = stamps[0] - back <= self._start
-            self._opened.seek(min(0, self._start) if from_start else stamps[0] - back, stream=self._stream)
-            shown = self._decode(stamps, from_start)
-            if shown is not None:
-                return shown
+            self._source.seek(min(0, self._start) if from_start else stamps[0] - back, stream=self._stream)
+            frames = self._decode(stamps, from_start)
+            if frames is not None:
+                return frames
             if from_start:
                 raise self._broken
             back = max(4 * back, round(2 / self._tick))
 
     def _decode(self, stamps: list[int], from_start: bool) -> list[tuple[Pixels, float]] | None:
         """Decode on until each time has its frame; None where the first frame comes after the first time."""
-        shown: list[tuple[Pixels, float]] = []
+        frames: list[tuple[Pixels, float]] = []
         current: VideoFrame | None = None
         for frame in self._frames(forgiving=self._joins_midway or not from_start):
             begin = _begin(frame)
             if current is None and begin > stamps[0] and not from_start:
                 return None
-            while current is not None and len(shown) < len(stamps) and stamps[len(shown)] < begin:
-                shown.append(self._convert(current))
-            if len(shown) == len(stamps):
-                return shown
+            while current is not None and len(frames) < len(stamps) and stamps[len(frames)] < begin:
+                frames.append(self._convert(current))
+            if len(frames) == len(stamps):
+                return frames
             current = frame
         if current is None:
             return None
         last = self._convert(current)  # a sound may go on after the last picture, which then stays
-        return shown + [last] * (len(stamps) - len(shown))
+        return frames + [last] * (len(stamps) - len(frames))
 
     def _frames(self, *, forgiving: bool) -> Iterator[VideoFrame]:
-        """Decoded frames in order of time.
+        """Yield decoded frames in order of time.
 
         Whoever joins in the middle of a stream cannot decode pictures that refer to earlier ones: with `forgiving`,
         errors before the first frame are passed over. After it, an error is damage.
         """
-        for packet in self._opened.demux(self._stream):
+        for packet in self._source.demux(self._stream):
             try:
-                frames = packet.decode()
+                pictures = packet.decode()
             except av.FFmpegError:
                 if not forgiving:
                     raise
                 continue
-            for frame in frames:
+            for frame in pictures:
                 forgiving = False
                 yield frame
 

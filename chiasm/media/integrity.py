@@ -46,7 +46,7 @@ def check(file: BinaryIO, kind: Kind) -> None:
 
 
 def has_several_parts(file: BinaryIO, kind: Kind) -> bool:
-    """Whether an Ogg or MP3 file is several files one after another, of which libsndfile would read only the first.
+    """Return whether an Ogg or MP3 file is several files in a row, of which libsndfile would read the first only.
 
     The file has passed `check`. Leaves the file at its beginning.
     """
@@ -69,7 +69,7 @@ def _cut(reason: str) -> MediaError:
 
 
 def _check_riff(file: BinaryIO, size: int) -> None:
-    """Chunks of WAV, AVI (little-endian) and AIFF (big-endian); RF64 keeps sizes above 4 GB in a chunk of its own."""
+    """Check the chunks of WAV, AVI (little-endian) and AIFF (big-endian); RF64 keeps sizes above 4 GB in a chunk of its own."""
     form = file.read(12)
     endian = ">" if form.startswith(b"FORM") else "<"
     if form[8:12] == b"AVI ":
@@ -102,13 +102,13 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _ogg_checksum(page: bytes) -> int:
-    """Ogg's CRC-32 (RFC 3533, 6): zlib's polynomial, but highest bit first, beginning with 0 and not inverted."""
+    """Return Ogg's CRC-32 (RFC 3533, 6): zlib's polynomial, but highest bit first, beginning with 0 and not inverted."""
     reflected = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{reflected:032b}"[::-1], 2)
 
 
 def _ogg_pages(data: bytes) -> Iterator[slice]:
-    """The pages of an Ogg file, as far as they follow each other without a gap and are whole."""
+    """Yield the pages of an Ogg file, as far as they follow each other without a gap and are whole."""
     position = 0
     while data.startswith(b"OggS", position) and position + 27 <= len(data):
         lengths = data[position + 27 : position + 27 + data[position + 26]]
@@ -120,7 +120,7 @@ def _ogg_pages(data: bytes) -> Iterator[slice]:
 
 
 def _check_ogg(data: bytes) -> None:
-    """Every page is there, in sequence, and its checksum right (RFC 3533). A missing end-of-stream mark is allowed:
+    """Check that every page is there, in sequence, and its checksum right (RFC 3533). A missing end-of-stream mark is allowed:
     recorders that were stopped leave whole pages without one."""
     numbers: dict[bytes, int] = {}
     end, ended = 0, False
@@ -138,7 +138,7 @@ def _check_ogg(data: bytes) -> None:
 
 
 def _mp3_start(data: bytes) -> int:
-    """Where the first frame begins, behind ID3v2 tags (their size is in 7 bits a byte)."""
+    """Return where the first frame begins, behind ID3v2 tags (their size is in 7 bits a byte)."""
     position = 0
     while data.startswith(b"ID3", position) and len(data) >= position + 10:
         a, b, c, d = data[position + 6 : position + 10]
@@ -148,7 +148,7 @@ def _mp3_start(data: bytes) -> int:
 
 
 def _xing_bytes(data: bytes, start: int) -> int:
-    """Bytes of all frames as the encoder's own first frame declares them (Xing or Info header), or 0."""
+    """Return the bytes of all frames as the encoder's own first frame declares them (Xing or Info header), or 0."""
     frame = data[start : start + kinds.mp3_frame(data, start)]
     at = max(frame.find(b"Xing"), frame.find(b"Info"))
     if not 4 <= at <= 36 or len(frame) < at + 16:
@@ -160,7 +160,7 @@ def _xing_bytes(data: bytes, start: int) -> int:
 
 
 def _check_mp3(data: bytes) -> None:
-    """All bytes that the Xing header declares are there, or, without one, the last frame is whole."""
+    """Check that all bytes that the Xing header declares are there, or, without one, the last frame is whole."""
     position = _mp3_start(data)
     if position >= len(data):
         raise _cut("the MP3 ends inside its tags")
@@ -176,7 +176,7 @@ def _check_mp3(data: bytes) -> None:
 
 
 def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, slice]]:
-    """The boxes of an ISO base media file that lie side by side in `data[start:end]`: name and where the content is.
+    """Yield name and content of the boxes of an ISO base media file that lie side by side in `data[start:end]`.
 
     Stops at a box that is not whole.
     """
@@ -192,7 +192,7 @@ def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, slice]]:
 
 
 def _check_boxes(file: BinaryIO, size: int) -> None:
-    """Every outermost box lies inside the file, and one of them is the index (ISO 14496-12, 4.2)."""
+    """Check that every outermost box lies inside the file, and one of them is the index (ISO 14496-12, 4.2)."""
     position, names = 0, set()
     while position < size:
         file.seek(position)
@@ -216,7 +216,7 @@ def _check_boxes(file: BinaryIO, size: int) -> None:
 
 
 def _check_matroska(file: BinaryIO, size: int) -> None:
-    """The segment lies inside the file (RFC 8794 and 9559). Browsers record with an unknown size: that passes."""
+    """Check that the segment lies inside the file (RFC 8794 and 9559). Browsers record with an unknown size: that passes."""
     file.seek(4)
     file.seek(_vint(file))
     if file.read(4) != b"\x18\x53\x80\x67":
@@ -230,7 +230,7 @@ _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def _check_asf(head: bytes, size: int) -> None:
-    """The file is as long as its properties say (ASF specification, 3.2); broadcasts say nothing."""
+    """Check that the file is as long as its properties say (ASF specification, 3.2); broadcasts say nothing."""
     at = head.find(_ASF_PROPERTIES)
     if at < 0:
         raise MediaError(Outcome.BROKEN, "the ASF file is damaged: its header has no properties")
