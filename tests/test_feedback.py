@@ -20,7 +20,7 @@ from chiasm.errors import CollectionError
 from chiasm.store import feedback as module
 from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
-from chiasm.store.feedback import FILE, MOST_ENTRIES, UNKNOWN, Agreed, FeedbackTable, Label, Thumb, ThumbedQuery
+from chiasm.store.feedback import FILE, MOST_ENTRIES, UNKNOWN, FeedbackTable, Label, Majority, Thumb, ThumbedQuery
 from chiasm.store.manifest import read_manifest
 
 
@@ -62,7 +62,7 @@ def test_rows_come_back_as_they_were_given(table: FeedbackTable) -> None:
 def test_reading_makes_no_file(table: FeedbackTable) -> None:
     assert table.rows() == []
     assert table.count() == {"thumb": 0, "label": 0, "people": 0, "items": 0}
-    assert (table.labels("kind"), table.judged(), table.delete(who="anna")) == ({}, (), 0)
+    assert (table.labels("kind"), table.rated_queries(), table.delete(who="anna")) == ({}, (), 0)
     assert table.add([], who="anna") == 0
     assert not (table.collection.path / FILE).exists()
 
@@ -116,22 +116,22 @@ def test_a_tie_goes_to_what_was_said_last(table: FeedbackTable) -> None:
 def test_what_counts_the_slow_way(said: list[tuple[str, str]]) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     rows = [
-        module.Verdict(number, at + timedelta(number), who, "label", "a", "kind", "", False, label, "")
+        module.Rating(number, at + timedelta(number), who, "label", "a", "kind", "", False, label, "")
         for number, (who, label) in enumerate(said)
     ]
     latest = {who: (number, label) for number, (who, label) in enumerate(said)}
     held = [label for _, label in latest.values()]
     most = max(held.count(label) for label in held)
     last, winner = max((number, label) for number, label in latest.values() if held.count(label) == most)
-    expected = Agreed(winner, most, len(held) - most, at + timedelta(last))
-    assert module._agreed([rows[number] for number, _ in latest.values()]) == expected
+    expected = Majority(winner, most, len(held) - most, at + timedelta(last))
+    assert module._majority([rows[number] for number, _ in latest.values()]) == expected
 
 
 def test_feedback_of_items_that_are_gone_has_no_effect(table: FeedbackTable) -> None:
     table.add([Label("a", "kind", "fish"), Label("b", "kind", "fish"), Thumb("a", "up", "q")], who="anna")
     table.collection.remove(["a"])
     assert labels(table) == {"b": "fish"}
-    assert table.judged() == ()
+    assert table.rated_queries() == ()
     assert len(table.rows()) == 3  # it is still there, and can be deleted
     assert table.delete(item="a") == 2
 
@@ -140,12 +140,12 @@ def test_thumbs_by_query(table: FeedbackTable) -> None:
     table.add([Thumb("a", "up", "sea"), Thumb("b", "down", "sea"), Thumb("c", "up", "sky")], who="anna")
     table.add([Thumb("a", "down", "sea"), Thumb("b", "up", "sea"), Thumb("a", "up", "")], who="bo")
     table.add([Thumb("a", "up", "sea"), Thumb("c", "up", "ff", words=False)], who="cy")
-    assert table.judged() == (
+    assert table.rated_queries() == (
         ThumbedQuery("sea", frozenset("ab"), frozenset()),  # of b the last word
         ThumbedQuery("sky", frozenset("c"), frozenset()),
     )
     table.add([Thumb("b", "down", "sea")], who="bo")
-    assert table.judged()[0] == ThumbedQuery("sea", frozenset("a"), frozenset("b"))
+    assert table.rated_queries()[0] == ThumbedQuery("sea", frozenset("a"), frozenset("b"))
 
 
 # ---------------------------------------------------------------------------------------------------------- deleted
@@ -203,7 +203,7 @@ def test_what_is_refused_leaves_nothing_behind(table: FeedbackTable, entry: Any,
 
 
 def test_too_many_at_a_time(table: FeedbackTable) -> None:
-    with pytest.raises(CollectionError, match=f"at most {MOST_ENTRIES} verdicts can be given at a time; got 10001"):
+    with pytest.raises(CollectionError, match=f"at most {MOST_ENTRIES} ratings can be given at a time; got 10001"):
         table.add([Thumb("a", "up")] * (MOST_ENTRIES + 1), who="anna")
 
 

@@ -251,7 +251,7 @@ def test_queries_that_are_equal_but_for_case_are_one_group(made: Path) -> None:
     thumb(made, OURS[0], "words", f"Red\t{OURS[0]} STONE")
     thumb(made, OURS[1], "words")
     searched = Searcher(made)
-    found = judged(FeedbackTable(Collection.open(made)).judged(), searched.rankings, searched.names)
+    found = judged(FeedbackTable(Collection.open(made)).rated_queries(), searched.rankings, searched.names)
     assert found.groups == (f"red {OURS[0]} stone", f"red {OURS[0]} stone", f"red {OURS[1]} stone")
     assert (found.different, found.silent) == (2, 0)
 

@@ -1,14 +1,14 @@
-"""What people say of a collection: thumbs on what a search found, and labels of items; one row a verdict.
+"""Feedback on a collection: thumbs on search results and labels of items, one row a rating.
 
 The rows are a SQLite file in the collection's folder, `feedback.sqlite`. It is not a Lance table as the others are: a
-thumb is one row in a transaction of its own, from any of several processes, and what is deleted has to be gone, while a
+thumb is one row in a transaction of its own, from any of several processes, and deleted rows have to be gone, while a
 Lance table gets a file for every commit and keeps deleted rows in old files and versions. Here freed space is
 overwritten (SQLite's `secure_delete`).
 
 The table is only added to and deleted from. Which rows have an effect is decided when they are read: of one person's
-verdicts on the same thing the latest, of several people's the one that most of them hold, and of equally many the one
+ratings of the same thing the latest, of several people's the one that most of them hold, and of equally many the one
 that was given last. Rows of an item that is not in the collection have no effect; if an item of that id is added again,
-they have one again. What is learned from labels is `chiasm.verbs.learn`.
+they have one again. Learning from labels is in `chiasm.verbs.learn`.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ _COLUMNS = 'at, who, kind, item, "column", query, words, verdict, version'
 
 @dataclass(frozen=True)
 class Thumb:
-    """What somebody thinks of one hit of one query.
+    """One person's rating of one hit of one query.
 
     Attributes:
-        item: id of what was found.
+        item: id of the hit.
         verdict: whether it was right.
         query: the words that were searched with, or what else names the query; empty where it had none.
         words: whether `query` is words, and not a hash of a file or ids: only words can be searched with again.
@@ -71,7 +71,7 @@ class Thumb:
 
 @dataclass(frozen=True)
 class Label:
-    """What an item truly is.
+    """The true value of a column of an item.
 
     Attributes:
         item: its id.
@@ -85,7 +85,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Rating:
     """One row as it is stored."""
 
     number: int  # rises from row to row; numbers of deleted rows do not come back
@@ -101,18 +101,18 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Agreed:
-    """What counts of all that was said of one item."""
+class Majority:
+    """The rating of an item that most people hold."""
 
     verdict: str
     votes: int  # people who say so
     against: int  # people whose latest verdict is another one
-    at: datetime  # when it was last said
+    at: datetime  # when somebody last gave it
 
 
 @dataclass(frozen=True)
 class ThumbedQuery:
-    """A query in words, with the items that count as right and as wrong for it; never the same one in both."""
+    """A query in words, with the items rated right and wrong for it; never the same one in both."""
 
     query: str
     up: frozenset[str]
@@ -120,12 +120,18 @@ class ThumbedQuery:
 
 
 class FeedbackTable:
-    """The verdicts on a collection. Opening it does nothing; the file is made by the first verdict.
+    """The ratings of a collection. Opening it does nothing; the file is made by the first rating.
 
     May be used from several threads and processes at a time.
 
     Args:
         collection: an opened collection.
+
+    Example:
+        >>> import tempfile
+        >>> table = FeedbackTable(Collection.create(tempfile.mkdtemp() + "/birds", encoder="offline"))
+        >>> table.count()
+        {'thumb': 0, 'label': 0, 'people': 0, 'items': 0}
     """
 
     def __init__(self, collection: Collection) -> None:
@@ -135,11 +141,11 @@ class FeedbackTable:
     # -------------------------------------------------------------------------------------------------------- write
 
     def add(self, entries: Sequence[Thumb | Label], *, who: str, version: str = "") -> int:
-        """Store verdicts, all or none, and give how many.
+        """Store ratings, all or none, and return how many.
 
         Args:
             entries: at most `MOST_ENTRIES`.
-            who: says so: a name or the id of a key. Never the key itself: it is kept as it is.
+            who: the person: a name or the id of a key, stored as it is. Never the key itself.
             version: of the space or model that was looked at.
 
         Raises:
@@ -147,7 +153,7 @@ class FeedbackTable:
                 valid Unicode, too many entries, or the table cannot be written.
         """
         if len(entries) > MOST_ENTRIES:
-            raise CollectionError(f"at most {MOST_ENTRIES} verdicts can be given at a time; got {len(entries)}")
+            raise CollectionError(f"at most {MOST_ENTRIES} ratings can be given at a time; got {len(entries)}")
         at = datetime.now(UTC).isoformat(timespec="microseconds")
         rows = [self._row(entry, at, _text("who", who), _text("version", version, empty=True)) for entry in entries]
         self._refuse_missing(entries)
@@ -168,16 +174,16 @@ class FeedbackTable:
         item: str | None = None,
         before: datetime | None = None,
     ) -> int:
-        """Delete the rows that meet all that is given, for good, and give how many.
+        """Delete the rows that meet all conditions, for good, and return how many.
 
         Args:
-            who: has given them.
-            query: they are about, by its exact words or name.
-            item: they are about.
-            before: they were given; with a time zone.
+            who: the person who gave them.
+            query: its exact words or name.
+            item: its id.
+            before: the time until which they were given; with a time zone.
 
         Raises:
-            CollectionError: nothing is given, a time without a zone, or the table cannot be written.
+            CollectionError: there is no condition, a time without a zone, or the table cannot be written.
         """
         condition, values = _condition(who=who, query=query, item=item, before=before)
         if not values:
@@ -199,15 +205,15 @@ class FeedbackTable:
         query: str | None = None,
         after: int = 0,
         limit: int = 100,
-    ) -> list[Verdict]:
-        """Stored rows in the order in which they were given.
+    ) -> list[Rating]:
+        """Return stored rows, oldest first.
 
         Args:
             kind: only thumbs, or only labels.
             who: only of one person.
             item: only about one item.
             column: only labels of one column.
-            query: only thumbs on what one query found.
+            query: only thumbs on the hits of one query.
             after: only rows with a number above this: that of the last row of the page before.
             limit: at most so many.
 
@@ -221,7 +227,7 @@ class FeedbackTable:
         return list(self._read(condition, values, limit))
 
     def count(self) -> dict[str, Any]:
-        """Rows by kind, and how many people and items they are of; all of them, with or without effect."""
+        """Return the number of rows by kind, of people and of items; of all rows, with or without effect."""
         with self._open() as table:
             if table is None:
                 return {"thumb": 0, "label": 0, "people": 0, "items": 0}
@@ -231,8 +237,8 @@ class FeedbackTable:
             people, items = table.execute("SELECT COUNT(DISTINCT who), COUNT(DISTINCT item) FROM verdicts").fetchone()
         return kinds | {"people": people, "items": items}
 
-    def labels(self, column: str) -> dict[str, Agreed]:
-        """What the items of the collection are by what people said, by id; `UNKNOWN` among the verdicts.
+    def labels(self, column: str) -> dict[str, Majority]:
+        """Return the value that most people gave each item of the collection, by id; `UNKNOWN` among them.
 
         Args:
             column: of the labels.
@@ -240,27 +246,25 @@ class FeedbackTable:
         Raises:
             CollectionError: the table or the collection cannot be read.
         """
-        said = self._effective("label", column=column)
-        found: dict[str, dict[str, Verdict]] = {}
-        for row in said:
-            found.setdefault(row.item, {})[row.who] = row
-        return {item: _agreed(latest.values()) for item, latest in found.items()}
+        ratings: dict[str, dict[str, Rating]] = {}
+        for row in self._effective("label", column=column):
+            ratings.setdefault(row.item, {})[row.who] = row
+        return {item: _majority(latest.values()) for item, latest in ratings.items()}
 
-    def judged(self) -> tuple[ThumbedQuery, ...]:
-        """The queries in words that have thumbs on items of the collection, in the order of their first thumb.
+    def rated_queries(self) -> tuple[ThumbedQuery, ...]:
+        """Return the queries in words that have thumbs on items of the collection, in the order of their first thumb.
 
         Raises:
             CollectionError: the table or the collection cannot be read.
         """
-        found: dict[str, dict[str, dict[str, Verdict]]] = {}
+        ratings: dict[str, dict[str, dict[str, Rating]]] = {}
         for row in self._effective("thumb"):
             if row.query and row.words:
-                found.setdefault(row.query, {}).setdefault(row.item, {})[row.who] = row
+                ratings.setdefault(row.query, {}).setdefault(row.item, {})[row.who] = row
         queries = []
-        for query, items in found.items():
-            agreed = {item: _agreed(latest.values()).verdict for item, latest in items.items()}
-            up = frozenset(item for item, verdict in agreed.items() if verdict == "up")
-            queries.append(ThumbedQuery(query, up, frozenset(agreed) - up))
+        for query, items in ratings.items():
+            up = frozenset(item for item, latest in items.items() if _majority(latest.values()).verdict == "up")
+            queries.append(ThumbedQuery(query, up, frozenset(items) - up))
         return tuple(queries)
 
     # ----------------------------------------------------------------------------------------------------- the file
@@ -276,15 +280,15 @@ class FeedbackTable:
         return at, who, "thumb", item, "", query, entry.words, entry.verdict, version
 
     def _refuse_missing(self, entries: Sequence[Thumb | Label]) -> None:
-        """Refuse items and columns that the collection does not have."""
+        """Raise where an item or a column is not in the collection."""
         columns = self.collection.columns()
         for entry in entries:
             if isinstance(entry, Label) and entry.column not in columns:
                 raise CollectionError(
                     f"{self.collection.path} has no column {entry.column!r}. Its columns: {', '.join(columns) or 'none'}"
                 )
-        wanted = sorted({entry.item for entry in entries})
-        missing = sorted(set(wanted) - self._there(wanted))
+        ids = {entry.item for entry in entries}
+        missing = sorted(ids - self._present(ids))
         if missing:
             raise CollectionError(
                 f"{self.collection.path} has no item {missing[0]!r:.200}"
@@ -292,40 +296,33 @@ class FeedbackTable:
                 + ". Its ids: chiasm search --json, or /v1/items"
             )
 
-    def _there(self, ids: Sequence[str]) -> set[str]:
-        """Those of some ids that are in the collection."""
-        return {str(row["id"]) for row in self.collection.items(ids=ids)} if ids else set()
+    def _present(self, ids: Iterable[str]) -> set[str]:
+        """Return those of some ids that are in the collection."""
+        return {str(row["id"]) for row in self.collection.items(ids=sorted(ids))}
 
-    def _effective(self, kind: Kind, *, column: str | None = None) -> list[Verdict]:
-        """Rows of items that are there, oldest first."""
+    def _effective(self, kind: Kind, *, column: str | None = None) -> list[Rating]:
+        """Return rows of items that are in the collection, oldest first."""
         condition, values = _condition(kind=kind, column=column)
         rows = list(self._read(condition, values, -1))
-        there = self._there(sorted({row.item for row in rows}))
-        return [row for row in rows if row.item in there]
+        present = self._present({row.item for row in rows})
+        return [row for row in rows if row.item in present]
 
-    def _read(self, condition: str, values: Sequence[Any], limit: int) -> Iterator[Verdict]:
+    def _read(self, condition: str, values: Sequence[Any], limit: int) -> Iterator[Rating]:
+        query = f"SELECT number, {_COLUMNS} FROM verdicts{condition} ORDER BY number LIMIT ?"  # noqa: S608  as above
         with self._open() as table:
-            found = (
-                []
-                if table is None
-                else table.execute(
-                    f"SELECT number, {_COLUMNS} FROM verdicts{condition} ORDER BY number LIMIT ?",  # noqa: S608  as above
-                    (*values, limit),
-                ).fetchall()
-            )
-        for number, at, who, kind, item, column, query, words, verdict, version in found:
-            when = datetime.fromisoformat(at)
-            yield Verdict(number, when, who, kind, item, column, query, bool(words), verdict, version)
+            rows = [] if table is None else table.execute(query, (*values, limit)).fetchall()
+        for number, at, *texts, words, verdict, version in rows:
+            yield Rating(number, datetime.fromisoformat(at), *texts, bool(words), verdict, version)
 
     @contextmanager
     def _open(self, *, write: bool = False, make: bool = True) -> Iterator[sqlite3.Connection | None]:
-        """A connection for one transaction; None where there is no table and none is made."""
+        """Open a connection for one transaction; None where there is no table and none is made."""
         if not self.path.exists() and not (write and make):
             yield None
             return
         try:
-            # Readers too, since a write that was cut off is undone by who comes next; a file that is protected from
-            # writing is opened to be read all the same.
+            # Readers may write, too, since whoever comes next undoes a write that was cut off; SQLite falls back to
+            # reading alone where the file is protected.
             address = f"{self.path.as_uri()}?mode={'rwc' if write and make else 'rw'}"
             with closing(sqlite3.connect(address, uri=True, timeout=_WAIT, isolation_level=None)) as table:
                 table.execute("PRAGMA secure_delete = ON")
@@ -348,17 +345,17 @@ class FeedbackTable:
             ) from error
 
 
-def _agreed(latest: Iterable[Verdict]) -> Agreed:
-    """The verdict that most people hold; of equally many, the one that was given last."""
+def _majority(latest: Iterable[Rating]) -> Majority:
+    """Return the rating that most people hold; of equally many, the one that was given last."""
     rows = sorted(latest, key=lambda row: row.number)
     votes = Counter(row.verdict for row in rows)
     last = {row.verdict: row for row in rows}
     verdict = max(votes, key=lambda name: (votes[name], last[name].number))
-    return Agreed(verdict, votes[verdict], len(rows) - votes[verdict], last[verdict].at)
+    return Majority(verdict, votes[verdict], len(rows) - votes[verdict], last[verdict].at)
 
 
 def _text(name: str, value: str, *, empty: bool = False) -> str:
-    """A text that can be stored.
+    """Return a text that can be stored.
 
     Raises:
         CollectionError: it is empty, too long or no valid Unicode.
@@ -376,14 +373,14 @@ def _text(name: str, value: str, *, empty: bool = False) -> str:
 def _condition(
     *, before: datetime | None = None, after: int = 0, **equal: str | None
 ) -> tuple[str, tuple[str | int, ...]]:
-    """SQL for columns that equal what is given, and the values that go with it."""
-    given: list[tuple[str, str | int]] = [
+    """Return SQL for columns that equal some values, and the values that go with it."""
+    parts: list[tuple[str, str | int]] = [
         (f'"{name}" = ?', value) for name, value in equal.items() if value is not None
     ]
     if after:
-        given.append(("number > ?", after))
+        parts.append(("number > ?", after))
     if before is not None:
         if before.tzinfo is None:
             raise CollectionError(f"before needs a time zone, such as {before.isoformat()}+00:00; got none")
-        given.append(("at < ?", before.astimezone(UTC).isoformat(timespec="microseconds")))
-    return (" WHERE " + " AND ".join(part for part, _ in given) if given else ""), tuple(value for _, value in given)
+        parts.append(("at < ?", before.astimezone(UTC).isoformat(timespec="microseconds")))
+    return (" WHERE " + " AND ".join(sql for sql, _ in parts) if parts else ""), tuple(value for _, value in parts)

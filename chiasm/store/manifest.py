@@ -1,8 +1,8 @@
-"""Which items there are: a folder, a table or a single file, read as a list of items with sources and metadata.
+"""Read a folder, a table or a single file as a list of items with sources and metadata.
 
-Knows names, ids and types of columns. Opens no media: whether a file exists and what is in it is found when it is
-opened (`chiasm.media`), so a missing file is an outcome of that run and not an error here. Only in a folder, a file
-whose extension says nothing is sniffed, to learn whether it is a medium at all.
+Knows names, ids and types of columns. Opens no media: a missing or broken file is an outcome of the run that opens it
+(`chiasm.media`), and not an error here. Only in a folder, a file whose extension says nothing is sniffed, to learn
+whether it is a medium at all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,16 @@ ColumnKind: TypeAlias = Literal["string", "int", "float", "bool", "date", "times
 
 @dataclass(frozen=True)
 class Manifest:
-    """Items, as a folder or table lists them."""
+    """Items, as a folder or table lists them.
+
+    Example:
+        >>> import tempfile
+        >>> table = Path(tempfile.mkdtemp()) / "birds.csv"
+        >>> _ = table.write_text("id,image,wingspan\\nowl,owl.png,95\\n", encoding="utf-8")
+        >>> manifest = read_manifest(table)
+        >>> manifest.items[0].id, manifest.items[0].metadata, manifest.columns
+        ('owl', {'wingspan': 95}, {'wingspan': 'int'})
+    """
 
     source: str  # absolute path of the folder, table or file
     items: tuple[Item, ...]
@@ -46,10 +55,10 @@ def read_manifest(path: str | Path) -> Manifest:
     **A folder** is read with all folders below. Files with the same path but for the extension are one item
     (`bird.png`, `bird.txt`, `bird.ogg`); that path, relative to the folder and with `/`, is its id. Metadata are
     `folder` (the relative folder, `.` at the top) and `label` (its last component, None at the top). Modalities are
-    guessed from extensions, without opening files (a `.webm` may hold sound only): what counts is what
-    `chiasm.media.load` finds. Files of other extensions are sniffed, and become outcomes where they are no media.
+    guessed from extensions, without opening files (a `.webm` may hold sound only); the modality that counts is that of
+    `chiasm.media.load`. Files of other extensions are sniffed, and become outcomes where they are no media.
     Hidden files and folders, and those that systems leave behind (`Thumbs.db`, `__MACOSX`, ...), are passed over in
-    silence; tables and links to nothing are outcomes. Links are followed, but every folder is read once.
+    silence; tables and broken links are outcomes. Links are followed, but every folder is read once.
 
     **A table** is `.csv` or `.tsv` (RFC 4180, UTF-8; comma, semicolon or tab, told from the first line), `.jsonl` or
     `.ndjson` (an object a line) or `.parquet`. Columns named `image`, `text`, `audio` and `video` hold media: a path,
@@ -86,7 +95,7 @@ def read_manifest(path: str | Path) -> Manifest:
             raise ManifestError(str(source), "there is no such file or folder")
         suffix = source.suffix.lower()
         if suffix in _TABLES:
-            return _read_table(source, _TABLES[suffix])
+            return _read_table(source, *_TABLES[suffix])
     except OSError as error:
         raise ManifestError(str(source), f"it cannot be read: {error.strerror or error}") from error
     if suffix in _NEAR_TABLES:
@@ -139,7 +148,7 @@ def _read_folder(folder: Path) -> Manifest:
 
 
 def _files_below(folder: str, outcomes: list[FileOutcome]) -> Iterator[tuple[str, str]]:
-    """Path and id of every file that may be a medium, the files of a folder by name. Others go to `outcomes`.
+    """Yield path and id of every file that may be a medium, the files of a folder by name. Others go to `outcomes`.
 
     Folders behind links come last, so that a folder that is reached twice is read under its own name.
     """
@@ -152,8 +161,8 @@ def _files_below(folder: str, outcomes: list[FileOutcome]) -> Iterator[tuple[str
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            with os.scandir(path) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(path) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
             outcomes.append(FileOutcome(path, Outcome.BROKEN, f"the folder cannot be read: {error.strerror}"))
             continue
@@ -193,7 +202,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _modality(path: str) -> Modality:
-    """By the extension, or else by content.
+    """Return the modality of a file by its extension, or else by its content.
 
     Raises:
         MediaError: the extension says nothing, and neither does the content.
@@ -223,49 +232,41 @@ def _read_file(path: Path) -> Manifest:
     return Manifest(str(path), (item,))
 
 
-# Tables: every format gives rows, and one function makes items of them
+# Tables: every format yields rows, and one function makes items of them
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One row: where it stands, and its values by column name. None is a value that is missing."""
+    """One row of a table: its line, and its values by column name. None is a missing value."""
 
     line: int
     values: Mapping[str, Any]
 
 
 _Types: TypeAlias = Literal["none", "json", "all"]
-"""What types the values of a table have: none (all are text), those of JSON (all but dates), or all."""
+"""The types that values of a table have: none (all are text), those of JSON (all but dates), or all."""
 
 
-@dataclass(frozen=True)
-class _Format:
-    """How a kind of table is read."""
-
-    rows: Callable[[Path], Iterator[_Row]]
-    types: _Types
-
-
-def _read_table(path: Path, table: _Format) -> Manifest:
-    rows = list(table.rows(path))
+def _read_table(path: Path, read: Callable[[Path], Iterator[_Row]], types: _Types) -> Manifest:
+    rows = list(read(path))
     if not rows:
         raise ManifestError(str(path), "the table has no rows")
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     _check_names(path, names)
     modalities = [modality for modality in MODALITIES if modality in names]
-    written = [_media_of(path, row, modalities, is_text=table.types == "none") for row in rows]
-    ids = _explicit_ids(path, rows) if "id" in names else _ids_from_media(path, rows, written)
+    media_cells = [_media_of(path, row, modalities, is_text=types == "none") for row in rows]
+    ids = _explicit_ids(path, rows) if "id" in names else _ids_from_media(path, rows, media_cells)
     columns: dict[str, ColumnKind] = {}
     metadata: list[dict[str, Scalar]] = [{} for _ in rows]
     for name in names:
         if name != "id" and name not in modalities:
-            columns[name], values = _column(path, name, rows, table.types)
+            columns[name], values = _column(path, name, rows, types)
             for of_row, value in zip(metadata, values, strict=True):
                 of_row[name] = value
     folder = str(path.parent)
     items = tuple(
         Item(item_id, tuple(_source(folder, part) for part in parts), of_row)
-        for item_id, parts, of_row in zip(ids, written, metadata, strict=True)
+        for item_id, parts, of_row in zip(ids, media_cells, metadata, strict=True)
     )
     return Manifest(str(path), items, columns, explicit_ids="id" in names)
 
@@ -281,12 +282,12 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
     if not set(names) & set(MODALITIES):
         close = next((name for name in names if name.strip().lower() in MODALITIES), None)
         hint = f"; rename {close!r} to {close.strip().lower()!r}" if close else ""
-        there = ", ".join(map(repr, names))
-        raise ManifestError(str(path), f"no column is called image, text, audio or video; there are {there}{hint}")
+        listed = ", ".join(map(repr, names))
+        raise ManifestError(str(path), f"no column is called image, text, audio or video; there are {listed}{hint}")
 
 
 class _Part(NamedTuple):
-    """One medium as it stands in a row."""
+    """One medium as a row has it."""
 
     modality: Modality
     written: str
@@ -297,7 +298,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 
 
 def _media_of(path: Path, row: _Row, modalities: Sequence[Modality], *, is_text: bool) -> tuple[_Part, ...]:
-    """The media of a row, in the order of `MODALITIES`."""
+    """Return the media of a row, in the order of `MODALITIES`."""
     parts: list[_Part] = []
     for modality in modalities:
         value = row.values.get(modality)
@@ -324,7 +325,7 @@ def _media_of(path: Path, row: _Row, modalities: Sequence[Modality], *, is_text:
 
 
 def _listed(path: Path, line: int, column: Modality, cell: str) -> str | list[Any]:
-    """A media cell of a CSV that begins with a bracket: what it lists as a JSON array, or else a name or text."""
+    """Return the values of a media cell of a CSV that begins with a bracket: of its JSON array, or else the cell itself."""
     try:
         value = json.loads(cell)
     except (ValueError, RecursionError) as error:
@@ -379,9 +380,9 @@ def _ids_from_media(path: Path, rows: Sequence[_Row], written: Sequence[tuple[_P
     ids: dict[str, int] = {}
     for row, stem, parts in zip(rows, stems, written, strict=True):
         if stem is None:
-            name = f"text-{_digest(chr(0).join(part.written for part in parts), 12)}"
+            name = f"text-{_short_digest(chr(0).join(part.written for part in parts), 12)}"
         else:
-            name = stem if shared[stem] == 1 else f"{stem}#{_digest(json.dumps([part[:2] for part in parts]), 8)}"
+            name = stem if shared[stem] == 1 else f"{stem}#{_short_digest(json.dumps([part[:2] for part in parts]), 8)}"
         if name in ids:
             problem = f"the row would get the same id as line {ids[name]}, {name!r}; add a column id"
             raise ManifestError(str(path), problem, line=row.line)
@@ -394,7 +395,7 @@ def _without_extension(path: str) -> str:
     return path if "/" in extension or not stem or stem.endswith("/") else stem
 
 
-def _digest(text: str, length: int) -> str:
+def _short_digest(text: str, length: int) -> str:
     return blake2b(text.encode(), digest_size=length // 2).hexdigest()
 
 
@@ -408,7 +409,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def _column(path: Path, name: str, rows: Sequence[_Row], types: _Types) -> tuple[ColumnKind, list[Any]]:
-    """The kind of a metadata column, and its values in that kind."""
+    """Return the kind of a metadata column, and its values in that kind."""
     values = [row.values.get(name) for row in rows]
     if types == "none":
         return _from_text(values, _PARSERS)
@@ -427,7 +428,7 @@ def _column(path: Path, name: str, rows: Sequence[_Row], types: _Types) -> tuple
 def _from_text(
     cells: Sequence[str | None], parsers: Mapping[ColumnKind, Callable[[str], Scalar]]
 ) -> tuple[ColumnKind, list[Any]]:
-    """The first kind that all cells have, and their values in it."""
+    """Return the first kind that all cells have, and their values in it."""
     distinct = {cell for cell in cells if cell is not None}
     for kind, parse in parsers.items():
         try:
@@ -488,7 +489,7 @@ _KINDS: dict[type, ColumnKind] = {
 
 
 def _plain(path: Path, name: str, line: int, value: Any) -> Any:
-    """A value of JSON or Parquet as one of the types that metadata have."""
+    """Return a value of JSON or Parquet as one of the types that metadata have."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -540,7 +541,7 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
 
 
 def _delimiter(line: str) -> str:
-    """The most frequent of comma, semicolon and tab in the first line, outside of quotes."""
+    """Return the most frequent of comma, semicolon and tab in the first line, outside of quotes."""
     outside = re.sub(r'"[^"]*"', "", line)
     return max(",;\t", key=outside.count)
 
@@ -554,7 +555,7 @@ def _header(path: Path, cells: list[str], line: int) -> list[str]:
 
 
 def _not_utf8(path: Path) -> ManifestError:
-    """Says in which line of a text file the first byte stands that is not UTF-8."""
+    """Return an error that names the line of the first byte that is not UTF-8."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):  # noqa: B007  # the last one, if none is wrong by itself
             try:
@@ -576,10 +577,10 @@ def _jsonl_rows(path: Path) -> Iterator[_Row]:
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        values = dict(pairs)
+        if len(values) < len(pairs):
             raise ValueError(f"the key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r} stands there twice")
-        return found
+        return values
 
     def refused(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON; write null")
@@ -619,17 +620,17 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
 
 
 def _in_microseconds(array: Any, pa: Any) -> Any:
-    """Python's times know no nanoseconds."""
+    """Return times in microseconds: those of Python have no nanoseconds."""
     kind = array.type
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         return array.cast(pa.timestamp("us", kind.tz), safe=False)
     return array
 
 
-_TABLES: dict[str, _Format] = {
-    ".csv": _Format(_csv_rows, "none"),
-    ".tsv": _Format(_csv_rows, "none"),
-    ".jsonl": _Format(_jsonl_rows, "json"),
-    ".ndjson": _Format(_jsonl_rows, "json"),
-    ".parquet": _Format(_parquet_rows, "all"),
+_TABLES: dict[str, tuple[Callable[[Path], Iterator[_Row]], _Types]] = {
+    ".csv": (_csv_rows, "none"),
+    ".tsv": (_csv_rows, "none"),
+    ".jsonl": (_jsonl_rows, "json"),
+    ".ndjson": (_jsonl_rows, "json"),
+    ".parquet": (_parquet_rows, "all"),
 }

@@ -787,7 +787,7 @@ def judged(
     queries that cannot be searched with, since nothing in their words can be embedded.
 
     Args:
-        queries: see `chiasm.store.feedback.FeedbackTable.judged`.
+        queries: see `chiasm.store.feedback.FeedbackTable.rated_queries`.
         search: both searches by words, whole, as hybrid search fuses them (`chiasm.verbs.search.Searcher.rankings`); row numbers
             are places in `items`. The first covers all items. It raises `SpaceError` where words cannot be embedded.
         items: ids of the items that are searched in.

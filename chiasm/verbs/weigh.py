@@ -60,7 +60,7 @@ def weigh(collection: str | Path, *, space: str | None = None, device: Device = 
 
     searcher = Searcher(collection, space=space, device=device)
     searcher.space.encoder("text", searcher.networks)  # asked for here, not once a query
-    given = FeedbackTable(searcher.collection).judged()
+    given = FeedbackTable(searcher.collection).rated_queries()
     found = judged(given, searcher.rankings, searcher.names)
     if found.different < FEWEST_QUERIES:
         raise LabelError(

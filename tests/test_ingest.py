@@ -1,0 +1,82 @@
+"""Files and media embedded without a collection: the same items, vectors and outcomes as with one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_encoder import FakeEncoder, by_key
+from test_collection import PNG, RED, WAV, write
+
+from chiasm import media
+from chiasm.errors import EncoderError
+from chiasm.store.add import add_manifests
+from chiasm.store.collection import Collection, Vectors
+from chiasm.store.ingest import Progress, embed_manifests, embed_media
+from chiasm.store.manifest import read_manifest
+from chiasm.types import Image, Outcome, Text
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Good, bad, doubled and refused files."""
+    root = tmp_path / "media"
+    contents = {"a.png": PNG, "a.txt": "an owl", "b.txt": "an owl", "b.wav": WAV, "c.png": PNG[:60], "d.txt": ""}
+    contents |= {"e.txt": "bad", "f.png": RED, "g.txt": "bad", "h.pdf": b"%PDF-1.7"}
+    for name, content in contents.items():
+        write(root / name, content)
+    return root
+
+
+def network() -> FakeEncoder:
+    return FakeEncoder(batch_size=3, faults={"bad": "nan"}, moment=0.1)
+
+
+def test_it_equals_adding(folder: Path, tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "id,text,label\na,one,x\nb,two,y\n")
+    manifests = [read_manifest(folder), read_manifest(table), read_manifest(folder)]
+    collection = Collection.create(tmp_path / "collection", encoder="fake")
+    stored = add_manifests(collection, manifests, [network()])
+    seen: list[Progress] = []
+    files = embed_manifests(manifests, [network()], name="fake", on_progress=seen.append)
+    assert [*files.items] == [row["id"] for row in collection.items()]
+    assert set(files.outcomes) == set(stored.outcomes)
+    expected = by_key(collection.vectors(FakeEncoder().fingerprint))
+    own = by_key(Vectors.concatenate([*files.vectors.values()]))
+    assert set(own) == set(expected)
+    assert all(np.array_equal(own[key], expected[key]) for key in expected)
+    assert set(files.vectors) == {"image", "text", "audio"}
+    assert seen[-1] == Progress(len(seen), len(seen), 4)
+
+
+def test_equal_content_is_embedded_once(folder: Path) -> None:
+    encoder = network()
+    files = embed_manifests([read_manifest(folder)], [encoder], name="fake")
+    assert encoder.embedded == {"image": 2, "text": 2, "audio": 1}, "the bad text, too"
+    assert files.vectors["text"].items == ("a", "b")
+
+
+def test_an_encoder_that_cannot_be_used_at_all(folder: Path) -> None:
+    with pytest.raises(EncoderError, match="weights"):
+        embed_manifests([read_manifest(folder)], [FakeEncoder(faults={"an owl": "no weights"})], name="fake")
+
+
+def test_nothing_that_can_be_embedded(folder: Path) -> None:
+    files = embed_manifests([read_manifest(folder / "d.txt")], [network()], name="fake")
+    assert (files.vectors, [one.outcome for one in files.outcomes]) == ({}, [Outcome.EMPTY])
+    assert embed_manifests([], [network()], name="fake").items == {}
+
+
+def test_opened_media(folder: Path) -> None:
+    picture, words = media.load(folder / "a.png", image_size=8), Text("an owl")
+    assert isinstance(picture, Image)
+    encoder = network()
+    items = [[picture, words], [Text("bad")], [], [words, picture, Text("another")]]
+    vectors, outcomes = embed_media(items, {"text": encoder, "image": encoder})
+    assert vectors["text"].items == ("0", "3", "3")
+    assert vectors["text"].slots == ("text/0", "text/0", "text/1")
+    assert vectors["image"].items == ("0", "3")
+    np.testing.assert_array_equal(vectors["text"].vectors[:2], encoder.encode([words, words]).vectors)
+    assert [(one.path, one.outcome) for one in outcomes] == [("1 (text/0)", Outcome.BROKEN)]
+    assert set(embed_media(items, {"image": encoder})[0]) == {"image"}, "what no encoder takes is left out"
