@@ -15,14 +15,21 @@ from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection, Vectors
 from chiasm.store.ingest import Progress, embed_manifests, embed_media
 from chiasm.store.manifest import read_manifest
-from chiasm.types import Image, Outcome, Text
+from chiasm.types import Image, Media, Outcome, Text
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Good, bad, doubled and refused files."""
     root = tmp_path / "media"
-    contents = {"a.png": PNG, "a.txt": "an owl", "b.txt": "an owl", "b.wav": WAV, "c.png": PNG[:60], "d.txt": ""}
+    contents: dict[str, bytes | str] = {
+        "a.png": PNG,
+        "a.txt": "an owl",
+        "b.txt": "an owl",
+        "b.wav": WAV,
+        "c.png": PNG[:60],
+        "d.txt": "",
+    }
     contents |= {"e.txt": "bad", "f.png": RED, "g.txt": "bad", "h.pdf": b"%PDF-1.7"}
     for name, content in contents.items():
         write(root / name, content)
@@ -72,7 +79,7 @@ def test_opened_media(folder: Path) -> None:
     picture, words = media.load(folder / "a.png", image_size=8), Text("an owl")
     assert isinstance(picture, Image)
     encoder = network()
-    items = [[picture, words], [Text("bad")], [], [words, picture, Text("another")]]
+    items: list[list[Media]] = [[picture, words], [Text("bad")], [], [words, picture, Text("another")]]
     vectors, outcomes = embed_media(items, {"text": encoder, "image": encoder})
     assert vectors["text"].items == ("0", "3", "3")
     assert vectors["text"].slots == ("text/0", "text/0", "text/1")

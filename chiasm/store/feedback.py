@@ -311,8 +311,9 @@ class FeedbackTable:
         query = f"SELECT number, {_COLUMNS} FROM verdicts{condition} ORDER BY number LIMIT ?"  # noqa: S608  as above
         with self._open() as table:
             rows = [] if table is None else table.execute(query, (*values, limit)).fetchall()
-        for number, at, *texts, words, verdict, version in rows:
-            yield Rating(number, datetime.fromisoformat(at), *texts, bool(words), verdict, version)
+        for number, at, who, kind, item, column, text, words, verdict, version in rows:
+            when = datetime.fromisoformat(at)
+            yield Rating(number, when, who, kind, item, column, text, bool(words), verdict, version)
 
     @contextmanager
     def _open(self, *, write: bool = False, make: bool = True) -> Iterator[sqlite3.Connection | None]:
