@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 
 from chiasm.encoders.base import Encoder
 from chiasm.errors import CollectionError
-from chiasm.store.collection import FILES, ITEMS, KEY, SLOT, USABLE, VECTORS, Collection
-from chiasm.store.ingest import COMMIT_ROWS, File, Part, Progress, Run, files_of, first_of, named, vectors_of
+from chiasm.store.collection import FILES, ITEMS, KEY, SLOT, USABLE, VECTORS, Collection, Vectors
+from chiasm.store.ingest import COMMIT_ROWS, File, Parts, Progress, Run, files_of, first_of, named
 from chiasm.store.manifest import Manifest
-from chiasm.store.tables import SEPARATOR, joined, matrix_of, one_of
+from chiasm.store.tables import SEPARATOR, joined, one_of
 from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Outcome
 
 _ARROW: dict[str, pa.DataType] = {
@@ -308,51 +308,49 @@ class _InTables:
             mine = pa.array([file.item for file in files], pa.string())
             stored = set(ids.filter(pc.is_in(ids, value_set=mine)).to_pylist())
             files = [file for file in files if file.item in stored]
-            embedded: dict[str, list[tuple[File, Part]]] = {}
+            embedded: dict[str, list[Vectors]] = {}
             # Sound tracks first: where the whole is stored, all of the content is.
-            for place in sorted({place for file in files for place in range(len(file.parts))}, reverse=True):
+            for place in (1, 0):
                 for file in files:
-                    for part in file.parts[place : place + 1]:
-                        embedded.setdefault(part.fingerprint, []).append((file, part))
+                    for fingerprint, rows in file.parts[place : place + 1]:
+                        embedded.setdefault(fingerprint, []).append(rows)
             for fingerprint, parts in embedded.items():
-                collection.append_vectors(f"embeddings-{fingerprint}", vectors_of(parts))
+                collection.append_vectors(f"embeddings-{fingerprint}", Vectors.concatenate(parts))
             if files:
-                rows = pa.Table.from_pylist([file.row() for file in files], schema=FILES)
-                collection.tables.merge(collection.generation.files, SLOT, rows)
+                outcomes = pa.Table.from_pylist([file.row() for file in files], schema=FILES)
+                collection.tables.merge(collection.generation.files, SLOT, outcomes)
 
-    def parts(self, contents: Mapping[str, str]) -> dict[str, tuple[Part, ...]]:
+    def parts(self, contents: Mapping[str, str]) -> dict[str, Parts]:
         """Return all parts of contents by hash, those with the whole first; asked with hash -> fingerprint."""
-        parts: dict[str, tuple[Part, ...]] = {}
+        parts: dict[str, Parts] = {}
         for fingerprint, encoder in self._encoders.items():
-            hashes = sorted(digest for digest, owner in contents.items() if owner == fingerprint)
-            if hashes:
-                own = self._parts_in(fingerprint, hashes)
-                sound = encoder.sound
-                tracks = self._parts_in(sound.fingerprint, own) if sound and sound is not encoder else {}
-                parts |= {digest: (*rows, *tracks.get(digest, ())) for digest, rows in own.items()}
+            own = self._parts_in(fingerprint, [digest for digest, owner in contents.items() if owner == fingerprint])
+            sound = encoder.sound
+            tracks = self._parts_in(sound.fingerprint, own) if sound and sound is not encoder else {}
+            parts |= {digest: rows + tracks.get(digest, ()) for digest, rows in own.items()}
         return parts
 
-    def _parts_in(self, fingerprint: str, hashes: Iterable[str]) -> dict[str, tuple[Part, ...]]:
-        """Return the parts of contents in one table, by modality, those with the whole first."""
-        tables = self._collection.tables
-        rows = tables.rows(f"embeddings-{fingerprint}", VECTORS, condition=one_of("hash", hashes))
+    def _parts_in(self, fingerprint: str, hashes: Iterable[str]) -> dict[str, Parts]:
+        """Return the rows of contents in one table, by modality, those with the whole first."""
+        chosen_hashes = sorted(hashes)
+        if not chosen_hashes:
+            return {}
+        table = f"embeddings-{fingerprint}"
+        rows = self._collection.tables.rows(table, VECTORS, condition=one_of("hash", chosen_hashes))
         if not rows.num_rows:
             return {}
-        columns = {name: tuple(rows[name].to_pylist()) for name in VECTORS.names[:-2]}
-        starts, ends = (rows[name].to_numpy() for name in ("start", "end"))
-        vectors = matrix_of(rows["vector"].combine_chunks())
-        every = Part(fingerprint, "text", vectors, columns["text"], columns["language"], starts, ends)
+        stored = Vectors.of_table(rows)
         # Files of the same content have the same rows, each its own: those of one of them are taken.
         first: dict[str, tuple[str, str]] = {}
         numbers: dict[tuple[str, Modality], list[int]] = {}
         for number, (item, slot, modality, digest) in enumerate(
-            zip(*(columns[name] for name in ("item", "slot", "modality", "hash")), strict=True)
+            zip(stored.items, stored.slots, stored.modalities, stored.hashes, strict=True)
         ):
             if first.setdefault(digest, (item, slot)) == (item, slot):
                 numbers.setdefault((digest, modality), []).append(number)
-        parts: dict[str, tuple[Part, ...]] = {}
-        for (digest, modality), chosen in numbers.items():
-            part = replace(every.take(chosen), modality=modality)
+        parts: dict[str, Parts] = {}
+        for (digest, _), chosen in numbers.items():
+            part = (fingerprint, stored.take(np.array(chosen)))
             others = parts.get(digest, ())
-            parts[digest] = (part, *others) if np.isnan(part.starts).any() else (*others, part)
+            parts[digest] = (part, *others) if np.isnan(part[1].starts).any() else (*others, part)
         return parts

@@ -59,7 +59,7 @@ from chiasm.store.tables import (
 from chiasm.types import MODALITIES, Modality, Outcome
 
 FORMAT = "chiasm-collection"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INDEX_ROWS = 50_000  # of items, from which their ids are indexed
 
 USABLE = (Outcome.OK.value, Outcome.DUPLICATE.value)
@@ -120,19 +120,17 @@ class Generation:
             CollectionError: there is none, it is damaged, or it is of another format version.
         """
         path = folder / "chiasm.json"
+        mend = "Restore it, or add the files to a new collection"
         try:
             header = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise CollectionError(
-                f"{folder} is not a collection. Make one: chiasm add FOLDER --to {folder if asked is None else asked}"
+                f"{folder} is not a collection. Make one: chiasm add FOLDER --to {asked or folder}"
             ) from None
         except (OSError, ValueError) as error:
             raise CollectionError(f"{path} cannot be read: {error}") from error
-        if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("encoder"), str):
-            raise CollectionError(
-                f"{path} does not describe a collection; expected an object with format {FORMAT!r}, "
-                "format_version and encoder. Restore it, or add the files to a new collection"
-            )
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise CollectionError(f"{path} does not describe a collection; its format is not {FORMAT!r}. {mend}")
         if header.get("format_version") != FORMAT_VERSION:
             raise CollectionError(
                 f"{folder} has format version {header.get('format_version')} and this chiasm ({__version__}) reads "
@@ -141,20 +139,18 @@ class Generation:
             )
         try:
             generation = cls(
-                header["encoder"],
-                int(header.get("generation", 0)),
-                header.get("files", "files"),
-                header.get("since", ""),
-                dict(header.get("fingerprints", {})),
-                tuple(header.get("replaced", ())),
+                str(header["encoder"]),
+                int(header["generation"]),
+                header["files"],
+                header["since"],
+                dict(header["fingerprints"]),
+                tuple(header["replaced"]),
             )
             names = (generation.files, *generation.replaced)
             if not all(_TABLE.fullmatch(name) for name in names) or math.isnan(generation.age):
                 raise ValueError("a table has a name that no table has")
-        except (ValueError, TypeError) as error:
-            raise CollectionError(
-                f"{path} is damaged: {error}. Restore it, or add the files to a new collection"
-            ) from error
+        except (KeyError, ValueError, TypeError) as error:
+            raise CollectionError(f"{path} is damaged: {error}. {mend}") from error
         return generation
 
     def write(self, folder: Path) -> None:
@@ -211,11 +207,21 @@ class Vectors:
         return cls(**{one.name: end_to_end([getattr(part, one.name) for part in parts]) for one in fields(cls)})
 
     @classmethod
-    def of_rows(cls, table: lance.LanceDataset | None, keys: pa.ChunkedArray, *, wholes: bool) -> Vectors:
+    def of_table(cls, rows: pa.Table, vectors: Float[np.ndarray, "rows dim"] | None = None) -> Vectors:
+        """Return rows of Lance with the columns of `VECTORS`, and with the vectors, by default of the column "vector"."""
+        if vectors is None:
+            vectors = matrix_of(rows["vector"].combine_chunks())
+        items, slots, modalities, hashes, texts, languages = (
+            tuple(rows[name].to_pylist()) for name in VECTORS.names[:-2]
+        )
+        starts, ends = (rows[name].to_numpy() for name in ("start", "end"))
+        return cls(items, slots, modalities, hashes, texts, vectors, languages, starts, ends)
+
+    @classmethod
+    def read(cls, table: lance.LanceDataset | None, keys: pa.ChunkedArray, *, wholes: bool) -> Vectors:
         """Read the rows of a table whose joined key is one of some, of whole contents only or of all parts."""
         if table is None:
-            none = np.empty(0)
-            return cls((), (), (), (), (), np.empty((0, 0), np.float32), (), none, none)
+            return cls.of_table(VECTORS.empty_table(), np.empty((0, 0), np.float32))
         rows = table.to_table(columns=VECTORS.names)
         chosen = pc.is_in(joined(rows, KEY), value_set=keys)
         if wholes:
@@ -228,11 +234,7 @@ class Vectors:
             part = matrix_of(batch["vector"])[mask[seen : seen + len(batch)]]
             vectors[done : done + len(part)] = part
             seen, done = seen + len(batch), done + len(part)
-        items, slots, modalities, hashes, texts, languages = (
-            tuple(rows[name].to_pylist()) for name in VECTORS.names[:-2]
-        )
-        starts, ends = (rows[name].to_numpy() for name in ("start", "end"))
-        return cls(items, slots, modalities, hashes, texts, vectors, languages, starts, ends)
+        return cls.of_table(rows, vectors)
 
     def as_table(self) -> pa.Table:
         """Return the rows for Lance, with the columns of `VECTORS` and "vector"."""
@@ -254,6 +256,11 @@ class Vectors:
             return column[rows] if isinstance(column, np.ndarray) else tuple(column[number] for number in numbers)
 
         return Vectors(**{one.name: pick(getattr(self, one.name)) for one in fields(self)})
+
+    def owned_by(self, item: str, slot: str, digest: str) -> Vectors:
+        """Return the rows as those of one content of an item."""
+        count = len(self)
+        return replace(self, items=(item,) * count, slots=(slot,) * count, hashes=(digest,) * count)
 
     def whole(self) -> Vectors:
         """Return the rows of whole files: one a file."""
@@ -396,7 +403,7 @@ class Collection:
         """
         current, (table,) = self.snapshot(f"embeddings-{fingerprint}")
         with self.tables.reading():
-            return Vectors.of_rows(table, current, wholes=not moments)
+            return Vectors.read(table, current, wholes=not moments)
 
     def snapshot(self, *names: str) -> tuple[pa.ChunkedArray, list[lance.LanceDataset | None]]:
         """Return the joined keys of the content that the files hold, and tables of vectors as they were at that moment."""
@@ -431,9 +438,9 @@ class Collection:
         """
         current, (kept, *tables) = self.snapshot(f"mapped-{name}", *(f"embeddings-{name}" for name in fingerprints))
         with self.tables.reading():
-            parts = [Vectors.of_rows(kept, current, wholes=False)]
+            parts = [Vectors.read(kept, current, wholes=False)]
             missing = current.filter(pc.invert(pc.is_in(current, value_set=_keys_of(kept))))
-            sources = [Vectors.of_rows(table, missing, wholes=False) for table in tables] if len(missing) else []
+            sources = [Vectors.read(table, missing, wholes=False) for table in tables] if len(missing) else []
         new = [replace(source, vectors=transform(source)) for source in sources if len(source)]
         if new:  # in one commit, since a content may have rows in several tables
             parts.append(Vectors.concatenate(new))

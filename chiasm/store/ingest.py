@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
 
 from chiasm import media
 from chiasm.encoders.base import Encoder, Moments, Prepared
@@ -105,7 +104,7 @@ def embed_media(
     Raises:
         EncoderError: an encoder cannot be used at all.
     """
-    rows: list[tuple[File, Part]] = []
+    rows: list[Vectors] = []
     outcomes: list[FileOutcome] = []
     for modality, encoder in encoders.items():
         flat = [
@@ -116,41 +115,19 @@ def embed_media(
         for batch in chunks(flat, encoder.batch_size):
             results = _encode_each(encoder, modality, [encoder.prepare(medium) for *_, medium in batch])
             for (number, place, _), result in zip(batch, results, strict=True):
-                file = File(str(number), f"{modality}/{place}", None, modality)
+                slot = f"{modality}/{place}"
                 if isinstance(result, MediaError):
-                    outcomes.append(FileOutcome(file.name, result.outcome, result.reason))
+                    outcomes.append(FileOutcome(f"{number} ({slot})", result.outcome, result.reason))
                 else:
-                    rows.append((file, result[0].whole()))
+                    rows.append(result[0][1].whole().owned_by(str(number), slot, ""))
     return _by_modality(rows), tuple(outcomes)
 
 
 # ---------------------------------------------------------------------------------------------------- files and parts
 
 
-@dataclass(frozen=True)
-class Part:
-    """Rows of one content in one table of embeddings."""
-
-    fingerprint: str
-    modality: Modality
-    vectors: Float[np.ndarray, "rows dim"]
-    texts: tuple[str | None, ...]
-    languages: tuple[str | None, ...]
-    starts: Float[np.ndarray, " rows"]
-    ends: Float[np.ndarray, " rows"]
-
-    def take(self, rows: Sequence[int]) -> Part:
-        """Return some of the rows."""
-        texts, languages = (tuple(column[row] for row in rows) for column in (self.texts, self.languages))
-        numbers = np.asarray(rows, int)
-        return Part(
-            self.fingerprint, self.modality, self.vectors[numbers], texts, languages,
-            self.starts[numbers], self.ends[numbers],
-        )  # fmt: skip
-
-    def whole(self) -> Part:
-        """Return the row of the whole content alone."""
-        return self.take(np.flatnonzero(np.isnan(self.starts)).tolist())
+Parts: TypeAlias = tuple[tuple[str, Vectors], ...]
+"""The rows of one content by table: fingerprint of the encoder and its rows, those with the whole first."""
 
 
 @dataclass
@@ -159,7 +136,7 @@ class File:
 
     item: str
     slot: str
-    source: Source | None  # None: a medium that was opened elsewhere
+    source: Source
     modality: Modality
     size: int | None = None  # None: no file
     mtime_ns: int | None = None
@@ -169,7 +146,7 @@ class File:
     reason: str = ""
     weight: int = 0  # bytes in memory, as far as they are known
     prepared: Prepared = None  # until it is embedded
-    parts: tuple[Part, ...] = ()  # from then on until it is committed; the one with the whole first
+    parts: Parts = ()  # from then on until it is committed
 
     @property
     def key(self) -> tuple[str, str]:
@@ -178,13 +155,13 @@ class File:
 
     @property
     def path(self) -> str | None:
-        """Where it is; None for text of a manifest and opened media."""
-        return None if self.source is None else self.source.path
+        """Where it is; None for text that stands in the manifest."""
+        return self.source.path
 
     @property
     def text(self) -> str | None:
         """The text that stands in the manifest, if it is one."""
-        return None if self.source is None else self.source.text
+        return self.source.text
 
     @property
     def name(self) -> str:
@@ -199,6 +176,10 @@ class File:
     def end(self, outcome: Outcome, reason: str) -> None:
         """Set its outcome."""
         self.outcome, self.reason = outcome, reason
+
+    def take(self, parts: Parts) -> None:
+        """Make parts of its content its own."""
+        self.parts = tuple((name, rows.owned_by(self.item, self.slot, self.hash)) for name, rows in parts)
 
     def row(self) -> dict[str, Any]:
         """Return its row in the table of files."""
@@ -255,30 +236,11 @@ def first_of(encoders: Sequence[Encoder]) -> dict[Modality, Encoder]:
     return owner
 
 
-def vectors_of(rows: Sequence[tuple[File, Part]]) -> Vectors:
-    """Return parts of files as rows."""
-
-    def repeated(values: Iterable[Any]) -> tuple[Any, ...]:
-        return tuple(value for value, (_, part) in zip(values, rows, strict=True) for _ in part.texts)
-
-    return Vectors(
-        repeated(file.item for file, _ in rows),
-        repeated(file.slot for file, _ in rows),
-        repeated(part.modality for _, part in rows),
-        repeated(file.hash for file, _ in rows),
-        tuple(chain.from_iterable(part.texts for _, part in rows)),
-        np.concatenate([part.vectors for _, part in rows]),
-        tuple(chain.from_iterable(part.languages for _, part in rows)),
-        np.concatenate([part.starts for _, part in rows]),
-        np.concatenate([part.ends for _, part in rows]),
-    )
-
-
-def _by_modality(rows: Sequence[tuple[File, Part]]) -> dict[Modality, Vectors]:
-    groups: dict[Modality, list[tuple[File, Part]]] = {}
-    for file, part in rows:
-        groups.setdefault(part.modality, []).append((file, part))
-    return {modality: vectors_of(group) for modality, group in groups.items()}
+def _by_modality(rows: Sequence[Vectors]) -> dict[Modality, Vectors]:
+    groups: dict[Modality, list[Vectors]] = {}
+    for one in rows:
+        groups.setdefault(one.modalities[0], []).append(one)
+    return {modality: Vectors.concatenate(group) for modality, group in groups.items()}
 
 
 # --------------------------------------------------------------------------------------------------------- reading
@@ -403,9 +365,7 @@ def _decoded(medium: Media) -> int:
 # -------------------------------------------------------------------------------------------------------- encoding
 
 
-def _encode_each(
-    encoder: Encoder, modality: Modality, inputs: Sequence[Prepared]
-) -> list[tuple[Part, ...] | MediaError]:
+def _encode_each(encoder: Encoder, modality: Modality, inputs: Sequence[Prepared]) -> list[Parts | MediaError]:
     """Return the parts of each input, the one with the whole first, or what is wrong with it.
 
     Where a batch fails, each goes alone, so that a bad input costs only itself.
@@ -419,13 +379,14 @@ def _encode_each(
             return [MediaError(Outcome.BROKEN, f"{encoder.name} failed on it: {type(error).__name__}: {error}")]
         return [result for one in inputs for result in _encode_each(encoder, modality, [one])]
     languages = batch.languages or (None,) * len(inputs)
-    results: list[tuple[Part, ...] | MediaError] = []
+    results: list[Parts | MediaError] = []
     for row, (vector, words, language) in enumerate(zip(batch.vectors, batch.texts, languages, strict=True)):
         whole = Moments(np.zeros(1, int), np.full(1, np.nan), np.full(1, np.nan), vector[None], (words,))
-        parts = [_part(encoder.fingerprint, modality, language, [whole, *_moments_of(batch.moments, row)])]
+        own = _rows_of(modality, language, [whole, *_moments_of(batch.moments, row)])
+        parts = [(encoder.fingerprint, own)]
         if encoder.sound is not None and (track := _moments_of(batch.track, row)):
-            parts.append(_part(encoder.sound.fingerprint, "audio", language, track))
-        if not all(np.isfinite(part.vectors).all() for part in parts):
+            parts.append((encoder.sound.fingerprint, _rows_of("audio", language, track)))
+        if not all(np.isfinite(rows.vectors).all() for _, rows in parts):
             results.append(MediaError(Outcome.BROKEN, f"{encoder.name} gave values that are not finite numbers"))
         elif not vector.any():
             heard = " (no words were recognised)" if words == "" else ""
@@ -448,17 +409,16 @@ def _moments_of(moments: Moments | None, owner: int) -> list[Moments]:
     return [Moments(moments.owners[rows], moments.starts[rows], moments.ends[rows], moments.vectors[rows], texts)]
 
 
-def _part(fingerprint: str, modality: Modality, language: str | None, rows: Sequence[Moments]) -> Part:
-    texts = tuple(chain.from_iterable(part.texts for part in rows))
-    return Part(
-        fingerprint,
-        modality,
-        np.concatenate([part.vectors for part in rows]).astype(np.float32, copy=False),
-        texts,
-        (language,) * len(texts),
-        np.concatenate([part.starts for part in rows]),
-        np.concatenate([part.ends for part in rows]),
+def _rows_of(modality: Modality, language: str | None, parts: Sequence[Moments]) -> Vectors:
+    """Return the moments of an input as rows that belong to nothing yet."""
+    texts = tuple(chain.from_iterable(part.texts for part in parts))
+    none = ("",) * len(texts)
+    vectors, starts, ends = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("vectors", "starts", "ends")
     )
+    vectors = vectors.astype(np.float32, copy=False)
+    kinds, languages = (modality,) * len(texts), (language,) * len(texts)
+    return Vectors(none, none, kinds, none, texts, vectors, languages, starts, ends)
 
 
 # ------------------------------------------------------------------------------------------------------------- a run
@@ -470,7 +430,7 @@ class _Store(Protocol):
     def commit(self, files: Sequence[File]) -> None:
         """Take files that have their outcome, with their parts."""
 
-    def parts(self, contents: Mapping[str, str]) -> dict[str, tuple[Part, ...]]:
+    def parts(self, contents: Mapping[str, str]) -> dict[str, Parts]:
         """Return the parts of contents by hash, those with the whole first; asked with hash -> fingerprint."""
 
 
@@ -478,13 +438,13 @@ class _InMemory:
     """Keeps the wholes of all files, with the moments of none."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[File, Part]] = []
+        self.rows: list[Vectors] = []
 
     def commit(self, files: Sequence[File]) -> None:
-        self.rows += [(file, file.parts[0].whole()) for file in files if file.parts]
+        self.rows += [file.parts[0][1].whole() for file in files if file.parts]
 
-    def parts(self, contents: Mapping[str, str]) -> dict[str, tuple[Part, ...]]:
-        return {file.hash: (part,) for file, part in self.rows if file.hash in contents}
+    def parts(self, contents: Mapping[str, str]) -> dict[str, Parts]:
+        return {rows.hashes[0]: ((contents[rows.hashes[0]], rows),) for rows in self.rows if rows.hashes[0] in contents}
 
 
 class Run:
@@ -590,7 +550,7 @@ class Run:
             if isinstance(result, MediaError):
                 file.end(result.outcome, result.reason)
             else:
-                file.parts = result
+                file.take(result)
                 self.encoded += 1
             self._finish(file)
 
@@ -605,8 +565,8 @@ class Run:
             for file in part:
                 original = self._claimed.get(file.hash)
                 if file.hash in stored:
-                    file.parts = stored[file.hash]
-                    file.encoder, file.modality = file.parts[0].fingerprint, file.parts[0].modality
+                    file.take(stored[file.hash])
+                    file.encoder, file.modality = file.parts[0][0], file.parts[0][1].modalities[0]
                     self._finish(file)
                 elif original is not None and original.outcome not in USABLE:
                     file.encoder, file.modality = original.encoder, original.modality
