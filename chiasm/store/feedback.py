@@ -25,7 +25,7 @@ from chiasm.errors import CollectionError
 from chiasm.store.collection import Collection
 
 FILE = "feedback.sqlite"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 UNKNOWN = "unknown"
 """The label of an item that is of none of the classes, or that nobody can tell; see `FeedbackTable.labels`."""
 
@@ -44,12 +44,11 @@ CREATE TABLE verdicts (
     item TEXT NOT NULL,
     "column" TEXT NOT NULL,
     query TEXT NOT NULL,
-    words INTEGER NOT NULL,
     verdict TEXT NOT NULL,
     version TEXT NOT NULL
 )"""
 
-_COLUMNS = 'at, who, kind, item, "column", query, words, verdict, version'
+_COLUMNS = 'at, who, kind, item, "column", query, verdict, version'
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,12 @@ class Thumb:
     Attributes:
         item: id of the hit.
         verdict: whether it was right.
-        query: the words that were searched with, or what else names the query; empty where it had none.
-        words: whether `query` is words, and not a hash of a file or ids: only words can be searched with again.
+        query: the words that were searched with; empty where there were none.
     """
 
     item: str
     verdict: Literal["up", "down"]
     query: str = ""
-    words: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,6 @@ class Rating:
     item: str
     column: str  # of a label; empty for a thumb
     query: str  # of a thumb; empty for a label
-    words: bool  # see `Thumb.words`
     verdict: str  # "up", "down", or the label
     version: str  # of the space or model that was looked at
 
@@ -161,7 +157,7 @@ class FeedbackTable:
             with self._open(write=True) as table:
                 assert table is not None  # it is made where it is not there
                 table.executemany(
-                    f"INSERT INTO verdicts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  of ours
+                    f"INSERT INTO verdicts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  of ours
                     rows,
                 )
         return len(rows)
@@ -259,7 +255,7 @@ class FeedbackTable:
         """
         ratings: dict[str, dict[str, dict[str, Rating]]] = {}
         for row in self._effective("thumb"):
-            if row.query and row.words:
+            if row.query:
                 ratings.setdefault(row.query, {}).setdefault(row.item, {})[row.who] = row
         queries = []
         for query, items in ratings.items():
@@ -269,15 +265,15 @@ class FeedbackTable:
 
     # ----------------------------------------------------------------------------------------------------- the file
 
-    def _row(self, entry: Thumb | Label, at: str, who: str, version: str) -> tuple[str | bool, ...]:
+    def _row(self, entry: Thumb | Label, at: str, who: str, version: str) -> tuple[str, ...]:
         item = _text("item", entry.item)
         if isinstance(entry, Label):
             label = _text("verdict", entry.label.strip())
-            return at, who, "label", item, _text("column", entry.column), "", False, label, version
+            return at, who, "label", item, _text("column", entry.column), "", label, version
         if entry.verdict not in ("up", "down"):
             raise CollectionError(f"a thumb is 'up' or 'down'; got {entry.verdict!r:.80}")
         query = _text("query", entry.query, empty=True)
-        return at, who, "thumb", item, "", query, entry.words, entry.verdict, version
+        return at, who, "thumb", item, "", query, entry.verdict, version
 
     def _refuse_missing(self, entries: Sequence[Thumb | Label]) -> None:
         """Raise where an item or a column is not in the collection."""
@@ -311,9 +307,8 @@ class FeedbackTable:
         query = f"SELECT number, {_COLUMNS} FROM verdicts{condition} ORDER BY number LIMIT ?"  # noqa: S608  as above
         with self._open() as table:
             rows = [] if table is None else table.execute(query, (*values, limit)).fetchall()
-        for number, at, who, kind, item, column, text, words, verdict, version in rows:
-            when = datetime.fromisoformat(at)
-            yield Rating(number, when, who, kind, item, column, text, bool(words), verdict, version)
+        for number, at, *texts in rows:
+            yield Rating(number, datetime.fromisoformat(at), *texts)
 
     @contextmanager
     def _open(self, *, write: bool = False, make: bool = True) -> Iterator[sqlite3.Connection | None]:

@@ -34,7 +34,7 @@ from chiasm.media.text import read as read_text
 from chiasm.store.collection import FILES, USABLE, Vectors
 from chiasm.store.manifest import Manifest
 from chiasm.store.tables import chunks
-from chiasm.types import Audio, FileOutcome, Item, Media, Modality, Outcome, Source, Video
+from chiasm.types import Audio, FileOutcome, Item, Media, Modality, Outcome, Video
 
 COMMIT_ROWS = 2048
 COMMIT_SECONDS = 5.0
@@ -136,7 +136,8 @@ class File:
 
     item: str
     slot: str
-    source: Source
+    path: str | None  # None: text of the manifest
+    text: str | None
     modality: Modality
     size: int | None = None  # None: no file
     mtime_ns: int | None = None
@@ -149,29 +150,9 @@ class File:
     parts: Parts = ()  # from then on until it is committed
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Item and slot."""
-        return self.item, self.slot
-
-    @property
-    def path(self) -> str | None:
-        """Where it is; None for text that stands in the manifest."""
-        return self.source.path
-
-    @property
-    def text(self) -> str | None:
-        """The text that stands in the manifest, if it is one."""
-        return self.source.text
-
-    @property
-    def name(self) -> str:
-        """How reports call it."""
-        return f"{self.item} ({self.slot})" if self.path is None else self.path
-
-    @property
     def result(self) -> FileOutcome:
-        """What happened to it so far."""
-        return FileOutcome(self.name, self.outcome, self.reason)
+        """Its outcome so far."""
+        return FileOutcome(self.path or f"{self.item} ({self.slot})", self.outcome, self.reason)
 
     def end(self, outcome: Outcome, reason: str) -> None:
         """Set its outcome."""
@@ -193,7 +174,8 @@ def files_of(item_id: str, item: Item) -> Iterable[File]:
         slot = f"{source.modality}/{numbers[source.modality]}"
         numbers[source.modality] += 1
         digest = "" if source.text is None else digest_text(source.text)
-        yield File(item_id, slot, source, source.modality, *file_stat(source.path), hash=digest)
+        status = file_stat(source.path)
+        yield File(item_id, slot, source.path, source.text, source.modality, *status, hash=digest)
 
 
 def file_stat(path: str | None) -> tuple[int | None, int | None]:
@@ -520,8 +502,9 @@ class Run:
     def _receive(self, file: File) -> None:
         """Send an opened file on its way, in the order of the manifests."""
         if file.hash:
-            owner = self._owners.setdefault(file.hash, file.key)
-            if owner != file.key and file.path is not None and file.outcome is Outcome.OK:
+            key = (file.item, file.slot)
+            owner = self._owners.setdefault(file.hash, key)
+            if owner != key and file.path is not None and file.outcome is Outcome.OK:
                 file.end(Outcome.DUPLICATE, f"same content as {owner[0]} ({owner[1]}); the embedding is shared")
             if file.hash in self._known:
                 file.prepared = None

@@ -114,16 +114,7 @@ _BY_MODALITY: dict[Modality, str] = {
 }
 _EXTENSIONS = {extension: modality for modality, names in _BY_MODALITY.items() for extension in names.split()}
 _TABLE_EXTENSIONS = {"csv", "tsv", "jsonl", "ndjson", "parquet"}
-_LEFT_BY_SYSTEMS = {
-    "thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-    "icon\r",
-    "__macosx",
-    "@eadir",
-    "$recycle.bin",
-    "system volume information",
-}
+_LEFT_BY_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "system volume information")  # fmt: skip
 
 
 def _read_folder(folder: Path) -> Manifest:
@@ -401,10 +392,6 @@ def _short_digest(text: str, length: int) -> str:
 
 # Types of metadata columns
 
-_INT = re.compile(r"0|-?[1-9]\d*")
-_FLOAT = re.compile(r"-?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(?:Z|[+-]\d\d:?\d\d)?")
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -412,11 +399,11 @@ def _column(path: Path, name: str, rows: Sequence[_Row], types: _Types) -> tuple
     """Return the kind of a metadata column, and its values in that kind."""
     values = [row.values.get(name) for row in rows]
     if types == "none":
-        return _from_text(values, _PARSERS)
+        return _from_text(values, tuple(_PARSERS))
     values = [_plain(path, name, row.line, value) for row, value in zip(rows, values, strict=True)]
     kinds = {_KINDS[type(value)] for value in values if value is not None}
     if kinds == {"string"} and types == "json":
-        return _from_text(values, {"date": _date, "timestamp": _timestamp})
+        return _from_text(values, _TIMES)
     if kinds == {"int", "float"}:
         return "float", [None if value is None else float(value) for value in values]
     too_large = kinds == {"int"} and any(value not in _INT64 for value in values if value is not None)
@@ -425,14 +412,15 @@ def _column(path: Path, name: str, rows: Sequence[_Row], types: _Types) -> tuple
     return "string", [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
 
 
-def _from_text(
-    cells: Sequence[str | None], parsers: Mapping[ColumnKind, Callable[[str], Scalar]]
-) -> tuple[ColumnKind, list[Any]]:
-    """Return the first kind that all cells have, and their values in it."""
+def _from_text(cells: Sequence[str | None], kinds: Sequence[ColumnKind]) -> tuple[ColumnKind, list[Any]]:
+    """Return the first of some kinds that all cells have, and their values in it."""
     distinct = {cell for cell in cells if cell is not None}
-    for kind, parse in parsers.items():
+    for kind in kinds:
+        form, value_of = _PARSERS[kind]
+        if not all(re.fullmatch(form, cell) for cell in distinct):
+            continue
         try:
-            parsed: dict[str | None, Scalar] = {cell: parse(cell) for cell in distinct}
+            parsed: dict[str | None, Scalar] = {cell: value_of(cell) for cell in distinct}
         except ValueError:
             continue
         zones = {value.tzinfo is None for value in parsed.values() if isinstance(value, datetime)}
@@ -441,43 +429,28 @@ def _from_text(
     return "string", list(cells)
 
 
-def _bool(cell: str) -> bool:
-    if cell.lower() not in ("true", "false"):
-        raise ValueError(cell)
-    return cell.lower() == "true"
-
-
-def _int(cell: str) -> int:
-    if not _INT.fullmatch(cell) or len(cell) > 20 or int(cell) not in _INT64:
+def _int64(cell: str) -> int:
+    if int(cell) not in _INT64:
         raise ValueError(cell)
     return int(cell)
 
 
-def _float(cell: str) -> float:
-    if not _FLOAT.fullmatch(cell) or (len(cell) > 15 and _INT.fullmatch(cell)):  # no float holds that many digits
-        raise ValueError(cell)
+def _float64(cell: str) -> float:
+    if len(cell) > 15 and cell.lstrip("-").isdigit():
+        raise ValueError(f"no float holds that many digits: {cell}")
     return float(cell)
 
 
-def _date(cell: str) -> date:
-    if not _DATE.fullmatch(cell):
-        raise ValueError(cell)
-    return date.fromisoformat(cell)
-
-
-def _timestamp(cell: str) -> datetime:
-    if not _TIMESTAMP.fullmatch(cell) and not _DATE.fullmatch(cell):
-        raise ValueError(cell)
-    return datetime.fromisoformat(cell)
-
-
-_PARSERS: dict[ColumnKind, Callable[[str], Scalar]] = {
-    "bool": _bool,
-    "int": _int,
-    "float": _float,
-    "date": _date,
-    "timestamp": _timestamp,
+_DATE = r"\d{4}-\d\d-\d\d"
+_TIME = r"[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(?:Z|[+-]\d\d:?\d\d)?"
+_PARSERS: dict[ColumnKind, tuple[str, Callable[[str], Scalar]]] = {  # the form of a cell, and its value
+    "bool": ("(?i:true|false)", lambda cell: cell.lower() == "true"),
+    "int": (r"0|-?[1-9]\d{,18}", _int64),
+    "float": (r"-?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", _float64),
+    "date": (_DATE, date.fromisoformat),
+    "timestamp": (f"{_DATE}(?:{_TIME})?", datetime.fromisoformat),
 }
+_TIMES: tuple[ColumnKind, ...] = ("date", "timestamp")
 _KINDS: dict[type, ColumnKind] = {
     bool: "bool",
     int: "int",

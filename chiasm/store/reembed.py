@@ -60,11 +60,10 @@ def reembed_collection(
 ) -> ReembedReport:
     """Embed everything that a collection lists with another encoder, which then takes over.
 
-    Until it does, everybody reads, searches and adds with the one before. What is added meanwhile is embedded before
-    the switch. May be interrupted or killed at any point and run again: what is embedded stays embedded. Embeddings of
-    networks that both encoders have are taken as they are, also of files that are gone; other files that are gone get
-    an outcome, and have no embedding any more. The object goes on with what it has opened; open the collection again to
-    see the new state.
+    Until it does, everybody reads, searches and adds with the one before; what is added meanwhile is embedded before
+    the switch. May be interrupted or killed at any point and run again. Embeddings of networks that both encoders have
+    are taken as they are, also of files that are gone; other files that are gone lose theirs. Open the collection again
+    to see the new state.
 
     Args:
         collection: that is moved over.

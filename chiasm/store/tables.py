@@ -177,37 +177,26 @@ class Tables:
         elif table is not None:
             table.optimize.optimize_indices()
 
-    def index_words(self, name: str, column: str, language: str | None) -> None:
+    def index_words(self, name: str, column: str) -> None:
         """Make a full-text index of a column, or bring it up to date.
 
-        Words are compared without case, accents and endings, and split by the rules of Unicode, with dictionaries for
-        scripts that do not set spaces; Lance's stop words count nowhere.
-
-        Args:
-            name: of the table.
-            column: of texts.
-            language: whose endings are cut off; another one than before makes the index anew. Default: as before, at
-                first English.
+        Words are compared without case, accents and English endings, and split by the rules of Unicode, with
+        dictionaries for scripts that do not set spaces; Lance's stop words count nowhere.
         """
         table = self.open(name)
         if table is None:
             return
-        index = f"{column}_idx"
-        stats = table.stats.index_stats(index) if _has_index(table, column) else None
-        before = stats["indices"][0]["params"]["language"] if stats else None
-        if stats is None or (language is not None and language != before):
+        if not _has_index(table, column):
             table.create_scalar_index(
                 column,
                 "INVERTED",
-                name=index,
-                replace=True,
                 base_tokenizer="icu/split",
-                language=language or before or "English",
+                language="English",
                 stem=True,
                 remove_stop_words=True,
                 ascii_folding=True,
             )
-        elif stats["num_unindexed_rows"]:
+        else:
             table.optimize.optimize_indices()
 
     def drop(self, name: str) -> bool:

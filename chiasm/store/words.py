@@ -11,49 +11,26 @@ How words and vectors are weighed against each other is in `chiasm.retrieval.hyb
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64
 
 from chiasm import media
-from chiasm.errors import CollectionError, MediaError
-from chiasm.files import write_whole
+from chiasm.errors import MediaError
+from chiasm.files import digest_text, write_whole
 from chiasm.store.collection import INDEX_ROWS, USABLE, Collection
+from chiasm.store.ingest import file_stat
 from chiasm.store.tables import Tables, chunks, one_of
 from chiasm.types import FileOutcome, Outcome, Text
 
 FORMAT_VERSION = 1
-
-Language = Literal[
-    "Arabic",
-    "Danish",
-    "Dutch",
-    "English",
-    "Finnish",
-    "French",
-    "German",
-    "Greek",
-    "Hungarian",
-    "Italian",
-    "Norwegian",
-    "Portuguese",
-    "Romanian",
-    "Russian",
-    "Spanish",
-    "Swedish",
-    "Tamil",
-    "Turkish",
-]
-"""Whose endings are cut off. Words of other languages are found in the form in which they are written."""
 
 METADATA = "metadata"  # the slot of a document of columns
 QUERY_CHARACTERS = 10_000  # of a query; the rest of it is not looked for
@@ -99,20 +76,6 @@ class FullTextReport:
     unread: tuple[FileOutcome, ...]  # text files that have no document, or an old one, and why
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where a document comes from: its text, or the file that holds it."""
-
-    key: str
-    item: str
-    slot: str
-    text: str | None = None
-    path: str | None = None
-    stored: tuple[int | None, int | None] = (None, None)  # size and time of change of the file that was embedded
-    start: float | None = None
-    end: float | None = None
-
-
 class FullText:
     """The words of a collection. `update` after it has changed, then `search`.
 
@@ -151,48 +114,42 @@ class FullText:
         """Return whether nothing has changed in the collection since the last update was complete."""
         return bool(self._read_state().get("made_from") == self._versions())
 
-    def update(self, *, language: Language | None = None) -> FullTextReport:
+    def update(self) -> FullTextReport:
         """Add documents that are missing, delete those of content that is gone, and bring the index up to date.
 
         Text files that cannot be read, or are no longer as they were when they were embedded, keep the document they
         have, if any, and are named in the report. May be interrupted or killed at any point and run again.
 
-        Args:
-            language: see `Language`; another one than before makes the index anew. Default: as before, at first
-                English.
-
         Raises:
-            CollectionError: the language is not known, or the index cannot be written or is damaged.
+            CollectionError: the index cannot be written or is damaged.
         """
-        if language is not None and language not in get_args(Language):
-            raise CollectionError(f"the language {language!r} is not known. Choose of: {', '.join(get_args(Language))}")
         if self._read_state().get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
             with self._tables.writing():
                 shutil.rmtree(self._folder)
         added = 0
         while True:
             versions = self._versions()
-            sources = list(self._sources())
+            documents = {document["key"]: document for document in self._documents()}
             stored = self._keys()
-            missing = [source for source in sources if source.key not in stored]
+            missing = [document for key, document in documents.items() if key not in stored]
             unread: list[FileOutcome] = []
             for part in chunks(missing, COMMIT_DOCUMENTS):
-                added += self._add([row for row in (_read(source, unread) for source in part) if row is not None])
+                added += self._add([row for row in (_read(document, unread) for document in part) if row is not None])
             with self._tables.writing():
                 if self._versions() != versions:
                     continue  # another process may have added from a newer state what looks stale from here
-                stale = sorted(self._keys() - {source.key for source in sources})
+                stale = sorted(self._keys() - documents.keys())
                 self._tables.delete(_NAME, ["key"], stale)
                 # Deleted documents count among those that a word is rare in until their fragment is written anew.
                 self._tables.compact(_NAME)
-                self._tables.index_words(_NAME, "text", language)
-                documents = len(self._keys())
-                if documents > INDEX_ROWS:
+                self._tables.index_words(_NAME, "text")
+                count = len(self._keys())
+                if count > INDEX_ROWS:
                     self._tables.index(_NAME, "item")
                 self._folder.mkdir(exist_ok=True)
                 state = {"format_version": FORMAT_VERSION, "made_from": versions}
                 write_whole(self._state, json.dumps(state, indent=2) + "\n")
-                return FullTextReport(documents, added, len(stale), tuple(unread))
+                return FullTextReport(count, added, len(stale), tuple(unread))
 
     # ------------------------------------------------------------------------------------------------------- search
 
@@ -208,17 +165,11 @@ class FullText:
             among: from ids of items to those of them that may be found. Default: all.
 
         Raises:
-            CollectionError: the index is damaged or of another format version.
+            CollectionError: the index is damaged.
             ValueError: k below 1.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1; got {k}")
-        version = self._read_state().get("format_version", FORMAT_VERSION)
-        if version != FORMAT_VERSION:
-            raise CollectionError(
-                f"{self._folder} has format version {version} and this chiasm reads {FORMAT_VERSION}. Run chiasm add "
-                "again: the index is made anew"
-            )
         limit = max(FIRST_DOCUMENTS, 4 * k)
         while True:
             rows = self._tables.match(_NAME, "text", text[:QUERY_CHARACTERS], _HIT, limit)
@@ -249,37 +200,31 @@ class FullText:
 
     # ---------------------------------------------------------------------------------------------------- documents
 
-    def _sources(self) -> Iterator[_Source]:
-        """Yield the documents that there should be. The texts of files are not read yet."""
+    def _documents(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows that there should be; in the place of a text, those of files have the file's row as "file"."""
         items = {str(row["id"]): row for row in self.collection.items()}
         for file in self.collection.files():
             item, slot, path = file["item"], file["slot"], file["path"]
             if file["modality"] != "text" or item not in items:
                 continue
             if path is not None and file["outcome"] in USABLE:
-                key = _key(item, slot, "file", file["hash"])
-                yield _Source(key, item, slot, path=path, stored=(file["size"], file["mtime_ns"]))
+                yield _document(item, slot, "file", file["hash"]) | {"file": file}
             elif path is None and file["outcome"] != Outcome.EMPTY:
                 modality, _, number = slot.partition("/")
-                written = items[item][modality] or ()
-                if int(number) < len(written):  # else the item has changed and its files are not there yet
-                    text = written[int(number)]
-                    yield _Source(_key(item, slot, "written", text), item, slot, text=text)
+                texts = items[item][modality] or ()
+                if int(number) < len(texts):  # else the item has changed and its files are not there yet
+                    yield _document(item, slot, "written", text=texts[int(number)])
         for fingerprint in self.heard:
-            spoken = self.collection.vectors(fingerprint, moments=True)
-            spans = zip(spoken.starts.tolist(), spoken.ends.tolist(), strict=True)
-            columns = (spoken.items, spoken.slots, spoken.texts, spans)
-            for item, slot, text, (start, end) in zip(*columns, strict=True):
+            rows = self.collection.vectors(fingerprint, moments=True)
+            spans = zip(rows.starts.tolist(), rows.ends.tolist(), strict=True)
+            for item, slot, text, (start, end) in zip(rows.items, rows.slots, rows.texts, spans, strict=True):
                 if text and text.strip() and item in items:
-                    whole = math.isnan(start)
-                    key = _key(item, slot, "heard", text, "" if whole else repr((start, end)))
-                    yield _Source(
-                        key, item, slot, text=text, start=None if whole else start, end=None if whole else end
-                    )
-        columns_of_text = self.collection.columns()
+                    span = {} if math.isnan(start) else {"start": start, "end": end}
+                    yield _document(item, slot, "heard", *map(repr, span.values()), text=text) | span
+        columns = self.collection.columns()
         for item, row in items.items():
-            text = "\n".join([item, *(row[name] for name in columns_of_text if isinstance(row[name], str))])
-            yield _Source(_key(item, METADATA, text), item, METADATA, text=text)
+            text = "\n".join([item, *(row[name] for name in columns if isinstance(row[name], str))])
+            yield _document(item, METADATA, text=text)
 
     def _versions(self) -> dict[str, int]:
         """Return the versions of the collection's tables that documents are made from."""
@@ -309,35 +254,30 @@ class FullText:
         return state if isinstance(state, dict) else {}
 
 
-def _key(*parts: str) -> str:
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+def _document(item: str, slot: str, *about: str, text: str | None = None) -> dict[str, Any]:
+    """Return a row whose key changes with all that it is of."""
+    key = digest_text("\0".join((item, slot, *about, text or "")))
+    return {"key": key, "item": item, "slot": slot, "start": None, "end": None, "text": text}
 
 
-def _read(source: _Source, unread: list[FileOutcome]) -> dict[str, Any] | None:
-    """Return a row of the table; None, and a note in `unread`, where the file cannot be read or is another one by now."""
-    text = source.text
-    if source.path is not None:
-        try:
-            now = Path(source.path).stat()
-            if (now.st_size, now.st_mtime_ns) != source.stored:
-                raise MediaError(Outcome.BROKEN, "the file has changed since it was added. Run chiasm add again")
-            medium = media.load(source.path)
-        except OSError as error:
-            unread.append(FileOutcome(source.path, Outcome.BROKEN, f"the file cannot be read: {error.strerror}"))
-            return None
-        except MediaError as error:
-            unread.append(FileOutcome(source.path, error.outcome, error.reason))
-            return None
-        assert isinstance(medium, Text)  # as it was, by size and time
-        text = medium.text
-    return {
-        "key": source.key,
-        "item": source.item,
-        "slot": source.slot,
-        "start": source.start,
-        "end": source.end,
-        "text": text,
-    }
+def _read(document: dict[str, Any], unread: list[FileOutcome]) -> dict[str, Any] | None:
+    """Return a row with its text; None, and a note in `unread`, where the file cannot be read or is another one by now."""
+    file = document.pop("file", None)
+    if file is None:
+        return document
+    path = file["path"]
+    try:
+        if file_stat(path) != (file["size"], file["mtime_ns"]):
+            raise MediaError(Outcome.BROKEN, "the file is not as it was when it was added. Run chiasm add again")
+        medium = media.load(path)
+    except OSError as error:
+        unread.append(FileOutcome(path, Outcome.BROKEN, f"the file cannot be read: {error.strerror}"))
+        return None
+    except MediaError as error:
+        unread.append(FileOutcome(path, error.outcome, error.reason))
+        return None
+    assert isinstance(medium, Text)  # as it was, by size and time
+    return document | {"text": medium.text}
 
 
 def _hits(rows: Sequence[dict[str, Any]]) -> WordHits:
