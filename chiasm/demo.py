@@ -20,8 +20,9 @@ import chiasm
 from chiasm import media
 from chiasm.encoders.cache import cache_folder
 from chiasm.errors import ChiasmError
-from chiasm.report.page import Card, Page, show_classification
-from chiasm.report.plots import Bar
+from chiasm.report.page import Card, Page
+from chiasm.report.plots import Bar, bar_chart
+from chiasm.report.sections import show_classification
 from chiasm.retrieval.index import Hit
 from chiasm.store.add import AddReport
 from chiasm.store.collection import Collection
@@ -348,15 +349,12 @@ def _page(
             f"Learned from pairs of image and caption in closed form, measured on {aligned.aligned['image'].held_out} pairs that were held "
             "out. hit@10: how often the right one is among the first ten.",
         )
-        page.bar_chart(
-            "hit@10 before and after",
-            [
-                Bar(direction.replace("_", " "), float(values[direction]["hit@10"]), key=when)
-                for direction in aligned.gain
-                for when, values in (("before", aligned.before), ("after", aligned.after))
-            ],
-            x_range=(0, 1),
-        )
+        bars = [
+            Bar(direction.replace("_", " "), float(values[direction]["hit@10"]), key=when)
+            for direction in aligned.gain
+            for when, values in (("before", aligned.before), ("after", aligned.after))
+        ]
+        page.chart(bar_chart("hit@10 before and after", bars, x_range=(0, 1)))
         shown = ("hit@1", "hit@5", "hit@10", "mrr", "median_rank")
         page.table(
             ("", "direction", *shown),
@@ -371,11 +369,8 @@ def _page(
             "Recognise",
             f"{len(fits[0].classes)} classes of {fits[0].label!r}, {SHOTS} examples each, measured on {fits[0].measured}.",
         )
-        page.bar_chart(
-            "Macro-F1",
-            [Bar("+".join(fit.modalities), float(fit.metrics["f1_macro"])) for fit in fits],
-            x_range=(0, 1),
-        )
+        scores = [Bar("+".join(fit.modalities), float(fit.metrics["f1_macro"])) for fit in fits]
+        page.chart(bar_chart("Macro-F1", scores, x_range=(0, 1)))
         page.paragraph("The last of them in full:")
         show_classification(page, fits[-1].metrics)
     page.section("Files")

@@ -160,7 +160,7 @@ def test_a_report_shows_examples(made: Path, tmp_path: Path) -> None:
 def test_what_was_learned_from_is_said_or_left_out(made: Path) -> None:
     chiasm.align(made, where="most <> 'blue'", method="none")
     left = chiasm.evaluate(made)
-    assert "that the space was not learned from" in left.measured
+    assert "that the space was not trained on" in left.measured
     assert left.seen == 0
     chiasm.align(made, method="none")
     flattered = chiasm.evaluate(made)

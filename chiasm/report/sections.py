@@ -1,149 +1,54 @@
-"""What predictions of unseen items are worth: as numbers, and as sections of a report.
+"""Sections of a report on recognition: what is shown of predictions, of what was chosen, and of protocols.
 
-This module knows which metrics and drawings belong to which kind of target, and words them. Where predictions come from
-is left to `chiasm.verbs`, how things look to `chiasm.report.page`, the metrics themselves to `chiasm.evaluation`.
+Which metrics and charts belong to which kind of target is decided here. Where predictions come from is left to
+`chiasm.verbs`, how things look to `chiasm.report.page` and `chiasm.report.plots`, the metrics to `chiasm.evaluation`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from chiasm.alignment.pairs import Pairs
-from chiasm.evaluation.geometry import PairGeometry, pair_geometry
 from chiasm.evaluation.intervals import Interval
-from chiasm.evaluation.metrics import (
-    one_against_rest,
-    precision_recall_curves,
-    roc_curves,
-    shapley,
-)
+from chiasm.evaluation.metrics import one_against_rest, precision_recall_curves, roc_curves, shapley
 from chiasm.evaluation.predictions import DRAWS, Predictions
-from chiasm.evaluation.ranking import PairRetrieval, pair_retrieval
 from chiasm.recognition.fitting import Details
 from chiasm.recognition.multitask import MultiTaskDetails
 from chiasm.recognition.protocols import Comparison, HeldOutClassScores, Incremental, Leak, LearningCurve
 from chiasm.recognition.tuning import EVALUATOR, Tuning
-from chiasm.report.page import Example, Medium, Page, PairSide, show_alignment, show_examples, show_search
-from chiasm.report.plots import Bar, Series
+from chiasm.report.page import Example, Page
+from chiasm.report.plots import MAX_CLASSES, Bar, Series, bar_chart, heatmap, line_chart, reliability_diagram, scatter
 from chiasm.types import Modality
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """How well two modalities of the same things find each other in a space.
-
-    Attributes:
-        found: the metrics.
-        geometry: how the two lie.
-        vectors: unit vectors of the two, in the order of `found.names`.
-    """
-
-    found: PairRetrieval
-    geometry: PairGeometry
-    vectors: tuple[Float[np.ndarray, "pairs dim"], Float[np.ndarray, "pairs dim"]]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Metrics by direction, and the geometry."""
-        return {**self.found.as_dict(), "geometry": self.geometry.as_dict()}
-
-
-def measure_pairs(
-    data: Pairs, mapped: Float[np.ndarray, "some dim"], rows: Int[np.ndarray, " some"], *, seed: int = 0
-) -> Measured:
-    """Search by each modality of some pairs for the other; equal content counts as found.
-
-    Args:
-        data: the pairs.
-        mapped: unit vectors of the moved modality of these.
-        rows: which of them.
-        seed: of resampling.
-    """
-    names = (data.anchor, data.moved)
-    alike = (np.array(data.anchor_hashes)[rows], np.array(data.moved_hashes)[rows])
-    vectors = (data.anchors[rows], mapped)
-    found = pair_retrieval(*vectors, names=names, alike=alike, groups=data.groups[rows], seed=seed)
-    return Measured(found, pair_geometry(*vectors, names=names, k=min(10, max(len(rows) - 1, 1))), vectors)
-
-
-def show_pairs(
-    page: Page,
-    measured: Measured,
-    media: tuple[Sequence[Medium], Sequence[Medium]],
-    *,
-    before: Measured | None = None,
-) -> None:
-    """Sections on a search by pairs.
-
-    Args:
-        page: where to.
-        measured: the pairs in the space.
-        media: what to show of them, of each modality in the order of `measured.found.names`.
-        before: the same pairs in the space that nothing was learned in.
-    """
-    sides = (PairSide(measured.vectors[0], media[0]), PairSide(measured.vectors[1], media[1]))
-    show_search(page, measured.found, sides, measured.geometry)
-    if before is not None:
-        show_alignment(
-            page, before.found, measured.found, geometry_before=before.geometry, geometry_after=measured.geometry
-        )
-    show_examples(page, measured.found, sides)
-
 
 _WORST = 12  # mistakes shown
 _MOST_CURVES = 12  # classes drawn
+_MOST_CONFUSIONS = 30  # listed of a matrix that is too large to draw
 
 
-# ------------------------------------------------------------------------------------------------------------- report
-
-
-def show(page: Page, found: Predictions, metrics: Mapping[str, Any]) -> None:
-    """Sections on one target: its metrics, drawings and the worst mistakes."""
-    _show_metrics(page, metrics)
-    if found.kind == "classes":
-        page.confusion([str(name) for name in metrics["labels"]], metrics["confusion"])
-        _show_by_class(page, metrics)
-        _show_probabilities(page, found, metrics)
-    elif found.kind == "labels":
-        labels = metrics["labels"]
-        columns = ("label", "precision", "recall", "F1", "items")
-        page.table(
-            columns,
-            list(zip(labels, metrics["precision"], metrics["recall"], metrics["f1"], metrics["support"], strict=True)),
-        )
-        assert found.probabilities is not None  # of labels there always are
-        _show_curves(page, found.true, found.probabilities, found.classes)
-    else:
-        page.scatter("Predicted against true", found.true, found.predicted, x_label="true", y_label="predicted")
-    page.section("Worst mistakes", "What the model was surest of and wrong about.")
-    examples = _worst(found)
-    if examples:
-        page.media(examples)
-    else:
-        page.paragraph("There is none: every item was recognised.")
+# --------------------------------------------------------------------------------------------------------- predictions
 
 
 def show_columns(
     page: Page,
-    found: Mapping[str, Predictions],
+    predictions: Mapping[str, Predictions],
     metrics: Mapping[str, Any],
     details: MultiTaskDetails | None = None,
 ) -> None:
-    """Sections on every column, with `metrics` as `chiasm.verbs.fit.measure_columns` gives them, and on whether learning
-    them together paid."""
-    for column, predicted in found.items():
-        page.section("How well it recognises" if len(found) == 1 else f"Column {column}")
-        show(page, predicted, metrics if len(found) == 1 else metrics["columns"][column])
-    if details is not None and len(found) > 1:
+    """Add sections on every column, with `metrics` as `chiasm.verbs.fit.measure_columns` gives them.
+
+    With details of several columns, also whether fitting them together paid.
+    """
+    for column, one in predictions.items():
+        page.section("How well it recognises" if len(predictions) == 1 else f"Column {column}")
+        show(page, one, metrics if len(predictions) == 1 else metrics["columns"][column])
+    if details is not None and len(predictions) > 1:
         page.section(
             "Together or alone",
-            "Loss of each column on held-out items, by a predictor that knows this column alone and by one network that "
-            "learns all of them.",
+            "Loss of each column on held-out items, by a predictor of this column alone and by one network for all of them.",
         )
         page.table(
             ("column", "alone", "together", "gain", "standard error", "taken", "why"),
@@ -151,60 +56,102 @@ def show_columns(
         )
 
 
-def _show_metrics(page: Page, metrics: Mapping[str, Any]) -> None:
+def show(page: Page, predictions: Predictions, metrics: Mapping[str, Any]) -> None:
+    """Add sections on one target: its metrics, charts and the worst mistakes.
+
+    Args:
+        page: where to.
+        predictions: of items that were not trained on.
+        metrics: what `chiasm.evaluation.predictions.measure` returns for them.
+    """
+    _show_metrics(page, metrics, items=len(predictions))
+    match predictions.kind:
+        case "classes":
+            _show_confusion(page, metrics)
+            _show_by_class(page, metrics, "class")
+            _show_probabilities(page, predictions, metrics)
+        case "labels":
+            _show_by_class(page, metrics, "label")
+            assert predictions.probabilities is not None  # of labels there always are
+            _show_curves(page, predictions.true, predictions.probabilities, predictions.classes)
+        case "number":
+            true, predicted = predictions.true, predictions.predicted
+            page.chart(scatter("Predicted against true", true, predicted, x_label="true", y_label="predicted"))
+    page.section("Worst mistakes", "Where the model was most confident and wrong.")
+    examples = _worst(predictions)
+    if examples:
+        page.media(examples)
+    else:
+        page.paragraph("There is none: every item was recognised.")
+
+
+def show_classification(page: Page, metrics: Mapping[str, Any]) -> None:
+    """Add overall metrics of classes and the confusion matrix, without predictions of single items."""
+    _show_metrics(page, metrics)
+    _show_confusion(page, metrics)
+
+
+def _show_metrics(page: Page, metrics: Mapping[str, Any], *, items: int | None = None) -> None:
+    intervals = metrics.get("intervals", {})
     rows: list[tuple[str, object]] = []
     for name, value in metrics.items():
-        if isinstance(value, float) or (name == "auc_macro" and value is None):
-            ends = metrics.get("intervals", {}).get(name)
-            shown = value if ends is None or value is None else Interval(value, ends[0], ends[1], 0.95, DRAWS)
-            rows.append((name.replace("_", " "), shown))
+        if isinstance(value, float) and name in intervals:
+            low, high = intervals[name]
+            rows.append((name.replace("_", " "), Interval(value, low, high, 0.95, DRAWS)))
+        elif isinstance(value, float) or (name == "auc_macro" and value is None):
+            rows.append((name.replace("_", " "), value))
     page.table(("metric", "value"), rows)
-    page.paragraph(
-        f"In brackets: 95 % bootstrap intervals over {metrics['items']} items, copies and near-duplicates kept together."
-    )
+    if items is not None and intervals:
+        page.paragraph(
+            f"In brackets: 95 % bootstrap intervals over {items} items, copies and near-duplicates kept together."
+        )
 
 
-def _show_by_class(page: Page, metrics: Mapping[str, Any]) -> None:
-    columns = ("class", "precision", "recall", "F1", "items")
-    page.table(
-        columns,
-        list(
-            zip(
-                metrics["labels"],
-                metrics["precision"],
-                metrics["recall"],
-                metrics["f1"],
-                metrics["support"],
-                strict=True,
-            )
-        ),
-    )
-
-
-def _show_probabilities(page: Page, found: Predictions, metrics: Mapping[str, Any]) -> None:
-    if found.probabilities is None or "reliability" not in metrics:
+def _show_confusion(page: Page, metrics: Mapping[str, Any]) -> None:
+    """Add a row per true class and a column per predicted one, or the most frequent confusions of too many classes."""
+    labels, matrix = [str(name) for name in metrics["labels"]], metrics["confusion"]
+    if len(labels) <= MAX_CLASSES:
+        names = {"rows": labels, "columns": labels}
+        page.chart(heatmap("Confusion matrix", matrix, **names, y_label="true", x_label="predicted", by_row=True))
         return
-    known = found.known()
+    counts = np.array(matrix)
+    np.fill_diagonal(counts, 0)
+    true, predicted = np.nonzero(counts)
+    order = np.argsort(-counts[true, predicted], kind="stable")[:_MOST_CONFUSIONS]
+    page.paragraph(
+        f"The confusion matrix of {len(labels):,} classes is too large to draw. Its {len(order)} most frequent confusions "
+        f"of {len(true):,}:"
+    )
+    page.table(
+        ("true", "predicted", "items"),
+        [(labels[i], labels[j], int(counts[i, j])) for i, j in zip(true[order], predicted[order], strict=True)],
+    )
+
+
+def _show_by_class(page: Page, metrics: Mapping[str, Any], kind: str) -> None:
+    parts = (metrics[name] for name in ("labels", "precision", "recall", "f1", "support"))
+    page.table((kind, "precision", "recall", "F1", "items"), list(zip(*parts, strict=True)))
+
+
+def _show_probabilities(page: Page, predictions: Predictions, metrics: Mapping[str, Any]) -> None:
+    if predictions.probabilities is None or "reliability" not in metrics:
+        return
     page.section(
-        "Can the probabilities be believed?",
-        f"Expected calibration error {metrics['ece']:.3f}: of what is said to be right with probability p, about p should "
-        "be right.",
+        "Can the probabilities be trusted?",
+        f"Expected calibration error {metrics['ece']:.3f}: of predictions with probability p, about p should be right.",
     )
     bins = metrics["reliability"]
-    page.reliability_diagram(
-        "Reliability",
-        [part["confidence"] for part in bins],
-        [part["accuracy"] for part in bins],
-        [part["count"] for part in bins],
-        edges=[(part["lower"], part["upper"]) for part in bins],
-    )
+    parts = [[part[name] for part in bins] for name in ("confidence", "accuracy", "count")]
+    edges = [(part["lower"], part["upper"]) for part in bins]
+    page.chart(reliability_diagram("Reliability", *parts, edges=edges))
     if "coverage" in metrics:
         page.paragraph(
-            f"Sets of classes meant to hold the true one in {metrics['level']:.0%} of the items hold it in "
+            f"Sets of classes meant to hold the true one for {metrics['level']:.0%} of the items hold it for "
             f"{metrics['coverage']:.1%}, with {metrics['set_size']:.2f} classes on average."
         )
-    truth = one_against_rest(found.true[known], list(found.classes))
-    _show_curves(page, truth, found.probabilities[known], found.classes)
+    known = predictions.known()
+    truth = one_against_rest(predictions.true[known], list(predictions.classes))
+    _show_curves(page, truth, predictions.probabilities[known], predictions.classes)
 
 
 def _show_curves(
@@ -218,74 +165,78 @@ def _show_curves(
     names = [classes[number] for number in order]
     if len(order) < len(classes):
         page.paragraph(f"The {len(order)} largest of {len(classes)} classes.")
-    receiver = roc_curves(truth[:, order], probabilities[:, order], names)
-    page.line_chart(
-        "ROC (area under the curve)",
-        [Series(f"{c.label} ({c.area:.2f})", c.x, c.y) for c in receiver],
-        x_label="false positive rate",
-        y_label="true positive rate",
-        diagonal=True,
-        x_range=(0, 1),
-        y_range=(0, 1),
-    )
-    found = precision_recall_curves(truth[:, order], probabilities[:, order], names)
-    page.line_chart(
-        "Precision and recall (average precision)",
-        [Series(f"{c.label} ({c.area:.2f})", c.x, c.y) for c in found],
-        x_label="recall",
-        y_label="precision",
-        x_range=(0, 1),
-        y_range=(0, 1),
-    )
+    truth, probabilities = truth[:, order], probabilities[:, order]
+    for title, curves, labels, diagonal in (
+        ("ROC (area under the curve)", roc_curves, ("false positive rate", "true positive rate"), True),
+        ("Precision and recall (average precision)", precision_recall_curves, ("recall", "precision"), False),
+    ):
+        series = [Series(f"{c.label} ({c.area:.2f})", c.x, c.y) for c in curves(truth, probabilities, names)]
+        page.chart(
+            line_chart(
+                title,
+                series,
+                x_label=labels[0],
+                y_label=labels[1],
+                diagonal=diagonal,
+                x_range=(0, 1),
+                y_range=(0, 1),
+            )
+        )
 
 
-def _worst(found: Predictions) -> list[Example]:
-    if found.kind == "classes":
-        wrong = np.flatnonzero(found.true != found.predicted)
-        sure = np.zeros(len(found)) if found.probabilities is None else found.probabilities.max(axis=1)
-        order = wrong[np.argsort(-sure[wrong], kind="stable")]
-        said = [(str(found.true[i]), str(found.predicted[i]), float(sure[i])) for i in order[:_WORST]]
-    elif found.kind == "labels":
-        assert found.probabilities is not None  # of labels there always are
-        surprise = np.abs(found.probabilities - found.true).max(axis=1)
-        wrong = np.flatnonzero((found.true != found.predicted).any(axis=1))
-        order = wrong[np.argsort(-surprise[wrong], kind="stable")]
-        said = [
-            (_joined(found, found.true[i]), _joined(found, found.predicted[i]), float(surprise[i]))
-            for i in order[:_WORST]
-        ]
+def _worst(predictions: Predictions) -> list[Example]:
+    true, predicted = predictions.true, predictions.predicted
+    confidence = np.full(len(predictions), np.nan)
+    if predictions.kind == "number":
+        order = np.argsort(-np.abs(true - predicted), kind="stable")
+        texts = [[f"{value:.4g}" for value in side] for side in (true, predicted)]
+    elif predictions.kind == "labels":
+        assert predictions.probabilities is not None  # of labels there always are
+        confidence = np.abs(predictions.probabilities - true).max(axis=1)
+        order = _surest(np.flatnonzero((true != predicted).any(axis=1)), confidence)
+        texts = [[_list(predictions.classes, row) for row in side] for side in (true, predicted)]
     else:
-        order = np.argsort(-np.abs(found.true - found.predicted), kind="stable")
-        said = [(f"{found.true[i]:.4g}", f"{found.predicted[i]:.4g}", float("nan")) for i in order[:_WORST]]
+        if predictions.probabilities is not None:
+            confidence = predictions.probabilities.max(axis=1)
+        order = _surest(np.flatnonzero(true != predicted), confidence)
+        texts = [[str(value) for value in side] for side in (true, predicted)]
     return [
         Example(
-            name=found.ids[i],
-            true=true,
-            predicted=predicted,
-            probability=None if np.isnan(sureness) else sureness,
-            picture=_file(found.media[i], "image") or _file(found.media[i], "video"),
-            text=found.media[i].get("text"),
-            sound=_file(found.media[i], "audio"),
+            name=predictions.ids[i],
+            true=texts[0][i],
+            predicted=texts[1][i],
+            probability=None if np.isnan(confidence[i]) else float(confidence[i]),
+            picture=_file(predictions.media[i], "image") or _file(predictions.media[i], "video"),
+            text=predictions.media[i].get("text"),
+            sound=_file(predictions.media[i], "audio"),
         )
-        for i, (true, predicted, sureness) in zip(order[:_WORST], said, strict=True)
+        for i in order[:_WORST].tolist()
     ]
 
 
-def _joined(found: Predictions, row: Bool[np.ndarray, " classes"]) -> str:
-    return "; ".join(name for name, has in zip(found.classes, row, strict=True) if has) or "(none)"
+def _surest(rows: Int[np.ndarray, " rows"], confidence: Float[np.ndarray, " items"]) -> Int[np.ndarray, " rows"]:
+    return rows[np.argsort(-confidence[rows], kind="stable")]
+
+
+def _list(classes: Sequence[str], row: Bool[np.ndarray, " classes"]) -> str:
+    return "; ".join(name for name, has in zip(classes, row, strict=True) if has) or "(none)"
 
 
 def _file(media: Mapping[Modality, str], modality: Modality) -> Path | None:
     return Path(media[modality]) if modality in media else None
 
 
+# ------------------------------------------------------------------------------------------------------------- choices
+
+
 def show_choices(page: Page, details: Details) -> None:
-    """Sections on what the recogniser tried and chose: rungs, modalities, fusions, source."""
+    """Add sections on what the recogniser tried and chose: rungs, modalities, fusions, source."""
+    title = "The ladder of adapters"
     if any(report.tried for report in details.rungs):
         page.section(
-            "The ladder of adapters",
-            f"Taken: {details.rung}. A higher rung is taken only where its Brier score on held-out items is better than that "
-            "of the rung held before by more than one standard error.",
+            title,
+            f"Taken: {details.rung}. A higher rung is taken only if its Brier score on held-out items is better than that "
+            "of the rung before by more than one standard error.",
         )
         page.table(
             ("adapter", "taken", "macro-F1", "Brier score", "better by", "standard error", "seconds", "why"),
@@ -296,36 +247,35 @@ def show_choices(page: Page, details: Details) -> None:
         )
     else:
         why = next(report.why for report in details.rungs if report.taken)
-        page.section("The ladder of adapters", f"Taken: {details.rung}, {why}.")
+        page.section(title, f"Taken: {details.rung}, {why}.")
     if len(details.subsets) > 1:
-        page.section("What each modality contributes", f"Joined by {details.fusion}.")
-        if details.fusion_gain is not None:
-            gain, error = details.fusion_gain
-            page.paragraph(
-                f"Against {details.best_modality} alone, the best single modality, the fusion gains {gain:.3f} of Brier score "
-                f"(standard error {error:.3f})."
-            )
-        page.bar_chart(
-            "Macro-F1 of each set of modalities", [Bar(name, value) for name, value in details.subsets.items()]
-        )
-        if details.fusions:
-            page.bar_chart(
-                "Macro-F1 of each way to join them", [Bar(name, value) for name, value in details.fusions.items()]
-            )
-        parts = contributions(details)
-        if parts:
-            page.bar_chart(
-                "Shapley value of each modality in macro-F1", [Bar(name, value) for name, value in parts.items()]
-            )
+        _show_modalities(page, details)
     for words in (details.source, details.semi):
         if words:
             page.paragraph(words)
     if details.across:
-        page.paragraph(f"The heads of {', '.join(details.across)} learn from the other modalities' vectors as well.")
+        page.paragraph(f"The heads of {', '.join(details.across)} are also trained on the other modalities' vectors.")
+
+
+def _show_modalities(page: Page, details: Details) -> None:
+    page.section("What each modality contributes", f"Fusion: {details.fusion}.")
+    if details.fusion_gain is not None:
+        gain, error = details.fusion_gain
+        page.paragraph(
+            f"Compared with {details.best_modality} alone, the best single modality, the fusion improves the Brier score by "
+            f"{gain:.3f} (standard error {error:.3f})."
+        )
+    for title, values in (
+        ("Macro-F1 of each set of modalities", details.subsets),
+        ("Macro-F1 of each fusion", details.fusions),
+        ("Shapley value of each modality in macro-F1", contributions(details)),
+    ):
+        if values:
+            page.chart(bar_chart(title, [Bar(name, value) for name, value in values.items()]))
 
 
 def contributions(details: Details) -> dict[str, float]:
-    """Shapley value of each modality in macro-F1 on held-out items; empty where not every subset has a score."""
+    """Return the Shapley value of each modality in macro-F1 on held-out items; empty without a score of every subset."""
     scores = {frozenset(name.split("+")): score for name, score in details.subsets.items()}
     names = sorted({name for part in scores for name in part})
     if len(names) < 2 or len(scores) < 2 ** len(names) - 1 or not all(np.isfinite(score) for score in scores.values()):
@@ -333,23 +283,19 @@ def contributions(details: Details) -> dict[str, float]:
     return shapley(scores)
 
 
-def show_tuning(page: Page, found: Tuning) -> None:
-    """The search for hyperparameters: what it found, what that is worth, and every trial."""
-    page.section("Search for hyperparameters", found.warning)
-    columns = ("measured", "Brier score", "standard error", "default", "gain", "its standard error")
-    parts = {"on the folds it was chosen by": found.on_own_folds, "nested": found.nested}
+def show_tuning(page: Page, tuning: Tuning) -> None:
+    """Add the search for hyperparameters: the best, what that is worth, and every trial."""
+    page.section("Search for hyperparameters", tuning.warning)
+    parts = {"on the folds it was chosen by": tuning.on_own_folds, "nested": tuning.nested}
     page.table(
-        columns,
-        [
-            (name, part.score, part.standard_error, part.default, part.gain, part.gain_error)
-            for name, part in parts.items()
-        ],
+        ("measured", "Brier score", "standard error", "default", "gain", "its standard error"),
+        [(name, p.score, p.standard_error, p.default, p.gain, p.gain_error) for name, p in parts.items()],
     )
-    page.table(("parameter", "best"), list(found.parameters.items()))
-    if found.importance:
-        page.bar_chart(
-            f"Importance of each parameter ({EVALUATOR})",
-            [Bar(name, value) for name, value in sorted(found.importance.items(), key=lambda pair: -pair[1])],
+    page.table(("parameter", "best"), list(tuning.parameters.items()))
+    if tuning.importance:
+        ranked = sorted(tuning.importance.items(), key=lambda pair: -pair[1])
+        page.chart(
+            bar_chart(f"Importance of each parameter ({EVALUATOR})", [Bar(name, value) for name, value in ranked])
         )
     page.section("Trials", collapsed=True)
     page.table(
@@ -357,112 +303,95 @@ def show_tuning(page: Page, found: Tuning) -> None:
         [
             (
                 trial.number,
-                trial.state if not trial.reason else f"{trial.state}: {trial.reason}",
+                f"{trial.state}: {trial.reason}" if trial.reason else trial.state,
                 float(np.mean(trial.scores)) if trial.scores else None,
                 round(trial.seconds, 2),
                 ", ".join(f"{name} = {value}" for name, value in trial.parameters.items()),
             )
-            for trial in found.trials
+            for trial in tuning.trials
         ],
     )
 
 
-def show_protocol(page: Page, found: LearningCurve | HeldOutClassScores | Incremental | Leak | Comparison) -> None:
-    """The section of one protocol."""
-    match found:
+# ----------------------------------------------------------------------------------------------------------- protocols
+
+
+def show_protocol(page: Page, result: LearningCurve | HeldOutClassScores | Incremental | Leak | Comparison) -> None:
+    """Add the section of one protocol."""
+    match result:
         case LearningCurve():
-            _show_learning_curve(page, found)
+            _show_learning_curve(page, result)
         case HeldOutClassScores():
-            _show_held_out_classes(page, found)
+            page.section(
+                "Classes known by name only",
+                "Some classes are left out of the labels; only their names are given. Mean accuracy over classes.",
+            )
+            page.table(
+                ("classes", "accuracy"),
+                [
+                    ("seen", result.seen),
+                    ("unseen, among all", result.unseen),
+                    ("harmonic mean", result.harmonic_mean),
+                    ("unseen, among themselves", result.among_unseen),
+                ],
+            )
         case Incremental():
-            _show_incremental(page, found)
+            _show_incremental(page, result)
         case Leak():
-            _show_leak(page, found)
+            page.paragraph(
+                f"Items that share a group with one on the other side of a random split: {result.crossing} of "
+                f"{result.items}. Macro-F1 with whole groups held out {result.grouped.estimate:.3f}, with a random split "
+                f"{result.random.estimate:.3f} ({result.flattery:+.3f})."
+            )
         case Comparison():
-            _show_comparison(page, found)
+            _show_comparison(page, result)
 
 
-def _show_learning_curve(page: Page, found: LearningCurve) -> None:
-    """Scores by labelled items a class, with intervals over seeds."""
-    page.section("How scores grow with labels", f"Means over {len(found.seeds)} draws, with 95 % intervals.")
-    if found.points:
-        shots = [point.shots for point in found.points]
-        page.line_chart(
-            "Learning curve",
-            [
-                Series(
-                    name,
-                    shots,
-                    [one.estimate for one in values],
-                    [one.low for one in values],
-                    [one.high for one in values],
-                )
-                for name, values in (
-                    ("macro-F1", [point.f1_macro for point in found.points]),
-                    ("accuracy", [point.accuracy for point in found.points]),
-                )
-            ],
-            x_label="labelled items a class",
-            y_label="score",
-            log_x=True,
+def _show_learning_curve(page: Page, result: LearningCurve) -> None:
+    """Add scores by labelled items per class, with intervals over seeds."""
+    page.section("How scores grow with labels", f"Means over {len(result.seeds)} draws, with 95 % intervals.")
+    shots = [point.shots for point in result.points]
+    series = []
+    for name, intervals in (
+        ("macro-F1", [point.f1_macro for point in result.points]),
+        ("accuracy", [point.accuracy for point in result.points]),
+    ):
+        ends = ([one.estimate for one in intervals], [one.low for one in intervals], [one.high for one in intervals])
+        series.append(Series(name, shots, *ends))
+    if shots:
+        page.chart(
+            line_chart("Learning curve", series, x_label="labelled items per class", y_label="score", log_x=True)
         )
-    for number, why in found.left_out.items():
+    for number, why in result.left_out.items():
         page.paragraph(f"{number} shots left out: {why}.")
 
 
-def _show_held_out_classes(page: Page, found: HeldOutClassScores) -> None:
-    """How classes are recognised that are known by their name only."""
-    page.section(
-        "Classes known by name only",
-        "Some classes are left out of the labels; their names alone are given. Mean accuracy over classes.",
-    )
-    page.table(
-        ("classes", "accuracy"),
-        [
-            ("seen", found.seen),
-            ("unseen, among all", found.unseen),
-            ("harmonic mean", found.harmonic_mean),
-            ("unseen, among themselves", found.among_unseen),
-        ],
-    )
-
-
-def _show_incremental(page: Page, found: Incremental) -> None:
-    """Classes added step by step."""
+def _show_incremental(page: Page, result: Incremental) -> None:
+    """Add how classes that come step by step are recognised, and how well all at once."""
     page.section(
         "Classes added later",
-        f"After the last step, accuracy on all earlier classes is {found.old_classes_lost:+.3f} lower than after learning from "
-        f"everything at once; mean forgetting {found.metrics.forgetting:.3f}."
-        if found.metrics.forgetting is not None
+        f"After the last step, accuracy on all earlier classes is {result.old_classes_lost:+.3f} lower than after training on "
+        f"everything at once; mean forgetting {result.metrics.forgetting:.3f}."
+        if result.metrics.forgetting is not None
         else "One step only.",
     )
-    names = [f"step {number + 1}" for number in range(len(found.steps))]
+    names = [f"step {number + 1}" for number in range(len(result.steps))]
     for title, matrix in (
-        ("Accuracy after each step", found.accuracy),
-        ("The same, learned from scratch", found.retrained),
+        ("Accuracy after each step", result.accuracy),
+        ("The same, trained from scratch", result.retrained),
     ):
-        page.heatmap(title, matrix, rows=names, columns=names, y_label="after", x_label="classes of")
-    page.table(
-        ("step", "classes"), [(name, ", ".join(map(str, step))) for name, step in zip(names, found.steps, strict=True)]
-    )
+        page.chart(heatmap(title, matrix, rows=names, columns=names, y_label="after", x_label="classes of"))
+    classes = [", ".join(map(str, step)) for step in result.steps]
+    page.table(("step", "classes"), list(zip(names, classes, strict=True)))
 
 
-def _show_leak(page: Page, found: Leak) -> None:
-    """What a random split would have shown."""
-    page.paragraph(
-        f"Items that share a group with one on the other side of a random split: {found.crossing} of {found.items}. Macro-F1 "
-        f"with whole groups held out {found.grouped.estimate:.3f}, with a random split {found.random.estimate:.3f} "
-        f"({found.flattery:+.3f})."
-    )
-
-
-def _show_comparison(page: Page, found: Comparison) -> None:
-    """Ways to balance, on the same folds, and their difference to the first of them."""
-    first = next(iter(found.f1_macro.values()))
+def _show_comparison(page: Page, result: Comparison) -> None:
+    """Add ways to balance, on the same folds, and their difference to the first of them."""
+    first = next(iter(result.f1_macro.values()))
     page.section("Balance of classes and modalities", f"On the same {len(first)} folds; differences to the first.")
     rows: list[tuple[object, ...]] = []
-    for name, scores in found.f1_macro.items():
-        difference = found.differences.get(name)
+    for name, scores in result.f1_macro.items():
+        difference = result.differences.get(name)
         mean, error = (None, None) if difference is None else (difference.mean, difference.standard_error)
-        rows.append((name, float(np.mean(scores)), mean, error, found.seconds[name]))
+        rows.append((name, float(np.mean(scores)), mean, error, result.seconds[name]))
     page.table(("way", "macro-F1", "difference", "standard error", "seconds a fold"), rows)

@@ -32,7 +32,7 @@ from chiasm.verbs.search import (
 if TYPE_CHECKING:
     from chiasm.alignment.alignment import LearnedMap
     from chiasm.alignment.pairs import Source
-    from chiasm.report.sections import Measured
+    from chiasm.evaluation.pairs import PairMetrics
     from chiasm.retrieval.scores import ScoreModel
 
 HELD_OUT = 0.2  # share of the pairs, whole groups, that `align` measures itself on
@@ -124,10 +124,10 @@ def align(
     gain: dict[str, dict[str, Any]] = {}
     geometry: dict[str, dict[str, Any]] = {}
     for one in results:
-        before |= one.before.found.as_dict()
-        after |= one.after.found.as_dict()
+        before |= one.before.retrieval.as_dict()
+        after |= one.after.retrieval.as_dict()
         geometry[one.data.moved] = {"before": one.before.geometry.as_dict(), "after": one.after.geometry.as_dict()}
-        gain |= paired_gain(one.before, one.after)
+        gain |= one.after.gain(one.before)
     space = start.learned(
         name,
         {one.data.moved: one.map for one in results if one.map is not None},
@@ -189,8 +189,8 @@ class _Learned:
 
     data: Pairs
     map: LearnedMap | None  # None: the start stays
-    before: Measured
-    after: Measured
+    before: PairMetrics
+    after: PairMetrics
     crossed: Float[np.ndarray, "pairs dim"]  # every pair by a map that did not learn from its group
     report: Aligned
 
@@ -207,7 +207,7 @@ def _align_one(
     from chiasm.alignment.alignment import MIN_PAIRS
     from chiasm.alignment.closed_form import make_alignment
     from chiasm.alignment.pairs import PairStatistics
-    from chiasm.report.sections import measure_pairs
+    from chiasm.verbs.evaluate import measure_pairs
 
     if len(data.items) < MIN_PAIRS:
         raise SpaceError(
@@ -293,11 +293,3 @@ def _load_source(source: str | Path, space: Space, moved: Modality, anchor: Moda
         )
         raise SpaceError(f"the source {source} was embedded otherwise than the target ({differing})")
     return pairs
-
-
-def paired_gain(before: Measured, after: Measured) -> dict[str, dict[str, Any]]:
-    """Return the paired difference by direction and metric; nothing where all pairs are of one group."""
-    if len(np.unique(before.found.groups)) < 2:
-        return {}
-    differences = after.found.differences(before.found)
-    return {d: {metric: part.as_dict() for metric, part in metrics.items()} for d, metrics in differences.items()}

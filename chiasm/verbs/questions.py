@@ -1,0 +1,448 @@
+"""Questions with known answers, asked of a `Searcher` as anybody asks: what it should find, and what it should not.
+
+Reads them from files and asks them. The numbers are left to `chiasm.evaluation`, searching to `chiasm.verbs.search`,
+what is shown to `chiasm.report.search`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from chiasm import media
+from chiasm.alignment.pairs import Pairs
+from chiasm.errors import CollectionError, ManifestError, MediaError, SpaceError
+from chiasm.evaluation.intervals import Interval
+from chiasm.evaluation.moments import MomentMetrics, Span, moment_metrics
+from chiasm.evaluation.relevance import Abstention, RelevanceMetrics, abstention, relevance_metrics
+from chiasm.report.page import Page
+from chiasm.report.search import show_abstention, show_moments, show_relevance
+from chiasm.retrieval.index import Hit
+from chiasm.splits import merge_groups
+from chiasm.store.collection import Collection
+from chiasm.types import Audio, Media, Modality, Text, Video
+from chiasm.verbs.search import Query, Searcher, SearchResult
+
+MOST_BYTES = 10_000_000  # of a file of questions
+MOST_QUESTIONS = 10_000  # of a file
+MOST_ASKED = 2_000  # questions with an answer that are asked; of more that many are drawn
+HITS = 10  # of a question whose probabilities are looked at
+FILES = 20  # of each modality whose moments are looked at
+
+_BATCH = 64  # words that are embedded together
+_RECORDINGS: tuple[Modality, ...] = ("audio", "video")
+_COLUMNS = ("query", "item", "start", "end")
+_MEDIUM = re.compile(
+    r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|wav|flac|og[ga]|opus|mp3|m4a|aac|aiff?|mp4|m4v|mov|webm|mkv|avi)$", re.I
+)
+_LONGEST_NAME = 255
+
+
+# ---------------------------------------------------------------------------------------------------------- off topic
+
+
+@dataclass(frozen=True, eq=False)
+class OffTopic:
+    """Results of questions without an answer, and of questions with one.
+
+    Attributes:
+        abstention: the shares of both that get a result at the least probability that search takes by itself (`"auto"`).
+        relevance: whether the probabilities of the first 10 results of all these questions can be trusted.
+        answerable: the best probability of each question that has an answer; -inf for no result.
+        off_topic: the same of the others.
+        searched: the modality of the files that all of them were asked of.
+        false: questions without an answer that got a result, with the best one, the most probable first.
+        lost: questions with an answer that got no result, with their best probability, the most probable first.
+    """
+
+    abstention: Abstention
+    relevance: RelevanceMetrics
+    answerable: Float64[np.ndarray, " queries"]
+    off_topic: Float64[np.ndarray, " others"]
+    searched: Modality
+    false: tuple[tuple[str, Hit], ...]
+    lost: tuple[tuple[str, float], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers for JSON, with the questions that went wrong."""
+        return {
+            **self.abstention.as_dict(),
+            "searched": self.searched,
+            "answerable": len(self.answerable),
+            "off_topic": len(self.off_topic),
+            "relevance": self.relevance.as_dict(),
+            "answered_falsely": [
+                {"question": question, "id": hit.id, "probability": hit.probability} for question, hit in self.false
+            ],
+            "lost": [question for question, _ in self.lost],
+        }
+
+    def show(self, page: Page) -> None:
+        """Add sections on "nothing found" as an answer, and on the probabilities behind it."""
+        how = (
+            f"Asked through search, of {self.searched} files, with the least probability that it takes by itself "
+            "(--min-probability auto); that includes a least cosine, and a best result that reaches the first and not the "
+            "second counts as none. The queries that have an answer are the texts of pairs, whose other side is there to be "
+            "found."
+        )
+        false = [(question, hit.probability, hit.id) for question, hit in self.false]
+        show_abstention(page, self.abstention, self.answerable, self.off_topic, how=how, false=false, lost=self.lost)
+        show_relevance(page, self.relevance)
+
+
+def read_questions(path: str | Path) -> tuple[str, ...]:
+    """Read the questions of a text file, one per line; empty lines and repeated ones are skipped.
+
+    Raises:
+        ManifestError: the file is missing, too large, not UTF-8, or holds no question or too many.
+    """
+    lines = (line.strip() for line in _read_text(Path(path)).splitlines())
+    questions = tuple(dict.fromkeys(line for line in lines if line))
+    if not questions:
+        raise ManifestError(str(path), "there is no question in it; write one per line, which nothing here answers")
+    _check_number(path, len(questions))
+    return questions
+
+
+def ask_off_topic(
+    searcher: Searcher,
+    questions: Sequence[str],
+    data: Pairs,
+    rows: Int[np.ndarray, " some"],
+    texts: Sequence[str],
+    *,
+    where: str | None = None,
+    seed: int = 0,
+) -> OffTopic:
+    """Ask questions that have no answer, and for comparison the texts of pairs, of the files of the pairs' other modality.
+
+    Of each question counts what `search` with a least probability of `"auto"` would show. Of texts with the same content one is
+    asked. A result is relevant if its file has the content of a file that is paired with the text.
+
+    Args:
+        searcher: who is asked; its space has to know probabilities.
+        questions: those without an answer in the collection.
+        data: all pairs, of text and another modality.
+        rows: the pairs whose texts are asked.
+        texts: of these pairs.
+        where: SQL condition on the items that may be found.
+        seed: of the questions that are drawn if there are more than 2,000 with an answer.
+
+    Raises:
+        SpaceError: the pairs are not of text, or results have no probability.
+    """
+    if data.anchor != "text":
+        raise SpaceError(
+            f"off-topic questions are words, so those with an answer have to be, too; got pairs of {data.moved} and "
+            f"{data.anchor}. Take text and another modality, e.g. --pairs {data.moved},text"
+        )
+    searched = data.moved
+    unanswered = _prepare(searcher, [Text(question) for question in questions])
+    try:
+        searcher.search(unanswered[0], modality=searched, where=where, k=1, min_probability="auto")
+    except SpaceError as error:
+        raise SpaceError(f"whether a question has an answer is told by probabilities: {error}") from error
+
+    first = {data.anchor_hashes[row]: place for place, row in reversed(list(enumerate(rows.tolist())))}
+    places = np.array(sorted(first.values()), dtype=np.int64)
+    if len(places) > MOST_ASKED:
+        places = np.sort(np.random.default_rng(seed).permutation(places)[:MOST_ASKED])
+    pairs = rows[places]
+    answered = [
+        Query((Text(texts[place]),), vectors=data.anchors[row][None]) for place, row in zip(places, pairs, strict=True)
+    ]
+    on_topic, off_topic = (
+        [searcher.search(query, modality=searched, where=where, k=HITS) for query in queries]
+        for queries in (answered, unanswered)
+    )
+
+    right: dict[str, set[str]] = {}
+    for text, file in zip(data.anchor_hashes, data.moved_hashes, strict=True):
+        right.setdefault(text, set()).add(file)
+    content = {(row["item"], row["slot"]): row["hash"] for row in searcher.collection.files()}
+    relevant = [
+        content[hit.id, f"{searched}/{hit.number}"] in right[data.anchor_hashes[row]]
+        for row, result in zip(pairs, on_topic, strict=True)
+        for hit in result.hits
+    ]
+    relevant += [False for result in off_topic for _ in result.hits]
+    every = (*on_topic, *off_topic)
+    probabilities = [hit.probability for result in every for hit in result.hits]
+    threshold = min(result.threshold for result in every if result.threshold is not None)
+    known, unknown = _best(on_topic, threshold), _best(off_topic, threshold)
+    return OffTopic(
+        abstention=abstention(known, unknown, threshold=threshold),
+        relevance=relevance_metrics(np.array(probabilities, dtype=np.float64), np.array(relevant, dtype=bool)),
+        answerable=known,
+        off_topic=unknown,
+        searched=searched,
+        false=tuple(
+            (questions[number], off_topic[number].hits[0])
+            for number in np.argsort(-unknown, kind="stable")
+            if unknown[number] >= threshold
+        ),
+        lost=tuple(
+            (texts[places[number]], float(known[number]))
+            for number in np.argsort(-known, kind="stable")
+            if known[number] < threshold
+        ),
+    )
+
+
+def _best(results: Sequence[SearchResult], threshold: float) -> Float64[np.ndarray, " results"]:
+    """Return the best probability of each: at or above the threshold only if search says that something was found.
+
+    Search looks at the cosine as well, so a result of enough probability may not be shown; that counts as none.
+    """
+    best = []
+    for result in results:
+        probability = result.hits[0].probability if result.hits else None
+        hidden = probability is None or (not result.found and probability >= threshold)
+        best.append(-math.inf if hidden or probability is None else probability)
+    return np.array(best, dtype=np.float64)
+
+
+# ------------------------------------------------------------------------------------------------------------ moments
+
+
+@dataclass(frozen=True)
+class KnownMoment:
+    """A row of a table: a query, and when it is answered in the recording of which item."""
+
+    query: str  # as it stands in the table
+    path: Path | None  # of the file to search with; None: words
+    item: str
+    start: float  # seconds
+    end: float
+
+
+@dataclass(frozen=True, eq=False)
+class AskedMoments:
+    """How well the moments of a table were found.
+
+    Attributes:
+        metrics: by query, in the order of the table.
+        intervals: of each metric, over groups of queries that share an item; empty if all are of one group.
+        truth: by query, the right spans.
+        first: by query, the first span of its results; None if there is none.
+    """
+
+    metrics: MomentMetrics
+    intervals: Mapping[str, Interval]
+    truth: Mapping[str, tuple[Span, ...]]
+    first: Mapping[str, Span | None]
+
+    @property
+    def items(self) -> int:
+        """Recordings that hold a right span."""
+        return len({span.file for spans in self.truth.values() for span in spans})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the metrics and the ends of their 95 % intervals, for JSON."""
+        ends = {name: [one.low, one.high] for name, one in self.intervals.items()}
+        return {**self.metrics.as_dict(), "items": self.items, "intervals": ends}
+
+    def show(self, page: Page) -> None:
+        """Add sections on how well moments were found."""
+        show_moments(page, self.metrics, self.intervals, truth=self.truth, first=self.first)
+
+
+def read_moments(path: str | Path, collection: Collection) -> tuple[KnownMoment, ...]:
+    """Read the moments of a CSV table with the columns query, item, start and end; other columns are skipped.
+
+    A query is a file if it names one, relative to the table, or ends as files of pictures, sounds and videos do; else it is
+    words. The same query in several rows has several right answers. Comma, semicolon or tab divide columns.
+
+    Raises:
+        ManifestError: with the line: the table is missing, too large, not UTF-8 or no table, lacks a column or all rows, an
+            item is not in the collection or has no recording, times are no seconds or end before they start, a query is
+            empty, or its file is missing.
+    """
+    table = Path(path)
+    text = _read_text(table)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[tuple[int, dict[str, str]]] = []
+    try:
+        names = [name.strip() for name in reader.fieldnames or ()]
+        missing = [name for name in _COLUMNS if name not in names]
+        if missing:
+            problem = f"no column is called {' and none '.join(missing)}; there are {', '.join(names) or 'none'}"
+            raise ManifestError(str(path), f"{problem}. Moments need the columns {', '.join(_COLUMNS)}")
+        reader.fieldnames = names
+        for cells in reader:
+            if any(cells.get(name) is None for name in _COLUMNS) or None in cells:
+                problem = f"the row has more or fewer cells than the {len(names)} columns; quote those that hold a {delimiter!r}"
+                raise ManifestError(str(path), problem, line=reader.line_num)
+            rows.append((reader.line_num, {name: cells[name].strip() for name in _COLUMNS}))
+    except csv.Error as error:
+        raise ManifestError(str(path), f"this is no CSV: {error}", line=reader.line_num) from error
+    if not rows:
+        raise ManifestError(str(path), "the table has no rows; write a query, an item, and when it begins and ends")
+    _check_number(path, len(rows))
+    items = {str(row["id"]): row for row in collection.items(ids=sorted({row["item"] for _, row in rows}))}
+    return tuple(_known_moment(table, line, row, items, collection) for line, row in rows)
+
+
+def _known_moment(
+    table: Path, line: int, row: Mapping[str, str], items: Mapping[str, Mapping[str, Any]], collection: Collection
+) -> KnownMoment:
+    query, item = row["query"], row["item"]
+
+    def wrong(problem: str, column: str) -> ManifestError:
+        return ManifestError(str(table), problem, line=line, column=column)
+
+    if not query:
+        raise wrong("the query is empty; write words, or the path of a file to search with", "query")
+    path = None
+    if len(query) <= _LONGEST_NAME and "\0" not in query:
+        path = table.parent / query
+        if not path.is_file():
+            if _MEDIUM.search(query):
+                raise wrong(f"there is no file {query!r}; paths are relative to the table", "query")
+            path = None
+    if item not in items:
+        raise wrong(f"there is no item {item!r} in {collection.path}", "item")
+    if not any(items[item][modality] for modality in _RECORDINGS):
+        raise wrong(f"the item {item!r} has neither a sound nor a video, and no moments", "item")
+    times = []
+    for name in ("start", "end"):
+        try:
+            times.append(float(row[name]))
+        except ValueError:
+            raise wrong(f"a time is a number of seconds; got {row[name]!r}", name) from None
+        if not (math.isfinite(times[-1]) and times[-1] >= 0):
+            raise wrong(f"a time is a number of seconds from 0 on; got {row[name]!r}", name)
+    start, end = times
+    if end <= start:
+        raise wrong(f"a moment ends after it starts; got {start:g} to {end:g} seconds", "end")
+    return KnownMoment(query, path, item, start, end)
+
+
+def ask_moments(searcher: Searcher, known: Sequence[KnownMoment], *, where: str | None = None) -> AskedMoments:
+    """Search sounds and videos by each query; the moments of all files in the results, by score, are what it predicts.
+
+    A file without moments, since it is short or nothing changes in it, is one moment from its beginning to its end.
+
+    Args:
+        searcher: who is asked.
+        known: the right answers.
+        where: SQL condition on the items that may be found; moments of others are left out.
+
+    Raises:
+        SpaceError: the space has neither sounds nor videos, or lacks the modality of a query.
+        CollectionError: no item of `known` meets the condition, or a file in the results cannot be opened.
+        MediaError: a file of a query cannot be used.
+    """
+    modalities = [name for name in _RECORDINGS if name in searcher.modalities]
+    if not modalities:
+        raise SpaceError(
+            f"the space {searcher.space.name!r} has {', '.join(searcher.modalities)}, and so no moments: they are of audio and "
+            "video"
+        )
+    if where is not None:
+        allowed = set(searcher.collection.ids(where=where))
+        known = [one for one in known if one.item in allowed]
+        if not known:
+            raise CollectionError(f"no item of the table of moments meets the condition {where!r}")
+    truth: dict[str, list[Span]] = {}
+    for one in known:
+        truth.setdefault(one.query, []).append(Span(one.item, one.start, one.end))
+    paths = {one.query: one.path for one in known}
+    words = [query for query in truth if paths[query] is None]
+    queries = dict(zip(words, _prepare(searcher, [Text(query) for query in words]), strict=True))
+    predicted = {}
+    lengths: dict[Path, float] = {}
+    for query in truth:
+        path = paths[query]
+        asked = queries[query] if path is None else Query((searcher.open(path),))
+        predicted[query] = _spans(searcher, asked, modalities, where, lengths)
+    metrics = moment_metrics(predicted, truth)
+    groups = merge_groups([one.query for one in known], [one.item for one in known])
+    of_query = {one.query: int(group) for one, group in zip(known, groups, strict=True)}
+    labels = [of_query[query] for query in metrics.queries]
+    return AskedMoments(
+        metrics,
+        metrics.intervals(groups=labels) if len(set(labels)) > 1 else {},
+        {query: tuple(spans) for query, spans in truth.items()},
+        {query: next(iter(spans), None) for query, spans in predicted.items()},
+    )
+
+
+def _spans(
+    searcher: Searcher, query: Query, modalities: Sequence[Modality], where: str | None, lengths: dict[Path, float]
+) -> list[Span]:
+    """Return the moments of the files in a query's results, best first."""
+    scored: list[tuple[float, Span]] = []
+    for modality in modalities:
+        for hit in searcher.search(query, k=FILES, modality=modality, where=where).hits:
+            scored += [(moment.score, Span(hit.id, moment.start, moment.end)) for moment in hit.moments]
+            if not hit.moments and hit.path is not None:
+                path = Path(hit.path)
+                if path not in lengths:
+                    lengths[path] = _length(path)
+                scored.append((hit.score, Span(hit.id, 0.0, lengths[path])))
+    return [span for _, span in sorted(scored, key=lambda pair: -pair[0])]
+
+
+def _length(path: Path) -> float:
+    """Return how many seconds a recording lasts."""
+    try:
+        medium = media.load(path, frames=1)
+    except MediaError as error:
+        raise CollectionError(
+            f"{path} is among the results and cannot be opened: {error.reason}. Add it again, or remove it"
+        ) from error
+    match medium:
+        case Audio():
+            return len(medium.waveform) / medium.rate
+        case Video():
+            return medium.duration
+        case _:
+            raise CollectionError(f"{path} was added as a recording and holds {medium.modality} now. Add it again")
+
+
+# ------------------------------------------------------------------------------------------------------------- shared
+
+
+def _prepare(searcher: Searcher, parts: Sequence[Media]) -> list[Query]:
+    """Return queries of one medium each, embedded batch by batch."""
+    queries = []
+    for start in range(0, len(parts), _BATCH):
+        batch = parts[start : start + _BATCH]
+        for medium, vector in zip(batch, searcher.prepare(batch), strict=True):
+            queries.append(Query((medium,), vectors=vector[None]))
+    return queries
+
+
+def _read_text(path: Path) -> str:
+    """Return all of a small text file.
+
+    Raises:
+        ManifestError: it is missing, too large or not UTF-8.
+    """
+    try:
+        if not path.is_file():
+            raise ManifestError(str(path), "there is no such file")
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise ManifestError(str(path), f"the file has {size:,} bytes; at most {MOST_BYTES:,} are read")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(str(path), f"the file is not UTF-8 at byte {error.start:,}; save it as UTF-8") from error
+    except OSError as error:
+        raise ManifestError(str(path), f"it cannot be read: {error.strerror or error}") from error
+
+
+def _check_number(path: str | Path, number: int) -> None:
+    if number > MOST_QUESTIONS:
+        raise ManifestError(str(path), f"it holds {number:,} questions; at most {MOST_QUESTIONS:,} are asked")
