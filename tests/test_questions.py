@@ -383,7 +383,7 @@ def test_one_report_of_all(shades: Path, tmp_path: Path) -> None:
     assert [title for title in titles if title in wanted] == wanted
     assert {"Examples: text to image", "Worst queries: image to text", "In a gallery of both"} <= set(titles)
     for page in pages.values():
-        assert "Questions without an answer that got one" in page
+        assert "Queries without an answer that got a result" in page
         assert "tape 0.0 to 1.0 s" in page
 
 
