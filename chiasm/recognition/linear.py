@@ -14,22 +14,33 @@ How it is solved (a pass is the two matrix products of one gradient, or of one p
    the truncated Newton method (`chiasm.recognition.newton`).
 4. The strengths are followed from the strongest to the weakest, each starting from the line through the last two
    solutions, linear in log(strength): 3 to 9 passes a problem, where solving all strengths from zero took 10 to 30. The
-   last fit, of all rows, starts from the mean of the folds, moved along that line by the logarithm of how many more the
-   rows are.
+   last fit, of all rows, starts from the mean of the folds.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
-from numpy.typing import DTypeLike
 
 from chiasm.errors import LabelError
-from chiasm.recognition.newton import Loss, Problems, Sigmoid, Softmax, Weights, Workers, minimise, slices, workers
+from chiasm.recognition.newton import (
+    MAX_ITERATIONS,
+    Loss,
+    Problems,
+    Sigmoid,
+    Softmax,
+    Weights,
+    Workers,
+    minimise,
+    slices,
+    workers,
+)
 from chiasm.vectors import Unchecked, brier_scores, sigmoid, softmax
 
 _DECADES = np.linspace(2, -6, 17)  # the default strengths, as powers of ten relative to the rows' variance
@@ -43,8 +54,6 @@ _PATH_TOLERANCE = 3e-4  # leaves an error in the losses of a third of their stan
 _FAR = 5  # ratio of strengths over which a line through solutions leads nowhere better than the last solution
 _ROWS_A_COLUMN = 8  # rows from which the eigenvectors are found; with all rows no pass less
 _BLOCK = 2**22  # numbers of a fold's matrices at several strengths at once: 32 MB
-
-Losses: TypeAlias = Callable[[Float[np.ndarray, "rows outputs"]], Float64[np.ndarray, " rows"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +131,7 @@ def fit_classes(
     def losses(outputs: Float[np.ndarray, "rows outputs"]) -> Float64[np.ndarray, " rows"]:
         return brier_scores(softmax(_with_first(outputs) if len(counts) == 2 else outputs), codes)
 
-    fit = _fit_path(X, used, fold_of, row_weight, loss, whole, parts, losses, strengths, choose=len(folds) > 0)
+    fit = _fit_path(_Task(X, used, fold_of, row_weight, loss, whole, parts, losses), strengths, choose=len(folds) > 0)
     if len(counts) > 2:
         return fit
     return replace(
@@ -180,8 +189,8 @@ def fit_labels(
         relative: Float64[np.ndarray, " rows"] = np.where(scored.any(axis=1), squares @ scale, np.nan)
         return relative
 
-    weight, loss, choose = np.ones(len(X)), Sigmoid(Y.T), bool(telling.any())
-    fit = _fit_path(X, order, fold_of, weight, loss, whole, parts, losses, strengths, choose=choose)
+    task = _Task(X, order, fold_of, np.ones(len(X)), Sigmoid(Y.T), whole, parts, losses)
+    fit = _fit_path(task, strengths, choose=bool(telling.any()))
     held_out = fit.held_out.copy()
     held_out[order] = np.where(known, held_out[order], np.nan)
     return replace(fit, held_out=held_out)
@@ -266,108 +275,142 @@ def _held_out_errors(
 # --------------------------------------------------------------------------------------------------- path of strengths
 
 
-def _fit_path(
-    X: Float[np.ndarray, "all dim"],
-    used: Int[np.ndarray, " rows"],
-    fold_of: Int[np.ndarray, " rows"],
-    weight: Float64[np.ndarray, " rows"],
-    loss: Loss,
-    whole: Problems,
-    parts: Problems,
-    losses: Losses,
-    strengths: Iterable[float] | None,
-    *,
-    choose: bool,
-) -> LinearFit:
-    """Follow the strengths on the parts, take the best, and fit the whole with it.
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What a path of strengths is followed for. Rows are in order of their folds."""
+
+    X: Float[np.ndarray, "all dim"]
+    place: Int[np.ndarray, " rows"]  # of the rows in X
+    fold_of: Int[np.ndarray, " rows"]
+    weight: Float64[np.ndarray, " rows"]  # in the coordinates and the choice
+    loss: Loss
+    whole: Problems  # to fit at last, one a label
+    parts: Problems  # that hold out a fold
+    held_out_losses: Callable[[Float[np.ndarray, "rows outputs"]], Float64[np.ndarray, " rows"]]
+
+    @property
+    def outputs(self) -> int:
+        return self.loss.outputs * len(self.whole)
+
+    def predict_held_out(
+        self, rows: Float[np.ndarray, "rows columns"], weights: Weights
+    ) -> Float[np.ndarray, "rows outputs"]:
+        """Logits of each row by the parts that hold it out; NaN where there is none."""
+        logits = np.full((len(rows), self.outputs), np.nan, dtype=rows.dtype)
+        for fold in np.unique(self.parts.fold):
+            held = slice(*np.searchsorted(self.fold_of, (fold, fold + 1)))
+            of = np.flatnonzero(self.parts.fold == fold)
+            columns = self.parts.label[of] if len(weights) == 1 else np.arange(self.outputs)
+            logits[held, columns] = rows[held] @ weights[:, of].reshape(len(columns), -1).T
+        return logits
+
+    def everywhere(self, values: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "all columns"]:
+        """Values of all rows of X; NaN where these are not used."""
+        every = np.full((len(self.X), values.shape[1]), np.nan, dtype=values.dtype)
+        every[self.place] = values
+        return every
+
+
+@dataclass(frozen=True, eq=False)
+class _Path:
+    """The held-out losses at each strength, and at the best the logits of held-out rows and the weights of the parts."""
+
+    losses: list[Float64[np.ndarray, " rows"]]
+    best: int
+    held_out: Float[np.ndarray, "rows outputs"]
+    weights: Weights
+
+
+def _fit_path(task: _Task, strengths: Iterable[float] | None, *, choose: bool) -> LinearFit:
+    """Follow the strengths on the parts, take the best, and fit the whole with it, starting from the mean of the parts.
 
     Args:
-        X: all rows.
-        used: those that are learned from, those of one fold side by side. All that follows is of these.
-        fold_of: the fold of each.
-        weight: of each row in the coordinates and the choice.
-        loss: of the rows.
-        whole: the problems to fit at last, one a label.
-        parts: those that hold out a fold.
-        losses: of the rows by the outputs of the parts that held them out.
-        strengths: to choose from.
-        choose: whether held-out rows tell.
+        task: what to fit.
+        strengths: to choose from; None: the default ones, until the best is behind.
+        choose: whether held-out rows tell anything.
     """
-    bounds = np.append(np.flatnonzero(np.diff(fold_of, prepend=-2)), len(used))
-    with workers(len(used) * min(len(used), X.shape[1]) * loss.outputs * max(len(whole), len(parts))) as pool:
-        coordinates = _Coordinates.of(X, used, weight, pool)
+    size = len(task.place)
+    passes = size * min(size, task.X.shape[1]) * task.loss.outputs * max(len(task.whole), len(task.parts))
+    with workers(passes) as pool:
+        coordinates = _Coordinates.of(task.X, task.place, task.weight, pool)
         tried = _checked_strengths(strengths, coordinates.variance * 10.0**_DECADES)
         if not choose:
             tried = _nearest(tried, _UNTUNED * coordinates.variance)
+        bounds = np.append(np.flatnonzero(np.diff(task.fold_of, prepend=-2)), size)
+        solve = partial(minimise, coordinates.rows, coordinates.energy, task.loss, bounds=bounds, workers=pool)
+        exact = 1e-8 if task.X.dtype == np.float32 else 1e-18
+        path = _follow(task, solve, coordinates.rows, tried, exact, stop=strengths is None)
+        strength = float(tried[path.best])
+        start = _first_guess(task.loss, task.whole, coordinates.rows)
+        for number, label in enumerate(task.whole.label):
+            same = task.parts.label == label
+            if same.any():
+                start[:, number] = path.weights[:, same].mean(axis=1)
+        solution, iterations = solve(task.whole, start, strength=strength, tolerance=exact)
+    if iterations.max() == MAX_ITERATIONS:
+        from sklearn.exceptions import ConvergenceWarning
 
-        def solve(
-            problems: Problems, start: Weights, strength: float, tolerance: float
-        ) -> tuple[Weights, Int[np.ndarray, " problems"]]:
-            return minimise(
-                coordinates.rows, coordinates.energy, loss, problems, start,
-                strength=strength, tolerance=tolerance, bounds=bounds, workers=pool,
-            )  # fmt: skip
-
-        outputs = len(whole) if len(whole) > 1 else loss.outputs
-        held_out = np.full((len(used), outputs), np.nan, dtype=X.dtype)
-        exact = 1e-8 if X.dtype == np.float32 else 1e-18
-        columns = coordinates.rows.shape[1]
-        near = _first_guess(loss, whole, columns, X.dtype)
-        means: list[float] = []
-        path: list[Float64[np.ndarray, " rows"]] = []
-        best = 0
-        before = last = _first_guess(loss, parts, columns, X.dtype)
-        for number, strength in enumerate(tried if len(parts) else ()):
-            start = last
-            if number > 1 and tried[number - 1] < _FAR * strength:
-                ahead = np.log(strength / tried[number - 1]) / np.log(tried[number - 1] / tried[number - 2])
-                start = last + last.dtype.type(ahead) * (last - before)
-            before, last = last, solve(parts, start, float(strength), _PATH_TOLERANCE if len(tried) > 1 else exact)[0]
-            predicted = _predict_held_out(coordinates.rows, parts, last, fold_of, outputs)
-            path.append(losses(predicted))
-            means.append(_weighted_mean(path[-1], weight))
-            if number == 0 or means[-1] < means[best]:
-                best, held_out = number, predicted
-                # A part of the rows at one strength is like all of them at a strength higher by as much as they are more.
-                more = np.log(whole.weights.sum() / len(whole) * len(parts) / parts.weights.sum())
-                steps = more / np.log(tried[number - 1] / strength) if number else 0.0
-                for place, label in enumerate(whole.label):
-                    of = np.flatnonzero(parts.label == label)
-                    if len(of):
-                        mean, change = last[:, of].mean(axis=1), (last[:, of] - before[:, of]).mean(axis=1)
-                        near[:, place] = mean + mean.dtype.type(steps) * change
-            elif strengths is None and all(_is_worse(later, path[best], weight) for later in path[-_PATIENCE:]):
-                break
-        strength = float(tried[best])
-        solution, iterations = solve(whole, near, strength, exact)
-    coef, intercept = coordinates.restore(solution.transpose(1, 0, 2).reshape(outputs, -1))
-    every = np.full((len(X), len(path) or 1), np.nan)
-    every[used] = np.stack(path, axis=1) if path else np.nan
-    everywhere = np.full((len(X), outputs), np.nan, dtype=X.dtype)
-    everywhere[used] = held_out
-    return LinearFit(coef, intercept, strength, tried[: len(path) or 1], every, everywhere, int(iterations.max()))
+        message = f"the solution at strength {strength:.3g} is not exact after {MAX_ITERATIONS} iterations"
+        warnings.warn(f"{message}: the strength is very small for this data", ConvergenceWarning, stacklevel=4)
+    coef, intercept = coordinates.restore(solution.transpose(1, 0, 2).reshape(task.outputs, -1))
+    losses = np.stack(path.losses, axis=1) if path.losses else np.full((size, 1), np.nan)
+    return LinearFit(
+        coef,
+        intercept,
+        strength,
+        tried[: losses.shape[1]],
+        task.everywhere(losses),
+        task.everywhere(path.held_out),
+        int(iterations.max()),
+    )
 
 
-def _predict_held_out(
+def _follow(
+    task: _Task,
+    solve: Callable[..., tuple[Weights, Int[np.ndarray, " problems"]]],
     rows: Float[np.ndarray, "rows columns"],
-    parts: Problems,
-    weights: Weights,
-    fold_of: Int[np.ndarray, " rows"],
-    outputs: int,
-) -> Float[np.ndarray, "rows outputs"]:
-    """Logits of each row by the problems that held it out; NaN where there is none."""
-    logits = np.full((len(rows), outputs), np.nan, dtype=rows.dtype)
-    for fold in np.unique(parts.fold):
-        held = slice(*np.searchsorted(fold_of, (fold, fold + 1)))
-        of = np.flatnonzero(parts.fold == fold)
-        columns = parts.label[of] if len(weights) == 1 else np.arange(outputs)
-        logits[held, columns] = rows[held] @ weights[:, of].reshape(len(columns), -1).T
-    return logits
+    strengths: Float64[np.ndarray, " strengths"],
+    exact: float,
+    *,
+    stop: bool,
+) -> _Path:
+    """Solve all parts at one strength after the other, strongest first, and score the rows that they hold out.
+
+    Args:
+        task: see there.
+        solve: problems from a start at a strength to a tolerance.
+        rows: in coordinates.
+        strengths: to try.
+        exact: tolerance where there is one strength only, so that nothing is chosen.
+        stop: after three strengths in a row that are worse than the best by more than a standard error. Not while the
+            strongest is the best: where a large variation tells nothing, the first few are all by chance.
+    """
+    before = last = _first_guess(task.loss, task.parts, rows)
+    path = _Path([], 0, np.full((len(rows), task.outputs), np.nan, dtype=rows.dtype), last)
+    means: list[float] = []
+    for number, strength in enumerate(strengths if len(task.parts) else ()):
+        start = last
+        if number > 1 and strengths[number - 1] < _FAR * strength:
+            ahead = np.log(strength / strengths[number - 1]) / np.log(strengths[number - 1] / strengths[number - 2])
+            start = last + last.dtype.type(ahead) * (last - before)
+        tolerance = _PATH_TOLERANCE if len(strengths) > 1 else exact
+        before, last = last, solve(task.parts, start, strength=float(strength), tolerance=tolerance)[0]
+        held_out = task.predict_held_out(rows, last)
+        losses = [*path.losses, task.held_out_losses(held_out)]
+        means.append(_weighted_mean(losses[-1], task.weight))
+        if number == 0 or means[-1] < means[path.best]:
+            path = _Path(losses, number, held_out, last)
+        else:
+            path = replace(path, losses=losses)
+        recent = losses[-_PATIENCE:]
+        if stop and path.best and all(_is_worse(later, losses[path.best], task.weight) for later in recent):
+            break
+    return path
 
 
-def _first_guess(loss: Loss, problems: Problems, columns: int, dtype: DTypeLike) -> Weights:
+def _first_guess(loss: Loss, problems: Problems, rows: Float[np.ndarray, "rows columns"]) -> Weights:
     """No weights, and the intercepts that give the frequencies: the solution at infinite strength."""
-    guess = np.zeros((loss.outputs, len(problems), columns), dtype=dtype)
+    guess = np.zeros((loss.outputs, len(problems), rows.shape[1]), dtype=rows.dtype)
     guess[:, :, -1] = loss.intercepts(problems)
     return guess
 

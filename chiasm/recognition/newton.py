@@ -14,7 +14,6 @@ Boehning's majoriser two to twenty times the passes.)
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,9 +26,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 from threadpoolctl import ThreadpoolController
 
+from chiasm.cores import free_cores
 from chiasm.vectors import log_softmax, sigmoid
 
-_MAX_ITERATIONS, _MAX_INNER, _MAX_HALVINGS = 100, 200, 25
+MAX_ITERATIONS, _MAX_INNER, _MAX_HALVINGS = 100, 200, 25
 _BLOCK = 2**18  # logits computed at once: they stay in the processor's cache
 _ROWS_A_FOLD = 256  # from which it pays to leave a fold's held-out rows out of its products
 _LEAST_SHARE = 1e-10  # of a class, so that its logarithm is finite
@@ -58,35 +58,15 @@ class Problems:
         return Problems(self.weights[which], self.label[which], self.fold[which])
 
 
-class Loss(ABC):
-    """The log loss of rows by their logits, with the outputs of a problem in front and the rows behind."""
-
-    outputs: int
-
-    @abstractmethod
-    def intercepts(self, problems: Problems) -> Float64[np.ndarray, "outputs problems"]:
-        """Return the intercepts that give the frequencies: the solution at infinite strength."""
-
-    @abstractmethod
-    def of(
-        self, logits: Logits, rows: slice, label: Int[np.ndarray, " problems"]
-    ) -> tuple[Logits, Float[np.ndarray, "problems rows"], Logits, Logits]:
-        """Return logits as `curved` takes them, losses, probabilities, and the derivatives of losses by logits."""
-
-    @abstractmethod
-    def curved(self, logits: Logits, change: Logits) -> Logits:
-        """Return the second derivatives of the losses by the logits, times a change of these."""
-
-
 @dataclass(frozen=True, eq=False)
-class Softmax(Loss):
+class Softmax:
     """Classes that exclude each other, as many outputs. Logits come back as log-probabilities."""
 
     codes: Int[np.ndarray, " rows"]
     outputs: int
 
     def intercepts(self, problems: Problems) -> Float64[np.ndarray, "outputs problems"]:
-        """Return the logarithms of the classes' shares, about their mean."""
+        """Return the intercepts that give the frequencies: the solution at infinite strength."""
         totals = np.stack([problems.weights[:, self.codes == k].sum(axis=1) for k in range(self.outputs)])
         return _centred(np.log(np.maximum(totals / totals.sum(axis=0), _LEAST_SHARE)))
 
@@ -96,7 +76,7 @@ class Softmax(Loss):
         rows: slice,
         label: Int[np.ndarray, " problems"],  # noqa: ARG002  one label
     ) -> tuple[Logits, Float[np.ndarray, "problems rows"], Logits, Logits]:
-        """Return log-probabilities, and what follows from them."""
+        """Return log-probabilities, losses, probabilities, and the derivatives of the losses by the logits."""
         codes = self.codes[rows]
         own = (codes, slice(None), np.arange(len(codes)))
         logs: Logits = np.moveaxis(log_softmax(np.moveaxis(logits, 0, -1)), -1, 0)
@@ -105,8 +85,8 @@ class Softmax(Loss):
         residuals[own] -= 1
         return logs, -logs[own].T, chances, residuals
 
-    def curved(self, logits: Logits, change: Logits) -> Logits:
-        """Return `p * (change - sum(p * change))`, from log-probabilities."""
+    def curvature(self, logits: Logits, change: Logits) -> Logits:
+        """Return the second derivatives times a change of the logits: `p * (change - sum(p * change))`."""
         chances = np.exp(logits)
         change = change - (chances * change).sum(axis=0)
         change *= chances
@@ -114,14 +94,14 @@ class Softmax(Loss):
 
 
 @dataclass(frozen=True, eq=False)
-class Sigmoid(Loss):
+class Sigmoid:
     """Labels that do not exclude each other, each a problem of its own with one output."""
 
     Y: Bool[np.ndarray, "labels rows"]
     outputs: int = 1
 
     def intercepts(self, problems: Problems) -> Float64[np.ndarray, "outputs problems"]:
-        """Return the logits of the labels' frequencies."""
+        """Return the intercepts that give the frequencies: the solution at infinite strength."""
         weights = problems.weights.astype(np.float64)
         share = np.vecdot(weights, self.Y[problems.label]) / weights.sum(axis=1)
         odds: Float64[np.ndarray, "outputs problems"] = np.log(share / (1 - share))[None]
@@ -130,15 +110,18 @@ class Sigmoid(Loss):
     def of(
         self, logits: Logits, rows: slice, label: Int[np.ndarray, " problems"]
     ) -> tuple[Logits, Float[np.ndarray, "problems rows"], Logits, Logits]:
-        """Return the logits as they are, and what follows from them."""
+        """Return the logits as they are, losses, probabilities, and the derivatives of the losses by the logits."""
         has, chances = self.Y[label, rows], sigmoid(logits)
         return logits, np.logaddexp(0, np.where(has, -logits[0], logits[0])), chances, chances - has
 
-    def curved(self, logits: Logits, change: Logits) -> Logits:
-        """Return `p * (1 - p) * change`."""
+    def curvature(self, logits: Logits, change: Logits) -> Logits:
+        """Return the second derivatives times a change of the logits: `p * (1 - p) * change`."""
         chances = sigmoid(logits)
-        curved: Logits = chances * (1 - chances) * change
-        return curved
+        curvature: Logits = chances * (1 - chances) * change
+        return curvature
+
+
+Loss: TypeAlias = Softmax | Sigmoid
 
 
 def minimise(
@@ -173,7 +156,7 @@ def minimise(
     Returns:
         The weights, and the number of Newton steps of each problem.
     """
-    solved, iterations = start.copy(), np.full(len(problems), _MAX_ITERATIONS)
+    solved, iterations = start.copy(), np.full(len(problems), MAX_ITERATIONS)
     penalty = np.full(rows.shape[1], strength, dtype=rows.dtype)
     penalty[-1] = 0
     together = max(1, max(_SMALL, rows.nbytes // 4) // (loss.outputs * rows[:, 0].nbytes))
@@ -183,7 +166,7 @@ def minimise(
         stack = _Stack(rows, energy, loss, problems.take(active), penalty, blocks, workers)
         point = stack.at(solved[:, active], stack.logits(solved[:, active]))
         before, level = np.full(len(active), np.inf), np.zeros(len(active), dtype=bool)
-        for iteration in range(_MAX_ITERATIONS):
+        for iteration in range(MAX_ITERATIONS):
             decrement = _dot(point.gradient, _centred(point.gradient * stack.inverse(point)))
             finished = (decrement <= tolerance * point.value) | (level & (decrement > 0.5 * before))
             if finished.any():
@@ -273,11 +256,10 @@ class _Stack:
         ) -> tuple[PerProblem, Weights, Float64[np.ndarray, "outputs problems"]]:
             parts = np.zeros_like(value), np.zeros_like(gradient), np.zeros_like(curvature)
             for number in numbers:
-                which, block = self.learns[number], self.blocks[number]
-                which_of = _index(which, len(value))
-                label, weight = self.problems.label[which], self.weights[which_of, block]
-                own, losses, chances, residuals = self.loss.of(logits[:, which_of, block], block, label)
-                logits[:, which_of, block] = own
+                which, block = _index(self.learns[number], len(value)), self.blocks[number]
+                label, weight = self.problems.label[which], self.weights[which, block]
+                own, losses, chances, residuals = self.loss.of(logits[:, which, block], block, label)
+                logits[:, which, block] = own
                 parts[0][which] += np.vecdot(weight, losses)
                 residuals *= weight
                 parts[1][:, which] += _product(residuals, self.rows[block])
@@ -290,32 +272,28 @@ class _Stack:
             curvature += part[2]
         return _Point(weights, logits, value, gradient, curvature)
 
-    def curved(
-        self, direction: Weights, logits: Logits, pending: Int[np.ndarray, " pending"], changes: Logits
+    def hessian_times(
+        self, direction: Weights, logits: Logits, going: Bool[np.ndarray, " problems"], changes: Logits
     ) -> Weights:
-        """The Hessians of some problems times a direction each, and what it adds to the logits in `changes`: one pass."""
-        curved: Weights = direction * self.penalty
-        place = np.full(len(self.problems), -1)
-        place[pending] = np.arange(len(pending))
+        """The Hessian of each problem that is going on times its direction: one pass. What that adds to its logits goes
+        into `changes`."""
+        product: Weights = direction * self.penalty
 
         def work(numbers: list[int]) -> Weights:
-            part = np.zeros_like(curved)
+            part = np.zeros_like(direction)
             for number in numbers:
-                block = self.blocks[number]
-                which = self.learns[number][place[self.learns[number]] >= 0]
-                if not len(which):
-                    continue
-                local, which_of = _index(place[which], len(pending)), _index(which, len(self.problems))
-                change = _product(direction[:, local], self.rows[block].T)
-                changes[:, which_of, block] = change
-                change = self.loss.curved(logits[:, which_of, block], change)
-                change *= self.weights[which_of, block]
-                part[:, local] += _product(change, self.rows[block])
+                block, learns = self.blocks[number], self.learns[number]
+                which = _index(learns[going[learns]], len(going))
+                change = _product(direction[:, which], self.rows[block].T)
+                changes[:, which, block] = change
+                change = self.loss.curvature(logits[:, which, block], change)
+                change *= self.weights[which, block]
+                part[:, which] += _product(change, self.rows[block])
             return part
 
         for part in self.workers.share(work, len(self.blocks)):
-            curved += part
-        return curved
+            product += part
+        return product
 
     def inverse(self, point: _Point) -> Weights:
         """The inverse of the Hessian's diagonal, were the curvature of each output the same in all rows."""
@@ -327,32 +305,30 @@ class _Stack:
 
 def _newton_step(stack: _Stack, point: _Point, tolerance: float) -> tuple[Weights, Logits]:
     """Solve Hessian x step = -gradient by conjugate gradients; return the step, and what it adds to the logits."""
-    step, added, changes = np.zeros_like(point.weights), np.zeros_like(point.logits), np.zeros_like(point.logits)
-    inverse = stack.inverse(point)
+    step, total, changes = np.zeros_like(point.weights), np.zeros_like(point.logits), np.zeros_like(point.logits)
+    inverse, tiny = stack.inverse(point), np.finfo(np.float64).tiny
     residual = -point.gradient
     direction = _centred(residual * inverse)
     size = _dot(residual, direction)
     enough = np.maximum(np.clip(size / point.value, 1e-6, 0.1) * size, 0.3 * tolerance * point.value)
-    pending = np.arange(len(size))
+    going = np.ones(len(size), dtype=bool)
     for _ in range(_MAX_INNER):
-        some = _index(pending, len(size))
-        along = direction[:, some]
-        curved = stack.curved(along, point.logits, pending, changes)
+        product = stack.hessian_times(direction, point.logits, going, changes)
         # Rounding can take all curvature from a direction that matters to no row.
-        curvature = np.maximum(_dot(along, curved), np.finfo(along.dtype).eps * size[some])
-        length = _spread(size[some] / curvature, along)
-        step[:, some] += length * along
-        changes[:, some] *= length
-        added[:, some] += changes[:, some]
-        residual[:, some] -= length * curved
-        scaled = _centred(residual[:, some] * inverse[:, some])
-        left = _dot(residual[:, some], scaled)
-        direction[:, some] = scaled + _spread(left / size[some], along) * along
-        size[some] = left
-        pending = pending[left > enough[some]]
-        if not len(pending):
+        curvature = np.maximum(_dot(direction, product), np.finfo(step.dtype).eps * size + tiny)
+        length = _spread(np.where(going, size / curvature, 0), step)
+        step += length * direction
+        changes *= length
+        total += changes
+        residual -= length * product
+        scaled = _centred(residual * inverse)
+        left = _dot(residual, scaled)
+        direction = scaled + _spread(left / (size + tiny), step) * direction
+        size = left
+        going &= left > enough
+        if not going.any():
             break
-    return step, added
+    return step, total
 
 
 def _search(
@@ -447,14 +423,13 @@ def slices(rows: int, step: int) -> Iterator[slice]:
 class Workers:
     """Threads that share blocks of rows between them. Each computes its products alone, in one thread."""
 
-    pool: ThreadPoolExecutor | None  # none: the calling thread does it all
-    number: int
+    number: int = 1
+    pool: ThreadPoolExecutor | None = None  # none: the calling thread does it all
 
     def share(self, work: Callable[[list[int]], _Result], blocks: int) -> list[_Result]:
         """Return what `work` returns for each worker's blocks, by number: always the same, so that sums are, too."""
-        if self.pool is None:
-            return [work(list(range(blocks)))]
-        return list(self.pool.map(work, [list(range(first, blocks, self.number)) for first in range(self.number)]))
+        shares = [list(range(first, blocks, self.number)) for first in range(self.number)]
+        return [work(own) for own in shares] if self.pool is None else list(self.pool.map(work, shares))
 
 
 @cache
@@ -464,15 +439,15 @@ def _blas() -> ThreadpoolController:
 
 @contextmanager
 def workers(work: int) -> Iterator[Workers]:
-    """Workers for passes of so many multiplications: as many as the BLAS has threads, or one where that is not worth it.
+    """Workers for passes of so many multiplications: one, or as many as there are free cores and threads of the BLAS.
 
     The BLAS itself gets one thread. Threads that wait for each other at every small product gain little on idle
     processors, and on busy ones cost ten times what the product does; and between its products the others would idle.
     """
-    number = max((library.num_threads for library in _blas().lib_controllers), default=1)
+    number = min(free_cores(), max((library.num_threads for library in _blas().lib_controllers), default=1))
     with _blas().limit(limits=1):
         if work < _WORTH_THREADS or number == 1:
-            yield Workers(None, 1)
+            yield Workers()
         else:
             with ThreadPoolExecutor(number) as pool:
-                yield Workers(pool, number)
+                yield Workers(number, pool)
