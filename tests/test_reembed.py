@@ -31,7 +31,7 @@ from chiasm.store.reembed import reembed_collection
 from chiasm.store.words import FullText
 from chiasm.types import Modality, Text
 from chiasm.verbs import align as align_verb
-from chiasm.verbs.search import Query, Searcher, gallery_of, space_of, spaces_of, start_of
+from chiasm.verbs.search import Query, Searcher, gallery_of, space_of, start_of
 
 OLD, NEW = FakeEncoder(), FakeEncoder(version="2")
 SERVER = multiprocessing.get_context("forkserver")
@@ -279,11 +279,12 @@ def stop_at(count: int) -> Callable[[Progress], None]:
     return stop
 
 
-def test_a_run_that_was_cut_off_goes_on(small: Collection, folder: Path) -> None:
+@pytest.mark.parametrize("stop", [Stopped, EncoderError])
+def test_a_run_that_was_cut_off_goes_on(small: Collection, folder: Path, stop: type[Exception]) -> None:
     expected = by_key(small.vectors(OLD.fingerprint))
-    first = FakeEncoder(version="2", batch_size=4)
-    with pytest.raises(Stopped):
-        reembed_collection(small, "two", [first], on_progress=stop_at(24), commit_rows=8)
+    first = FakeEncoder(version="2", batch_size=4, faults={"text 30": "no weights"})
+    with pytest.raises(stop):
+        reembed_collection(small, "two", [first], on_progress=stop_at(24) if stop is Stopped else None, commit_rows=8)
     opened = Collection.open(small.path)
     assert (opened.encoder, opened.files()) == ("one", small.files())
     assert all(np.array_equal(vector, expected[key]) for key, vector in by_key(opened.vectors(OLD.fingerprint)).items())
@@ -354,33 +355,28 @@ def test_an_add_that_the_switch_overtakes_says_so(small: Collection, folder: Pat
     assert add_manifests(found, [read_manifest(more)], [FakeEncoder(version="2")]).encoded == 0
 
 
-def test_two_at_once_with_one_encoder(small: Collection) -> None:
-    inner: list[Any] = []
+@pytest.mark.parametrize("other", ["two", "three"])
+def test_two_at_once(small: Collection, other: str) -> None:
+    """With the same encoder both end well; with different ones the faster wins, and nothing of the other is lost."""
+    networks = {"two": NEW, "three": FakeEncoder(version="3")}
 
-    def other(progress: Progress) -> None:
+    def overtake(progress: Progress) -> None:
         if progress.done == 20:
-            inner.append(reembed_collection(Collection.open(small.path), "two", [FakeEncoder(version="2")]))
+            reembed_collection(Collection.open(small.path), other, [FakeEncoder(version=networks[other].version)])
 
-    report = reembed_collection(small, "two", [FakeEncoder(version="2", batch_size=4)], on_progress=other)
-    assert (report.counts, inner[0].counts) == ({"ok": 40}, {"ok": 40})
+    slow = FakeEncoder(version="2", batch_size=4)
+    if other == "two":
+        assert reembed_collection(small, "two", [slow], on_progress=overtake).counts == {"ok": 40}
+    else:
+        with pytest.raises(CollectionError, match="its encoder is 'three' now, and was 'one'"):
+            reembed_collection(small, "two", [slow], on_progress=overtake)
     found = Collection.open(small.path)
     assert found.generation.number == 1
-    check(found, NEW)
-
-
-def test_two_at_once_with_different_encoders(small: Collection) -> None:
-    def other(progress: Progress) -> None:
-        if progress.done == 20:
-            reembed_collection(Collection.open(small.path), "three", [FakeEncoder(version="3")])
-
-    with pytest.raises(CollectionError, match="its encoder is 'three' now, and was 'one'"):
-        reembed_collection(small, "two", [FakeEncoder(version="2", batch_size=4)], on_progress=other)
-    found = Collection.open(small.path)
-    check(found, FakeEncoder(version="3"))
-    late = FakeEncoder(version="2", batch_size=4)
-    report = reembed_collection(found, "two", [late])
-    assert report.encoded + report.reused == 40
-    check(Collection.open(small.path), NEW)
+    check(found, networks[other])
+    if other == "three":
+        report = reembed_collection(found, "two", [FakeEncoder(version="2", batch_size=4)])
+        assert report.encoded + report.reused == 40
+        check(Collection.open(small.path), NEW)
 
 
 @dataclass(frozen=True)
@@ -571,16 +567,6 @@ def test_what_is_no_encoder_or_no_collection(made: Path, tmp_path: Path) -> None
         chiasm.reembed(made, encoder="mute")
     assert Collection.open(made).encoder == "old"
     assert tables(made) == before
-
-
-def test_a_run_with_an_encoder_that_cannot_be_used(small: Collection) -> None:
-    with pytest.raises(EncoderError, match="weights of fake cannot be loaded"):
-        reembed_collection(small, "two", [FakeEncoder(version="2", batch_size=4, faults={"text 30": "no weights"})])
-    assert Collection.open(small.path).encoder == "one"
-    rest = FakeEncoder(version="2")
-    reembed_collection(small, "two", [rest])
-    assert rest.embedded["text"] < 40
-    check(Collection.open(small.path), NEW)
 
 
 @pytest.mark.parametrize(
@@ -776,13 +762,13 @@ def test_command_in_words(made: Path) -> None:
     done = CliRunner().invoke(cli.app, ["reembed", str(made), "--encoder", "texts"])
     assert done.exit_code == 0, done.output
     count = len(mixtures(5))
-    output = done.output
-    assert f"{count} ok, {count + 1} unsupported; {count} embedded now" in output
-    assert "1 of audio: texts does not take audio" in output
-    assert f"{count} of image: texts does not take image" in output
-    assert f"{count + 1} files that search could find before" in output
-    assert f"aligned. Next: chiasm align {made}" in output
-    assert f"chiasm fit {made}" in output
+    for part in (
+        f"Files: {count} ok, {count + 1} unsupported; {count} embedded now",
+        f"{count} of image: texts does not take image",
+        f"chiasm align {made}",
+        f"chiasm fit {made}",
+    ):
+        assert part in done.output
 
 
 def test_command_in_json(made: Path) -> None:
@@ -791,17 +777,10 @@ def test_command_in_json(made: Path) -> None:
     found = json.loads(done.stdout)
     assert found["counts"] == {"ok": 2 * len(mixtures(5)) + 1}
     assert (found["before"], found["encoder"], found["outcomes"], found["spaces"]) == ("old", "new", [], [])
-    assert set(found) == {
-        "before", "encoder", "items", "counts", "outcomes", "encoded", "reused", "lost", "not_taken", "seconds", "spaces",
-    }  # fmt: skip
+    assert {"items", "encoded", "reused", "lost", "not_taken", "seconds"} <= set(found)
 
 
 def test_the_encoders_place_words_elsewhere() -> None:
     """What the tests above go by."""
     first, second = (network.encode([Text(words_of((2, 1, 0)))]).vectors[0] for network in (Painter(), Turned()))
     assert abs(first @ second) < 0.5 * (first @ first)
-
-
-def test_spaces_of_a_collection_that_never_changed_encoder(made: Path) -> None:
-    chiasm.align(made, method="ridge")
-    assert spaces_of(Collection.open(made)) == ("start", "aligned")
