@@ -44,7 +44,7 @@ BERT, LLAMA, SENTENCE = "bert", "llama", "sentence"
 JOINT = (CLIP, SIGLIP, SIGLIP2)
 ALL = (*JOINT, BERT, LLAMA, SENTENCE)
 
-Folder = Callable[[str], Path]
+Copy = Callable[[str], Path]
 
 
 def save_tokenizer(folder: Path, padding_side: str = "right") -> None:
@@ -172,13 +172,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def copied(folders: dict[str, Path], tmp_path: Path) -> Folder:
+def copy(folders: dict[str, Path], tmp_path: Path) -> Copy:
     """A copy of a model's folder, to be changed."""
 
-    def copy(kind: str) -> Path:
-        return Path(shutil.copytree(folders[kind], tmp_path / kind))
-
-    return copy
+    return lambda kind: Path(shutil.copytree(folders[kind], tmp_path / kind))
 
 
 def pictures() -> list[Image]:
@@ -265,8 +262,8 @@ def test_a_sentence_model_gives_unit_vectors_of_its_last_layer(folders: dict[str
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_a_folder_may_ask_for_lower_case_where_its_tokenizer_does_not(copied: Folder) -> None:
-    folder = copied(SENTENCE)
+def test_a_folder_may_ask_for_lower_case_where_its_tokenizer_does_not(copy: Copy) -> None:
+    folder = copy(SENTENCE)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "normalizer": None}))
     settings = json.loads((folder / "sentence_bert_config.json").read_text())
@@ -287,9 +284,9 @@ def test_a_folder_may_ask_for_lower_case_where_its_tokenizer_does_not(copied: Fo
     ],
 )
 def test_attributes_are_known_without_weights(
-    kind: str, modalities: set[str], dim: int, image_size: int | None, copied: Folder
+    kind: str, modalities: set[str], dim: int, image_size: int | None, copy: Copy
 ) -> None:
-    folder = copied(kind)
+    folder = copy(kind)
     for weights in folder.rglob("*.safetensors"):
         weights.write_bytes(b"no weights")
     encoder = HuggingFaceEncoder(str(folder), device="cpu")
@@ -407,8 +404,8 @@ def test_a_modality_that_the_model_lacks_is_refused(folders: dict[str, Path]) ->
 
 
 @pytest.mark.parametrize("kind", [CLIP, BERT, SENTENCE])
-def test_the_fingerprint_is_of_the_content(kind: str, folders: dict[str, Path], copied: Folder) -> None:
-    folder = copied(kind)
+def test_the_fingerprint_is_of_the_content(kind: str, folders: dict[str, Path], copy: Copy) -> None:
+    folder = copy(kind)
     original = HuggingFaceEncoder(str(folders[kind]), device="cpu").fingerprint
     assert HuggingFaceEncoder(str(folder), device="cpu").fingerprint == original  # wherever it lies
     (folder / "README.md").write_text("Another description.")
@@ -449,44 +446,29 @@ def test_a_hub_id_is_its_snapshot_folder(kind: str, folders: dict[str, Path], mo
     assert asked == [("somebody/tiny", ["*.json", "*.txt", "*.model", "*.safetensors"])]
 
 
+@pytest.mark.parametrize(
+    ("kind", "part", "pattern"),
+    [(BERT, ".", "*pytorch_model*.bin"), (SENTENCE, "2_Dense", "*_Dense/pytorch_model*.bin")],
+)
 def test_pickled_weights_are_fetched_only_where_there_are_no_others(
-    copied: Folder, monkeypatch: pytest.MonkeyPatch
+    kind: str, part: str, pattern: str, folders: dict[str, Path], copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = copied(BERT)
-    tensors = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    asked: list[str] = []
+    folder = copy(kind)
+    tensors = load_file(folder / part / "model.safetensors")
+    (folder / part / "model.safetensors").unlink()
+    patterns: list[str] = []
 
     def snapshot(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.append(allow_patterns[-1])
-        if allow_patterns[-1] == "*pytorch_model*.bin":
-            torch.save(tensors, folder / "pytorch_model.bin")
+        patterns.append(allow_patterns[-1])
+        if allow_patterns[-1] == pattern:
+            torch.save(tensors, folder / part / "pytorch_model.bin")
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    found = HuggingFaceEncoder("somebody/old", device="cpu").encode([Text(text) for text in TEXTS]).vectors
-    assert asked == ["*.safetensors", "*pytorch_model*.bin"]
-    np.testing.assert_allclose(found, text_vectors(BERT, folder), atol=1e-4, rtol=1e-4)
-
-
-def test_pickled_weights_of_one_module_are_fetched(
-    folders: dict[str, Path], copied: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = copied(SENTENCE)
-    tensors = load_file(folder / "2_Dense" / "model.safetensors")
-    (folder / "2_Dense" / "model.safetensors").unlink()
-    asked: list[str] = []
-
-    def snapshot(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.append(allow_patterns[-1])
-        if allow_patterns[-1] == "*_Dense/pytorch_model*.bin":
-            torch.save(tensors, folder / "2_Dense" / "pytorch_model.bin")
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    found = HuggingFaceEncoder("somebody/old", device="cpu", engine="pytorch").encode([Text(text) for text in TEXTS])
-    assert asked == ["*.safetensors", "*_Dense/pytorch_model*.bin"]
-    np.testing.assert_allclose(found.vectors, text_vectors(SENTENCE, folders[SENTENCE]), atol=1e-4)
+    encoder = HuggingFaceEncoder("somebody/old", device="cpu", engine="pytorch")
+    vectors = encoder.encode([Text(text) for text in TEXTS]).vectors
+    assert patterns == ["*.safetensors", pattern]
+    np.testing.assert_allclose(vectors, text_vectors(kind, folders[kind]), atol=1e-4, rtol=1e-4)
 
 
 def test_a_clip_model_may_be_the_only_module_of_a_sentence_folder(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -512,8 +494,8 @@ class Trap:
         return (Path.touch, (Path("ran"),))
 
 
-def test_pickled_code_is_not_run(copied: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = copied(BERT)
+def test_pickled_code_is_not_run(copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copy(BERT)
     (folder / "model.safetensors").unlink()
     monkeypatch.chdir(tmp_path)
     torch.save({"trap": Trap()}, folder / "pytorch_model.bin")
@@ -523,67 +505,83 @@ def test_pickled_code_is_not_run(copied: Folder, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "term"),
     [
-        (
-            RepositoryNotFoundError.__new__(RepositoryNotFoundError),
-            r"there is no folder 'somebody/nothing', and no model",
-        ),
-        (LocalEntryNotFoundError("no connection"), r"hub did not give it \(LocalEntryNotFoundError: no connection\)"),
-        (ConnectionError("refused"), r"Check the name and the connection, or download the model elsewhere"),
+        (RepositoryNotFoundError.__new__(RepositoryNotFoundError), "no model of this id"),
+        (LocalEntryNotFoundError("no connection"), "LocalEntryNotFoundError: no connection"),
+        (ConnectionError("refused"), "download the model elsewhere"),
     ],
 )
-def test_an_id_that_cannot_be_fetched(error: Exception, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_that_cannot_be_fetched(error: Exception, term: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def snapshot(name: str, **options: object) -> str:
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    with pytest.raises(EncoderError, match=says):
+    with pytest.raises(EncoderError, match=term):
         HuggingFaceEncoder("somebody/nothing")
 
 
-def test_a_path_that_does_not_exist_is_no_id(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match=r"there is no folder .*, and no model of this id.*Give 'offline', a local"):
-        HuggingFaceEncoder(str(tmp_path / "nothing here"))
+# ------------------------------------------------------------------------------------------- folders that are refused
 
 
-def test_a_folder_without_a_configuration(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match=r"there is no config\.json in .* what save_pretrained\(\) writes"):
-        HuggingFaceEncoder(str(tmp_path))
+def write(name: str, content: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(content)
 
 
-def test_a_folder_without_weights(copied: Folder) -> None:
-    folder = copied(BERT)
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(EncoderError, match=r"there are no weights in .*, neither \*\.safetensors nor pytorch_model"):
+def remove(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).unlink()
+
+
+def other_config(config: Any) -> Callable[[Path], object]:
+    return lambda folder: config.save_pretrained(folder)
+
+
+def first_module(**change: str | None) -> Callable[[Path], object]:
+    def apply(folder: Path) -> None:
+        modules = json.loads((folder / "modules.json").read_text())
+        modules[0].update(change)
+        (folder / "modules.json").write_text(json.dumps(modules))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "term"),
+    [
+        (BERT, remove("config.json"), r"no config\.json"),
+        (BERT, remove("model.safetensors"), "no weights in"),
+        (BERT, write("config.json", '{"model_type": "bert", '), "does not describe a model"),
+        (BERT, write("config.json", '{"model_type": "crystal-ball"}'), "crystal-ball"),
+        (BERT, write("tokenizer.json", "{"), "the tokenizer of .* cannot be read"),
+        (CLIP, write("preprocessor_config.json", "{"), "the image processor of .* cannot be read"),
+        (CLAP, remove("preprocessor_config.json"), "the feature extractor of .* cannot be read"),
+        (BERT, other_config(transformers.ViTConfig(**VISION)), "type 'vit', which has neither"),
+        (BERT, other_config(transformers.T5Config()), "type 't5', which has neither"),  # needs a decoder's input too
+        (BERT, other_config(transformers.Wav2Vec2Config()), "neither text nor image features"),  # of sounds alone
+        (SENTENCE, first_module(type="os.path.Transformer"), "Code of a model is never run"),
+        (
+            SENTENCE,
+            first_module(type="sentence_transformers.models.StaticEmbedding"),
+            "modules StaticEmbedding, Pooling",
+        ),
+        (SENTENCE, first_module(path="../elsewhere"), "outside of the model's own"),
+        (SENTENCE, first_module(path=None, type=None), "made of the modules None"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused(
+    kind: str, change: Callable[[Path], object], term: str, copy: Copy
+) -> None:
+    folder = copy(kind)
+    change(folder)
+    with pytest.raises(EncoderError, match=term):
         HuggingFaceEncoder(str(folder))
 
 
-def test_a_damaged_configuration(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").touch()
-    (tmp_path / "config.json").write_text('{"model_type": "bert", ')
-    with pytest.raises(EncoderError, match=r"config\.json of .* does not describe a model that transformers knows"):
-        HuggingFaceEncoder(str(tmp_path))
-    (tmp_path / "config.json").write_text('{"model_type": "crystal-ball"}')
-    with pytest.raises(EncoderError, match=r"does not describe a model .*crystal-ball"):
-        HuggingFaceEncoder(str(tmp_path))
-
-
-def test_a_model_without_features_of_texts_or_images(folders: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").touch()
-    transformers.ViTConfig(**VISION).save_pretrained(tmp_path)
-    with pytest.raises(EncoderError, match=r"type 'vit', which has neither text nor image features that are supported"):
-        HuggingFaceEncoder(str(tmp_path))
-    transformers.T5Config().save_pretrained(tmp_path)  # texts to texts: needs a decoder's input too
-    with pytest.raises(EncoderError, match=r"type 't5', which has neither .* Use a CLIP-like model"):
-        HuggingFaceEncoder(str(tmp_path))
-    transformers.Wav2Vec2Config().save_pretrained(tmp_path)  # of sounds alone
-    with pytest.raises(EncoderError, match=r"which has neither text nor image features"):
-        HuggingFaceEncoder(str(tmp_path))
-    transformers.ClapConfig().save_pretrained(tmp_path)
-    (tmp_path / "tokenizer.json").write_bytes((folders[CLAP] / "tokenizer.json").read_bytes())
-    with pytest.raises(EncoderError, match=r"the feature extractor of .* cannot be read"):
-        HuggingFaceEncoder(str(tmp_path))
+def test_a_path_or_a_choice_that_does_not_exist(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match="there is no folder"):
+        HuggingFaceEncoder(str(tmp_path / "nothing here"))
+    with pytest.raises(EncoderError, match="one of auto, cpu, cuda; got 'tpu'"):
+        HuggingFaceEncoder(str(folders[BERT]), device="tpu")  # type: ignore[arg-type]
 
 
 def test_a_sentence_folder_without_sentence_transformers(
@@ -595,48 +593,11 @@ def test_a_sentence_folder_without_sentence_transformers(
     assert HuggingFaceEncoder(str(folders[BERT])).dim == 16
 
 
-@pytest.mark.parametrize(
-    ("kind", "file", "says"),
-    [
-        (CLIP, "preprocessor_config.json", "the image processor of .* cannot be read"),
-        (BERT, "tokenizer.json", "the tokenizer of .* cannot be read"),
-    ],
-)
-def test_a_damaged_description(kind: str, file: str, says: str, copied: Folder) -> None:
-    folder = copied(kind)
-    (folder / file).write_text("{")
-    with pytest.raises(EncoderError, match=says):
-        HuggingFaceEncoder(str(folder))
-
-
-def test_weights_that_are_not_all_there_are_not_made_up(copied: Folder) -> None:
-    folder = copied(BERT)
+def test_weights_that_are_not_all_there_are_not_made_up(copy: Copy) -> None:
+    folder = copy(BERT)
     tensors = load_file(folder / "model.safetensors")
     for name in [name for name in tensors if ".layer.1.attention" in name]:
         del tensors[name]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(EncoderError, match=r"lack 10 tensors, e\.g\. encoder\.layer\.1\.attention.*download it again"):
+    with pytest.raises(EncoderError, match="lack 10 tensors"):
         HuggingFaceEncoder(str(folder), device="cpu").encode([Text("a cat")])
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"type": "os.path.Transformer"}, r"made of the modules os\.path\.Transformer; .*Code of a model is never run"),
-        ({"type": "sentence_transformers.models.StaticEmbedding"}, r"made of the modules StaticEmbedding, Pooling"),
-        ({"path": "../elsewhere"}, r"modules\.json names a folder outside of the model's own"),
-        ({"path": None, "type": None}, r"made of the modules None"),
-    ],
-)
-def test_modules_that_are_not_supported(change: dict[str, str | None], says: str, copied: Folder) -> None:
-    folder = copied(SENTENCE)
-    modules = json.loads((folder / "modules.json").read_text())
-    modules[0].update(change)
-    (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(EncoderError, match=says):
-        HuggingFaceEncoder(str(folder))
-
-
-def test_a_choice_that_does_not_exist(folders: dict[str, Path]) -> None:
-    with pytest.raises(EncoderError, match="the device must be one of auto, cpu, cuda; got 'tpu'"):
-        HuggingFaceEncoder(str(folders[BERT]), device="tpu")  # type: ignore[arg-type]
