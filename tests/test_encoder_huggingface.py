@@ -533,7 +533,8 @@ def remove(name: str) -> Callable[[Path], object]:
 
 
 def other_config(config: Any) -> Callable[[Path], object]:
-    return lambda folder: config.save_pretrained(folder)
+    write_config: Callable[[Path], object] = config.save_pretrained
+    return write_config
 
 
 def first_module(**change: str | None) -> Callable[[Path], object]:

@@ -33,7 +33,7 @@ _ROW_SUM_TOLERANCE = 1e-3  # float32 softmax over a thousand classes is off by 1
 class Calibration:
     """One temperature by which log-probabilities are divided; by `fit_calibration`.
 
-    Errors and losses were measured by cross-fitting: on each fold of the held-out items with the temperature that was
+    Calibration errors were measured by cross-fitting: on each fold of the held-out items with the temperature that was
     fitted on the others.
 
     Example:
@@ -48,16 +48,9 @@ class Calibration:
     temperature: float
     """1 where no other temperature was better."""
     classes: int
-    items: int
-    """Held-out items that it was fitted on."""
-    impossible: int
-    """Those whose true class had probability 0: no calibration mends that. They do not count in the losses."""
     ece_before: float
     ece_after: float
     """Expected calibration errors, 15 bins, see `chiasm.vectors.expected_calibration_error`."""
-    loss_before: float
-    loss_after: float
-    """Mean log losses."""
 
     def apply(
         self, log_probabilities: Float[np.ndarray, "items classes"] | Unchecked
@@ -120,14 +113,11 @@ def fit_calibration(
     items, classes = logs.shape
     true = check_codes(codes, items, classes)
     if classes < 2:
-        raise LabelError("log-probabilities of one class only cannot be calibrated: at least 2 classes are needed")
+        raise LabelError("log-probabilities of one class only cannot be calibrated")
     group = None if groups is None else group_codes(groups, items)
     parts = items if group is None else len(np.unique(group))
     if parts < 2:
-        raise LabelError(
-            f"got {parts} held-out {'items' if group is None else 'groups'}: at least 2 are needed to calibrate, "
-            "from items that the model did not learn from"
-        )
+        raise LabelError(f"got {parts} held-out {'items' if group is None else 'groups'}: calibration needs at least 2")
     possible = np.isfinite(logs[np.arange(items), true])
     if not possible.any():
         raise LabelError(f"the true class of each of the {items} held-out items has probability 0: are codes in order?")
@@ -144,17 +134,9 @@ def fit_calibration(
         probabilities = softmax(scaled)
         return expected_calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == true)
 
-    better = loss(crossed) < loss(logs)
-    return Calibration(
-        temperature=_best_temperature(logs[possible], true[possible]) if better else 1.0,
-        classes=classes,
-        items=items,
-        impossible=int(items - possible.sum()),
-        ece_before=ece(logs),
-        ece_after=ece(crossed if better else logs),
-        loss_before=loss(logs),
-        loss_after=loss(crossed if better else logs),
-    )
+    if loss(crossed) >= loss(logs):
+        return Calibration(1.0, classes, ece(logs), ece(logs))
+    return Calibration(_best_temperature(logs[possible], true[possible]), classes, ece(logs), ece(crossed))
 
 
 def _best_temperature(logs: Float64[np.ndarray, "items classes"], codes: Int[np.ndarray, " items"]) -> float:

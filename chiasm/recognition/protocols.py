@@ -161,12 +161,7 @@ def cross_validate(make: Make, items: Items, *, folds: int = 5, level: float = 0
     What the recogniser chooses for itself it chooses within the folds that it learns from, so scores are those of the
     whole procedure (nested cross-validation).
 
-    Args:
-        make: makes a recogniser.
-        items: see `Items`.
-        folds: how many.
-        level: how often a set is to hold the true class.
-        seed: of the folds.
+    Sets hold the true class as often as `level` says.
 
     Raises:
         LabelError: there are fewer items or groups than folds.
@@ -202,14 +197,8 @@ class Leak(Record):
 def random_split_leak(make: Make, items: Items, *, folds: int = 5, seed: int = 0) -> Leak:
     """Cross-validate with and without regard to groups, e.g. near-duplicates.
 
-    Args:
-        make: makes a recogniser.
-        items: see `Items`; with groups.
-        folds: how many.
-        seed: of the folds.
-
     Raises:
-        LabelError: there are no groups, or fewer than folds.
+        LabelError: the items have no groups, or fewer than folds.
     """
     if items.groups is None:
         raise LabelError("items have no groups that a split could divide: give groups")
@@ -249,12 +238,6 @@ def compare(makes: Mapping[str, Make], items: Items, *, folds: int = 5, seed: in
 
     Folds of one cross-validation share most of what is learned from, so p-values are too small (see
     `chiasm.evaluation.intervals.paired_difference`).
-
-    Args:
-        makes: functions that make a recogniser, by name.
-        items: see `Items`.
-        folds: of the cross-validation.
-        seed: of the folds.
 
     Raises:
         LabelError: fewer than 2 recognisers, or fewer items or groups than folds.
@@ -307,8 +290,6 @@ def learning_curve(
     that is learned from are not measured on.
 
     Args:
-        make: makes a recogniser.
-        items: see `Items`.
         shots: items a class. Numbers that leave a class nothing to be measured on are left out, and named.
         seeds: of the draws, at least 2.
 
@@ -384,7 +365,7 @@ def held_out_classes(
 
     Args:
         make: makes a recogniser that takes `names`.
-        items: see `Items`; with the embedded name of every class, and vectors in the space of the names. Items that
+        items: with the embedded name of every class, and vectors in the space of the names. Items that
             share a group with one that is measured on are not learned from.
         share: of the classes, of which the names alone are given.
         holdout: share of the items of seen classes that is measured on.
@@ -473,9 +454,8 @@ def incremental(
     """Learn the classes of the first step, add those of the others by `add_class`, and measure after each.
 
     Args:
-        make: makes a recogniser.
-        items: see `Items`; those of classes that are in no step are left out. Names and source are not used: they would
-            tell of classes before their step.
+        items: those of classes that are in no step are left out. Names and source are not used: they would tell of classes
+            before their step.
         steps: the classes of each step, two or more in the first; at least two steps.
         holdout: share of the items that is measured on.
         seed: of the draw.
