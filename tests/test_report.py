@@ -18,10 +18,12 @@ from PIL import Image
 
 from chiasm.errors import ChiasmError
 from chiasm.evaluation.intervals import Interval
+from chiasm.evaluation.metrics import ReliabilityBin
 from chiasm.report import page as report
 from chiasm.report.page import Card, Example, Page
 from chiasm.report.plots import Bar, Series, bar_chart, heatmap, histogram, line_chart, reliability_diagram, scatter
 
+BINS = (ReliabilityBin(0, 0.5, 0.2, 0.1, 3), ReliabilityBin(0.5, 1, 0.7, 0.9, 9))
 HOSTILE = '<script>alert("x")</script>'
 
 
@@ -89,10 +91,10 @@ def everything(picture: Path | None = None, sound: Path | None = None, text: str
     page.section(text, collapsed=True)
     series = Series(text, [1, 2], [0.5, 0.75], [0.25, 0.5], [0.75, 1])
     page.chart(line_chart(text, [series], x_label=text, y_label=text))
-    page.chart(reliability_diagram(text, [0.25, 0.75], [0.25, 0.5], [3, 9]))
-    page.chart(bar_chart(text, [Bar(text, 0.5, 0.25, 0.75, text)], x_label=text))
+    page.chart(reliability_diagram(text, BINS))
+    page.chart(bar_chart(text, [Bar(text, 0.5, text)], x_label=text))
     page.chart(histogram(text, {text: [0.25, 0.5]}, x_label=text, threshold=0.375))
-    page.chart(scatter(text, [1, 2], [3, 4], [text, text], x_label=text, y_label=text))
+    page.chart(scatter(text, [1, 2], [3, 4], x_label=text, y_label=text))
     page.chart(heatmap(text, [[0.25]], rows=[text], columns=[text], y_label=text, x_label=text))
     return page
 
@@ -239,10 +241,10 @@ def test_the_three_formats_hold_the_same_numbers() -> None:
     page.table(("name", "value"), [(f"r{i}", float(v)) for i, v in enumerate(rng.normal(size=5))])
     y = rng.random(4)
     page.chart(line_chart("lines", [Series("a", [1, 2, 5, 10], y, y - 0.1, y + 0.1)], x_label="shots", y_label="F1"))
-    page.chart(reliability_diagram("calibration", [0.2, 0.7], [0.1, 0.9], [3, 9]))
-    page.chart(bar_chart("bars", [Bar("a", -0.123456, -0.2, 0.1), Bar("b", math.nan)]))
+    page.chart(reliability_diagram("calibration", BINS))
+    page.chart(bar_chart("bars", [Bar("a", -0.123456), Bar("b", math.nan)]))
     page.chart(histogram("scores", {"known": rng.random(30), "unknown": rng.random(20)}, x_label="score"))
-    page.chart(scatter("points", rng.random(6), rng.random(6), list("abcabc")))
+    page.chart(scatter("points", rng.random(6), rng.random(6), x_label="x", y_label="y"))
     page.chart(
         heatmap("matrix", rng.random((2, 2)), rows=["x", "y"], columns=["1", "2"], y_label="after", x_label="of")
     )
@@ -289,7 +291,7 @@ def test_markdown_reads_as_written() -> None:
 
 def test_of_very_many_points_the_rest_is_in_the_json() -> None:
     page = Page("t", "l")
-    page.chart(scatter("points", np.arange(5000.0), np.arange(5000.0)))
+    page.chart(scatter("points", np.arange(5000.0), np.arange(5000.0), x_label="x", y_label="y"))
     for text in (page.html(), page.markdown()):
         assert "3,000 more rows" in text
     assert len(blocks(page)[0]["numbers"]["rows"]) == 5000

@@ -18,7 +18,6 @@ import math
 import re
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,6 +26,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from chiasm.errors import ChiasmError
+from chiasm.evaluation.metrics import ReliabilityBin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ MAX_CLASSES = 400  # of a heatmap: beyond, a cell is less than two pixels wide
 _WIDTH = 460  # pixels; on a phone this shrinks by a quarter, and the text can still be read
 _LARGEST = 1e100  # squares and differences of anything smaller stay finite
 _LEGEND = 24  # entries
-_POINTS = 4000  # of a scatter plot
+_POINTS = 4000  # of a scatter chart
 _NAME = 26  # characters of a name on an axis or in a legend
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
 _MARKERS = "os^D"
@@ -107,12 +107,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar, and an interval about its value if known. Neighbours of the same name stand as one group."""
+    """One bar. Neighbours of the same name stand as one group."""
 
     name: str
     value: float  # NaN: not defined, shown as "n/a"
-    low: float | None = None
-    high: float | None = None
     key: str = ""  # tells the bars of a group apart; each key has its colour
 
 
@@ -152,7 +150,6 @@ def line_chart(
     *,
     x_label: str,
     y_label: str,
-    error_bars: bool = False,
     diagonal: bool = False,
     log_x: bool = False,
     x_range: tuple[float, float] | None = None,
@@ -162,7 +159,6 @@ def line_chart(
 
     Args:
         series: the lines; up to 30 points of each are marked.
-        error_bars: intervals as bars at the points rather than as a band.
         diagonal: a dashed line where x equals y.
         log_x: a logarithmic horizontal axis, with ticks at the values themselves if they are few.
         x_range: what the horizontal axis has to cover beside the data.
@@ -183,16 +179,13 @@ def line_chart(
         if diagonal:
             axes.axline((0, 0), slope=1, color=_LIGHT["soft"], linestyle="--", linewidth=1.2)
         for number, (one, (x, y, low, high)) in enumerate(zip(series, lines, strict=True)):
-            style = _line_style(number)
+            colour, marker = _COLOURS[number % 8], _MARKERS[number % 4] if len(x) <= 30 else ""
             # The first is the one that matters: it lies on top.
             order = 2 + (len(series) - number) / len(series)
-            if one.low is not None and error_bars:
-                axes.errorbar(x, y, (y - low, high - y), fmt="none", color=style["color"], capsize=3, zorder=order)
-            elif one.low is not None:
-                axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0, zorder=order)
-            axes.plot(
-                x, y, **style, marker=_MARKERS[number % 4] if len(x) <= 30 else "", label=_name(one.name), zorder=order
-            )
+            if one.low is not None:
+                axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0, zorder=order)
+            dash = _DASHES[number // 8 % 4]
+            axes.plot(x, y, color=colour, marker=marker, linestyle=dash, label=_name(one.name), zorder=order)
         if x_range is not None:
             axes.update_datalim([(end, axes.dataLim.y0) for end in x_range], updatey=False)
         if y_range is not None:
@@ -219,62 +212,36 @@ def line_chart(
     return Chart("line_chart", title, x_label, y_label, columns, tuple(rows), svg)
 
 
-def reliability_diagram(
-    title: str,
-    confidence: Numbers,
-    accuracy: Numbers,
-    count: Numbers,
-    *,
-    edges: Sequence[tuple[float, float]] | None = None,
-) -> Chart:
+def reliability_diagram(title: str, bins: Sequence[ReliabilityBin]) -> Chart:
     """Draw how often what is stated with a confidence is right; below, how many items there are at each.
 
     A bar is as high as the accuracy of its bin, and the gap to its mean confidence stands on it in another colour.
     ECE is the mean of the gaps, weighted by the counts (Guo et al. 2017).
 
     Args:
-        confidence: mean confidence of each bin.
-        accuracy: share of right answers of each bin.
-        count: items of each bin; a bin of none may have NaN in the other two.
-        edges: ends of each bin. By default the bins are equally wide and go from 0 to 1.
-
-    Raises:
-        ChiasmError: lengths that differ, a number that is not between 0 and 1, or a negative count.
+        bins: see `chiasm.evaluation.metrics.ProbabilityMetrics`.
     """
-    counts = _finite(count, "counts")
-    even = np.linspace(0, 1, len(counts) + 1)
-    ends = np.stack([even[:-1], even[1:]], axis=1) if edges is None else np.array(edges).reshape(-1, 2)
-    if not len(confidence) == len(accuracy) == len(ends) == len(counts):
-        raise ChiasmError(
-            f"every bin needs a confidence, an accuracy, a count and its ends; got {len(confidence)}, {len(accuracy)}, "
-            f"{len(counts)} and {len(ends)}"
-        )
-    full = counts > 0
-    stated = _finite(np.asarray(confidence, float)[full], "mean confidences")
-    right = _finite(np.asarray(accuracy, float)[full], "accuracies")
-    left, width = ends[full, 0], ends[full, 1] - ends[full, 0]
-    if (counts < 0).any() or not all(0 <= share <= 1 for share in (*stated, *right)):
-        raise ChiasmError("confidences and accuracies are shares from 0 to 1, and counts are not negative")
-    error = float(counts[full] @ np.abs(stated - right)) / max(1.0, counts.sum())
+    left, right = (np.array([getattr(one, end) for one in bins]) for end in ("lower", "upper"))
+    stated, accuracy = (np.array([getattr(one, part) for one in bins]) for part in ("confidence", "accuracy"))
+    counts = np.array([one.count for one in bins])
+    gap, width = np.abs(stated - accuracy), 0.94 * (right - left)
 
     def draw(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        upper.bar(left, right, width * 0.94, align="edge", color=_COLOURS[0], label="accuracy")
-        bottom, gap = np.minimum(stated, right), np.abs(stated - right)
-        upper.bar(
-            left, gap, width * 0.94, bottom, align="edge", color=(_COLOURS[1], 0.25), edgecolor=_COLOURS[1],
-            label="gap to the confidence",
-        )  # fmt: skip
+        upper.bar(left, accuracy, width, align="edge", color=_COLOURS[0], label="accuracy")
+        orange = {"color": (_COLOURS[1], 0.25), "edgecolor": _COLOURS[1], "label": "gap to the confidence"}
+        upper.bar(left, gap, width, np.minimum(stated, accuracy), align="edge", **orange)
         upper.axline((0, 0), slope=1, color=_LIGHT["soft"], linestyle="--", linewidth=1.2)
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
         upper.grid(True)
-        upper.set_title(f"ECE {error:.3f}, {int(counts.sum()):,} items", loc="right", fontsize=11)
-        lower.bar(left, counts[full], width * 0.94, align="edge", color=_COLOURS[0])
+        error = float(counts @ gap) / counts.sum()
+        upper.set_title(f"ECE {error:.3f}, {counts.sum():,} items", loc="right", fontsize=11)
+        lower.bar(left, counts, width, align="edge", color=_COLOURS[0])
         lower.set(xlabel="confidence", ylabel="items")
         _legend(figure, upper, 2)
 
-    svg = _svg(title, 400, draw, lack="" if full.any() else "no items")
-    rows = tuple((c, a, int(n)) for c, a, n in zip(confidence, accuracy, count, strict=True))
+    svg = _svg(title, 400, draw, lack="" if bins else "no items")
+    rows = tuple((one.confidence, one.accuracy, one.count) for one in bins)
     columns = ("confidence", "accuracy", "items")
     return Chart("reliability_diagram", title, "confidence", "accuracy", columns, rows, svg)
 
@@ -282,22 +249,20 @@ def reliability_diagram(
 def bar_chart(
     title: str, bars: Sequence[Bar], *, x_label: str = "", x_range: tuple[float, float] | None = None
 ) -> Chart:
-    """Draw horizontal bars from 0, with intervals as whiskers, and the numbers beside them. Values may be negative.
+    """Draw horizontal bars from 0, with the numbers beside them. Values may be negative.
 
     Args:
         bars: from top to bottom.
         x_range: what the axis has to cover beside 0 and the data.
 
     Raises:
-        ChiasmError: a value that is infinite or above 1e100, or an interval that is upside down, incomplete or not finite.
+        ChiasmError: a value that is infinite or above 1e100.
     """
-    for bar in bars:
-        value = 0.0 if math.isnan(bar.value) else bar.value
-        _points(Series(bar.name, [0], [value], *([end] if end is not None else None for end in (bar.low, bar.high))))
+    values = np.array([bar.value for bar in bars], dtype=np.float64)
+    _finite(values[~np.isnan(values)], "values of bars")
     keys = list(dict.fromkeys(bar.key for bar in bars))
     firsts = [not number or bar.name != bars[number - 1].name for number, bar in enumerate(bars)]
     places = np.cumsum([1.4 if first and len(keys) > 1 else 1.0 for first in firsts])
-    values = np.array([bar.value for bar in bars], dtype=np.float64)
 
     def draw(figure: Figure) -> None:
         axes = _axes(figure, x_label, "")
@@ -305,9 +270,6 @@ def bar_chart(
         for number, key in enumerate(keys):
             mine = np.array([bar.key == key for bar in bars])
             axes.barh(places[mine], values[mine], 0.72, color=_COLOURS[number % 8], label=_name(key))
-        for place, bar in zip(places, bars, strict=True):
-            if bar.low is not None and bar.high is not None:
-                axes.plot((bar.low, bar.high), (place, place), color=_LIGHT["ink"], marker="|", linewidth=1.5)
         axes.axvline(0, color=_LIGHT["soft"], linewidth=1)
         axes.set_yticks(places[firsts], [_name(bar.name) for bar, first in zip(bars, firsts, strict=True) if first])
         axes.tick_params("y", length=0, labelcolor=_LIGHT["ink"])
@@ -316,33 +278,28 @@ def bar_chart(
         if x_range is not None:
             axes.set_xlim(min(x_range[0], axes.get_xlim()[0]), max(x_range[1], axes.dataLim.x1))
         beside = axes.secondary_yaxis("right")
-        beside.set_yticks(places, [_bar_text(bar) for bar in bars])
+        beside.set_yticks(places, ["n/a" if math.isnan(value) else _short(value) for value in values])
         beside.tick_params(length=0, labelcolor=_LIGHT["ink"])
         beside.spines["right"].set_visible(False)
         _legend(figure, axes, len(keys) if any(keys) else 0)
 
     height = 22 * places[-1:].sum() + (56 if x_label else 38) + 16 * _legend_rows(keys if any(keys) else [])
     svg = _svg(title, height, draw, lack="" if bars else "no bars")
-    keyed, spread = any(keys), any(bar.low is not None for bar in bars)
-    columns = ("name", *(("key",) if keyed else ()), "value", *(("low", "high") if spread else ()))
-    rows = tuple(
-        (bar.name, *((bar.key,) if keyed else ()), bar.value, *((bar.low, bar.high) if spread else ())) for bar in bars
-    )
+    keyed = any(keys)
+    columns = ("name", "key", "value") if keyed else ("name", "value")
+    rows = tuple((bar.name, bar.key, bar.value) if keyed else (bar.name, bar.value) for bar in bars)
     return Chart("bar_chart", title, x_label, "", columns, rows, svg)
 
 
-def histogram_counts(
-    groups: Mapping[str, Numbers], *, bins: int | None = None, threshold: float | None = None
-) -> tuple[Float64[np.ndarray, " edges"], dict[str, Int[np.ndarray, " bins"]]]:
-    """Return what `histogram` draws: bins common to all groups, and how many values of each group lie in each.
+def histogram(title: str, groups: Mapping[str, Numbers], *, x_label: str, threshold: float | None = None) -> Chart:
+    """Draw how the values of groups are spread, as shares of each group, so that groups of any size compare.
+
+    Bins are common to all groups and end at round numbers; there are about twice the cube root of the number of values
+    (Rice), from 8 to 40.
 
     Args:
-        groups: values by name.
-        bins: about how many. By default twice the cube root of the number of values (Rice), from 8 to 40.
-        threshold: a number that the bins have to cover, too.
-
-    Returns:
-        The edges (round numbers; none without values), and counts by name.
+        groups: values by name, such as the scores of known and unknown items.
+        threshold: where to draw a dashed line.
 
     Raises:
         ChiasmError: a value that is not finite or above 1e100.
@@ -352,33 +309,15 @@ def histogram_counts(
     values = {name: _finite(group, f"values of {name!r}") for name, group in groups.items()}
     every = np.concatenate([*values.values(), _finite([] if threshold is None else [threshold], "threshold")])
     total = sum(map(len, values.values()))
-    if not total:
-        return np.empty(0), {name: np.empty(0, np.intp) for name in values}
-    number = bins or min(40, max(8, round(2 * total ** (1 / 3))))
-    edges = np.asarray(MaxNLocator(number, steps=[1, 2, 2.5, 5, 10]).tick_values(every.min(), every.max()))
+    edges = np.zeros(1)
+    if total:
+        number = min(40, max(8, round(2 * total ** (1 / 3))))
+        edges = np.asarray(MaxNLocator(number, steps=[1, 2, 2.5, 5, 10]).tick_values(every.min(), every.max()))
     # The edges cover the values but for rounding: a cosine of 1.0000000000000002 lies in the bin that ends at 1.
-    return edges, {name: np.histogram(np.clip(group, edges[0], edges[-1]), edges)[0] for name, group in values.items()}
-
-
-def histogram(
-    title: str,
-    groups: Mapping[str, Numbers],
-    *,
-    x_label: str,
-    bins: int | None = None,
-    threshold: float | None = None,
-) -> Chart:
-    """Draw how the values of groups are spread, as shares of each group, so that groups of any size compare.
-
-    Args:
-        groups: values by name, such as the scores of known and unknown items.
-        bins: see `histogram_counts`.
-        threshold: where to draw a dashed line.
-
-    Raises:
-        ChiasmError: see `histogram_counts`.
-    """
-    edges, counts = histogram_counts(groups, bins=bins, threshold=threshold)
+    counts = {
+        name: np.histogram(np.clip(group, edges[0], edges[-1]), edges)[0] if total else np.empty(0, int)
+        for name, group in values.items()
+    }
     names = [f"{_name(name)} ({int(count.sum()):,})" if name else "" for name, count in counts.items()]
 
     def draw(figure: Figure) -> None:
@@ -395,58 +334,29 @@ def histogram(
             axes.set_title(f"threshold {threshold:.3g}", loc="right", fontsize=11)
         _legend(figure, axes, len(names) if any(names) else 0)
 
-    svg = _svg(title, 270 + 16 * _legend_rows(names), draw, lack="" if len(edges) else "no values")
+    svg = _svg(title, 270 + 16 * _legend_rows(names), draw, lack="" if total else "no values")
     rows = tuple(zip(edges[:-1], edges[1:], *counts.values(), strict=True))
     return Chart("histogram", title, x_label, "", ("from", "to", *groups), rows, svg, threshold)
 
 
-def scatter(
-    title: str,
-    x: Numbers,
-    y: Numbers,
-    classes: Sequence[str] | None = None,
-    *,
-    x_label: str = "",
-    y_label: str = "",
-) -> Chart:
-    """Draw points in the plane, a colour and a marker for each class. The legend has the most frequent class first.
-
-    Of more than 4,000 points, 4,000 evenly spaced ones are drawn, and the chart says so.
-
-    Args:
-        x: coordinates of the points.
-        y: the others.
-        classes: the class of each point.
+def scatter(title: str, x: Numbers, y: Numbers, *, x_label: str, y_label: str) -> Chart:
+    """Draw points in the plane; of more than 4,000, 4,000 evenly spaced ones, and say so.
 
     Raises:
         ChiasmError: a number that is not finite or above 1e100, or lengths that differ.
     """
-    xs, ys = _finite(x, "x"), _finite(y, "y")
-    names = np.array([""] * len(xs) if classes is None else list(classes), dtype=object)
-    if not len(xs) == len(ys) == len(names):
-        raise ChiasmError(f"every point needs an x, a y and a class; got {len(xs)}, {len(ys)} and {len(names)}")
-    order = [name for name, _ in sorted(Counter(names.tolist()).items(), key=lambda pair: (-pair[1], pair[0]))]
+    xs, ys, *_ = _points(Series(title, x, y))
     rows = np.unique(np.linspace(0, len(xs) - 1, min(len(xs), _POINTS)).round().astype(int))
 
     def draw(figure: Figure) -> None:
         axes = _axes(figure, x_label, y_label)
         axes.grid(True)
-        for number, name in enumerate(order):
-            mine = rows[names[rows] == name]
-            marker = _MARKERS[(number + number // 8) % 4]
-            axes.plot(
-                xs[mine], ys[mine], marker, color=_COLOURS[number % 8], alpha=0.75, markeredgewidth=0, label=_name(name)
-            )
+        axes.plot(xs[rows], ys[rows], "o", color=_COLOURS[0], alpha=0.75, markeredgewidth=0)
         if len(rows) < len(xs):
             axes.set_title(f"{len(rows):,} of {len(xs):,} points", loc="right", fontsize=10)
-        _legend(figure, axes, 0 if classes is None else len(order))
 
-    svg = _svg(
-        title, 340 + 16 * _legend_rows([] if classes is None else order), draw, lack="" if len(xs) else "no points"
-    )
-    table = tuple(zip(*([] if classes is None else [classes]), x, y, strict=True))
-    columns = (*(() if classes is None else ("class",)), x_label or "x", y_label or "y")
-    return Chart("scatter", title, x_label, y_label, columns, table, svg)
+    svg = _svg(title, 340, draw, lack="" if len(xs) else "no points")
+    return Chart("scatter", title, x_label, y_label, (x_label, y_label), tuple(zip(x, y, strict=True)), svg)
 
 
 def heatmap(
@@ -488,19 +398,7 @@ def heatmap(
             f"a matrix of {matrix.shape[0]} by {matrix.shape[1]} is too large to draw; the limit is {MAX_CLASSES}"
         )
     _finite(matrix[~np.isnan(matrix)], "the numbers of the matrix")
-    known = np.nan_to_num(matrix)
-    if by_row and known.min(initial=0) < 0:
-        raise ChiasmError(f"shares of a row need numbers from 0 on; got {known.min():g}")
-    least, most = float(known.min(initial=0)), float(known.max(initial=0))
-    shade = (
-        known / np.maximum(known.sum(1, keepdims=True), 1e-12) if by_row else (known - least) / ((most - least) or 1)
-    )
-    shade[np.isnan(matrix)] = 0
-    whole = bool((known == np.rint(known)).all())
-    texts = [
-        ["" if math.isnan(v) or (by_row and not v) else f"{v:.0f}" if whole else f"{v:.2f}" for v in row]
-        for row in matrix
-    ]
+    shade, texts, legend = _shades(matrix, by_row=by_row)
     longest = max((len(text) for row in texts for text in row), default=0)
     row_space, column_space = (
         8 + 6.5 * max((len(_name(name)) for name in names), default=0) for names in (rows, columns)
@@ -539,14 +437,31 @@ def heatmap(
         axes.yaxis.label.set_color(_LIGHT["soft"])
         axes.spines[:].set_visible(False)
         if not fits:
-            says = "the darker, the more of its row" if by_row else f"shades from {least:.3g} to {most:.3g}"
-            axes.text(0, -0.02, says, transform=axes.transAxes, va="top", color=_LIGHT["soft"])
+            axes.text(0, -0.02, legend, transform=axes.transAxes, va="top", color=_LIGHT["soft"])
 
     height = (46 if upright else 32 + column_space) + min(cell, 34.0) * len(rows) + (0 if fits else 20)
     width = max(240.0, 40 + row_space + cell * len(columns))
     svg = _svg(title, height, draw, width=width, lack="" if matrix.size else "no classes")
     table = tuple((name, *row) for name, row in zip(rows, values, strict=True))
     return Chart("heatmap", title, x_label, y_label, (f"{y_label} \\ {x_label}", *columns), table, svg)
+
+
+def _shades(
+    matrix: Float64[np.ndarray, "rows columns"], *, by_row: bool
+) -> tuple[Float64[np.ndarray, "rows columns"], list[list[str]], str]:
+    """Return the shade of each cell from 0 to 1, its text, and what the shades mean."""
+    known = np.nan_to_num(matrix)
+    least, most = float(known.min(initial=0)), float(known.max(initial=0))
+    if by_row:
+        if least < 0:
+            raise ChiasmError(f"shares of a row need numbers from 0 on; got {least:g}")
+        shade, legend = known / np.maximum(known.sum(1, keepdims=True), 1e-12), "the darker, the more of its row"
+    else:
+        shade, legend = (known - least) / ((most - least) or 1), f"shades from {least:.3g} to {most:.3g}"
+    shade[np.isnan(matrix)] = 0
+    digits = 0 if (known == np.rint(known)).all() else 2
+    texts = [["" if math.isnan(v) or (by_row and not v) else f"{v:.{digits}f}" for v in row] for row in matrix]
+    return shade, texts, legend
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
@@ -637,23 +552,11 @@ def _legend(figure: Figure, axes: Axes, entries: int) -> None:
     )
 
 
-def _line_style(number: int) -> dict[str, Any]:
-    return {"color": _COLOURS[number % 8], "linestyle": _DASHES[number // 8 % 4]}
-
-
 def _name(text: str, longest: int = _NAME) -> str:
     """Return a name that fits: on one line, shortened, without what matplotlib leaves out of legends."""
     line = clean(" ".join(text.split()))
     line = line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
     return f"\u200b{line}" if line.startswith("_") else line
-
-
-def _bar_text(bar: Bar) -> str:
-    if math.isnan(bar.value):
-        return "n/a"
-    if bar.low is None or bar.high is None:
-        return _short(bar.value)
-    return f"{_short(bar.value)} [{_short(bar.low)}, {_short(bar.high)}]"
 
 
 def _short(number: float) -> str:

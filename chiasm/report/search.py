@@ -394,16 +394,7 @@ def show_relevance(page: Page, metrics: RelevanceMetrics) -> None:
         f"Brier score {decimal(metrics.brier)}, over {metrics.hits:,} results: of those given a probability p, about p "
         "should be relevant. Confidence: the probability; accuracy: the share that is relevant.",
     )
-    bins = metrics.reliability
-    page.chart(
-        reliability_diagram(
-            "Reliability",
-            [one.confidence for one in bins],
-            [one.accuracy for one in bins],
-            [one.count for one in bins],
-            edges=[(one.lower, one.upper) for one in bins],
-        )
-    )
+    page.chart(reliability_diagram("Reliability", metrics.reliability))
     equal = metrics.equal_counts
     shares = [wilson_interval(round(one.accuracy * one.count), one.count) for one in equal]
     most = max(*(one.confidence for one in equal), *(one.accuracy for one in equal))
@@ -420,7 +411,6 @@ def show_relevance(page: Page, metrics: RelevanceMetrics) -> None:
             [series],
             x_label="probability",
             y_label="share that is relevant",
-            error_bars=True,
             diagonal=True,
             x_range=(0, most),
             y_range=(0, most),

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from chiasm.evaluation.intervals import Interval
-from chiasm.evaluation.metrics import one_against_rest, precision_recall_curves, roc_curves, shapley
+from chiasm.evaluation.metrics import ReliabilityBin, one_against_rest, precision_recall_curves, roc_curves, shapley
 from chiasm.evaluation.predictions import DRAWS, Predictions
 from chiasm.recognition.fitting import Details
 from chiasm.recognition.multitask import MultiTaskDetails
@@ -140,10 +140,7 @@ def _show_probabilities(page: Page, predictions: Predictions, metrics: Mapping[s
         "Can the probabilities be trusted?",
         f"Expected calibration error {metrics['ece']:.3f}: of predictions with probability p, about p should be right.",
     )
-    bins = metrics["reliability"]
-    parts = [[part[name] for part in bins] for name in ("confidence", "accuracy", "count")]
-    edges = [(part["lower"], part["upper"]) for part in bins]
-    page.chart(reliability_diagram("Reliability", *parts, edges=edges))
+    page.chart(reliability_diagram("Reliability", [ReliabilityBin(**part) for part in metrics["reliability"]]))
     if "coverage" in metrics:
         page.paragraph(
             f"Sets of classes meant to hold the true one for {metrics['level']:.0%} of the items hold it for "
