@@ -36,6 +36,7 @@ bench: install
 	$(BIN)/python -m benchmarks.open_world --write
 	$(BIN)/python -m benchmarks.probe --write
 	$(BIN)/python -m benchmarks.align --write
+	$(BIN)/python -m benchmarks.align_cost --write
 	$(BIN)/python -m benchmarks.scores --write
 	$(BIN)/python -m benchmarks.hybrid --write
 	$(BIN)/python -m benchmarks.moments --write

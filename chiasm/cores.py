@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 def usable_cores() -> int:
@@ -19,12 +20,25 @@ def usable_cores() -> int:
 
 
 def free_cores() -> int:
-    """Return the number of usable cores that the load of the last minute leaves free; at least 1."""
+    """Return the number of usable cores that the load leaves free, at least 1.
+
+    The load is the average of the last minute or, where that is more, the number of other threads that run right now.
+    """
+    return max(1, usable_cores() - round(max(_average_load(), _running_threads() - 1)))
+
+
+def _average_load() -> float:
     try:
-        load = os.getloadavg()[0]
+        return os.getloadavg()[0]
     except (AttributeError, OSError):  # not every system counts its load
-        load = 0.0
-    return max(1, usable_cores() - round(load))
+        return 0.0
+
+
+def _running_threads() -> int:
+    try:
+        return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):  # only Linux tells
+        return 0
 
 
 @contextmanager
