@@ -3,8 +3,6 @@
 Every modality has a start: a joint encoder's embedding as it is, words (texts and transcripts) in the text encoder's
 space, images through the names of their classes (`alignment.bridge`). A learned map (`alignment.alignment`) may follow.
 All vectors of a space have unit length; the score of two is their cosine.
-
-What is left to others: computing and keeping embeddings (`encoders`, `collection`), searching among them (`retrieval`).
 """
 
 from __future__ import annotations
@@ -21,14 +19,14 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from chiasm.alignment.alignment import GaussianKernel, LearnedMap
 from chiasm.alignment.bridge import TEMPERATURE, TOP, conse
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.cache import fingerprint, make_once
 from chiasm.errors import SpaceError
-from chiasm.files import temporary_of, write_whole
+from chiasm.files import write_whole
 from chiasm.types import Media, Modality, Text
 from chiasm.vectors import unit_rows
 
@@ -44,19 +42,24 @@ StartKind: TypeAlias = Literal["identity", "words", "classes"]
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """How each modality's embeddings come into one vector space. Immutable; `learned` gives a new one.
+    """How each modality's embeddings come into one vector space. Immutable; `with_maps` returns another.
 
     Attributes:
-        name: what it is called in the collection.
+        name: of the space in its collection.
         dim: width of its vectors.
         fingerprints: modality -> fingerprint of the encoder whose embeddings it takes.
-        starts: modality -> how its embeddings come in before anything is learned.
+        starts: modality -> how its embeddings come in before any learned map.
         tensors: arrays of the starts: `centre` [dim], `names` [classes, dim], `head.weight`, `head.bias`.
         classes: hex digest over the class names and how they were embedded; empty without them.
         maps: modality -> learned map, where there is one.
         learned_from: ids of the items whose pairs taught the maps.
         created: UTC time in ISO 8601.
         about: numbers on how it was learned, for people and reports.
+
+    Example:
+        >>> space = Space("start", 2, {"image": "clip", "text": "clip"}, {"image": "identity", "text": "identity"}, {})
+        >>> space.place("text", np.array([[3.0, 4.0]])).round(1).tolist()
+        [[0.6, 0.8]]
     """
 
     name: str
@@ -72,12 +75,12 @@ class Space:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """What can be searched, and searched with."""
+        """The modalities that can be searched, and searched with."""
         return tuple(self.fingerprints)
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest over all that decides where a vector comes to stand, and nothing else."""
+        """Hex digest over everything that decides where a vector is placed, and nothing else."""
         decides = {
             "fingerprints": dict(self.fingerprints),
             "starts": dict(self.starts),
@@ -90,18 +93,19 @@ class Space:
         return state.hexdigest()
 
     def start_key(self, *modalities: Modality) -> str:
-        """Hex digest that is equal where features and starts of these modalities are the same, up to rounding.
+        """Return a hex digest that is equal where features and starts of these modalities are the same, up to rounding.
 
         Statistics of pairs may be added up across spaces of one key. The `digest` would be too strict: another machine
-        rounds the embeddings of the class names otherwise, and another modality may have come or gone.
+        rounds the embeddings of the class names differently, and another modality may have come or gone.
         """
         kinds = [
-            f"{modality} {self.starts[self._has(modality)]} {self.fingerprints[modality]}" for modality in modalities
+            f"{modality} {self.starts[self._require(modality)]} {self.fingerprints[modality]}"
+            for modality in modalities
         ]
         return fingerprint(self.classes, str([START_SHARE, TOP, TEMPERATURE]), *kinds)
 
     def embed_names(self, names: Sequence[str], encoders: Sequence[Encoder]) -> Float[np.ndarray, "names dim"]:
-        """Unit vectors of names of things, each the mean of several phrases that hold it (`NAME_TEMPLATES`).
+        """Return unit vectors of names of things, each the mean of several phrases that hold it (`NAME_TEMPLATES`).
 
         Raises:
             SpaceError: the space has no text, or its text encoder is not among `encoders`.
@@ -112,8 +116,8 @@ class Space:
     # -------------------------------------------------------------------------------------- vectors into the space
 
     def start(self, modality: Modality, vectors: Float[np.ndarray, "n embedding"]) -> Float[np.ndarray, "n dim"]:
-        """Unit vectors of embeddings before any learned map."""
-        kind = self.starts[self._has(modality)]
+        """Return unit vectors of embeddings before any learned map."""
+        kind = self.starts[self._require(modality)]
         if kind == "classes":
             return conse(
                 vectors,
@@ -127,26 +131,24 @@ class Space:
     def features(
         self, modality: Modality, vectors: Float[np.ndarray, "n embedding"], start: Float[np.ndarray, "n dim"]
     ) -> Float[np.ndarray, "n features"]:
-        """What a learned map reads. Nothing in it depends on the data, so statistics of several sources add up."""
-        if self.starts[self._has(modality)] == "classes":
+        """Return the input of a learned map. Nothing in it depends on other rows, so statistics of several sources add up."""
+        if self.starts[self._require(modality)] == "classes":
             return np.hstack([unit_rows(vectors), np.float32(START_SHARE) * start])
         return start
 
     def place(self, modality: Modality, vectors: Float[np.ndarray, "n embedding"]) -> Float[np.ndarray, "n dim"]:
-        """Unit vectors of embeddings in the space: the start, and the learned map where there is one.
+        """Return unit vectors of embeddings in the space: by the learned map where there is one, else the start.
 
-        A row of zeros, in which an encoder found nothing, has no place: it stays zero and is near to nothing.
+        A row of zeros, in which an encoder recognised nothing, has no place: it stays zero and is near to nothing.
         """
         placed = self.start(modality, vectors)
-        learned = self.maps.get(modality)
-        if learned is not None:
-            features = self.features(modality, vectors, placed)
-            placed = learned.place(features, placed)
+        if modality in self.maps:
+            placed = self.maps[modality].place(self.features(modality, vectors, placed), placed)
         placed[~vectors.any(axis=1)] = 0
         return placed
 
     def embed(self, media: Sequence[Media], encoders: Sequence[Encoder]) -> Float[np.ndarray, "n dim"]:
-        """Unit vectors of opened media (e.g. queries) in the space.
+        """Return unit vectors of opened media (e.g. queries) in the space.
 
         Raises:
             SpaceError: a modality that the space lacks, another encoder than the space was made with, or a medium in
@@ -156,18 +158,22 @@ class Space:
         rows: dict[Modality, list[int]] = {}
         for row, medium in enumerate(media):
             rows.setdefault(medium.modality, []).append(row)
-        for modality, chosen in rows.items():
+        for modality, own in rows.items():
             encoder = self.encoder(modality, encoders)
-            vectors = encoder.encode([media[row] for row in chosen]).vectors
+            vectors = encoder.encode([media[row] for row in own]).vectors
             if not vectors.any(axis=1).all():
                 words = " (no words were recognised)" if modality == "audio" else ""
                 raise SpaceError(f"{encoder.name} found nothing in the {modality} that it can embed{words}")
-            result[chosen] = self.place(modality, vectors)
+            result[own] = self.place(modality, vectors)
         return result
 
     def encoder(self, modality: Modality, encoders: Sequence[Encoder]) -> Encoder:
-        """The encoder of a modality among those given, checked against the space."""
-        self._has(modality)
+        """Return the encoder of a modality among several, checked against the space.
+
+        Raises:
+            SpaceError: the space lacks the modality, there is no encoder of it, or it is another than the space's.
+        """
+        self._require(modality)
         for encoder in encoders:
             if modality in encoder.modalities:
                 if encoder.fingerprint != self.fingerprints[modality]:
@@ -182,7 +188,7 @@ class Space:
             + (". Run: pip install 'chiasm[speech]' and give it a Whisper model" if modality == "audio" else "")
         )
 
-    def _has(self, modality: Modality) -> Modality:
+    def _require(self, modality: Modality) -> Modality:
         if modality not in self.fingerprints:
             advice = (
                 "To search with speech: pip install 'chiasm[speech]', give it a Whisper model (see docs/encoders.md), "
@@ -196,10 +202,10 @@ class Space:
 
     # ------------------------------------------------------------------------------------------------ learn and keep
 
-    def learned(
+    def with_maps(
         self, name: str, maps: Mapping[Modality, LearnedMap], *, learned_from: Sequence[str], about: Mapping[str, Any]
     ) -> Space:
-        """The same space with learned maps, under another name.
+        """Return the same space with learned maps, under another name.
 
         Args:
             name: of the new space, and of its folder.
@@ -228,9 +234,9 @@ class Space:
         return tensors
 
     def save(self, folder: Path) -> None:
-        """Write `space.json` and the safetensors file that it names by the digest; a space that is there is replaced.
+        """Write `space.json` and the safetensors file that it names by the digest, in the place of an older space.
 
-        `space.json` is replaced last, at once: after a crash the folder holds the old space or the new one, whole.
+        `space.json` is replaced last: after a crash the folder holds the old space or the new one, whole.
 
         Raises:
             SpaceError: the folder cannot be written.
@@ -252,12 +258,7 @@ class Space:
         tensors = folder / f"{self.digest}.safetensors"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            part = temporary_of(tensors)
-            try:
-                save_file(self._all_tensors(), part)  # another thread may read, or write, a file of this name
-                part.replace(tensors)
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(tensors, save(self._all_tensors()))  # another thread may read, or write, a file of this name
             write_whole(folder / "space.json", json.dumps(header, indent=2) + "\n")
             for old in set(folder.glob("*.safetensors")) - {tensors}:
                 old.unlink(missing_ok=True)
@@ -266,7 +267,7 @@ class Space:
 
     @classmethod
     def load(cls, folder: Path) -> Space:
-        """Read what `save` wrote.
+        """Read a space that `save` wrote.
 
         Raises:
             SpaceError: there is none, it is damaged, or of another format version.
@@ -290,14 +291,14 @@ class Space:
             raise _unreadable(folder, error) from error
         if space.digest != header["digest"]:
             raise SpaceError(
-                f"{folder} is damaged, or of a chiasm that places vectors otherwise: its digest is {space.digest} and "
+                f"{folder} is damaged, or of a chiasm that places vectors differently: its digest is {space.digest} and "
                 f"should be {header['digest']}. {_AGAIN}"
             )
         return space
 
 
 def _map_of(modality: str, blend: float, tensors: dict[str, Float[np.ndarray, "..."]]) -> LearnedMap:
-    """The map of a modality, taken out of the tensors of a space."""
+    """Take the map of a modality out of the tensors of a space."""
     own = {name: tensors.pop(f"map.{modality}.{name}") for name in ("weight", "bias")}
     centres, width = (tensors.pop(f"map.{modality}.{name}", None) for name in ("centres", "width"))
     kernel = None if centres is None or width is None else GaussianKernel(centres, float(width[0]))
@@ -305,7 +306,7 @@ def _map_of(modality: str, blend: float, tensors: dict[str, Float[np.ndarray, ".
 
 
 def saved_spaces(folder: Path) -> tuple[str, ...]:
-    """Names of the spaces that are saved in a folder, oldest first; their headers alone are read.
+    """Return the names of the spaces that are saved in a folder, oldest first; only their headers are read.
 
     Raises:
         SpaceError: one is damaged or of another format version.
@@ -317,7 +318,7 @@ def saved_spaces(folder: Path) -> tuple[str, ...]:
         raise SpaceError(f"a space in {folder} has no {error}. {_AGAIN}") from error
 
 
-_AGAIN = "Delete the folder: the start is made anew by itself, anything else by chiasm align"
+_AGAIN = "Delete the folder: the start is rebuilt automatically, anything else by chiasm align"
 
 
 def _header(folder: Path) -> dict[str, Any]:
@@ -338,11 +339,11 @@ def _unreadable(folder: Path, error: Exception) -> SpaceError:
 
 
 def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
-    """The space that needs no paired data.
+    """Return the space that needs no paired data.
 
     With a text encoder of its own space and an image classifier, everything goes through words: texts and transcripts
-    by their embeddings, images by ConSE over the class names. The mean of the class names is taken off on both sides,
-    since it says nothing about which class it is. With a joint encoder nothing is needed.
+    by their embeddings, images by ConSE over the class names. The mean of the class names is subtracted on both sides,
+    since it says nothing about which class it is. A joint encoder needs none of this.
 
     Args:
         encoders: of several that take a modality, the first one has it.
@@ -391,7 +392,7 @@ def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
 
 
 def _embed_names(names: Sequence[str], text: Encoder, key: str) -> Float[np.ndarray, "classes dim"]:
-    """Unit vectors of class names. Thousands of phrases take seconds, so they are embedded once a machine."""
+    """Return unit vectors of class names. Thousands of phrases take seconds, so they are embedded once per machine."""
 
     def embed(folder: Path) -> dict[str, str]:
         save_file({"names": _mean_of_phrases(names, text)}, folder / "names.safetensors")

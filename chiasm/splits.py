@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import LabelError
-from chiasm.vectors import Unchecked
+from chiasm.vectors import Unchecked, check_matrix
 
 Labels: TypeAlias = Shaped[np.ndarray, " _"] | Sequence[Any] | Unchecked
 """One label or group a row: an array, a list or a column of a table. Text, numbers or booleans."""
@@ -23,29 +23,32 @@ Labels: TypeAlias = Shaped[np.ndarray, " _"] | Sequence[Any] | Unchecked
 
 @dataclass(frozen=True, eq=False)
 class Shots:
-    """Labelled rows that are learned from in every fold and scored in none.
+    """Labelled rows that train in every fold and are scored in none.
 
     Embedded names of classes, labelled items of another modality in a joint space (cross-modal few-shot, Lin et al.
     2023), or a source domain beside the target.
 
     Raises:
         LabelError: not one label and one weight a row, NaN or infinite values, or a weight below 0.
+
+    Example:
+        >>> names = Shots(np.eye(2), ["cat", "dog"])
+        >>> len(names + names), names.weight.tolist()
+        (4, [1.0, 1.0])
     """
 
     X: Float[np.ndarray, "rows dim"] | Unchecked
     y: Labels
     weight: Float[np.ndarray, " rows"] | Unchecked = None
-    """Of each row beside 1 for a row of the target; by default 1."""
+    """Of each row, where a row of the target has 1; by default 1."""
 
     def __post_init__(self) -> None:
-        X, y = np.asarray(self.X), np.asarray(self.y)
+        X, y = check_matrix(self.X, "the extra shots"), np.asarray(self.y)
         weight = np.ones(len(y)) if self.weight is None else np.asarray(self.weight, dtype=np.float64)
-        if X.ndim != 2 or y.shape != (len(X),) or weight.shape != (len(X),):
+        if y.shape != (len(X),) or weight.shape != (len(X),):
             raise LabelError(
-                f"extra shots need a matrix, one label and one weight a row; got {X.shape}, {y.shape} and {weight.shape}"
+                f"extra shots need one label and one weight a row; got {X.shape}, {y.shape} and {weight.shape}"
             )
-        if not np.isfinite(X).all():
-            raise LabelError("extra shots hold NaN or infinite values: leave those rows out")
         if not (np.isfinite(weight) & (weight >= 0)).all():
             raise LabelError("weights of extra shots must be finite and not below 0")
         for name, value in (("X", X), ("y", y), ("weight", weight)):
@@ -62,7 +65,7 @@ class Shots:
         )
 
     def take(self, rows: Int[np.ndarray, " some"]) -> Shots:
-        """Some of the rows."""
+        """Return some of the rows."""
         return Shots(self.X[rows], np.asarray(self.y)[rows], self.weight[rows])
 
 
@@ -73,7 +76,7 @@ def label_codes(
 
     Args:
         values: one value a row.
-        what: what they are, for the message, e.g. `"labels"`.
+        what: their name in messages.
 
     Raises:
         LabelError: not one-dimensional, a value is missing (None, NaN), or kinds that cannot be ordered are mixed.
@@ -122,7 +125,7 @@ def refuse_continuous(classes: Shaped[np.ndarray, " classes"]) -> None:
 
 
 def group_codes(groups: Labels, rows: int) -> Int[np.ndarray, " rows"]:
-    """The number of each row's group.
+    """Return the number of each row's group.
 
     Raises:
         LabelError: as `label_codes`, or there is not one group a row.
@@ -136,7 +139,7 @@ def group_codes(groups: Labels, rows: int) -> Int[np.ndarray, " rows"]:
 def deal(
     codes: Int[np.ndarray, " rows"], folds: int, *, seed: int, groups: Int[np.ndarray, " rows"] | None = None
 ) -> Int[np.ndarray, " rows"]:
-    """Deal rows into folds so that every fold has its share of every class and no group is divided.
+    """Return the fold of each row, so that every fold has its share of every class and no group is divided.
 
     Without groups, the numbers of a class in any two folds differ by at most one, and so do the folds' sizes. With
     groups, the largest groups are dealt first, each to the fold that is shortest of its classes; no fold stays empty.
@@ -147,9 +150,6 @@ def deal(
         seed: of the draw.
         groups: the group of each row, by number, every number up to the largest in use.
 
-    Returns:
-        The fold of each row.
-
     Raises:
         LabelError: `folds` is below 2 or above the number of groups (without groups: of rows).
     """
@@ -159,17 +159,17 @@ def deal(
         # Dealing class after class round and round keeps both the classes' and the folds' sizes within one.
         order = rng.permutation(len(codes))
         order = order[np.argsort(codes[order], kind="stable")]
-        dealt = np.empty(len(codes), dtype=np.int64)
-        dealt[order] = np.arange(len(codes)) % folds
-        return dealt
+        fold = np.empty(len(codes), dtype=np.int64)
+        fold[order] = np.arange(len(codes)) % folds
+        return fold
     counts = count(groups, codes)
     _check_folds(folds, len(counts), "groups")
-    fold: Int[np.ndarray, " rows"] = _deal_groups(counts, folds, rng)[groups]
-    return fold
+    of_rows: Int[np.ndarray, " rows"] = _deal_groups(counts, folds, rng)[groups]
+    return of_rows
 
 
 def count(group: Int[np.ndarray, " items"], codes: Int[np.ndarray, " items"]) -> Float64[np.ndarray, "groups classes"]:
-    """How many rows of each class each group has."""
+    """Return how many rows of each class each group has."""
     counts = np.zeros((group.max(initial=-1) + 1, codes.max(initial=-1) + 1))
     np.add.at(counts, (group, codes), 1)
     return counts
@@ -177,14 +177,20 @@ def count(group: Int[np.ndarray, " items"], codes: Int[np.ndarray, " items"]) ->
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Row numbers of the two sides, each ascending and without repeats."""
+    """Row numbers of the two sides, each ascending and without repeats.
+
+    Example:
+        >>> split = holdout_split(0.5, groups=["a", "a", "b", "b"])
+        >>> sorted([split.train.tolist(), split.test.tolist()])
+        [[0, 1], [2, 3]]
+    """
 
     train: Int[np.ndarray, " train"]
     test: Int[np.ndarray, " test"]
 
 
 def few_shot_split(y: Labels, shots: int, *, seed: int = 0, groups: Labels | None = None) -> Split:
-    """Draw `shots` items of every class to learn from; the rest is to measure on.
+    """Draw `shots` items of every class to train on; the rest is to test on.
 
     With `groups`, items that share a group with a drawn item are on neither side, so that no group is on both.
 
@@ -202,14 +208,14 @@ def few_shot_split(y: Labels, shots: int, *, seed: int = 0, groups: Labels | Non
             f"ask for at most {sizes.min()}, or leave these classes out"
         )
     order = np.random.default_rng(seed).permutation(len(codes))
-    drawn = np.zeros(len(codes), dtype=bool)
+    train = np.zeros(len(codes), dtype=bool)
     for k in range(len(classes)):
-        drawn[order[codes[order] == k][:shots]] = True
-    taken = drawn
+        train[order[codes[order] == k][:shots]] = True
+    test = ~train
     if groups is not None:
         group = group_codes(groups, len(codes))
-        taken = np.isin(group, group[drawn])
-    return Split(np.flatnonzero(drawn), np.flatnonzero(~taken))
+        test = ~np.isin(group, group[train])
+    return Split(np.flatnonzero(train), np.flatnonzero(test))
 
 
 def grouped_stratified_folds(
@@ -279,7 +285,7 @@ def holdout_split(share: float, *, y: Labels | None = None, groups: Labels | Non
 
 @dataclass(frozen=True, eq=False)
 class HeldOutClasses:
-    """Classes to learn from and classes to keep for later, and the rows of each."""
+    """Classes to train on and classes to hold out, and the rows of each."""
 
     seen: tuple[Any, ...]
     unseen: tuple[Any, ...]
@@ -287,7 +293,7 @@ class HeldOutClasses:
 
 
 def held_out_class_split(y: Labels, share: float, *, seed: int = 0) -> HeldOutClasses:
-    """Draw about `share` of the classes, of which nothing is to be learned: at least one of them, and never all.
+    """Hold out about `share` of the classes: at least one of them, and never all.
 
     The draw depends on the names of the classes alone, not on the items. To measure on seen classes as well, as
     `chiasm.evaluation.metrics.held_out_class_metrics` does, hold out items of `split.train` with `holdout_split`.
@@ -325,9 +331,9 @@ def near_duplicate_groups(
 ) -> Int[np.ndarray, " rows"]:
     """Group rows whose embeddings are nearly the same, directly or through others.
 
-    Two rows are joined if their cosine is at least `threshold`, to within the rounding of an inner product, so that equal
-    rows are together at a threshold of 1. A row of zeros has no direction and is joined to none. All pairs are looked at,
-    `block` x `block` at a time: the time grows with the square of the rows, the memory does not.
+    Two rows belong together if their cosine is at least `threshold`, to within the rounding of an inner product, so that
+    equal rows do at a threshold of 1. A row of zeros has no direction and stands alone. All pairs are compared, `block` x
+    `block` at a time: the time grows with the square of the rows, the memory does not.
 
     Args:
         vectors: an embedding a row, of any length.
@@ -339,23 +345,14 @@ def near_duplicate_groups(
         The number of each row's group, counted from 0 in the order in which groups first occur.
 
     Raises:
-        LabelError: not a matrix of floats, NaN or infinite values, `threshold` or `block` out of range, or groups that do
-            not fit.
+        LabelError: not a matrix of finite numbers, `threshold` or `block` out of range, or groups that do not fit.
     """
-    X = np.asarray(vectors)
-    if X.ndim != 2 or X.dtype.kind != "f":
-        raise LabelError(f"embeddings must be a matrix of floats, one a row; got {X.dtype} {X.shape}")
+    X = check_matrix(vectors, "the embeddings")
     if not 0 < threshold <= 1:
         raise LabelError(f"threshold must be a cosine above 0 and at most 1; got {threshold}")
     if block < 1:
         raise LabelError(f"block must be at least 1; got {block}")
     parts = [slice(first, min(first + block, len(X))) for first in range(0, len(X), block)]
-    for part in parts:
-        bad = np.flatnonzero(~np.isfinite(X[part]).all(axis=1))
-        if len(bad):
-            raise LabelError(
-                f"the embedding of row {part.start + bad[0]} holds NaN or infinite values: leave out rows without one"
-            )
     together = np.arange(len(X)) if groups is None else group_codes(groups, len(X))
     eps = float(np.finfo(np.result_type(X.dtype, np.float32)).eps)
     least = threshold - 2 * eps * X.shape[1] ** 0.5
@@ -364,12 +361,12 @@ def near_duplicate_groups(
         for columns in parts[i:]:
             others = directions if columns is rows else _directions(X[columns])
             a, b = np.nonzero(directions @ others.T >= least)
-            together = _joined(together, together[rows][a], together[columns][b])
+            together = _join(together, together[rows][a], together[columns][b])
     return _in_order(together)
 
 
 def merge_groups(*groups: Labels) -> Int[np.ndarray, " rows"]:
-    """Put rows together that share a group in any of several groupings, directly or through others.
+    """Join rows that share a group in any of several groupings, directly or through others.
 
     Args:
         groups: groupings of the same rows, e.g. by source file, by folder and by near-duplicate embeddings.
@@ -386,12 +383,12 @@ def merge_groups(*groups: Labels) -> Int[np.ndarray, " rows"]:
     for other in groups[1:]:
         codes = group_codes(other, len(together))
         first = np.unique(codes, return_index=True)[1]
-        together = _joined(together, together, together[first[codes]])
+        together = _join(together, together, together[first[codes]])
     return _in_order(together)
 
 
 def crossing(groups: Labels, split: Split) -> int:
-    """How many test rows share a group with a row of train: 0 if the split divides no group.
+    """Return how many test rows share a group with a row of train: 0 if the split divides no group.
 
     Raises:
         LabelError: groups are missing, or the split names rows that are not there.
@@ -404,7 +401,7 @@ def crossing(groups: Labels, split: Split) -> int:
 
 
 def _directions(vectors: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
-    """Rows of length 1, and zeros where they are zero; at least float32."""
+    """Return rows of length 1, and zeros where they are zero; at least float32."""
     rows = vectors.astype(np.result_type(vectors.dtype, np.float32))
     # Scaled first, so that squares neither overflow nor vanish.
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
@@ -414,10 +411,10 @@ def _directions(vectors: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "ro
     return directions
 
 
-def _joined(
+def _join(
     together: Int[np.ndarray, " rows"], a: Int[np.ndarray, " pairs"], b: Int[np.ndarray, " pairs"]
 ) -> Int[np.ndarray, " rows"]:
-    """Make one of the groups `a[i]` and `b[i]`, for all i: connected components."""
+    """Unite the groups `a[i]` and `b[i]`, for all i: connected components."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -427,12 +424,12 @@ def _joined(
     size = int(together.max()) + 1
     graph = coo_array((np.ones(int(new.sum()), dtype=bool), (a[new], b[new])), shape=(size, size))
     component: Int[np.ndarray, " groups"] = connected_components(graph, directed=False)[1]
-    joined: Int[np.ndarray, " rows"] = component[together]
-    return joined
+    union: Int[np.ndarray, " rows"] = component[together]
+    return union
 
 
 def _in_order(group: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-    """The same groups, numbered from 0 as they first occur."""
+    """Return the same groups, numbered from 0 as they first occur."""
     first, codes = np.unique(group, return_index=True, return_inverse=True)[1:]
     number = np.empty(len(first), dtype=np.int64)
     number[np.argsort(first)] = np.arange(len(first))
@@ -446,12 +443,12 @@ def _hold_out_items(
     """Take the share of every class, rounding so that the total is right as well."""
     order = rng.permutation(len(codes))
     sizes = np.bincount(codes)
-    wanted = share * sizes
-    take = np.floor(wanted).astype(np.int64)
+    exact = share * sizes
+    take = np.floor(exact).astype(np.int64)
     missing = round(share * len(codes)) - take.sum()
     # Largest remainders first; equal ones in drawn order, so that no class is favoured by its name.
     by_remainder = rng.permutation(len(sizes))
-    by_remainder = by_remainder[np.argsort(-(wanted - take)[by_remainder], kind="stable")]
+    by_remainder = by_remainder[np.argsort(-(exact - take)[by_remainder], kind="stable")]
     take[by_remainder[:missing]] += 1
     take = np.minimum(take, np.maximum(sizes - 1, 0))
     held = np.zeros(len(codes), dtype=bool)
@@ -463,16 +460,16 @@ def _hold_out_items(
 def _hold_out_groups(
     codes: Int[np.ndarray, " items"], group: Int[np.ndarray, " items"], share: float, rng: np.random.Generator
 ) -> Bool[np.ndarray, " items"]:
-    """Take groups in drawn order, each if it brings the held-out share of its classes nearer to what is wanted."""
+    """Take groups in drawn order, each if it brings the held-out share of its classes nearer to the share."""
     counts = count(group, codes)
     counts /= counts.sum(axis=0)
     short = np.full(counts.shape[1], share)
-    taken = np.zeros(len(counts), dtype=bool)
+    out = np.zeros(len(counts), dtype=bool)
     for g in rng.permutation(len(counts)):
         if np.sum((short - counts[g]) ** 2) < np.sum(short**2):
-            taken[g] = True
+            out[g] = True
             short = short - counts[g]
-    held: Bool[np.ndarray, " items"] = taken[group]
+    held: Bool[np.ndarray, " items"] = out[group]
     return held
 
 

@@ -48,9 +48,9 @@ def slow_conse(
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5, 20.0])
 def test_conse_restated_by_hand(top: int, temperature: float) -> None:
     vectors, weight, bias, names = classifier(7)
-    found = conse(vectors, weight=weight, bias=bias, names=names, top=top, temperature=temperature)
-    np.testing.assert_allclose(found, slow_conse(vectors, weight, bias, names, top, temperature), atol=1e-5)
-    assert found.dtype == np.float32
+    placed = conse(vectors, weight=weight, bias=bias, names=names, top=top, temperature=temperature)
+    np.testing.assert_allclose(placed, slow_conse(vectors, weight, bias, names, top, temperature), atol=1e-5)
+    assert placed.dtype == np.float32
 
 
 def test_defaults_are_twenty_classes_at_one_and_a_half() -> None:
@@ -81,20 +81,20 @@ def test_a_higher_temperature_is_nearer_to_the_mean_of_the_names() -> None:
 def test_classes_that_tie_with_the_last_take_part() -> None:
     names = np.eye(4, dtype=np.float32)
     bias = np.array([2, 1, 1, 0], np.float32)
-    found = conse(np.zeros((1, 3), np.float32), weight=np.zeros((3, 4), np.float32), bias=bias, names=names, top=2)[0]
-    assert found[1] == found[2] > 0
-    assert found[3] == 0
-    assert found[1] / found[0] == pytest.approx(math.exp(-1 / 1.5), rel=1e-5)
+    placed = conse(np.zeros((1, 3), np.float32), weight=np.zeros((3, 4), np.float32), bias=bias, names=names, top=2)[0]
+    assert placed[1] == placed[2] > 0
+    assert placed[3] == 0
+    assert placed[1] / placed[0] == pytest.approx(math.exp(-1 / 1.5), rel=1e-5)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 1023, 1024, 1025, 2049])
 def test_chunks_do_not_show(rows: int) -> None:
     vectors, weight, bias, names = classifier(rows, seed=rows)
-    found = conse(vectors, weight=weight, bias=bias, names=names, top=3)
-    assert found.shape == (rows, 4)
+    placed = conse(vectors, weight=weight, bias=bias, names=names, top=3)
+    assert placed.shape == (rows, 4)
     for edge in {0, 1022, 1023, 1024, 1025, 2047, 2048} & set(range(rows)):
         alone = conse(vectors[edge : edge + 1], weight=weight, bias=bias, names=names, top=3)
-        np.testing.assert_allclose(found[edge], alone[0], atol=1e-6)
+        np.testing.assert_allclose(placed[edge], alone[0], atol=1e-6)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.floats(0.1, 10), st.integers(1, 5))
@@ -104,20 +104,18 @@ def test_every_vector_has_unit_length_and_its_place_does_not_depend_on_the_other
 ) -> None:
     vectors, weight, bias, names = classifier(8, seed=seed)
     options = {"weight": weight, "bias": bias, "names": names}
-    found = conse(vectors, **options, top=top, temperature=temperature)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    placed = conse(vectors, **options, top=top, temperature=temperature)
+    np.testing.assert_allclose(np.linalg.norm(placed, axis=1), 1, rtol=1e-5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bridge, "CHUNK", chunk)
-        np.testing.assert_allclose(conse(vectors, **options, top=top, temperature=temperature), found, atol=1e-5)
+        np.testing.assert_allclose(conse(vectors, **options, top=top, temperature=temperature), placed, atol=1e-5)
     order = np.random.default_rng(seed).permutation(8)
     shuffled = conse(vectors[order], **options, top=top, temperature=temperature)
-    np.testing.assert_allclose(shuffled, found[order], atol=1e-5)
+    np.testing.assert_allclose(shuffled, placed[order], atol=1e-5)
 
 
 @pytest.mark.parametrize(("top", "temperature"), [(0, 1.0), (-3, 1.0), (5, 0.0), (5, -1.0), (5, float("nan"))])
 def test_options_are_checked(top: int, temperature: float) -> None:
     vectors, weight, bias, names = classifier(2)
-    with pytest.raises(
-        ValueError, match=f"top must be at least 1 and temperature above 0; got {top} and {temperature}"
-    ):
+    with pytest.raises(ValueError, match=f"got {top} and {temperature}"):
         conse(vectors, weight=weight, bias=bias, names=names, top=top, temperature=temperature)

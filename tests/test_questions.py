@@ -392,7 +392,7 @@ def test_before_and_after_on_the_same_pairs(shades: Path, tmp_path: Path) -> Non
     assert "before" not in chiasm.evaluate(made).metrics, "nothing was learned but scores"
     turned = LearnedMap(np.eye(12, dtype=np.float32)[[2, 1, 0, *range(3, 12)]], np.zeros(12, np.float32), 1.0)
     learned_from = [item for item in Collection.open(made).ids() if item.split("-")[0] != "0"]
-    space = start_of(Collection.open(made), painters()).learned(
+    space = start_of(Collection.open(made), painters()).with_maps(
         "moved", {"image": turned}, learned_from=learned_from, about={}
     )
     space.save(made / "spaces" / "moved")

@@ -350,7 +350,7 @@ def scores_of(collection: Path) -> ScoreModel:
 def learn(collection: Path, name: str, scores: ScoreModel | None = None) -> None:
     """A newer space as `align` makes it, in no time."""
     opened = Collection.open(collection)
-    space = searcher.start_of(opened, painters()).learned(name, {}, learned_from=(), about={})
+    space = searcher.start_of(opened, painters()).with_maps(name, {}, learned_from=(), about={})
     space.save(collection / "spaces" / name)
     if scores is not None:
         save_scores(collection / "spaces" / name, scores)

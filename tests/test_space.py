@@ -21,6 +21,7 @@ from chiasm.alignment.closed_form import KernelAlignment, RidgeAlignment
 from chiasm.alignment.pairs import PairArrays
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.errors import SpaceError
+from chiasm.files import write_whole
 from chiasm.space import NAME_TEMPLATES, Space, start_space
 from chiasm.types import Audio, Image, Media, Modality, Text
 from chiasm.vectors import unit_rows
@@ -131,7 +132,7 @@ def learned(start: Space) -> Space:
     rng = np.random.default_rng(5)
     weight, bias = rng.standard_normal((14, 6)).astype(np.float32), rng.standard_normal(6).astype(np.float32)
     maps: dict[Modality, LearnedMap] = {"image": LearnedMap(weight, bias, 0.7)}
-    return start.learned("aligned", maps, learned_from=["b", "a"], about={"pairs": 2})
+    return start.with_maps("aligned", maps, learned_from=["b", "a"], about={"pairs": 2})
 
 
 # --------------------------------------------------------------------------------------------------------------- start
@@ -237,18 +238,15 @@ def test_of_several_encoders_the_first_has_a_modality() -> None:
 
 
 def test_encoders_without_a_way_to_each_other() -> None:
-    with pytest.raises(
-        SpaceError, match=r"can be bridged only through text, and none of them takes text: pictures, noise"
+    noise = Fake("noise", ["audio"])
+    for encoders, message in (
+        ([image_encoder(), noise], "only through text, and none of them takes text: pictures, noise"),
+        ([image_encoder(head=None), text_encoder()], "pictures .* has no class names to bridge by"),
+        ([image_encoder(), text_encoder(), noise], "only one encoder .* got pictures and noise"),
+        ([], "at least one encoder"),
     ):
-        start_space([image_encoder(), Fake("noise", ["audio"])])
-    with pytest.raises(SpaceError, match="pictures shares no space with words and has no class names to bridge by"):
-        start_space([image_encoder(head=None), text_encoder()])
-    with pytest.raises(
-        SpaceError, match="only one encoder can be bridged to words by its class names; got pictures and noise"
-    ):
-        start_space([image_encoder(), text_encoder(), Fake("noise", ["audio"])])
-    with pytest.raises(SpaceError, match="a space needs at least one encoder; got none"):
-        start_space([])
+        with pytest.raises(SpaceError, match=message):
+            start_space(encoders)
 
 
 # ------------------------------------------------------------------------------------------------------------- learned
@@ -276,7 +274,7 @@ def test_a_space_places_as_the_alignment_that_it_was_learned_by(start: Space) ->
     features = start.features("image", raw, begin)
     fitted = RidgeAlignment(blends=[0.7]).fit(PairArrays(features, anchors, begin))
     maps: dict[Modality, LearnedMap] = {"image": fitted.map}
-    space = start.learned("aligned", maps, learned_from=[], about={})
+    space = start.with_maps("aligned", maps, learned_from=[], about={})
     np.testing.assert_array_equal(space.place("image", raw), fitted.transform(features, begin))
 
 
@@ -287,7 +285,7 @@ def test_a_map_of_kernel_features_is_kept(start: Space, tmp_path: Path) -> None:
     fitted = KernelAlignment(blends=[0.7], widths=[0.5]).fit(PairArrays(features, anchors, begin))
     assert fitted.map.kernel is not None
     maps: dict[Modality, LearnedMap] = {"image": fitted.map}
-    space = start.learned("bent", maps, learned_from=[], about={})
+    space = start.with_maps("bent", maps, learned_from=[], about={})
     np.testing.assert_array_equal(space.place("image", raw), fitted.transform(features, begin))
     space.save(tmp_path / "bent")
     again = Space.load(tmp_path / "bent")
@@ -295,20 +293,20 @@ def test_a_map_of_kernel_features_is_kept(start: Space, tmp_path: Path) -> None:
     wider: dict[Modality, LearnedMap] = {
         "image": replace(fitted.map, kernel=replace(fitted.map.kernel, width=2 * fitted.map.kernel.width))
     }
-    assert start.learned("wider", wider, learned_from=[], about={}).digest != space.digest
+    assert start.with_maps("wider", wider, learned_from=[], about={}).digest != space.digest
 
 
 def test_a_map_without_a_share_leaves_the_start(start: Space, learned: Space) -> None:
     none: dict[Modality, LearnedMap] = {"image": replace(learned.maps["image"], blend=0.0)}
     for space in (start, learned):
-        same = space.learned("other", none, learned_from=[], about={})
+        same = space.with_maps("other", none, learned_from=[], about={})
         assert same.digest == start.digest
         np.testing.assert_array_equal(same.place("image", vectors(3)), start.place("image", vectors(3)))
 
 
 def test_a_second_map_joins_the_first(learned: Space) -> None:
     text: dict[Modality, LearnedMap] = {"text": LearnedMap(np.eye(6, dtype=np.float32), np.ones(6, np.float32), 0.5)}
-    both = learned.learned("both", text, learned_from=[], about={})
+    both = learned.with_maps("both", text, learned_from=[], about={})
     assert set(both.maps) == {"image", "text"}
     np.testing.assert_array_equal(both.place("image", vectors(3)), learned.place("image", vectors(3)))
 
@@ -316,7 +314,7 @@ def test_a_second_map_joins_the_first(learned: Space) -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../a", "/a", "a/"])
 def test_a_name_is_that_of_a_folder(start: Space, name: str) -> None:
     with pytest.raises(SpaceError, match=f"{name!r} cannot name a space: it is the name of its folder, too"):
-        start.learned(name, {}, learned_from=[], about={})
+        start.with_maps(name, {}, learned_from=[], about={})
 
 
 def test_nothing_has_no_place(start: Space, learned: Space) -> None:
@@ -351,9 +349,7 @@ def test_media_are_embedded_in_order_and_by_modality_at_once(learned: Space, enc
 
 
 def test_a_sound_without_words_is_no_query(start: Space, encoders: list[Encoder]) -> None:
-    with pytest.raises(
-        SpaceError, match=r"speech found nothing in the audio that it can embed \(no words were recognised\)"
-    ):
+    with pytest.raises(SpaceError, match="no words were recognised"):
         start.embed([sound(0.5), sound(0)], encoders)
     with pytest.raises(SpaceError, match=r"words found nothing in the text that it can embed$"):
         start.embed([Text("")], encoders)
@@ -361,10 +357,7 @@ def test_a_sound_without_words_is_no_query(start: Space, encoders: list[Encoder]
 
 def test_a_modality_that_the_space_lacks(encoders: list[Encoder]) -> None:
     space = start_space(encoders[:2])
-    message = (
-        r"the space 'start' has image, video, text, not audio. To search with speech: pip install 'chiasm\[speech\]', "
-        r"give it a Whisper model \(see docs/encoders.md\), and run chiasm add again"
-    )
+    message = r"'start' has image, video, text, not audio. .* pip install 'chiasm\[speech\]'"
     for ask in (
         lambda: space.embed([sound(0.5)], encoders),
         lambda: space.place("audio", vectors(1, 6)),
@@ -373,17 +366,12 @@ def test_a_modality_that_the_space_lacks(encoders: list[Encoder]) -> None:
     ):
         with pytest.raises(SpaceError, match=message):
             ask()
-    with pytest.raises(
-        SpaceError,
-        match=r"has text, not image. docs/encoders.md names encoders that take image: add the files to a new collection",
-    ):
+    with pytest.raises(SpaceError, match="names encoders that take image"):
         start_space([text_encoder()]).embed([picture(1)], encoders)
 
 
 def test_an_encoder_that_is_not_here(start: Space, encoders: list[Encoder]) -> None:
-    with pytest.raises(
-        SpaceError, match=r"knows audio, but its encoder is not installed here. Run: pip install 'chiasm\[sp"
-    ):
+    with pytest.raises(SpaceError, match="knows audio, but its encoder is not installed here"):
         start.embed([sound(0.5)], encoders[:2])
     with pytest.raises(SpaceError, match=r"knows text, but its encoder is not installed here$"):
         start.embed([Text("a cat")], encoders[:1])
@@ -493,17 +481,19 @@ def test_a_saved_space_is_two_files_and_no_more(tmp_path: Path, start: Space, le
     assert header["blends"] == {"image": 0.7}
 
 
-@pytest.mark.parametrize("step", ["save_file", "write_whole"])
+@pytest.mark.parametrize("step", [".safetensors", ".json"])
 def test_a_crash_while_saving_leaves_the_old_space(
     tmp_path: Path, start: Space, learned: Space, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     start.save(tmp_path)
 
-    def crash(*_: object) -> None:
-        raise KeyboardInterrupt
+    def crash(path: Path, content: str | bytes) -> None:
+        if path.suffix == step:
+            raise KeyboardInterrupt
+        write_whole(path, content)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, step, crash)
+        patch.setattr(module, "write_whole", crash)
         learned.save(tmp_path)
     assert Space.load(tmp_path).digest == start.digest
     learned.save(tmp_path)
@@ -558,9 +548,9 @@ def one_value_changed(folder: Path) -> None:
         (rewritten(blends={"image": 0.7, "text": 0.7}), r"cannot be read as a space \(KeyError: 'map.text.weight'\)"),
         (rewritten(digest="../other"), r"cannot be read as a space \(FileNotFoundError: .*other.safetensors"),
         (rewritten(digest=7), r"cannot be read as a space \(TypeError"),
-        (rewritten(blends={"image": 0.8}), "is damaged, or of a chiasm that places vectors otherwise: its digest is"),
-        (rewritten(fingerprints={}), "is damaged, or of a chiasm that places vectors otherwise"),
-        (one_value_changed, "is damaged, or of a chiasm that places vectors otherwise"),
+        (rewritten(blends={"image": 0.8}), "is damaged, or of a chiasm that places vectors differently: its digest is"),
+        (rewritten(fingerprints={}), "is damaged, or of a chiasm that places vectors differently"),
+        (one_value_changed, "is damaged, or of a chiasm that places vectors differently"),
         (lambda f: (f / "space.json").write_text("{"), r"cannot be read as a space \(JSONDecodeError"),
         (lambda f: (f / "space.json").write_text("[]"), r"cannot be read as a space \(TypeError"),
         (lambda f: (f / "space.json").write_bytes(b"\xff"), r"cannot be read as a space \(UnicodeDecodeError"),
@@ -580,7 +570,7 @@ def test_a_space_that_cannot_be_loaded_says_why(
     with pytest.raises(SpaceError, match=message) as caught:
         Space.load(tmp_path / "aligned")
     assert str(caught.value).startswith(str(tmp_path / "aligned"))
-    assert "Delete the folder: the start is made anew by itself, anything else by chiasm align" in str(caught.value)
+    assert "Delete the folder: the start is rebuilt automatically, anything else by chiasm align" in str(caught.value)
 
 
 def test_a_space_of_other_constants_is_not_used(
@@ -588,7 +578,7 @@ def test_a_space_of_other_constants_is_not_used(
 ) -> None:
     learned.save(tmp_path)
     monkeypatch.setattr(module, "START_SHARE", 0.25)
-    with pytest.raises(SpaceError, match="of a chiasm that places vectors otherwise"):
+    with pytest.raises(SpaceError, match="of a chiasm that places vectors differently"):
         Space.load(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The bridge: from an image classifier's features to text vectors, with no paired data at all.
+"""The bridge from an image classifier's features to text vectors, which needs no paired data.
 
 ConSE (Norouzi et al. 2014, "Zero-shot learning by convex combination of semantic embeddings", eq. 3): an image stands
 where the embeddings of its most probable class names stand, weighted by their probabilities. Arrays in, arrays out.
@@ -25,7 +25,7 @@ def conse(
     top: int = TOP,
     temperature: float = TEMPERATURE,
 ) -> Float[np.ndarray, "n anchor"]:
-    """Unit vectors of images in the space of their class names.
+    """Return unit vectors of images in the space of their class names.
 
     Args:
         vectors: the classifier's features.
@@ -36,18 +36,23 @@ def conse(
         temperature: above 1 the probabilities are flatter. The paper uses 1; from 1 to 2 it makes no
             difference beyond the noise on the stamps.
 
+    Example:
+        >>> two = np.eye(2, dtype=np.float32)
+        >>> conse(np.array([[9.0, 0.0]]), weight=two, bias=np.zeros(2), names=two, top=1).tolist()
+        [[1.0, 0.0]]
+
     Raises:
         ValueError: `top` below 1, or a temperature that is not above 0.
     """
     if top < 1 or not temperature > 0:
         raise ValueError(f"top must be at least 1 and temperature above 0; got {top} and {temperature}")
-    result = np.empty((len(vectors), names.shape[1]), dtype=np.float32)
+    placed = np.empty((len(vectors), names.shape[1]), dtype=np.float32)
     top = min(top, len(bias))
-    for start in range(0, len(vectors), CHUNK):
-        logits = (vectors[start : start + CHUNK] @ weight + bias) / temperature
+    for first in range(0, len(vectors), CHUNK):
+        logits = (vectors[first : first + CHUNK] @ weight + bias) / temperature
         logits -= logits.max(axis=1, keepdims=True)
         probabilities = np.exp(logits)
         least = np.partition(probabilities, -top, axis=1)[:, -top, None]
         probabilities[probabilities < least] = 0
-        result[start : start + CHUNK] = unit_rows(probabilities @ names)
-    return result
+        placed[first : first + CHUNK] = unit_rows(probabilities @ names)
+    return placed

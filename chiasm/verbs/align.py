@@ -128,7 +128,7 @@ def align(
         after |= one.after.retrieval.as_dict()
         geometry[one.data.moved] = {"before": one.before.geometry.as_dict(), "after": one.after.geometry.as_dict()}
         gain |= one.after.gain(one.before)
-    space = start.learned(
+    space = start.with_maps(
         name,
         {one.data.moved: one.map for one in results if one.map is not None},
         learned_from=sorted({item for one in results for item in one.data.items}),
