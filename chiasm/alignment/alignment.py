@@ -2,8 +2,8 @@
 
 The anchor stays where it is, so stored vectors of it stay valid and several modalities can be aligned to it one after
 another. The result is a blend of the map with the start, where the space puts an item without any pairs. A method
-(`closed_form`, `contrastive`) says how it chooses its settings on a `Task`, and how it learns a map from a `Lesson` once
-they are settled: all pairs, or those of four folds in five. Arrays in, arrays out; NumPy alone, since a search imports this
+(`closed_form`, `contrastive`) names the settings to choose from on a `Task`, and learns a map from a `Lesson` once they are
+settled: all pairs, or those of four folds in five. Arrays in, arrays out; NumPy alone, since a search imports this
 module to apply maps.
 """
 
@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import comb
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from chiasm.alignment.pairs import Moments, PairArrays, PairStatistics, Source
+from chiasm.alignment.pairs import PairArrays, Source
 from chiasm.errors import SpaceError
 from chiasm.splits import deal
 from chiasm.vectors import unit_rows
@@ -116,20 +116,9 @@ class Lesson:
         source: other pairs in the same features, or statistics of them.
     """
 
-    def __init__(self, pairs: PairArrays, source: Source | None, statistics: PairStatistics | None = None) -> None:
+    def __init__(self, pairs: PairArrays, source: Source | None) -> None:
         self.pairs, self.source = pairs, source
-        self._statistics = statistics
         self._results: dict[Hashable, Any] = {}
-
-    @property
-    def target(self) -> Moments:
-        """Moments of the pairs."""
-        return (self._statistics or self.pairs).moments
-
-    @property
-    def other(self) -> Moments | None:
-        """Moments of the source."""
-        return None if self.source is None else self.source.moments
 
     def once(self, key: Hashable, compute: Callable[[], Value]) -> Value:
         """Return the result of `compute`, which is called for the first request of a key only."""
@@ -139,36 +128,12 @@ class Lesson:
         return result
 
 
-@dataclass(frozen=True, kw_only=True)
-class AlignmentChoice:
-    """The settings chosen on left-out pairs, and how they compare with the start on the same pairs."""
-
-    method: str
-    alpha: float  # weight of the source, 0 without one
-    strength: float  # of the regularisation of x, relative to the mean eigenvalue of the mixed covariance; 0: none
-    blend: float  # share of the learned map in the result; 0 keeps the start
-    score: float  # on left-out pairs: chance of a hit@10 among 30, mean of both directions
-    start_score: float  # of the start alone, on the same pairs
-    best_by_alpha: dict[float, float]  # best score at every alpha
-    settings: dict[str, float] = field(default_factory=dict)  # the method's further settings, by name
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """Settings of a method, and what they predict of the validation pairs when their groups are left out."""
-
-    alpha: float
-    strength: float
-    predicted: Float[np.ndarray, "shown y"]
-    settings: dict[str, float] = field(default_factory=dict)
-
-
 class Task(Lesson):
     """The pairs of one fit, and the criterion that settings are chosen by: left-out pairs find each other.
 
     Attributes:
         alphas: source weights to choose from.
-        shown: rows that are ranked against each other when choosing.
+        rows: the pairs that are ranked against each other when choosing.
         start_score: score of the start alone.
 
     Raises:
@@ -176,105 +141,120 @@ class Task(Lesson):
     """
 
     def __init__(self, pairs: PairArrays, source: Source | None, alpha: float | str) -> None:
-        if len(pairs.X) < MIN_PAIRS:
+        if pairs.count < MIN_PAIRS:
             raise SpaceError(
-                f"alignment needs at least {MIN_PAIRS} pairs; got {len(pairs.X)}. Add pairs or use the space as it is"
+                f"alignment needs at least {MIN_PAIRS} pairs; got {pairs.count}. Add pairs or use the space as it is"
             )
         if pairs.codes.max() == 0:
             raise SpaceError("all pairs are of one group (e.g. the same caption): nothing is left to validate on")
         if source is None and alpha not in {"auto", 0}:
             raise SpaceError(f"alpha={alpha} is the weight of a source, and there is none. Give one, or no alpha")
-        super().__init__(pairs, source)
         if source is not None and source.shape != pairs.shape:
             raise SpaceError(
                 f"the source has {source.shape[0]} x {source.shape[1]} features and the target "
                 f"{pairs.shape[0]} x {pairs.shape[1]}: both must come from the same encoders"
             )
         for part in (pairs, source):
-            if part is not None:
-                _ = part.scale  # refuses features that are all equal
+            if part is not None and part.scale == 0:
+                raise SpaceError("the pairs are degenerate: the features of all of them are equal")
+        super().__init__(pairs, source)
         self.alphas = (0.0,) if source is None else ALPHAS if alpha == "auto" else (float(alpha),)
-        self.shown = _validation_rows(pairs.codes)
-        self._scorer = HitChance(pairs.Y[self.shown], pairs.start[self.shown], pairs.codes[self.shown])
-        self.start_score = round(self._scorer.start_score, 9)
+        self.rows = np.arange(pairs.count)
+        if pairs.count > MAX_VALIDATION:
+            self.rows = np.sort(np.random.default_rng(0).choice(pairs.count, MAX_VALIDATION, replace=False))
+        self._scorer = HitChance(pairs.Y[self.rows], pairs.start[self.rows], pairs.codes[self.rows])
+        (self.start_score,) = self.scores(pairs.start[self.rows], (0.0,))
 
-    def scores(self, predicted: Float[np.ndarray, "shown y"], blends: Sequence[float]) -> list[float]:
-        """Score shares of a prediction of the shown pairs, the rest being the start.
+    def scores(self, predictions: Float[np.ndarray, "rows y"], blends: Sequence[float]) -> list[float]:
+        """Score shares of predictions of `rows`, the rest being the start.
 
         To nine digits: settings whose scores differ by rounding alone are equal.
         """
-        return [round(score, 9) for score in self._scorer.scores(predicted, blends)]
+        return [round(score, 9) for score in self._scorer.scores(predictions, blends)]
 
     @cached_property
     def folds(self) -> list[tuple[Int[np.ndarray, " fold"], Lesson]]:
         """Rows of each fold of whole groups, and the lesson without them."""
-        codes, pairs = self.pairs.codes, self.pairs
+        codes = self.pairs.codes
         fold_of = deal(np.zeros_like(codes), min(FOLDS, int(codes.max()) + 1), seed=0, groups=codes)
-        folds = []
-        for fold in range(int(fold_of.max()) + 1):
-            left = fold_of == fold
-            rest = pairs.statistics - PairStatistics.from_pairs(pairs.X[left], pairs.Y[left])
-            folds.append((np.flatnonzero(left), Lesson(pairs.take(~left), self.source, rest)))
-        return folds
-
-    def assemble(self, parts: Iterable[Float[np.ndarray, "_fold y"]]) -> Float[np.ndarray, "shown y"]:
-        """Put predictions of the folds, in the order of `folds`, together as one of the shown pairs."""
-        predicted = np.empty(self.pairs.Y.shape, np.float32)
-        for (rows, _), part in zip(self.folds, parts, strict=True):
-            predicted[rows] = part
-        shown: Float[np.ndarray, "shown y"] = predicted[self.shown]
-        return shown
-
-
-def choose(method: str, task: Task, candidates: Iterable[Candidate], blends: Sequence[float]) -> AlignmentChoice:
-    """Return the best candidate and blend; of equal scores the first wins: less source, less of the learned map."""
-    best: tuple[Candidate, float] | None = None
-    best_score = -1.0
-    by_alpha: dict[float, float] = {}
-    for candidate in candidates:
-        for blend, score in zip(blends, task.scores(candidate.predicted, blends), strict=True):
-            by_alpha[candidate.alpha] = max(by_alpha.get(candidate.alpha, -1.0), score)
-            if score > best_score:
-                best, best_score = (candidate, blend), score
-    assert best is not None
-    winner, blend = best
-    return AlignmentChoice(
-        method=method,
-        alpha=winner.alpha,
-        strength=winner.strength,
-        blend=blend,
-        score=best_score,
-        start_score=task.start_score,
-        best_by_alpha=by_alpha,
-        settings=winner.settings,
-    )
+        return [
+            (np.flatnonzero(fold_of == fold), Lesson(self.pairs.take(fold_of != fold), self.source))
+            for fold in range(int(fold_of.max()) + 1)
+        ]
 
 
 # ----------------------------------------------------------------------------------------------------------- contract
 
 
 @dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a method leaves open, apart from the blend."""
+
+    alpha: float = 0.0  # weight of the source
+    strength: float = (
+        0.0  # of the regularisation of x, relative to the mean eigenvalue of the mixed covariance; 0: none
+    )
+    extra: dict[str, float] = field(default_factory=dict)  # the method's own, by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentChoice(Settings):
+    """The settings chosen on left-out pairs, and how they compare with the start on the same pairs."""
+
+    method: str
+    blend: float  # share of the learned map in the result; 0 keeps the start
+    score: float  # on left-out pairs: chance of a hit@10 among 30, mean of both directions
+    start_score: float  # of the start alone, on the same pairs
+    best_by_alpha: dict[float, float]  # best score at every alpha
+
+
+Candidate: TypeAlias = tuple[Settings, Float[np.ndarray, "_rows y"]]
+"""Settings, and their predictions of the rows that a task ranks, each without its group."""
+
+
+def choose(method: str, task: Task, candidates: Iterable[Candidate], blends: Sequence[float]) -> AlignmentChoice:
+    """Return the best candidate and blend; of equal scores the first wins: less source, less of the learned map."""
+    best, best_blend, best_score = Settings(), 0.0, -1.0
+    by_alpha: dict[float, float] = {}
+    for settings, predictions in candidates:
+        for blend, score in zip(blends, task.scores(predictions, blends), strict=True):
+            by_alpha[settings.alpha] = max(by_alpha.get(settings.alpha, -1.0), score)
+            if score > best_score:
+                best, best_blend, best_score = settings, blend, score
+    return AlignmentChoice(
+        alpha=best.alpha,
+        strength=best.strength,
+        extra=best.extra,
+        method=method,
+        blend=best_blend,
+        score=best_score,
+        start_score=task.start_score,
+        best_by_alpha=by_alpha,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Alignment(ABC):
-    """A method that learns a map from features of one modality to the anchor space; options alone, fitted by `fit`.
+    """A method that learns a map from features of one modality to the anchor space: options alone, fitted by `fit`.
 
     Attributes:
         alpha: weight of the source in [0, 1], or `"auto"` to choose it.
         blends: shares of the learned map to choose from, in [0, 1]. With 0 among them the result is never worse than
             the start on the left-out pairs.
+        seed: of whatever the method draws.
 
     Raises:
-        SpaceError: an option outside of its range.
+        SpaceError: alpha outside of its range.
     """
 
     method: ClassVar[str]
     alpha: float | str = "auto"
     blends: Sequence[float] = BLENDS
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.alpha != "auto" and not (isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1):
             raise SpaceError(f"alpha must be 'auto' or a number from 0 to 1; got {self.alpha!r}")
-        if not self.blends or not all(0 <= blend <= 1 for blend in self.blends):
-            raise SpaceError(f"blends must be one or more numbers from 0 to 1; got {self.blends!r}")
 
     def fit(
         self, pairs: PairArrays, source: Source | None = None, *, choice: AlignmentChoice | None = None
@@ -292,28 +272,28 @@ class Alignment(ABC):
         """
         task = Task(pairs, source, self.alpha)
         if choice is None:
-            choice = self.choose(task)
+            choice = choose(self.method, task, self.candidates(task), self.blends)
         learned = self.learn(task, choice)
         weight, bias = learned.weight.astype(np.float32), learned.bias.astype(np.float32)
-        return AlignmentFit(self, choice, replace(learned, weight=weight, bias=bias), task)
+        return AlignmentFit(self, choice, LearnedMap(weight, bias, choice.blend, learned.kernel), task)
 
     @abstractmethod
-    def choose(self, task: Task) -> AlignmentChoice:
-        """Return the settings that do best on left-out groups."""
+    def candidates(self, task: Task) -> Iterable[Candidate]:
+        """Yield the settings to choose from, with predictions of left-out pairs; those to prefer first."""
 
     @abstractmethod
-    def learn(self, lesson: Lesson, choice: AlignmentChoice) -> LearnedMap:
-        """Return the map at settings that are chosen."""
+    def learn(self, lesson: Lesson, settings: Settings) -> LearnedMap:
+        """Return the map at these settings."""
 
-    def predict_left_out(self, task: Task, choice: AlignmentChoice) -> Float[np.ndarray, "pairs y"]:
-        """Return what the chosen settings map each pair to, by a map that did not learn from its group.
+    def predict_left_out(self, task: Task, settings: Settings) -> Float[np.ndarray, "pairs y"]:
+        """Return what the map predicts of each pair when its group is left out.
 
-        Five maps, each learned without a fold of whole groups, unless a method knows better.
+        By maps that are learned without each fold of whole groups, unless a method knows better.
         """
-        predicted = np.empty_like(task.pairs.start)
+        predictions = np.empty_like(task.pairs.start)
         for rows, rest in task.folds:
-            predicted[rows] = self.learn(rest, choice).map_rows(task.pairs.X[rows])
-        return predicted
+            predictions[rows] = self.learn(rest, settings).map_rows(task.pairs.X[rows])
+        return predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,9 +336,9 @@ class HitChance:
 
     def __init__(
         self,
-        anchors: Float[np.ndarray, "shown y"],
-        start: Float[np.ndarray, "shown y"],
-        groups: Int[np.ndarray, " shown"],
+        anchors: Float[np.ndarray, "rows y"],
+        start: Float[np.ndarray, "rows y"],
+        groups: Int[np.ndarray, " rows"],
     ) -> None:
         self.anchors, self.start = anchors, start
         self.similarity = anchors @ start.T
@@ -369,28 +349,18 @@ class HitChance:
         fewer = [comb(others, k) * ahead**k * (1 - ahead) ** (others - k) for k in range(CHOICE_HITS)]
         self.by_rank = np.sum(fewer, axis=0)
 
-    @cached_property
-    def start_score(self) -> float:
-        """Score of the start alone."""
-        lengths = np.linalg.norm(self.start, axis=1)
-        similarity = self.similarity / np.where(lengths > 0, lengths, 1)
-        return float(np.mean(self.chances(similarity) + self.chances(similarity.T)) / 2)
-
-    def scores(self, mapped: Float[np.ndarray, "shown y"], blends: Sequence[float]) -> list[float]:
+    def scores(self, mapped: Float[np.ndarray, "rows y"], blends: Sequence[float]) -> list[float]:
         """Return the score of each share of the mapped vectors, the rest being the start."""
         similarity = self.anchors @ mapped.T
         scores = []
         for blend in blends:
-            if blend == 0:
-                scores.append(self.start_score)
-                continue
             lengths = np.linalg.norm((1 - blend) * self.start + blend * mapped, axis=1)
             mixture = (1 - blend) * self.similarity + blend * similarity
             mixture /= np.where(lengths > 0, lengths, 1)
             scores.append(float(np.mean(self.chances(mixture) + self.chances(mixture.T)) / 2))
         return scores
 
-    def chances(self, similarity: Float[np.ndarray, "shown shown"]) -> Float[np.ndarray, " shown"]:
+    def chances(self, similarity: Float[np.ndarray, "rows rows"]) -> Float[np.ndarray, " rows"]:
         """Return the chance of each row that a pair of its group is among the first 10 of 30 random candidates.
 
         From its rank among all: every other candidate is ahead with p = (rank - 1) / (n - 1), so the chance is
@@ -404,11 +374,5 @@ class HitChance:
         at_least, above = (
             np.count_nonzero(f(similarity, best[:, None]), axis=1) for f in (np.greater_equal, np.greater)
         )
-        chances: Float[np.ndarray, " shown"] = self.by_rank[at_least + above - tied_in_group]
+        chances: Float[np.ndarray, " rows"] = self.by_rank[at_least + above - tied_in_group]
         return chances
-
-
-def _validation_rows(groups: Int[np.ndarray, " pairs"]) -> Int[np.ndarray, " shown"]:
-    if len(groups) <= MAX_VALIDATION:
-        return np.arange(len(groups))
-    return np.sort(np.random.default_rng(0).choice(len(groups), MAX_VALIDATION, replace=False))

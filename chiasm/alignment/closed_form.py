@@ -27,10 +27,11 @@ from chiasm.alignment.alignment import (
     GaussianKernel,
     LearnedMap,
     Lesson,
+    Settings,
     Task,
     choose,
 )
-from chiasm.alignment.pairs import PairArrays, PairStatistics, Source
+from chiasm.alignment.pairs import PairArrays, PairStatistics, Source, mix
 from chiasm.errors import SpaceError
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -50,34 +51,25 @@ LinearMap: TypeAlias = tuple[Float64[np.ndarray, "x y"], Float64[np.ndarray, " y
 """Weight and bias."""
 
 
-def make_alignment(
-    method: str, *, alpha: float | str = "auto", blends: Sequence[float] = BLENDS, seed: int = 0
-) -> Alignment:
+def make_alignment(method: str, *, alpha: float | str = "auto", seed: int = 0) -> Alignment:
     """Return an unfitted alignment by name.
 
     Args:
         method: one of `METHODS`.
         alpha: weight of the source in [0, 1], or `"auto"`.
-        blends: shares of the learned map to choose from.
-        seed: of what is drawn at random.
+        seed: of whatever the method draws.
 
     Raises:
-        SpaceError: there is no such method, or an option outside of its range.
+        SpaceError: there is no such method, or alpha is outside of its range.
     """
-    match method:
-        case "kernel":
-            return KernelAlignment(alpha=alpha, blends=blends, seed=seed)
-        case "ridge":
-            return RidgeAlignment(alpha=alpha, blends=blends)
-        case "procrustes":
-            return ProcrustesAlignment(alpha=alpha, blends=blends)
-        case "cca":
-            return CcaAlignment(alpha=alpha, blends=blends)
-        case "infonce":
-            from chiasm.alignment.contrastive import InfoNceAlignment
+    if method not in METHODS:
+        raise SpaceError(f"there is no alignment method {method!r}. Use {', '.join(METHODS)}")
+    if method == "infonce":
+        from chiasm.alignment.contrastive import InfoNceAlignment
 
-            return InfoNceAlignment(alpha=alpha, blends=blends, seed=seed)
-    raise SpaceError(f"there is no alignment method {method!r}. Use {', '.join(METHODS)}")
+        return InfoNceAlignment(alpha=alpha, seed=seed)
+    methods = (KernelAlignment, RidgeAlignment, ProcrustesAlignment, CcaAlignment)
+    return next(one for one in methods if one.method == method)(alpha=alpha, seed=seed)
 
 
 # -------------------------------------------------------------------------------------------------------------- ridge
@@ -90,9 +82,6 @@ class RidgeAlignment(Alignment):
     Attributes:
         strengths: values of lambda to choose from, above 0, relative to the mean eigenvalue of the covariance of x.
 
-    Raises:
-        SpaceError: an option outside of its range.
-
     Example:
         >>> X = np.random.default_rng(0).standard_normal((40, 3))
         >>> Y = X[:, [1, 2, 0]] / np.linalg.norm(X, axis=1, keepdims=True)
@@ -104,53 +93,46 @@ class RidgeAlignment(Alignment):
     method = "ridge"
     strengths: Sequence[float] = STRENGTHS
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(strengths=self.strengths)
+    def candidates(self, task: Task) -> Iterator[Candidate]:
+        """Yield exact predictions at every alpha and strength."""
+        for alpha, strength, predictions in left_out(task.pairs, task.rows, task.source, task.alphas, self.strengths):
+            yield Settings(alpha=alpha, strength=strength), predictions
 
-    def choose(self, task: Task) -> AlignmentChoice:  # noqa: D102  as in the contract
-        return ridge_choice(task, self.strengths, self.blends)
+    def learn(self, lesson: Lesson, settings: Settings) -> LearnedMap:
+        """Return the map that minimises the objective."""
+        return LearnedMap(*ridge_map(lesson, settings), 1.0)
 
-    def learn(self, lesson: Lesson, choice: AlignmentChoice) -> LearnedMap:  # noqa: D102
-        return LearnedMap(*ridge_map(lesson, choice.alpha, choice.strength), choice.blend)
-
-    def predict_left_out(self, task: Task, choice: AlignmentChoice) -> Float[np.ndarray, "pairs y"]:
-        """Exact leave-one-group-out predictions."""
-        return ridge_left_out(task, choice.alpha, choice.strength)
-
-
-def ridge_choice(
-    task: Task, strengths: Sequence[float] = STRENGTHS, blends: Sequence[float] = BLENDS
-) -> AlignmentChoice:
-    """Return alpha, strength and blend of ridge by exact leave-one-group-out predictions; other methods build on it."""
-
-    def compute() -> AlignmentChoice:
-        predictions = left_out(task.pairs, task.shown, task.source, task.alphas, strengths)
-        return choose("ridge", task, (Candidate(*one) for one in predictions), blends)
-
-    return task.once(("ridge choice", tuple(strengths), tuple(blends)), compute)
+    def predict_left_out(self, task: Task, settings: Settings) -> Float[np.ndarray, "pairs y"]:
+        """Return exact leave-one-group-out predictions."""
+        return ridge_left_out(task, settings)
 
 
-def ridge_map(lesson: Lesson, alpha: float, strength: float) -> LinearMap:
-    """Return the map that minimises the objective at lambda = strength * scale."""
+def ridge_choice(task: Task) -> AlignmentChoice:
+    """Return alpha, strength and blend of ridge, on which CCA and InfoNCE build."""
+    return choose("ridge", task, RidgeAlignment().candidates(task), BLENDS)
+
+
+def ridge_map(lesson: Lesson, settings: Settings) -> LinearMap:
+    """Return weight and bias that minimise the objective at lambda = strength * scale."""
 
     def compute() -> LinearMap:
-        mixture = lesson.target.mix(lesson.other, alpha)
-        weight = np.linalg.solve(mixture.penalise(strength), mixture.xy)
+        mixture = mix(lesson.pairs, lesson.source, settings.alpha)
+        weight = np.linalg.solve(mixture.penalise(settings.strength), mixture.xy)
         return weight, mixture.mean_y - mixture.mean_x @ weight
 
-    return lesson.once(("ridge map", alpha, strength), compute)
+    return lesson.once(("ridge map", settings.alpha, settings.strength), compute)
 
 
-def ridge_left_out(lesson: Lesson, alpha: float, strength: float) -> Float[np.ndarray, "pairs y"]:
+def ridge_left_out(lesson: Lesson, settings: Settings) -> Float[np.ndarray, "pairs y"]:
     """Return ridge's prediction of every pair without its group."""
 
     def compute() -> Float[np.ndarray, "pairs y"]:
-        every = np.arange(len(lesson.pairs.X))
-        ((_, _, predicted),) = left_out(lesson.pairs, every, lesson.source, (alpha,), (strength,))
-        return predicted
+        every = np.arange(lesson.pairs.count)
+        at = (settings.alpha,), (settings.strength,)
+        ((_, _, predictions),) = left_out(lesson.pairs, every, lesson.source, *at)
+        return predictions
 
-    return lesson.once(("ridge left out", alpha, strength), compute)
+    return lesson.once(("ridge left out", settings.alpha, settings.strength), compute)
 
 
 # ------------------------------------------------------------------------------------------------------- kernel ridge
@@ -171,41 +153,31 @@ class KernelAlignment(Alignment):
         strengths: values of lambda to choose from, above 0, relative to the mean eigenvalue of the features' covariance.
         centres: how many items the kernel compares with, at most. Those of the target come first, whatever their
             anchors; more than fit are drawn.
-        seed: of the draw.
-
-    Raises:
-        SpaceError: an option outside of its range.
     """
 
     method = "kernel"
     widths: Sequence[float] = WIDTHS
     strengths: Sequence[float] = KERNEL_STRENGTHS
     centres: int = CENTRES
-    seed: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(widths=self.widths, strengths=self.strengths)
-        if self.centres < 2:
-            raise SpaceError(f"centres must be at least 2; got {self.centres}")
+    def candidates(self, task: Task) -> Iterator[Candidate]:
+        """Yield exact predictions at every width, alpha and strength."""
+        for width in self.widths:
+            bent = self._bend(task, width).lesson
+            for alpha, strength, predictions in left_out(
+                bent.pairs, task.rows, bent.source, task.alphas, self.strengths
+            ):
+                yield Settings(alpha=alpha, strength=strength, extra={"width": width}), predictions
 
-    def choose(self, task: Task) -> AlignmentChoice:  # noqa: D102  as in the contract
-        def candidates() -> Iterator[Candidate]:
-            for width in self.widths:
-                bent = self._bend(task, width).lesson
-                predictions = left_out(bent.pairs, task.shown, bent.source, task.alphas, self.strengths)
-                yield from (Candidate(*one, {"width": width}) for one in predictions)
+    def learn(self, lesson: Lesson, settings: Settings) -> LearnedMap:
+        """Return ridge's map of the kernel features."""
+        bent = self._bend(lesson, settings.extra["width"])
+        weight, bias = ridge_map(bent.lesson, settings)
+        return LearnedMap(bent.root @ weight, bias, 1.0, bent.kernel)
 
-        return choose(self.method, task, candidates(), self.blends)
-
-    def learn(self, lesson: Lesson, choice: AlignmentChoice) -> LearnedMap:  # noqa: D102
-        bent = self._bend(lesson, choice.settings["width"])
-        weight, bias = ridge_map(bent.lesson, choice.alpha, choice.strength)
-        return LearnedMap(bent.root @ weight, bias, choice.blend, bent.kernel)
-
-    def predict_left_out(self, task: Task, choice: AlignmentChoice) -> Float[np.ndarray, "pairs y"]:
-        """Exact leave-one-group-out predictions. The centres are items without their anchors."""
-        return ridge_left_out(self._bend(task, choice.settings["width"]).lesson, choice.alpha, choice.strength)
+    def predict_left_out(self, task: Task, settings: Settings) -> Float[np.ndarray, "pairs y"]:
+        """Return exact leave-one-group-out predictions; the centres are items without their anchors."""
+        return ridge_left_out(self._bend(task, settings.extra["width"]).lesson, settings)
 
     def _bend(self, lesson: Lesson, width: float) -> _Bent:
         return lesson.once(("kernel", width), lambda: _bent(lesson, width, self.centres, self.seed))
@@ -268,19 +240,15 @@ class ProcrustesAlignment(Alignment):
 
     method = "procrustes"
 
-    def choose(self, task: Task) -> AlignmentChoice:  # noqa: D102  as in the contract
-        X = task.pairs.X
+    def candidates(self, task: Task) -> Iterator[Candidate]:
+        """Yield predictions by folds at every alpha."""
+        for alpha in task.alphas:
+            settings = Settings(alpha=alpha)
+            yield settings, self.predict_left_out(task, settings)[task.rows]
 
-        def candidates() -> Iterator[Candidate]:
-            for alpha in task.alphas:
-                maps = [procrustes(rest, alpha) for _, rest in task.folds]
-                parts = [X[rows] @ weight + bias for (rows, _), (weight, bias) in zip(task.folds, maps, strict=True)]
-                yield Candidate(alpha, 0.0, task.assemble(parts))
-
-        return choose(self.method, task, candidates(), self.blends)
-
-    def learn(self, lesson: Lesson, choice: AlignmentChoice) -> LearnedMap:  # noqa: D102
-        return LearnedMap(*procrustes(lesson, choice.alpha), choice.blend)
+    def learn(self, lesson: Lesson, settings: Settings) -> LearnedMap:
+        """Return the scaled rotation."""
+        return LearnedMap(*procrustes(lesson, settings.alpha), 1.0)
 
 
 def procrustes(lesson: Lesson, alpha: float) -> LinearMap:
@@ -289,13 +257,8 @@ def procrustes(lesson: Lesson, alpha: float) -> LinearMap:
     The polar factor C (C'C)^-1/2 of the mixture's cross-covariance C comes from the eigenvectors of the smaller Gram
     matrix. Directions in which features and anchors do not vary together are left out: they would be turned at random.
     """
-    X, target, other = lesson.pairs.X, lesson.target, lesson.other
-    mean_x, mean_y, cross = target.mean_x, target.mean_y, target.xy
-    if other is not None and alpha > 0:
-        apart = np.outer(mean_x - other.mean_x, mean_y - other.mean_y)
-        cross = (1 - alpha) * cross + alpha * other.xy + alpha * (1 - alpha) * apart
-        mean_x = (1 - alpha) * mean_x + alpha * other.mean_x
-        mean_y = (1 - alpha) * mean_y + alpha * other.mean_y
+    X, target, mixture = lesson.pairs.X, lesson.pairs.moments, mix(lesson.pairs, lesson.source, alpha)
+    cross = mixture.xy
     if len(cross) < cross.shape[1]:
         turn = _inverse_root(cross @ cross.T) @ cross
     else:
@@ -303,7 +266,7 @@ def procrustes(lesson: Lesson, alpha: float) -> LinearMap:
     spread = float(np.square((X - target.mean_x) @ turn).sum()) / len(X)
     # A source that turns the target away from its anchors is worth nothing there, not less than nothing.
     scale = max(0.0, float(np.sum(turn * target.xy)) / spread) if spread > 0 else 0.0
-    return scale * turn, mean_y - scale * (mean_x @ turn)
+    return scale * turn, mixture.mean_y - scale * (mixture.mean_x @ turn)
 
 
 def _inverse_root(matrix: Float64[np.ndarray, "dim dim"]) -> Float64[np.ndarray, "dim dim"]:
@@ -335,107 +298,56 @@ class CcaAlignment(Alignment):
     Attributes:
         anchor_strengths: values of mu to choose from, above 0, relative to the mean eigenvalue of the covariance of y.
         components: numbers of components to choose from; 0 is all of them, as is more than there are.
-
-    Raises:
-        SpaceError: an option outside of its range.
     """
 
     method = "cca"
     anchor_strengths: Sequence[float] = ANCHOR_STRENGTHS
     components: Sequence[int] = COMPONENTS
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(anchor_strengths=self.anchor_strengths)
-        if not self.components or not all(number >= 0 for number in self.components):
-            raise SpaceError(
-                f"components must be one or more whole numbers, 0 for all of them; got {self.components!r}"
-            )
-
-    def choose(self, task: Task) -> AlignmentChoice:  # noqa: D102  as in the contract
-        base = ridge_choice(task)
-        dim = task.pairs.Y.shape[1]
+    def candidates(self, task: Task) -> Iterator[Candidate]:
+        """Yield predictions by folds, the simplest first: near to ridge, on all components."""
+        base, dim = ridge_choice(task), task.pairs.shape[1]
         numbers = sorted({number if 0 < number < dim else dim for number in self.components}, reverse=True)
-        # The simplest first: near to ridge, on all components.
-        strengths = sorted(self.anchor_strengths, reverse=True)
-        parts: dict[tuple[float, int], list[Float[np.ndarray, "_fold y"]]] = {
-            (strength, number): [] for strength in strengths for number in numbers
-        }
-        for rows, rest in task.folds:
-            regression = _Regression.of(rest, base.alpha, base.strength)
-            turned = task.pairs.X[rows] @ regression.weight
-            for strength in strengths:
-                for number, (weight, bias) in zip(numbers, regression.cca(strength, numbers), strict=True):
-                    parts[strength, number].append(turned @ weight + bias)
-        candidates = (
-            Candidate(
-                base.alpha, base.strength, task.assemble(part), {"anchor_strength": strength, "components": number}
-            )
-            for (strength, number), part in parts.items()
-        )
-        return choose(self.method, task, candidates, self.blends)
+        for anchor_strength in sorted(self.anchor_strengths, reverse=True):
+            for number in numbers:
+                extra = {"anchor_strength": anchor_strength, "components": number}
+                settings = Settings(alpha=base.alpha, strength=base.strength, extra=extra)
+                yield settings, self.predict_left_out(task, settings)[task.rows]
 
-    def learn(self, lesson: Lesson, choice: AlignmentChoice) -> LearnedMap:  # noqa: D102
-        regression = _Regression.of(lesson, choice.alpha, choice.strength)
-        settings = choice.settings
-        ((weight, bias),) = regression.cca(settings["anchor_strength"], [int(settings["components"])])
-        return LearnedMap(regression.weight @ weight, bias, choice.blend)
+    def learn(self, lesson: Lesson, settings: Settings) -> LearnedMap:
+        """Return x A S B' of the largest correlations, scaled by least squares.
 
-
-@dataclass(frozen=True, eq=False)
-class _Regression:
-    """Ridge's predictions z of the anchors, in the eigenvectors of the anchors' covariance: all that CCA needs.
-
-    With ridge's weight R = (Cov(x) + lambda I)^-1 Cov(x, y), CCA's A S = R (Cov(y) + mu I)^-1/2 V, and V are the
-    eigenvectors of (Cov(y) + mu I)^-1/2 Cov(y, x) R (Cov(y) + mu I)^-1/2 with eigenvalues S^2. So nothing as wide as the
-    features has to be decomposed, and in these coordinates Cov(y) + mu I is a diagonal for every mu.
-
-    Attributes:
-        weight: z = x @ weight, up to a constant.
-        mean: of z.
-        mean_y: of the anchors, in their own coordinates.
-        basis: from the anchors' coordinates to those of z.
-        values: variance of the anchors along each of these.
-        covariance: of z.
-        explained: covariance of z and the anchors in these coordinates; symmetric.
-    """
-
-    weight: Float64[np.ndarray, "x y"]
-    mean: Float64[np.ndarray, " y"]
-    mean_y: Float64[np.ndarray, " y"]
-    basis: Float64[np.ndarray, "y y"]
-    values: Float64[np.ndarray, " y"]
-    covariance: Float64[np.ndarray, "y y"]
-    explained: Float64[np.ndarray, "y y"]
-
-    @classmethod
-    def of(cls, lesson: Lesson, alpha: float, strength: float) -> _Regression:
-        mixture = lesson.target.mix(lesson.other, alpha)
-        values, basis = np.linalg.eigh(mixture.yy)
-        weight = ridge_map(lesson, alpha, strength)[0] @ basis
-        explained = weight.T @ mixture.xy @ basis
-        explained = (explained + explained.T) / 2
-        # (Cov(x) + lambda I) R = Cov(x, y), which saves the product with Cov(x).
-        covariance = explained - strength * mixture.scale * (weight.T @ weight)
-        return cls(weight, mixture.mean_x @ weight, mixture.mean_y, basis, np.maximum(values, 0), covariance, explained)
-
-    def cca(self, anchor_strength: float, components: Sequence[int]) -> Iterator[LinearMap]:
-        """Yield weight and bias from z to the anchors, for each number of components: those of the largest correlations.
-
-        Args:
-            anchor_strength: mu, relative to the mean eigenvalue of Cov(y).
-            components: at least 1 each; from the dimension of y on all of them.
+        With ridge's weight R = (Cov(x) + lambda I)^-1 Cov(x, y), A S = R (Cov(y) + mu I)^-1/2 V, and V are the eigenvectors
+        of (Cov(y) + mu I)^-1/2 Cov(y, x) R (Cov(y) + mu I)^-1/2 with eigenvalues S^2. So nothing as wide as the features
+        has to be decomposed.
         """
-        roots = 1 / np.sqrt(self.values + anchor_strength * self.values.mean())
-        whitening = np.diag(roots)
-        if min(components) < len(roots):
-            whitening = roots[:, None] * np.linalg.eigh(roots[:, None] * self.explained * roots)[1]
-        for number in components:
-            back = whitening[:, -number:]
-            spread = float(np.sum((back.T @ self.covariance @ back) * (back.T @ back)))
-            scale = float(np.sum((self.explained @ back) * back)) / spread if spread > 0 else 1.0
-            weight = scale * back @ (self.basis @ back).T
-            yield weight, self.mean_y - self.mean @ weight
+        alpha = settings.alpha
+        mixture = lesson.once(("mixture", alpha), lambda: mix(lesson.pairs, lesson.source, alpha))
+        weight = ridge_map(lesson, settings)[0]
+        explained = lesson.once(("explained", alpha, settings.strength), lambda: weight.T @ mixture.xy)
+        explained = (explained + explained.T) / 2
+        mu = settings.extra["anchor_strength"]
+        directions = lesson.once(
+            ("directions", alpha, settings.strength, mu), lambda: _canonical(mixture.yy, explained, mu)
+        )
+        back = directions[:, -int(settings.extra["components"]) :]
+        turn = back @ back.T
+        # The covariance of ridge's predictions: (Cov(x) + lambda I) R = Cov(x, y) saves the product with Cov(x).
+        covariance = explained - settings.strength * mixture.scale * (weight.T @ weight)
+        spread = float(np.sum((turn @ covariance) * turn.T))
+        turn *= float(np.sum(explained * turn)) / spread if spread > 0 else 1.0
+        return LearnedMap(weight @ turn, mixture.mean_y - mixture.mean_x @ weight @ turn, 1.0)
+
+
+def _canonical(
+    yy: Float64[np.ndarray, "y y"], explained: Float64[np.ndarray, "y y"], anchor_strength: float
+) -> Float64[np.ndarray, "y y"]:
+    """Return (Cov(y) + mu I)^-1/2 V, the directions of the largest correlations last."""
+    values, basis = np.linalg.eigh(yy)
+    values = np.maximum(values, 0)
+    whitening = basis / np.sqrt(values + anchor_strength * values.mean()) @ basis.T
+    directions: Float64[np.ndarray, "y y"] = whitening @ np.linalg.eigh(whitening @ explained @ whitening)[1]
+    return directions
 
 
 # ------------------------------------------------------------------------------------------------ left-out predictions
@@ -451,30 +363,30 @@ _Residuals: TypeAlias = Iterator[
 
 def left_out(
     pairs: PairArrays,
-    shown: Int[np.ndarray, " shown"],
+    rows: Int[np.ndarray, " rows"],
     source: Source | None,
     alphas: Sequence[float],
     strengths: Sequence[float],
 ) -> Iterator[_Prediction]:
-    """Predict the shown pairs by ridge fitted without their groups, for every alpha and strength.
+    """Yield ridge's predictions of some pairs by fits without their groups, for every alpha and strength.
 
     Let Phi be the features with an intercept, w the weight of a target pair, A the normal equations of the whole fit
     with their penalty, e its residuals and M = I - w Phi A^-1 Phi'. Without the pairs v of a group, these are predicted
     as  y_v - M_vv^-1 e_v  (Cook & Weisberg 1982, ch. 2; for ridge Golub, Heath & Wahba 1979). M and e are computed on the
     smaller side, features or pairs; for several strengths in a basis of eigenvectors, where each costs a few products.
     """
-    side = _from_pairs_side if len(pairs.X) < pairs.X.shape[1] else _from_features_side
-    # A group is left out whole, also where a part of it is shown.
-    rows = np.flatnonzero(np.isin(pairs.codes, pairs.codes[shown]))
-    stacks = _stacks(pairs.codes[rows])
-    where = np.searchsorted(rows, shown)
-    predicted = np.empty((len(rows), pairs.Y.shape[1]), pairs.Y.dtype)
-    for alpha, strength, blocks, residual in side(pairs, rows, stacks, source, alphas, strengths):
+    side = _from_pairs_side if pairs.count < pairs.shape[0] else _from_features_side
+    # A group is left out whole, also where only a part of it is asked for.
+    whole = np.flatnonzero(np.isin(pairs.codes, pairs.codes[rows]))
+    stacks = _stacks(pairs.codes[whole])
+    where = np.searchsorted(whole, rows)
+    predictions = np.empty((len(whole), pairs.shape[1]), pairs.Y.dtype)
+    for alpha, strength, blocks, residual in side(pairs, whole, stacks, source, alphas, strengths):
         for members, block in zip(stacks, blocks, strict=True):
             # A group of one pair, the common case, needs no solver.
             left = residual[members] / block if block.shape[1] == 1 else np.linalg.solve(block, residual[members])
-            predicted[members] = pairs.Y[rows[members]] - left
-        yield alpha, strength, predicted[where]
+            predictions[members] = pairs.Y[whole[members]] - left
+        yield alpha, strength, predictions[where]
 
 
 def _from_features_side(
@@ -489,7 +401,7 @@ def _from_features_side(
     X, Y = pairs.X, pairs.Y
     for alpha in alphas:
         weight = (1 - alpha) / len(X)
-        mixture = pairs.moments.mix(None if source is None else source.moments, alpha)
+        mixture = mix(pairs, source, alpha)
         turned, cross = X[rows] - mixture.mean_x, mixture.xy
         if len(strengths) > 1:
             values, basis, cross = mixture.spectrum
@@ -518,14 +430,13 @@ def _from_pairs_side(
     alphas. The intercept has a prior of precision alpha, flat at 0; it enters as an update of rank one.
     """
     X, Y = pairs.X, pairs.Y
-    mean_x, mean_y = (part.mean(axis=0, dtype=np.float64) for part in (X, Y))
     informed = None if source is None or max(alphas) == 0 else _Prior.of(X, source)
     for alpha in alphas:
         weight = (1 - alpha) / len(X)
         if informed is None or alpha == 0:
-            prior, scale = _Prior.flat(X - mean_x, mean_y), pairs.scale
+            prior, scale = _Prior.flat(pairs), pairs.scale
         else:
-            apart = float(np.mean((mean_x - informed.mean_x) ** 2))
+            apart = float(np.mean((pairs.mean_x - informed.mean_x) ** 2))
             prior, scale = informed, (1 - alpha) * pairs.scale + alpha * informed.scale + alpha * (1 - alpha) * apart
         for strength in strengths:
             # The condition of I + w K grows with features / strength.
@@ -562,18 +473,19 @@ class _Prior:
 
     @classmethod
     def of(cls, X: Float[np.ndarray, "rows x"], source: Source) -> _Prior:
-        values, basis, cross = source.spectrum
-        centred = X - source.mean_x
+        known = source if isinstance(source, PairArrays) else source.moments
+        values, basis, cross = known.spectrum
+        centred = X - known.mean_x
         turned = centred @ basis
         rest = None if len(values) == X.shape[1] else centred @ centred.T - turned @ turned.T
-        return cls(source.mean_x, source.mean_y, source.scale, values, cross, turned, rest)
+        return cls(known.mean_x, known.mean_y, known.scale, values, cross, turned, rest)
 
     @classmethod
-    def flat(cls, centred: Float64[np.ndarray, "rows x"], mean_y: Float64[np.ndarray, " y"]) -> _Prior:
-        """The prior without a source: nothing is known but the mean of the anchors."""
-        none = np.zeros(0)
-        turned, cross = np.zeros((len(centred), 0)), np.zeros((0, len(mean_y)))
-        return cls(np.zeros(centred.shape[1]), mean_y, 0.0, none, cross, turned, centred @ centred.T)
+    def flat(cls, pairs: PairArrays) -> _Prior:
+        """Return the prior without a source: nothing is known but the mean of the anchors."""
+        centred = pairs.X - pairs.mean_x
+        turned, cross = np.zeros((pairs.count, 0)), np.zeros((0, pairs.shape[1]))
+        return cls(pairs.mean_x, pairs.mean_y, 0.0, np.zeros(0), cross, turned, centred @ centred.T)
 
     def at(
         self, alpha: float, penalty: float, kind: Any
@@ -604,14 +516,3 @@ def _stacks(groups: Int[np.ndarray, " rows"]) -> list[Int[np.ndarray, "_groups _
     first = np.flatnonzero(np.diff(groups[order], prepend=-1))
     sizes = np.diff(first, append=len(order))
     return [order[first[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]
-
-
-def check_positive(**options: Sequence[float]) -> None:
-    """Refuse an option that is not one or more finite numbers above 0.
-
-    Raises:
-        SpaceError: the message names the option.
-    """
-    for name, values in options.items():
-        if not values or not all(0 < value < np.inf for value in values):
-            raise SpaceError(f"{name} must be one or more numbers above 0; got {values!r}")

@@ -15,8 +15,8 @@ too high. Source weight and strength are those of ridge's exact choice. The trai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,8 +25,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chiasm.alignment.alignment import Alignment, AlignmentChoice, Candidate, LearnedMap, Lesson, Task, choose
-from chiasm.alignment.closed_form import check_positive, left_out, ridge_choice, ridge_left_out, ridge_map
+from chiasm.alignment.alignment import Alignment, Candidate, LearnedMap, Lesson, Settings, Task
+from chiasm.alignment.closed_form import left_out, ridge_choice, ridge_left_out, ridge_map
 from chiasm.alignment.pairs import PairArrays, PairStatistics
 from chiasm.errors import SpaceError
 from chiasm.training import Rows, Tensors, Training, fit_network, seeded
@@ -46,10 +46,6 @@ class InfoNceAlignment(Alignment):
         batch_size: pairs that are told apart at once.
         learning_rate: of AdamW, with warm-up and a cosine schedule.
         weight_decay: of AdamW; it pulls the map back to ridge's.
-        seed: of the batches, and of the draw from a large source.
-
-    Raises:
-        SpaceError: an option outside of its range.
 
     Example:
         >>> InfoNceAlignment(epochs=5, seed=1).training.epochs
@@ -62,17 +58,6 @@ class InfoNceAlignment(Alignment):
     batch_size: int = 512
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(temperatures=self.temperatures)
-        if self.batch_size < 2:
-            raise SpaceError(f"batch_size must be at least 2, to tell pairs apart; got {self.batch_size}")
-        try:
-            _ = self.training
-        except ValueError as error:
-            raise SpaceError(str(error)) from error
 
     @cached_property
     def training(self) -> Training:
@@ -87,86 +72,79 @@ class InfoNceAlignment(Alignment):
             device="cpu",
         )
 
-    def choose(self, task: Task) -> AlignmentChoice:  # noqa: D102  as in the contract
+    def candidates(self, task: Task) -> Iterator[Candidate]:
+        """Yield ridge, and the best number of epochs at every temperature.
+
+        The blend of the training picks the number of epochs; then all blends are compared there.
+        """
         if isinstance(task.source, PairStatistics):
             raise SpaceError(
                 "infonce learns from single pairs, and the source is given as statistics of pairs. Give the "
                 "source as a collection, or use ridge, procrustes or cca"
             )
         base = ridge_choice(task)
-        choices = [self._choose_epochs(task, base, temperature) for temperature in self.temperatures]
-        return max(choices, key=lambda choice: choice.score)  # of equal scores the first
-
-    def _choose_epochs(self, task: Task, base: AlignmentChoice, temperature: float) -> AlignmentChoice:
-        """Return the best number of epochs and blend at a temperature."""
         blend = max(base.blend, LEAST_BLEND)
-        settings = {"temperature": temperature, "trained_blend": blend}
-        curve = self.left_out_by_epoch(task, base, settings)
-        # The blend of the training picks the epoch; then all blends are compared there, and at epoch 0.
-        epoch = int(np.argmax([task.scores(predicted, (blend,))[0] for predicted in curve]))
-        candidates = [
-            Candidate(base.alpha, base.strength, curve[number], {**settings, "epochs": number})
-            for number in sorted({0, epoch})
-        ]
-        return choose(self.method, task, candidates, self.blends)
+        for temperature in self.temperatures:
+            extra = {"temperature": temperature, "trained_blend": blend}
+            settings = Settings(alpha=base.alpha, strength=base.strength, extra=extra)
+            curve = self.left_out_by_epoch(task, settings)
+            best = int(np.argmax([task.scores(predictions, (blend,))[0] for predictions in curve]))
+            for number in sorted({0, best}):
+                yield replace(settings, extra={**extra, "epochs": number}), curve[number]
 
-    def learn(self, lesson: Lesson, choice: AlignmentChoice) -> LearnedMap:  # noqa: D102
-        weight, bias = ridge_map(lesson, choice.alpha, choice.strength)
-        epochs = int(choice.settings["epochs"])
+    def learn(self, lesson: Lesson, settings: Settings) -> LearnedMap:
+        """Return ridge's map, turned by as many epochs of training."""
+        weight, bias = ridge_map(lesson, settings)
+        epochs = int(settings.extra["epochs"])
         if not epochs or _one_group(lesson):
-            return LearnedMap(weight, bias, choice.blend)
-        network = self._train(lesson, choice, choice.settings, stop_after=epochs)
+            return LearnedMap(weight, bias, 1.0)
+        network = self._train(lesson, settings, stop_after=epochs)
         turn = np.eye(len(bias)) + network.turn.detach().double().numpy()
         shift = network.shift.detach().double().numpy()
-        return LearnedMap(weight @ turn, bias @ turn + shift, choice.blend)
+        return LearnedMap(weight @ turn, bias @ turn + shift, 1.0)
 
-    def left_out_by_epoch(
-        self, task: Task, base: AlignmentChoice, settings: Mapping[str, float]
-    ) -> list[Float[np.ndarray, "shown y"]]:
-        """Return predictions of the shown pairs by what is learned from the other folds in 0, 1, ... epochs."""
-        curves: list[list[Float[np.ndarray, "_fold y"]]] = []
+    def left_out_by_epoch(self, task: Task, settings: Settings) -> list[Float[np.ndarray, "rows y"]]:
+        """Return predictions of the task's rows by what is learned from the other folds in 0, 1, ... epochs."""
+        curves = [np.empty(task.pairs.Y.shape, np.float32) for _ in range(self.epochs + 1)]
         for rows, rest in task.folds:
-            weight, bias = ridge_map(rest, base.alpha, base.strength)
+            weight, bias = ridge_map(rest, settings)
             mapped = (task.pairs.X[rows] @ weight + bias).astype(np.float32)
-            curve = [mapped]
+            by_epoch = [mapped]
 
-            def record(
-                outputs: Tensors, _: Tensors, curve: list[Float[np.ndarray, "_fold y"]] = curve
-            ) -> dict[str, float]:
-                curve.append(outputs["turned"].numpy())
+            def record(outputs: Tensors, _: Tensors, by_epoch: list[np.ndarray] = by_epoch) -> dict[str, float]:
+                by_epoch.append(outputs["turned"].numpy())
                 return {}
 
             if _one_group(rest):
-                curve *= self.epochs + 1
+                by_epoch *= self.epochs + 1
             else:
-                fold = _rows(mapped, task.pairs.take(rows))
-                self._train(rest, base, settings, validation=fold, metrics=record)
-            curves.append(curve)
-        return [task.assemble(parts) for parts in zip(*curves, strict=True)]
+                self._train(rest, settings, validation=_rows(mapped, task.pairs.take(rows)), metrics=record)
+            for curve, part in zip(curves, by_epoch, strict=True):
+                curve[rows] = part
+        return [curve[task.rows] for curve in curves]
 
     def _train(
         self,
         lesson: Lesson,
-        choice: AlignmentChoice,
-        settings: Mapping[str, float],
+        settings: Settings,
         *,
         stop_after: int | None = None,
         validation: Rows | None = None,
         metrics: Callable[[Tensors, Tensors], Mapping[str, float]] | None = None,
     ) -> _Turn:
         """Return a network that has learned from a lesson at ridge's alpha and strength; see `fit_network`."""
-        alpha, strength = choice.alpha, choice.strength
-        target = _rows(ridge_left_out(lesson, alpha, strength).astype(np.float32), lesson.pairs)
-        source = lesson.once(("source rows", alpha, strength), lambda: source_rows(lesson, alpha, strength, self.seed))
+        target = _rows(ridge_left_out(lesson, settings).astype(np.float32), lesson.pairs)
+        key = "source rows", settings.alpha, settings.strength
+        source = lesson.once(key, lambda: source_rows(lesson, settings, self.seed))
         with seeded(self.seed):
-            network = _Turn(lesson.pairs.Y.shape[1], settings["trained_blend"], settings["temperature"])
+            network = _Turn(lesson.pairs.shape[1], settings.extra["trained_blend"], settings.extra["temperature"])
         fit_network(
             network,
             network.loss,
             target,
             training=self.training,
             source=source,
-            alpha=alpha,
+            alpha=settings.alpha,
             stop_after=stop_after,
             validation=validation,
             metrics=metrics,
@@ -206,18 +184,18 @@ def info_nce(logits: Float[Tensor, "pairs pairs"], groups: Int[Tensor, " pairs"]
     return ((torch.logsumexp(others, 0) + torch.logsumexp(others, 1)) / 2 - logits.diagonal()).mean()
 
 
-def source_rows(lesson: Lesson, alpha: float, strength: float, seed: int) -> Rows | None:
+def source_rows(lesson: Lesson, settings: Settings, seed: int) -> Rows | None:
     """Return the source's pairs, or whole groups of them drawn at random, as the network sees them."""
     source = lesson.source
-    if not isinstance(source, PairArrays) or not alpha:
+    if not isinstance(source, PairArrays) or not settings.alpha:
         return None
     order = np.random.default_rng(seed).permutation(int(source.codes.max()) + 1)
     sizes = np.bincount(source.codes)[order]
     taken = order[: max(1, int(np.searchsorted(np.cumsum(sizes), MAX_SOURCE, side="right")))]
     shown = np.flatnonzero(np.isin(source.codes, taken))
     # To the mixture, source and target change places and alpha turns round.
-    ((_, _, predicted),) = left_out(source, shown, lesson.pairs, (1 - alpha,), (strength,))
-    return _rows(predicted.astype(np.float32), source.take(shown))
+    ((_, _, predictions),) = left_out(source, shown, lesson.pairs, (1 - settings.alpha,), (settings.strength,))
+    return _rows(predictions.astype(np.float32), source.take(shown))
 
 
 def _rows(mapped: Float[np.ndarray, "pairs y"], pairs: PairArrays) -> Rows:

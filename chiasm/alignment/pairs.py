@@ -91,19 +91,14 @@ class PairArrays:
 
     @cached_property
     def scale(self) -> float:
-        """Mean variance of a feature, the unit of regularisation strengths.
-
-        Raises:
-            SpaceError: the features of all pairs are equal.
-        """
-        variance = float(np.square(self.X - self.mean_x).mean())
-        return _refuse_degenerate(variance, float(np.square(self.X, dtype=np.float64).mean()))
+        """Mean variance of a feature, the unit of regularisation strengths; 0 if it is nothing but rounding."""
+        return _significant(np.square(self.X - self.mean_x).mean(), np.square(self.X, dtype=np.float64).mean())
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        """As of `PairStatistics`; without directions in which the features do not vary where pairs are few."""
+        """As of `Moments`; where pairs are few, without the directions in which they do not vary."""
         if len(self.X) >= self.X.shape[1]:
-            return self.statistics.spectrum
+            return self.moments.spectrum
         centred = self.X - self.mean_x
         values, vectors = np.linalg.eigh(centred @ centred.T / len(centred))
         varies = values > len(centred) * np.finfo(np.float64).eps * values[-1]
@@ -198,58 +193,29 @@ class PairStatistics:
         return len(self.sum_x), len(self.sum_y)
 
     @property
-    def mean_x(self) -> Float64[np.ndarray, " x"]:
-        """Mean of the features."""
-        return self.moments.mean_x
-
-    @property
-    def mean_y(self) -> Float64[np.ndarray, " y"]:
-        """Mean of the anchors."""
-        return self.moments.mean_y
-
-    @property
     def scale(self) -> float:
-        """Mean variance of a feature, the unit of regularisation strengths."""
+        """Mean variance of a feature; 0 if it is nothing but rounding."""
         return self.moments.scale
 
-    @property
-    def spectrum(self) -> Spectrum:
-        """Eigenvalues and eigenvectors of the covariance of x, and the covariance of x and y in their basis."""
-        return self.moments.spectrum
-
     def __add__(self, other: PairStatistics) -> PairStatistics:
-        return self._combine(other, 1)
-
-    def __sub__(self, part: PairStatistics) -> PairStatistics:
-        return self._combine(part, -1)
-
-    def _combine(self, other: PairStatistics, sign: int) -> PairStatistics:
-        if self.xy.shape != other.xy.shape:
+        if self.shape != other.shape:
             raise SpaceError(
-                f"statistics of {self.xy.shape[0]} x {self.xy.shape[1]} features cannot be added to statistics of "
-                f"{other.xy.shape[0]} x {other.xy.shape[1]}: both must come from the same encoders"
+                f"statistics of {self.shape[0]} x {self.shape[1]} features cannot be added to statistics of "
+                f"{other.shape[0]} x {other.shape[1]}: both must come from the same encoders"
             )
-        return PairStatistics(
-            *(getattr(self, part.name) + sign * getattr(other, part.name) for part in fields(PairStatistics))
-        )
+        return PairStatistics(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
 
     @cached_property
     def moments(self) -> Moments:
-        """Means and covariances, computed once.
-
-        Raises:
-            SpaceError: the features of all pairs are equal.
-        """
+        """Means and covariances, computed once."""
         mean_x, mean_y = self.sum_x / self.count, self.sum_y / self.count
-        moments = Moments(
+        return Moments(
             mean_x,
             mean_y,
             self.xx / self.count - np.outer(mean_x, mean_x),
             self.xy / self.count - np.outer(mean_x, mean_y),
             self.yy / self.count - np.outer(mean_y, mean_y),
         )
-        _refuse_degenerate(moments.scale, float(np.trace(self.xx)) / self.count / len(self.xx))
-        return moments
 
     def save(self, path: str | Path, metadata: Mapping[str, str]) -> None:
         """Write one safetensors file; of the symmetric matrices only the upper triangle.
@@ -325,28 +291,15 @@ class Moments:
 
     @property
     def scale(self) -> float:
-        """Mean eigenvalue of the covariance of x: the unit of regularisation strengths."""
-        return float(np.trace(self.xx)) / len(self.xx)
+        """Mean eigenvalue of the covariance of x, the unit of regularisation strengths; 0 if it is nothing but rounding."""
+        variance = np.trace(self.xx) / len(self.xx)
+        return _significant(variance, variance + np.square(self.mean_x).mean())
 
     @cached_property
     def spectrum(self) -> Spectrum:
         """Eigenvalues and eigenvectors of the covariance of x, and the covariance of x and y in their basis."""
         values, basis = np.linalg.eigh(self.xx)
         return np.maximum(values, 0), basis, basis.T @ self.xy  # rounding can make the smallest slightly negative
-
-    def mix(self, other: Moments | None, alpha: float) -> Moments:
-        """Return the moments of a mixture in which the other pairs have weight alpha and these 1 - alpha."""
-        if other is None or alpha == 0:
-            return self
-        between = alpha * (1 - alpha)
-        apart_x, apart_y = self.mean_x - other.mean_x, self.mean_y - other.mean_y
-        return Moments(
-            (1 - alpha) * self.mean_x + alpha * other.mean_x,
-            (1 - alpha) * self.mean_y + alpha * other.mean_y,
-            (1 - alpha) * self.xx + alpha * other.xx + between * np.outer(apart_x, apart_x),
-            (1 - alpha) * self.xy + alpha * other.xy + between * np.outer(apart_x, apart_y),
-            (1 - alpha) * self.yy + alpha * other.yy + between * np.outer(apart_y, apart_y),
-        )
 
     def penalise(self, strength: float) -> Float64[np.ndarray, "x x"]:
         """Return the covariance of x with `strength * scale` added to its diagonal."""
@@ -359,6 +312,22 @@ Source: TypeAlias = PairStatistics | PairArrays
 Spectrum: TypeAlias = tuple[Float64[np.ndarray, " rank"], Float64[np.ndarray, "x rank"], Float64[np.ndarray, "rank y"]]
 
 
+def mix(pairs: PairArrays, source: Source | None, alpha: float) -> Moments:
+    """Return the moments of a mixture in which the source has weight alpha and the pairs 1 - alpha."""
+    here = pairs.moments
+    if source is None or alpha == 0:
+        return here
+    there, between = source.moments, alpha * (1 - alpha)
+    apart_x, apart_y = here.mean_x - there.mean_x, here.mean_y - there.mean_y
+    return Moments(
+        (1 - alpha) * here.mean_x + alpha * there.mean_x,
+        (1 - alpha) * here.mean_y + alpha * there.mean_y,
+        (1 - alpha) * here.xx + alpha * there.xx + between * np.outer(apart_x, apart_x),
+        (1 - alpha) * here.xy + alpha * there.xy + between * np.outer(apart_x, apart_y),
+        (1 - alpha) * here.yy + alpha * there.yy + between * np.outer(apart_y, apart_y),
+    )
+
+
 def _symmetric(upper: Float[np.ndarray, " numbers"], dim: int) -> Float64[np.ndarray, "dim dim"]:
     matrix = np.zeros((dim, dim))
     rows, columns = np.triu_indices(dim)
@@ -367,10 +336,8 @@ def _symmetric(upper: Float[np.ndarray, " numbers"], dim: int) -> Float64[np.nda
     return matrix
 
 
-def _refuse_degenerate(variance: float, square: float) -> float:
-    if variance <= 1e-7 * square:
-        raise SpaceError("the pairs are degenerate: the features of all of them are equal")
-    return variance
+def _significant(variance: float, square: float) -> float:
+    return float(variance) if variance > 1e-7 * square else 0.0
 
 
 def _check_pairs(X: Float[np.ndarray, "pairs x"], Y: Float[np.ndarray, "pairs y"]) -> None:
