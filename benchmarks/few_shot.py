@@ -21,7 +21,7 @@ from benchmarks.recognise import tuned
 from chiasm.evaluation.intervals import paired_difference
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions
 from chiasm.recognition.heads import RUNGS
-from chiasm.recognition.ladder import Task, fit_rung, why_not
+from chiasm.recognition.ladder import Task, deal_folds, fit_rung, why_not
 from chiasm.recognition.modalities import Features, Subset
 from chiasm.splits import Shots, Split, few_shot_split, grouped_stratified_folds
 from chiasm.vectors import unit_rows
@@ -61,10 +61,12 @@ def protocol(
         features = Features.of(arrays.take(train))
         rows = features.rows(arrays, BOTH, np.arange(len(codes)))
         anchors = Shots(features.anchors(np.stack([names[label] for label in labels]), BOTH), np.arange(len(labels)))
-        task = Task(rows[train], codes[train], anchors=anchors)
+        fold_of = deal_folds(codes[train], 5, seed=0, groups=None, always_known=np.arange(len(labels)))
+        task = Task(rows[train], codes[train], fold_of, anchors=anchors)
         for rung in RUNGS:
             if not why_not(rung, task):
-                guesses = fit_rung(rung, task, RungOptions()).log_probabilities(rows[test], len(labels)).argmax(axis=1)
+                head = fit_rung(rung, task, len(labels), RungOptions()).head
+                guesses = head.log_probabilities(rows[test], len(labels)).argmax(axis=1)
                 scores.setdefault(rung, []).append(macro_f1(codes[test], guesses))
         begin = time.perf_counter()
         model = Recognizer().fit(arrays.take(train), known[train], names=names)

@@ -16,6 +16,7 @@ from benchmarks import record
 from benchmarks.corpora import Pairs, classes, embedded_names, modality_arrays, offline_space, pairs, say
 from chiasm.evaluation.metrics import probability_metrics
 from chiasm.recognition import ModalityArrays, Recognizer
+from chiasm.recognition.modalities import Subset
 from chiasm.splits import Split, few_shot_split, holdout_split
 
 SEEDS = range(10)
@@ -56,12 +57,12 @@ def believed(
         train, test, truth = arrays.take(split.train), arrays.take(split.test), data.categories[split.test]
         model = Recognizer(adapter="linear", fusion="concat").fit(train, data.categories[split.train], names=names)
         said = model.recognise(test)
-        both = ("image", "text")
-        log = model.fitted_.log_probabilities(test, both, np.arange(len(test)))  # type: ignore[arg-type]
+        both: Subset = ("image", "text")
+        log = model.only_column_.outputs(test, both, np.arange(len(test)))
         raw = probability_metrics(truth, np.exp(log), labels.tolist()).ece
         calibrated = probability_metrics(truth, said.probabilities, labels.tolist()).ece
         place = (np.arange(len(truth)), np.searchsorted(labels, truth))
-        may_be_empty = model.fitted_.sets[both].sets(said.probabilities, level=0.9, allow_empty=True)  # type: ignore[index]
+        may_be_empty = model.only_column_.sets[both].sets(said.probabilities, level=0.9, allow_empty=True)
         alarms = [model.recognise(test, false_alarm_rate=rate).unknown.mean() for rate in RATES]
         # One class in turn is unknown: a model without it looks at its items.
         stranger = labels[seed % len(labels)]
@@ -73,7 +74,7 @@ def believed(
         found = [without.recognise(strange, false_alarm_rate=rate).unknown.mean() for rate in RATES]
         values.append(
             [
-                np.mean(said.labels == truth), raw, calibrated, may_be_empty[place].mean(), said.sets[place].mean(),
+                np.mean(said.values == truth), raw, calibrated, may_be_empty[place].mean(), said.sets[place].mean(),
                 said.sets.sum(axis=1).mean(), *alarms, *found,
             ]
         )  # fmt: skip

@@ -258,11 +258,11 @@ def fit(
         float, typer.Option(help="Cosine from which files count as near-duplicates, kept on one side as well.")
     ] = 0.97,
     adapter: Annotated[
-        Literal["auto", "zero-shot", "prototypes", "tip-adapter", "linear", "residual", "mlp"],
+        Literal["auto", "zero-shot", "prototypes", "linear", "network"],
         typer.Option(help="Rung of the ladder; auto climbs as far as it pays."),
     ] = "auto",
     fusion: Annotated[
-        Literal["auto", "single", "mean", "stack", "concat", "gated", "attention", "low_rank"],
+        Literal["auto", "single", "mean", "stack", "concat", "gated", "attention"],
         typer.Option(help="How modalities are joined."),
     ] = "auto",
     names: Annotated[
@@ -515,7 +515,6 @@ def learn(
         float, typer.Option(help="Cosine from which pictures, sounds and videos are near-duplicates.")
     ] = 0.97,
     switch: Annotated[bool, typer.Option("--switch/--no-switch", help="Take the new model if it is not worse.")] = True,
-    seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -531,7 +530,6 @@ def learn(
         group=group,
         alike=alike,
         switch=switch,
-        seed=seed,
         device=device,
     )
     if as_json:

@@ -142,9 +142,11 @@ def print_align_report(report: AlignReport, collection: Path, source: Path | Non
 
 def print_fit_report(report: FitReport) -> None:
     """Print what was trained, the choices that were made, and the metrics on items it was not trained on."""
-    target = f"{len(report.classes)} classes of {report.label!r}" if "rung" in report.chosen else report.label
+    target = (
+        f"{len(report.classes)} classes of {report.label!r}" if report.chosen.get("kind") == "classes" else report.label
+    )
     typer.echo(f"{report.model}: {target} from {', '.join(report.modalities)}, trained on {report.items} items")
-    if "rung" in report.chosen:
+    if report.chosen.get("kind") == "classes":
         typer.echo(f"Adapter: {report.chosen['rung']}; fusion: {report.chosen['fusion']}")
     for note in (report.chosen.get("source"), report.chosen.get("semi"), report.duplicates):
         if note:

@@ -18,7 +18,7 @@ import chiasm
 from chiasm import encoders
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition import Recognizer
-from chiasm.verbs import fit as learning
+from chiasm.verbs import protocols
 from chiasm.verbs.fit import FitReport
 from chiasm.verbs.model import load_model
 
@@ -105,16 +105,16 @@ def test_classes_with_everything_that_can_be_found_out(made: tuple[Path, Path], 
 def test_ways_to_balance_are_compared_on_the_same_folds(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = learning._balances(Recognizer, 2)
-    assert len(every) == 9
+    every = protocols.balances(Recognizer, 2)
+    assert len(every) == 7
     for make in every.values():
         assert isinstance(make(), Recognizer)
     few = {name: every[name] for name in ("as it is", "class weights")}  # the networks take a minute
-    monkeypatch.setattr(learning, "_balances", lambda *_: few)
+    monkeypatch.setattr(protocols, "balances", lambda *_: few)
     report = tmp_path / "report.md"
     fitted = fit(made[0], label="colour", out=tmp_path / "model", adapter="linear", also=["balance"], report=report)
-    (difference,) = fitted.also["balance"]["differences"]
-    assert (difference["first"], difference["second"], difference["pairs"]) == ("as it is", "class weights", 3)
+    assert list(fitted.also["balance"]["differences"]) == ["class weights"]
+    assert len(fitted.also["balance"]["f1_macro"]["as it is"]) == 3
     assert "Balance of classes and modalities" in report.read_text(encoding="utf-8")
 
 
@@ -149,7 +149,8 @@ def test_several_columns(made: tuple[Path, Path], tmp_path: Path) -> None:
     fitted = fit(first, label="colour,bright", out=tmp_path / "model", report=tmp_path / "report.html")
     assert fitted.metrics["columns"]["colour"]["accuracy"] > 0.8
     assert {"mae", "r2"} <= set(fitted.metrics["columns"]["bright"])
-    assert [column["column"] for column in fitted.chosen["columns"]] == ["colour", "bright"]
+    assert list(fitted.chosen["columns"]) == ["colour", "bright"]
+    assert [report["column"] for report in fitted.chosen["together"]] == ["colour", "bright"]
     assert set(chiasm.evaluate(tmp_path / "model", second).metrics["columns"]) == {"colour", "bright"}
     (prediction,) = chiasm.predict(tmp_path / "model", [second.parent / "b" / "0.png"]).predictions
     assert prediction.columns["colour"]["value"] == "red"
@@ -174,11 +175,11 @@ def test_a_source_unlabelled_items_and_a_search(made: tuple[Path, Path], tmp_pat
 
 def test_a_search_leaves_what_was_said(made: tuple[Path, Path], tmp_path: Path) -> None:
     fitted = fit(
-        made[0], label="colour", out=tmp_path / "model", tune=2, sampler="random", adapter="mlp", fusion="concat",
+        made[0], label="colour", out=tmp_path / "model", tune=2, sampler="random", adapter="network", fusion="concat",
         class_weight="balanced", log_dir=tmp_path / "log", modalities=["image"],
     )  # fmt: skip
-    assert fitted.chosen["rung"] == "mlp"
-    assert load_model(tmp_path / "model").predictor.get_params()["class_weight"] == "balanced"
+    assert fitted.chosen["rung"] == "network"
+    assert load_model(tmp_path / "model").recognizer.class_weight == "balanced"
     assert list((tmp_path / "log").rglob("events.*"))
 
 

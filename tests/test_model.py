@@ -22,9 +22,9 @@ from chiasm.verbs.model import Model, load_model, model_version, reference_of, r
 def made(items: int, label: str = "kind") -> Model:
     rows = np.random.default_rng(items).normal(size=(items, 4)).astype(np.float32)
     arrays = ModalityArrays({"text": rows})
-    predictor = Recognizer(adapter="linear", unknown=None).fit(arrays, ["a", "b"] * (items // 2))
+    recognizer = Recognizer(adapter="linear", unknown=None).fit(arrays, ["a", "b"] * (items // 2))
     seen = frozenset(f"{number:03}" for number in range(items))
-    return Model(predictor, "fake", label, {"text": "x"}, seen, {"items": items}, reference_of(arrays))
+    return Model(recognizer, "fake", label, {"text": "x"}, seen, {"items": items}, reference_of(arrays))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_what_is_saved_comes_back(one: Model, tmp_path: Path) -> None:
     assert (back.version, back.label, back.trained_on, back.report) == (version, "one", one.trained_on, one.report)
     np.testing.assert_array_equal(back.reference["text"], one.reference["text"])
     X = {"text": np.eye(4, dtype=np.float32)}
-    np.testing.assert_array_equal(back.predictor.predict_proba(X), one.predictor.predict_proba(X))  # type: ignore[union-attr]
+    np.testing.assert_array_equal(back.recognizer.predict_proba(X), one.recognizer.predict_proba(X))
     assert save_model(tmp_path / "empty", replace(one, reference={}))
     assert load_model(tmp_path / "empty").reference == {}
 

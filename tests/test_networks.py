@@ -22,7 +22,7 @@ from chiasm.recognition.networks import (
     NetworkSource,
     fit_network,
 )
-from chiasm.recognition.tasks import Targets
+from chiasm.recognition.targets import Target
 from chiasm.training import Training
 from chiasm.vectors import unit_rows
 
@@ -63,12 +63,12 @@ def crossed(rows: int, *, seed: int = 0) -> tuple[NetworkInputs, np.ndarray]:
     return inputs_of(**parts), bits[0] ^ bits[1]
 
 
-def column(y: np.ndarray, *, name: str = "class", classes: int = 3) -> Targets:
-    return Targets(name, "classes", y, y >= 0, np.array([f"c{k}" for k in range(classes)]))
+def column(y: np.ndarray, *, name: str = "class", classes: int = 3) -> Target:
+    return Target(name, "classes", y, y >= 0, np.array([f"c{k}" for k in range(classes)]))
 
 
-def number(values: np.ndarray, name: str = "price") -> Targets:
-    return Targets(name, "number", values, ~np.isnan(values), np.array([]))
+def number(values: np.ndarray, name: str = "price") -> Target:
+    return Target(name, "number", values, ~np.isnan(values), np.array([]))
 
 
 def only(inputs: NetworkInputs, **present: np.ndarray) -> NetworkInputs:
@@ -216,7 +216,7 @@ def test_columns_of_every_kind_share_the_network() -> None:
     tags = np.eye(3)[y] + np.eye(3)[(y + 1) % 3] > 0
     targets = [
         column(np.where(np.arange(300) % 3 == 0, -1, y)),
-        Targets("tags", "labels", tags, np.arange(300) % 4 > 0, np.array(["a", "b", "c"])),
+        Target("tags", "labels", tags, np.arange(300) % 4 > 0, np.array(["a", "b", "c"])),
         number(np.where(np.arange(300) % 5 == 0, np.nan, 1000.0 + 250.0 * y)),
     ]
     predictions = fit_network(X, targets, replace(FAST, training=replace(FAST.training, epochs=60))).predict(fresh)
@@ -235,7 +235,7 @@ def test_values_of_missing_labels_and_modalities_change_nothing() -> None:
         text = np.where(lost[:, None], filler, X.vectors["text"]).astype(np.float32)
         given = NetworkInputs({**X.vectors, "text": text}, {**X.present, "text": ~lost})
         targets = [
-            Targets("tags", "labels", tags, ~lost, np.array(["a", "b", "c"])),
+            Target("tags", "labels", tags, ~lost, np.array(["a", "b", "c"])),
             number(np.where(lost, np.nan, y)),
         ]
         predictions.append(fit_network(given, targets, FAST).predict(X))

@@ -18,7 +18,7 @@ import pytest
 
 from chiasm.errors import ChiasmError, LabelError, MissingExtraError
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems
-from chiasm.recognition.fusion import Fusion
+from chiasm.recognition.networks import NetworkOptions
 from chiasm.recognition.protocols import Items
 from chiasm.recognition.tuning import TrialReport, Tuning, tune
 from chiasm.splits import grouped_stratified_folds
@@ -164,18 +164,15 @@ def test_the_parameter_that_matters_is_the_most_important() -> None:
 # ----------------------------------------------------------------------------------------------------------- the space
 
 TRAINING = {"learning_rate", "weight_decay", "l1", "mixup"}
-FUSED = TRAINING | {"class_weight", "width", "fusion_dropout", "modality_dropout"}
+FUSED = TRAINING | {"class_weight", "width", "dropout", "modality_dropout"}
 CONDITIONS = {
     "auto": {"class_weight"},
     "zero-shot": set[str](),
     "prototypes": set[str](),
-    "tip-adapter": set[str](),
     "linear": {"class_weight", "strength_from", "strength"},
-    "residual": {"class_weight", "bottleneck", "ratio"} | TRAINING,
-    "mlp": {"class_weight", "hidden", "mlp_dropout"} | TRAINING,
+    "network": {"class_weight", "hidden", "dropout"} | TRAINING,
     "gated": FUSED,
     "attention": FUSED,
-    "low_rank": FUSED | {"rank"},
 }
 
 
@@ -187,8 +184,6 @@ def test_every_parameter_is_of_its_adapter_or_fusion_and_reaches_the_recogniser(
 
     def make(**arguments: Any) -> Fake:
         made.append(Recognizer(**arguments))
-        if "network" in arguments:
-            Fusion(kind=arguments["fusion"], **arguments["network"])
         return Fake(Maker(), arguments)
 
     result = tune(items, trials=150, make=make, sampler="random", folds=2)
@@ -204,18 +199,9 @@ def test_every_parameter_is_of_its_adapter_or_fusion_and_reaches_the_recogniser(
     assert default == Recognizer().get_params()
 
 
-@pytest.mark.parametrize("adapter", ["mlp", "residual"])
-def test_the_default_of_a_network_is_that_of_its_options(adapter: Any) -> None:
-    from chiasm.training import Training
-
-    best = search(1, adapters=(adapter,)).best
-    assert best["options"] == RungOptions(training=Training())
-
-
-@pytest.mark.parametrize("fusion", ["gated", "attention", "low_rank"])
-def test_the_default_of_a_fusion_is_that_of_its_network(fusion: Any) -> None:
-    best = search(1, items=planted(two=True), fusions=(fusion,)).best
-    assert Fusion(kind=fusion, **best["network"]) == Fusion(kind=fusion)
+@pytest.mark.parametrize("given", [{"adapters": ("network",)}, {"fusions": ("gated",)}, {"fusions": ("attention",)}])
+def test_the_default_of_a_network_is_that_of_its_options(given: Any) -> None:
+    assert search(1, items=planted(two=True), **given).best["options"] == RungOptions(network=NetworkOptions())
 
 
 def test_what_the_items_do_not_have_is_not_searched() -> None:

@@ -1,60 +1,54 @@
-"""The ladder of adapters: fit any rung on feature rows, and climb by nested cross-validation.
+"""The ladder of adapters: fit a rung on feature rows, predict every row without it, and climb.
 
-Every rung is measured on the same held-out rows; what a rung chooses for itself (strength, sharpness, epochs) it chooses
-inside the rows it learns from. A higher rung is taken only if its Brier score is better than that of the rung held so far
-by more than one standard error of the paired difference. Which features go in, and what is done with the result, is left
-to `chiasm.recognition.recognizer`.
+All rungs are measured on the same held-out rows. A higher rung is taken only if its Brier score is better than that of
+the rung held so far by more than one standard error of the paired difference. Which features go in, and what is done with
+the result, is left to `chiasm.recognition.fitting`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from chiasm.errors import LabelError
-from chiasm.recognition.heads import RUNGS, Head, RungName, head_of
+from chiasm.recognition.heads import BLOCK, RUNGS, Head, Log, RungName
+from chiasm.recognition.targets import Target
 from chiasm.splits import Shots, deal
-from chiasm.vectors import log_softmax
+from chiasm.vectors import brier_scores, log_softmax, softmax
 
 if TYPE_CHECKING:
-    from chiasm.training import Training
-
-_TEMPERATURES = np.logspace(-1, 1, 21)
+    from chiasm.recognition.networks import NetworkInputs, NetworkOptions
 
 FEWEST_FOR_NETWORKS = 20
-"""Rows below which the ladder ends at the linear probe: a network would have four to learn its stopping from."""
+"""Rows below which no network is fitted: it would have four to learn its stopping from."""
+
+NETWORKS_FROM = 600
+"""Items from which `"auto"` tries the network. (On stamps, 22 to 516 items, networks were behind the linear probe at every
+size and took ten times as long as all other rungs together.)"""
+
+_TEMPERATURES = np.logspace(-1, 1, 21)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RungOptions:
-    """What a rung is fitted with.
+    """Options of the rungs.
 
     Attributes:
-        folds: of the inner cross-validation.
-        strengths: of the linear probe; by default a path that it chooses from.
+        strengths: of the linear probe's penalty; by default a path that it chooses from.
         class_weight: `"balanced"`, weights by class code, or None.
-        hidden: widths of the hidden layers of the MLP.
-        dropout: of the MLP.
-        bottleneck: of the residual adapter.
-        ratio: share of the adapted features in the residual adapter.
-        training: of the networks; by default that of `chiasm.training`.
+        network: of the network; by default those of `chiasm.recognition.networks`.
         seed: of folds and networks.
-        on_epoch: called by the networks after each epoch with its number and held-out loss; may raise to stop.
+        on_epoch: called by the network after each epoch with its number and held-out loss; may raise to stop.
     """
 
-    folds: int = 5
     strengths: tuple[float, ...] | None = None
     class_weight: Literal["balanced"] | Mapping[int, float] | None = None
-    hidden: tuple[int, ...] = (128,)
-    dropout: float = 0.3
-    bottleneck: int = 64
-    ratio: float = 0.2
-    training: Training | None = None
+    network: NetworkOptions | None = None
     seed: int = 0
     on_epoch: Callable[[int, float], None] | None = None
 
@@ -66,32 +60,76 @@ class Task:
     Attributes:
         rows: of unit length.
         codes: the class of each row, by number.
+        fold_of: the fold that holds a row out; -1 where it is always learned from.
         groups: rows of one group are never on both sides of a fold.
         anchors: embedded names of classes as feature rows, labelled by code; None where there is no shared space.
-        extra: more labelled rows that every fold learns from.
+        extra: more labelled rows, which are never scored.
+        extra_fold: the fold that holds an extra row out; by default none does.
     """
 
     rows: Float[np.ndarray, "rows dim"]
     codes: Int[np.ndarray, " rows"]
+    fold_of: Int[np.ndarray, " rows"]
     groups: Int[np.ndarray, " rows"] | None = None
     anchors: Shots | None = None
     extra: Shots | None = None
-
-    def take(self, rows: Int[np.ndarray, " some"]) -> Task:
-        """Some of the rows; what stands beside them stays."""
-        groups = None if self.groups is None else self.groups[rows]
-        return replace(self, rows=self.rows[rows], codes=self.codes[rows], groups=groups)
+    extra_fold: Int[np.ndarray, " extra"] | None = None
 
     @property
-    def beside(self) -> Shots | None:
-        """Anchors and extra rows together."""
-        if self.anchors is None or self.extra is None:
-            return self.anchors if self.extra is None else self.extra
-        return self.anchors + self.extra
+    def beside(self) -> tuple[Shots | None, Int[np.ndarray, " beside"]]:
+        """Anchors and extra rows together, and the fold that holds each out."""
+        parts = [
+            (shots, np.full(len(shots), -1) if fold is None else fold)
+            for shots, fold in ((self.anchors, None), (self.extra, self.extra_fold))
+            if shots is not None
+        ]
+        if not parts:
+            return None, np.empty(0, dtype=np.int64)
+        shots = parts[0][0] if len(parts) == 1 else parts[0][0] + parts[1][0]
+        return shots, np.concatenate([fold for _, fold in parts])
+
+    @property
+    def classes(self) -> int:
+        """How many classes can be learned, those known by what stands beside the rows included."""
+        shots, _ = self.beside
+        return len(np.unique(self.codes if shots is None else np.append(self.codes, shots.y)))
+
+    def without(self, fold: int) -> Task:
+        """Return the rows of the other folds, with what stands beside them."""
+        rows = np.flatnonzero(self.fold_of != fold)
+        task = replace(
+            self,
+            rows=self.rows[rows],
+            codes=self.codes[rows],
+            fold_of=np.full(len(rows), -1),
+            groups=None if self.groups is None else self.groups[rows],
+        )
+        if self.extra is not None and self.extra_fold is not None:
+            return replace(task, extra=self.extra.take(np.flatnonzero(self.extra_fold != fold)), extra_fold=None)
+        return task
+
+    def folds(self) -> Iterator[tuple[int, Int[np.ndarray, " held"]]]:
+        """Yield every fold and the rows that it holds out."""
+        for fold in np.unique(self.fold_of[self.fold_of >= 0]):
+            yield int(fold), np.flatnonzero(self.fold_of == fold)
 
 
-def fit_rung(rung: RungName, task: Task, options: RungOptions) -> Head:
-    """Fit one rung.
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A head, and log-probabilities of the rows by heads that did not see them; NaN where a row was not held out."""
+
+    head: Head
+    held_out: Log
+
+
+def fit_rung(rung: RungName, task: Task, classes: int, options: RungOptions) -> Learned:
+    """Fit one rung, and predict each row without its fold.
+
+    Args:
+        rung: which.
+        task: all rows.
+        classes: how many the recogniser has.
+        options: of the rungs.
 
     Raises:
         LabelError: the rung cannot be fitted on this; see `why_not`.
@@ -99,25 +137,28 @@ def fit_rung(rung: RungName, task: Task, options: RungOptions) -> Head:
     reason = why_not(rung, task)
     if reason:
         raise LabelError(f"the adapter {rung!r} cannot be used: {reason}")
-    fitted = _FIT[rung](task, options)
-    return head_of(rung, fitted, np.asarray(fitted.classes_, dtype=np.int64), len(task.rows))
+    if rung == "linear":
+        return _fit_linear(task, classes, options)
+    return Learned(fit_head(rung, task, options), _by_fold(rung, task, classes, options, against=None)[0])
+
+
+def fit_head(rung: RungName, task: Task, options: RungOptions) -> Head:
+    """Fit one rung on all rows of a task, without predicting them."""
+    if rung == "linear":
+        return _fit_linear(replace(task, fold_of=np.full(len(task.codes), -1), extra_fold=None), 0, options).head
+    return {"zero-shot": _fit_zero_shot, "prototypes": _fit_prototypes, "network": _fit_network}[rung](task, options)
 
 
 def why_not(rung: RungName, task: Task) -> str:
-    """Why a rung cannot be fitted on a task, in words; empty where it can."""
-    from chiasm.recognition.few_shot import LARGEST_CACHE
-
+    """Return why a rung cannot be fitted on a task, in words; empty where it can."""
     if rung == "zero-shot":
         if task.anchors is None:
             return "there is no shared space with embedded names of the classes"
         unnamed = np.setdiff1d(task.codes, task.anchors.y)
         return f"{len(unnamed)} classes have no embedded name" if len(unnamed) else ""
-    beside = 0 if task.extra is None else len(task.extra)
-    if rung == "tip-adapter" and len(task.rows) + beside > LARGEST_CACHE:
-        return f"it keeps every row, at most {LARGEST_CACHE}, and there are {len(task.rows) + beside}"
-    if rung in {"residual", "mlp"} and len(task.rows) < FEWEST_FOR_NETWORKS:
+    if rung == "network" and len(task.rows) < FEWEST_FOR_NETWORKS:
         return f"{len(task.rows)} rows are fewer than the {FEWEST_FOR_NETWORKS} that early stopping needs"
-    if rung in {"residual", "mlp"} and len(np.unique(task.codes)) < 2:
+    if rung == "network" and len(np.unique(task.codes)) < 2:
         return "all rows are of one class, and a network does not learn a class from its name alone"
     return ""
 
@@ -138,160 +179,270 @@ class RungReport:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class Climb:
-    """The rung to take, how all did, and the held-out log-probabilities of the rung taken."""
-
-    rung: RungName
-    reports: tuple[RungReport, ...]
-    held_out: Float64[np.ndarray, "rows classes"] = field(repr=False)
-    """NaN in rows that could not be held out."""
-
-
 def climb(
-    task: Task,
-    classes: int,
-    options: RungOptions,
-    *,
-    fold_of: Int[np.ndarray, " rows"],
-    rungs: Sequence[RungName] = RUNGS,
-    networks_from: int = 0,
-) -> Climb:
+    task: Task, classes: int, options: RungOptions, *, networks_from: int = NETWORKS_FROM
+) -> tuple[Learned, tuple[RungReport, ...]]:
     """Try the rungs from the lowest on, and take a higher one only where it wins by more than a standard error.
 
-    A rung that is behind by more than a standard error after some folds is not fitted on the others; its scores are of
-    those folds.
+    A network that is behind by more than a standard error after some folds is not fitted on the others; its scores are of
+    those folds. Where nothing can be held out, the linear probe is taken.
 
     Args:
         task: what to learn.
         classes: how many the recogniser has.
         options: of the rungs.
-        fold_of: the fold of each row, -1 where it is never held out.
-        rungs: those to try, in this order.
-        networks_from: rows from which the networks are tried.
-
-    Raises:
-        LabelError: none of the rungs can be fitted.
+        networks_from: rows from which the network is tried.
     """
-    from sklearn.metrics import f1_score
-
     reports: list[RungReport] = []
-    held: tuple[RungName, Float64[np.ndarray, "rows classes"], Float64[np.ndarray, " rows"]] | None = None
-    for rung in rungs:
+    best: Learned | None = None
+    best_scores = np.full(len(task.codes), np.nan)
+    for rung in RUNGS:
         reason = why_not(rung, task)
-        if not reason and rung in {"residual", "mlp"} and len(task.rows) < networks_from:
-            reason = f"networks are tried from {networks_from} rows on, or when asked for; there are {len(task.rows)}"
+        if not reason and rung == "network" and len(task.rows) < networks_from:
+            reason = f"it is tried from {networks_from} rows on, or when asked for; there are {len(task.rows)}"
         if reason:
             reports.append(RungReport(rung, tried=False, taken=False, why=reason))
             continue
         begin = time.perf_counter()
-        out = np.full((len(task.rows), classes), np.nan)
-        gave_up, folds = False, ""
-        for number in range(fold_of.max(initial=-1) + 1):
-            rows = fold_of == number
-            if rows.any():
-                out[rows] = predict_rung(rung, task.take(np.flatnonzero(~rows)), task.rows[rows], classes, options)
-            if held is not None and number < fold_of.max():
-                gain, error = paired(held[2], tempered_brier(out, task.codes))
-                gave_up = gain < -error
-                if gave_up:
-                    folds = f"{number + 1} of {fold_of.max() + 1} folds"
-                    break
-        seconds = time.perf_counter() - begin
-        scores = tempered_brier(out, task.codes)
-        scored = np.isfinite(scores)
-        if not scored.any():  # nothing can be held out: the rungs cannot be compared
+        learned, folds = None, ""
+        if rung == "network":
+            log, folds = _by_fold(rung, task, classes, options, against=best_scores)
+        else:
+            learned = fit_rung(rung, task, classes, options)
+            log = learned.held_out
+        scores = tempered_brier(log, task.codes)
+        if not np.isfinite(scores).any():
             reports.append(RungReport(rung, tried=False, taken=False, why="no row can be held out to measure it on"))
             continue
-        f1 = float(f1_score(task.codes[scored], out[scored].argmax(axis=1), average="macro", zero_division=0))
-        brier = float(scores[scored].mean())
-        if held is None:
-            held = (rung, out, scores)
-            reports.append(
-                RungReport(rung, True, True, "the first that could be fitted", f1, brier, None, None, seconds)
-            )
-            continue
-        gain, error = paired(held[2], scores)
-        wins = gain > error and not gave_up
-        if gave_up:
-            why = f"given up: behind {held[0]} by more than a standard error after {folds}"
-        else:
-            why = f"{'better' if wins else 'not better'} than {held[0]} by more than one standard error"
-        told = error if np.isfinite(error) else None
-        reports.append(RungReport(rung, True, wins, why, f1, brier, gain, told, seconds))
+        gain, error = paired(best_scores, scores)
+        wins = best is None or (gain > error and not folds)
         if wins:
-            held = (rung, out, scores)
-    if held is None:
-        return _unmeasured(task, classes, reports, rungs)
-    # A rung that was overtaken is not the one taken.
-    reports = [replace(report, taken=report.rung == held[0]) for report in reports]
-    return Climb(held[0], tuple(reports), held[1])
+            why = "the first that could be fitted" if best is None else ""
+            learned = learned or Learned(fit_head(rung, task, options), log)
+        else:
+            why = f"given up: behind by more than a standard error after {folds}" if folds else ""
+        held = None if best is None else best.head.rung
+        reports.append(
+            RungReport(
+                rung,
+                tried=True,
+                taken=False,
+                why=why or f"{'better' if wins else 'not better'} than {held} by more than one standard error",
+                f1_macro=f1_macro(log, task.codes),
+                brier=float(np.nanmean(scores)),
+                better_by=None if best is None else gain,
+                standard_error=None if best is None or not np.isfinite(error) else error,
+                seconds=time.perf_counter() - begin,
+            )
+        )
+        if wins and learned is not None:
+            best, best_scores = learned, scores
+    if best is None:
+        why = "no row can be held out to compare the rungs on"
+        return fit_rung("linear", task, classes, options), untried("linear", task, why)
+    return best, tuple(replace(report, taken=report.rung == best.head.rung) for report in reports)
 
 
-def _unmeasured(task: Task, classes: int, reports: list[RungReport], rungs: Sequence[RungName]) -> Climb:
-    """Nothing can be held out: the linear probe, or the highest rung below it that can be fitted."""
-    possible = [rung for rung in rungs if not why_not(rung, task)]
-    if not possible:
-        raise LabelError("; ".join(f"{report.rung}: {report.why}" for report in reports))
-    rung = "linear" if "linear" in possible else possible[0]
-    why = "no row can be held out to compare the rungs on"
-    reports = [RungReport(name, tried=False, taken=name == rung, why=why_not(name, task) or why) for name in rungs]
-    return Climb(rung, tuple(reports), np.full((len(task.rows), classes), np.nan))
+def untried(taken: RungName, task: Task | None, why: str) -> tuple[RungReport, ...]:
+    """Return the reports of rungs that were not compared."""
+    return tuple(
+        RungReport(rung, tried=False, taken=rung == taken, why=(task is not None and why_not(rung, task)) or why)
+        for rung in RUNGS
+    )
 
 
-def predict_rung(
-    rung: RungName, task: Task, rows: Float[np.ndarray, "rows dim"], classes: int, options: RungOptions
-) -> Float64[np.ndarray, "rows classes"]:
-    """Log-probabilities of rows by a rung fitted on a task; NaN where it cannot be fitted on it."""
-    known = np.unique(task.codes if task.beside is None else np.concatenate([task.codes, task.beside.y]))
-    if len(known) < 2 or why_not(rung, task):
-        return np.full((len(rows), classes), np.nan)
-    return fit_rung(rung, task, options).log_probabilities(rows, classes)
-
-
-def predict_folds(
-    rung: RungName, task: Task, fold_of: Int[np.ndarray, " rows"], classes: int, options: RungOptions
-) -> Float64[np.ndarray, "rows classes"]:
-    """Log-probabilities of each row by a rung fitted without its fold; NaN where there is none.
+def hold_out(
+    task: Task, classes: int, learn: Callable[[Task], Head | None], *, stop: Callable[[Log], bool] = lambda _: False
+) -> tuple[Log, int]:
+    """Predict each row by what is learned from the other folds.
 
     Args:
-        rung: which.
         task: all rows.
-        fold_of: the fold of each row, -1 where it is never held out.
         classes: how many the recogniser has.
-        options: of the rung. Linear probes of one given strength are solved together.
+        learn: fits a head on the rows of the other folds, or says by None that these do not allow it.
+        stop: looks at the log-probabilities so far, and says whether to leave the other folds out.
+
+    Returns:
+        The log-probabilities, and the number of folds that were used.
     """
-    out = np.full((len(task.rows), classes), np.nan)
-    folds = np.unique(fold_of[fold_of >= 0])
-    if not len(folds):
-        return out
-    trained = fold_of != folds[:, None]
-    beside = None if task.beside is None else task.beside.take(np.flatnonzero(task.beside.weight))
-    constant = np.arange(0) if beside is None else np.unique(beside.y)
-    every = np.union1d(task.codes, constant)
-    same = all(len(np.union1d(task.codes[of], constant)) == len(every) for of in trained)
-    if rung != "linear" or options.strengths is None or len(options.strengths) != 1 or not same or len(every) < 2:
-        for fold, of in zip(folds, trained, strict=True):
-            held = fold_of == fold
-            out[held] = predict_rung(rung, task.take(np.flatnonzero(of)), task.rows[held], classes, options)
-        return out
+    log = np.full((len(task.rows), classes), np.nan)
+    used = 0
+    for fold, held in task.folds():
+        head = learn(task.without(fold))
+        if head is not None:
+            log[held] = head.log_probabilities(task.rows[held], classes)
+        used += 1
+        if stop(log):
+            break
+    return log, used
+
+
+def _by_fold(
+    rung: RungName, task: Task, classes: int, options: RungOptions, *, against: Float64[np.ndarray, " rows"] | None
+) -> tuple[Log, str]:
+    """Predict each row without its fold; given up where that is behind `against`, and after how many folds, in words."""
+    number = sum(1 for _ in task.folds())
+
+    def is_behind(log: Log) -> bool:
+        if against is None:
+            return False
+        gain, error = paired(against, tempered_brier(log, task.codes))
+        return gain < -error
+
+    def learn(part: Task) -> Head | None:
+        return None if why_not(rung, part) or part.classes < 2 else fit_head(rung, part, options)
+
+    log, used = hold_out(task, classes, learn, stop=is_behind)
+    return log, f"{used} of {number} folds" if used < number else ""
+
+
+# --------------------------------------------------------------------------------------------------------- each rung
+
+
+def _fit_linear(task: Task, classes: int, options: RungOptions) -> Learned:
+    """Fit the head and predict the rows that are held out in one run of the solver."""
     from chiasm.recognition.linear import class_weights, fit_classes
 
-    rows, codes, weight = task.rows, task.codes, np.ones(len(task.rows))
-    if beside is not None:
-        rows = np.vstack([rows, beside.X.astype(rows.dtype)])
-        codes, weight = np.concatenate([codes, beside.y]), np.concatenate([weight, beside.weight])
-    place = np.searchsorted(every, codes)
-    held_out = fit_classes(
-        rows,
-        place,
-        fold_of=np.append(fold_of, np.full(len(rows) - len(fold_of), -1)),
-        weight=class_weights(place, weight, options.class_weight, every.tolist()),
-        strengths=options.strengths,
-    ).held_out[: len(out)]
-    out[fold_of >= 0] = -np.inf
-    out[:, every] = log_softmax(held_out.astype(np.float64))
-    return out
+    shots, beside_fold = task.beside
+    rows, codes = task.rows, task.codes
+    weight, fold_of = np.ones(len(codes)), task.fold_of
+    if shots is not None:
+        rows = np.vstack([rows, shots.X.astype(rows.dtype)])
+        codes = np.concatenate([codes, np.asarray(shots.y)])
+        weight = np.concatenate([weight, shots.weight])
+        fold_of = np.concatenate([fold_of, beside_fold])
+    used = weight > 0
+    rows, codes, weight, fold_of = rows[used], codes[used], weight[used], fold_of[used]
+    weight = class_weights(codes, weight, options.class_weight)
+    known, dense = np.unique(codes, return_inverse=True)
+    fit = fit_classes(rows, dense, fold_of=fold_of, weight=weight, strengths=options.strengths)
+    tensors = {"coef": np.ascontiguousarray(fit.coef), "intercept": np.ascontiguousarray(fit.intercept)}
+    head = Head("linear", known, tensors, {"strength": fit.strength}, len(task.codes))
+    log = np.full((len(task.codes), classes), np.nan)
+    if classes:
+        held = fit.held_out[: len(task.codes)].astype(np.float64)
+        scored = np.flatnonzero(np.isfinite(held).any(axis=1) & (task.fold_of >= 0))
+        log[scored] = -np.inf
+        log[np.ix_(scored, known)] = log_softmax(held[scored])
+    return Learned(head, log)
+
+
+def _fit_zero_shot(task: Task, _: RungOptions) -> Head:
+    from chiasm.recognition.few_shot import ZeroShot
+
+    model = ZeroShot().fit(task.rows, task.codes, groups=task.groups, anchors=task.anchors)
+    return _cosine_head("zero-shot", model.coef_, model.classes_, model.scale_, len(task.codes))
+
+
+def _fit_prototypes(task: Task, options: RungOptions) -> Head:
+    from chiasm.recognition.few_shot import Prototypes
+
+    model = Prototypes(random_state=options.seed)
+    model.fit(task.rows, task.codes, groups=task.groups, extra=task.beside[0])
+    return _cosine_head("prototypes", model.coef_, model.classes_, model.scale_, len(task.codes))
+
+
+def _cosine_head(
+    rung: RungName,
+    coef: Float[np.ndarray, "classes dim"],
+    classes: Int[np.ndarray, " classes"],
+    scale: float,
+    items: int,
+) -> Head:
+    tensors = {"coef": coef, "intercept": np.zeros(len(coef), coef.dtype)}
+    return Head(rung, np.asarray(classes, dtype=np.int64), tensors, {"scale": float(scale)}, items)
+
+
+def _fit_network(task: Task, options: RungOptions) -> Head:
+    """Fit the network on one block of columns, its skip from the linear probe's strength.
+
+    What stands beside the rows goes in as a source, at the share of the loss that its weights come to: it is never held
+    out to stop by.
+    """
+    from chiasm.recognition.networks import NetworkInputs, NetworkOptions, NetworkSource, fit_network
+
+    own = options.network or NetworkOptions()
+    balance = "weights" if options.class_weight == "balanced" else own.training.class_balance
+    own = replace(own, training=replace(own.training, seed=options.seed, class_balance=balance))
+    known, dense = np.unique(task.codes, return_inverse=True)
+    weight = np.ones(len(task.codes))
+    if isinstance(options.class_weight, Mapping):
+        weight = np.array([options.class_weight.get(code, 1.0) for code in task.codes.tolist()])
+
+    def block(
+        rows: Float[np.ndarray, "rows dim"], codes: Int[np.ndarray, " rows"]
+    ) -> tuple[NetworkInputs, list[Target]]:
+        present = np.ones(len(rows), dtype=bool)
+        return NetworkInputs({BLOCK: rows}, {BLOCK: present}), [Target(BLOCK, "classes", codes, present, known)]
+
+    source, alpha = None, 0.0
+    shots, _ = task.beside
+    used = (
+        np.empty(0, dtype=np.int64) if shots is None else np.flatnonzero(np.isin(shots.y, known) & (shots.weight > 0))
+    )
+    if shots is not None and len(used):
+        theirs = shots.take(used)
+        source = NetworkSource(
+            *block(theirs.X.astype(task.rows.dtype), np.searchsorted(known, theirs.y)), theirs.weight
+        )
+        alpha = float(theirs.weight.sum() / (theirs.weight.sum() + weight.sum()))
+    fold_of = deal_folds(task.codes, 5, seed=options.seed, groups=task.groups)
+    probe = _fit_linear(replace(task, fold_of=fold_of, extra_fold=None), 0, options).head
+    network = fit_network(
+        *block(task.rows, dense),
+        own,
+        start={BLOCK: probe.numbers["strength"]},
+        weights=weight,
+        groups=task.groups,
+        source=source,
+        alpha=alpha,
+        on_epoch=options.on_epoch,
+    )
+    tensors, description = network.as_arrays()
+    return Head("network", known, tensors, dict(probe.numbers), len(task.codes), description)
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+def tempered_brier(log: Log, codes: Int[np.ndarray, " rows"]) -> Float64[np.ndarray, " rows"]:
+    """Return the Brier score of each row at the one temperature that suits the rows best; NaN where there is none.
+
+    What is over- or underconfident alike can be mended by calibration, and does not count.
+    """
+    scored = np.isfinite(log).any(axis=1)
+    best = np.full(len(codes), np.nan)
+    for temperature in _TEMPERATURES if scored.any() else ():
+        scores = brier_scores(softmax(log[scored] / temperature), codes[scored])
+        if not scores.sum() >= best[scored].sum():  # the first is compared with NaN
+            best[scored] = scores
+    return best
+
+
+def f1_macro(log: Log, codes: Int[np.ndarray, " rows"]) -> float:
+    """Return the macro-F1 of the rows that were held out; NaN where none was."""
+    from sklearn.metrics import f1_score
+
+    scored = np.isfinite(log).any(axis=1)
+    if not scored.any():
+        return float("nan")
+    guesses = np.where(np.isnan(log[scored]), -np.inf, log[scored]).argmax(axis=1)
+    return float(f1_score(codes[scored], guesses, average="macro", zero_division=0))
+
+
+def paired(before: Float64[np.ndarray, " rows"], after: Float64[np.ndarray, " rows"]) -> tuple[float, float]:
+    """Return by how much the second scores are lower (better) where both are known, and the standard error of that.
+
+    Example:
+        >>> gain, error = paired(np.array([0.4, 0.5, np.nan]), np.array([0.2, 0.3, 0.1]))
+        >>> round(gain, 3), round(error, 3)
+        (0.2, 0.0)
+    """
+    both: Bool[np.ndarray, " rows"] = np.isfinite(before) & np.isfinite(after)
+    gain = (before - after)[both]
+    if len(gain) < 2:
+        return 0.0, np.inf
+    return float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain)))
 
 
 def deal_folds(
@@ -302,7 +453,7 @@ def deal_folds(
     groups: Int[np.ndarray, " rows"] | None,
     always_known: Int[np.ndarray, " _"] | None = None,
 ) -> Int[np.ndarray, " rows"]:
-    """The fold of each row; -1 for rows that must stay in training, since no other row is of their class.
+    """Return the fold of each row; -1 for rows that must stay in training, since no other row is of their class.
 
     Args:
         codes: class of each row.
@@ -327,128 +478,3 @@ def deal_folds(
             stay = held & np.isin(group, group[stay])
         fold_of[stay] = -1
     return fold_of
-
-
-def brier_scores(
-    log_probabilities: Float64[np.ndarray, "rows classes"], codes: Int[np.ndarray, " rows"]
-) -> Float64[np.ndarray, " rows"]:
-    """Squared distance of each row's probabilities from the truth; NaN where there are none."""
-    error = np.exp(log_probabilities)
-    error[np.arange(len(codes)), codes] -= 1
-    scores: Float64[np.ndarray, " rows"] = np.square(error).sum(axis=1)
-    return scores
-
-
-def tempered_brier(
-    log_probabilities: Float64[np.ndarray, "rows classes"], codes: Int[np.ndarray, " rows"]
-) -> Float64[np.ndarray, " rows"]:
-    """`brier_scores` at the one temperature that suits the rows best: what is over- or underconfident alike can be mended.
-
-    Rows without probabilities are NaN.
-    """
-    scored = np.isfinite(log_probabilities).any(axis=1)
-    best = np.full(len(codes), np.nan)
-    for temperature in _TEMPERATURES if scored.any() else ():
-        logits = log_probabilities[scored] / temperature
-        logits -= logits.max(axis=1, keepdims=True)
-        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        scores = brier_scores(logits, codes[scored])
-        if not scores.sum() >= best[scored].sum():  # the first is compared with NaN
-            best[scored] = scores
-    return best
-
-
-def paired(before: Float64[np.ndarray, " rows"], after: Float64[np.ndarray, " rows"]) -> tuple[float, float]:
-    """By how much the second is lower, so better, on average over rows that both have, and the standard error of that."""
-    both: Bool[np.ndarray, " rows"] = np.isfinite(before) & np.isfinite(after)
-    gain = (before - after)[both]
-    if len(gain) < 2:
-        return 0.0, np.inf
-    return float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain)))
-
-
-def _fit_zero_shot(task: Task, _: RungOptions) -> Any:
-    from chiasm.recognition.few_shot import ZeroShot
-
-    return ZeroShot().fit(task.rows, task.codes, groups=task.groups, anchors=task.anchors)
-
-
-def _fit_prototypes(task: Task, options: RungOptions) -> Any:
-    from chiasm.recognition.few_shot import Prototypes
-
-    model = Prototypes(folds=options.folds, random_state=options.seed)
-    return model.fit(task.rows, task.codes, groups=task.groups, extra=task.beside)
-
-
-def _fit_tip_adapter(task: Task, options: RungOptions) -> Any:
-    from chiasm.recognition.few_shot import TipAdapter
-
-    model = TipAdapter(folds=options.folds, random_state=options.seed)
-    return model.fit(task.rows, task.codes, groups=task.groups, anchors=task.anchors, extra=task.extra)
-
-
-def _fit_linear(task: Task, options: RungOptions) -> Any:
-    from chiasm.recognition.linear_probe import LinearProbe
-
-    model = LinearProbe(
-        strengths=options.strengths, cv=options.folds, class_weight=options.class_weight, random_state=options.seed
-    )
-    return model.fit(task.rows, task.codes, groups=task.groups, extra=task.beside)
-
-
-def _fit_residual(task: Task, options: RungOptions) -> Any:
-    from chiasm.recognition.adapters import ResidualAdapter
-
-    anchors = (
-        None if task.anchors is None else dict(zip(np.asarray(task.anchors.y).tolist(), task.anchors.X, strict=True))
-    )
-    model = ResidualAdapter(
-        anchors=anchors, bottleneck=options.bottleneck, ratio=options.ratio, training=_training(options)
-    )
-    return _fit_network(model, task, options, with_anchors=False)
-
-
-def _fit_mlp(task: Task, options: RungOptions) -> Any:
-    from chiasm.recognition.adapters import MLPAdapter
-
-    model = MLPAdapter(hidden=options.hidden, dropout=options.dropout, training=_training(options))
-    return _fit_network(model, task, options, with_anchors=True)
-
-
-def _fit_network(model: Any, task: Task, options: RungOptions, *, with_anchors: bool) -> Any:
-    """Extra rows go in as a source, at the share of the loss that their weights come to: they are never held out."""
-    weight = np.ones(len(task.rows))
-    if isinstance(options.class_weight, Mapping):
-        weight = np.array([options.class_weight.get(code, 1.0) for code in task.codes.tolist()])
-    beside = task.beside if with_anchors else task.extra
-    given: dict[str, Any] = {}
-    if beside is not None:
-        known = np.isin(beside.y, task.codes) & (beside.weight > 0)
-        if known.any():
-            total = float(beside.weight[known].sum())
-            given = {
-                "X_source": beside.X[known].astype(task.rows.dtype),
-                "y_source": np.asarray(beside.y)[known],
-                "alpha": total / (total + weight.sum()),
-            }
-    return model.fit(
-        task.rows, task.codes, sample_weight=weight, groups=task.groups, on_epoch=options.on_epoch, **given
-    )
-
-
-def _training(options: RungOptions) -> Training:
-    from chiasm.training import Training
-
-    training = options.training or Training()
-    balance = "weights" if options.class_weight == "balanced" else training.class_balance
-    return replace(training, seed=options.seed, class_balance=balance)
-
-
-_FIT: dict[RungName, Callable[[Task, RungOptions], Any]] = {
-    "zero-shot": _fit_zero_shot,
-    "prototypes": _fit_prototypes,
-    "tip-adapter": _fit_tip_adapter,
-    "linear": _fit_linear,
-    "residual": _fit_residual,
-    "mlp": _fit_mlp,
-}

@@ -5,7 +5,7 @@ Which classifier that is, and which sets of modalities get one, is left to `chia
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TypeAlias
@@ -275,3 +275,68 @@ class Features:
         shared = 0.0 if name not in self.shared else SHARED if name in self.own else 1.0
         total = np.sqrt(modalities * ((name in self.own) + shared**2))
         return np.float32(1 / total), np.float32(shared / total)
+
+
+def known_modalities(arrays: ModalityArrays, features: Features) -> tuple[ModalityArrays, Subset]:
+    """Return the arrays, and the modalities among them that features can be made of.
+
+    Raises:
+        LabelError: items have none of these modalities.
+        ChiasmError: embeddings are of another width, or a modality lacks its own or its shared vectors.
+    """
+    for part, means in ((arrays.vectors, features.own), (arrays.shared, features.shared)):
+        for name, array in part.items():
+            if name in means and array.shape[1] != len(means[name]):
+                raise ChiasmError(
+                    f"{name}: expected embeddings of width {len(means[name])}, as in fit; got {array.shape[1]}. Use the "
+                    "encoder that the recogniser was fitted with"
+                )
+    known = tuple(name for name in arrays.modalities if name in features.modalities)
+    for name in known:
+        for what, part, means in (
+            ("its own embeddings", arrays.vectors, features.own),
+            ("vectors in the shared space", arrays.shared, features.shared),
+        ):
+            if name in means and name not in part:
+                raise ChiasmError(f"{name}: the recogniser was fitted with {what}; give them, too")
+    refuse_empty_items(arrays, known, fitted=features.modalities)
+    return arrays, known
+
+
+ENOUGH = 0.9
+"""Share of the items of its scarcest modality that a set needs for a head that is better than those of its parts together."""
+
+
+def deserving(
+    arrays: ModalityArrays,
+    learnable: Callable[[Int[np.ndarray, " rows"]], Bool[np.ndarray, " outputs"]],
+    *,
+    fewest: int = 1,
+) -> tuple[Features, list[Subset]]:
+    """Return the features, and the sets of modalities that get a head, the single ones first.
+
+    Args:
+        arrays: of the training items.
+        learnable: which classes, labels or numbers some of the items teach. A larger set needs all that its modalities
+            teach, and 0.9 of the items of each.
+        fewest: how many of them a modality must teach.
+
+    Raises:
+        LabelError: no modality has items to learn from.
+    """
+    features = Features.of(arrays)
+    singles = tuple(name for name in features.modalities if learnable(arrays.having((name,))).sum() >= fewest)
+    if not singles:
+        raise LabelError(
+            "no modality has items of two classes, or that differ in what is to be predicted: label more items that have "
+            "the same modality"
+        )
+    features = features.only(singles)
+    chosen: list[Subset] = []
+    for part in subsets(features.modalities):
+        rows = arrays.having(part)
+        own = learnable(rows)
+        singly = [arrays.having((name,)) for name in part]
+        if all(len(rows) >= ENOUGH * len(one) and not (learnable(one) & ~own).any() for one in singly):
+            chosen.append(part)
+    return features, chosen

@@ -33,7 +33,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition.modalities import Features, ModalityArrays
-from chiasm.recognition.tasks import Targets, TaskName
+from chiasm.recognition.targets import Kind, Target
 from chiasm.training import (
     Loss,
     Rows,
@@ -154,7 +154,7 @@ class NetworkSource:
     """Labelled items of another domain; modalities and columns that it lacks are missing there."""
 
     inputs: NetworkInputs
-    targets: Sequence[Targets]
+    targets: Sequence[Target]
     weights: Float[np.ndarray, " items"] | None = None
 
 
@@ -163,7 +163,7 @@ class _Column:
     """One column among the network's outputs; numbers are standardised inside."""
 
     name: str
-    task: TaskName
+    kind: Kind
     first: int
     outputs: int
     mean: float = 0.0
@@ -190,7 +190,7 @@ class Network:
         >>> rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
         >>> inputs = NetworkInputs({"image": rows}, {"image": np.ones(40, dtype=bool)})
         >>> known = np.ones(40, dtype=bool)
-        >>> side = Targets("side", "classes", (rows[:, 0] > 0).astype(int), known, np.array(["left", "right"]))
+        >>> side = Target("side", "classes", (rows[:, 0] > 0).astype(int), known, np.array(["left", "right"]))
         >>> options = NetworkOptions(hidden=8, training=Training(epochs=5, device="cpu"))
         >>> fit_network(inputs, [side], options).log_probabilities(inputs).shape
         (40, 2)
@@ -229,7 +229,7 @@ class Network:
         outputs = _outputs(self.parameters, vectors, arrays["present"], self.fusion, self.heads, np).astype(np.float64)
         return {
             column.name: outputs[:, column.place] * column.deviation + column.mean
-            if column.task == "number"
+            if column.kind == "number"
             else outputs[:, column.place]
             for column in self.columns
         }
@@ -244,10 +244,10 @@ class Network:
         predictions: dict[str, Float64[np.ndarray, "items ..."]] = {}
         for column in self.columns:
             values = logits[column.name]
-            if column.task == "classes":
+            if column.kind == "classes":
                 predictions[column.name] = np.exp(log_softmax(values))
             else:
-                predictions[column.name] = values[:, 0] if column.task == "number" else _sigmoid(values, np)
+                predictions[column.name] = values[:, 0] if column.kind == "number" else _sigmoid(values, np)
         return predictions
 
     def log_probabilities(
@@ -312,7 +312,7 @@ class Network:
 
 def fit_network(
     inputs: NetworkInputs,
-    targets: Sequence[Targets],
+    targets: Sequence[Target],
     options: NetworkOptions,
     *,
     start: Mapping[str, float] | None = None,
@@ -350,7 +350,7 @@ def fit_network(
         raise ValueError(f"alpha is the weight of the source, from 0 to below 1; got {alpha!r}")
     columns = _columns(targets, len(inputs))
     widths = {name: vectors.shape[1] for name, vectors in inputs.vectors.items()}
-    by = next((target for target in targets if target.task == "classes"), None)
+    by = next((target for target in targets if target.kind == "classes"), None)
     rows = _rows(inputs, targets, columns, widths, weights, by)
     beside = None if source is None else _source_rows(source, columns, widths, by)
     codes = np.zeros(len(inputs), np.int64) if by is None else np.unique(by.values, return_inverse=True)[1]
@@ -518,10 +518,10 @@ def _loss(columns: tuple[_Column, ...]) -> Loss:
         losses, labelled = [], []
         for i, column in enumerate(columns):
             logits, values, known = outputs["logits"][:, column.place], targets[f"values.{i}"], targets[f"known.{i}"]
-            if column.task == "classes":
+            if column.kind == "classes":
                 rows = class_losses(logits, values)
             else:
-                rows = (label_losses if column.task == "labels" else number_losses)(logits, values, known)
+                rows = (label_losses if column.kind == "labels" else number_losses)(logits, values, known)
             losses.append(weighted_mean(rows, weights * known))
             labelled.append((weights * known).sum() > 0)
         total: Tensor = uncertainty_weighted(torch.stack(losses), outputs["log_variances"][0], torch.stack(labelled))
@@ -543,10 +543,10 @@ class _Metrics:
             if not bool(known.any()):
                 continue
             logits, values = outputs["logits"][known][:, column.place], targets[f"values.{i}"][known]
-            if column.task == "number":
+            if column.kind == "number":
                 measured[f"{column.name}/squared_error"] = float(((logits[:, 0] - values) ** 2).mean())
             else:
-                right = logits.argmax(dim=1) == values if column.task == "classes" else (logits > 0) == (values > 0)
+                right = logits.argmax(dim=1) == values if column.kind == "classes" else (logits > 0) == (values > 0)
                 measured[f"{column.name}/accuracy"] = float(right.double().mean())
         return measured
 
@@ -570,7 +570,7 @@ def _linear_solutions(
     X = np.concatenate(vectors, axis=1) * scale.astype(np.float32)
     for i, column in enumerate(columns):
         known = np.flatnonzero(targets[f"known.{i}"])
-        if column.name in strengths and column.task == "classes":
+        if column.name in strengths and column.kind == "classes":
             values = targets[f"values.{i}"][known]
             solution = _fit_classes(X[known], values, weight[known], strengths[column.name])
             classes, coef_of, intercept_of = solution
@@ -602,7 +602,7 @@ def _fit_classes(
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-def _columns(targets: Sequence[Targets], items: int) -> tuple[_Column, ...]:
+def _columns(targets: Sequence[Target], items: int) -> tuple[_Column, ...]:
     names = [target.column for target in targets]
     if not names or len(set(names)) != len(names):
         raise LabelError(f"there must be at least one target, each with a name of its own; got {names or 'none'}")
@@ -611,11 +611,11 @@ def _columns(targets: Sequence[Targets], items: int) -> tuple[_Column, ...]:
         if len(target) != items:
             raise LabelError(f"{target.column}: there are {items} items but {len(target)} values: give one an item")
         known = target.values[target.known]
-        if not len(known) or (target.task != "labels" and (known == known[0]).all()):
+        if not len(known) or (target.kind != "labels" and (known == known[0]).all()):
             raise LabelError(f"{target.column}: the known values are all the same, or none is known: nothing to learn")
         outputs = max(1, len(target.names))
-        column = _Column(target.column, target.task, first, outputs)
-        if target.task == "number":
+        column = _Column(target.column, target.kind, first, outputs)
+        if target.kind == "number":
             column = replace(column, mean=float(known.mean()), deviation=float(known.std()))
         columns.append(column)
         first += outputs
@@ -624,11 +624,11 @@ def _columns(targets: Sequence[Targets], items: int) -> tuple[_Column, ...]:
 
 def _rows(
     inputs: NetworkInputs,
-    targets: Sequence[Targets],
+    targets: Sequence[Target],
     columns: tuple[_Column, ...],
     widths: Mapping[str, int],
     weights: Float[np.ndarray, " items"] | None,
-    by: Targets | None,
+    by: Target | None,
 ) -> Rows:
     """Return items for the training loop; a column that has no target is missing throughout."""
     if weights is not None and (
@@ -641,13 +641,13 @@ def _rows(
     arrays: dict[str, Shaped[np.ndarray, "items ..."]] = {}
     for i, column in enumerate(columns):
         target = by_name.get(column.name)
-        shape = (len(inputs), column.outputs) if column.task == "labels" else (len(inputs),)
-        values = np.full(shape, -1) if column.task == "classes" else np.zeros(shape, np.float32)
+        shape = (len(inputs), column.outputs) if column.kind == "labels" else (len(inputs),)
+        values = np.full(shape, -1) if column.kind == "classes" else np.zeros(shape, np.float32)
         known = np.zeros(len(inputs), dtype=bool)
         if target is not None:
             known = target.known
             values[known] = target.values[known]
-            if column.task == "number":
+            if column.kind == "number":
                 values[known] = (target.values[known] - column.mean) / column.deviation
         arrays[f"values.{i}"], arrays[f"known.{i}"] = values, known
     codes = (
@@ -663,13 +663,13 @@ def _rows(
 
 
 def _source_rows(
-    source: NetworkSource, columns: tuple[_Column, ...], widths: Mapping[str, int], by: Targets | None
+    source: NetworkSource, columns: tuple[_Column, ...], widths: Mapping[str, int], by: Target | None
 ) -> Rows:
     by_name = {column.name: column for column in columns}
     for target in source.targets:
         column = by_name.get(target.column)
-        if column is None or (column.task, column.outputs) != (target.task, max(1, len(target.names))):
-            raise LabelError(f"{target.column}: the source has this column of {target.task}, the items do not")
+        if column is None or (column.kind, column.outputs) != (target.kind, max(1, len(target.names))):
+            raise LabelError(f"{target.column}: the source has this column of {target.kind}, the items do not")
         if len(target) != len(source.inputs):
             raise LabelError(f"{target.column}: the source has {len(source.inputs)} items but {len(target)} values")
     return _rows(source.inputs, source.targets, columns, widths, source.weights, by)

@@ -1,80 +1,50 @@
-"""The recogniser: embeddings of items by modality -> labels, whatever modalities an item has.
+"""The recogniser: embeddings of items by modality -> classes, labels or numbers, whatever modalities an item has.
 
 This module is the estimator: it checks what comes in, predicts, and keeps a fitted recogniser on disk. How it learns is
-`chiasm.recognition.fitting`; turning files into embeddings is left to `chiasm.verbs`. Predicting needs numpy alone:
-scikit-learn and torch, which take seconds to import, are loaded by `fit` (torch also to predict by a learned fusion).
+`chiasm.recognition.fitting` (classes), `regressions` (labels, numbers) and `joint` (several columns); turning files into
+embeddings is left to `chiasm.verbs`. Predicting needs NumPy alone; scikit-learn and torch, which take seconds to import,
+are loaded by `fit`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
-from safetensors import SafetensorError
+from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition.confidence import Calibration, ConformalSets
-from chiasm.recognition.extension import extend_linear
-from chiasm.recognition.fitting import (
-    Choices,
-    Details,
-    Fitted,
-    FusionName,
-    SemiName,
-    SourceItems,
-    fit,
-)
-from chiasm.recognition.heads import Head, RungName
-from chiasm.recognition.ladder import RungOptions, RungReport
+from chiasm.recognition.columns import Details, Fitted, FusionName, Recognition
+from chiasm.recognition.fitting import Options, SourceItems, fit_classes
+from chiasm.recognition.heads import RungName
+from chiasm.recognition.joint import ColumnReport, share_network
+from chiasm.recognition.ladder import RungOptions
 from chiasm.recognition.modalities import (
     Arrays,
-    Features,
     ModalityArrays,
-    Subset,
     as_arrays,
+    known_modalities,
     refuse_empty_items,
 )
-from chiasm.recognition.storage import (
-    DESCRIPTION,
-    read_description,
-    read_tensors,
-    refuse_version,
-    write_folder,
-)
-from chiasm.recognition.unknown import ScoreName, UnknownDetector
-from chiasm.splits import Labels, label_codes
-from chiasm.types import Modality
+from chiasm.recognition.new_classes import add_classes
+from chiasm.recognition.regressions import fit_label_column, fit_number_column
+from chiasm.recognition.storage import KINDS, damaged, describe_column, read_folder, restore_column, write_folder
+from chiasm.recognition.targets import Target
+from chiasm.recognition.unknown import ScoreName
+from chiasm.recognition.unlabelled import SemiName
+from chiasm.splits import Labels, group_codes, label_codes
+from chiasm.vectors import Unchecked
 
-FORMAT, VERSION = "chiasm-recognizer", 4
-
-
-@dataclass(frozen=True, eq=False)
-class Recognition:
-    """What a recogniser says of some items.
-
-    Attributes:
-        labels: the most probable class of each.
-        probabilities: calibrated, in the order of `Recognizer.classes_`.
-        sets: the classes that hold the true one with the probability asked for; all of them where the recogniser has
-            learned from too few items to promise anything.
-        unknown: whether an item is like nothing known, at the false-alarm rate asked for; False where the recogniser
-            has no detector.
-        strangeness: p-value of being a known class, small is strange; NaN without a detector.
-    """
-
-    labels: Shaped[np.ndarray, " items"]
-    probabilities: Float[np.ndarray, "items classes"]
-    sets: Bool[np.ndarray, "items classes"]
-    unknown: Bool[np.ndarray, " items"]
-    strangeness: Float[np.ndarray, " items"]
+Names: TypeAlias = Mapping[Any, Float[np.ndarray, " dim"]]
+"""Classes or labels with their embedded names."""
 
 
 class Recognizer:
-    """Recognise the class of an item from the embeddings of whatever modalities it has.
+    """Recognise the class, labels or number of an item from the embeddings of whatever modalities it has.
 
     For every set of modalities that training items have, one head is fitted on all items that have at least these: an
     item with image and text teaches the image head, too. An item is recognised by the head of just the set it has, so
@@ -88,32 +58,40 @@ class Recognizer:
     macro-F1 0.49, 0.69 and 0.76, the mean of the two heads 0.79. With as many items as the modalities have, the joint
     head was as good.) Modalities that the recogniser was not fitted on are not looked at.
 
-    It follows scikit-learn's conventions for a classifier, with `ModalityArrays` in the place of a matrix.
+    It follows scikit-learn's conventions, with `ModalityArrays` in the place of a matrix; as a mapping of modalities is no
+    matrix, `sklearn.base` is not imported for it. What is learned follows from y: plain labels are classes; a `Target`
+    (`chiasm.recognition.targets.parse_target`) may also be of several labels an item, or a number; a list of targets is
+    several columns at once, each predicted alone or by one shared network, whichever does better on held-out items.
+
+    Example:
+        >>> X = {"text": np.array([[1.0, 0.1], [0.9, 0.0], [0.1, 1.0], [0.0, 0.9]])}
+        >>> recognizer = Recognizer().fit(X, ["bird", "bird", "fish", "fish"])
+        >>> recognizer.predict({"text": np.array([[0.8, 0.2]])}).tolist()
+        ['bird']
 
     Args:
-        adapter: the rung of the ladder: `"zero-shot"`, `"prototypes"`, `"tip-adapter"`, `"linear"`, `"residual"`,
-            `"mlp"`, or `"auto"`, which climbs by nested cross-validation and takes a higher rung only if it wins by more
-            than one standard error (`chiasm.recognition.ladder`).
+        adapter: the rung of the ladder: `"zero-shot"`, `"prototypes"`, `"linear"`, `"network"`, or `"auto"`, which climbs
+            by cross-validation and takes a higher rung only if it wins by more than one standard error
+            (`chiasm.recognition.ladder`). Of classes, as all arguments down to `class_weight`.
         fusion: how modalities are joined: `"concat"` (features side by side), `"mean"` and `"stack"` (of the single
-            modalities' probabilities), `"gated"`, `"attention"`, `"low_rank"` (networks), `"single"` (the best modality
-            alone), or `"auto"`.
+            modalities' probabilities), `"gated"`, `"attention"` (networks), `"single"` (the best modality alone), or
+            `"auto"`.
         alpha: weight of the source, or `"auto"`.
         semi: use of unlabelled items, `"self-training"`, `"spreading"` or None.
         unknown: score by which items of no known class are told, `"auto"`, or None to leave that out.
-        folds: of the cross-validations.
         class_weight: `"balanced"` gives every class the same total weight; a mapping gives weights by class.
-        options: of the rungs.
-        network: arguments of `chiasm.recognition.fusion.Fusion` for the learned fusions, but for its kind.
+        threshold: of labels, above which probability an item has one; `"f1"` chooses on held-out items.
+        folds: of the cross-validations.
+        options: of the rungs; of labels and numbers, only its `strengths`; of several columns, only its `network`.
         random_state: seed of folds and networks.
 
     Attributes:
-        classes_: the classes, sorted.
-        fitted_: all that predicting needs.
-        details_: what was tried and chosen, for reports.
+        columns_: all that predicting needs, by column. The column of plain labels is called "label".
+        together_: of several columns, how each did alone and together.
     """
 
-    classes_: Shaped[np.ndarray, " classes"]
-    fitted_: Fitted
+    columns_: dict[str, Fitted]
+    together_: tuple[ColumnReport, ...]
 
     def __init__(
         self,
@@ -123,10 +101,10 @@ class Recognizer:
         alpha: float | Literal["auto"] = "auto",
         semi: SemiName | None = None,
         unknown: ScoreName | Literal["auto"] | None = "auto",
-        folds: int = 5,
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        threshold: float | Literal["f1"] = "f1",
+        folds: int = 5,
         options: RungOptions | None = None,
-        network: Mapping[str, Any] | None = None,
         random_state: int = 0,
     ) -> None:
         self.adapter = adapter
@@ -134,15 +112,15 @@ class Recognizer:
         self.alpha = alpha
         self.semi = semi
         self.unknown = unknown
-        self.folds = folds
         self.class_weight = class_weight
+        self.threshold = threshold
+        self.folds = folds
         self.options = options
-        self.network = network
         self.random_state = random_state
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002  scikit-learn's signature
-        """The arguments of the constructor by name."""
-        return {name: getattr(self, name) for name in _PARAMETERS}
+        """Return the arguments of the constructor by name."""
+        return {name: getattr(self, name) for name in _DEFAULTS}
 
     def set_params(self, **params: Any) -> Recognizer:
         """Set arguments of the constructor by name.
@@ -151,8 +129,8 @@ class Recognizer:
             ValueError: there is no such argument.
         """
         for name, value in params.items():
-            if name not in _PARAMETERS:
-                raise ValueError(f"Recognizer has no parameter {name!r}; it has {', '.join(_PARAMETERS)}")
+            if name not in _DEFAULTS:
+                raise ValueError(f"Recognizer has no parameter {name!r}; it has {', '.join(_DEFAULTS)}")
             setattr(self, name, value)
         return self
 
@@ -167,18 +145,34 @@ class Recognizer:
         )
 
     @property
+    def classes_(self) -> Shaped[np.ndarray, " classes"]:
+        """The classes or labels of the only column, sorted."""
+        return self.only_column_.names
+
+    @property
     def details_(self) -> Details:
-        """What was tried and chosen on held-out items of the training set."""
+        """What was tried and chosen for the only column, on held-out items of the training set."""
+        return self.only_column_.details
+
+    @property
+    def only_column_(self) -> Fitted:
+        """The fitted column.
+
+        Raises:
+            AttributeError: there are several.
+        """
         self._check_fitted()
-        return self.fitted_.details
+        if len(self.columns_) > 1:
+            raise AttributeError(f"there are several columns, {', '.join(self.columns_)}: name one")
+        return next(iter(self.columns_.values()))
 
     def fit(
         self,
         X: Arrays,
-        y: Labels,
+        y: Labels | Target | Sequence[Target],
         groups: Labels | None = None,
         *,
-        names: Mapping[Any, Float[np.ndarray, " dim"]] | None = None,
+        names: Names | None = None,
         source: SourceItems | None = None,
         unlabelled: ModalityArrays | None = None,
     ) -> Recognizer:
@@ -186,10 +180,10 @@ class Recognizer:
 
         Args:
             X: their embeddings.
-            y: one label an item.
+            y: one label an item, or one or several columns as `parse_target` returns them. Items may lack values of these.
             groups: items of one group are never on both sides of a fold.
-            names: the embedded name of each class, in the space that `ModalityArrays.shared` is of: one more shot, and
-                all that the zero-shot rung needs. A name of a class without items makes it known by its name.
+            names: of one column, the embedded name of each class or label, in the space that `ModalityArrays.shared` is of:
+                one more shot, and all that the zero-shot rung needs. What has a name and no items is known by its name.
             source: items of another domain. Those whose class is among those of y are learned from.
             unlabelled: more items of this domain, for `semi`.
 
@@ -198,124 +192,109 @@ class Recognizer:
                 modality with items of two classes; no class of the source is known; or the adapter asked for cannot be
                 fitted.
             ChiasmError: the embeddings are not usable, see `ModalityArrays`; names, source or unlabelled items are not
-                embedded as the items are; or there is no such choice.
+                embedded as the items are; there is no such choice, or it is for another kind of column.
         """
         arrays = as_arrays(X)
-        own, codes = label_codes(y)
-        if len(codes) != len(arrays):
-            raise LabelError(f"there are {len(arrays)} items but {len(codes)} labels: give one label an item")
-        if own.dtype.kind not in KINDS:
-            raise LabelError(f"labels must be text, numbers or booleans; got {own.dtype}")
+        targets = self._targets(y, arrays, names)
         refuse_empty_items(arrays, arrays.modalities)
-        if len(own) < 2:
-            raise LabelError(f"all {len(codes)} labels are {own[0]!s}: at least 2 classes are needed")
-        if groups is not None and np.shape(groups) != codes.shape:
-            raise LabelError(
-                f"there are {len(codes)} items but groups of shape {np.shape(groups)}: give one group an item"
-            )
-        group = None if groups is None else label_codes(groups, what="groups")[1]
-        classes = own if not names else _joined(own, list(names), "names of classes")
+        group = None if groups is None else group_codes(groups, len(arrays))
         for other, what in ((None if source is None else source.arrays, "source"), (unlabelled, "unlabelled items")):
             if other is not None:
                 _refuse_unlike(other, arrays, what)
-        codes = np.searchsorted(classes, own)[codes]
-        choices = Choices(
-            adapter=self.adapter,
-            fusion=self.fusion,
-            alpha=self.alpha,
-            semi=self.semi,
-            unknown=self.unknown,
-            folds=self.folds,
-            options=replace(self.options or RungOptions(), class_weight=self._weights(classes)),
-            network=self.network or {},
-            seed=self.random_state,
-        )
-        self.fitted_ = fit(
-            arrays,
-            classes,
-            codes,
-            choices=choices,
-            groups=group,
-            names=_names(names, classes, arrays),
-            source=None if source is None else _known(source, classes),
-            unlabelled=unlabelled,
-        )
-        self.classes_ = classes
+        if len(targets) > 1 or targets[0].kind != "classes":
+            self._refuse_options(targets, source=source, unlabelled=unlabelled, names=names)
+        columns = {}
+        for target in targets:
+            rows = np.flatnonzero(target.known)
+            own = None if group is None else np.unique(group[rows], return_inverse=True)[1]
+            try:
+                columns[target.column] = self._fit_column(
+                    target.take(rows), arrays.take(rows), own, names, source, unlabelled, alone=len(targets) == 1
+                )
+            except LabelError as error:
+                if len(targets) == 1:
+                    raise
+                raise LabelError(f"column {target.column!r}: {error}") from error
+        self.together_ = ()
+        if len(targets) > 1:
+            network = None if self.options is None else self.options.network
+            columns, self.together_ = share_network(
+                columns, targets, arrays, groups=group, options=network, seed=self.random_state
+            )
+        self.columns_ = columns
         return self
 
-    def predict_proba(self, X: Arrays) -> Float[np.ndarray, "items classes"]:
-        """The calibrated probability of each class, in the order of `classes_`.
-
-        Raises:
-            LabelError: items have none of the modalities that the recogniser was fitted on; says how many and which.
-            ChiasmError: embeddings are of another width than in `fit`, or not usable, see `ModalityArrays`.
-        """
-        arrays, known = self._checked(X)
-        probabilities = np.empty((len(arrays), len(self.classes_)), dtype=np.float64)
-        for subset, rows in arrays.by_subset(known):
-            probabilities[rows] = self._probabilities(arrays, subset, rows)
-        return probabilities
-
-    def predict(self, X: Arrays) -> Shaped[np.ndarray, " items"]:
-        """The most probable class of each item.
-
-        Raises:
-            LabelError: as `predict_proba`.
-            ChiasmError: as `predict_proba`.
-        """
-        best = self.predict_proba(X).argmax(axis=1)
-        labels: Shaped[np.ndarray, " items"] = self.classes_[best]
-        return labels
-
-    def recognise(self, X: Arrays, *, level: float = 0.9, false_alarm_rate: float = 0.05) -> Recognition:
-        """Labels with probabilities, the set of classes that may be right, and what is like nothing known.
+    def recognise(
+        self, X: Arrays, *, level: float = 0.9, false_alarm_rate: float = 0.05, column: str | None = None
+    ) -> Recognition:
+        """Predict one column with probabilities, sets or intervals, and what is like nothing known.
 
         Args:
             X: embeddings.
-            level: how often the set of classes is to hold the true one.
+            level: how often the set of classes, or the interval of a number, is to hold the true one.
             false_alarm_rate: the share of items of known classes that may be called unknown.
+            column: which; may be left out where there is one.
 
         Raises:
-            LabelError: as `predict_proba`.
-            ChiasmError: as `predict_proba`, or a level or rate that is not between 0 and 1.
+            LabelError: items have none of the modalities that the column was fitted on; says how many and which.
+            ChiasmError: embeddings are of another width than in `fit`, or not usable, see `ModalityArrays`; there is no
+                such column; or a level or rate that is not between 0 and 1.
         """
+        self._check_fitted()
         if not 0 < level < 1 or not 0 < false_alarm_rate < 1:
             raise ChiasmError(
                 f"level and false-alarm rate must be between 0 and 1, such as 0.9 and 0.05; got {level} and "
                 f"{false_alarm_rate}"
             )
-        arrays, known = self._checked(X)
-        number = len(self.classes_)
-        probabilities = np.empty((len(arrays), number))
-        sets = np.ones((len(arrays), number), dtype=bool)
-        unknown = np.zeros(len(arrays), dtype=bool)
-        strangeness = np.full(len(arrays), np.nan)
-        for subset, rows in arrays.by_subset(known):
-            probabilities[rows] = self._probabilities(arrays, subset, rows)
-            promised = self.fitted_.sets.get(subset)
-            if promised is not None:
-                sets[rows] = promised.sets(probabilities[rows], level=level)
-            within = [part for part in self.fitted_.detectors if set(part) <= set(subset)]
-            if within:
-                part = max(within, key=len)
-                detector = self.fitted_.detectors[part]
-                scores = detector.scores(self.fitted_.features.rows(arrays, part, rows))
-                unknown[rows] = detector.is_unknown(scores, false_alarm_rate=false_alarm_rate)
-                strangeness[rows] = detector.p_values(scores)
-        return Recognition(self.classes_[probabilities.argmax(axis=1)], probabilities, sets, unknown, strangeness)
+        fitted = self._column(column)
+        try:
+            arrays, known = known_modalities(as_arrays(X), fitted.features)
+        except LabelError as error:
+            if len(self.columns_) == 1:
+                raise
+            raise LabelError(f"column {fitted.column!r}: {error}") from error
+        return fitted.recognise(arrays, known, level=level, false_alarm_rate=false_alarm_rate)
 
-    def score(self, X: Arrays, y: Labels) -> float:
-        """The share of items whose class is recognised.
+    def recognise_all(self, X: Arrays, *, level: float = 0.9, false_alarm_rate: float = 0.05) -> dict[str, Recognition]:
+        """Predict every column, as `recognise` does one."""
+        self._check_fitted()
+        return {
+            column: self.recognise(X, level=level, false_alarm_rate=false_alarm_rate, column=column)
+            for column in self.columns_
+        }
+
+    def predict(self, X: Arrays, *, column: str | None = None) -> Shaped[np.ndarray, "items ..."]:
+        """Return the most probable class of each item, booleans by label, or numbers.
 
         Raises:
-            LabelError: as `predict_proba`, or labels are missing.
-            ChiasmError: as `predict_proba`.
+            LabelError, ChiasmError: as `recognise`.
         """
+        return self.recognise(X, column=column).values
+
+    def predict_proba(self, X: Arrays, *, column: str | None = None) -> Float64[np.ndarray, "items classes"]:
+        """Return the calibrated probability of each class or label, in the order of `classes_`.
+
+        Raises:
+            LabelError, ChiasmError: as `recognise`; or the column is a number.
+        """
+        self._check_fitted()
+        if self._column(column).kind == "number":
+            raise ChiasmError("a number has no probabilities: see the interval that recognise gives")
+        return self.recognise(X, column=column).probabilities
+
+    def score(self, X: Arrays, y: Labels) -> float:
+        """Return the share of items whose class is recognised.
+
+        Raises:
+            LabelError, ChiasmError: as `recognise`, labels are missing, or what was learned are no classes.
+        """
+        if self.only_column_.kind != "classes":
+            raise LabelError(f"score is of classes; this recogniser predicts {self.only_column_.kind}")
         classes, codes = label_codes(y)
         return float(np.mean(self.predict(X) == classes[codes]))
 
     def add_class(self, X: Arrays, y: Labels) -> Recognizer:
-        """A recogniser that knows more classes, from examples of the new ones alone; this one stays as it is.
+        """Return a recogniser that knows more classes, from examples of the new ones alone; this one stays as it is.
 
         The rows of the old classes in every head stay bit by bit as they were, and a new row is fitted beside them, with
         up to 20 stored examples of each old class on the other side. Old classes among themselves are told apart as
@@ -329,93 +308,26 @@ class Recognizer:
 
         Raises:
             LabelError: a label is known already, or of another kind than the others; examples lack the one modality
-                that the recogniser goes by; or the heads are not linear (the rungs tip-adapter, residual and mlp, stacked
-                and learned fusions): fit again.
+                that the recogniser goes by; or the heads are not linear (networks, stacked and learned fusions): fit
+                again.
             ChiasmError: the embeddings are not usable.
         """
-        arrays, known = self._checked(X)
-        new, codes = label_codes(y)
-        if len(codes) != len(arrays):
-            raise LabelError(f"there are {len(arrays)} items but {len(codes)} labels: give one label an item")
-        old = self.fitted_
-        repeated = np.intersect1d(new, self.classes_)
+        self._check_fitted()
+        if len(self.columns_) > 1 or self.only_column_.kind != "classes":
+            raise LabelError("classes can be added to a recogniser of one column of classes: fit again")
+        old = self.only_column_
+        arrays, known = known_modalities(as_arrays(X), old.features)
+        new, codes = _class_codes(y, len(arrays))
+        repeated = np.intersect1d(new, old.names)
         if len(repeated):
             raise LabelError(
                 f"{', '.join(map(str, repeated[:5]))} known already: add_class takes new classes; fit again"
             )
-        if not all(head.is_linear for head in old.heads.values()) or old.network is not None or old.stack is not None:
-            raise LabelError(
-                f"classes can be added to linear heads only, not to {old.details.rung} with {old.fusion} fusion: fit again "
-                "with all classes"
-            )
-        if old.fusion == "single" and set(new) - set(
-            new[codes[arrays.having((old.best,))]] if old.best in known else ()
-        ):
-            raise LabelError(f"the recogniser goes by {old.best} alone: give examples of every new class that have it")
-        number = len(self.classes_)
-        _joined(self.classes_, new.tolist(), "new classes")
-        every = np.concatenate([self.classes_, new])
-        order = np.argsort(every, kind="stable")
-        place = np.empty(len(every), dtype=np.int64)
-        place[order] = np.arange(len(every))
-        heads = {}
-        for part, head in old.heads.items():
-            if not set(part) <= set(known) or not len(arrays.having(part)):
-                heads[part] = replace(head, classes=place[head.classes])
-                continue
-            rows, kept = arrays.having(part), old.exemplars.having(part)
-            kept = kept[np.isin(old.exemplar_codes[kept], head.classes)]
-            # Classes known by their name alone have no examples to tell the new ones from.
-            seen, exemplar_codes = np.unique(old.exemplar_codes[kept], return_inverse=True)
-            facing = np.searchsorted(head.classes, seen)
-            known_new, dense = np.unique(codes[rows], return_inverse=True)
-            extended = extend_linear(
-                head.tensors["coef"][facing],
-                head.tensors["intercept"][facing],
-                exemplars=old.features.rows(old.exemplars, part, kept),
-                exemplar_codes=exemplar_codes,
-                new_X=old.features.rows(arrays, part, rows),
-                new_codes=dense + len(seen),
-                strength=head.numbers.get("strength", 1.0),
-                old_counts=np.maximum(old.counts[seen], 1),
-            )
-            joint = np.concatenate([place[head.classes], place[number + known_new]])
-            sorting = np.argsort(joint)
-            tensors = {
-                "coef": np.vstack([head.tensors["coef"], extended.coef[len(seen) :]])[sorting],
-                "intercept": np.append(head.tensors["intercept"], extended.intercept[len(seen) :])[sorting],
-            }
-            heads[part] = Head(head.rung, joint[sorting], tensors, head.numbers, head.items + len(rows))
-        for part in [part for part in heads if len(part) > 1]:
-            others = [heads[one].classes for one in heads if set(one) < set(part)]
-            if not np.isin(np.concatenate(others), heads[part].classes).all():
-                del heads[part]
+        _union(old.names, new.tolist(), "new classes")
         grown = Recognizer(**self.get_params())
-        grown.classes_ = every[order]
-        counts = np.zeros(len(every), dtype=np.int64)
-        counts[place[:number]] = old.counts
-        counts[place[number:]] = np.bincount(codes)
-        grown.fitted_ = replace(
-            old,
-            classes=grown.classes_,
-            heads=heads,
-            calibrations={},
-            sets={},
-            detectors={},
-            exemplars=old.exemplars.joined(arrays.only(old.features.modalities)),
-            exemplar_codes=np.concatenate([place[old.exemplar_codes], place[number + codes]]),
-            counts=counts,
-        )
+        grown.columns_ = {old.column: add_classes(old, arrays, known, new, codes)}
+        grown.together_ = ()
         return grown
-
-    def strengths(self) -> dict[str, float]:
-        """What each head chose, by names such as "image+text": the strength of a linear probe."""
-        self._check_fitted()
-        return {
-            "+".join(part): head.numbers["strength"]
-            for part, head in self.fitted_.heads.items()
-            if "strength" in head.numbers
-        }
 
     def save(self, folder: str | Path) -> None:
         """Write the recogniser as a folder of JSON and safetensors, whole or not at all.
@@ -427,10 +339,33 @@ class Recognizer:
             ChiasmError: the folder exists and is something else.
         """
         self._check_fitted()
-        target = Path(folder)
-        if target.exists() and not (target / DESCRIPTION).is_file():
-            raise ChiasmError(f"{target} exists and is not a saved recogniser: choose another folder")
-        write_folder(target, *describe(self))
+        networks = list(
+            {id(one.network): one.network for one in self.columns_.values() if one.network is not None}.values()
+        )
+        columns: list[dict[str, Any]] = []
+        described: list[dict[str, Any]] = []
+        tensors: dict[str, Any] = {}
+        for number, column in enumerate(self.columns_.values()):
+            fields, arrays = describe_column(column)
+            fields["network"] = (
+                None if column.network is None else [one is column.network for one in networks].index(True)
+            )
+            columns.append(fields)
+            tensors |= {f"column.{number}.{name}": array for name, array in arrays.items()}
+        for number, network in enumerate(networks):
+            arrays, fields = network.as_arrays()
+            described.append(fields)
+            tensors |= {f"network.{number}.{name}": array for name, array in arrays.items()}
+        weight = self.class_weight
+        parameters = self.get_params() | {"options": None}
+        if isinstance(weight, Mapping):
+            parameters["class_weight"] = [
+                [label.item() if isinstance(label, np.generic) else label, float(value)]
+                for label, value in weight.items()
+            ]
+        together = [vars(report) for report in self.together_]
+        fields = {"parameters": parameters, "columns": columns, "networks": described, "together": together}
+        write_folder(Path(folder), fields, tensors)
 
     @classmethod
     def load(cls, folder: str | Path) -> Recognizer:
@@ -439,64 +374,121 @@ class Recognizer:
         Raises:
             ChiasmError: there is none, it is of another version, or it is damaged.
         """
-        source = Path(folder)
-        description = read_description(source, "recogniser")
-        if description.get("format") != FORMAT:
-            raise ChiasmError(
-                f"{source / DESCRIPTION} is not of a recogniser: format {FORMAT!r} was expected, got "
-                f"{description.get('format')!r}"
-            )
-        refuse_version(source, description.get("version"), VERSION)
+        fields, tensors = read_folder(Path(folder))
         try:
-            return restore(description, read_tensors(source))
-        except (KeyError, TypeError, ValueError, IndexError, OSError, SafetensorError, ChiasmError) as error:
-            raise ChiasmError(
-                f"{source} is damaged ({type(error).__name__}: {error}): save the recogniser again"
-            ) from error
+            return cls._restored(fields, tensors)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ChiasmError) as error:
+            raise damaged(Path(folder), error) from error
+
+    @classmethod
+    def _restored(cls, fields: dict[str, Any], tensors: dict[str, Any]) -> Recognizer:
+        def under(prefix: str) -> dict[str, Any]:
+            return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+
+        networks: list[Any] = []
+        if fields["networks"]:
+            from chiasm.recognition.networks import Network
+
+            networks = [
+                Network.from_arrays(under(f"network.{number}."), description)
+                for number, description in enumerate(fields["networks"])
+            ]
+        parameters = dict(fields["parameters"])
+        if isinstance(parameters["class_weight"], list):
+            parameters["class_weight"] = dict(parameters["class_weight"])
+        recognizer = cls(**parameters)
+        recognizer.columns_ = {}
+        for number, entry in enumerate(fields["columns"]):
+            network = None if entry["network"] is None else networks[entry["network"]]
+            recognizer.columns_[entry["column"]] = restore_column(entry, under(f"column.{number}."), network)
+        if not recognizer.columns_:
+            raise ValueError("there are no columns")
+        recognizer.together_ = tuple(ColumnReport(**report) for report in fields["together"])
+        return recognizer
+
+    # ------------------------------------------------------------------------------------------------------- fitting
 
     def _check_fitted(self) -> None:
-        if not hasattr(self, "fitted_"):
+        if not hasattr(self, "columns_"):
             from sklearn.exceptions import NotFittedError
 
             raise NotFittedError("this Recognizer is not fitted yet: call fit, or load a saved one")
 
-    def _checked(self, X: Arrays) -> tuple[ModalityArrays, Subset]:
-        """The arrays, and the modalities among them that the recogniser knows."""
-        self._check_fitted()
-        arrays, features = as_arrays(X), self.fitted_.features
-        own = {name: len(mean) for name, mean in features.own.items()}
-        shared = {name: len(mean) for name, mean in features.shared.items()}
-        for part, widths in ((arrays.vectors, own), (arrays.shared, shared)):
-            for name, array in part.items():
-                if name in widths and array.shape[1] != widths[name]:
-                    raise ChiasmError(
-                        f"{name}: expected embeddings of width {widths[name]}, as in fit; got {array.shape[1]}. "
-                        "Use the encoder that the recogniser was fitted with"
-                    )
-        known = tuple(name for name in arrays.modalities if name in features.modalities)
-        for name in known:
-            lacking = [
-                what
-                for what, part, needed in (
-                    ("its own embeddings", arrays.vectors, name in features.own),
-                    ("vectors in the shared space", arrays.shared, name in features.shared),
-                )
-                if needed and name not in part
-            ]
-            if lacking:
-                raise ChiasmError(f"{name}: the recogniser was fitted with {' and '.join(lacking)}; give them, too")
-        refuse_empty_items(arrays, known, fitted=features.modalities)
-        return arrays, known
+    def _column(self, column: str | None) -> Fitted:
+        if column is None and len(self.columns_) == 1:
+            return next(iter(self.columns_.values()))
+        if column not in self.columns_:
+            raise ChiasmError(f"there is no column {column!r}: name one of {', '.join(self.columns_)}")
+        return self.columns_[column]
 
-    def _probabilities(
-        self, arrays: ModalityArrays, subset: Subset, rows: Int[np.ndarray, " rows"]
-    ) -> Float[np.ndarray, "rows classes"]:
-        log = self.fitted_.log_probabilities(arrays, subset, rows)
-        calibration = self.fitted_.calibrations.get(subset)
-        if calibration is not None:
-            return calibration.apply(log)
-        probabilities: Float[np.ndarray, "rows classes"] = np.exp(log)
-        return probabilities
+    def _targets(
+        self, y: Labels | Target | Sequence[Target] | Unchecked, arrays: ModalityArrays, names: Names | None
+    ) -> list[Target]:
+        """The columns to learn, checked; what has a name and no items is among the names."""
+        if isinstance(y, Target):
+            y = [y]
+        if isinstance(y, list | tuple) and y and isinstance(y[0], Target):
+            targets = list(y)
+            _check_targets(targets, len(arrays))
+        else:
+            classes, codes = _class_codes(y, len(arrays))
+            if len(classes) < 2:
+                raise LabelError(f"all {len(codes)} labels are {classes[0]!s}: at least 2 classes are needed")
+            targets = [Target("label", "classes", codes, np.ones(len(codes), dtype=bool), classes)]
+        if not names or len(targets) > 1 or targets[0].kind == "number":
+            return targets
+        (target,) = targets
+        every = _union(target.names, list(names), f"names of {target.kind}")
+        place = np.searchsorted(every, target.names)
+        if target.kind == "classes":
+            return [replace(target, names=every, values=np.where(target.known, place[target.values], -1))]
+        values = np.zeros((len(target), len(every)), dtype=bool)
+        values[:, place] = target.values
+        return [replace(target, names=every, values=values)]
+
+    def _fit_column(
+        self,
+        target: Target,
+        arrays: ModalityArrays,
+        groups: Int[np.ndarray, " items"] | None,
+        names: Names | None,
+        source: SourceItems | None,
+        unlabelled: ModalityArrays | None,
+        *,
+        alone: bool,
+    ) -> Fitted:
+        """One column of items that all have a value. Beside others it is learned by linear heads."""
+        rungs = self.options or RungOptions()
+        if target.kind == "number":
+            return fit_number_column(target, arrays, groups=groups, strengths=rungs.strengths)
+        embedded = _embedded(names, target, arrays)
+        if self.folds < 2:
+            raise ChiasmError(f"at least 2 folds are needed; got {self.folds}")
+        if target.kind == "labels":
+            if self.threshold != "f1" and not (isinstance(self.threshold, int | float) and 0 < self.threshold < 1):
+                raise ChiasmError(f"threshold must be 'f1' or between 0 and 1, such as 0.5; got {self.threshold!r}")
+            return fit_label_column(
+                target, arrays, groups=groups, names=embedded, folds=self.folds, threshold=self.threshold,
+                strengths=rungs.strengths, seed=self.random_state,
+            )  # fmt: skip
+        options = Options(
+            adapter=self.adapter if alone else "linear",
+            fusion=self.fusion,
+            alpha=self.alpha,
+            semi=self.semi,
+            unknown=self.unknown if alone else None,
+            rungs=replace(rungs, class_weight=self._weights(target.names), seed=self.random_state),
+        )
+        return fit_classes(
+            target,
+            arrays,
+            options,
+            folds=self.folds,
+            groups=groups,
+            names=embedded,
+            source=None if source is None else _known_source(source, target.names),
+            unlabelled=unlabelled,
+        )
 
     def _weights(self, classes: Shaped[np.ndarray, " classes"]) -> Mapping[int, float] | Literal["balanced"] | None:
         """Weights by class number."""
@@ -506,35 +498,72 @@ class Recognizer:
             return self.class_weight
         return {k: float(self.class_weight.get(label, 1.0)) for k, label in enumerate(classes.tolist())}
 
+    def _refuse_options(self, targets: list[Target], **arguments: object) -> None:
+        """Refuse what is for one column of classes alone, or for one column."""
+        of_classes = ("adapter", "fusion", "alpha", "semi", "class_weight")
+        told = [name for name in of_classes if getattr(self, name) != _DEFAULTS[name]]
+        told += [name for name in ("source", "unlabelled") if arguments[name] is not None]
+        if arguments["names"] and (len(targets) > 1 or targets[0].kind == "number"):
+            told.append("names")
+        if told:
+            what = "several columns" if len(targets) > 1 else f"a column of {targets[0].kind}"
+            raise ChiasmError(f"{', '.join(told)}: only for one column of classes, not for {what}. Leave it out")
 
-_PARAMETERS = (
-    "adapter", "fusion", "alpha", "semi", "unknown", "folds", "class_weight", "options", "network", "random_state",
-)  # fmt: skip
-KINDS = {"U": "text", "i": "int", "u": "int", "f": "float", "b": "bool"}
+
+_DEFAULTS: dict[str, Any] = {
+    name: parameter.default
+    for name, parameter in inspect.signature(Recognizer.__init__).parameters.items()
+    if name != "self"
+}
 
 
-def _names(
-    names: Mapping[Any, Float[np.ndarray, " dim"]] | None,
-    classes: Shaped[np.ndarray, " classes"],
-    arrays: ModalityArrays,
+def _class_codes(y: Labels, items: int) -> tuple[Shaped[np.ndarray, " classes"], Int[np.ndarray, " items"]]:
+    classes, codes = label_codes(y)
+    if len(codes) != items:
+        raise LabelError(f"there are {items} items but {len(codes)} labels: give one label an item")
+    if classes.dtype.kind not in KINDS:
+        raise LabelError(f"labels must be text, numbers or booleans; got {classes.dtype}")
+    return classes, codes
+
+
+def _check_targets(targets: Sequence[Target | Unchecked], items: int) -> None:
+    wrong = [type(target).__name__ for target in targets if not isinstance(target, Target)]
+    if wrong:
+        raise LabelError(f"give the columns to predict as parse_target returns them; got {wrong[0]}")
+    columns = [target.column for target in targets]
+    repeated = sorted({column for column in columns if columns.count(column) > 1})
+    if repeated:
+        raise LabelError(f"column {repeated[0]!r} is given twice")
+    for target in targets:
+        if len(target) != items:
+            raise LabelError(f"column {target.column!r}: there are {items} items but {len(target)} values")
+        if not target.teaches:
+            raise LabelError(
+                f"column {target.column!r}: all known values are the same, or none is known: nothing to learn"
+            )
+
+
+def _embedded(
+    names: Names | None, target: Target, arrays: ModalityArrays
 ) -> tuple[Float[np.ndarray, "named dim"], Int[np.ndarray, " named"]] | None:
-    """Embedded names as a matrix, and the class of each by number."""
+    """Embedded names as a matrix, and the class or label of each by number."""
     if not names:
         return None
     if not arrays.shared:
-        raise ChiasmError("names of classes need a shared space: give the items' vectors in it as `shared`")
+        raise ChiasmError(f"names of {target.kind} need a shared space: give the items' vectors in it as `shared`")
     width = next(iter(arrays.shared.values())).shape[1]
     rows = [np.asarray(vector, dtype=np.float32) for vector in names.values()]
     bad = [label for label, row in zip(names, rows, strict=True) if row.shape != (width,) or not np.isfinite(row).all()]
     if bad:
         raise ChiasmError(
-            f"names of classes must be finite vectors of width {width}, as the shared space has; that of {bad[0]!s} is not"
+            f"names of {target.kind} must be finite vectors of width {width}, as the shared space has; that of {bad[0]!s} "
+            "is not"
         )
-    return np.stack(rows), np.searchsorted(classes, np.array(list(names)))
+    return np.stack(rows), np.searchsorted(target.names, np.array(list(names)))
 
 
-def _joined(own: Shaped[np.ndarray, " classes"], more: list[Any], what: str) -> Shaped[np.ndarray, " all"]:
-    """Classes and more of them, all of one kind."""
+def _union(own: Shaped[np.ndarray, " own"], more: list[Any], what: str) -> Shaped[np.ndarray, " all"]:
+    """Names and more of them, all of one kind."""
     other = label_codes(more, what=what)[0]
     if (own.dtype.kind == "U") != (other.dtype.kind == "U"):
         raise LabelError(
@@ -558,10 +587,10 @@ def _refuse_unlike(other: ModalityArrays, arrays: ModalityArrays, what: str) -> 
                 )
 
 
-def _known(
+def _known_source(
     source: SourceItems, classes: Shaped[np.ndarray, " classes"]
 ) -> tuple[ModalityArrays, Int[np.ndarray, " known"]]:
-    """Return the items of a source whose class is among those of the target."""
+    """The items of a source whose class is among those of the target."""
     if np.shape(source.labels) != (len(source.arrays),):
         raise LabelError(f"the source has {len(source.arrays)} items but labels of shape {np.shape(source.labels)}")
     theirs, codes = label_codes(source.labels, what="labels of the source")
@@ -573,181 +602,3 @@ def _known(
             f"such as {classes[0]!s}: rename them, or leave the source out"
         )
     return source.arrays.take(shared), np.searchsorted(classes, theirs[codes[shared]])
-
-
-# ------------------------------------------------------------------------------------------------------------- on disk
-
-
-def describe(model: Recognizer) -> tuple[dict[str, Any], dict[str, Shaped[np.ndarray, "..."]]]:
-    """A fitted recogniser as JSON fields and arrays."""
-    fitted = model.fitted_
-    tensors: dict[str, Shaped[np.ndarray, "..."]] = {}
-    for kind, means in (("own", fitted.features.own), ("shared", fitted.features.shared)):
-        tensors |= {f"mean.{kind}.{name}": mean for name, mean in means.items()}
-    heads = [(part, head) for part, head in fitted.heads.items()]
-    if fitted.stack is not None:
-        heads.append(((), fitted.stack))
-    described = []
-    for part, head in heads:
-        tensors |= {f"head.{'+'.join(part)}.{key}": value for key, value in head.tensors.items()}
-        described.append(
-            {
-                "modalities": list(part),
-                "rung": head.rung,
-                "classes": head.classes.tolist(),
-                "tensors": sorted(head.tensors),
-                "numbers": dict(head.numbers),
-                "items": head.items,
-            }
-        )
-    worth: dict[str, list[dict[str, Any]]] = {"calibrations": [], "sets": [], "detectors": []}
-    for part, calibration in fitted.calibrations.items():
-        worth["calibrations"].append({"modalities": list(part), "fields": calibration.as_fields()})
-    for what, parts in (("sets", fitted.sets), ("detectors", fitted.detectors)):
-        for part, thing in parts.items():
-            arrays = thing.as_arrays()
-            tensors |= {f"{what}.{'+'.join(part)}.{key}": value for key, value in arrays.items()}
-            worth[what].append({"modalities": list(part), "fields": thing.as_fields(), "arrays": sorted(arrays)})
-    for kind, given in (("vectors", fitted.exemplars.vectors), ("shared", fitted.exemplars.shared)):
-        tensors |= {f"exemplars.{kind}.{name}": array for name, array in given.items()}
-    tensors |= {f"exemplars.present.{name}": mask for name, mask in fitted.exemplars.present.items()}
-    tensors["exemplars.codes"] = fitted.exemplar_codes
-    network = None
-    if fitted.network is not None:
-        arrays, network = fitted.network
-        tensors |= {f"network.{name}": array for name, array in arrays.items()}
-    weight = model.class_weight
-    parameters = {name: getattr(model, name) for name in _PARAMETERS if name not in {"options", "class_weight"}}
-    parameters["network"] = dict(model.network) if model.network else None
-    description = {
-        "format": FORMAT,
-        "version": VERSION,
-        "parameters": parameters,
-        "class_weight": weight
-        if weight is None or isinstance(weight, str)
-        else [[_plain(label), float(value)] for label, value in weight.items()],
-        "classes": {"kind": KINDS[fitted.classes.dtype.kind], "values": fitted.classes.tolist()},
-        "counts": fitted.counts.tolist(),
-        "fusion": fitted.fusion,
-        "main": list(fitted.main),
-        "best": fitted.best,
-        "own": {name: len(mean) for name, mean in fitted.features.own.items()},
-        "shared": {name: len(mean) for name, mean in fitted.features.shared.items()},
-        "heads": described,
-        **worth,
-        "network": network,
-        "details": fitted.details.as_dict(),
-    }
-    return description, {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-
-
-def restore(description: dict[str, Any], tensors: dict[str, Shaped[np.ndarray, "..."]]) -> Recognizer:
-    """The recogniser that `describe` was given.
-
-    Raises:
-        KeyError, TypeError, ValueError, IndexError, ChiasmError: the parts do not fit together.
-    """
-
-    def read(name: str, *shape: int | None) -> Float[np.ndarray, "..."]:
-        tensor: Float[np.ndarray, "..."] = tensors[name]
-        fits = len(tensor.shape) == len(shape) and all(
-            wanted in (None, got) for wanted, got in zip(shape, tensor.shape, strict=True)
-        )
-        if not fits or tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
-            raise ValueError(f"{name} should be finite floats of shape {shape}, got {tensor.dtype} {tensor.shape}")
-        return tensor
-
-    kind = {"text": np.str_, "int": np.int64, "float": np.float64, "bool": np.bool_}[description["classes"]["kind"]]
-    classes: Shaped[np.ndarray, " classes"] = np.array(description["classes"]["values"], dtype=kind)
-    counts = np.array(description["counts"], dtype=np.int64)
-    if len(counts) != len(classes):
-        raise ValueError(f"{len(classes)} classes but {len(counts)} counts")
-    features = Features(
-        {name: read(f"mean.own.{name}", width) for name, width in description["own"].items()},
-        {name: read(f"mean.shared.{name}", width) for name, width in description["shared"].items()},
-    )
-    heads: dict[Subset, Head] = {}
-    stack = None
-    for entry in description["heads"]:
-        part: Subset = tuple(entry["modalities"])
-        if entry["rung"] not in get_args(RungName) or set(part) - set(features.modalities):
-            raise ValueError(f"a head {entry['rung']!r} of {part}")
-        known = np.array(entry["classes"], dtype=np.int64)
-        if not np.isin(known, np.arange(len(classes))).all():
-            raise ValueError(f"{part} has classes that the recogniser does not have")
-        name = "+".join(part)
-        arrays = {key: tensors[f"head.{name}.{key}"] for key in entry["tensors"]}
-        for key, array in arrays.items():
-            if array.dtype.kind != "f" or not np.isfinite(array).all():
-                raise ValueError(f"head.{name}.{key} should be finite floats")
-        head = Head(entry["rung"], known, arrays, entry["numbers"], int(entry["items"]))
-        width = features.width(part) if part else len(description["main"]) * len(classes)
-        probe = head.logits(np.zeros((1, width), np.float32))  # arrays that do not fit together fail here
-        if probe.shape != (1, len(known)):
-            raise ValueError(f"a head of {part} has {probe.shape[1]} logits for {len(known)} classes")
-        if part:
-            heads[part] = head
-        else:
-            stack = head
-    network = description["network"]
-    if not heads or {(name,) for name in features.modalities} != {part for part in heads if len(part) == 1}:
-        raise ValueError("every modality needs a head of its own")
-    calibrations = {
-        tuple(entry["modalities"]): Calibration.from_fields(entry["fields"]) for entry in description["calibrations"]
-    }
-    worth: dict[str, dict[Subset, Any]] = {"sets": {}, "detectors": {}}
-    restorers = {"sets": ConformalSets, "detectors": UnknownDetector}
-    for what, found in worth.items():
-        for entry in description[what]:
-            part = tuple(entry["modalities"])
-            given = {key: tensors[f"{what}.{'+'.join(part)}.{key}"] for key in entry["arrays"]}
-            found[part] = restorers[what].from_arrays(given, entry["fields"])  # type: ignore[attr-defined]
-
-    def examples(kind: str) -> dict[Modality, Any]:
-        prefix = f"exemplars.{kind}."
-        return {name: tensors[prefix + name] for name in features.modalities if prefix + name in tensors}
-
-    exemplar_codes = tensors["exemplars.codes"]
-    exemplars = ModalityArrays(examples("vectors"), examples("present"), examples("shared"))
-    if exemplar_codes.shape != (len(exemplars),) or not np.isin(exemplar_codes, np.arange(len(classes))).all():
-        raise ValueError("stored examples and their classes do not fit")
-    details = dict(description["details"])
-    details["rungs"] = tuple(RungReport(**entry) for entry in details["rungs"])
-    details["across"] = tuple(details["across"])
-    if details["fusion_gain"] is not None:
-        details["fusion_gain"] = tuple(details["fusion_gain"])
-    weight = description["class_weight"]
-    recognizer = Recognizer(
-        **description["parameters"], class_weight=dict(weight) if isinstance(weight, list) else weight
-    )
-    main: Subset = tuple(description["main"])
-    if description["fusion"] not in get_args(FusionName) or description["best"] not in features.modalities:
-        raise ValueError(f"fusion {description['fusion']!r} with {description['best']!r}")
-    recognizer.classes_ = classes
-    recognizer.fitted_ = Fitted(
-        classes,
-        features,
-        heads,
-        description["fusion"],
-        main,
-        description["best"],
-        stack,
-        None
-        if network is None
-        else (
-            {name.removeprefix("network."): a for name, a in tensors.items() if name.startswith("network.")},
-            network,
-        ),
-        calibrations,
-        worth["sets"],
-        worth["detectors"],
-        exemplars,
-        exemplar_codes,
-        counts,
-        Details(**details),
-    )
-    return recognizer
-
-
-def _plain(label: Any) -> Any:
-    return label.item() if isinstance(label, np.generic) else label

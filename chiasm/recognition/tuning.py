@@ -152,12 +152,8 @@ _RANGES: Mapping[str, _Range] = {
     "alpha_from": _one_of("auto", "fixed"),
     "alpha": _Range(0.5, 0.0, 0.95),
     "hidden": _Range(128, 16, 512, log=True),
-    "mlp_dropout": _Range(0.3, 0.0, 0.7),
-    "bottleneck": _Range(64, 8, 256, log=True),
-    "ratio": _Range(0.2, 0.05, 0.95),
     "width": _one_of(64, 16, 32, 128),  # multiples of the heads of attention
-    "rank": _Range(4, 1, 16, log=True),
-    "fusion_dropout": _Range(0.2, 0.0, 0.7),
+    "dropout": _Range(0.2, 0.0, 0.7),
     "modality_dropout": _Range(0.2, 0.0, 0.6),
     "learning_rate": _Range(3e-3, 3e-4, 3e-2, log=True),
     "weight_decay": _Range(1e-2, 1e-5, 1.0, log=True),
@@ -191,36 +187,28 @@ class _Space:
         def draw(name: str) -> Any:
             return _RANGES[name].draw(trial, name)
 
-        def training(**more: Any) -> Any:
+        def network(*shape: str, **more: Any) -> RungOptions:
+            from chiasm.recognition.networks import NetworkOptions
             from chiasm.training import Training
 
             names = ("learning_rate", "weight_decay", "l1", "mixup")
-            return Training(**{name: draw(name) for name in names}, **more)
+            training = Training(**{name: draw(name) for name in names}, **more)
+            return RungOptions(network=NetworkOptions(**{name: draw(name) for name in shape}, training=training))
 
         fusion = trial.suggest_categorical("fusion", self.fusions)
         arguments: dict[str, Any] = {"fusion": fusion, "random_state": seed}
         if fusion in LEARNED:  # predicts by its own network: no adapter has a say
             arguments["class_weight"] = draw("class_weight")
-            network = {"width": "width", "dropout": "fusion_dropout", "modality_dropout": "modality_dropout"}
-            if fusion == "low_rank":
-                network["rank"] = "rank"
-            arguments["network"] = {name: draw(parameter) for name, parameter in network.items()}
             balanced = {"class_balance": "weights"} if arguments["class_weight"] == "balanced" else {}
-            arguments["options"] = RungOptions(training=training(**balanced))
+            arguments["options"] = network("width", "dropout", "modality_dropout", **balanced)
         else:
             adapter = arguments["adapter"] = trial.suggest_categorical("adapter", self.adapters)
-            if adapter not in {"zero-shot", "prototypes", "tip-adapter"}:
+            if adapter not in {"zero-shot", "prototypes"}:
                 arguments["class_weight"] = draw("class_weight")
             if adapter == "linear" and draw("strength_from") == "fixed":
                 arguments["options"] = RungOptions(strengths=(draw("strength"),))
-            elif adapter == "mlp":
-                arguments["options"] = RungOptions(
-                    hidden=(draw("hidden"),), dropout=draw("mlp_dropout"), training=training()
-                )
-            elif adapter == "residual":
-                arguments["options"] = RungOptions(
-                    bottleneck=draw("bottleneck"), ratio=draw("ratio"), training=training()
-                )
+            elif adapter == "network":
+                arguments["options"] = network("hidden", "dropout")
         if self.source and draw("alpha_from") == "fixed":
             arguments["alpha"] = draw("alpha")
         return arguments

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int
 from chiasm.evaluation.intervals import Interval
 from chiasm.evaluation.metrics import ReliabilityBin, one_against_rest, precision_recall_curves, roc_curves, shapley
 from chiasm.evaluation.predictions import DRAWS, Predictions
-from chiasm.recognition.fitting import Details
-from chiasm.recognition.multitask import MultiTaskDetails
+from chiasm.recognition.columns import Details
+from chiasm.recognition.joint import ColumnReport
 from chiasm.recognition.protocols import Comparison, HeldOutClassScores, Incremental, Leak, LearningCurve
 from chiasm.recognition.tuning import EVALUATOR, Tuning
 from chiasm.report.page import Example, Page
@@ -36,23 +36,23 @@ def show_columns(
     page: Page,
     predictions: Mapping[str, Predictions],
     metrics: Mapping[str, Any],
-    details: MultiTaskDetails | None = None,
+    together: Sequence[ColumnReport] = (),
 ) -> None:
-    """Add sections on every column, with `metrics` as `chiasm.verbs.fit.measure_columns` gives them.
+    """Add sections on every column, with `metrics` as `chiasm.verbs.measure.measure_columns` gives them.
 
-    With details of several columns, also whether fitting them together paid.
+    With reports of several columns, also whether fitting them together paid.
     """
     for column, one in predictions.items():
         page.section("How well it recognises" if len(predictions) == 1 else f"Column {column}")
         show(page, one, metrics if len(predictions) == 1 else metrics["columns"][column])
-    if details is not None and len(predictions) > 1:
+    if together:
         page.section(
             "Together or alone",
-            "Loss of each column on held-out items, by a predictor of this column alone and by one network for all of them.",
+            "Loss of each column on held-out items, by heads of this column alone and by one network for all of them.",
         )
         page.table(
             ("column", "alone", "together", "gain", "standard error", "taken", "why"),
-            [(r.column, r.alone, r.together, r.gain, r.standard_error, r.taken, r.why) for r in details.columns],
+            [(r.column, r.alone, r.together, r.gain, r.standard_error, r.taken, r.why) for r in together],
         )
 
 
@@ -242,7 +242,7 @@ def show_choices(page: Page, details: Details) -> None:
                 for r in details.rungs
             ],
         )
-    else:
+    elif details.rungs:
         why = next(report.why for report in details.rungs if report.taken)
         page.section(title, f"Taken: {details.rung}, {why}.")
     if len(details.subsets) > 1:
@@ -262,10 +262,11 @@ def _show_modalities(page: Page, details: Details) -> None:
             f"Compared with {details.best_modality} alone, the best single modality, the fusion improves the Brier score by "
             f"{gain:.3f} (standard error {error:.3f})."
         )
+    metric = "R²" if details.metric == "r2" else "Macro-F1"
     for title, values in (
-        ("Macro-F1 of each set of modalities", details.subsets),
+        (f"{metric} of each set of modalities", details.subsets),
         ("Macro-F1 of each fusion", details.fusions),
-        ("Shapley value of each modality in macro-F1", contributions(details)),
+        (f"Shapley value of each modality in {metric if metric == 'R²' else 'macro-F1'}", contributions(details)),
     ):
         if values:
             page.chart(bar_chart(title, [Bar(name, value) for name, value in values.items()]))

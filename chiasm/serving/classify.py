@@ -13,9 +13,9 @@ from chiasm.errors import SpaceError
 from chiasm.space import Space
 from chiasm.store.ingest import embed_media
 from chiasm.types import Media, Modality
-from chiasm.verbs import fit as learning
 from chiasm.verbs.dataset import fingerprints_of, means_by_item, modality_arrays
 from chiasm.verbs.model import Model
+from chiasm.verbs.predict import describe_items
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Classifier:
                 f"{reasons}"
             )
         found = modality_arrays(means, self._start, [*means.arrays])
-        said = learning.say(self._model.predictor, found, level=level, false_alarm_rate=false_alarm_rate)
+        said = describe_items(self._model.recognizer, found, level=level, false_alarm_rate=false_alarm_rate)
         return [
             Recognised(tuple(m for m in means.arrays if means.present[m][row]), one) for row, one in enumerate(said)
         ]

@@ -19,11 +19,12 @@ from chiasm.alignment.pairs import Pairs
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
 from chiasm.evaluation.pairs import PairMetrics, pair_metrics
+from chiasm.evaluation.predictions import Predictions
 from chiasm.recognition import Recognizer
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
-from chiasm.verbs import fit as learning
-from chiasm.verbs.dataset import fingerprints_of, labelled_items, pairs_of
+from chiasm.verbs.dataset import Labelled, fingerprints_of, labelled_items, pairs_of
+from chiasm.verbs.measure import compared, measure_columns, predictions, targets_for
 from chiasm.verbs.model import load_model
 from chiasm.verbs.search import Searcher, space_of, start_of
 
@@ -212,6 +213,13 @@ def _media_of(collection: Collection, data: Pairs, rows: Int[np.ndarray, " some"
 # --------------------------------------------------------------------------------------------------------------- models
 
 
+def _predicted(recognizer: Recognizer, data: Labelled, rows: Int[np.ndarray, " rows"]) -> dict[str, Predictions]:
+    """Predictions of some items; the only column of a recogniser is measured by the only one of the items."""
+    columns = list(recognizer.columns_)
+    truth = dict(zip(columns, data.values, strict=True)) if len(columns) == 1 == len(data.values) else None
+    return predictions(recognizer, data, targets_for(recognizer, data, truth), rows)
+
+
 def _evaluate_model(
     path: Path,
     where_items: Path,
@@ -231,18 +239,20 @@ def _evaluate_model(
         if model is not None:
             model.check(fingerprints_of(networks))
     modalities = [modality for modality in MODALITIES if modality in saved.fingerprints]
-    columns = learning.columns_of(saved.predictor, label or saved.label)
+    columns = list(saved.recognizer.columns_)
+    if label is not None and len(columns) == 1:
+        columns = [label]
     data = labelled_items(opened, networks, start_of(opened, networks), columns, modalities=modalities, where=where)
     trained_on = saved.trained_on | (frozenset() if other is None else other.trained_on)
     rows, seen, others = _fair(data.ids, trained_on)
-    predictions = learning.predicted(saved.predictor, data, rows)
-    metrics = learning.measure_columns(predictions)
+    by_column = _predicted(saved.recognizer, data, rows)
+    metrics = measure_columns(by_column)
     measured = f"{len(rows)} items of {opened.path.name}"
     if others:
         measured += f" that it was not trained on ({others} others left out)"
     if other is not None:
-        theirs = learning.predicted(other.predictor, data, rows)
-        metrics["against"] = learning.compared(predictions, theirs, str(against))
+        theirs = _predicted(other.recognizer, data, rows)
+        metrics["against"] = compared(by_column, theirs, str(against))
     result = Evaluation(f"model {path.name}", measured, metrics, seen)
 
     def against_other(page: Page) -> None:
@@ -254,11 +264,11 @@ def _evaluate_model(
         )
 
     if report is not None:
-        sections = [lambda page: show_columns(page, predictions, metrics)]
+        sections = [lambda page: show_columns(page, by_column, metrics)]
         if other is not None:
             sections.append(against_other)
-        if isinstance(saved.predictor, Recognizer):
-            details = saved.predictor.details_
+        if len(columns) == 1:
+            details = saved.recognizer.details_
             sections.append(lambda page: show_choices(page, details))
         _save_report(result, sections, report)
     return result

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Shaped
@@ -41,17 +41,15 @@ from chiasm.evaluation.intervals import paired_difference
 from chiasm.evaluation.metrics import classification_metrics
 from chiasm.evaluation.predictions import Predictions
 from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
-from chiasm.recognition.multitask import MultiTaskPredictor
-from chiasm.recognition.tasks import Targets, TaskName, parse_targets
+from chiasm.recognition.targets import Kind, Target, parse_target
 from chiasm.retrieval.hybrid import Found, Judged
 from chiasm.space import Space
-from chiasm.splits import group_folds
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import UNKNOWN, FeedbackTable, ThumbedQuery
 from chiasm.types import Modality, Scalar
-from chiasm.verbs import fit as learning
 from chiasm.verbs.dataset import Labelled, class_names, embedded_items, fingerprints_of, labelled_items, modality_arrays
-from chiasm.verbs.fit import _source_items
+from chiasm.verbs.fit import source_items
+from chiasm.verbs.measure import brier, class_target, details_of, held_out, hits, joined, pick, predictions
 from chiasm.verbs.model import Model, embeddings_of, load_model, reference_of, revert_model, save_model
 from chiasm.verbs.search import start_of
 
@@ -62,9 +60,8 @@ MARGIN = 0.02  # of the score; of a number, of the old error
 Unseen: TypeAlias = Literal["auto", "compare", "learn"]
 Values: TypeAlias = dict[str, list[Any]]
 """Of each column, one value an item; None where it has none."""
-_Predictor: TypeAlias = Recognizer | MultiTaskPredictor
 _Rows: TypeAlias = Int[np.ndarray, " rows"]
-_SCORES: Mapping[TaskName, str] = {
+_SCORES: Mapping[Kind, str] = {
     "classes": "accuracy", "labels": "share of labels right", "number": "minus absolute error",
 }  # fmt: skip
 
@@ -150,7 +147,6 @@ def learn_again(
     alike: float = 0.97,
     least: int = FEWEST_OF_A_CLASS,
     switch: bool = True,
-    seed: int = 0,
 ) -> LearnReport:
     """Fit a model again with what people said; compare; take the new one if it is not worse, see the top of the module.
 
@@ -170,7 +166,6 @@ def learn_again(
         alike: cosine from which items count as copies, as in `fit`.
         least: examples, not counting copies, that a class must have to be added.
         switch: whether to take the new model if it is not worse; else only say how it compares.
-        seed: of folds, of a model of numbers, several labels or several columns.
 
     Raises:
         ChiasmError: there is no model, it is of another encoder, or was replaced meanwhile; it was fitted with a source
@@ -182,7 +177,7 @@ def learn_again(
         raise ChiasmError(f"unseen must be one of {', '.join(get_args(Unseen))}; got {unseen!r}")
     saved = load_model(Path(folder))
     saved.check(fingerprints_of(networks))
-    said = _said(collection, learning.columns_of(saved.predictor, saved.label))
+    said = _said(collection, list(saved.recognizer.columns_))
     data = labelled_items(
         _Overlaid(collection, said), networks, space, list(said), modalities=tuple(saved.fingerprints), group=group, alike=alike
     )  # fmt: skip
@@ -195,15 +190,11 @@ def learn_again(
     if not plan.is_news:
         why = "people said nothing that the model has not learned already"
         return replace(start, why=why, seconds=time.monotonic() - begin)
-    fitting: _Fitting
-    if isinstance(saved.predictor, Recognizer):
-        fitting = _Classes(saved.predictor, data, plan, networks, space, names=names, source=source)
-    else:
-        fitting = _Columns(saved.predictor, data, plan, seed=seed)
-    new = fitting.fit(np.flatnonzero(plan.new), plan.truth)
-    columns, how, judged, compared = _compare(saved.predictor, new, fitting, data, plan)
+    again = _Again(saved.recognizer, data, plan, networks, space, names=names, source=source)
+    new = again.fit(np.flatnonzero(plan.new), plan.truth)
+    columns, how, judged, compared = _compare(saved.recognizer, new, again, data, plan)
     worse = [column for column in columns if column.is_worse]
-    known, before = _classes(new), _classes(saved.predictor)
+    known, before = _names(new), _names(saved.recognizer)
     report = replace(
         start,
         classes_added=tuple(sorted(known - before)),
@@ -324,15 +315,16 @@ def _plan(
 
     def settled(way: Literal["compare", "learn"]) -> tuple[Values, dict[str, int], Bool[np.ndarray, " items"]]:
         """The labels without those of classes that are too new, these classes, and the items to learn from."""
-        kept, waiting = _held_back(every, tries[way], saved.predictor, data.groups, least)
+        kept, waiting = _held_back(every, tries[way], saved.recognizer, data.groups, least)
         return kept, waiting, tries[way] & _any_value(kept)
 
     truth, waiting, new = settled("compare")
     apart = others & _any_value(truth) & ~np.isin(data.groups, data.groups[old | new])
-    if isinstance(saved.predictor, Recognizer):  # of a class that neither knows, both are always wrong
-        (labels_of,) = truth.values()
-        known = _classes(saved.predictor) | {str(labels_of[row]) for row in np.flatnonzero(new)}
-        apart &= np.array([str(value) in known for value in labels_of])
+    for column, values in truth.items():
+        if len(truth) == 1 and saved.recognizer.columns_[column].kind == "classes":
+            # Of a class that neither knows, both are always wrong.
+            known = _names(saved.recognizer) | {str(values[row]) for row in np.flatnonzero(new)}
+            apart &= np.array([str(value) in known for value in values])
     enough = len(np.unique(data.groups[apart]))
     if unseen == "compare" and enough < 2:
         raise LabelError(
@@ -359,7 +351,7 @@ def _any_value(values: Values) -> Bool[np.ndarray, " items"]:
 def _held_back(
     values: Values,
     learned_from: Bool[np.ndarray, " items"],
-    predictor: _Predictor,
+    recognizer: Recognizer,
     groups: Int[np.ndarray, " items"],
     least: int,
 ) -> tuple[Values, dict[str, int]]:
@@ -367,9 +359,9 @@ def _held_back(
     kept: Values = {}
     waiting: dict[str, int] = {}
     for column, labels in values.items():
-        known = _classes(predictor, column)
+        known = _names(recognizer, column)
         examples: dict[str, set[int]] = {}
-        if _task(predictor, column) == "classes":
+        if recognizer.columns_[column].kind == "classes":
             for row in np.flatnonzero(learned_from):
                 if labels[row] is not None and str(labels[row]) not in known:
                     examples.setdefault(str(labels[row]), set()).add(int(groups[row]))
@@ -382,45 +374,24 @@ def _held_back(
     return kept, waiting
 
 
-def _task(predictor: _Predictor, column: str) -> TaskName:
-    return "classes" if isinstance(predictor, Recognizer) else predictor.columns_[column]
-
-
-def _classes(predictor: _Predictor, column: str | None = None) -> set[str]:
-    """The classes and labels that a predictor knows, of one column or of all."""
-    if isinstance(predictor, Recognizer):
-        return {str(name) for name in predictor.classes_}
-    return {str(name) for of, names in predictor.names_.items() if column in (None, of) for name in names}
+def _names(recognizer: Recognizer, column: str | None = None) -> set[str]:
+    """The classes and labels that a recogniser knows, of one column or of all."""
+    columns = recognizer.columns_.items()
+    return {str(name) for of, fitted in columns if column in (None, of) for name in fitted.names}
 
 
 # ------------------------------------------------------------------------------------------------------------- fitting
 
 
-class _Fitting(Protocol):
-    """How a predictor is fitted again, and asked about items that it has not seen; the truth is what people said."""
+class _Again:
+    """A recogniser is fitted again, with what was chosen for it, and asked about items that it has not seen.
 
-    def fit(self, rows: _Rows, values: Values) -> _Predictor:
-        """Learn from some items."""
-
-    def ask(self, fitted: _Predictor, rows: _Rows) -> dict[str, Predictions]:
-        """What a predictor says of items that it has not seen."""
-
-    def in_folds(self, rows: _Rows, values: Values, fitted: _Predictor | None) -> dict[str, list[Predictions]]:
-        """What is said of the items that the new model learns from, each by what was fitted without it.
-
-        Args:
-            rows: to learn from.
-            values: their labels.
-            fitted: a predictor that was fitted on just these, if there is one.
-        """
-
-
-class _Classes:
-    """Of one column of classes."""
+    The truth is what people said.
+    """
 
     def __init__(
         self,
-        predictor: Recognizer,
+        old: Recognizer,
         data: Labelled,
         plan: _Plan,
         networks: Sequence[Encoder],
@@ -429,95 +400,81 @@ class _Classes:
         names: bool,
         source: SourceItems | None,
     ) -> None:
-        details = predictor.details_
-        needs_source = bool(details.source) and details.alpha > 0
-        if needs_source and source is None:
-            raise ChiasmError(
-                "the model was fitted with a source, another collection that it learned from: name it again, or fit a "
-                "model without one"
-            )
-        self._choices = predictor.get_params() | {"adapter": details.rung, "fusion": details.fusion}
-        if needs_source:
-            self._choices["alpha"] = details.alpha
-        self._data, self._plan, self._source = data, plan, source if needs_source else None
-        ((self._column, truth),) = plan.truth.items()
-        self._truth = np.array(["" if value is None else str(value) for value in truth])
-        (before,) = plan.before.values()
-        every = sorted({str(value) for value in (*truth, *before) if value is not None})
-        self._names = class_names(every, space, networks) if names else {}
+        self._choices, self._kinds = old.get_params(), {name: one.kind for name, one in old.columns_.items()}
+        self._data, self._plan, self._source, self._names = data, plan, None, dict[str, Any]()
+        self._unlabelled = None
+        if self._kinds and list(self._kinds.values()) == ["classes"]:
+            details = old.details_
+            self._choices |= {"adapter": details.rung, "fusion": details.fusion}
+            self._unlabelled = data.unlabelled
+            if details.alpha > 0:
+                if source is None:
+                    raise ChiasmError(
+                        "the model was fitted with a source, another collection that it learned from: name it again, or fit "
+                        "a model without one"
+                    )
+                self._choices["alpha"], self._source = details.alpha, source
+        self._asked = [self._target(column, old) for column in self._kinds]
+        if names and len(self._kinds) == 1 and self._asked[0].kind != "number":
+            self._names = dict(class_names(self._asked[0].names.tolist(), space, networks))
 
-    def fit(self, rows: _Rows, values: Values) -> Recognizer:
-        return self._fit(Recognizer(**self._choices), rows, values)
-
-    def ask(self, fitted: _Predictor, rows: _Rows) -> dict[str, Predictions]:
-        assert isinstance(fitted, Recognizer)
-        return {self._column: learning.recognised(fitted, self._data, self._truth, rows)}
-
-    def in_folds(self, rows: _Rows, values: Values, fitted: _Predictor | None) -> dict[str, list[Predictions]]:
-        if fitted is None:  # told apart from unknown things it need not be
-            fitted = self._fit(Recognizer(**(self._choices | {"unknown": None})), rows, values)
-        assert isinstance(fitted, Recognizer)
-        found = [learning.held_out(fitted, _some(self._data, rows), self._truth[rows])]
-        # Items that this side does not learn from were not seen by any of it, but copies of them may have been.
-        others = np.flatnonzero(self._plan.new & ~np.isin(self._data.groups, self._data.groups[rows]))
-        if len(others):
-            found.append(self.ask(fitted, others)[self._column])
-        return {self._column: found}
-
-    def _fit(self, recognizer: Recognizer, rows: _Rows, values: Values) -> Recognizer:
-        (column,) = values.values()
-        labels = np.array([str(column[row]) for row in rows])
-        return recognizer.fit(
+    def fit(self, rows: _Rows, values: Values, *, unknown: bool = True) -> Recognizer:
+        """Learn from some items; `unknown`: whether unknown things are to be told apart, too."""
+        targets = [self._learned(column, values[column], rows) for column in self._kinds]
+        known = set(targets[0].names.tolist())
+        return Recognizer(**(self._choices | ({} if unknown else {"unknown": None}))).fit(
             self._data.arrays.take(rows),
-            labels,
-            groups=self._data.groups[rows],
-            names={name: self._names[name] for name in sorted(set(labels.tolist())) if name in self._names},
+            targets,
+            self._data.groups[rows],
+            names={name: vector for name, vector in self._names.items() if name in known} or None,
             source=self._source,
-            unlabelled=self._data.unlabelled,
+            unlabelled=self._unlabelled,
         )
 
+    def ask(self, recognizer: Recognizer, rows: _Rows) -> dict[str, Predictions]:
+        """Return what a recogniser predicts of items that it has not seen."""
+        return predictions(recognizer, self._data, self._asked, rows)
 
-class _Columns:
-    """Of numbers, several labels an item, or several columns."""
+    def in_folds(self, rows: _Rows, values: Values, fitted: Recognizer | None) -> dict[str, Predictions]:
+        """Return what is predicted of the items that the new model learns from, each by what was fitted without it.
 
-    def __init__(self, predictor: MultiTaskPredictor, data: Labelled, plan: _Plan, *, seed: int) -> None:
-        self._parameters, self._tasks = predictor.get_params(), predictor.columns_
-        self._data, self._plan, self._seed = data, plan, seed
-        self._asked = [self._targets(column, predictor) for column in self._tasks]
+        Args:
+            rows: to learn from.
+            values: their labels.
+            fitted: a recogniser that was fitted on just these, if there is one.
+        """
+        recognizer = fitted or self.fit(rows, values, unknown=False)
+        data = _some(self._data, rows)
+        # Items that this side does not learn from were not seen by any of it, but copies of them may have been.
+        others = np.flatnonzero(self._plan.new & ~np.isin(self._data.groups, self._data.groups[rows]))
+        asked = self.ask(recognizer, others) if len(others) else {}
+        parts = {}
+        for target in self._asked:
+            learned = np.array([values[target.column][row] is not None for row in rows], dtype=bool)
+            own = held_out(recognizer, data, target.take(rows), learned=learned)
+            parts[target.column] = joined([own, *([asked[target.column]] if target.column in asked else [])])
+        return parts
 
-    def fit(self, rows: _Rows, values: Values) -> MultiTaskPredictor:
-        targets = [
-            parse_targets([values[column][row] for row in rows], column=column, task=task)
-            for column, task in self._tasks.items()
-        ]
-        predictor = MultiTaskPredictor(**self._parameters)
-        return predictor.fit(self._data.arrays.take(rows), targets, groups=self._data.groups[rows])
+    def _learned(self, column: str, values: Sequence[Any], rows: _Rows) -> Target:
+        """A column of some items, to learn from."""
+        cells = [values[row] for row in rows]
+        if self._kinds[column] == "classes" and len(self._kinds) == 1:
+            return class_target(cells, column=column)
+        return parse_target(cells, column=column, task=self._kinds[column])
 
-    def ask(self, fitted: _Predictor, rows: _Rows) -> dict[str, Predictions]:
-        assert isinstance(fitted, MultiTaskPredictor)
-        return learning.predict_columns(fitted, self._data, self._asked, rows)
-
-    def in_folds(self, rows: _Rows, values: Values, fitted: _Predictor | None) -> dict[str, list[Predictions]]:  # noqa: ARG002
-        # What fitting holds out for itself it does not tell, so both sides are fitted in folds: the same for both.
-        union = np.flatnonzero(self._plan.old | self._plan.new)
-        groups = self._data.groups[union]
-        found: dict[str, list[Predictions]] = {column: [] for column in self._tasks}
-        for fold in group_folds(groups, min(learning.FOLDS, len(np.unique(groups))), seed=self._seed):
-            train, test = np.intersect1d(union[fold.train], rows), union[fold.test]
-            test = test[self._plan.new[test]]
-            if len(test):
-                for column, predicted in self.ask(self.fit(train, values), test).items():
-                    found[column].append(predicted)
-        return found
-
-    def _targets(self, column: str, predictor: MultiTaskPredictor) -> Targets:
+    def _target(self, column: str, old: Recognizer) -> Target:
         """What is true, with all names that either side may say."""
-        task, truth = self._tasks[column], self._plan.truth[column]
-        if task == "number":
-            return parse_targets(truth, column=column, task=task)
-        found = parse_targets(truth + self._plan.before[column], column=column, task=task).names
-        every = sorted({*found.tolist(), *predictor.names_[column].tolist()})
-        return parse_targets(truth, column=column, task=task, labels=every)
+        kind, truth = self._kinds[column], self._plan.truth[column]
+        if kind == "number":
+            return parse_target(truth, column=column, task=kind)
+        both = [*truth, *self._plan.before[column]]
+        if kind == "classes":
+            target = class_target(both, column=column)
+        else:
+            known = parse_target(both, column=column, task=kind).names
+            every = sorted({*known.tolist(), *old.columns_[column].names.tolist()})
+            target = parse_target(both, column=column, task=kind, labels=every)
+        return target.take(np.arange(len(truth)))
 
 
 def _some(data: Labelled, rows: _Rows) -> Labelled:
@@ -539,84 +496,23 @@ def _some(data: Labelled, rows: _Rows) -> Labelled:
 # ------------------------------------------------------------------------------------------------------------- compare
 
 
-@dataclass(frozen=True, eq=False)
-class _Scored:
-    """Answers of one side on some items of a column."""
-
-    task: TaskName
-    ids: Shaped[np.ndarray, " items"]
-    groups: Int[np.ndarray, " items"]
-    true: Shaped[np.ndarray, "items ..."]
-    predicted: Shaped[np.ndarray, "items ..."]
-    score: Float64[np.ndarray, " items"]
-    brier: Float64[np.ndarray, " items"] | None
-
-    @classmethod
-    def of(cls, found: Predictions) -> _Scored:
-        brier = None
-        if found.kind == "number":
-            score = -np.abs(found.true - found.predicted).astype(np.float64)
-        elif found.kind == "labels":
-            score = (found.true == found.predicted).mean(axis=1)
-        else:
-            score = (found.true == found.predicted).astype(np.float64)
-            assert found.probabilities is not None  # of classes there always are
-            right = found.true[:, None] == np.array(found.classes)[None, :]
-            brier = np.square(found.probabilities - right).sum(axis=1) + ~right.any(axis=1)
-        return cls(found.kind, np.array(found.ids), found.groups, found.true, found.predicted, score, brier)
-
-    @classmethod
-    def joined(cls, parts: Sequence[_Scored]) -> _Scored:
-        ids, groups, true, predicted, score = (
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("ids", "groups", "true", "predicted", "score")
-        )
-        briers = [part.brier for part in parts if part.brier is not None]
-        return cls(parts[0].task, ids, groups, true, predicted, score, np.concatenate(briers) if briers else None)
-
-    def of_items(self, ids: Shaped[np.ndarray, " some"]) -> _Scored:
-        """Of some of the items, in their order."""
-        order = np.argsort(self.ids)
-        rows = order[np.searchsorted(self.ids, ids, sorter=order)]
-        brier = None if self.brier is None else self.brier[rows]
-        return _Scored(
-            self.task, self.ids[rows], self.groups[rows], self.true[rows], self.predicted[rows], self.score[rows], brier
-        )
-
-    def by_group(self) -> Float64[np.ndarray, " groups"]:
-        """The mean score of each group."""
-        codes = np.unique(self.groups, return_inverse=True)[1]
-        return np.bincount(codes, self.score) / np.bincount(codes)
-
-    def metrics(self) -> dict[str, float]:
-        found = {_SCORES[self.task]: float(self.score.mean())}
-        if self.brier is not None:
-            f1 = classification_metrics(self.true, self.predicted).f1_macro
-            found |= {"f1_macro": f1, "brier": float(self.brier.mean())}
-        return found
-
-
 def _compare(
-    saved: _Predictor, new: _Predictor, fitting: _Fitting, data: Labelled, plan: _Plan
+    old: Recognizer, new: Recognizer, again: _Again, data: Labelled, plan: _Plan
 ) -> tuple[tuple[ColumnComparison, ...], Literal["held-out", "folds"], int, str]:
     """Old against new; how, on how many items, and that in words."""
     if plan.held_out.any():
         rows = np.flatnonzero(plan.held_out)
-        sides = [{column: [p] for column, p in fitting.ask(one, rows).items()} for one in (saved, new)]
+        before, after = again.ask(old, rows), again.ask(new, rows)
     else:
-        sides = [
-            fitting.in_folds(np.flatnonzero(plan.old), plan.before, None),
-            fitting.in_folds(np.flatnonzero(plan.new), plan.truth, new),
-        ]
-    judged = np.array([data.ids[row] for row in np.flatnonzero(plan.held_out if plan.held_out.any() else plan.new)])
-    old_said, new_said = (
-        {column: _Scored.joined([_Scored.of(part) for part in parts]) for column, parts in side.items() if parts}
-        for side in sides
-    )
+        rows = np.flatnonzero(plan.new)
+        before = again.in_folds(np.flatnonzero(plan.old), plan.before, None)
+        after = again.in_folds(rows, plan.truth, new)
+    judged = np.array([data.ids[row] for row in rows])
     columns, items = [], set()
-    for column, theirs in old_said.items():
-        both = np.intersect1d(np.intersect1d(theirs.ids, new_said[column].ids), judged)
-        columns.append(_compared(column, theirs.of_items(both), new_said[column].of_items(both)))
+    for column, theirs in before.items():
+        ours = after[column]
+        both = np.intersect1d(np.intersect1d(np.array(theirs.ids), np.array(ours.ids)), judged)
+        columns.append(_compared(column, _of_items(theirs, both), _of_items(ours, both)))
         items |= set(both.tolist())
     if plan.held_out.any():
         return tuple(columns), "held-out", len(items), f"{len(items)} labelled items that neither model learned from"
@@ -627,24 +523,57 @@ def _compare(
     return tuple(columns), "folds", len(items), words
 
 
-def _compared(column: str, old: _Scored, new: _Scored) -> ColumnComparison:
+def _of_items(column: Predictions, ids: Shaped[np.ndarray, " some"]) -> Predictions:
+    """The predictions of some of the items, in the order of `ids`."""
+    own = np.array(column.ids)
+    order = np.argsort(own)
+    return pick(column, order[np.searchsorted(own, ids, sorter=order)])
+
+
+def _compared(column: str, old: Predictions, new: Predictions) -> ColumnComparison:
     """The same items of one column, in the same order."""
-    a, b = new.by_group(), old.by_group()
-    found = paired_difference(a, b)
-    scale = abs(float(b.mean())) if new.task == "number" else 1.0
+    a, b = (_by_group(_scores(side), side.groups) for side in (new, old))
+    difference = paired_difference(a, b)
+    scale = abs(float(b.mean())) if new.kind == "number" else 1.0
     return ColumnComparison(
         column=column,
-        score=_SCORES[new.task],
+        score=_SCORES[new.kind],
         old=float(b.mean()),
         new=float(a.mean()),
-        difference=found.mean,
-        standard_error=found.standard_error,
-        interval=(found.interval.low, found.interval.high),
-        p_value=found.p_value,
-        allowed=min(found.standard_error, MARGIN * scale),
-        old_metrics=old.metrics(),
-        new_metrics=new.metrics(),
+        difference=difference.mean,
+        standard_error=difference.standard_error,
+        interval=(difference.interval.low, difference.interval.high),
+        p_value=difference.p_value,
+        allowed=min(difference.standard_error, MARGIN * scale),
+        old_metrics=_metrics(old),
+        new_metrics=_metrics(new),
     )
+
+
+def _scores(column: Predictions) -> Float64[np.ndarray, " items"]:
+    """The score of each item, more is better."""
+    if column.kind == "number":
+        errors: Float64[np.ndarray, " items"] = -np.abs(column.true - column.predicted).astype(np.float64)
+        return errors
+    if column.kind == "labels":
+        return np.asarray((column.true == column.predicted).mean(axis=1), dtype=np.float64)
+    return hits(column)
+
+
+def _by_group(
+    scores: Float64[np.ndarray, " items"], groups: Int[np.ndarray, " items"]
+) -> Float64[np.ndarray, " groups"]:
+    """The mean score of each group."""
+    codes = np.unique(groups, return_inverse=True)[1]
+    return np.bincount(codes, scores) / np.bincount(codes)
+
+
+def _metrics(column: Predictions) -> dict[str, float]:
+    metrics = {_SCORES[column.kind]: float(_scores(column).mean())}
+    if column.kind == "classes":
+        f1 = classification_metrics(column.true, column.predicted).f1_macro
+        metrics |= {"f1_macro": f1, "brier": float(brier(column).mean())}
+    return metrics
 
 
 def _why(column: ColumnComparison) -> str:
@@ -661,7 +590,7 @@ def _why(column: ColumnComparison) -> str:
 
 def _successor(
     saved: Model,
-    new: _Predictor,
+    new: Recognizer,
     data: Labelled,
     plan: _Plan,
     said: Mapping[str, Mapping[str, Scalar]],
@@ -672,10 +601,10 @@ def _successor(
     metrics = {column.column: column.new_metrics for column in report.columns}
     about = {
         "items": len(rows),
-        "classes": sorted(_classes(new)),
+        "classes": sorted(_names(new)),
         "measured": report.compared,
         "metrics": next(iter(metrics.values())) if len(metrics) == 1 else {"columns": metrics},
-        "chosen": new.details_.as_dict(),
+        "chosen": details_of(new),
         "corrections": {
             column: {item: label for item, label in labels.items() if item in seen} for column, labels in said.items()
         },
@@ -683,7 +612,7 @@ def _successor(
     }
     return replace(
         saved,
-        predictor=new,
+        recognizer=new,
         trained_on=seen,
         report=dict(saved.report) | about,
         reference=reference_of(data.arrays.take(rows)),
@@ -823,7 +752,6 @@ def learn(
     group: str | None = None,
     alike: float = 0.97,
     switch: bool = True,
-    seed: int = 0,
     device: Device = "auto",
 ) -> LearnReport:
     """Fit a model again with the labels that people gave (`labels`), and take the new one if it is not worse.
@@ -840,7 +768,6 @@ def learn(
         group: as in `fit`.
         alike: as in `fit`.
         switch: whether to take the new model; else only say how it compares.
-        seed: of folds.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
@@ -853,7 +780,7 @@ def learn(
     saved = load_model(Path(model))
     other = None
     if source is not None:
-        other = _source_items(source, saved.label, saved.fingerprints, space, device)
+        other = source_items(source, saved.label, saved.fingerprints, space, device)
     return learn_again(
         model,
         opened,
@@ -865,7 +792,6 @@ def learn(
         group=group,
         alike=alike,
         switch=switch,
-        seed=seed,
     )
 
 

@@ -17,7 +17,6 @@ import json
 import re
 import shutil
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,25 +25,21 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from jaxtyping import Float16, Float64, Shaped
+from jaxtyping import Float16, Float64
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from chiasm import __version__
-from chiasm.errors import ChiasmError, LabelError
+from chiasm.errors import ChiasmError
 from chiasm.files import whole_folder, write_whole
 from chiasm.recognition import ModalityArrays, Recognizer
-from chiasm.recognition.multitask import FORMAT as MULTI_TASK
-from chiasm.recognition.multitask import MultiTaskPredictor
-from chiasm.recognition.storage import saved_format
 from chiasm.types import Modality
 from chiasm.vectors import unit_rows
-from chiasm.verbs.dataset import Labelled
 
 FORMAT, FORMAT_VERSION = "chiasm-model", 3
 SUFFIXES = (".html", ".md", ".json")
 REFERENCE_ROWS = 500  # of each modality
-_POINTER, _ABOUT, _PREDICTOR, _REFERENCE = "model.json", "about.json", "recognizer", "reference.safetensors"
+_POINTER, _ABOUT, _RECOGNIZER, _REFERENCE = "model.json", "about.json", "recognizer", "reference.safetensors"
 _LARGEST_REFERENCE = 2**26  # bytes
 _VERSION = re.compile(r"[0-9a-f]{16}")
 
@@ -54,7 +49,7 @@ class Model:
     """A recogniser with what it was fitted on.
 
     Attributes:
-        predictor: a `Recognizer` of one column of classes, or a predictor of any columns.
+        recognizer: of one or several columns.
         encoder: name of the encoder, hub id or folder.
         label: the column that it predicts, several with commas between.
         fingerprints: modality -> fingerprint of the encoder that embedded it.
@@ -65,7 +60,7 @@ class Model:
         version: under which it is stored; empty for a model that is not.
     """
 
-    predictor: Recognizer | MultiTaskPredictor
+    recognizer: Recognizer
     encoder: str
     label: str
     fingerprints: Mapping[Modality, str]
@@ -200,7 +195,7 @@ def _write_version(folder: Path, model: Model) -> str:
     }
     version = uuid.uuid4().hex[:16]
     with whole_folder(folder / version) as draft:
-        model.predictor.save(draft / _PREDICTOR)
+        model.recognizer.save(draft / _RECOGNIZER)
         if model.reference:
             save_file({name: np.ascontiguousarray(rows) for name, rows in model.reference.items()}, draft / _REFERENCE)
         (draft / _ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -211,9 +206,8 @@ def _read_version(folder: Path, version: str) -> Model:
     source = folder / version
     try:
         about = json.loads((source / _ABOUT).read_text(encoding="utf-8"))
-        kind = MultiTaskPredictor if saved_format(source / _PREDICTOR) == MULTI_TASK else Recognizer
         return Model(
-            kind.load(source / _PREDICTOR),
+            Recognizer.load(source / _RECOGNIZER),
             about["encoder"],
             about["label"],
             about["fingerprints"],
@@ -280,24 +274,6 @@ def embeddings_of(arrays: ModalityArrays, modality: Modality) -> Float64[np.ndar
     every = arrays.vectors[modality] if modality in arrays.vectors else arrays.shared[modality]
     unit: Float64[np.ndarray, "rows dim"] = unit_rows(every[arrays.present[modality]].astype(np.float64))
     return unit
-
-
-def classes_of(data: Labelled, label: str) -> Shaped[np.ndarray, " items"]:
-    """The labels of items as text.
-
-    Raises:
-        LabelError: they are all of one class, or each is a class of its own.
-    """
-    labels = data.labels
-    values = Counter(labels.tolist())
-    if len(values) == 1:
-        raise LabelError(f"all {len(labels)} items have one class in {label!r}: {labels[0]}. At least 2 are needed")
-    if len(values) == len(labels):
-        raise LabelError(
-            f"each of the {len(labels)} items has its own value in {label!r}: that is an id, not a class. Name a column "
-            "in which several items share a value"
-        )
-    return labels
 
 
 def check_report(path: str | Path | None) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 from chiasm import encoders
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
+from chiasm.recognition import ModalityArrays, Recognition, Recognizer
 from chiasm.space import start_space
 from chiasm.store.ingest import embed_manifests
 from chiasm.store.manifest import read_manifest
 from chiasm.types import MODALITIES, FileOutcome, Modality
-from chiasm.verbs import fit as learning
 from chiasm.verbs.add import OnProgress
 from chiasm.verbs.dataset import fingerprints_of, means_by_item, modality_arrays
 from chiasm.verbs.model import load_model
@@ -85,8 +85,50 @@ def predict(
         predictions.append(Prediction(item_id, path, None, None, {}, ()))
     if len(usable):
         arrays = modality_arrays(means, start_space(networks), [*vectors], usable)
-        answers = learning.say(saved.predictor, arrays, level=level, false_alarm_rate=false_alarm_rate)
+        answers = describe_items(saved.recognizer, arrays, level=level, false_alarm_rate=false_alarm_rate)
         for row, answer in zip(usable.tolist(), answers, strict=True):
             own = tuple(modality for modality in vectors if means.present[modality][row])
             predictions[row] = replace(predictions[row], modalities=own, **answer)
     return PredictReport(tuple(predictions), files.outcomes)
+
+
+def describe_items(
+    recognizer: Recognizer, arrays: ModalityArrays, *, level: float, false_alarm_rate: float
+) -> list[dict[str, Any]]:
+    """Return what `Prediction` holds of each item, but for the item itself."""
+    columns = recognizer.recognise_all(arrays, level=level, false_alarm_rate=false_alarm_rate)
+    if len(columns) == 1 and recognizer.only_column_.kind == "classes":
+        (column,) = columns.values()
+        return [_class_of(column, row) for row in range(len(arrays))]
+    described = []
+    for row in range(len(arrays)):
+        parts = {name: _value_of(column, row) for name, column in columns.items()}
+        texts = [str(part["value"]) for part in parts.values()]
+        label = texts[0] if len(texts) == 1 else ", ".join(map(": ".join, zip(parts, texts, strict=True)))
+        described.append({"label": label, "columns": parts})
+    return described
+
+
+def _class_of(column: Recognition, row: int) -> dict[str, Any]:
+    names = [str(name) for name in column.names]
+    probabilities = column.probabilities[row]
+    return {
+        "label": names[int(probabilities.argmax())],
+        "probability": float(probabilities.max()),
+        "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
+        "set": tuple(name for name, inside in zip(names, column.sets[row], strict=True) if inside),
+        "unknown": bool(column.unknown[row]),
+    }
+
+
+def _value_of(column: Recognition, row: int) -> dict[str, Any]:
+    if column.kind == "number":
+        low, high = float(column.lower[row]), float(column.upper[row])
+        ends = {"low": low if np.isfinite(low) else None, "high": high if np.isfinite(high) else None}
+        return {"value": float(column.values[row]), **ends}
+    names = [str(name) for name in column.names]
+    probabilities = dict(zip(names, column.probabilities[row].tolist(), strict=True))
+    if column.kind == "classes":
+        return {"value": str(column.values[row]), "probabilities": probabilities}
+    labels = [name for name, has in zip(names, column.values[row], strict=True) if has]
+    return {"value": "; ".join(labels), "probabilities": probabilities}

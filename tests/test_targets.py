@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chiasm.errors import LabelError
-from chiasm.recognition.tasks import infer_task, parse_targets
+from chiasm.recognition.targets import infer_kind, parse_target
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ from chiasm.recognition.tasks import infer_task, parse_targets
     ],
 )
 def test_the_task_is_told_from_the_values(values: Any, task: str) -> None:
-    assert infer_task(values, column="c") == task
+    assert infer_kind(values, column="c") == task
 
 
 def test_half_of_the_labels_must_recur() -> None:
-    assert infer_task(["a;b", "a;c"], column="c") == "labels"  # a twice, b and c once
-    assert infer_task(["a;b;c", "a;d"], column="c") == "classes"  # two of five
+    assert infer_kind(["a;b", "a;c"], column="c") == "labels"  # a twice, b and c once
+    assert infer_kind(["a;b;c", "a;d"], column="c") == "classes"  # two of five
 
 
 @pytest.mark.parametrize(
@@ -65,55 +65,55 @@ def test_half_of_the_labels_must_recur() -> None:
 )
 def test_what_cannot_be_predicted_is_refused(values: Any, text: str) -> None:
     with pytest.raises(LabelError, match=text):
-        infer_task(values, column="c")
+        infer_kind(values, column="c")
 
 
 def test_one_who_knows_better_says_the_task() -> None:
-    assert parse_targets(list(range(100, 130)), column="c", task="number").task == "number"
-    assert len(parse_targets([f"id-{k}" for k in range(21)], column="c", task="classes").names) == 21
-    assert parse_targets(["a;b", "c"], column="c", task="classes").names.tolist() == ["a;b", "c"]
-    assert parse_targets(["1", "2", "1"], column="c", task="number").values.tolist() == [1, 2, 1]
-    assert parse_targets(["007", "1"], column="c", task="number").values.tolist() == [7, 1]
+    assert parse_target(list(range(100, 130)), column="c", task="number").kind == "number"
+    assert len(parse_target([f"id-{k}" for k in range(21)], column="c", task="classes").names) == 21
+    assert parse_target(["a;b", "c"], column="c", task="classes").names.tolist() == ["a;b", "c"]
+    assert parse_target(["1", "2", "1"], column="c", task="number").values.tolist() == [1, 2, 1]
+    assert parse_target(["007", "1"], column="c", task="number").values.tolist() == [7, 1]
 
 
 def test_classes() -> None:
-    found = parse_targets([" dog ", None, "cat", "dog", ""], column="c")
-    assert (found.task, found.names.tolist(), found.values.tolist()) == ("classes", ["cat", "dog"], [1, -1, 0, 1, -1])
+    found = parse_target([" dog ", None, "cat", "dog", ""], column="c")
+    assert (found.kind, found.names.tolist(), found.values.tolist()) == ("classes", ["cat", "dog"], [1, -1, 0, 1, -1])
     assert found.known.tolist() == [True, False, True, True, False]
     assert found.y.tolist() == ["dog", "cat", "dog"]
     assert found.take(np.array([2, 1])).y.tolist() == ["cat"]
-    assert parse_targets([2, 1, 2], column="c").y.tolist() == [2, 1, 2]
-    assert parse_targets([True, False], column="c").names.dtype == np.bool_
+    assert parse_target([2, 1, 2], column="c").y.tolist() == [2, 1, 2]
+    assert parse_target([True, False], column="c").names.dtype == np.bool_
 
 
 def test_labels() -> None:
-    found = parse_targets(["red; round", "red|", None, ";", "square"], column="c", task="labels")
+    found = parse_target(["red; round", "red|", None, ";", "square"], column="c", task="labels")
     assert found.names.tolist() == ["red", "round", "square"]
     assert found.values.astype(int).tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
     assert found.known.tolist() == [True, True, False, True, True]  # none of the labels is not the same as not known
     assert len(found.y) == 4
-    listed = parse_targets([["round", "red", "red"], {"red"}, None, [], ("square",)], column="c")
+    listed = parse_target([["round", "red", "red"], {"red"}, None, [], ("square",)], column="c")
     np.testing.assert_array_equal(listed.values, found.values)
     np.testing.assert_array_equal(listed.known, found.known)
 
 
 def test_numbers() -> None:
-    found = parse_targets(["1.5", None, "-2e1", 3], column="c", task="number")
+    found = parse_target(["1.5", None, "-2e1", 3], column="c", task="number")
     np.testing.assert_array_equal(found.values, [1.5, np.nan, -20, 3])
     assert found.y.tolist() == [1.5, -20, 3]
     assert len(found.names) == 0
 
 
 def test_a_fixed_set_of_labels() -> None:
-    found = parse_targets([["b"], ["b"]], column="c", labels=["c", "b", "a"])
+    found = parse_target([["b"], ["b"]], column="c", labels=["c", "b", "a"])
     assert found.names.tolist() == ["a", "b", "c"]
-    assert parse_targets(["b", "b"], column="c", labels=["a", "b"]).values.tolist() == [1, 1]
+    assert parse_target(["b", "b"], column="c", labels=["a", "b"]).values.tolist() == [1, 1]
     with pytest.raises(LabelError, match=r"column 'c', row 1: 'gren' is none of the 2 labels .*did you mean 'green'\?"):
-        parse_targets([["red"], ["gren"]], column="c", labels=["red", "green"])
+        parse_target([["red"], ["gren"]], column="c", labels=["red", "green"])
     with pytest.raises(LabelError, match="row 0: 'cow' is none of the 2 labels"):
-        parse_targets(["cow", "cat"], column="c", labels=["cat", "dog"])
+        parse_target(["cow", "cat"], column="c", labels=["cat", "dog"])
     with pytest.raises(LabelError, match="is of numbers, which have no labels"):
-        parse_targets([1.5, 2.5], column="c", labels=["a"])
+        parse_target([1.5, 2.5], column="c", labels=["a"])
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_a_fixed_set_of_labels() -> None:
 )
 def test_values_that_do_not_fit_are_named(values: Any, task: Any, text: str) -> None:
     with pytest.raises(LabelError, match=text):
-        parse_targets(values, column="c", task=task)
+        parse_target(values, column="c", task=task)
 
 
 @given(st.lists(st.lists(st.sampled_from(["a", "b c", "d-e"])), min_size=1))
 def test_text_and_lists_say_the_same(rows: list[list[str]]) -> None:
     fixed = ["a", "b c", "d-e"]
-    listed = parse_targets(rows, column="c", task="labels", labels=fixed)
-    written = parse_targets([";".join(row) + ";" for row in rows], column="c", task="labels", labels=fixed)
+    listed = parse_target(rows, column="c", task="labels", labels=fixed)
+    written = parse_target([";".join(row) + ";" for row in rows], column="c", task="labels", labels=fixed)
     np.testing.assert_array_equal(listed.values, written.values)
     np.testing.assert_array_equal(listed.known, written.known)
 
@@ -151,5 +151,5 @@ def test_text_and_lists_say_the_same(rows: list[list[str]]) -> None:
 def test_numbers_survive_being_written(numbers: list[float]) -> None:
     if len(set(numbers)) < 2:
         numbers = [*numbers, 1.0, 2.0]
-    found = parse_targets([repr(number) for number in numbers], column="c", task="number")
+    found = parse_target([repr(number) for number in numbers], column="c", task="number")
     assert found.values.tolist() == numbers

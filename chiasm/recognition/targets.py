@@ -1,8 +1,7 @@
-"""What a column asks for: its raw values -> classes, several labels an item, or a number.
+"""Targets: the raw values of a column -> classes, several labels an item, or a number.
 
 This module knows how people write targets in tables, and says what is wrong with a column before anything is learned
-from it. Where columns come from is left to `chiasm.verbs`; what is learned, to `chiasm.recognition.recognizer` (classes)
-and `chiasm.recognition.predictor` (labels and numbers).
+from it. Where columns come from is left to `chiasm.verbs`; what is learned, to `chiasm.recognition.recognizer`.
 
 The rules, in their order, over the values that are not missing (None, NaN and empty or blank text are):
 
@@ -33,7 +32,7 @@ from jaxtyping import Bool, Int, Shaped
 from chiasm.errors import LabelError
 from chiasm.vectors import Unchecked
 
-TaskName: TypeAlias = Literal["classes", "labels", "number"]
+Kind: TypeAlias = Literal["classes", "labels", "number"]
 
 MOST_CLASSES_OF_NUMBERS = 20
 """Distinct whole numbers up to which a column is of classes, and distinct values up to which none is taken for names of
@@ -45,12 +44,17 @@ _CODE = re.compile(r"[+-]?0\d")
 
 
 @dataclass(frozen=True, eq=False)
-class Targets:
+class Target:
     """A column as something to learn.
+
+    Example:
+        >>> target = parse_target(["red;round", "red", None, "round"], column="look")
+        >>> target.kind, target.names.tolist(), target.values[0].tolist(), int(target.known.sum())
+        ('labels', ['red', 'round'], [True, True], 3)
 
     Attributes:
         column: its name.
-        task: what it asks for.
+        kind: what it asks for.
         values: `classes`: numbers of `names`, -1 where missing. `labels`: booleans, a column for each of `names`, False
             where missing. `number`: floats, NaN where missing.
         known: which items are not missing.
@@ -58,7 +62,7 @@ class Targets:
     """
 
     column: str
-    task: TaskName
+    kind: Kind
     values: Shaped[np.ndarray, "items ..."]
     known: Bool[np.ndarray, " items"]
     names: Shaped[np.ndarray, " names"]
@@ -66,20 +70,26 @@ class Targets:
     def __len__(self) -> int:
         return len(self.known)
 
-    def take(self, rows: Int[np.ndarray, " rows"]) -> Targets:
-        """The same for some items."""
-        return Targets(self.column, self.task, self.values[rows], self.known[rows], self.names)
+    def take(self, rows: Int[np.ndarray, " rows"]) -> Target:
+        """Return the same column of some items."""
+        return Target(self.column, self.kind, self.values[rows], self.known[rows], self.names)
+
+    @property
+    def teaches(self) -> bool:
+        """Whether known values differ."""
+        known = self.values[self.known]
+        return bool(len(known)) and bool((known != known[0]).any())
 
     @property
     def y(self) -> Shaped[np.ndarray, "known ..."]:
-        """What an estimator of the task learns from, for the known items: classes, booleans by label, or numbers."""
+        """The known values: classes, booleans by label, or numbers."""
         known = self.values[self.known]
-        y: Shaped[np.ndarray, "known ..."] = self.names[known] if self.task == "classes" else known
+        y: Shaped[np.ndarray, "known ..."] = self.names[known] if self.kind == "classes" else known
         return y
 
 
-def infer_task(values: Iterable[Any] | Unchecked, *, column: str) -> TaskName:
-    """What a column asks for, by the rules at the top of the module.
+def infer_kind(values: Iterable[Any] | Unchecked, *, column: str) -> Kind:
+    """Return what a column asks for, by the rules at the top of the module.
 
     Args:
         values: one an item: None, text, numbers, booleans, or lists or tuples of texts.
@@ -114,48 +124,48 @@ def infer_task(values: Iterable[Any] | Unchecked, *, column: str) -> TaskName:
     return "classes"
 
 
-def parse_targets(
+def parse_target(
     values: Iterable[Any] | Unchecked,
     *,
     column: str,
-    task: TaskName | Literal["auto"] = "auto",
+    task: Kind | Literal["auto"] = "auto",
     labels: Sequence[Any] | None = None,
-) -> Targets:
-    """A column as something to learn.
+) -> Target:
+    """Return a column as something to learn.
 
     Args:
-        values: as in `infer_task`.
+        values: as in `infer_kind`.
         column: its name, for messages.
         task: what it asks for; `"auto"` looks at the values.
         labels: all classes or labels that may occur, whether they do or not, such as those of a fitted model. By default
             those that occur, which must be enough to learn from.
 
     Raises:
-        LabelError: as `infer_task`; there is no such task; a value does not fit the task or is none of `labels`; or
+        LabelError: as `infer_kind`; there is no such task; a value does not fit the task or is none of `labels`; or
             nothing can be learned: one class or one number only, or no label that some items have and others lack.
     """
     plain = _plain(values, column)
-    if task not in ("auto", *get_args(TaskName)):
-        raise LabelError(f"there is no task {task!r}: say 'auto', {', '.join(map(repr, get_args(TaskName)))}")
+    if task not in ("auto", *get_args(Kind)):
+        raise LabelError(f"there is no task {task!r}: say 'auto', {', '.join(map(repr, get_args(Kind)))}")
     known = np.array([not _is_missing(value) for value in plain], dtype=bool)
     _refuse_none([value for value, has in zip(plain, known, strict=True) if has], column)
-    named: TaskName = infer_task(plain, column=column) if task == "auto" else task
-    if named == "number":
+    kind: Kind = infer_kind(plain, column=column) if task == "auto" else task
+    if kind == "number":
         if labels is not None:
             raise LabelError(f"column {column!r} is of numbers, which have no labels: leave `labels` out")
         return _as_numbers(plain, known, column)
-    if named == "labels":
+    if kind == "labels":
         return _as_labels(plain, known, column, labels)
     return _as_classes(plain, known, column, labels)
 
 
 def _plain(values: Iterable[Any] | Unchecked, column: str) -> list[Any]:
-    """Python's own types: text without blanks around it, tuples of such texts, numbers, booleans, None."""
+    """Return Python's own types: text without blanks around it, tuples of such texts, numbers, booleans, None."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise LabelError(f"column {column!r} must be one value an item; got {values!r:.80}")
     plain = []
-    for row, given in enumerate(values):
-        value = given.item() if isinstance(given, np.generic) else given
+    for row, cell in enumerate(values):
+        value = cell.item() if isinstance(cell, np.generic) else cell
         if isinstance(value, list | tuple | set | frozenset | np.ndarray):
             parts = sorted(value) if isinstance(value, set | frozenset) else list(value)
             wrong = [part for part in parts if not isinstance(part, str)]
@@ -198,7 +208,7 @@ def _splits(known: list[Any]) -> bool:
 
 
 def _numbers(known: list[Any]) -> list[float] | None:
-    """The values as numbers, if all are."""
+    """Return the values as numbers, if all are."""
     numbers = []
     for value in known:
         if isinstance(value, bool | tuple):
@@ -209,7 +219,7 @@ def _numbers(known: list[Any]) -> list[float] | None:
     return numbers if all(map(math.isfinite, numbers)) else None
 
 
-def _as_numbers(plain: list[Any], known: Bool[np.ndarray, " items"], column: str) -> Targets:
+def _as_numbers(plain: list[Any], known: Bool[np.ndarray, " items"], column: str) -> Target:
     numbers = np.full(len(plain), np.nan)
     for row in np.flatnonzero(known):
         value = plain[row]
@@ -225,12 +235,12 @@ def _as_numbers(plain: list[Any], known: Bool[np.ndarray, " items"], column: str
         raise LabelError(
             f"column {column!r}: all {int(known.sum())} values are {numbers[known][0]:g}: there is nothing to predict"
         )
-    return Targets(column, "number", numbers, known, np.empty(0, dtype=np.str_))
+    return Target(column, "number", numbers, known, np.empty(0, dtype=np.str_))
 
 
 def _as_labels(
-    plain: list[Any], known: Bool[np.ndarray, " items"], column: str, given: Sequence[Any] | None
-) -> Targets:
+    plain: list[Any], known: Bool[np.ndarray, " items"], column: str, names_known: Sequence[Any] | None
+) -> Target:
     rows: list[tuple[str, ...]] = []
     for row, value in enumerate(plain):
         if not known[row]:
@@ -245,7 +255,9 @@ def _as_labels(
                 "or say another task"
             )
     counts = Counter(label for labels in rows for label in labels)
-    names = np.array(sorted(counts) if given is None else sorted({str(name) for name in given}), dtype=np.str_)
+    names = np.array(
+        sorted(counts) if names_known is None else sorted({str(name) for name in names_known}), dtype=np.str_
+    )
     place = {str(name): number for number, name in enumerate(names)}
     values = np.zeros((len(rows), len(names)), dtype=bool)
     for row, labels in enumerate(rows):
@@ -253,12 +265,12 @@ def _as_labels(
             if label not in place:
                 raise _unknown(label, list(place), column, row)
             values[row, place[label]] = True
-    if given is not None:
-        return Targets(column, "labels", values, known, names)
-    told = values[known]
-    if not (told.any(axis=0) & ~told.all(axis=0)).any():
+    if names_known is not None:
+        return Target(column, "labels", values, known, names)
+    rows_known = values[known]
+    if not (rows_known.any(axis=0) & ~rows_known.all(axis=0)).any():
         raise LabelError(
-            f"column {column!r}: {int(known.sum())} items {'have the same labels' if told.any() else 'have no label'}: "
+            f"column {column!r}: {int(known.sum())} items {'have the same labels' if rows_known.any() else 'have no label'}: "
             "at least one label is needed that some items have and others lack"
         )
     if max(counts.values()) == 1 and len(counts) > MOST_CLASSES_OF_NUMBERS:
@@ -266,12 +278,12 @@ def _as_labels(
             f"column {column!r}: each of its {len(counts)} labels, such as {next(iter(counts))!r}, occurs once: nothing can "
             "be learned from that. Name another column, or labels that several items have"
         )
-    return Targets(column, "labels", values, known, names)
+    return Target(column, "labels", values, known, names)
 
 
 def _as_classes(
-    plain: list[Any], known: Bool[np.ndarray, " items"], column: str, given: Sequence[Any] | None
-) -> Targets:
+    plain: list[Any], known: Bool[np.ndarray, " items"], column: str, names_known: Sequence[Any] | None
+) -> Target:
     texts = [row for row in np.flatnonzero(known) if isinstance(plain[row], str)]
     lists = [row for row in np.flatnonzero(known) if isinstance(plain[row], tuple)]
     if lists:
@@ -286,18 +298,18 @@ def _as_classes(
             f"{plain[other]!r} (row {other}): make them all text or all numbers"
         )
     present = np.array([plain[row] for row in np.flatnonzero(known)])
-    names = np.unique(present if given is None else np.array(list(given)))
+    names = np.unique(present if names_known is None else np.array(list(names_known)))
     place = {name: number for number, name in enumerate(names.tolist())}
     codes = np.full(len(plain), -1, dtype=np.int64)
     for row in np.flatnonzero(known):
         if plain[row] not in place:
             raise _unknown(plain[row], list(place), column, int(row))
         codes[row] = place[plain[row]]
-    if given is None and len(names) < 2:
+    if names_known is None and len(names) < 2:
         raise LabelError(
             f"column {column!r}: all {len(present)} values are {present[0]!s}: at least 2 classes are needed"
         )
-    return Targets(column, "classes", codes, known, names)
+    return Target(column, "classes", codes, known, names)
 
 
 def _unknown(label: Any, names: list[Any], column: str, row: int) -> LabelError:

@@ -1,0 +1,326 @@
+"""From a recogniser's output on a collection's items to `chiasm.evaluation.predictions.Predictions`, by column.
+
+Whether items are predicted by a recogniser that did not learn from them, or by the heads of its own folds, is decided
+here; files and folders are left to `chiasm.verbs.dataset`, metrics to `chiasm.evaluation`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from chiasm.errors import LabelError
+from chiasm.evaluation.intervals import paired_difference
+from chiasm.evaluation.predictions import Predictions, measure
+from chiasm.recognition import Recognition, Recognizer, SourceItems
+from chiasm.recognition.targets import Kind, Target, parse_target
+from chiasm.splits import crossing, group_folds, grouped_stratified_folds
+from chiasm.vectors import brier_scores
+from chiasm.verbs.dataset import Labelled
+
+FOLDS = 5
+
+Names = Mapping[str, Float[np.ndarray, " dim"]]
+
+
+# ------------------------------------------------------------------------------------------------------------ targets
+
+
+def class_target(values: Sequence[Any], *, column: str) -> Target:
+    """Return a column as classes that are text; values may be missing."""
+    known = np.array([value is not None for value in values], dtype=bool)
+    names, codes = np.unique([str(value) for value in values if value is not None], return_inverse=True)
+    every = np.full(len(values), -1)
+    every[known] = codes
+    return Target(column, "classes", every, known, names)
+
+
+def targets_of(data: Labelled, task: Kind | Literal["auto"]) -> list[Target]:
+    """Return the label columns as something to learn. A single column of classes is one of text.
+
+    Raises:
+        LabelError: a column does not fit the task, or there is nothing to learn in it.
+    """
+    columns = list(data.values)
+    if len(columns) == 1 and task == "classes":
+        return [_checked_classes(class_target(data.values[columns[0]], column=columns[0]))]
+    targets = [parse_target(values, column=column, task=task) for column, values in data.values.items()]
+    if len(columns) == 1 and targets[0].kind == "classes":
+        return [_checked_classes(class_target(data.values[columns[0]], column=columns[0]))]
+    return targets
+
+
+def _checked_classes(target: Target) -> Target:
+    counts = Counter(target.values.tolist())
+    if len(counts) == 1:
+        raise LabelError(
+            f"all {len(target)} items have one class in {target.column!r}: {target.names[0]}. At least 2 are needed"
+        )
+    if len(counts) == len(target):
+        raise LabelError(
+            f"each of the {len(target)} items has its own value in {target.column!r}: that is an id, not a class. Name a "
+            "column in which several items share a value"
+        )
+    return target
+
+
+def targets_for(recognizer: Recognizer, data: Labelled, columns: Mapping[str, str] | None = None) -> list[Target]:
+    """Return the columns of a recogniser as they truly are, for measuring.
+
+    Args:
+        recognizer: whose columns they are.
+        data: the items.
+        columns: the column of the items that holds the truth, by column of the recogniser; by default its own name.
+
+    Raises:
+        LabelError: values do not fit the columns, or labels are none of those that the recogniser knows.
+    """
+    targets = []
+    for name, fitted in recognizer.columns_.items():
+        values = data.values[(columns or {}).get(name, name)]
+        if fitted.kind == "classes":
+            targets.append(class_target(values, column=name))
+        else:
+            labels = None if fitted.kind == "number" else fitted.names.tolist()
+            targets.append(parse_target(values, column=name, task=fitted.kind, labels=labels))
+    return targets
+
+
+# -------------------------------------------------------------------------------------------------------- predictions
+
+
+def predictions(
+    recognizer: Recognizer, data: Labelled, targets: Sequence[Target], rows: Int[np.ndarray, " rows"]
+) -> dict[str, Predictions]:
+    """Return what a recogniser predicts of items that it did not learn from; of each column, of those with a value."""
+    columns = recognizer.recognise_all(data.arrays.take(rows))
+    result = {}
+    for target in targets:
+        known = np.flatnonzero(target.known[rows])
+        if len(known):
+            promises = recognizer.columns_[target.column]
+            result[target.column] = _as_predictions(
+                take(columns[target.column], known),
+                target.take(rows[known]),
+                data,
+                rows[known],
+                has_sets=bool(promises.sets),
+                has_alarm=bool(promises.detectors),
+            )
+    return result
+
+
+def held_out(
+    recognizer: Recognizer, data: Labelled, target: Target, *, learned: Bool[np.ndarray, " items"] | None = None
+) -> Predictions:
+    """Return what the heads of the folds predict of the items that they did not see, calibrated as the recogniser is.
+
+    Items that no fold could hold out (the only one of their class) are left out.
+
+    Args:
+        recognizer: just fitted on these items.
+        data: the items.
+        target: one of its columns, as it truly is.
+        learned: the items that had a value of the column when it was learned; by default those that have one now.
+
+    Raises:
+        LabelError: nothing could be held out.
+    """
+    column = recognizer.columns_[target.column]
+    items = np.flatnonzero(target.known if learned is None else learned)
+    outputs = column.held_out
+    assert outputs is not None  # of a recogniser that was just fitted there always are
+    scored = np.flatnonzero(np.isfinite(outputs).any(axis=1) & target.known[items])
+    if not len(scored):
+        raise LabelError(
+            "no item can be held out to measure on: all items of a class are copies or near-duplicates of one another, or it "
+            "has one item. Label others, or say from which cosine on items count as near-duplicates (alike; above 1: never)"
+        )
+    rows = items[scored]
+    arrays = data.arrays.take(rows)
+    recognition = column.recognise_outputs(arrays, column.features.modalities, outputs[scored])
+    return _as_predictions(recognition, target.take(rows), data, rows, has_sets=bool(column.sets), has_alarm=False)
+
+
+def cross_validated(
+    make: Callable[[], Recognizer],
+    data: Labelled,
+    targets: Sequence[Target],
+    seed: int,
+    *,
+    names: Names | None = None,
+    source: SourceItems | None = None,
+) -> dict[str, Predictions]:
+    """Return what is predicted of every item by a recogniser that was fitted without it.
+
+    Args:
+        make: makes a recogniser that is not fitted.
+        data: the items.
+        targets: their columns.
+        seed: of the folds.
+        names: embedded names of classes or labels.
+        source: items of another domain.
+    """
+    folds = min(FOLDS, len(np.unique(data.groups)))
+    if len(targets) == 1 and targets[0].kind == "classes":
+        splits = grouped_stratified_folds(targets[0].values, folds, seed=seed, groups=data.groups)
+    else:
+        splits = group_folds(data.groups, folds, seed=seed)
+    parts: dict[str, list[Predictions]] = {}
+    for split in splits:
+        training = [target.take(split.train) for target in targets]
+        recognizer = make().fit(
+            data.arrays.take(split.train), training, data.groups[split.train], names=names or None, source=source,
+            unlabelled=data.unlabelled if len(targets) == 1 and targets[0].kind == "classes" else None,
+        )  # fmt: skip
+        for column, part in predictions(recognizer, data, targets, split.test).items():
+            parts.setdefault(column, []).append(part)
+    return {column: joined(of) for column, of in parts.items()}
+
+
+def take(recognition: Recognition, rows: Int[np.ndarray, " rows"]) -> Recognition:
+    """Return the recognition of some of its items."""
+    fields = ("values", "probabilities", "sets", "unknown", "strangeness", "lower", "upper")
+    return replace(recognition, **{field: getattr(recognition, field)[rows] for field in fields})
+
+
+def pick(column: Predictions, rows: Int[np.ndarray, " rows"]) -> Predictions:
+    """Return the predictions of some items."""
+    some: dict[str, Any] = {
+        field: None if (values := getattr(column, field)) is None else values[rows] for field in _ARRAYS
+    }
+    ids, media = (tuple(values[row] for row in rows) for values in (column.ids, column.media))
+    return replace(column, ids=ids, media=media, **some)
+
+
+_ARRAYS = ("groups", "true", "predicted", "probabilities", "sets", "unknown", "low", "high")
+
+
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Return several parts of one column, one after the other."""
+
+    def stacked(field: str) -> Any:
+        values = [getattr(part, field) for part in parts]
+        return None if any(value is None for value in values) else np.concatenate(values)
+
+    return replace(
+        parts[0],
+        ids=tuple(item for part in parts for item in part.ids),
+        media=tuple(item for part in parts for item in part.media),
+        **{field: stacked(field) for field in _ARRAYS},
+    )
+
+
+def _as_predictions(
+    recognition: Recognition,
+    target: Target,
+    data: Labelled,
+    rows: Int[np.ndarray, " rows"],
+    *,
+    has_sets: bool,
+    has_alarm: bool,
+) -> Predictions:
+    """One column of some items, all with a value. A label that the recogniser has never seen is never predicted."""
+    true, predicted, names = target.values, recognition.values, recognition.names
+    probabilities: Shaped[np.ndarray, "items names"] | None = recognition.probabilities
+    sets = recognition.sets if has_sets else None
+    if target.kind == "number":
+        probabilities = None
+    elif target.kind == "classes":
+        true, predicted = target.names[true].astype(str), predicted.astype(str)
+    else:
+        place = np.searchsorted(target.names, names)
+        every = np.zeros(true.shape, dtype=bool), np.zeros(true.shape)
+        every[0][:, place], every[1][:, place] = predicted, recognition.probabilities
+        predicted, probabilities = every
+        names = target.names
+    return Predictions(
+        kind=target.kind,
+        ids=tuple(data.ids[row] for row in rows),
+        media=tuple(data.media[row] for row in rows),
+        groups=data.groups[rows],
+        classes=tuple(str(name) for name in names),
+        true=true,
+        predicted=predicted,
+        probabilities=probabilities,
+        sets=sets,
+        unknown=recognition.unknown if has_alarm else None,
+        low=recognition.lower if target.kind == "number" else None,
+        high=recognition.upper if target.kind == "number" else None,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+def measure_columns(columns: Mapping[str, Predictions]) -> dict[str, Any]:
+    """Return the metrics of each column; of a single one, just these."""
+    metrics = {column: measure(predictions) for column, predictions in columns.items()}
+    return next(iter(metrics.values())) if len(metrics) == 1 else {"columns": metrics}
+
+
+def details_of(recognizer: Recognizer) -> dict[str, Any]:
+    """Return what a recogniser tried and chose, for JSON: of one column its details, else those of each by its name."""
+    if len(recognizer.columns_) == 1:
+        return recognizer.details_.as_dict()
+    return {
+        "columns": {name: column.details.as_dict() for name, column in recognizer.columns_.items()},
+        "together": [vars(report) for report in recognizer.together_],
+    }
+
+
+def duplicates(data: Labelled, target: Target, seed: int) -> str:
+    """Say how many items are alike, and how many a random split would have put opposite a mate."""
+    if not data.alike:
+        return "No item is a copy or a near-duplicate of another one."
+    alike = f"{data.alike} items are copies or near-duplicates of others and are kept on one side of every split"
+    if target.kind != "classes":
+        return f"{alike}."
+    splits = grouped_stratified_folds(target.values, min(FOLDS, len(target)), seed=seed)
+    opposite = sum(crossing(data.groups, split) for split in splits)
+    return f"{alike}; a random one would have put {opposite} items opposite a mate."
+
+
+def compared(mine: Mapping[str, Predictions], theirs: Mapping[str, Predictions], name: str) -> dict[str, Any]:
+    """Return the differences between the scores of two models on the same items.
+
+    Raises:
+        LabelError: they are not both of the same one column of classes.
+    """
+    both = [*mine.values(), *theirs.values()]
+    if len(mine) != 1 or mine.keys() != theirs.keys() or any(one.kind != "classes" for one in both):
+        raise LabelError(
+            f"only models of the same column of classes can be compared; got {', '.join(mine)} and {', '.join(theirs)}"
+        )
+    ours, others = ({"accuracy": hits(one), "minus Brier score": -brier(one)} for one in both)
+    metrics = {}
+    for metric, values in ours.items():
+        difference = paired_difference(values, others[metric])
+        metrics[metric] = {
+            "this": float(values.mean()),
+            "other": float(others[metric].mean()),
+            "difference": difference.mean,
+            "standard_error": difference.standard_error,
+            "interval": [difference.interval.low, difference.interval.high],
+            "p_value": difference.p_value,
+        }
+    return {"model": name, "metrics": metrics}
+
+
+def hits(column: Predictions) -> Float[np.ndarray, " items"]:
+    """Return 1 for every item whose class is recognised, else 0."""
+    return np.asarray(column.true == column.predicted, dtype=np.float64)
+
+
+def brier(column: Predictions) -> Float[np.ndarray, " items"]:
+    """Return the Brier score of each item; a class that the recogniser does not know has no probability there."""
+    assert column.probabilities is not None  # of classes there always are
+    names = np.array(column.classes)
+    known = np.isin(column.true, names)
+    codes = np.where(known, np.searchsorted(names, np.where(known, column.true, names[0])), len(names))
+    return brier_scores(np.hstack([column.probabilities, np.zeros((len(codes), 1))]), codes)
