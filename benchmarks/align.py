@@ -81,7 +81,7 @@ def measure(method: str, target: PairArrays, fold: Split, source: PairArrays | N
     for asked, searched, queries, gallery in ((train.Y, crossed, test.Y, placed), (crossed, train.Y, placed, test.Y)):
         known = HeldOut(asked, learned, searched, learned)
         pair = PairScores.fit(searched, asked, gallery_owners=learned, bank_owners=learned, pairs=known)
-        scores = pair.prepare_queries(queries) @ pair.prepare_rows(gallery, codes[fold.test]).T
+        scores = pair.prepared.queries(queries) @ pair.prepared.rows(gallery, codes[fold.test]).T
         corrected.append(hit_rate(scores, test))
     return Outcome(seconds, hits(test, placed), (corrected[0], corrected[1]))
 

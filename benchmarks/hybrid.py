@@ -2,9 +2,9 @@
 
 Hybrid: every stamp is an item with its picture; a random half has its caption too, so that the others are media without
 words. Queries are the words that stand in at least four captions, shown or hidden; relevant is every stamp whose caption
-has the word; so BM25 cannot err on shown captions, and a learned weight will trust it. Vectors rank an item by its best
-file. BM25 is the collection's full-text index over the shown captions. The weight is learned on other words than it is
-measured on, in five folds by word.
+has the word; so BM25 cannot err on shown captions. Vectors rank an item by its best file. BM25 is the collection's full-text
+index over the shown captions. "Words first" orders by BM25 and what it cannot see by vectors. A second set of queries is whole
+captions, where BM25 can err: relevant is every stamp of the same category with another caption.
 
 Diversity: the first ten pictures for each category name, by relevance: how many different captions are among them, and
 how many are of the category.
@@ -23,15 +23,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from benchmarks import record
 from benchmarks.corpora import classes, embedded_names, offline_space, pairs, say
 from chiasm import encoders
 from chiasm.retrieval.diversity import diversify
-from chiasm.retrieval.hybrid import Found, Fused, Judged, learn_weight, reciprocal_rank_fusion, weighted_fusion
-from chiasm.retrieval.relevance_feedback import logistic, rocchio
-from chiasm.splits import group_folds
+from chiasm.retrieval.hybrid import RankedList, reciprocal_rank_fusion
+from chiasm.retrieval.query import rocchio
 from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.manifest import read_manifest
@@ -40,7 +39,7 @@ from chiasm.types import Text
 
 SEEDS = range(10)
 LEAST = 4  # captions that hold a word
-FOLDS = 5
+SENTENCES = 120  # captions asked with, a seed
 LITTLE = frozenset(
     re.findall(
         r"\w+",
@@ -61,7 +60,8 @@ def main() -> None:
 
     names = embedded_names(data, space)
     body = [f"{len(pictures)} captioned stamps without symbols, in classes of at least ten.", "", "Hybrid search:", ""]
-    body += [hybrid(data.captions, pictures, captions, embed), "", "Diversity:", ""]
+    body += [hybrid(data.captions, pictures, captions, embed), ""]
+    body += [sentences(data.captions, data.categories, pictures, captions), "", "Diversity:", ""]
     body += [diversity(data.captions, data.categories, pictures, names), "", "Relevance feedback, precision@10:", ""]
     body += [feedback(np.tile(data.categories, 2), np.vstack([pictures, captions]), names)]
     record.write("hybrid", "Hybrid search, diversity, feedback", f"{SEEDS[0]}-{SEEDS[-1]}", "\n".join(body))
@@ -82,31 +82,14 @@ def hybrid(
     relevant = np.array([[word in one for one in held] for word in words])
     queries = embed([f"a {word}" for word in words])
     found: dict[str, list[list[float]]] = {}
-    weights: list[float] = []
     for seed in SEEDS:
         shown = np.random.default_rng(seed).random(len(captions)) < 0.5
         lists = full_text(captions, shown, words)
-        judged: list[Judged] = []
         for number, query in enumerate(queries):
             scores = np.maximum(pictures @ query, np.where(shown, texts @ query, -1))
             order = np.argsort(-scores, kind="stable")
-            judged.append(Judged(Found(order, scores[order]), lists[number], relevant[number]))
-        learned = np.zeros(len(words))
-        for fold in group_folds(np.array(words), FOLDS, seed=seed):
-            learned[fold.test] = learn_weight([judged[row] for row in fold.train]).weight
-        weights += learned.tolist()
-        for one, weight in zip(judged, learned, strict=True):
-            plain = Found(one.second.rows, one.second.scores)
-            both = [one.first, one.second]
-            ways = {
-                "vectors": Fused(one.first.rows, one.first.scores.astype(np.float64)),
-                "BM25": Fused(one.second.rows, one.second.scores.astype(np.float64)),
-                "reciprocal ranks, as a sum": reciprocal_rank_fusion([one.first, plain]),
-                "reciprocal ranks": reciprocal_rank_fusion(both),
-                "learned weight": weighted_fusion(both, weights=(1 - weight, weight)),
-            }
-            for way, fused in ways.items():
-                found.setdefault(way, []).append(measures(fused, one.relevant, shown))
+            for way, ranked in ways(RankedList(order, scores[order]), lists[number]).items():
+                found.setdefault(way, []).append(measures(ranked, relevant[number], shown))
         say(
             f"hybrid {seed}: { ({way: np.round(np.nanmean(rows, axis=0), 3).tolist() for way, rows in found.items()}) }"
         )
@@ -131,10 +114,56 @@ def hybrid(
         "standard error of the first",
         "of its gain over vectors",
     )
-    return (
-        f"{len(words)} words as queries; learned weights of BM25: {min(weights):g} to {max(weights):g}, "
-        f"mean {np.mean(weights):.2f}. Recall counts the best that ten places allow as 1.\n\n"
-        + record.table(columns, rows)
+    return f"{len(words)} words as queries. Recall counts the best that ten places allow as 1.\n\n" + record.table(
+        columns, rows
+    )
+
+
+def ways(vectors: RankedList, words: RankedList) -> dict[str, Int[np.ndarray, " rows"]]:
+    """Rankings of the same items, best first."""
+    assert words.covers is not None
+    first = np.zeros(len(words.covers))
+    first[words.rows] = words.scores
+    without = reciprocal_rank_fusion([vectors, words]).rows
+    return {
+        "vectors": vectors.rows,
+        "BM25": words.rows,
+        "reciprocal ranks, as a sum": reciprocal_rank_fusion([vectors, RankedList(words.rows, words.scores)]).rows,
+        "reciprocal ranks": without,
+        "words first": without[np.argsort(-first[without], kind="stable")],
+    }
+
+
+def sentences(
+    captions: np.ndarray,
+    categories: np.ndarray,
+    pictures: Float[np.ndarray, "items dim"],
+    texts: Float[np.ndarray, "items dim"],
+) -> str:
+    """Ask with captions for other stamps of their category."""
+    found: dict[str, list[list[float]]] = {}
+    for seed in SEEDS:
+        generator = np.random.default_rng(seed)
+        shown = generator.random(len(captions)) < 0.5
+        asked = generator.choice(len(captions), SENTENCES, replace=False)
+        lists = full_text(captions, shown, [str(captions[row]) for row in asked])
+        for row, words in zip(asked.tolist(), lists, strict=True):
+            others = captions != captions[row]
+            relevant = (categories == categories[row]) & others
+            if not relevant.any():
+                continue
+            scores = np.maximum(pictures @ texts[row], np.where(shown, texts @ texts[row], -1))
+            order = np.argsort(-scores, kind="stable")
+            for way, ranked in ways(RankedList(order, scores[order]), words).items():
+                found.setdefault(way, []).append(measures(ranked[others[ranked]], relevant, shown)[:2])
+    base = np.array(found["vectors"])[:, 0]
+    rows = [
+        [way, *map(float, np.mean(values, axis=0)), float((np.array(values)[:, 0] - base).std() / np.sqrt(len(base)))]
+        for way, values in found.items()
+    ]
+    columns = ("way", "average precision", "recall@10", "standard error of its gain over vectors")
+    return f"{len(base)} captions as queries for other captions' stamps of their category.\n\n" + record.table(
+        columns, rows
     )
 
 
@@ -145,7 +174,7 @@ def words_of(caption: str) -> set[str]:
     }
 
 
-def full_text(captions: np.ndarray, shown: Bool[np.ndarray, " items"], words: Sequence[str]) -> list[Found]:
+def full_text(captions: np.ndarray, shown: Bool[np.ndarray, " items"], words: Sequence[str]) -> list[RankedList]:
     """What the full-text index of a collection with the shown captions finds for each word."""
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "captions.jsonl"
@@ -159,15 +188,17 @@ def full_text(captions: np.ndarray, shown: Bool[np.ndarray, " items"], words: Se
         for word in words:
             hits = index.search(word, k=len(captions))
             rows = np.array([int(item) for item in hits.items], dtype=np.int64)
-            lists.append(Found(rows, hits.scores, shown))
+            lists.append(RankedList(rows, hits.scores, shown))
         return lists
 
 
-def measures(fused: Fused, relevant: Bool[np.ndarray, " items"], shown: Bool[np.ndarray, " items"]) -> list[float]:
-    hits = relevant[fused.rows]
+def measures(
+    rows: Int[np.ndarray, " rows"], relevant: Bool[np.ndarray, " items"], shown: Bool[np.ndarray, " items"]
+) -> list[float]:
+    hits = relevant[rows]
     places = np.flatnonzero(hits) + 1
     precision = float((np.arange(1, len(places) + 1) / places).sum() / relevant.sum())
-    first = fused.rows[:10][hits[:10]]
+    first = rows[:10][hits[:10]]
 
     def recall(kind: Bool[np.ndarray, " items"]) -> float:
         number = int((relevant & kind).sum())
@@ -209,7 +240,6 @@ def feedback(
     ways: dict[str, Callable[..., Float[np.ndarray, " dim"]]] = {
         "before": lambda query, *_: query,
         "rocchio": rocchio,
-        "logistic": logistic,
     }
     found: dict[str, list[float]] = {way: [] for way in ways}
     for seed in SEEDS:

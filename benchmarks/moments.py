@@ -29,9 +29,10 @@ from benchmarks.corpora import say
 from chiasm import encoders, media
 from chiasm.demo import fetch_debian, stamps_root, stamps_rows
 from chiasm.space import start_space
-from chiasm.store.collection import Collection, Vectors
+from chiasm.store.collection import Collection
 from chiasm.types import Image as Picture
 from chiasm.types import Text
+from chiasm.verbs.spaces import placed_vectors
 
 SEEDS = range(3)
 RECORDINGS, PROMPTS = 10, 8  # a seed; prompts a recording
@@ -110,15 +111,8 @@ def search(folder: Path, encoder: str, planted: Sequence[Planted], speed: list[f
     networks = encoders.resolve(encoder)
     space = start_space(networks)
 
-    def place(rows: Vectors) -> Float[np.ndarray, "rows dim"]:
-        placed = np.empty((len(rows), space.dim), np.float32)
-        for modality in set(rows.modalities):
-            chosen = np.array([kind == modality for kind in rows.modalities])
-            placed[chosen] = space.place(modality, rows.vectors[chosen])
-        return placed
-
-    rows = collection.mapped(space.digest, sorted(set(space.fingerprints.values())), place)
-    speed.append(float(np.nanmax(rows.ends)) * len(set(rows.items)) / (time.monotonic() - begin))
+    rows = placed_vectors(collection, space)
+    speed.append(float(np.nanmax(rows.ends)) * len(set(rows.items.tolist())) / (time.monotonic() - begin))
     scores = space.embed([one.query for one in planted], networks) @ rows.vectors.T
     # The only moment of a recording has the vector of the whole, and tells more.
     order = np.lexsort((np.isnan(rows.starts)[None].repeat(len(scores), 0), -scores), axis=1)[:, 0]

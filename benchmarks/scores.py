@@ -76,12 +76,12 @@ def main() -> None:
                 bank_owners=groups[train],
                 pairs=HeldOut(asked[train], groups[train], searched[train], groups[train]),
             )
-            corrected = pair.prepare_queries(asked[test]) @ pair.prepare_rows(searched[test], groups[test]).T
+            corrected = pair.prepared.queries(asked[test]) @ pair.prepared.rows(searched[test], groups[test]).T
             before, after = (
                 retrieval_metrics(s, relevant).as_dict()["hit@10"] for s in (asked[test] @ searched[test].T, corrected)
             )
-            how = pair.chosen.preparation
-            what = f"{'centred, ' if how.centred else ''}{how.correction.method} {how.correction.strength:g}"
+            how = pair.choice.preparation
+            what = f"{'centred, ' if how.centred else ''}hubs {how.hub_strength:g}"
             hub_rows.append([direction, number, what, before, after])
 
         mine = np.isin(said, train)

@@ -27,7 +27,8 @@ from benchmarks.corpora import pairs, say
 from chiasm.client import Client, ServerError
 from chiasm.encoders.cache import cache_folder
 from chiasm.types import Text
-from chiasm.verbs.search import Query, Searcher
+from chiasm.verbs.query import Query
+from chiasm.verbs.search import Searcher
 
 CLIENTS = 16
 ROUNDS = 3

@@ -30,15 +30,18 @@ if TYPE_CHECKING:
     from chiasm.verbs.learn import learn as learn
     from chiasm.verbs.learn import revert as revert
     from chiasm.verbs.predict import predict as predict
+    from chiasm.verbs.query import Query as Query
+    from chiasm.verbs.query import SearchOptions as SearchOptions
     from chiasm.verbs.search import Searcher as Searcher
     from chiasm.verbs.search import search as search
     from chiasm.verbs.status import status as status
-    from chiasm.verbs.weigh import weigh as weigh
 
 _MODULES = {
     "ChiasmError": "errors",
     "Collection": "store.collection",
+    "Query": "verbs.query",
     "Recognizer": "recognition",
+    "SearchOptions": "verbs.query",
     "Searcher": "verbs.search",
     "add": "verbs.add",
     "align": "verbs.align",
@@ -57,7 +60,6 @@ _MODULES = {
     "serve": "serving.run",
     "statistics": "verbs.align",
     "status": "verbs.status",
-    "weigh": "verbs.weigh",
 }
 
 __all__ = [*_MODULES]  # noqa: PLE0604  one table

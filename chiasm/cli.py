@@ -138,7 +138,7 @@ def search(
         str | None, typer.Option(metavar="auto|P", help="Leave out hits that are less probably relevant.")
     ] = None,
     metric: Annotated[
-        Literal["auto", "cosine", "dot", "l2", "mahalanobis"],
+        Literal["auto", "cosine", "dot", "l2"],
         typer.Option(help="Order hits by one metric alone; auto: what align has learned, else cosine."),
     ] = "auto",
     hybrid: Annotated[bool, typer.Option("--hybrid", help="Go by the words in texts and transcripts, too.")] = False,
@@ -439,44 +439,6 @@ def feedback(
     import chiasm
 
     console.print_counts(chiasm.feedback(collection, items, verdict=verdict, query=query, who=who), as_json)
-
-
-@app.command()
-def weigh(
-    collection: CollectionPath,
-    space: Space = None,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Learn from thumbs how much words count beside vectors in search --hybrid; kept only if better."""
-    import chiasm
-
-    result = chiasm.weigh(collection, space=space, device=device)
-    if as_json:
-        console.print_json(result.as_dict())
-        return
-    typer.echo(
-        f"{result.queries} different queries with thumbs in the space {result.space!r}"
-        + (f"; {result.silent} more say nothing about the weight" if result.silent else "")
-    )
-    table = console.new_table("search by", "average precision")
-    names = {
-        "vectors": "vectors alone",
-        "words": "words alone",
-        "ranks": "reciprocal ranks",
-        "weight": "learned weight",
-    }
-    for name, words in names.items():
-        table.add_row(words, f"{result.precision[name]:.3f}")
-    console.print_table(table)
-    typer.echo(
-        f"{'Kept' if result.kept else 'Not kept'}: {result.why}. search --hybrid goes by "
-        + (
-            f"it: {result.weight:.2f} for words, {1 - result.weight:.2f} for vectors."
-            if result.kept
-            else "reciprocal ranks."
-        )
-    )
 
 
 @app.command()

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from chiasm.verbs.fit import FitReport
     from chiasm.verbs.learn import DriftReport, LearnReport
     from chiasm.verbs.predict import PredictReport
-    from chiasm.verbs.search import SearchResult, Status
+    from chiasm.verbs.query import SearchResult
+    from chiasm.verbs.status import Status
 
 
 def clock(seconds: float) -> str:

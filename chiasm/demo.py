@@ -30,7 +30,7 @@ from chiasm.store.ingest import Progress
 from chiasm.types import Modality, Text
 from chiasm.verbs.align import AlignReport
 from chiasm.verbs.fit import FitReport
-from chiasm.verbs.search import START
+from chiasm.verbs.spaces import START
 
 PACKAGE = "tuxpaint-stamps-default"
 SHOTS = 5

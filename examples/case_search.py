@@ -15,7 +15,7 @@ from pathlib import Path
 
 import chiasm
 from chiasm.verbs.predict import Prediction
-from chiasm.verbs.search import SearchResult
+from chiasm.verbs.query import SearchResult
 
 
 def main(

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import chiasm
 from chiasm.types import Text
-from chiasm.verbs.search import Query, Searcher
+from chiasm.verbs.query import Query, SearchOptions
+from chiasm.verbs.search import Searcher
 
 ALIKE = 0.8  # share of the words that agree, from which a recording is taken for right
 
@@ -42,11 +43,15 @@ def main(prompts: str | Path, collection: str | Path = "prompts.chiasm") -> list
     for row in searcher.items(limit=100_000, where="text IS NOT NULL"):
         item, text = str(row["id"]), row["text"][0]
         where = "id = '{}'".format(item.replace("'", "''"))
-        own = searcher.search(Query(plus=(Text(text),)), modality="audio", where=where, k=1).hits
+        own = searcher.search(Query(plus=(Text(text),)), SearchOptions(modality="audio", where=where, k=1)).hits
         heard = (own[0].text or "") if own else ""
         agreement = SequenceMatcher(a=re.findall(r"\w+", text.lower()), b=re.findall(r"\w+", heard.lower())).ratio()
         if agreement < ALIKE:
-            said = searcher.search(Query(plus=(Text(heard),)), modality="text", k=1).hits[0].id if heard else ""
+            said = (
+                searcher.search(Query(plus=(Text(heard),)), SearchOptions(modality="text", k=1)).hits[0].id
+                if heard
+                else ""
+            )
             doubts.append(Doubt(agreement, item, text, heard, said))
     doubts.sort(key=lambda doubt: doubt.agreement)
     for doubt in doubts:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import chiasm
 from chiasm.errors import SpaceError
-from chiasm.verbs.search import SearchResult
+from chiasm.verbs.query import SearchResult
 
 
 def show(title: str, result: SearchResult) -> None:

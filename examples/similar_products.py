@@ -14,7 +14,8 @@ from pathlib import Path
 
 import chiasm
 from chiasm.types import Text
-from chiasm.verbs.search import Query, Searcher, SearchResult
+from chiasm.verbs.query import Query, SearchOptions, SearchResult
+from chiasm.verbs.search import Searcher
 
 
 def main(
@@ -27,13 +28,13 @@ def main(
     minus = (Text(without),) if without else ()
     vectors = searcher.prepare([seen, Text(wish), *minus])
 
-    similar = searcher.search(Query(plus=(seen,), vectors=vectors[:1]), modality="image", k=5)
+    similar = searcher.search(Query(plus=(seen,), vectors=vectors[:1]), SearchOptions(modality="image", k=5))
     kind = str(similar.hits[0].metadata["kind"]).replace("'", "''")
     wished = Query(plus=(seen, Text(wish)), minus=minus, vectors=vectors)
     found = {
         "similar": similar,
-        "wished": searcher.search(wished, where=f"kind = '{kind}'", k=5),
-        "goes with it": searcher.search(wished, where=f"kind <> '{kind}'", k=5, diversity=0.3),
+        "wished": searcher.search(wished, SearchOptions(where=f"kind = '{kind}'", k=5)),
+        "goes with it": searcher.search(wished, SearchOptions(where=f"kind <> '{kind}'", k=5, diversity=0.3)),
     }
     for title, result in found.items():
         print(f"\n{title}")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import chiasm
 from chiasm.retrieval.index import Hit
-from chiasm.verbs.search import Query, Searcher
+from chiasm.verbs.query import Query, SearchOptions
+from chiasm.verbs.search import Searcher
 
 LEAST = 0.35  # cosine of question and question below which nobody has asked it: look at some of yours to set it
 
@@ -24,7 +25,7 @@ def main(faq: str | Path, question: str | Path, collection: str | Path = "faq.ch
     chiasm.add([faq], to=collection)
     searcher = Searcher(collection)
     spoken = searcher.open(question)
-    found = searcher.search(Query(plus=(spoken,)), modality="text", k=10)
+    found = searcher.search(Query(plus=(spoken,)), SearchOptions(modality="text", k=10))
 
     answers: dict[str, Hit] = {}
     for hit in found.hits:

@@ -20,7 +20,8 @@ from chiasm.errors import CollectionError, SpaceError
 from chiasm.media import Limits
 from chiasm.retrieval.index import Hit, Span
 from chiasm.types import Media, Modality, Text
-from chiasm.verbs.search import Query, SearchResult, Status
+from chiasm.verbs.query import Query, SearchOptions, SearchResult
+from chiasm.verbs.status import Status
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class FakeSearcher:
         self.rows = {str(row["id"]): row for row in rows}
         self.seconds = seconds
         self.batches: list[int] = []
-        self.asked_with: list[tuple[Query, dict[str, Any]]] = []
+        self.asked_with: list[tuple[Query, SearchOptions]] = []
         self.threads: set[str] = set()
         self.refreshed = 0
         self.asked = 0  # batches that were begun
@@ -97,9 +98,9 @@ class FakeSearcher:
         unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return unit
 
-    def search(self, query: Query, /, **options: Any) -> SearchResult:
+    def search(self, query: Query, /, options: SearchOptions) -> SearchResult:
         self.asked_with.append((query, options))
-        where, modality = options["where"], options["modality"]
+        where, modality = options.where, options.modality
         if where is not None and not where.startswith("id = '"):
             raise CollectionError("the condition is malformed. Write for instance: id = 'bird'")
         if where == "id = 'path'":
@@ -129,7 +130,7 @@ class FakeSearcher:
                         )
                     )
         hits.sort(key=lambda hit: -hit.score)
-        return SearchResult("fake", tuple(hits[options["offset"] : options["offset"] + options["k"]]))
+        return SearchResult("fake", tuple(hits[options.offset : options.offset + options.k]))
 
     def refresh(self) -> bool:
         self.refreshed += 1

@@ -13,7 +13,8 @@ from painter import mixtures, painted, painters, picture, sound, table, words_of
 import chiasm
 from chiasm import encoders
 from chiasm.errors import ChiasmError, SpaceError
-from chiasm.verbs.search import Searcher, load_scores
+from chiasm.verbs.search import Searcher
+from chiasm.verbs.spaces import load_scores
 
 HELD_OUT_AT_LEAST = 6
 

@@ -19,7 +19,7 @@ from chiasm.alignment.pairs import Pairs
 from chiasm.errors import SpaceError
 from chiasm.store.collection import Collection
 from chiasm.verbs.dataset import fingerprints_of, pairs_of
-from chiasm.verbs.search import start_of
+from chiasm.verbs.spaces import start_of
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ from chiasm.files import digest_file
 from chiasm.store import ingest as module
 from chiasm.store import tables
 from chiasm.store.add import AddReport, add_manifests
-from chiasm.store.collection import Collection, Vectors
+from chiasm.store.collection import Collection
 from chiasm.store.ingest import Progress
 from chiasm.store.manifest import Manifest, read_manifest
 from chiasm.store.tables import Tables
@@ -174,7 +174,6 @@ def test_an_empty_collection(made: Collection) -> None:
     assert (made.count(), made.items(), made.items(where="label = 'x'"), made.columns()) == (0, [], [], [])
     assert (made.files(), made.outcomes()) == ([], {})
     assert len(made.vectors("0123")) == 0
-    assert len(made.mapped("m", ["0123"], lambda found: found.vectors)) == 0
     assert made.remove(["nobody"]) == 0
     report = add_manifests(made, [], [])
     assert (report.items, report.counts) == (0, {})
@@ -729,12 +728,11 @@ def test_a_wrong_where_is_an_error(made: Collection, tmp_path: Path, where: str,
 def test_remove_deletes_items_outcomes_and_all_vectors(made: Collection, folder: Path) -> None:
     add(made, folder)
     add(made, folder, encoder=FakeEncoder(version="2"))
-    made.mapped("m", [FakeEncoder().fingerprint], lambda found: found.vectors)
     assert made.remove(["birds/owl", "birds/owl", "nobody"]) == 1
     assert {row["id"] for row in made.items()} == {"birds/tit", "hoot"}
     assert {key[0] for key in rows(made)} == {"birds/tit", "hoot"}
     tables = [path for path in made.path.glob("*.lance") if path.stem not in {"items", "files"}]
-    assert len(tables) == 3
+    assert len(tables) == 2
     for path in tables:
         assert set(lance.dataset(str(path)).to_table()["item"].to_pylist()) == {"birds/tit", "hoot"}
     assert add(made, folder).encoded == 2, "added again, it is embedded again"
@@ -776,62 +774,6 @@ def test_vectors_of_a_commit_that_was_cut_off_are_kept_for_their_files(made: Col
     assert by_key(made.vectors(FakeEncoder().fingerprint)).keys() == {("b", "text/0")}
     assert add(made, tmp_path / "one").encoded == 0
     check(made)
-
-
-def test_what_is_mapped_while_its_item_is_removed(made: Collection, folder: Path, tmp_path: Path) -> None:
-    def transform(found: Vectors) -> Any:
-        made.remove(["hoot"])
-        return found.vectors
-
-    add(made, folder)
-    assert "hoot" in made.mapped("m", [FakeEncoder().fingerprint], transform).items, "as when it was called"
-    assert "hoot" not in made.mapped("m", [FakeEncoder().fingerprint], transform).items
-    write(tmp_path / "two/b.txt", "second")
-    add(made, tmp_path / "two")
-    assert "hoot" not in lance.dataset(str(made.path / "mapped-m.lance")).to_table()["item"].to_pylist()
-
-
-def doubled(calls: list[int]) -> Callable[[Vectors], Any]:
-    def transform(found: Vectors) -> Any:
-        calls.append(len(found))
-        return np.hstack([found.vectors * 2, found.vectors])
-
-    return transform
-
-
-def check_mapped(found: Vectors, made: Collection) -> None:
-    vectors = by_key(made.vectors(FakeEncoder().fingerprint))
-    assert set(by_key(found)) == set(vectors)
-    for key, vector in by_key(found).items():
-        np.testing.assert_array_equal(vector, np.hstack([vectors[key] * 2, vectors[key]]))
-
-
-def test_mapped_vectors_are_computed_once(made: Collection, folder: Path) -> None:
-    add(made, folder)
-    calls: list[int] = []
-    prints = [FakeEncoder().fingerprint]
-    for _ in range(2):
-        check_mapped(made.mapped("m", prints, doubled(calls)), made)
-    assert calls == [4]
-    write(folder / "new.txt", "a new one")
-    write(folder / "birds/tit.txt", "a changed one")
-    add(made, folder)
-    check_mapped(made.mapped("m", prints, doubled(calls)), made)
-    assert calls == [4, 2]
-    made.remove(["hoot"])
-    check_mapped(made.mapped("m", prints, doubled(calls)), made)
-    assert calls == [4, 2]
-    check_mapped(made.mapped("other", prints, doubled(calls)), made)
-    assert calls == [4, 2, 4]
-
-
-def test_mapped_vectors_of_several_encoders(made: Collection, folder: Path) -> None:
-    encoders = [FakeEncoder(["text"]), FakeEncoder(["image", "audio"])]
-    add_manifests(made, [read_manifest(folder)], encoders)
-    calls: list[int] = []
-    found = made.mapped("m", [encoder.fingerprint for encoder in encoders], doubled(calls))
-    assert (len(found), calls) == (4, [2, 2])
-    assert found.vectors.shape == (4, 2 * DIM)
 
 
 def test_another_encoder_has_vectors_of_its_own(made: Collection, folder: Path) -> None:
@@ -911,10 +853,7 @@ def test_many_commits_are_merged_and_nothing_is_lost(made: Collection, tmp_path:
 
 def check_old_or_new(reader: Collection, texts: Mapping[str, tuple[str, ...]]) -> None:
     """Every item is there once, with the vector of one of its texts."""
-    for found in (
-        reader.vectors(FakeEncoder().fingerprint),
-        reader.mapped("m", [FakeEncoder().fingerprint], lambda rows: rows.vectors),
-    ):
+    for found in (reader.vectors(FakeEncoder().fingerprint),):
         vectors = {item: vector for (item, _), vector in by_key(found).items()}
         assert set(vectors) >= set(texts)
         for item, known in texts.items():
@@ -1093,13 +1032,3 @@ def test_a_damaged_table_is_named(made: Collection, folder: Path, part: str) -> 
     for use in (made.items, made.files, lambda: made.vectors(FakeEncoder().fingerprint), lambda: add(made, folder)):
         with pytest.raises(CollectionError, match=r"collection is damaged: .* Restore it, or add the files to a new"):
             use()
-
-
-def test_what_was_mapped_by_a_replaced_map_is_dropped_after_a_while(made: Collection, folder: Path) -> None:
-    add(made, folder)
-    for name in ("old", "new"):
-        made.mapped(name, [FakeEncoder().fingerprint], lambda found: found.vectors)
-    assert made.drop_mapped(["new"]) == ()  # a search may still be reading it
-    assert made.drop_mapped(["new"], unused_for=0.0) == ("old",)
-    assert [path.stem for path in made.path.glob("mapped-*.lance")] == ["mapped-new"]
-    assert len(made.mapped("old", [FakeEncoder().fingerprint], lambda found: found.vectors)) > 0

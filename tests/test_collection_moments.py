@@ -1,4 +1,4 @@
-"""Moments in a collection: several rows a content, committed together, shared, mapped and removed with their file."""
+"""Moments in a collection: several rows a content, committed together, shared and removed with their file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_encoder import FakeEncoder, check, embed, rows, windows
-from jaxtyping import Float
 from media_files import Film, sound_bytes, tone
 from test_collection import add, outcomes, write
 
@@ -107,27 +106,6 @@ def test_moments_go_with_their_file(made: Collection, tmp_path: Path) -> None:
     made.remove(["a"])
     assert set(made.vectors(encoder.fingerprint, moments=True).items) == {"b"}
     assert len(made.vectors(encoder.fingerprint, moments=True)) == 3
-
-
-def test_mapped_vectors_hold_moments(made: Collection, tmp_path: Path) -> None:
-    encoder = hearing()
-    calls: list[int] = []
-
-    def double(given: Vectors) -> Float[np.ndarray, "rows dim"]:
-        calls.append(len(given))
-        return 2 * given.vectors
-
-    write(tmp_path / "media/a.wav", LONG)
-    add(made, tmp_path / "media", encoder=encoder)
-    for number in range(2):
-        found = made.mapped("twice", [encoder.fingerprint], double)
-        source = made.vectors(encoder.fingerprint, moments=True)
-        same(found, Vectors(**{**vars(source), "vectors": 2 * source.vectors}))
-        assert calls == [4], number
-    write(tmp_path / "media/b.wav", sound((1.5, 0.3)))
-    add(made, tmp_path / "media", encoder=encoder)
-    assert len(made.mapped("twice", [encoder.fingerprint], double)) == 7
-    assert calls == [4, 3]
 
 
 class Restless(FakeEncoder):
@@ -289,33 +267,6 @@ def test_a_run_that_is_cut_off_between_tables(
         assert len(found) == len(expected)
         for item in ("film", "mute", "hum"):
             np.testing.assert_equal(spans(found, item), spans(expected, item))
-
-
-def test_mapped_vectors_of_what_is_seen_and_heard(made: Collection, films: Path) -> None:
-    networks = encoders()
-    _, sounds, videos = networks
-    add_films(made, films, networks)
-    calls: list[set[str]] = []
-
-    def place(given: Vectors) -> Float[np.ndarray, "rows dim"]:
-        calls.append(set(given.modalities))
-        return given.vectors
-
-    wanted = [sounds.fingerprint, videos.fingerprint]
-    found = made.mapped("all", wanted, place)
-    total = sum(len(made.vectors(fingerprint, moments=True)) for fingerprint in wanted)
-    assert len(found) == total
-    again = made.mapped("all", wanted, place)
-    assert calls == [{"audio"}, {"video"}]
-    for item in ("film", "mute", "hum"):
-        np.testing.assert_equal(sorted(spans(again, item), key=str), sorted(spans(found, item), key=str))
-    write(films / "other.mp4", Film(audio="aac", scenes=(RED, BLUE, RED), frames=120).written("mp4"))
-    add_films(made, films, networks)
-    more = made.mapped("all", wanted, place)
-    assert {modality for modality, item in zip(more.modalities, more.items, strict=True) if item == "other"} == {
-        "audio",
-        "video",
-    }
 
 
 def test_a_film_of_nothing_but_sound_is_a_sound(made: Collection, tmp_path: Path) -> None:

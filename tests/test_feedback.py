@@ -20,7 +20,7 @@ from chiasm.errors import CollectionError
 from chiasm.store import feedback as module
 from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
-from chiasm.store.feedback import FILE, MOST_ENTRIES, UNKNOWN, FeedbackTable, Label, Majority, Thumb, ThumbedQuery
+from chiasm.store.feedback import FILE, MOST_ENTRIES, UNKNOWN, FeedbackTable, Label, Majority, Thumb
 from chiasm.store.manifest import read_manifest
 
 
@@ -62,7 +62,7 @@ def test_rows_come_back_as_they_were_given(table: FeedbackTable) -> None:
 def test_reading_makes_no_file(table: FeedbackTable) -> None:
     assert table.rows() == []
     assert table.count() == {"thumb": 0, "label": 0, "people": 0, "items": 0}
-    assert (table.labels("kind"), table.rated_queries(), table.delete(who="anna")) == ({}, (), 0)
+    assert (table.labels("kind"), table.delete(who="anna")) == ({}, 0)
     assert table.add([], who="anna") == 0
     assert not (table.collection.path / FILE).exists()
 
@@ -131,21 +131,8 @@ def test_feedback_of_items_that_are_gone_has_no_effect(table: FeedbackTable) -> 
     table.add([Label("a", "kind", "fish"), Label("b", "kind", "fish"), Thumb("a", "up", "q")], who="anna")
     table.collection.remove(["a"])
     assert labels(table) == {"b": "fish"}
-    assert table.rated_queries() == ()
     assert len(table.rows()) == 3  # it is still there, and can be deleted
     assert table.delete(item="a") == 2
-
-
-def test_thumbs_by_query(table: FeedbackTable) -> None:
-    table.add([Thumb("a", "up", "sea"), Thumb("b", "down", "sea"), Thumb("c", "up", "sky")], who="anna")
-    table.add([Thumb("a", "down", "sea"), Thumb("b", "up", "sea"), Thumb("a", "up", "")], who="bo")
-    table.add([Thumb("a", "up", "sea"), Thumb("c", "up", "")], who="cy")
-    assert table.rated_queries() == (
-        ThumbedQuery("sea", frozenset("ab"), frozenset()),  # of b the last word
-        ThumbedQuery("sky", frozenset("c"), frozenset()),
-    )
-    table.add([Thumb("b", "down", "sea")], who="bo")
-    assert table.rated_queries()[0] == ThumbedQuery("sea", frozenset("a"), frozenset("b"))
 
 
 # ---------------------------------------------------------------------------------------------------------- deleted

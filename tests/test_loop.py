@@ -14,17 +14,16 @@ from fake_encoder import FakeEncoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiasm.errors import ChiasmError, LabelError, SpaceError
+from chiasm.errors import ChiasmError, LabelError
 from chiasm.evaluation.predictions import Predictions
 from chiasm.recognition import ModalityArrays, Recognizer
-from chiasm.retrieval.hybrid import Found, learn_weight
 from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
-from chiasm.store.feedback import UNKNOWN, FeedbackTable, Label, ThumbedQuery
+from chiasm.store.feedback import UNKNOWN, FeedbackTable, Label
 from chiasm.store.manifest import read_manifest
 from chiasm.verbs import learn as loop
 from chiasm.verbs.dataset import labelled_items
-from chiasm.verbs.learn import LearnReport, collection_drift, drift_of, judged, learn_again
+from chiasm.verbs.learn import LearnReport, collection_drift, drift_of, learn_again
 from chiasm.verbs.measure import class_target, targets_of
 from chiasm.verbs.model import (
     Model,
@@ -34,7 +33,7 @@ from chiasm.verbs.model import (
     revert_model,
     save_model,
 )
-from chiasm.verbs.search import start_of
+from chiasm.verbs.spaces import start_of
 
 WORDS: Mapping[str, str] = {"bird": "wing feather beak", "fish": "gill fin scales", "tree": "bark root leaves"}
 NETWORKS = (FakeEncoder(("text",)),)
@@ -403,56 +402,6 @@ def test_after_learning_the_reference_is_of_what_was_learned_from(world: World) 
     world.correct({"050": world.truth["050"]})
     assert world.learn().switched
     assert len(load_model(world.model).reference["text"]) == 21
-
-
-# -------------------------------------------------------------------------------------------------------------- thumbs
-
-
-def test_thumbs_become_judged_queries_of_the_items_that_somebody_looked_at() -> None:
-    items = ["a", "b", "c", "d"]
-    covers = np.array([True, True, False, True])
-    found = {
-        "sea": (
-            Found(np.array([3, 2, 1, 0]), np.array([4.0, 3, 2, 1])),
-            Found(np.array([1, 0]), np.array([2.0, 1]), covers),
-        ),
-        "sky": (Found(np.array([0, 1, 2, 3]), np.array([4.0, 3, 2, 1])), Found(np.array([3]), np.array([1.0]), covers)),
-    }
-    queries = [
-        ThumbedQuery("sea", frozenset("b"), frozenset("c")),
-        ThumbedQuery("sky", frozenset("ab"), frozenset({"gone"})),  # nothing wrong is left: says nothing
-    ]
-    result = judged(queries, found.__getitem__, items)
-    (query,) = result.queries
-    assert query.relevant.tolist() == [False, True, False, False]
-    assert query.looked_at is not None
-    assert query.looked_at.tolist() == [False, True, True, False]
-    assert (query.first, query.second) == found["sea"], "whole: what a place is worth depends on all that was found"
-    assert (result.groups, result.different, result.silent) == (("sea",), 1, 1)
-    assert learn_weight([query, query]).queries == 2
-
-
-def test_queries_that_say_nothing_are_counted_and_not_searched_with_in_vain() -> None:
-    asked: list[str] = []
-
-    def search(words: str) -> tuple[Found, Found]:
-        asked.append(words)
-        if words == "?":
-            raise SpaceError("nothing in the text that can be embedded")
-        rows = np.array([0, 1] if words == "Red  Sea" else [0])
-        return Found(rows, -rows.astype(np.float64)), Found(rows[:0], np.zeros(0))
-
-    queries = [
-        ThumbedQuery("only up", frozenset("a"), frozenset()),
-        ThumbedQuery("only down", frozenset(), frozenset("a")),
-        ThumbedQuery("gone", frozenset({"gone"}), frozenset("a")),
-        ThumbedQuery("?", frozenset("a"), frozenset("b")),
-        ThumbedQuery("far", frozenset("a"), frozenset("b")),  # what is wrong is not among what is found
-        ThumbedQuery("Red  Sea", frozenset("b"), frozenset("a")),
-    ]
-    result = judged(queries, search, ["a", "b"])
-    assert asked == ["?", "far", "Red  Sea"]
-    assert (result.groups, result.silent) == (("red sea",), 5)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-1, 1)), min_size=2, max_size=20))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chiasm.errors import SpaceError
-from chiasm.retrieval.query import compose, more_like
-from chiasm.types import Modality
+from chiasm.retrieval.query import compose, item_vectors, rocchio
 
 AXES = np.eye(6, dtype=np.float32)
 RED, SHOE, BOOT, BIRD, ANIMAL, BLUE = AXES
@@ -95,74 +92,45 @@ def test_weights_are_checked() -> None:
             compose(np.stack([RED, SHOE]), weights=weights)
 
 
-# ------------------------------------------------------------------------------------------------------ more like this
-
-
-def test_the_most_like_items_by_all_that_they_have() -> None:
-    # "same" has the like picture and the like caption; "picture" only the picture, and its caption is of another thing.
-    vectors = np.stack(
-        [RED, SHOE, unit(RED + 0.1 * BLUE), BIRD, unit(RED + 0.3 * BLUE), unit(SHOE + 0.3 * BLUE), BLUE]
-    ).astype(np.float32)
-    owners = ["own", "own", "picture", "picture", "same", "same", "other"]
-    modalities: list[Modality] = ["image", "text", "image", "text", "image", "text", "image"]
-    ranking = more_like(vectors, owners, modalities, item="own", k=5)
-    assert [owners[row] for row in ranking.rows[0] if row >= 0] == ["same", "picture", "other"]
-    assert ranking.rows[0].tolist() == [4, 2, 6, -1, -1]
-    assert ranking.scores[0, 3] == -np.inf
+# ------------------------------------------------------------------------------------------------------- item vectors
 
 
 def test_five_pictures_do_not_drown_a_caption() -> None:
-    vectors = np.stack([*[RED] * 5, SHOE, RED, SHOE]).astype(np.float32)
-    owners = ["own"] * 6 + ["red", "shoe"]
-    modalities: list[Modality] = [*["image"] * 5, "text", "image", "text"]  # type: ignore[list-item]
-    ranking = more_like(vectors, owners, modalities, item="own", k=2)
-    np.testing.assert_allclose(ranking.scores[0], [np.sqrt(0.5)] * 2, rtol=1e-6)
-
-
-def test_only_rows_among_which_are_found_and_judged_by() -> None:
-    vectors = np.stack([RED, RED, BLUE, unit(RED + BLUE)]).astype(np.float32)
-    owners = ["own", "a", "a", "b"]
-    modalities: list[Modality] = ["image", "image", "text", "image"]
-    everything = more_like(vectors, owners, modalities, item="own", k=2)
-    np.testing.assert_allclose(everything.scores[0], [np.sqrt(0.5)] * 2, rtol=1e-6)
-    pictures = more_like(vectors, owners, modalities, item="own", k=2, among=np.array([True, True, False, True]))
-    assert pictures.rows[0].tolist() == [1, 3]
-    nothing = more_like(vectors, owners, modalities, item="own", k=2, among=np.zeros(4, dtype=bool))
-    assert nothing.rows[0].tolist() == [-1, -1]
+    vectors = np.stack([*[RED] * 5, SHOE]).astype(np.float32)
+    (item,) = item_vectors(vectors, np.zeros(6, dtype=np.int64), np.array(["image"] * 5 + ["text"]))
+    np.testing.assert_allclose([item @ RED, item @ SHOE], [np.sqrt(0.5)] * 2, rtol=1e-6)
 
 
 @given(st.integers(0, 10_000))
-def test_more_like_this_slowly(seed: int) -> None:
+def test_item_vectors_slowly(seed: int) -> None:
     generator = np.random.default_rng(seed)
-    number = int(generator.integers(2, 20))
+    number = int(generator.integers(1, 20))
     vectors = random_units(generator, number)
-    owners = [f"i{code}" for code in generator.integers(0, 6, number)]
-    kinds: list[Modality] = [("image", "text", "audio")[code] for code in generator.integers(0, 3, number)]
-
-    def whole(item: str) -> np.ndarray:
-        parts = []
-        for kind in sorted(set(kinds)):
-            rows = [v for v, o, m in zip(vectors, owners, kinds, strict=True) if (o, m) == (item, kind)]
-            if rows:
-                parts.append(unit(np.mean(rows, axis=0)))
-        return unit(np.sum(parts, axis=0))
-
-    own = owners[0]
-    expected = {item: float(whole(item) @ whole(own)) for item in set(owners) - {own}}
-    ranking = more_like(vectors, owners, kinds, item=own, k=6)
-    rows = [int(row) for row in ranking.rows[0] if row >= 0]
-    assert {owners[row] for row in rows} == set(expected)
-    for row, score in zip(rows, ranking.scores[0], strict=False):
-        assert score == pytest.approx(expected[owners[row]], abs=1e-4)
-        siblings = [v @ whole(own) for v, o in zip(vectors, owners, strict=True) if o == owners[row]]
-        assert vectors[row] @ whole(own) == pytest.approx(max(siblings), abs=1e-5)
+    items = np.unique(generator.integers(0, 6, number), return_inverse=True)[1].ravel()
+    kinds = np.array(["image", "text", "audio"])[generator.integers(0, 3, number)]
+    for item, vector in enumerate(item_vectors(vectors, items, kinds)):
+        means = [vectors[(items == item) & (kinds == kind)].mean(axis=0) for kind in sorted(set(kinds[items == item]))]
+        np.testing.assert_allclose(vector, unit(np.sum([unit(mean) for mean in means], axis=0)), atol=1e-4)
 
 
-def test_an_item_without_vectors_is_refused() -> None:
-    text = "the item 'x' has no vector to search with: none of its files could be embedded"
-    with pytest.raises(SpaceError, match=re.escape(text)):
-        more_like(AXES, list("abcdef"), ["image"] * 6, item="x", k=1)
-    with pytest.raises(ValueError, match="6 vectors need as many owners and modalities; got 1 and 6"):
-        more_like(AXES, ["a"], ["image"] * 6, item="a", k=1)
-    with pytest.raises(ValueError, match="k must be at least 1; got 0"):
-        more_like(AXES, list("abcdef"), ["image"] * 6, item="a", k=0)
+# -------------------------------------------------------------------------------------------------------------- thumbs
+
+
+@given(st.integers(0, 10_000), st.integers(0, 4), st.integers(0, 4))
+def test_rocchio_slowly(seed: int, up: int, down: int) -> None:
+    generator = np.random.default_rng(seed)
+    query = random_units(generator, 1)[0]
+    liked, disliked = random_units(generator, 4)[:up], random_units(generator, 4)[:down]
+    expected = query.astype(np.float64)
+    for vector in liked:
+        expected = expected + vector / up
+    for vector in disliked:
+        expected = expected - 0.5 * vector / down
+    np.testing.assert_allclose(rocchio(query, liked, disliked), unit(expected), atol=1e-5)
+
+
+def test_thumbs_bring_more_of_what_was_liked() -> None:
+    moved = rocchio(RED, SHOE[None], BIRD[None])
+    assert moved @ SHOE > 0.5 > 0 > moved @ BIRD
+    with pytest.raises(SpaceError, match="cancel the query out"):
+        rocchio(RED, -RED[None], np.zeros((0, 6), np.float32))

@@ -22,8 +22,10 @@ from chiasm.evaluation.moments import Span, moment_metrics
 from chiasm.store.collection import Collection
 from chiasm.types import Modality, Text
 from chiasm.verbs import questions
+from chiasm.verbs.query import Query, SearchOptions
 from chiasm.verbs.questions import ask_moments, read_moments, read_questions
-from chiasm.verbs.search import Query, Searcher, start_of
+from chiasm.verbs.search import Searcher
+from chiasm.verbs.spaces import start_of
 
 OFF_TOPIC = ("zebra", "quartz lamp", "tax report", "board meeting", "kernel", "red", "password reset", "green invoice")
 
@@ -87,7 +89,7 @@ def test_questions_are_answered_as_search_answers_them(shades: Path, tmp_path: P
 
     def answers(words: str) -> bool:
         asked = Query((Text(words),))
-        return bool(searcher.search(asked, modality="image", min_probability="auto").hits)
+        return bool(searcher.search(asked, SearchOptions(modality="image", min_probability="auto")).hits)
 
     blue = [parts for parts in mixtures(6) if int(np.argmax(parts)) == 2]
     kept = [answers(words_of(parts)) for parts in blue]
@@ -103,7 +105,7 @@ def test_questions_are_answered_as_search_answers_them(shades: Path, tmp_path: P
     assert wrong == {words for words, told in zip(OFF_TOPIC, false, strict=True) if told}
     assert "red" in wrong
     assert set(found["lost"]) == {words_of(parts) for parts, told in zip(blue, kept, strict=True) if not told}
-    threshold = searcher.search(Query((Text("red"),)), modality="image").threshold
+    threshold = searcher.search(Query((Text("red"),)), SearchOptions(modality="image")).threshold
     assert found["threshold"] == threshold
     assert result.seen == 0
     assert f"{len(blue)} pairs of image and text that the space was not trained on" in result.measured
@@ -118,7 +120,7 @@ def test_probabilities_are_measured_on_the_hits_of_all_questions(shades: Path, t
     blue = [parts for parts in mixtures(6) if int(np.argmax(parts)) == 2]
     asked = {words_of(parts): "-".join(map(str, parts)) for parts in blue} | dict.fromkeys(OFF_TOPIC, "none")
     for words, item in asked.items():
-        for hit in searcher.search(Query((Text(words),)), modality="image").hits:
+        for hit in searcher.search(Query((Text(words),)), SearchOptions(modality="image")).hits:
             chances.append(hit.probability)
             right.append(hit.id == item)
     assert found["hits"] == len(chances) == 10 * len(asked)
@@ -229,7 +231,7 @@ def test_moments_are_measured_on_the_spans_that_search_gives(tapes: Path, tmp_pa
     predicted: dict[str, list[Span]] = {}
     for query in ("red", "blue", "green", "red.png"):
         asked = Query((searcher.open(tmp_path / query) if query == "red.png" else Text(query),))
-        hits = [hit for modality in modalities for hit in searcher.search(asked, modality=modality).hits]
+        hits = [hit for modality in modalities for hit in searcher.search(asked, SearchOptions(modality=modality)).hits]
         assert {hit.id for hit in hits} == {"a", "b", "short", "film"}
         spans = [(part.score, Span(hit.id, part.start, part.end)) for hit in hits for part in hit.moments]
         spans += [(hit.score, Span(hit.id, 0, 1)) for hit in hits if hit.id == "short"]

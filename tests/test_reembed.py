@@ -23,6 +23,7 @@ import chiasm
 from chiasm import cli, encoders
 from chiasm.encoders.base import Embeddings, Encoder
 from chiasm.errors import ChiasmError, CollectionError, EncoderError, SpaceError
+from chiasm.store import gallery
 from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.ingest import Progress
@@ -31,7 +32,9 @@ from chiasm.store.reembed import reembed_collection
 from chiasm.store.words import FullText
 from chiasm.types import Modality, Text
 from chiasm.verbs import align as align_verb
-from chiasm.verbs.search import Query, Searcher, gallery_of, space_of, start_of
+from chiasm.verbs.query import Query, SearchOptions
+from chiasm.verbs.search import Searcher
+from chiasm.verbs.spaces import placed_vectors, space_of, start_of
 
 OLD, NEW = FakeEncoder(), FakeEncoder(version="2")
 SERVER = multiprocessing.get_context("forkserver")
@@ -108,7 +111,9 @@ def small(folder: Path, tmp_path: Path) -> Collection:
 
 
 def hits(searcher: Searcher, words: str = "red red green") -> list[Any]:
-    return [(hit.id, hit.modality, hit.score) for hit in searcher.search(Query((Text(words),)), k=20).hits]
+    return [
+        (hit.id, hit.modality, hit.score) for hit in searcher.search(Query((Text(words),)), SearchOptions(k=20)).hits
+    ]
 
 
 def tables(path: Path) -> set[str]:
@@ -205,7 +210,7 @@ def test_searches_in_another_thread_have_one_encoder_or_the_other(made: Path) ->
         while not done.is_set() or searcher.refresh():
             query = Query((Text("red red green"),), vectors=searcher.prepare([Text("red red green")]))
             searcher.refresh()
-            found = [(hit.id, hit.modality, hit.score) for hit in searcher.search(query, k=20).hits]
+            found = [(hit.id, hit.modality, hit.score) for hit in searcher.search(query, SearchOptions(k=20)).hits]
             begun.set()
             if {one[:2] for one in found[:2]} != {one[:2] for one in expected[:2]} or found[0][2] < 1 - 1e-6:
                 wrong.append(found)
@@ -226,12 +231,12 @@ def test_prepared_vectors_of_the_encoder_before_are_made_anew(made: Path) -> Non
     searcher = Searcher(made)
     words = [Text("red"), Text("blue")]
     query = Query((words[0],), minus=(words[1],), vectors=searcher.prepare(words))
-    first = searcher.search(query, k=3).hits
+    first = searcher.search(query, SearchOptions(k=3)).hits
     chiasm.reembed(made, encoder="new")
     assert searcher.refresh() is True
-    assert [hit.id for hit in searcher.search(query, k=3).hits] == [hit.id for hit in first]
+    assert [hit.id for hit in searcher.search(query, SearchOptions(k=3)).hits] == [hit.id for hit in first]
     other = Query((words[0],), vectors=np.eye(1, 12, 5, dtype=np.float32))
-    assert searcher.search(other, k=1).hits[0].score == 0, "vectors from elsewhere are taken as they are"
+    assert searcher.search(other, SearchOptions(k=1)).hits[0].score == 0, "vectors from elsewhere are taken as they are"
 
 
 def test_a_searcher_that_was_open_moves_over(made: Path) -> None:
@@ -239,29 +244,31 @@ def test_a_searcher_that_was_open_moves_over(made: Path) -> None:
     assert searcher.refresh() is False
     before = searcher.networks
     chiasm.reembed(made, encoder="new")
-    assert [hit.id for hit in searcher.search(Query((Text("blue"),)), k=1).hits] == ["0-0-1"], "it need not know yet"
+    assert [hit.id for hit in searcher.search(Query((Text("blue"),)), SearchOptions(k=1)).hits] == ["0-0-1"], (
+        "it need not know yet"
+    )
     assert searcher.refresh() is True
     assert searcher.collection.encoder == "new"
     assert searcher.networks is not before
     assert searcher.space.fingerprints["image"] == Turned().fingerprint
     assert hits(searcher) == hits(Searcher(made))
-    assert searcher.search(Query((Text("red red green"),)), k=1).hits[0].id == "2-1-0"
+    assert searcher.search(Query((Text("red red green"),)), SearchOptions(k=1)).hits[0].id == "2-1-0"
     assert searcher.refresh() is False
     chiasm.add([table(made.parent / "more.jsonl", [{"id": "new", "text": "zebra"}])], to=made)
     assert searcher.refresh() is True
-    assert searcher.search(Query((Text("zebra"),)), k=1).hits[0].id == "new"
+    assert searcher.search(Query((Text("zebra"),)), SearchOptions(k=1)).hits[0].id == "new"
 
 
 def test_words_are_found_afterwards(made: Path) -> None:
     """Transcripts are those of the new encoder, once."""
     searcher = Searcher(made)
-    before = [hit.id for hit in searcher.search(Query((Text("red"),)), hybrid=True).hits]
+    before = [hit.id for hit in searcher.search(Query((Text("red"),)), SearchOptions(hybrid=True)).hits]
     chiasm.reembed(made, encoder="new")
     kept = FullText.kept(Collection.open(made))
     assert kept is not None
     assert kept.is_current()
     assert "2-1-0" in kept.search("green", k=100).items
-    assert [hit.id for hit in Searcher(made).search(Query((Text("red"),)), hybrid=True).hits] == before
+    assert [hit.id for hit in Searcher(made).search(Query((Text("red"),)), SearchOptions(hybrid=True)).hits] == before
 
 
 # ----------------------------------------------------------------------------------------------------------- cut off
@@ -653,24 +660,24 @@ def test_models_of_the_encoder_before_are_refused(made: Path, tmp_path: Path) ->
 def test_old_tables_go_after_an_hour(made: Path) -> None:
     late = Collection.open(made)
     fingerprint = painters()[0].fingerprint
-    old = {name for name in tables(made) if name.startswith(("embeddings-", "mapped-"))} | {"files"}
+    old = {name for name in tables(made) if name.startswith(("embeddings-", "search-"))} | {"files"}
     chiasm.reembed(made, encoder="new")
     assert old <= tables(made)
     # A reader that has not seen the switch has all that it had, and may write what it derives from it.
     space = start_of(late, painters())
-    assert len(gallery_of(late, space)) >= len(late.vectors(fingerprint)) == 2 * len(mixtures(5)) + 1
+    assert len(placed_vectors(late, space)) >= len(late.vectors(fingerprint)) == 2 * len(mixtures(5)) + 1
     assert late.drop_replaced() == ()
-    assert late.drop_mapped([]) == ()
+    assert gallery.drop_tables(late, []) == ()
     new = Collection.open(made)
     keep = [space_of(new, [Turned()], None).digest]
-    assert set(new.generation.replaced) == {name for name in old if not name.startswith("mapped-")}
+    assert set(new.generation.replaced) == {name for name in old if not name.startswith("search-")}
     assert set(new.drop_replaced(unused_for=-1)) == set(new.generation.replaced)
-    assert new.drop_mapped(keep, unused_for=-1) == (space.digest,)
+    assert gallery.drop_tables(new, keep, unused_for=-1) == (space.digest,)
     assert not old & tables(made)
     assert not list(made.glob("*.gone"))
     assert Collection.open(made).generation.replaced == ()
     assert hits(Searcher(made)) == hits(Searcher(made))
-    assert Searcher(made).search(Query((Text("red"),)), k=1).hits[0].id == "1-0-0"
+    assert Searcher(made).search(Query((Text("red"),)), SearchOptions(k=1)).hits[0].id == "1-0-0"
 
 
 def aged(made: Path) -> None:

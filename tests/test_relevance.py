@@ -188,24 +188,12 @@ def test_a_modality_of_which_little_is_found_does_not_decide_for_the_others() ->
     assert mixed_threshold([(good, ROWS), (good, 3)], items=1000) == pytest.approx(alone, rel=0.1)
 
 
-@pytest.mark.parametrize("of", ["absent", "foreign"])
-def test_a_threshold_has_its_rate_of_false_hits(of: Any) -> None:
-    model = fitted()
-    assert model.rates(model.threshold(false_hits=0.1, of=of))[of] == pytest.approx(0.1, abs=0.02)
-
-
 def test_without_its_kind_a_query_gets_an_answer_less_often() -> None:
     scores, relevant, groups, _ = planted()
     kind = np.arange(ROWS)[None] % 2 == relevant.argmax(axis=1)[:, None] % 2
     model = fit_relevance(np.where(relevant, scores, scores + 0.2 * kind), relevant, groups, kind + 0.1 * relevant)
     rates = model.rates(model.threshold())
     assert rates["foreign"] < rates["absent"] < rates["kept"]
-
-
-def test_answerable_is_the_prior() -> None:
-    few, many = fitted(answerable=0.1), fitted(answerable=0.9)
-    at = np.array([0.5])
-    assert few.probability(at, 0.5)[0] < many.probability(at, 0.5)[0]
 
 
 def test_groups_are_left_out_together() -> None:
@@ -221,7 +209,7 @@ def test_state_gives_the_same_probabilities() -> None:
     again = Relevance.restore(model.fields(), model.arrays())
     at = np.linspace(-1, 1, 9)
     np.testing.assert_array_equal(model.probability(at, 1.0), again.probability(at, 1.0))
-    assert model.threshold(false_hits=0.2) == again.threshold(false_hits=0.2)
+    assert model.rates(model.threshold()) == again.rates(again.threshold())
 
 
 def test_calibration_error_restated() -> None:
@@ -239,8 +227,6 @@ def test_bad_input_is_explained() -> None:
         SpaceError, match=r"at least 10 groups; got 9. Without them hits have a score and no probability"
     ):
         fit_relevance(scores, relevant, groups % 9, likeness)
-    with pytest.raises(SpaceError, match="above 0 and below 1; got 1"):
-        fit_relevance(scores, relevant, groups, likeness, answerable=1.0)
     with pytest.raises(SpaceError, match="of one shape"):
         fit_relevance(scores, relevant[:, :5], groups, likeness)
     with pytest.raises(SpaceError, match="300 queries have no relevant row"):
@@ -252,8 +238,6 @@ def test_bad_input_is_explained() -> None:
     with pytest.raises(SpaceError, match="no hits"):
         calibration_error(np.zeros(0), np.zeros(0, dtype=bool))
     model = fitted()
-    with pytest.raises(SpaceError, match="got both"):
-        model.threshold(keep=0.9, false_hits=0.1)
     with pytest.raises(SpaceError, match="from 0 to 1; got 7"):
         model.threshold(keep=7.0)
     with pytest.raises(SpaceError, match=r"KeyError: 'slope'\). Align again"):

@@ -108,24 +108,10 @@ def test_what_the_model_cannot_read_keeps_its_place(reranker: Reranker, scores: 
 
 def test_only_the_first_are_read(reranker: Reranker, scores: dict[str, float]) -> None:
     candidates = [Text(text) for text in TEXTS]
-    for fuse in (False, True):
-        reranked = reranker.rerank(QUERY, candidates, limit=2, fuse=fuse)
-        assert reranked.order[2:].tolist() == [2, 3, 4]
-        assert np.isnan(reranked.scores[2:]).all()
-        assert not np.isnan(reranked.scores[:2]).any()
-
-
-def test_fused_with_the_order_before(reranker: Reranker, scores: dict[str, float]) -> None:
-    candidates = [Text(text) for text in TEXTS]
-    by_model = sorted(range(5), key=lambda place: -scores[TEXTS[place]])
-    worth = [1 / (61 + place) + 1 / (61 + by_model.index(place)) for place in range(5)]
-    expected = sorted(range(5), key=lambda place: (-round(worth[place], 12), place))
-    reranked = reranker.rerank(QUERY, candidates, fuse=True)
-    assert reranked.order.tolist() == expected
-    np.testing.assert_allclose(reranked.scores, [scores[TEXTS[place]] for place in expected], rtol=1e-5)
-    # One that was not read is treated as one without words, not as the worst.
-    with_picture = reranker.rerank(QUERY, [PIXELS, *candidates], fuse=True)
-    assert with_picture.order.tolist().index(0) < 5
+    reranked = reranker.rerank(QUERY, candidates, limit=2)
+    assert reranked.order[2:].tolist() == [2, 3, 4]
+    assert np.isnan(reranked.scores[2:]).all()
+    assert not np.isnan(reranked.scores[:2]).any()
 
 
 def test_equal_candidates_keep_their_order(reranker: Reranker) -> None:
@@ -134,10 +120,9 @@ def test_equal_candidates_keep_their_order(reranker: Reranker) -> None:
 
 @pytest.mark.parametrize("candidates", [[], [None, None], [SOUND]])
 def test_nothing_to_read_changes_nothing(reranker: Reranker, candidates: list[Media | None]) -> None:
-    for fuse in (False, True):
-        reranked = reranker.rerank(QUERY, candidates, fuse=fuse)
-        assert reranked.order.tolist() == list(range(len(candidates)))
-        assert np.isnan(reranked.scores).all()
+    reranked = reranker.rerank(QUERY, candidates)
+    assert reranked.order.tolist() == list(range(len(candidates)))
+    assert np.isnan(reranked.scores).all()
 
 
 def test_a_folder_saved_by_sentence_transformers_is_read_as_well(
@@ -213,7 +198,7 @@ def test_a_query_that_the_model_does_not_read(reranker: Reranker) -> None:
 def test_limits_are_checked(reranker: Reranker) -> None:
     for options in ({"limit": 0}, {"batch_size": 0}):
         with pytest.raises(ValueError, match="limit and batch_size must be at least 1"):
-            reranker.rerank(QUERY, [Text("dog")], **options)  # type: ignore[arg-type]
+            reranker.rerank(QUERY, [Text("dog")], **options)
 
 
 def test_a_model_that_was_not_trained_on_pairs_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from chiasm.retrieval.scores import ScoreModel
 from chiasm.store.collection import Collection
 from chiasm.verbs.dataset import pairs_of
 from chiasm.verbs.scoring import CrossFitted, fit_scores, short
-from chiasm.verbs.search import gallery_of, start_of
+from chiasm.verbs.spaces import placed_vectors, start_of
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 def fitted(path: Path, **options: Any) -> ScoreModel:
     collection = Collection.open(path)
     space = start_of(collection, painters())
-    return fit_scores(collection, space, gallery_of(collection, space), painters(), **options)
+    return fit_scores(collection, space, placed_vectors(collection, space), painters(), **options)
 
 
 def probable(model: ScoreModel) -> set[tuple[str, str]]:
@@ -58,8 +58,8 @@ def test_pairs_with_examples_have_probabilities(made: Path) -> None:
         "no picture has a second picture"
     )
     assert model.pairs["text", "image"].rows == len(mixtures(5))
-    assert model.pairs["text", "image"].chosen.groups == len(mixtures(5))
-    assert model.pairs["text", "image"].chosen.score == pytest.approx(1)
+    assert model.pairs["text", "image"].choice.groups == len(mixtures(5))
+    assert model.pairs["text", "image"].choice.score == pytest.approx(1)
 
 
 def test_sounds_that_have_words(tmp_path: Path) -> None:
@@ -93,11 +93,11 @@ def test_pairs_that_a_map_learned_from_are_taken_as_they_were_cross_fitted(made:
     anything = np.random.default_rng(0).standard_normal(data.start.shape).astype(np.float32)
     anything /= np.linalg.norm(anything, axis=1, keepdims=True)
     right, wrong = (fitted(made, learned=[CrossFitted(data, placed)]) for placed in (data.start, anything))
-    assert right.pairs["text", "image"].chosen.plain_score == pytest.approx(1)
-    assert wrong.pairs["text", "image"].chosen.plain_score < 0.8
-    assert wrong.pairs["image", "text"].chosen.plain_score < 0.8
-    assert wrong.pairs["text", "text"].chosen.plain_score == pytest.approx(
-        right.pairs["text", "text"].chosen.plain_score
+    assert right.pairs["text", "image"].choice.plain_score == pytest.approx(1)
+    assert wrong.pairs["text", "image"].choice.plain_score < 0.8
+    assert wrong.pairs["image", "text"].choice.plain_score < 0.8
+    assert wrong.pairs["text", "text"].choice.plain_score == pytest.approx(
+        right.pairs["text", "text"].choice.plain_score
     )
 
 
@@ -106,7 +106,7 @@ def test_pairs_of_a_mapped_modality_are_not_examples_by_themselves(made: Path) -
     collection = Collection.open(made)
     learned = LearnedMap(np.eye(12, dtype=np.float32), np.zeros(12, np.float32), 0.5)
     space = start_of(collection, painters()).with_maps("mapped", {"image": learned}, learned_from=(), about={})
-    model = fit_scores(collection, space, gallery_of(collection, space), painters())
+    model = fit_scores(collection, space, placed_vectors(collection, space), painters())
     assert probable(model) == {("text", "text")}
 
 

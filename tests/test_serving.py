@@ -27,7 +27,7 @@ from chiasm.serving.observe import JsonLines, QueryLog
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
 from chiasm.serving.settings import Settings
 from chiasm.types import Text
-from chiasm.verbs.search import Query, SearchResult
+from chiasm.verbs.query import Query, SearchOptions, SearchResult
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,25 +96,12 @@ def test_words_find_the_item_that_they_describe(rows: list[dict[str, Any]]) -> N
         assert answer.status_code == 200
         (found,) = answer.json()["results"]
         assert (found["query"], found["space"], len(found["hits"])) == (0, "fake", 2)
-        assert (found["fusion"], found["word_weight"]) == (None, None)
         best = found["hits"][0]
         assert (best["id"], best["modality"], best["text"], best["url"]) == ("birds/robin", "text", "a red bird", None)
         assert best["metadata"] == {"colour": "(220, 20, 20)"}
         assert best["score"] == pytest.approx(1)
 
     run(work, FakeSearcher(rows))
-
-
-def test_the_answer_says_how_words_were_fused(rows: list[dict[str, Any]]) -> None:
-    class Weighed(FakeSearcher):
-        def search(self, query: Query, /, **options: Any) -> SearchResult:
-            return replace(super().search(query, **options), fusion="weight", word_weight=0.35)
-
-    async def work(client: httpx.AsyncClient) -> None:
-        (found,) = (await client.get("/v1/search", params={"text": "red", "hybrid": True})).json()["results"]
-        assert (found["fusion"], found["word_weight"]) == ("weight", 0.35)
-
-    run(work, Weighed(rows))
 
 
 @pytest.mark.parametrize("way", ["json", "form", "file"])
@@ -197,7 +184,7 @@ def test_a_query_says_what_is_not_wanted_and_which_items_to_go_by(rows: list[dic
         assert (query.like, query.liked, query.disliked) == (("boat",), ("birds/robin", "boat"), ("birds/heron",))
         assert query.vectors is not None
         np.testing.assert_allclose(query.vectors, searcher.prepare([Text("red"), Text("boots")]))
-        assert (asked["hybrid"], asked["diversity"], asked["min_probability"]) == (True, 0.5, "auto")
+        assert (asked.hybrid, asked.diversity, asked.min_probability) == (True, 0.5, "auto")
     assert (alone[0].plus, alone[0].like, alone[0].vectors) == ((), ("boat",), None)
 
 
@@ -236,10 +223,10 @@ def test_many_hits_come_as_lines(tmp_path: Path) -> None:
 
 def test_a_stream_that_fails_says_so_in_its_last_line(tmp_path: Path) -> None:
     class Failing(FakeSearcher):
-        def search(self, query: Query, /, **options: Any) -> SearchResult:
-            if options["offset"]:
+        def search(self, query: Query, /, options: SearchOptions) -> SearchResult:
+            if options.offset:
                 raise CollectionError("the collection was deleted meanwhile")
-            return super().search(query, **options)
+            return super().search(query, options)
 
     rows = [{"id": str(i), "image": [], "text": [f"word {i}"], "audio": [], "video": []} for i in range(600)]
 

@@ -1,5 +1,5 @@
-"""From a query's vector to ranked items. Arrays in, arrays out."""
+"""From a query vector to ranked rows: nearest neighbours, what scores are worth, fusion, reranking, diversity."""
 
-from chiasm.retrieval.index import ExactIndex, Hit, Ranking
+from chiasm.retrieval.index import ExactIndex, Hit, LanceIndex
 
-__all__ = ["ExactIndex", "Hit", "Ranking"]
+__all__ = ["ExactIndex", "Hit", "LanceIndex"]

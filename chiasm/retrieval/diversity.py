@@ -1,7 +1,4 @@
-"""Hits that differ: maximal marginal relevance.
-
-Arrays in, an order out. How many candidates to look at, and what is done with the hits, is left to the caller.
-"""
+"""Diverse results by maximal marginal relevance: arrays in, an order out."""
 
 from __future__ import annotations
 
@@ -34,6 +31,11 @@ def diversify(
 
     Raises:
         ValueError: k below 1, `relevance` outside 0..1, or scores that rise or are not finite.
+
+    Example:
+        >>> pictures = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> diversify(pictures, np.array([0.9, 0.8, 0.7]), k=2, relevance=0.5).tolist()
+        [0, 2]
     """
     if k < 1:
         raise ValueError(f"k must be at least 1; got {k}")

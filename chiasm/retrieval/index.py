@@ -1,32 +1,40 @@
-"""Exact search among unit vectors: every query is compared with every vector.
+"""Nearest rows of a Lance table of unit vectors, among those that meet an SQL condition.
 
-What a row stands for (a file of an item) is given as `owners`; an item is found once, by its best row. The vectors may
-lie in memory or in a memory map on disk, as float32 or float16; they are read in blocks, so memory is bounded.
+A table without an index of its vectors is small: it is held in memory and every vector is compared (`ExactIndex`). With
+one, an inverted file of scalar-quantised vectors, the vectors stay on disk (`LanceIndex`): it looks at more partitions the
+fewer rows a condition leaves, and where it leaves few, all of them are compared. `index_of` chooses. Both see one version
+of the table, whatever is written to it meanwhile.
 
-What is left to others: looking at a part of the gallery only (`retrieval.approximate`), a gallery on disk that changes
-(`retrieval.gallery`), what media the vectors come from (`chiasm.verbs`).
+What rows mean is left to the callers, making the index to `chiasm.store.gallery`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
 
+import lance
 import numpy as np
-from jaxtyping import Bool, Float, Int
+import pyarrow as pa
+from jaxtyping import Float, Int
 
 from chiasm.types import Modality, Scalar
 
-SCORES = 2**24  # scores held at a time, 64 MB: so many queries go through the gallery together
-COPIED = 2**22  # numbers copied at a time where few rows may be found, 16 MB
-FEW = 8  # where fewer than one row in so many may be found, those are copied out and the others not read
-WIDENED = 2**18  # float16 numbers widened at a time, 1 MB: they stay in the processor's cache
-OVER = 4  # rows looked at for each owner wanted, at first
+VECTOR = "_vector"  # the column of vectors
+SCORE = "_score"  # of results: the cosine with the query
+
+REMEMBERED = 100  # conditions
+PROBES = 20  # partitions that are looked at without a condition: recall@10 of 0.998 among a million
+REFINE = 3  # times k rows are compared by their full vectors
+FEW = 500  # rows that a condition leaves: so many are read and compared one by one
 
 
 @dataclass(frozen=True)
 class Span:
-    """A moment of a file that was found."""
+    """A moment of a file among the results."""
 
     start: float  # seconds from the beginning of the file
     end: float
@@ -36,14 +44,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Hit:
-    """One item that was found, by its best file or a moment of it."""
+    """One item among the results, by its best file or a moment of it."""
 
     id: str
-    modality: Modality  # of the file that was found
+    modality: Modality  # of the file
     score: float  # cosine with the query, or the metric that was asked for
     path: str | None  # of the file; None for a text that stands in a manifest
     text: str | None  # the text itself, or what is said in the sound or in the moment
-    start: float | None = None  # seconds; None: the whole file was found
+    start: float | None = None  # seconds; None: the whole file
     end: float | None = None
     probability: float | None = None  # of being relevant; None where it was not learned
     moments: tuple[Span, ...] = ()  # of the same file, nearest to the query first
@@ -51,224 +59,153 @@ class Hit:
     metadata: dict[str, Scalar] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """Rows of the gallery, best first, a row a query; -1 (score -inf) where fewer than k owners are left."""
-
-    rows: Int[np.ndarray, "queries k"]
-    scores: Float[np.ndarray, "queries k"]
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """Rows that were found by queries, one a line, flat; what a part of a gallery gives before parts are merged."""
-
-    query: Int[np.ndarray, " found"]
-    row: Int[np.ndarray, " found"]
-    score: Float[np.ndarray, " found"]
-    owner: Int[np.ndarray, " found"]
-
-
 class ExactIndex:
-    """Cosine search over a matrix of unit vectors.
+    """Compares a query with every vector of a table, which is held in memory.
+
+    Of equal scores the row that was written first comes first.
 
     Args:
-        vectors: the gallery, unit length, float32 or float16; also a memory map.
-        owners: what each row belongs to, as names or numbers; of one owner only the best row is a hit. Default: every
-            row by itself.
-        rows: numbers that the rows are known by in a `Ranking`. Default: their positions.
+        table: one version of it, with unit vectors in the column `VECTOR`.
 
-    Raises:
-        ValueError: not one owner or number a row.
+    Example:
+        >>> import tempfile
+        >>> vectors = pa.FixedSizeListArray.from_arrays(pa.array([1.0, 0, 0, 1], pa.float32()), 2)
+        >>> rows = pa.table({"id": ["east", "north"], "_vector": vectors})
+        >>> index = ExactIndex(lance.write_dataset(rows, f"{tempfile.mkdtemp()}/rows.lance"))
+        >>> index.search(np.array([0, 1], np.float32), k=1, columns=["id"]).to_pylist()
+        [{'id': 'north', '_score': 1.0}]
     """
 
-    def __init__(
-        self,
-        vectors: Float[np.ndarray, "rows dim"],
-        owners: Sequence[str] | Int[np.ndarray, " owners"] | None = None,
-        *,
-        rows: Int[np.ndarray, " numbers"] | None = None,
-    ) -> None:
-        self.vectors = vectors
-        self.owners = numbered(owners, len(vectors))
-        self.rows = rows
-        if rows is not None and len(rows) != len(vectors):
-            raise ValueError(f"{len(vectors)} vectors need as many numbers; got {len(rows)}")
+    def __init__(self, table: lance.LanceDataset) -> None:
+        self._table = table
+        self.size = int(table.count_rows())
+        self._places: dict[str, Int[np.ndarray, " rows"]] = {}
+
+    @cached_property
+    def _memory(self) -> tuple[pa.Table, Float[np.ndarray, "rows dim"], Int[np.ndarray, " rows"]]:
+        """The rows, their vectors, and their addresses in the table, which rise."""
+        rows = self._table.to_table(with_row_address=True).combine_chunks()
+        return rows, matrix_of(rows[VECTOR]), rows["_rowaddr"].to_numpy().astype(np.int64)
+
+    def count(self, where: str) -> int:
+        """Return the number of rows that meet an SQL condition."""
+        return len(self._that_meet(where))
 
     def search(
-        self,
-        queries: Float[np.ndarray, "queries dim"],
-        *,
-        k: int,
-        among: Bool[np.ndarray, " rows"] | None = None,
-    ) -> Ranking:
-        """The k best owners of each query. Of equal scores the row of the lower number comes first.
+        self, query: Float[np.ndarray, " dim"], *, k: int, columns: Sequence[str], where: str | None = None
+    ) -> pa.Table:
+        """Return the k nearest rows, nearest first, with some columns and their cosine as `SCORE`.
 
         Args:
-            queries: unit vectors.
-            k: hits a query, at least 1.
-            among: rows, by position, that may be found. Default: all.
-
-        Raises:
-            ValueError: k below 1, queries of another width, or a mask of another length than the gallery.
+            query: unit vector.
+            k: rows at the most, at least 1.
+            columns: of the table.
+            where: SQL condition on the table's columns. Default: all rows.
         """
-        check(queries, k, among, rows=len(self.vectors), dim=self.vectors.shape[1])
-        return ranked(self.candidates(queries, k=k, among=among), queries=len(queries), k=k)
+        rows, vectors, _ = self._memory
+        if where is None:
+            scores = vectors @ query
+            places = order = nearest(scores, k)
+        else:
+            may = self._that_meet(where)
+            scores = vectors[may] @ query
+            order = nearest(scores, k)
+            places = may[order]
+        return rows.select(list(columns)).take(places).append_column(SCORE, pa.array(scores[order], pa.float32()))
 
-    def candidates(
-        self, queries: Float[np.ndarray, "queries dim"], *, k: int, among: Bool[np.ndarray, " rows"] | None
-    ) -> Candidates:
-        """What `search` ranks: at the most k owners a query, each by its best row."""
-        chosen = None if among is None else np.flatnonzero(among)
-        if chosen is not None and len(chosen) * FEW >= len(self.vectors):
-            chosen = None
-        count = len(self.vectors) if chosen is None else len(chosen)
-        height = SCORES if chosen is None else min(SCORES, COPIED // max(1, self.vectors.shape[1]))
-        height = max(1, min(height, count))
-        width = max(1, SCORES // height)
-        parts = [NOTHING]
-        for first in range(0, len(queries), width):
-            asked = queries[first : first + width]
-            for start in range(0, count, height):
-                if chosen is not None:
-                    at = chosen[start : start + height]
-                    found = products(asked, self.vectors[at])
-                else:
-                    at = np.arange(start, min(start + height, count))
-                    found = products(asked, self.vectors[start : start + height])
-                    if among is not None:
-                        np.copyto(found, -np.inf, where=~among[start : start + height])
-                part = closest(found, at, k=k, rows=self.rows, owners=self.owners)
-                parts.append(replace(part, query=part.query + first))
-        return best(parts, k=k)
+    def _that_meet(self, where: str) -> Int[np.ndarray, " rows"]:
+        """Places of the rows that meet a condition, remembered: pages and users ask for the same ones again and again."""
+        if where not in self._places:
+            if len(self._places) >= REMEMBERED:
+                self._places = {}
+            rows = self._table.to_table(columns=[], filter=where, with_row_address=True)["_rowaddr"]
+            self._places[where] = np.searchsorted(self._memory[2], np.sort(rows.to_numpy().astype(np.int64)))
+        return self._places[where]
 
 
-def numbered(owners: Sequence[str] | Int[np.ndarray, " owners"] | None, rows: int) -> Int[np.ndarray, " owners"] | None:
-    """Owners as numbers, equal for equal names.
+class LanceIndex:
+    """Looks for the nearest vectors in those partitions of Lance's index that are nearest to the query.
 
-    Raises:
-        ValueError: not one owner a row.
+    Args:
+        table: one version of it, with an index of the column `VECTOR`.
     """
-    if owners is None:
-        return None
-    if len(owners) != rows:
-        raise ValueError(f"{rows} vectors need as many owners; got {len(owners)}")
-    if isinstance(owners, np.ndarray):
-        return owners
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(owner, len(numbers)) for owner in owners], dtype=np.int64)
+
+    def __init__(self, table: lance.LanceDataset) -> None:
+        self._table = table
+        self.size = int(table.count_rows())
+        self._counts: dict[str, int] = {}
+
+    def count(self, where: str) -> int:
+        """See `ExactIndex.count`. Remembered, too."""
+        if where not in self._counts:
+            if len(self._counts) >= REMEMBERED:
+                self._counts = {}
+            self._counts[where] = int(self._table.count_rows(filter=where))
+        return self._counts[where]
+
+    def search(
+        self, query: Float[np.ndarray, " dim"], *, k: int, columns: Sequence[str], where: str | None = None
+    ) -> pa.Table:
+        """See `ExactIndex.search`."""
+        if where is None:
+            return self._probed(query, k, columns, None, PROBES)
+        count = self.count(where)
+        if count <= max(FEW, k):
+            rows = self._table.to_table(columns=[*dict.fromkeys([*columns, VECTOR])], filter=where)
+            scores = matrix_of(rows[VECTOR]) @ query
+            order = nearest(scores, k)
+            return rows.take(order).select(list(columns)).append_column(SCORE, pa.array(scores[order], pa.float32()))
+        # As many rows that meet the condition are to be looked at as are without one.
+        return self._probed(query, k, columns, where, math.ceil(PROBES * self.size / count))
+
+    def _probed(
+        self, query: Float[np.ndarray, " dim"], k: int, columns: Sequence[str], where: str | None, probes: int
+    ) -> pa.Table:
+        rows = self._table.to_table(
+            columns=[*columns, "_distance"],
+            filter=where,
+            prefilter=True,
+            nearest={
+                "column": VECTOR,
+                "q": query.astype(np.float32),
+                "k": k,
+                "metric": "cosine",
+                "nprobes": max(probes, k // 100),
+                "refine_factor": REFINE if k < 50 else 1,
+            },
+        )
+        score = 1 - rows["_distance"].to_numpy()
+        return rows.select(list(columns)).append_column(SCORE, pa.array(score, pa.float32()))
 
 
-def check(
-    queries: Float[np.ndarray, "queries width"],
-    k: int,
-    among: Bool[np.ndarray, " mask"] | None,
-    *,
-    rows: int,
-    dim: int,
-) -> None:
-    """Refuse a search that cannot be answered.
+VectorIndex: TypeAlias = ExactIndex | LanceIndex
 
-    Raises:
-        ValueError: k below 1, queries of another width, or a mask of another length than the gallery.
+
+def index_of(table: lance.LanceDataset) -> VectorIndex:
+    """Return `LanceIndex` for a version of a table that has an index of its vectors, else `ExactIndex`."""
+    indexed = any(index.field_names == [VECTOR] for index in table.describe_indices())
+    return LanceIndex(table) if indexed else ExactIndex(table)
+
+
+def nearest(scores: Float[np.ndarray, " rows"], k: int) -> Int[np.ndarray, " k"]:
+    """Return the places of the k highest scores, highest first; of equal scores the lower place first.
+
+    Example:
+        >>> nearest(np.array([0.1, 0.7, 0.7, 0.3]), 3).tolist()
+        [1, 2, 3]
     """
     if k < 1:
         raise ValueError(f"k must be at least 1; got {k}")
-    if queries.shape[1] != dim:
-        raise ValueError(f"queries have {queries.shape[1]} dimensions and the gallery {dim}")
-    if among is not None and len(among) != rows:
-        raise ValueError(f"the mask has {len(among)} rows and the gallery {rows}")
+    may = np.arange(len(scores))
+    if k < len(scores):
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]
+        may = np.flatnonzero(scores >= least)  # with all rows that tie with the last one
+    order: Int[np.ndarray, " k"] = may[np.argsort(-scores[may], kind="stable")[:k]]
+    return order
 
 
-def products(
-    queries: Float[np.ndarray, "queries dim"], vectors: Float[np.ndarray, "rows dim"]
-) -> Float[np.ndarray, "queries rows"]:
-    """Inner products, in float32. Float16 rows are widened block by block, which takes up to as long again.
-
-    NumPy widens float16 number by number. Moving the bits of all numbers of a block to their places is eight times as
-    fast: sign, exponent and fraction keep their order, and the exponent's smaller bias is a factor of 2^112, which goes
-    into the query. Numbers are finite and queries within 2^15.
-    """
-    if vectors.dtype != np.float16:
-        found: Float[np.ndarray, "queries rows"] = queries @ vectors.T
-        return found
-    bits = vectors.view(np.int16)
-    scaled = queries * np.float32(2.0**112)
-    result = np.empty((len(queries), len(vectors)), np.float32)
-    height = max(1, WIDENED // max(1, vectors.shape[1]))
-    room = np.empty((min(height, len(vectors)), vectors.shape[1]), np.int32)
-    for start in range(0, len(vectors), height):
-        part = bits[start : start + height]
-        wide = room[: len(part)]
-        np.copyto(wide, part)
-        np.left_shift(wide, 13, out=wide)
-        np.bitwise_and(wide, _SIGN_AND_VALUE, out=wide)  # the copies of the sign that widening brought
-        result[:, start : start + height] = scaled @ wide.view(np.float32).T
-    return result
-
-
-_SIGN_AND_VALUE = np.int32(0x8FFFFFFF - 2**32)
-
-
-def closest(
-    found: Float[np.ndarray, "queries part"],
-    at: Int[np.ndarray, " part"],
-    *,
-    k: int,
-    rows: Int[np.ndarray, " rows"] | None,
-    owners: Int[np.ndarray, " rows"] | None,
-) -> Candidates:
-    """The k best owners of each query among the rows at some positions; rows of score -inf are not there.
-
-    Args:
-        found: scores.
-        at: position of each column in the gallery.
-        k: owners a query.
-        rows: the gallery's numbers. Default: positions.
-        owners: the gallery's owners. Default: every row by itself.
-    """
-    count = found.shape[1]
-    wanted = k if owners is None else OVER * k
-    while True:
-        # Every row that scores as much as the last one wanted is a candidate: all ties are among them.
-        least = (
-            np.full((len(found), 1), -np.inf)
-            if wanted >= count
-            else np.partition(found, count - wanted, axis=1)[:, count - wanted, None]
-        )
-        query, column = np.nonzero((found >= least) & (found > -np.inf))
-        position = at[column]
-        row = position if rows is None else rows[position]
-        part = best([Candidates(query, row, found[query, column], row if owners is None else owners[position])], k=k)
-        # The best k owners are found once k owners are: each scores more than any row that was left out.
-        if ((np.bincount(part.query, minlength=len(found)) >= k) | (least[:, 0] == -np.inf)).all():
-            return part
-        wanted *= 8
-
-
-def best(parts: Sequence[Candidates], *, k: int) -> Candidates:
-    """Of each query the k best owners, each by its best row, best first; of equal scores the lower row number."""
-    query = np.concatenate([part.query for part in parts])
-    row = np.concatenate([part.row for part in parts])
-    score = np.concatenate([part.score for part in parts])
-    owner = np.concatenate([part.owner for part in parts])
-    order = np.lexsort((row, -score, query))
-    query, row, score, owner = query[order], row[order], score[order], owner[order]
-    # Of each owner only the first row stays, its best.
-    number = np.unique(owner, return_inverse=True)[1]
-    first = np.sort(np.unique(query * (len(number) + 1) + number, return_index=True)[1])
-    first = first[np.arange(len(first)) - np.searchsorted(query[first], query[first]) < k]
-    return Candidates(query[first], row[first], score[first], owner[first])
-
-
-def ranked(found: Candidates, *, queries: int, k: int) -> Ranking:
-    """What `best` gave, a row a query."""
-    rows = np.full((queries, k), -1, dtype=np.int64)
-    scores = np.full((queries, k), -np.inf, dtype=np.float32)
-    place = np.arange(len(found.query)) - np.searchsorted(found.query, found.query)
-    rows[found.query, place] = found.row
-    scores[found.query, place] = found.score
-    return Ranking(rows, scores)
-
-
-NOTHING = Candidates(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float32, np.int64)))
+def matrix_of(column: pa.ChunkedArray) -> Float[np.ndarray, "rows dim"]:
+    """Return a column of vectors as a matrix, without a copy where it is in one piece."""
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    flat: Float[np.ndarray, " values"] = array.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(array), array.type.list_size)

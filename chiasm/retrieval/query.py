@@ -1,7 +1,7 @@
-"""Queries made of several vectors: what is wanted, what is not, examples, and an item itself.
+"""One query vector from several: words and examples to find, things to avoid, a whole item, thumbs on earlier results.
 
-Vectors are unit vectors of one space, of whatever modality. What was measured to choose among the ways is named where it
-was used: on the captioned stamps, with relevance by category.
+Vectors are unit vectors of one space, of whatever modality. Measurements quoted below are on the captioned stamps, with
+relevance by category.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from chiasm.errors import SpaceError
-from chiasm.retrieval.index import ExactIndex, Ranking
-from chiasm.types import Modality
 from chiasm.vectors import unit_rows
 
+DISLIKED = 0.5  # weight of the mean of disliked results; the query and the mean of the liked ones have 1
 LEFT = 1e-3  # length of a query, of at most 1, below which its direction is rounding
 
 Weights = Sequence[float] | Float[np.ndarray, " _"]
@@ -27,29 +26,32 @@ def compose(
     weights: Weights | None = None,
     minus: Float[np.ndarray, "unwanted dim"] | None = None,
 ) -> Float[np.ndarray, " dim"]:
-    """One query from what is wanted and what is not.
+    """Combine vectors to search for and vectors to avoid into one query.
 
-    What is wanted is the weighted sum of its vectors, for examples as for words. The mean of examples found more of
-    their category than the best example of each item did (pictures: 0.54 of the first ten against 0.49, captions: 0.76
-    against 0.70, of five examples).
+    The positive part is the weighted sum of `plus`. The mean of examples found more of their category than the best
+    example of each item did (pictures: 0.54 of the first ten against 0.49, captions: 0.76 against 0.70, five examples).
 
-    Of it is taken what points towards anything unwanted, and no more: the result is the nearest vector that has an inner
+    From it is removed whatever points towards any of `minus`, and no more: the result is the nearest vector with an inner
     product of at most 0 with each of them (projection onto the polar of their cone; Moreau 1962). For one of them this
-    is the orthogonal projection, or nothing where the query points away from it already. Subtracting the vector removed
-    as much where the two are alike; where they are not, it turned the query towards whatever is unlike the unwanted
+    is the orthogonal projection, or no change where the query points away from it already. Plain subtraction removed as
+    much where the two are alike; where they are not, it turned the query towards whatever is unlike the negative one
     ("a red thing" minus "a bird" lost the red things).
 
     Args:
-        plus: unit vectors of what is wanted, at least one.
-        weights: of these, above 0. Default: equal.
-        minus: unit vectors of what is not wanted.
+        plus: unit vectors to search for, at least one.
+        weights: of `plus`, above 0. Default: equal.
+        minus: unit vectors to avoid.
 
     Returns:
         A unit vector.
 
     Raises:
-        SpaceError: nothing is wanted, or what is wanted and what is not cancel out.
+        SpaceError: no vector to search for, or the parts cancel out.
         ValueError: not one weight a vector, or a weight that is not above 0.
+
+    Example:
+        >>> compose(np.array([[0.6, 0.8]]), minus=np.array([[1.0, 0.0]])).tolist()
+        [0.0, 1.0]
     """
     if not len(plus):
         raise SpaceError("the query says only what is not wanted. Add what is: words, or an example")
@@ -78,7 +80,7 @@ def compose(
 
 
 def _towards(query: Float[np.ndarray, " dim"], minus: Float[np.ndarray, "unwanted dim"]) -> Float[np.ndarray, " dim"]:
-    """The part of a query that is a sum of unwanted directions, none with a weight below 0, as near to it as can be."""
+    """Project a query onto the cone of the directions to avoid."""
     if len(minus) == 1:
         shares = np.maximum(minus @ query, 0)
     else:
@@ -89,72 +91,65 @@ def _towards(query: Float[np.ndarray, " dim"], minus: Float[np.ndarray, "unwante
     return part
 
 
-def more_like(
-    vectors: Float[np.ndarray, "rows dim"],
-    owners: Sequence[str],
-    modalities: Sequence[Modality],
-    *,
-    item: str,
-    k: int,
-    among: Bool[np.ndarray, " rows"] | None = None,
-) -> Ranking:
-    """The items most like an item, by all that it and they have; the item itself is not among them.
+def item_vectors(
+    vectors: Float[np.ndarray, "rows dim"], items: Int[np.ndarray, " rows"], kinds: Shaped[np.ndarray, " rows"]
+) -> Float[np.ndarray, "items dim"]:
+    """Return one unit vector an item: the mean over its modalities of the direction of each modality's mean.
 
-    Each item is one vector: the mean over its modalities of the direction of each, which is the mean of its files, so
-    that five pictures do not drown one caption. Compared with the best pair of files this found more of the same category (0.69 of the first
-    ten against 0.62 where all items have a picture and a caption), and where half of the items have no caption these
-    were found as often as the others.
+    So five pictures do not drown one caption. Comparing items this way found more of the same category than comparing
+    their best files (0.69 of the first ten against 0.62 where all items have a picture and a caption); where half of the
+    items have no caption, these were found as often as the others.
 
     Args:
-        vectors: unit vectors of the gallery, or of all files of the items that are candidates and of `item`.
-        owners: the item of each row.
-        modalities: of each row.
-        item: whose like is looked for.
-        k: items at the most.
-        among: rows that may be found and that their items are judged by. Default: all.
+        vectors: unit vectors of files.
+        items: number of the item of each row, from 0 on.
+        kinds: modality of each row.
+
+    Example:
+        >>> rows = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> item_vectors(rows, np.array([0, 0, 0]), np.array(["image", "image", "text"])).round(2)
+        array([[0.71, 0.71]], dtype=float32)
+    """
+    count = int(items.max(initial=-1)) + 1
+    total = np.zeros((count, vectors.shape[1]), np.float32)
+    for kind in np.unique(kinds):
+        mine = np.flatnonzero(kinds == kind)
+        sums = np.zeros_like(total)
+        np.add.at(sums, items[mine], vectors[mine])
+        total += unit_rows(sums)  # of unit length also where the files of one modality are unlike
+    return unit_rows(total)
+
+
+def rocchio(
+    query: Float[np.ndarray, " dim"],
+    liked: Float[np.ndarray, "liked dim"],
+    disliked: Float[np.ndarray, "disliked dim"],
+) -> Float[np.ndarray, " dim"]:
+    """Move a query towards the mean of liked results and, half as far, away from the mean of disliked ones (Rocchio 1971).
+
+    Args:
+        query: unit vector.
+        liked: unit vectors; may be none.
+        disliked: unit vectors; may be none.
 
     Returns:
-        A row an item, the one that is nearest to the query; see `Ranking`. Scores are cosines of items.
+        A unit vector; the query itself where nothing was rated.
 
     Raises:
-        SpaceError: the item has no vector.
-        ValueError: not one owner and modality a row, or k below 1.
+        SpaceError: the thumbs cancel the query out.
+
+    Example:
+        >>> rocchio(np.array([1.0, 0.0]), np.array([[0.0, 1.0]]), np.zeros((0, 2))).round(2)
+        array([0.71, 0.71], dtype=float32)
     """
-    if not len(vectors) == len(owners) == len(modalities):
-        raise ValueError(
-            f"{len(vectors)} vectors need as many owners and modalities; got {len(owners)} and {len(modalities)}"
+    moved = query.astype(np.float64)
+    if len(liked):
+        moved = moved + liked.mean(axis=0, dtype=np.float64)
+    if len(disliked):
+        moved = moved - DISLIKED * disliked.mean(axis=0, dtype=np.float64)
+    if not np.linalg.norm(moved) > 1e-6:
+        raise SpaceError(
+            "the thumbs cancel the query out: nothing is left to search with. Rate other hits, or search anew"
         )
-    own = np.array([owner == item for owner in owners], dtype=bool)
-    if not own.any():
-        raise SpaceError(f"the item {item!r} has no vector to search with: none of its files could be embedded")
-    kinds = np.array(modalities, dtype=str)
-    query = _items(vectors[own], np.zeros(int(own.sum()), dtype=np.int64), kinds[own])
-    others = np.flatnonzero(~own if among is None else ~own & among)
-    _, codes = np.unique(np.array(owners, dtype=str)[others], return_inverse=True)
-    ranking = ExactIndex(_items(vectors[others], codes, kinds[others])).search(query, k=k)
-    order = np.lexsort((-(vectors[others] @ query[0]), codes))
-    best = others[order[np.searchsorted(codes[order], np.arange(int(codes.max(initial=-1)) + 1))]]
-    rows = np.full_like(ranking.rows, -1)
-    found = ranking.rows >= 0
-    rows[found] = best[ranking.rows[found]]
-    return Ranking(rows, ranking.scores)
-
-
-def _items(
-    vectors: Float[np.ndarray, "rows dim"], codes: Int[np.ndarray, " rows"], kinds: Shaped[np.ndarray, " rows"]
-) -> Float[np.ndarray, "items dim"]:
-    """A unit vector an item: first the mean within each modality, then over modalities.
-
-    Args:
-        vectors: unit vectors.
-        codes: number of the item of each row.
-        kinds: modality of each row.
-    """
-    count = int(codes.max(initial=-1)) + 1
-    items = np.zeros((count, vectors.shape[1]), np.float32)
-    for kind in np.unique(kinds):
-        chosen = np.flatnonzero(kinds == kind)
-        sums = np.zeros_like(items)
-        np.add.at(sums, codes[chosen], vectors[chosen])
-        items += unit_rows(sums)  # of unit length also where the files of one modality are unlike
-    return unit_rows(items)
+    unit: Float[np.ndarray, " dim"] = unit_rows(moved[None])[0].astype(np.float32)
+    return unit

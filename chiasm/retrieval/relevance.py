@@ -1,15 +1,14 @@
-"""How probable it is that a hit is relevant, and when to say that nothing was found.
+"""The probability that a hit is relevant, and when to say that nothing was found.
 
-Learned from held-out queries whose relevant rows are known, each once with these rows in the gallery and once without.
-Scores come in, probabilities go out; where scores come from is `chiasm.retrieval.scores`. Applying what was learned
-needs numpy alone.
+Fitted on held-out queries whose relevant rows are known, each once with these rows in the gallery and once without. Scores
+in, probabilities out; where scores come from is in `chiasm.retrieval.scores`. Applying a fitted model needs NumPy alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -17,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from chiasm.alignment.alignment import MIN_PAIRS
 from chiasm.errors import SpaceError
 
-ANSWERABLE = 0.5
+ANSWERABLE = 0.5  # share of queries that are taken to have an answer in the gallery
 KEEP = 0.975  # with 0.98 more than a tenth of the off-topic questions get an answer (stamps)
 FOLDS = 5
 SHOWN = 10  # hits of a query that the calibration error looks at
@@ -25,7 +24,10 @@ _HARD, _RANDOM = 40, 60  # irrelevant rows of a query that are learned from
 _SMALLEST = 20  # rows of the smallest gallery that best hits are looked at in
 QUANTILES = np.linspace(0, 1, 201)
 
-Absence: TypeAlias = Literal["absent", "foreign"]
+Curve: TypeAlias = Literal["kept", "absent", "foreign"]
+
+_NUMBERS = ("slope", "lead", "bias", "calibration_error", "rows", "queries", "groups")
+_ARRAYS = ("sizes", "kept", "absent", "foreign")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +43,8 @@ class Relevance:
         rows: of the gallery that it was learned in. In one of n rows the log-odds fall by log(n / rows): as many rows
             are relevant to a query, and more of the others score as high by chance. So they do among n items of which
             only few have a row of this modality: a query may look for any item, so a row is the right one as seldom.
-        queries: that it was learned from.
+        queries: that it was fitted on.
         groups: of these.
-        answerable: share of queries that are taken to have an answer in the gallery.
         calibration_error: mean distance of probability and share relevant, over 15 bins of equally many of the first 10
             hits of left-out groups, each query with and without its relevant rows.
         sizes: of galleries, rising up to `rows`: the whole one, and the relevant rows among ever fewer others. The fewer
@@ -61,7 +62,6 @@ class Relevance:
     rows: int
     queries: int
     groups: int
-    answerable: float
     calibration_error: float
     sizes: Int[np.ndarray, " sizes"]
     kept: Float[np.ndarray, "sizes quantiles"]
@@ -76,7 +76,7 @@ class Relevance:
         rows: int | None = None,
         items: int | None = None,
     ) -> Float[np.ndarray, "*n"]:
-        """Probability of each hit to be relevant.
+        """Return the probability of each hit to be relevant.
 
         Args:
             scores: of the hits.
@@ -88,114 +88,79 @@ class Relevance:
         return np.asarray(1 / (1 + np.exp(-np.clip(odds, -60, 60))))
 
     def _dilution(self, rows: int | None, items: int | None) -> float:
-        given = [number for number in (rows, items) if number is not None]
-        return float(np.log(max(1, *given) / self.rows)) if given else 0.0
+        sizes = [number for number in (rows, items) if number is not None]
+        return float(np.log(max(1, *sizes) / self.rows)) if sizes else 0.0
 
-    def threshold(
-        self,
-        *,
-        keep: float | None = None,
-        false_hits: float | None = None,
-        of: Absence = "foreign",
-        rows: int | None = None,
-        items: int | None = None,
-    ) -> float:
-        """The probability below which a best hit means "nothing found".
+    def threshold(self, *, keep: float = KEEP, rows: int | None = None, items: int | None = None) -> float:
+        """Return the probability below which a best hit means "nothing found".
 
-        In a larger gallery than the one it was learned in it falls as the probabilities do, so that the same scores are
-        kept; in a smaller one it is what was found in a gallery of that size.
+        In a larger gallery than the one it was fitted on it falls as the probabilities do, so that the same scores are
+        kept; in a smaller one it is what was seen in a gallery of that size.
 
         Args:
-            keep: share of the answerable queries that still get an answer. Default: 0.975, unless `false_hits` is given.
-            false_hits: share of the queries without an answer that get one all the same.
-            of: which kind of such queries, see the attributes.
+            keep: share of the queries with an answer that still get one.
             rows: of the gallery, as in `probability`.
             items: as in `probability`.
 
         Raises:
-            SpaceError: both rates, or one that is not from 0 to 1.
+            SpaceError: a share that is not from 0 to 1.
         """
-        return mixed_threshold([(self, rows)], keep=keep, false_hits=false_hits, of=of, items=items)
+        return mixed_threshold([(self, rows)], keep=keep, items=items)
 
-    def best(
-        self, of: Literal["kept", "absent", "foreign"], *, rows: int | None = None, items: int | None = None
-    ) -> Float[np.ndarray, " quantiles"]:
-        """Quantiles of the best probability of a query in a gallery, see the attributes.
+    def best(self, of: Curve, *, rows: int | None = None, items: int | None = None) -> Float[np.ndarray, " quantiles"]:
+        """Return quantiles of the best probability of a query in a gallery, see the attributes.
 
         Args:
             of: which of them.
             rows: see `probability`.
             items: see there.
         """
-        curves = {"kept": self.kept, "absent": self.absent, "foreign": self.foreign}
-        learned = at_size(curves[of], self.sizes, rows)
-        return np.asarray(learned / (learned + np.exp(self._dilution(rows, items)) * (1 - learned)))
+        curve = at_size(getattr(self, of), self.sizes, rows)
+        return np.asarray(curve / (curve + np.exp(self._dilution(rows, items)) * (1 - curve)))
 
     def rates(self, threshold: float, *, rows: int | None = None, items: int | None = None) -> dict[str, float]:
-        """Share of left-out queries that get an answer at a threshold, by what the gallery holds; see the attributes.
+        """Return the share of left-out queries that get an answer at a threshold, by kind of query; see the attributes.
 
         Args:
             threshold: of a gallery of so many rows.
             rows: see `probability`.
             items: see there.
         """
-        kinds: tuple[Literal["kept", "absent", "foreign"], ...] = ("kept", "absent", "foreign")
-        return {name: float(np.mean(self.best(name, rows=rows, items=items) >= threshold)) for name in kinds}
+        return {name: float(np.mean(self.best(name, rows=rows, items=items) >= threshold)) for name in get_args(Curve)}
 
     def fields(self) -> dict[str, Any]:
-        """What JSON can hold; with `arrays` all that `restore` needs."""
-        names = ("slope", "lead", "bias", "rows", "queries", "groups", "answerable", "calibration_error")
-        return {name: getattr(self, name) for name in names}
+        """Return what JSON can hold; with `arrays` all that `restore` needs."""
+        return {name: getattr(self, name) for name in _NUMBERS}
 
     def arrays(self) -> dict[str, Shaped[np.ndarray, "sizes ..."]]:
-        """Sizes of galleries, and quantiles of best probabilities."""
-        return {"sizes": self.sizes, "kept": self.kept, "absent": self.absent, "foreign": self.foreign}
+        """Return sizes of galleries, and quantiles of best probabilities."""
+        return {name: getattr(self, name) for name in _ARRAYS}
 
     @classmethod
     def restore(cls, fields: Mapping[str, Any], arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> Relevance:
-        """What `fields` and `arrays` gave.
+        """Restore a model from its `fields` and `arrays`.
 
         Raises:
             SpaceError: they do not make a relevance model.
         """
         try:
-            numbers = {
-                name: float(fields[name]) for name in ("slope", "lead", "bias", "answerable", "calibration_error")
-            }
-            counts = {name: int(fields[name]) for name in ("rows", "queries", "groups")}
-            curves = {name: np.asarray(arrays[name], np.float64) for name in ("kept", "absent", "foreign")}
+            numbers = [float(fields[name]) for name in _NUMBERS[:4]]
+            rows, queries, groups = (int(fields[name]) for name in _NUMBERS[4:])
             sizes = np.asarray(arrays["sizes"], np.int64)
+            kept, absent, foreign = (np.asarray(arrays[name], np.float64) for name in _ARRAYS[1:])
         except (KeyError, TypeError, ValueError) as error:
             raise SpaceError(
                 f"this is not a saved relevance model ({type(error).__name__}: {error}). Align again"
             ) from error
-        right = all(
-            curve.shape == (*sizes.shape, *QUANTILES.shape)
-            and ((curve >= 0) & (curve <= 1)).all()
-            and (np.diff(curve) >= 0).all()
-            for curve in curves.values()
-        )
-        right = right and sizes.size > 0 and bool((np.diff(sizes, prepend=0) > 0).all())
-        if not (np.isfinite(list(numbers.values())).all() and min(numbers["slope"], numbers["lead"]) >= 0 and right):
-            raise SpaceError(
-                f"a saved relevance model is damaged: {numbers}, curves of {len(QUANTILES)} rising values. Align again"
-            )
-        if min(counts.values()) < 1:
-            raise SpaceError(f"a saved relevance model is damaged: {counts}. Align again")
-        return cls(
-            numbers["slope"],
-            numbers["lead"],
-            numbers["bias"],
-            counts["rows"],
-            counts["queries"],
-            counts["groups"],
-            numbers["answerable"],
-            numbers["calibration_error"],
-            sizes,
-            curves["kept"],
-            curves["absent"],
-            curves["foreign"],
-        )
+        slope, lead, bias, calibration_error = numbers
+        sound = np.isfinite(numbers).all() and min(slope, lead) >= 0 and min(rows, queries, groups) >= 1
+        sound = sound and sizes.size > 0 and bool((np.diff(sizes, prepend=0) > 0).all())
+        for curve in (kept, absent, foreign):
+            sound = sound and curve.shape == (*sizes.shape, *QUANTILES.shape)
+            sound = sound and bool(((curve >= 0) & (curve <= 1)).all() and (np.diff(curve) >= 0).all())
+        if not sound:
+            raise SpaceError(f"a saved relevance model is damaged: {dict(fields)}. Align again")
+        return cls(slope, lead, bias, rows, queries, groups, calibration_error, sizes, kept, absent, foreign)
 
 
 def fit_relevance(
@@ -204,13 +169,12 @@ def fit_relevance(
     groups: Int[np.ndarray, " queries"],
     likeness: Float[np.ndarray, "queries rows"],
     *,
-    answerable: float = ANSWERABLE,
     seed: int = 0,
 ) -> Relevance:
-    """Learn what scores are worth, by logistic regression.
+    """Fit the probability of relevance by logistic regression.
 
     The prior is that of the gallery: irrelevant rows are sampled (the best 40 of a query and 60 others) and weighted so
-    that they stand for all. Each query counts once with its relevant rows in the gallery, weighted `answerable`, and once
+    that they stand for all. Each query counts once with its relevant rows in the gallery, weighted `ANSWERABLE`, and once
     without. Calibration error and rates are of five folds of left-out groups; the model returned is of all queries.
 
     Args:
@@ -218,15 +182,11 @@ def fit_relevance(
         relevant: which row is relevant to which query; every query has one.
         groups: queries of one group are left out together.
         likeness: of every row to the rows that are relevant to the query; orders what `foreign` takes out.
-        answerable: share of queries that have an answer in the gallery, above 0 and below 1.
         seed: of folds and samples.
 
     Raises:
-        SpaceError: fewer than 10 groups, values that are not finite, a query without a relevant row or without any other,
-            or a share outside of 0 and 1.
+        SpaceError: fewer than 10 groups, values that are not finite, a query without a relevant row or without any other.
     """
-    if not 0 < answerable < 1:
-        raise SpaceError(f"answerable is a share above 0 and below 1; got {answerable}")
     if not scores.shape == relevant.shape == likeness.shape or len(groups) != len(scores):
         raise SpaceError(
             f"scores, relevant and likeness must be of one shape with a group a query; got {scores.shape}, "
@@ -250,7 +210,7 @@ def fit_relevance(
     sizes = gallery_sizes(scores.shape[1])
     tops = _bests(scores, relevant, likeness, sizes, seed)
     best, best_without = tops[0][-1], tops[1][-1]
-    sample = _sample(scores, relevant, best, best_without, answerable, rng)
+    sample = _sample(scores, relevant, best, best_without, rng)
     fold = (rng.permutation(parts) % FOLDS)[codes]
     rows = scores.shape[1]
     probabilities = [np.empty(top.shape) for top in tops]  # with the relevant rows, without, and of other kinds only
@@ -264,10 +224,10 @@ def fit_relevance(
 
         for target, of_size in zip(probabilities, tops, strict=True):
             target[:, test] = odds(of_size[:, test], of_size[:, test])
-        for top, without, share in ((best, False, answerable), (best_without, True, 1 - answerable)):
-            found = np.where(relevant[test] & without, -np.inf, scores[test])
-            first = np.argpartition(-found, min(SHOWN, rows - 1) - 1, axis=1)[:, : min(SHOWN, rows - 1)]
-            values = np.take_along_axis(found, first, axis=1)
+        for top, without, share in ((best, False, ANSWERABLE), (best_without, True, 1 - ANSWERABLE)):
+            candidates = np.where(relevant[test] & without, -np.inf, scores[test])
+            first = np.argpartition(-candidates, min(SHOWN, rows - 1) - 1, axis=1)[:, : min(SHOWN, rows - 1)]
+            values = np.take_along_axis(candidates, first, axis=1)
             there = values > -np.inf
             shown.append(odds(values, top[test, None])[there])
             truth.append((np.take_along_axis(relevant[test], first, axis=1) & (not without))[there])
@@ -275,45 +235,33 @@ def fit_relevance(
     error = calibration_error(np.concatenate(shown), np.concatenate(truth), weights=np.concatenate(weight))
     slope, lead, bias = _logistic(*sample.of(np.ones(len(scores), dtype=bool)))
     curves = (np.quantile(values, QUANTILES, axis=1).T for values in probabilities)
-    return Relevance(slope, lead, bias, rows, len(scores), parts, answerable, error, sizes, *curves)
+    return Relevance(slope, lead, bias, rows, len(scores), parts, error, sizes, *curves)
 
 
 def mixed_threshold(
-    parts: Sequence[tuple[Relevance, int | None]],
-    *,
-    keep: float | None = None,
-    false_hits: float | None = None,
-    of: Absence = "foreign",
-    items: int | None = None,
+    parts: Sequence[tuple[Relevance, int | None]], *, keep: float = KEEP, items: int | None = None
 ) -> float:
-    """The least probability of a best hit in a gallery of several modalities, see `Relevance.threshold`.
+    """Return the least probability of a best hit in a gallery of several modalities, see `Relevance.threshold`.
 
     An answer is taken to be in a modality as often as rows are. So one that few items have, or of which little is found,
     does not decide what is kept of the others.
 
     Args:
         parts: a model a modality, and its rows in the gallery.
-        keep: see there, and so are all others.
-        false_hits: see there.
-        of: see there.
+        keep: see there.
         items: see there.
 
     Raises:
-        SpaceError: both rates, or one that is not from 0 to 1.
+        SpaceError: a share that is not from 0 to 1.
     """
-    if keep is not None and false_hits is not None:
-        raise SpaceError("a threshold is for a share kept or for a share of false hits; got both")
-    rate = false_hits if false_hits is not None else KEEP if keep is None else keep
-    if not 0 <= rate <= 1:
-        raise SpaceError(f"a rate is a number from 0 to 1; got {rate}")
-    kind = "kept" if false_hits is None else of
-    curves = [model.best(kind, rows=rows, items=items) for model, rows in parts]
-    limit = mixed_quantile(curves, [model.rows if rows is None else rows for model, rows in parts], 1 - rate)
-    return limit if false_hits is None else float(np.nextafter(limit, 1))
+    if not 0 <= keep <= 1:
+        raise SpaceError(f"a rate is a number from 0 to 1; got {keep}")
+    curves = [model.best("kept", rows=rows, items=items) for model, rows in parts]
+    return mixed_quantile(curves, [model.rows if rows is None else rows for model, rows in parts], 1 - keep)
 
 
 def mixed_quantile(curves: Sequence[Float[np.ndarray, " quantiles"]], weights: Sequence[float], share: float) -> float:
-    """A quantile of a weighted mixture of values, of which each part is given by its own quantiles (`QUANTILES`)."""
+    """Return a quantile of a weighted mixture of distributions, each described by its own quantiles (`QUANTILES`)."""
     if len(curves) == 1:
         return float(np.interp(share, QUANTILES, curves[0]))
     values = np.unique(np.concatenate(curves))
@@ -326,7 +274,7 @@ def mixed_quantile(curves: Sequence[Float[np.ndarray, " quantiles"]], weights: S
 
 
 def gallery_sizes(rows: int) -> Int[np.ndarray, " sizes"]:
-    """Sizes of galleries that best hits are looked at in, rising: all rows, half of them, and so on down to 20."""
+    """Return the sizes of galleries that best hits are looked at in, rising: all rows, half of them, ... down to 20."""
     sizes = [rows]
     while sizes[-1] // 2 >= _SMALLEST:
         sizes.append(sizes[-1] // 2)
@@ -340,7 +288,7 @@ def best_by_size(
     *,
     seed: int,
 ) -> Float[np.ndarray, "sizes queries"]:
-    """Best score of each query where its relevant rows are among so many others, drawn once for all; -inf counts as none.
+    """Return the best score of each query with its relevant rows among so many others, drawn once for all; -inf is none.
 
     Args:
         scores: of every row for every query.
@@ -357,7 +305,7 @@ def best_by_size(
 def at_size(
     curves: Float[np.ndarray, "sizes quantiles"], sizes: Int[np.ndarray, " sizes"], rows: int | None
 ) -> Float[np.ndarray, " quantiles"]:
-    """The curve of a gallery of so many rows, between those of the nearest sizes; None or more than were seen: the last."""
+    """Interpolate the curve of a gallery of so many rows; None or more than were seen: the last."""
     if rows is None:
         return np.asarray(curves[-1])
     place = float(np.interp(np.log(max(rows, 1)), np.log(sizes), np.arange(len(sizes))))
@@ -372,7 +320,7 @@ def calibration_error(
     weights: Float[np.ndarray, " hits"] | None = None,
     bins: int = 15,
 ) -> float:
-    """Mean over bins of |mean probability - share relevant|, weighted; bins hold equally many hits.
+    """Return the weighted mean over bins of |mean probability - share relevant|; bins hold equally many hits.
 
     Equal numbers instead of equal widths (Nixon et al. 2019), since most hits have a probability near 0.
 
@@ -397,7 +345,7 @@ def _bests(
     sizes: Int[np.ndarray, " sizes"],
     seed: int,
 ) -> tuple[Float[np.ndarray, "sizes queries"], ...]:
-    """Best score of each query, that without the relevant rows, and that among the half least like them, by size."""
+    """Return the best score of each query, by size: with its relevant rows, without, and in the half least like them."""
     nothing = np.zeros_like(relevant)
     without = np.where(relevant, -np.inf, scores)
     middle = np.median(np.where(relevant, np.inf, likeness), axis=1, keepdims=True)
@@ -431,7 +379,6 @@ def _sample(
     relevant: Bool[np.ndarray, "queries rows"],
     best: Float[np.ndarray, " queries"],
     best_without: Float[np.ndarray, " queries"],
-    answerable: float,
     rng: np.random.Generator,
 ) -> _Sample:
     query, row, weight = [], [], []
@@ -455,7 +402,7 @@ def _sample(
         np.concatenate([score, score[out]]),
         np.concatenate([score - best[q], score[out] - best_without[q[out]]]),
         np.concatenate([right.astype(np.float64), np.zeros(int(out.sum()))]),
-        np.concatenate([answerable * w, (1 - answerable) * w[out]]) * 2,
+        np.concatenate([ANSWERABLE * w, (1 - ANSWERABLE) * w[out]]) * 2,
     )
 
 
@@ -483,7 +430,7 @@ def _logistic(
 
     prior = float(weight @ y) / total
     begin = np.array([0.1, 0.1, np.log(prior / (1 - prior))])
-    found = minimize(
+    fit = minimize(
         loss,
         begin,
         jac=True,
@@ -491,5 +438,5 @@ def _logistic(
         bounds=[(0, None), (0, None), (None, None)],
         options={"ftol": 1e-13, "gtol": 1e-9},
     )
-    factors = found.x[:2] / spread
-    return float(factors[0]), float(factors[1]), float(found.x[2] - factors @ mean)
+    factors = fit.x[:2] / spread
+    return float(factors[0]), float(factors[1]), float(fit.x[2] - factors @ mean)

@@ -17,7 +17,6 @@ from jaxtyping import Float64, Int
 
 from chiasm._optional import require
 from chiasm.errors import EncoderError, SpaceError
-from chiasm.retrieval.hybrid import Found, reciprocal_rank_fusion
 from chiasm.types import Audio, Image, Media, Modality, Text, Video
 
 CANDIDATES = 100  # read at the most: each costs a run of the network
@@ -31,9 +30,10 @@ _PAIRS = ("SequenceClassification", "CausalLM", "ConditionalGeneration", "ImageT
 class Reranked:
     """All candidates in their new order."""
 
-    order: Int[np.ndarray, " candidates"]  # places before
-    scores: Float64[np.ndarray, " candidates"]
-    """By the new place: what the model said of the candidate, NaN where it did not read it."""
+    order: Int[np.ndarray, " candidates"]  # places before reranking, by the new place
+    scores: Float64[
+        np.ndarray, " candidates"
+    ]  # of the model, by the new place; NaN where it did not read the candidate
 
 
 class Reranker:
@@ -66,8 +66,8 @@ class Reranker:
                 "Give a sentence-transformers CrossEncoder: a local folder, or an id such as "
                 "'cross-encoder/ms-marco-MiniLM-L6-v2'"
             ) from error
-        made_for = getattr(getattr(self._model[0], "model", None), "config", None)
-        classes = getattr(made_for, "architectures", None) or ()
+        config = getattr(getattr(self._model[0], "model", None), "config", None)
+        classes = getattr(config, "architectures", None) or ()
         if classes and not any(name.endswith(_PAIRS) for name in classes):
             raise EncoderError(
                 f"{self.name!r} is a {classes[0]}, which was not trained to score pairs: its scores would be random. "
@@ -81,7 +81,7 @@ class Reranker:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """What it reads, of queries and of candidates."""
+        """The modalities that it reads, of queries and of candidates."""
         kinds: tuple[Modality, ...] = ("image", "text", "audio", "video")
         return tuple(kind for kind in kinds if self._model.supports(kind))
 
@@ -91,10 +91,9 @@ class Reranker:
         candidates: Sequence[Media | None],
         *,
         limit: int = CANDIDATES,
-        fuse: bool = False,
         batch_size: int = BATCH,
     ) -> Reranked:
-        """Bring candidates into the order of the model's scores. Of equal scores the earlier candidate stays earlier.
+        """Order candidates by the model's scores. Of equal scores the earlier candidate stays earlier.
 
         A candidate that the model cannot read, since it is None or of another modality, keeps its place: the others
         are ordered among the places that they hold. So do those beyond the limit, all behind the others.
@@ -103,8 +102,6 @@ class Reranker:
             query: what is looked for.
             candidates: best first, each as something that the model reads, e.g. its text or transcript.
             limit: how many of the first candidates are read.
-            fuse: not to go by the model's scores alone, but by reciprocal ranks of both orders; a candidate that was
-                not read is then treated as `chiasm.retrieval.hybrid` treats one without words.
             batch_size: pairs a run.
 
         Raises:
@@ -125,20 +122,11 @@ class Reranker:
             dtype=np.int64,
         )
         asked = _as_input(query)
-        given = self._scores([(asked, _as_input(candidates[place])) for place in read.tolist()], batch_size)
-        best = np.argsort(-given, kind="stable")
+        of_read = self._scores([(asked, _as_input(candidates[place])) for place in read.tolist()], batch_size)
         order = np.arange(len(candidates))
-        if fuse:
-            first = len(candidates[:limit])
-            covers = np.zeros(first, dtype=bool)
-            covers[read] = True
-            places = np.arange(first)
-            before = Found(places, (first - places).astype(np.float64))
-            order[:first] = reciprocal_rank_fusion([before, Found(read[best], given[best], covers)]).rows
-        else:
-            order[read] = read[best]
+        order[read] = read[np.argsort(-of_read, kind="stable")]
         scores = np.full(len(candidates), np.nan)
-        scores[read] = given
+        scores[read] = of_read
         return Reranked(order, scores[order])
 
     def _scores(self, pairs: list[tuple[Any, Any]], batch_size: int) -> Float64[np.ndarray, " pairs"]:
@@ -148,14 +136,14 @@ class Reranker:
             scores = self._model.predict(pairs, batch_size=batch_size, show_progress_bar=False)
         except Exception as error:  # a network may raise anything
             raise EncoderError(f"the reranker {self.name!r} failed: {type(error).__name__}: {error}") from error
-        found: Float64[np.ndarray, " pairs"] = np.asarray(scores, dtype=np.float64)
-        if found.shape != (len(pairs),) or not np.isfinite(found).all():
+        checked: Float64[np.ndarray, " pairs"] = np.asarray(scores, dtype=np.float64)
+        if checked.shape != (len(pairs),) or not np.isfinite(checked).all():
             raise EncoderError(f"the reranker {self.name!r} gave scores that are not finite numbers, one a pair")
-        return found
+        return checked
 
 
 def _as_input(medium: Media | None) -> Any:
-    """As sentence-transformers takes it."""
+    """Convert a medium to what sentence-transformers takes."""
     match medium:
         case Text():
             return medium.text[:CHARACTERS]

@@ -1,18 +1,17 @@
 """Scores that compare across modalities.
 
 The cosine of a text with a text and that of a text with an image are not on one scale. For each pair of modalities, of
-the query and of what is searched, a `PairScores` knows how the vectors are prepared (centred, whitened, hubs held back),
-what a score is worth against the others of its query, and, where it was fitted on pairs, how probable it is that a hit
-is relevant. A `ScoreModel` holds one for each pair of modalities and judges the hits of a mixed gallery.
+the query and of the gallery, a `PairScores` knows how vectors are prepared (centred, hubs held back), how a score compares
+with the query's other scores, and, where it was fitted on pairs, how probable it is that a hit is relevant. A `ScoreModel`
+holds one `PairScores` for each pair of modalities and judges the hits of a mixed gallery.
 
-Vectors and modalities come in; items, files and the search itself are left to `chiasm.retrieval.index` and
-`chiasm.verbs`.
+Arrays in, arrays out; searching is left to `chiasm.retrieval.index` and `chiasm.verbs.search`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from math import comb
 from typing import Any, Literal
 
@@ -21,10 +20,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from chiasm.alignment.alignment import MIN_PAIRS
 from chiasm.errors import SpaceError
-from chiasm.retrieval.hubness import Correction
-from chiasm.retrieval.metrics import VectorStatistics
 from chiasm.retrieval.relevance import (
-    ANSWERABLE,
     KEEP,
     QUANTILES,
     Relevance,
@@ -35,52 +31,98 @@ from chiasm.retrieval.relevance import (
     mixed_threshold,
 )
 from chiasm.types import Modality
-from chiasm.vectors import unit_rows
+from chiasm.vectors import check_matrix, unit_rows
 
-FORMAT_VERSION = 2
-MAX_BANK = 2000  # queries kept for the hubness statistics: 1.5 MB at 384 dimensions
+FORMAT_VERSION = 3
+MAX_BANK = 2000  # queries kept for the hub offsets: 1.5 MB at 384 dimensions
 MAX_QUERIES, MAX_ROWS = 1000, 5000  # of the pairs that relevance is learned from; more cost time and change little
 FOLDS = 5
-_NEAR_NOTHING = 2.0  # offset of a row of zeros: below every other score
+_ZERO_OFFSET = 2.0  # of a row of zeros: puts it below every other score
 _CHOICE_HITS, _CHOICE_CANDIDATES = 10, 100
+_BLOCK = 2**22  # similarities held at a time
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to vectors before they are compared.
+    """How vectors are changed before they are compared.
+
+    Hubs, gallery rows that are near to every query, lose `hub_strength * log mean exp(T s) / T`, with s their
+    similarities to a bank of queries and T the temperature (inverted softmax; Smith et al. 2017). Strength 1 ranks rows
+    by the probability of the query given the row, 1/2 by the product of the softmax over rows and the one over queries.
 
     Attributes:
-        centred: the mean of each side is taken off, which closes the modality gap (Liang et al. 2022).
-        whitening: power of the whitening by the covariance of the queries (Ledoit-Wolf), 0 for none and 1 for full.
-        correction: of hubs.
+        centred: subtract each side's mean, which closes the modality gap (Liang et al. 2022).
+        hub_strength: factor of the hub offset; 0 for none.
+        temperature: T of the hub offset.
+
+    Example:
+        >>> Preparation(hub_strength=0.5).hub_offsets(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32)[:1]).round(2)
+        array([0.5, 0. ], dtype=float32)
     """
 
     centred: bool = False
-    whitening: float = 0.0
-    correction: Correction = field(default_factory=Correction)
+    hub_strength: float = 0.0
+    temperature: float = 10.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.whitening <= 1 or (self.whitening > 0 and not self.centred):
-            raise SpaceError(f"whitening is a power from 0 to 1 of centred vectors; got {self}")
+        if not (0 <= self.hub_strength < np.inf and 0 < self.temperature < np.inf):
+            raise SpaceError(
+                "a hub strength is at least 0 and a temperature above 0, both finite; got "
+                f"{self.hub_strength} and {self.temperature}"
+            )
+
+    def hub_offsets(
+        self,
+        rows: Float[np.ndarray, "rows dim"],
+        bank: Float[np.ndarray, "bank dim"],
+        *,
+        row_owners: Int[np.ndarray, " rows"] | None = None,
+        bank_owners: Int[np.ndarray, " bank"] | None = None,
+    ) -> Float[np.ndarray, " rows"]:
+        """Return the number to subtract from each row's score.
+
+        An offset depends on the row and the bank alone, not on the query, so it is computed once.
+
+        Args:
+            rows: of the gallery.
+            bank: queries; an empty bank gives no offsets.
+            row_owners: the item of each row. A query of the same item (an image's own caption) says nothing about
+                whether the row is a hub and is left out; else a row with a caption in the bank would rank behind one
+                without. Give the owners of both sides or of neither.
+            bank_owners: the item of each query in the bank.
+
+        Raises:
+            SpaceError: owners of one side only.
+        """
+        if (row_owners is None) != (bank_owners is None):
+            raise SpaceError("owners must be given of both the rows and the bank, or of neither")
+        offsets = np.zeros(len(rows), np.float32)
+        if not self.hub_strength or not len(bank):
+            return offsets
+        step = max(1, _BLOCK // len(bank))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            logits = self.temperature * (rows[part] @ bank.T)
+            if row_owners is not None and bank_owners is not None:
+                np.copyto(logits, -np.inf, where=row_owners[part, None] == bank_owners[None, :])
+            counted = np.isfinite(logits).sum(axis=1)
+            top = np.where(counted > 0, logits.max(axis=1), 0)
+            mean = np.exp(logits - top[:, None]).sum(axis=1) / np.maximum(counted, 1)
+            soft = top + np.log(np.where(counted > 0, mean, 1))
+            offsets[part] = self.hub_strength * soft / self.temperature
+        return offsets
 
 
 PREPARATIONS = (
     Preparation(),
     *(
-        Preparation(centred, correction=correction)
+        Preparation(centred, strength, temperature)
         for centred in (False, True)
-        for correction in (
-            Correction("csls", strength=0.5),
-            Correction("csls"),
-            Correction("inverted_softmax", strength=0.5),
-            Correction("inverted_softmax"),
-            Correction("inverted_softmax", strength=0.5, temperature=20.0),
-        )
+        for strength, temperature in ((0.5, 10.0), (1.0, 10.0), (0.5, 20.0))
     ),
-    Preparation(True),
+    Preparation(centred=True),
 )
-"""What `PairScores.fit` chooses from; the first one changes nothing. None whitens: on the stamps that gained nothing over
-centring and takes an eigendecomposition a fold."""
+"""The candidates of `PairScores.fit`; the first one changes nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +167,12 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Vectors of one pair of modalities, so prepared that their inner product is the score."""
+    """A `Preparation` with the means and the bank that it was fitted with."""
 
+    preparation: Preparation
     query_mean: Float[np.ndarray, " dim"]
     row_mean: Float[np.ndarray, " dim"]
-    matrix: Float[np.ndarray, "dim dim"] | None
-    correction: Correction
-    bank: Float[np.ndarray, "bank dim"]  # float16, turned as queries are
+    bank: Float[np.ndarray, "bank dim"]  # float16, turned as queries are; empty without hub offsets
     bank_owners: Int[np.ndarray, " bank"] | None
 
     @classmethod
@@ -142,87 +183,75 @@ class Prepared:
         bank: Float[np.ndarray, "bank dim"],
         bank_owners: Int[np.ndarray, " bank"] | None,
     ) -> Prepared:
-        """Means, whitening and the turned bank; a bank is kept only where the correction needs one."""
-        nothing = np.zeros(rows.shape[1], np.float32)
-        matrix = None
-        means = nothing, nothing
+        """Compute the means, and keep the turned bank where hub offsets need one."""
+        means = (np.zeros(rows.shape[1]),) * 2
         if preparation.centred:
             means = bank.mean(axis=0, dtype=np.float64), rows.mean(axis=0, dtype=np.float64)
-            if preparation.whitening:
-                matrix = VectorStatistics.from_vectors(bank).whitening(power=preparation.whitening).matrix
-        plain = cls(
-            means[0].astype(np.float32), means[1].astype(np.float32), matrix, preparation.correction, bank[:0], None
-        )
-        if preparation.correction.method == "none":
+        query_mean, row_mean = (mean.astype(np.float32) for mean in means)
+        plain = cls(preparation, query_mean, row_mean, bank[:0].astype(np.float16), None)
+        if not preparation.hub_strength:
             return plain
-        turned = plain.turned(bank, "query").astype(np.float16)
-        return cls(plain.query_mean, plain.row_mean, matrix, preparation.correction, turned, bank_owners)
+        return cls(preparation, query_mean, row_mean, plain.turned(bank, "query").astype(np.float16), bank_owners)
 
     def turned(self, vectors: Float[np.ndarray, "n dim"], side: Literal["query", "row"]) -> Float[np.ndarray, "n dim"]:
-        """Centred, whitened and of unit length; a row of zeros stays zero."""
-        moved = vectors - (self.query_mean if side == "query" else self.row_mean)
-        if self.matrix is not None:
-            moved = moved @ self.matrix
-        moved = unit_rows(moved)
+        """Return vectors centred and at unit length; a row of zeros stays zero."""
+        moved = unit_rows(vectors - (self.query_mean if side == "query" else self.row_mean))
         moved[~vectors.any(axis=1)] = 0
         return np.asarray(moved, dtype=np.float32)
 
     def queries(self, vectors: Float[np.ndarray, "queries dim"]) -> Float[np.ndarray, "queries width"]:
-        """Turned queries and a 1, which takes the offset of a row off."""
+        """Return turned queries and a 1, which subtracts the offset of a row."""
         turned = self.turned(vectors, "query")
         return np.hstack([turned, np.ones((len(turned), 1), np.float32)])
 
     def rows(
         self, vectors: Float[np.ndarray, "rows dim"], owners: Int[np.ndarray, " rows"] | None = None
     ) -> Float[np.ndarray, "rows width"]:
-        """Turned rows and what is taken off them, with a minus sign."""
+        """Return turned rows and their offset with a minus sign."""
         turned = self.turned(vectors, "row")
-        known = owners if self.bank_owners is not None else None
-        offsets = self.correction.offsets(
+        offsets = self.preparation.hub_offsets(
             turned,
             self.bank.astype(np.float32),
-            row_owners=known,
-            bank_owners=None if known is None else self.bank_owners,
+            row_owners=None if self.bank_owners is None else owners,
+            bank_owners=None if owners is None else self.bank_owners,
         )
-        offsets[~vectors.any(axis=1)] = _NEAR_NOTHING
+        offsets[~vectors.any(axis=1)] = _ZERO_OFFSET
         return np.hstack([turned, -offsets[:, None]])
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """How a preparation was chosen on left-out groups."""
+class Choice:
+    """Which preparation was chosen, and how it did on left-out groups."""
 
     preparation: Preparation
     score: float
-    """Chance that what is relevant is among the first 10 of 100 rows, mean over left-out queries; NaN if none was tried."""
+    """Chance that a relevant row is among the first 10 of 100, mean over left-out queries; NaN if none was tried."""
     plain_score: float
-    """The same with nothing done to the vectors."""
+    """The same for plain cosine."""
     groups: int
 
 
 @dataclass(frozen=True, eq=False)
 class PairScores:
-    """Scores of queries of one modality with rows of one modality, see `fit`.
+    """How scores of queries of one modality with rows of one modality are to be read, see `fit`.
 
     Attributes:
         prepared: how vectors become comparable.
         mean: of the prepared gallery rows, for standard scores.
-        covariance: of them.
+        covariance: of the prepared gallery rows.
         rows: of the gallery that it was fitted on.
-        chosen: what was chosen, and how it compares with plain cosine.
+        choice: the chosen preparation, and how it compares with plain cosine.
         relevance: None where there were too few pairs; then no hit has a probability.
-        nearest: for each size of `relevance.sizes`, quantiles of the plain cosine of a held-out query with the row nearest
-            to it. Centring and hubness
-            correction order hits better, and hide how far a query is from everything: what a stranger to the gallery
-            asks for is told by the plain cosine (off-topic queries on the stamps: 0.06 get an answer at 95 % kept, after
-            centring 0.54).
+        nearest: for each size of `relevance.sizes`, quantiles of the plain cosine of a held-out query with its nearest row.
+            Centring and hub offsets order hits better but hide how far a query is from everything; the plain cosine
+            tells an off-topic query (stamps: 0.06 of those get an answer at 95 % kept, after centring 0.54).
     """
 
     prepared: Prepared
     mean: Float[np.ndarray, " width"]
     covariance: Float[np.ndarray, "width width"]
     rows: int
-    chosen: Chosen
+    choice: Choice
     relevance: Relevance | None = None
     nearest: Float[np.ndarray, "sizes quantiles"] | None = None
 
@@ -236,98 +265,70 @@ class PairScores:
         bank_owners: Int[np.ndarray, " bank"] | None = None,
         pairs: HeldOut | None = None,
         preparation: Preparation | Literal["auto"] = "auto",
-        answerable: float = ANSWERABLE,
         seed: int = 0,
     ) -> PairScores:
-        """Learn what scores are worth.
+        """Fit the preparation, standard scores and, given pairs, the probability of relevance.
 
-        Without pairs, or with pairs of fewer than 10 groups, vectors are compared by plain cosine (or as `preparation`
-        says), scores compare across modalities by their standard score, and no hit has a probability. With pairs the
-        preparation is chosen on left-out groups: one that does something is taken only if it gains more than the standard
-        error of its gain.
+        Without pairs, or with pairs of fewer than 10 groups, vectors are compared by plain cosine (or by `preparation`),
+        scores compare across modalities by their standard score, and no hit has a probability. With pairs the
+        preparation is chosen on left-out groups: anything but plain cosine has to gain more than the standard error of
+        its gain.
 
         Args:
             gallery: unit vectors of the modality that is searched.
             bank: unit vectors like those of queries, e.g. all texts of a collection; 2,000 of them are kept.
-            gallery_owners: what each row belongs to, see `Correction.offsets`.
-            bank_owners: what each query of the bank belongs to.
+            gallery_owners: the item of each row, see `Preparation.hub_offsets`.
+            bank_owners: the item of each query in the bank.
             pairs: held-out queries and rows.
             preparation: of the vectors; `"auto"` chooses from `PREPARATIONS`.
-            answerable: see `fit_relevance`.
             seed: of samples and folds.
 
         Raises:
             SpaceError: an empty gallery or bank, different widths, values that are not finite, or not one owner a vector.
         """
         _check(gallery, bank, gallery_owners, bank_owners, pairs)
-        drawn = np.arange(len(bank))
         if len(bank) > MAX_BANK:
             drawn = np.sort(np.random.default_rng(seed).choice(len(bank), MAX_BANK, replace=False))
-        bank, bank_owners = bank[drawn], None if bank_owners is None else bank_owners[drawn]
+            bank, bank_owners = bank[drawn], None if bank_owners is None else bank_owners[drawn]
         known = None if pairs is None else pairs.answerable(seed)
         groups = 0 if known is None else len(np.unique(known.query_groups))
-        enough = known is not None and groups >= MIN_PAIRS and len(np.unique(known.row_groups)) >= MIN_PAIRS
-        first = PREPARATIONS[0] if preparation == "auto" else preparation
-        chosen = Chosen(first, float("nan"), float("nan"), groups)
-        if known is not None and enough:
-            chosen = _choose(known, PREPARATIONS if preparation == "auto" else (PREPARATIONS[0], preparation), seed)
+        if known is not None and min(groups, len(np.unique(known.row_groups))) < MIN_PAIRS:
+            known = None
+        choice = Choice(PREPARATIONS[0] if preparation == "auto" else preparation, float("nan"), float("nan"), groups)
+        if known is not None:
+            choice = _choose(known, PREPARATIONS if preparation == "auto" else (PREPARATIONS[0], preparation), seed)
             if preparation != "auto":
-                chosen = Chosen(preparation, chosen.score, chosen.plain_score, groups)
-        prepared = Prepared.fit(chosen.preparation, gallery, bank, bank_owners)
-        rows = prepared.rows(
-            gallery[gallery.any(axis=1)], None if gallery_owners is None else gallery_owners[gallery.any(axis=1)]
-        )
-        if not len(rows):
+                choice = Choice(preparation, choice.score, choice.plain_score, groups)
+        prepared = Prepared.fit(choice.preparation, gallery, bank, bank_owners)
+        filled = gallery.any(axis=1)
+        if not filled.any():
             raise SpaceError(f"all {len(gallery)} rows of the gallery are zero: there is nothing to compare with")
-        statistics = VectorStatistics.from_vectors(rows)
+        rows = prepared.rows(gallery[filled], None if gallery_owners is None else gallery_owners[filled])
         relevance = nearest = None
-        if known is not None and enough:
-            relevance = _relevance(chosen.preparation, known, answerable, seed)
+        if known is not None:
+            relevance = _relevance(choice.preparation, known, seed)
         if known is not None and relevance is not None:
             mine = known.query_groups[:, None] == known.row_groups[None]
             best = best_by_size(known.queries @ known.rows.T, mine, relevance.sizes, seed=seed)
             nearest = np.quantile(best, QUANTILES, axis=1).T
-        return cls(
-            prepared,
-            statistics.mean.astype(np.float32),
-            statistics.covariance.astype(np.float32),
-            len(gallery),
-            chosen,
-            relevance,
-            nearest,
-        )
-
-    def prepare_queries(self, vectors: Float[np.ndarray, "queries dim"]) -> Float[np.ndarray, "queries width"]:
-        """Queries for an index of inner products over `prepare_rows`; one dimension wider than the space."""
-        return self.prepared.queries(vectors)
-
-    def prepare_rows(
-        self, vectors: Float[np.ndarray, "rows dim"], owners: Int[np.ndarray, " rows"] | None = None
-    ) -> Float[np.ndarray, "rows width"]:
-        """Rows for such an index; the last dimension holds what is taken off for hubness.
-
-        Args:
-            vectors: unit vectors; a row of zeros scores below all others.
-            owners: as the `bank_owners` of `fit` are; without them a row's own caption counts as any other query.
-        """
-        return self.prepared.rows(vectors, owners)
+        return cls(prepared, *_moments(rows), len(gallery), choice, relevance, nearest)
 
     def offsets(
         self, vectors: Float[np.ndarray, "rows dim"], owners: Int[np.ndarray, " rows"] | None = None
     ) -> Float[np.ndarray, " rows"]:
-        """What hubness takes off each row: to be computed once a gallery, kept (4 bytes a row) and given to `judge`."""
+        """Return the hub offset of each row: the same for every query, so worth keeping. See `ScoreModel.judge`."""
         return -self.prepared.rows(vectors, owners)[:, -1]
 
     def standard(
         self, scores: Float[np.ndarray, "queries k"], queries: Float[np.ndarray, "queries width"]
     ) -> Float[np.ndarray, "queries k"]:
-        """Scores in standard deviations above the mean score of the query with all rows of the gallery.
+        """Return scores in standard deviations above the mean score of the query with all rows of the gallery.
 
-        Mean and deviation are exact for the gallery that was fitted: they follow from its mean and covariance.
+        Mean and deviation follow from the mean and covariance of the gallery that was fitted, and are exact for it.
 
         Args:
-            scores: as an index of `prepare_rows` gave them.
-            queries: from `prepare_queries`.
+            scores: inner products of `prepared.queries` and `prepared.rows`.
+            queries: from `prepared.queries`.
         """
         middle = queries @ self.mean
         variance = np.einsum("qd,qd->q", queries @ self.covariance, queries)
@@ -336,15 +337,15 @@ class PairScores:
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What is known of the hits of one query, an entry a hit in the order in which they were given.
+    """What the scores of one query's hits are worth, one entry a hit, in the order in which hits were passed.
 
     Attributes:
-        scores: after centring, whitening and hubness correction.
+        scores: after centring and hub offsets.
         standard: standard deviations above the mean of the query's scores with the hit's modality.
-        probability: of being relevant; NaN where nothing was learned for that pair of modalities.
+        probability: of being relevant; NaN where no relevance was fitted for that pair of modalities.
         order: hits from the best to the worst. By probability if all have one, else by standard score.
         threshold: least probability of a hit that is worth showing; None where probabilities are missing.
-        floor: least plain cosine of one, None where the threshold was asked for otherwise than by a share kept.
+        floor: least plain cosine of such a hit; None unless the threshold follows from a share kept.
         worth: which hits reach both; all where probabilities are missing.
         found: whether any hit does; None where probabilities are missing, and then nobody can say.
     """
@@ -360,7 +361,7 @@ class Judgement:
 
     @property
     def shown(self) -> Int[np.ndarray, " shown"]:
-        """Hits that are worth showing, from the best to the worst."""
+        """Return hits that are worth showing, from the best to the worst."""
         return np.asarray(self.order[self.worth[self.order]])
 
 
@@ -383,15 +384,13 @@ class ScoreModel:
         offsets: Float[np.ndarray, " hits"] | None = None,
         sizes: Mapping[Modality, int] | None = None,
         items: int | None = None,
-        keep: float | None = None,
-        false_hits: float | None = None,
+        keep: float = KEEP,
         min_probability: float | None = None,
     ) -> Judgement:
         """Judge candidates of one query, such as the 200 of each modality with the best cosine.
 
-        Scores and standard scores are exact. A probability takes the best score of the candidates of its modality for the
-        best of all, so the best must be among them; in which order cosine and corrected score differ is known to some
-        hundred rows at most.
+        A probability depends on the best score of the query in its modality, which is taken from the candidates: enough
+        of them have to be passed that the best is among them.
 
         Args:
             query: unit vector.
@@ -403,11 +402,10 @@ class ScoreModel:
             sizes: rows of the whole gallery by modality. Default: as when the scores were fitted.
             items: of the whole gallery. A modality that few of them have is not favoured for it. Default: as many as rows.
             keep: share of the answerable queries that should still get an answer, see `Relevance.threshold`.
-            false_hits: share of the unanswerable queries that may get one.
-            min_probability: threshold, instead of one that follows from a share.
+            min_probability: threshold, instead of the one that follows from `keep`.
 
         Raises:
-            SpaceError: shapes that do not fit, more than one kind of threshold, or a share outside of 0 to 1.
+            SpaceError: shapes that do not fit, or a share outside of 0 to 1.
         """
         if (
             len(modalities) != len(rows)
@@ -418,8 +416,6 @@ class ScoreModel:
                 f"{len(modalities)} modalities, {'no' if offsets is None else len(offsets)} offsets and a query of "
                 f"{len(query)} do not fit rows {rows.shape}"
             )
-        if sum(given is not None for given in (keep, false_hits, min_probability)) > 1:
-            raise SpaceError("give one of keep, false_hits and min_probability, not several")
         if min_probability is not None and not 0 <= min_probability <= 1:
             raise SpaceError(f"min_probability is a number from 0 to 1; got {min_probability}")
         kinds = np.array(modalities, dtype="<U8")
@@ -433,16 +429,16 @@ class ScoreModel:
             if pair is None:
                 scores[mine] = plain[mine]
                 continue
-            asked = pair.prepare_queries(query[None])
-            if offsets is None:
-                found = pair.prepare_rows(rows[mine]) @ asked[0]
-            else:
-                found = pair.prepared.turned(rows[mine], "row") @ asked[0, :-1] - offsets[mine]
-            scores[mine] = found
-            standard[mine] = pair.standard(found[None], asked)[0]
+            asked = pair.prepared.queries(query[None])
+            hub = pair.offsets(rows[mine]) if offsets is None else offsets[mine]
+            corrected = pair.prepared.turned(rows[mine], "row") @ asked[0, :-1] - hub
+            scores[mine] = corrected
+            standard[mine] = pair.standard(corrected[None], asked)[0]
             if pair.relevance is not None:
                 size = None if sizes is None else sizes[kind]
-                probability[mine] = pair.relevance.probability(found, float(found.max()), rows=size, items=items)
+                probability[mine] = pair.relevance.probability(
+                    corrected, float(corrected.max()), rows=size, items=items
+                )
                 parts.append((pair.relevance, size))
                 if pair.nearest is not None:
                     rows_of = pair.relevance.rows if size is None else size
@@ -451,11 +447,11 @@ class ScoreModel:
             order = np.lexsort((-standard, -probability))
             threshold, floor = min_probability, None
             if threshold is None:
-                threshold = mixed_threshold(parts, keep=keep, false_hits=false_hits, items=items)
+                threshold = mixed_threshold(parts, keep=keep, items=items)
             worth = probability >= threshold
-            if nearest and min_probability is None and false_hits is None:
+            if nearest and min_probability is None:
                 curves, weights = zip(*nearest, strict=True)
-                floor = mixed_quantile(curves, weights, 1 - (KEEP if keep is None else keep))
+                floor = mixed_quantile(curves, weights, 1 - keep)
                 worth &= plain >= floor
             return Judgement(scores, standard, probability, order, threshold, floor, worth, bool(worth.any()))
         by = plain if np.isnan(standard).any() else standard
@@ -463,7 +459,7 @@ class ScoreModel:
         return Judgement(scores, standard, probability, np.argsort(-by, kind="stable"), None, None, every, None)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Shaped[np.ndarray, "..."]]]:
-        """What JSON can hold of it, and arrays; both are what `from_state` needs."""
+        """Return what JSON can hold and the arrays, for `from_state`."""
         fields: dict[str, Any] = {"format_version": FORMAT_VERSION, "pairs": []}
         arrays: dict[str, Shaped[np.ndarray, "..."]] = {}
         for (query, searched), pair in self.pairs.items():
@@ -474,17 +470,16 @@ class ScoreModel:
                     "query": query,
                     "searched": searched,
                     "rows": pair.rows,
-                    "preparation": asdict(pair.chosen.preparation),
-                    "score": None if np.isnan(pair.chosen.score) else pair.chosen.score,
-                    "plain_score": None if np.isnan(pair.chosen.plain_score) else pair.chosen.plain_score,
-                    "groups": pair.chosen.groups,
+                    "preparation": asdict(pair.choice.preparation),
+                    "score": None if np.isnan(pair.choice.score) else pair.choice.score,
+                    "plain_score": None if np.isnan(pair.choice.plain_score) else pair.choice.plain_score,
+                    "groups": pair.choice.groups,
                     "relevance": None if pair.relevance is None else pair.relevance.fields(),
                 }
             )
-            kept = {
+            own = {
                 "query_mean": prepared.query_mean,
                 "row_mean": prepared.row_mean,
-                "matrix": prepared.matrix,
                 "bank": prepared.bank,
                 "bank_owners": prepared.bank_owners,
                 "mean": pair.mean,
@@ -492,12 +487,12 @@ class ScoreModel:
                 "nearest": pair.nearest,
                 **({} if pair.relevance is None else pair.relevance.arrays()),
             }
-            arrays |= {f"{name}.{key}": np.ascontiguousarray(value) for key, value in kept.items() if value is not None}
+            arrays |= {f"{name}.{key}": np.ascontiguousarray(value) for key, value in own.items() if value is not None}
         return fields, arrays
 
     @classmethod
     def from_state(cls, fields: Mapping[str, Any], arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> ScoreModel:
-        """What `state` gave.
+        """Restore a model from its `state`.
 
         Raises:
             SpaceError: of another format version, or damaged.
@@ -519,31 +514,26 @@ class ScoreModel:
 
 
 def _restore(part: Mapping[str, Any], own: Mapping[str, Shaped[np.ndarray, "..."]]) -> PairScores:
-    options = dict(part["preparation"])
-    preparation = Preparation(**{**options, "correction": Correction(**options["correction"])})
+    preparation = Preparation(**part["preparation"])
     dim = own["query_mean"].size
-    wanted = {"query_mean": (dim,), "row_mean": (dim,), "mean": (dim + 1,), "covariance": (dim + 1, dim + 1)}
-    if "matrix" in own:
-        wanted["matrix"] = (dim, dim)
+    expected = {"query_mean": (dim,), "row_mean": (dim,), "mean": (dim + 1,), "covariance": (dim + 1, dim + 1)}
     if part["relevance"] is not None:
-        wanted["nearest"] = (*own["sizes"].shape, *QUANTILES.shape)
-    shapes = {key: own[key].shape for key in wanted}
+        expected["nearest"] = (*own["sizes"].shape, *QUANTILES.shape)
+    shapes = {key: own[key].shape for key in expected}
     bank, owners = own["bank"], own.get("bank_owners")
-    if shapes != wanted or bank.shape[1:] != (dim,) or (owners is not None and owners.shape != (len(bank),)):
+    if shapes != expected or bank.shape[1:] != (dim,) or (owners is not None and owners.shape != (len(bank),)):
         raise ValueError(f"arrays of shapes {shapes}, bank {bank.shape}")
-    if not all(np.isfinite(own[key]).all() for key in (*wanted, "bank")):
+    if not all(np.isfinite(own[key]).all() for key in (*expected, "bank")):
         raise ValueError("values that are not finite numbers")
+    score, plain_score = (
+        float("nan") if part[name] is None else float(part[name]) for name in ("score", "plain_score")
+    )
     return PairScores(
-        Prepared(own["query_mean"], own["row_mean"], own.get("matrix"), preparation.correction, bank, owners),
+        Prepared(preparation, own["query_mean"], own["row_mean"], bank, owners),
         own["mean"],
         own["covariance"],
         int(part["rows"]),
-        Chosen(
-            preparation,
-            float("nan") if part["score"] is None else float(part["score"]),
-            float("nan") if part["plain_score"] is None else float(part["plain_score"]),
-            int(part["groups"]),
-        ),
+        Choice(preparation, score, plain_score, int(part["groups"])),
         None if part["relevance"] is None else Relevance.restore(part["relevance"], own),
         None if part["relevance"] is None else own["nearest"],
     )
@@ -552,8 +542,8 @@ def _restore(part: Mapping[str, Any], own: Mapping[str, Shaped[np.ndarray, "..."
 # ------------------------------------------------------------------------------------------------------------ choosing
 
 
-def _choose(known: HeldOut, preparations: Sequence[Preparation], seed: int) -> Chosen:
-    """Try each on left-out groups: these are queries and gallery, the other queries are the bank."""
+def _choose(known: HeldOut, preparations: Sequence[Preparation], seed: int) -> Choice:
+    """Compare preparations on left-out groups: these are queries and gallery, the other queries are the bank."""
     codes = np.unique(np.concatenate([known.query_groups, known.row_groups]), return_inverse=True)[1].ravel()
     fold = np.random.default_rng(seed).permutation(int(codes.max()) + 1) % FOLDS
     of_query, of_row = fold[codes[: len(known.queries)]], fold[codes[len(known.queries) :]]
@@ -568,14 +558,14 @@ def _choose(known: HeldOut, preparations: Sequence[Preparation], seed: int) -> C
             scores = prepared.queries(known.queries[test]) @ prepared.rows(known.rows[rows]).T
             chances[preparation].append(_chance(scores, relevant))
     if not chances[preparations[0]]:
-        return Chosen(preparations[0], float("nan"), float("nan"), len(np.unique(known.query_groups)))
+        return Choice(preparations[0], float("nan"), float("nan"), len(np.unique(known.query_groups)))
     each = {preparation: np.concatenate(parts) for preparation, parts in chances.items()}
     plain = each[preparations[0]]
     best = max(preparations, key=lambda preparation: float(each[preparation].mean()))
     gain = each[best] - plain
     if not gain.mean() > gain.std() / np.sqrt(len(gain)):
         best = preparations[0]
-    return Chosen(best, float(each[best].mean()), float(plain.mean()), len(np.unique(known.query_groups)))
+    return Choice(best, float(each[best].mean()), float(plain.mean()), len(np.unique(known.query_groups)))
 
 
 def _chance(
@@ -592,8 +582,8 @@ def _chance(
     return np.asarray(np.sum([comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(_CHOICE_HITS)], axis=0))
 
 
-def _relevance(preparation: Preparation, known: HeldOut, answerable: float, seed: int) -> Relevance | None:
-    """Scores of all held-out queries with all held-out rows; a row's own queries are not in its bank."""
+def _relevance(preparation: Preparation, known: HeldOut, seed: int) -> Relevance | None:
+    """Fit relevance on all held-out queries and rows; a row's own queries are not in its bank."""
     bank = np.arange(len(known.queries))
     if len(bank) > MAX_BANK:
         bank = np.sort(np.random.default_rng(seed).choice(bank, MAX_BANK, replace=False))
@@ -610,9 +600,21 @@ def _relevance(preparation: Preparation, known: HeldOut, answerable: float, seed
         relevant[usable],
         known.query_groups[usable],
         middle @ turned.T,
-        answerable=answerable,
         seed=seed,
     )
+
+
+def _moments(
+    rows: Float[np.ndarray, "rows width"],
+) -> tuple[Float[np.ndarray, " width"], Float[np.ndarray, "width width"]]:
+    """Mean and covariance, summed block by block in float64: a million rows are not copied."""
+    total, outer = np.zeros(rows.shape[1]), np.zeros((rows.shape[1],) * 2)
+    for start in range(0, len(rows), 4096):
+        block = rows[start : start + 4096].astype(np.float64)
+        total += block.sum(axis=0)
+        outer += block.T @ block
+    mean = total / len(rows)
+    return mean.astype(np.float32), (outer / len(rows) - np.outer(mean, mean)).astype(np.float32)
 
 
 def _check(
@@ -622,20 +624,14 @@ def _check(
     bank_owners: Int[np.ndarray, " bank"] | None,
     pairs: HeldOut | None,
 ) -> None:
-    if not len(gallery) or not len(bank) or gallery.shape[1] != bank.shape[1]:
-        raise SpaceError(
-            f"scores need a gallery and a bank of queries, both of one width and not empty; got {gallery.shape} and {bank.shape}"
-        )
-    given = [gallery, bank]
+    if not len(gallery) or not len(bank):
+        raise SpaceError(f"scores need a gallery and a bank that are not empty; got {gallery.shape} and {bank.shape}")
+    dim = gallery.shape[1]
+    check_matrix(gallery, "the gallery", error=SpaceError)
+    check_matrix(bank, "the bank", columns=dim, error=SpaceError)
     if pairs is not None:
-        if pairs.queries.shape[1] != gallery.shape[1] or pairs.rows.shape[1] != gallery.shape[1]:
-            raise SpaceError(
-                f"held-out pairs of widths {pairs.queries.shape[1]} and {pairs.rows.shape[1]} do not fit a gallery of {gallery.shape[1]}"
-            )
-        given += [pairs.queries, pairs.rows]
-    bad = sum(int((~np.isfinite(vectors).all(axis=1)).sum()) for vectors in given)
-    if bad:
-        raise SpaceError(f"{bad} vectors of gallery, bank and pairs have values that are not finite numbers")
+        check_matrix(pairs.queries, "the held-out queries", columns=dim, error=SpaceError)
+        check_matrix(pairs.rows, "the held-out rows", columns=dim, error=SpaceError)
     if (gallery_owners is None) != (bank_owners is None):
         raise SpaceError("owners must be given of both the gallery and the bank, or of neither")
     for owners, vectors, what in ((gallery_owners, gallery, "gallery"), (bank_owners, bank, "bank")):

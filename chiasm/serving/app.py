@@ -31,7 +31,7 @@ from chiasm.errors import ChiasmError
 from chiasm.serving import schemas
 from chiasm.serving.bodies import Given, read_json, things, visit_of
 from chiasm.serving.classify import Classifier
-from chiasm.serving.engine import Engine, Opened, Options, Searcher
+from chiasm.serving.engine import Engine, Opened, Searcher
 from chiasm.serving.files import file_answer
 from chiasm.serving.guard import Guard
 from chiasm.serving.keys import KeyRing
@@ -39,7 +39,7 @@ from chiasm.serving.observe import Metrics, QueryLog, logger
 from chiasm.serving.problems import MEDIA_TYPE, Problem, of_error
 from chiasm.serving.settings import Settings
 from chiasm.types import Modality
-from chiasm.verbs.search import Query
+from chiasm.verbs.query import Query, SearchOptions
 
 NDJSON = "application/x-ndjson"
 _PAGE = 500  # rows that a stream asks for at a time
@@ -297,7 +297,7 @@ async def search_words(request: Request, query: Annotated[schemas.SearchWords, F
     words = schemas.Asked(**{name: getattr(query, name) for name in schemas.Asked.model_fields})
     options = {name: getattr(query, name) for name in schemas.SearchOptions.model_fields}
     opened = await _parts(request).engine.open([Given(words)], visit_of(request))
-    return await _search(request, opened, Options(**options))
+    return await _search(request, opened, SearchOptions(**options))
 
 
 @router.post(
@@ -321,10 +321,10 @@ async def search(request: Request) -> Response:
         settings=parts.settings,
     ) as (given, options):
         opened = await parts.engine.open(given, visit_of(request))
-    return await _search(request, opened, Options(**options))
+    return await _search(request, opened, SearchOptions(**options))
 
 
-async def _search(request: Request, opened: Sequence[Opened], options: Options) -> Response:
+async def _search(request: Request, opened: Sequence[Opened], options: SearchOptions) -> Response:
     parts = _parts(request)
     if _wants_lines(request):
         if len(opened) != 1:
@@ -344,7 +344,9 @@ async def _search(request: Request, opened: Sequence[Opened], options: Options) 
     return _json({"results": [{"query": number, **one} for number, one in enumerate(found)]})
 
 
-async def _more_hits(engine: Engine, query: Query, options: Options, sent: int) -> AsyncIterator[Mapping[str, Any]]:
+async def _more_hits(
+    engine: Engine, query: Query, options: SearchOptions, sent: int
+) -> AsyncIterator[Mapping[str, Any]]:
     last = min(options.k, _PAGE)
     while sent < options.k and last == _PAGE:
         page = replace(options, k=min(options.k - sent, _PAGE), offset=options.offset + sent)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 import numpy as np
@@ -32,24 +32,12 @@ from chiasm.serving.problems import Problem
 from chiasm.serving.schemas import Asked, Plain, StatusAnswer
 from chiasm.serving.settings import Settings
 from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Text, Video
-from chiasm.verbs.search import Query, SearchResult, Status
+from chiasm.verbs.query import Query, SearchOptions, SearchResult
+from chiasm.verbs.status import Status
 
 T = TypeVar("T")
 
 _PREDICT = "predict"
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to search; see `schemas.SearchOptions`."""
-
-    k: int = 10
-    offset: int = 0
-    modality: Modality | None = None
-    where: str | None = None
-    min_probability: float | Literal["auto"] | None = None
-    hybrid: bool = False
-    diversity: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,19 +82,7 @@ class Searcher(Protocol):
     def prepare(self, given: Sequence[Media], /) -> Float[np.ndarray, "n dim"]:
         """Unit vectors of opened media."""
 
-    def search(
-        self,
-        query: Query,
-        /,
-        *,
-        k: int,
-        offset: int,
-        modality: Modality | None,
-        where: str | None,
-        min_probability: float | Literal["auto"] | None,
-        hybrid: bool,
-        diversity: float,
-    ) -> SearchResult:
+    def search(self, query: Query, /, options: SearchOptions) -> SearchResult:
         """The hits of one query."""
 
     def refresh(self) -> bool:
@@ -146,7 +122,7 @@ class Engine:
         self._encodes: Batcher[Any, Any] = Batcher(
             self._encode, most=settings.batch, wait=settings.batch_wait, capacity=settings.max_media, name="encode"
         )
-        self._searches: Batcher[tuple[Query, Options], dict[str, Any]] = Batcher(
+        self._searches: Batcher[tuple[Query, SearchOptions], dict[str, Any]] = Batcher(
             self._search, most=settings.batch, wait=0.0, capacity=10 * settings.max_media, name="search"
         )
         self._readers = ThreadPoolExecutor(settings.readers, thread_name_prefix="read")
@@ -156,7 +132,7 @@ class Engine:
         """Do everything once, so that the first request does not wait for weights to be read."""
         if "text" in self._searcher.modalities:
             try:
-                await self.search([Query((Text("warm up"),))], Options(k=1))
+                await self.search([Query((Text("warm up"),))], SearchOptions(k=1))
             except ChiasmError as error:  # an empty collection: files may come while it is served
                 logger.warning("nothing to search in yet", extra={"fields": where_from(error)})
         self.ready = True
@@ -198,7 +174,7 @@ class Engine:
             opened.append(Opened(tuple(media), thing.words))
         return opened
 
-    async def search(self, queries: Sequence[Query], options: Options) -> list[dict[str, Any]]:
+    async def search(self, queries: Sequence[Query], options: SearchOptions) -> list[dict[str, Any]]:
         """The hits of each query, see `schemas.Found`."""
         return await self._found([(query, options) for query in await self.prepared(queries)])
 
@@ -212,7 +188,7 @@ class Engine:
             begin = end
         return found
 
-    async def page(self, query: Query, options: Options) -> dict[str, Any]:
+    async def page(self, query: Query, options: SearchOptions) -> dict[str, Any]:
         """The hits of an embedded query."""
         return (await self._found([(query, options)]))[0]
 
@@ -293,7 +269,7 @@ class Engine:
         items, level, false_alarm_rate = work
         return self.classifier.predict(items, level=level, false_alarm_rate=false_alarm_rate)
 
-    def _search(self, lane: str, work: Sequence[tuple[Query, Options]]) -> Sequence[dict[str, Any] | Exception]:  # noqa: ARG002
+    def _search(self, lane: str, work: Sequence[tuple[Query, SearchOptions]]) -> Sequence[dict[str, Any] | Exception]:  # noqa: ARG002
         if time.monotonic() - self._refreshed > self._settings.refresh_seconds:
             try:
                 self._searcher.refresh()
@@ -302,9 +278,9 @@ class Engine:
             self._refreshed = time.monotonic()
         return [_tried(self._search_one, one) for one in work]
 
-    def _search_one(self, work: tuple[Query, Options]) -> dict[str, Any]:
+    def _search_one(self, work: tuple[Query, SearchOptions]) -> dict[str, Any]:
         query, options = work
-        return answer_of(self._searcher.search(query, **vars(options)))
+        return answer_of(self._searcher.search(query, options))
 
     # -------------------------------------------------------------------------------------------------------- and back
 
@@ -324,7 +300,7 @@ class Engine:
         self._metrics.waiting.set(len(self._encodes))
         return await self._all([futures[row] for row in range(len(media))])
 
-    async def _found(self, work: Sequence[tuple[Query, Options]]) -> list[dict[str, Any]]:
+    async def _found(self, work: Sequence[tuple[Query, SearchOptions]]) -> list[dict[str, Any]]:
         return await self._all(self._searches.submit("search", work))
 
     async def _all(self, futures: Sequence[asyncio.Future[T]]) -> list[T]:
@@ -371,8 +347,6 @@ def answer_of(found: SearchResult) -> dict[str, Any]:
         "found": found.found,
         "threshold": found.threshold,
         "false_hit_rate": found.false_hit_rate,
-        "fusion": found.fusion,
-        "word_weight": found.word_weight,
         "hits": hits,
     }
 

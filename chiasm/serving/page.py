@@ -37,12 +37,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chiasm.errors import ChiasmError
 from chiasm.serving import page_html, page_map
 from chiasm.serving.app import Parts
-from chiasm.serving.engine import Opened, Options, item_of
+from chiasm.serving.engine import Opened, item_of
 from chiasm.serving.problems import Problem
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry, Plain
 from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Text, Video
 from chiasm.verbs.learn import DriftReport, LearnReport
-from chiasm.verbs.search import Query, Searcher, gallery_of
+from chiasm.verbs.query import Query, SearchOptions
+from chiasm.verbs.search import Searcher
+from chiasm.verbs.spaces import placed_vectors
 
 PATH = "/page"
 HITS = 24  # of a page of results
@@ -112,7 +114,7 @@ class Asking:
     query: Query | None
     title: str
     words: str
-    options: Options
+    options: SearchOptions
 
 
 class Page:
@@ -156,7 +158,7 @@ class Page:
             hybrid: go by the words in texts and columns, too.
         """
         words, minus = words.strip(), minus.strip()
-        options = Options(k=HITS + 1, modality=modality, where=where.strip() or None, hybrid=hybrid)
+        options = SearchOptions(k=HITS + 1, modality=modality, where=where.strip() or None, hybrid=hybrid)
         try:
             media: list[Media] = [Text(words)] if words else []
             media += [await self._open(path) for path in paths]
@@ -187,7 +189,7 @@ class Page:
             if act == "like":
                 found = await self._item(item)
                 name = page_html.caption_of({"id": item}, found)
-                options = replace(asking.options if asking else Options(k=HITS + 1), offset=0, hybrid=False)
+                options = replace(asking.options if asking else SearchOptions(k=HITS + 1), offset=0, hybrid=False)
                 asking = Asking(query=Query(like=(item,)), title=f"like: {name}", words="", options=options)
                 return await self._hits(asking), asking
             if asking is None:
@@ -373,7 +375,7 @@ class Page:
 
     def _map(self, modality: Modality | None, column: str | None, layout: page_map.Layout) -> str:
         collection = self.searcher.collection
-        rows = gallery_of(collection, self.searcher.space)
+        rows = placed_vectors(collection, self.searcher.space)
         owners: dict[str, list[int]] = {}
         for row, (item, kind) in enumerate(zip(rows.items, rows.modalities, strict=True)):
             if modality is None or kind == modality:

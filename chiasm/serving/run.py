@@ -42,7 +42,8 @@ from chiasm.store.manifest import read_manifest
 from chiasm.verbs import learn as loop
 from chiasm.verbs.learn import DriftReport, LearnReport
 from chiasm.verbs.model import load_model
-from chiasm.verbs.search import Searcher, start_of
+from chiasm.verbs.search import Searcher
+from chiasm.verbs.spaces import start_of
 
 PORT = 8265
 _LONGEST_HEAD = 16 * 1024

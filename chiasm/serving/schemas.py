@@ -105,7 +105,11 @@ class SearchOptions(_Strict):
     min_probability: Share | Literal["auto"] | None = Field(
         None, description="Leave out hits less probably relevant than this; `auto`: than the space's own threshold."
     )
-    hybrid: bool = Field(False, description="Go by the words of the query in texts and columns, too.")
+    metric: Literal["auto", "cosine", "dot", "l2"] = Field(
+        "auto",
+        description="Show hits by one metric alone; `auto`: by what scores are worth in the space, else by cosine.",
+    )
+    hybrid: bool = Field(False, description="Rank by the words of the query in texts and columns, too.")
     diversity: Share = Field(0.0, description="How much hits are to differ from those before them.")
 
 
@@ -215,10 +219,6 @@ class Found(BaseModel):
     found: bool | None = Field(description="Whether any hit is good enough; null where no probabilities are known.")
     threshold: float | None = Field(description="The probability from which a hit is good enough.")
     false_hit_rate: float | None = Field(description="Share of questions without an answer here that reach it.")
-    fusion: Literal["ranks", "weight"] | None = Field(
-        description="How vectors and words were fused; null where words did not count."
-    )
-    word_weight: float | None = Field(description="The learned weight of the words, where they were fused by it.")
     hits: list[Hit]
 
 

@@ -7,7 +7,7 @@ its first write:
 - `files`: a row a file, with its outcome. Another encoder has a table of its own, `files-NUMBER-HASH`.
 - `embeddings-FINGERPRINT`: one table an encoder, a row a part. A part is the whole content (null start and end) or a span
   of time of it; the parts of a video's sound track are in the table of the encoder that heard it.
-- `mapped-NAME`: parts after a map.
+- `search-DIGEST`: parts placed in a space, with the columns of their items (`store.gallery`).
 
 A vector belongs to a content: its key is item, slot and content hash, and it counts while `files` has that key. All rows
 of a key in a table are committed together, and the whole after everything else. Vectors are committed before the rows of
@@ -28,7 +28,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -417,53 +417,6 @@ class Collection:
                     usable = files.to_table(columns=list(KEY), filter=one_of("outcome", USABLE))
                 return joined(usable, KEY), tables
 
-    # -------------------------------------------------------------------------------------------------- maps
-
-    def mapped(
-        self,
-        name: str,
-        fingerprints: Sequence[str],
-        transform: Callable[[Vectors], Float[np.ndarray, "rows dim"]],
-    ) -> Vectors:
-        """Return embeddings of several encoders after a map, with moments, computed once and kept beside the embeddings.
-
-        Args:
-            name: what the results are kept under; another map needs another name.
-            fingerprints: the encoders whose embeddings are mapped.
-            transform: from embeddings of one encoder to vectors of the mapped space, a row a row. Called with those
-                that are not kept yet, if any.
-
-        Raises:
-            CollectionError: the results cannot be written.
-        """
-        current, (kept, *tables) = self.snapshot(f"mapped-{name}", *(f"embeddings-{name}" for name in fingerprints))
-        with self.tables.reading():
-            parts = [Vectors.read(kept, current, wholes=False)]
-            missing = current.filter(pc.invert(pc.is_in(current, value_set=_keys_of(kept))))
-            sources = [Vectors.read(table, missing, wholes=False) for table in tables] if len(missing) else []
-        new = [replace(source, vectors=transform(source)) for source in sources if len(source)]
-        if new:  # in one commit, since a content may have rows in several tables
-            parts.append(Vectors.concatenate(new))
-            with self.tables.writing():
-                self.append_vectors(f"mapped-{name}", parts[-1])
-        return Vectors.concatenate([part for part in parts if len(part)] or parts[:1])
-
-    def drop_mapped(self, keep: Iterable[str], *, unused_for: float = GRACE_SECONDS) -> tuple[str, ...]:
-        """Delete what `mapped` has kept under other names, of maps that were replaced. Gives the names.
-
-        Args:
-            keep: names that are still in use.
-            unused_for: seconds since the last change, or since an encoder took over, before which nothing is deleted: a
-                search may be reading it.
-        """
-        used = {f"mapped-{name}" for name in keep}
-        with self.tables.writing():
-            if Generation.read(self.path).age <= unused_for:
-                return ()
-            old = [name for name in self.tables.names("mapped-") if name not in used]
-            dropped = [name for name in old if self.tables.age(name) > unused_for and self.tables.drop(name)]
-        return tuple(name.removeprefix("mapped-") for name in dropped)
-
     # ------------------------------------------------------------------------------------------------ remove
 
     def remove(self, ids: Iterable[str]) -> int:
@@ -471,8 +424,7 @@ class Collection:
         chosen = sorted(set(ids))
         with self.tables.writing():
             before = self.count()
-            # Mapped ones first: what is left in them after a cut is looked for only while embeddings are left too.
-            for name in (*self.tables.names("mapped-"), *self.tables.names("embeddings-"), *self.tables.names("files")):
+            for name in (*self.tables.names("embeddings-"), *self.tables.names("files")):
                 self.tables.delete(name, ["item"], chosen)
             for name in self.tables.names("search-"):
                 self.tables.delete(name, ["id"], chosen)
@@ -555,7 +507,7 @@ class Collection:
         items = self.tables.rows("items", ITEMS, ["id"])["id"]
         others = items.filter(pc.invert(pc.is_in(items, value_set=pa.array(list(done), pa.string()))))
         embeddings = self.tables.names("embeddings-")
-        for name in (*self.tables.names("mapped-"), *embeddings):
+        for name in embeddings:
             rows = self.tables.rows(name, VECTORS, KEY)
             keys = joined(rows, KEY)
             # Without a row in `files` they are of a commit that was cut off, and of use to the run that continues it.
@@ -567,11 +519,6 @@ class Collection:
             self.tables.compact(name)
         if self.count() > INDEX_ROWS:
             self.tables.index("items", "id")
-
-
-def _keys_of(table: lance.LanceDataset | None) -> pa.ChunkedArray:
-    """Return the keys of all rows of a table of vectors; those of several parts again and again."""
-    return pa.chunked_array([], pa.string()) if table is None else joined(table.to_table(columns=list(KEY)), KEY)
 
 
 def _make(folder: Path, encoder: str) -> None:

@@ -106,15 +106,6 @@ class Majority:
     at: datetime  # when somebody last gave it
 
 
-@dataclass(frozen=True)
-class ThumbedQuery:
-    """A query in words, with the items rated right and wrong for it; never the same one in both."""
-
-    query: str
-    up: frozenset[str]
-    down: frozenset[str]
-
-
 class FeedbackTable:
     """The ratings of a collection. Opening it does nothing; the file is made by the first rating.
 
@@ -246,22 +237,6 @@ class FeedbackTable:
         for row in self._effective("label", column=column):
             ratings.setdefault(row.item, {})[row.who] = row
         return {item: _majority(latest.values()) for item, latest in ratings.items()}
-
-    def rated_queries(self) -> tuple[ThumbedQuery, ...]:
-        """Return the queries in words that have thumbs on items of the collection, in the order of their first thumb.
-
-        Raises:
-            CollectionError: the table or the collection cannot be read.
-        """
-        ratings: dict[str, dict[str, dict[str, Rating]]] = {}
-        for row in self._effective("thumb"):
-            if row.query:
-                ratings.setdefault(row.query, {}).setdefault(row.item, {})[row.who] = row
-        queries = []
-        for query, items in ratings.items():
-            up = frozenset(item for item, latest in items.items() if _majority(latest.values()).verdict == "up")
-            queries.append(ThumbedQuery(query, up, frozenset(items) - up))
-        return tuple(queries)
 
     # ----------------------------------------------------------------------------------------------------- the file
 

@@ -15,14 +15,7 @@ from chiasm.store.collection import Collection
 from chiasm.store.ingest import Progress
 from chiasm.store.manifest import read_manifest
 from chiasm.store.reembed import ReembedReport, reembed_collection
-from chiasm.verbs.search import (
-    START,
-    drop_replaced,
-    gallery_of,
-    keep_indexes,
-    space_of,
-    spaces_of,
-)
+from chiasm.verbs.spaces import START, drop_replaced, open_table, space_of, spaces_of
 
 OnProgress = Callable[[Progress], None]
 
@@ -60,7 +53,7 @@ def add(
     report = add_manifests(collection, manifests, networks, on_progress=on_progress)
     if report.encoded:  # so that the first search does not have to
         space = space_of(collection, networks, None)
-        keep_indexes(collection, space, gallery_of(collection, space))
+        open_table(collection, space)
     _keep_words(collection)
     if collection.generation.since:  # tables of encoders before go some time after
         drop_replaced(collection)
@@ -111,7 +104,7 @@ def reembed(
     left = set(spaces_of(before)) - set(spaces_of(opened)) - {START}
     # From here on it is only about the first search, which would do the same.
     space = space_of(opened, networks, None)
-    keep_indexes(opened, space, gallery_of(opened, space))
+    open_table(opened, space)
     if FullText.kept(opened) is not None:
         heard = [space.fingerprints["audio"]] if space.starts.get("audio") == "words" else []
         FullText(opened, heard=heard).update()

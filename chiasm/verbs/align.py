@@ -20,14 +20,7 @@ from chiasm.splits import holdout_split
 from chiasm.store.collection import Collection
 from chiasm.types import Modality
 from chiasm.verbs.dataset import pairs_of
-from chiasm.verbs.search import (
-    START,
-    drop_replaced,
-    gallery_of,
-    keep_indexes,
-    save_scores,
-    start_of,
-)
+from chiasm.verbs.spaces import START, drop_replaced, placed_vectors, save_scores, start_of
 
 if TYPE_CHECKING:
     from chiasm.alignment.alignment import LearnedMap
@@ -134,7 +127,7 @@ def align(
         learned_from=sorted({item for one in results for item in one.data.items}),
         about={},
     )
-    gallery = gallery_of(opened, space)
+    gallery = placed_vectors(opened, space)
     scores = fit_scores(
         opened, space, gallery, networks, learned=[CrossFitted(one.data, one.crossed) for one in results], seed=seed
     )
@@ -151,7 +144,6 @@ def align(
     opened.require_current()
     space.save(opened.path / "spaces" / name)
     save_scores(opened.path / "spaces" / name, scores)
-    keep_indexes(opened, space, gallery)
     drop_replaced(opened)
     return report
 
@@ -252,7 +244,7 @@ def _summarise(model: ScoreModel) -> dict[str, dict[str, Any]]:
     """Return what was learned about scores, for reports."""
     summary = {}
     for (asked, searched), pair in model.pairs.items():
-        one: dict[str, Any] = {"preparation": asdict(pair.chosen.preparation)}
+        one: dict[str, Any] = {"preparation": asdict(pair.choice.preparation)}
         if pair.relevance is not None:
             one |= {"calibration_error": pair.relevance.calibration_error, "queries": pair.relevance.queries}
             one |= {"answered": pair.relevance.rates(pair.relevance.threshold())}

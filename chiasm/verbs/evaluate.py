@@ -26,7 +26,8 @@ from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.dataset import Labelled, fingerprints_of, labelled_items, pairs_of
 from chiasm.verbs.measure import compared, measure_columns, predictions, targets_for
 from chiasm.verbs.model import load_model
-from chiasm.verbs.search import Searcher, space_of, start_of
+from chiasm.verbs.search import Searcher
+from chiasm.verbs.spaces import space_of, start_of
 
 if TYPE_CHECKING:
     from chiasm.report.page import Page

@@ -40,7 +40,7 @@ from chiasm.verbs.measure import (
 )
 from chiasm.verbs.model import Model, check_report, reference_of, save_model
 from chiasm.verbs.protocols import ProtocolName, run_protocols
-from chiasm.verbs.search import start_of
+from chiasm.verbs.spaces import start_of
 
 if TYPE_CHECKING:
     from chiasm.recognition.tuning import Tuning

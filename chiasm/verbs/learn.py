@@ -23,7 +23,7 @@ Feedback is `chiasm.store.feedback`, replacing a model on disk `chiasm.verbs.mod
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -34,7 +34,7 @@ from jaxtyping import Bool, Float64, Int, Shaped
 from chiasm import encoders
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
-from chiasm.errors import ChiasmError, LabelError, SpaceError
+from chiasm.errors import ChiasmError, LabelError
 from chiasm.evaluation.drift import FEWEST, Drift
 from chiasm.evaluation.drift import drift as embedding_drift
 from chiasm.evaluation.intervals import paired_difference
@@ -42,16 +42,15 @@ from chiasm.evaluation.metrics import classification_metrics
 from chiasm.evaluation.predictions import Predictions
 from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
 from chiasm.recognition.targets import Kind, Target, parse_target
-from chiasm.retrieval.hybrid import Found, Judged
 from chiasm.space import Space
 from chiasm.store.collection import Collection
-from chiasm.store.feedback import UNKNOWN, FeedbackTable, ThumbedQuery
+from chiasm.store.feedback import UNKNOWN, FeedbackTable
 from chiasm.types import Modality, Scalar
 from chiasm.verbs.dataset import Labelled, class_names, embedded_items, fingerprints_of, labelled_items, modality_arrays
 from chiasm.verbs.fit import source_items
 from chiasm.verbs.measure import brier, class_target, details_of, held_out, hits, joined, pick, predictions
 from chiasm.verbs.model import Model, embeddings_of, load_model, reference_of, revert_model, save_model
-from chiasm.verbs.search import start_of
+from chiasm.verbs.spaces import start_of
 
 FEWEST_HELD_OUT = 30
 FEWEST_OF_A_CLASS = 3
@@ -157,7 +156,7 @@ def learn_again(
         folder: the model.
         collection: with its labels and feedback.
         networks: its encoders.
-        space: in which nothing was learned, see `chiasm.verbs.search.start_of`.
+        space: in which nothing was learned, see `chiasm.verbs.spaces.start_of`.
         unseen: what to do with labelled items that the model has not seen and nobody corrected: `"compare"` with them,
             `"learn"` from them too, or `"auto"`: compare where there are at least 30 of them, else learn.
         names: whether the names of classes count as examples, as in `fit`.
@@ -688,58 +687,6 @@ def collection_drift(
             f"{collection.path} has no items with embeddings that the model did not learn from: there is nothing that came in"
         )
     return drift_of(model, modality_arrays(found, space, used), seed=seed)
-
-
-# -------------------------------------------------------------------------------------------------------------- thumbs
-
-
-@dataclass(frozen=True, eq=False)
-class JudgedQueries:
-    """Queries with thumbs as what `chiasm.retrieval.hybrid.compare_fusions` and `learn_weight` learn from."""
-
-    queries: tuple[Judged, ...]
-    groups: tuple[str, ...]  # one a query: its words, equal up to case and white space
-    silent: int  # queries that were left out, since they say nothing about the weight
-
-    @property
-    def different(self) -> int:
-        """How many different queries there are to learn from."""
-        return len(set(self.groups))
-
-
-def judged(
-    queries: Sequence[ThumbedQuery], search: Callable[[str], tuple[Found, Found]], items: Sequence[str]
-) -> JudgedQueries:
-    """Search again with the queries that have thumbs, and note what is right and wrong among what is found.
-
-    Queries that have no right or no wrong item among those found say nothing about the weight, and are left out; so are
-    queries that cannot be searched with, since nothing in their words can be embedded.
-
-    Args:
-        queries: see `chiasm.store.feedback.FeedbackTable.rated_queries`.
-        search: both searches by words, whole, as hybrid search fuses them (`chiasm.verbs.search.Searcher.rankings`); row numbers
-            are places in `items`. The first covers all items. It raises `SpaceError` where words cannot be embedded.
-        items: ids of the items that are searched in.
-    """
-    place = {item: number for number, item in enumerate(items)}
-    found: list[tuple[Judged, str]] = []
-    for query in queries:
-        up, thumbed = np.zeros(len(items), dtype=bool), np.zeros(len(items), dtype=bool)
-        up[[place[item] for item in query.up if item in place]] = True
-        thumbed[[place[item] for item in query.up | query.down if item in place]] = True
-        if not up.any() or up.sum() == thumbed.sum():
-            continue
-        try:
-            first, second = search(query.query)
-        except SpaceError:
-            continue
-        rows = np.union1d(first.rows, second.rows)
-        seen = up[rows[thumbed[rows]]]
-        if seen.any() and not seen.all():
-            found.append((Judged(first, second, up, thumbed), " ".join(query.query.casefold().split())))
-    return JudgedQueries(
-        tuple(query for query, _ in found), tuple(words for _, words in found), len(queries) - len(found)
-    )
 
 
 def learn(

@@ -30,7 +30,8 @@ from chiasm.retrieval.index import Hit
 from chiasm.splits import merge_groups
 from chiasm.store.collection import Collection
 from chiasm.types import Audio, Media, Modality, Text, Video
-from chiasm.verbs.search import Query, Searcher, SearchResult
+from chiasm.verbs.query import Query, SearchOptions, SearchResult
+from chiasm.verbs.search import Searcher
 
 MOST_BYTES = 10_000_000  # of a file of questions
 MOST_QUESTIONS = 10_000  # of a file
@@ -148,7 +149,7 @@ def ask_off_topic(
     searched = data.moved
     unanswered = _prepare(searcher, [Text(question) for question in questions])
     try:
-        searcher.search(unanswered[0], modality=searched, where=where, k=1, min_probability="auto")
+        searcher.search(unanswered[0], SearchOptions(modality=searched, where=where, k=1, min_probability="auto"))
     except SpaceError as error:
         raise SpaceError(f"whether a question has an answer is told by probabilities: {error}") from error
 
@@ -161,7 +162,7 @@ def ask_off_topic(
         Query((Text(texts[place]),), vectors=data.anchors[row][None]) for place, row in zip(places, pairs, strict=True)
     ]
     on_topic, off_topic = (
-        [searcher.search(query, modality=searched, where=where, k=HITS) for query in queries]
+        [searcher.search(query, SearchOptions(modality=searched, where=where, k=HITS)) for query in queries]
         for queries in (answered, unanswered)
     )
 
@@ -384,7 +385,7 @@ def _spans(
     """Return the moments of the files in a query's results, best first."""
     scored: list[tuple[float, Span]] = []
     for modality in modalities:
-        for hit in searcher.search(query, k=FILES, modality=modality, where=where).hits:
+        for hit in searcher.search(query, SearchOptions(k=FILES, modality=modality, where=where)).hits:
             scored += [(moment.score, Span(hit.id, moment.start, moment.end)) for moment in hit.moments]
             if not hit.moments and hit.path is not None:
                 path = Path(hit.path)

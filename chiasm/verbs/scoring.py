@@ -22,10 +22,11 @@ from chiasm.encoders.base import Encoder
 from chiasm.errors import MediaError, SpaceError
 from chiasm.retrieval.scores import MAX_QUERIES, HeldOut, PairScores, ScoreModel
 from chiasm.space import Space
-from chiasm.store.collection import Collection, Vectors
+from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality, Text
 from chiasm.verbs.dataset import pairs_of
-from chiasm.verbs.search import owner_number
+from chiasm.verbs.ranking import owner_number
+from chiasm.verbs.spaces import PlacedVectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class CrossFitted:
 def fit_scores(
     collection: Collection,
     space: Space,
-    gallery: Vectors,
+    gallery: PlacedVectors,
     networks: Sequence[Encoder],
     *,
     learned: Sequence[CrossFitted] = (),
@@ -59,7 +60,7 @@ def fit_scores(
         learned: pairs that the space has learned from, placed without their own group.
         seed: of samples and folds.
     """
-    spoken = np.array(gallery.modalities, dtype="<U5")
+    spoken = gallery.modalities
     owners = np.array([owner_number(item) for item in gallery.items], dtype=np.int64)
     rows: dict[Modality, Int[np.ndarray, " rows"]] = {
         name: np.flatnonzero((spoken == name) & gallery.vectors.any(axis=1)) for name in MODALITIES
@@ -115,14 +116,14 @@ def _examples(
 def _short_texts(
     collection: Collection,
     space: Space,
-    gallery: Vectors,
+    gallery: PlacedVectors,
     rows: Mapping[Modality, Int[np.ndarray, " rows"]],
     networks: Sequence[Encoder],
     seed: int,
 ) -> HeldOut | None:
     """What people would type for the texts of a collection, and these."""
     chosen = rows["text"]
-    _, groups = np.unique(np.array(gallery.hashes)[chosen], return_inverse=True)
+    _, groups = np.unique(gallery.hashes[chosen], return_inverse=True)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:MAX_QUERIES])
     items = {str(row["id"]): row for row in collection.items(ids=sorted({gallery.items[chosen[row]] for row in drawn}))}
     queries, of = [], []

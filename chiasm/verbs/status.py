@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from chiasm.store.collection import Collection
-from chiasm.verbs.search import (
-    Status,
-    status_of,
-)
+from chiasm.types import Outcome
+from chiasm.verbs.spaces import spaces_of
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a collection holds."""
+
+    path: str
+    encoder: str
+    items: int
+    outcomes: dict[str, int]  # files by outcome
+    embeddings: dict[str, int]  # files with vectors by modality
+    columns: tuple[str, ...]
+    spaces: tuple[str, ...]  # oldest first; the last is the one that is searched
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return asdict(self)
+
+
+def status_of(collection: Collection) -> Status:
+    """Return what an opened collection holds."""
+    counts: Counter[str] = Counter()
+    for file in collection.files():
+        if file["outcome"] in {Outcome.OK, Outcome.DUPLICATE}:
+            counts[file["modality"]] += 1
+    return Status(
+        str(collection.path),
+        collection.encoder,
+        collection.count(),
+        collection.outcomes(),
+        dict(counts),
+        tuple(collection.columns()),
+        spaces_of(collection),
+    )
 
 
 def status(collection: str | Path) -> Status:
-    """What a collection holds."""
+    """Return what a collection holds."""
     return status_of(Collection.open(collection))

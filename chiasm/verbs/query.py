@@ -1,0 +1,158 @@
+"""What is searched for and how: a `Query`, `SearchOptions`, and the `SearchResult` that comes back.
+
+The same three objects serve the verb, the command line, the server and the page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from chiasm.errors import CollectionError, SpaceError
+from chiasm.retrieval.index import Hit
+from chiasm.types import Media, Modality, Text
+
+MOST = 10_000  # hits that can be asked for, with those of the pages before
+
+Metric: TypeAlias = Literal["cosine", "dot", "l2"]
+Order: TypeAlias = Metric | Literal["auto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How to search, whatever with.
+
+    Attributes:
+        k: hits at the most. A smaller collection gives fewer.
+        offset: hits to pass over: those of the pages before.
+        modality: find items by their files of this modality only. Default: by any.
+        where: SQL condition on the columns of the items.
+        min_probability: leave out hits that are less probably relevant, from 0 to 1; `"auto"`: than what 97.5 % of the
+            queries with an answer reach. No hits are left where nothing was found.
+        metric: show hits by `"cosine"`, `"dot"` or `"l2"` alone: their score is its value, distances with a minus sign, and
+            they have no probability. All vectors have unit length, so the three order alike. Default: by what `align` has
+            learned about scores, and by cosine where it has not.
+        hybrid: rank by the query's words in texts, transcripts and columns too (BM25), fused by reciprocal ranks. Files
+            without words do not rank lower for lacking them.
+        rerank: a sentence-transformers cross-encoder, hub id or folder, that reads the query and the texts of the first 50
+            hits.
+        diversity: from 0 (none) to 1, how much a hit is to differ from those before it.
+
+    Raises:
+        CollectionError: k, offset or diversity out of range.
+        SpaceError: there is no such metric, or a least probability together with a metric.
+
+    Example:
+        >>> SearchOptions(k=20, where="year > 1990").offset
+        0
+    """
+
+    k: int = 10
+    offset: int = 0
+    modality: Modality | None = None
+    where: str | None = None
+    min_probability: float | Literal["auto"] | None = None
+    metric: Order = "auto"
+    hybrid: bool = False
+    rerank: str | None = None
+    diversity: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.offset < 0 or self.k + self.offset > MOST:
+            raise CollectionError(
+                f"k must be at least 1, offset at least 0 and both together at most {MOST}; got {self.k} and {self.offset}"
+            )
+        if not 0 <= self.diversity <= 1:
+            raise CollectionError(f"diversity is a number from 0 to 1; got {self.diversity}")
+        if self.metric not in ("auto", *get_args(Metric)):
+            raise SpaceError(f"there is no metric {self.metric!r}. There are auto, {', '.join(get_args(Metric))}")
+        if self.metric != "auto" and self.min_probability is not None:
+            raise SpaceError(
+                f"hits in the order of {self.metric} have no probability, so there is no least one: probabilities are "
+                "learned for the order that the space takes by itself. Leave out the metric, or the least probability"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """Words, files and items of the collection to search for, together or alone.
+
+    Attributes:
+        plus: media to find.
+        minus: media to avoid.
+        like: ids of items to find others like; they are not hits themselves.
+        liked: ids of earlier hits with a thumb up: the query moves towards them, and they are not shown again.
+        disliked: ids of earlier hits with a thumb down.
+        vectors: unit vectors of `plus` and then of `minus`, where they were prepared before (`Searcher.prepare`).
+
+    Example:
+        >>> Query((Text("a red boat"),), minus=(Text("people"),)).words
+        'a red boat'
+    """
+
+    plus: tuple[Media, ...] = ()
+    minus: tuple[Media, ...] = ()
+    like: tuple[str, ...] = ()
+    liked: tuple[str, ...] = ()
+    disliked: tuple[str, ...] = ()
+    vectors: Float[np.ndarray, "media dim"] | None = None
+
+    @property
+    def words(self) -> str:
+        """The words of `plus`, for full text and rerankers; empty where there are none."""
+        return " ".join(medium.text for medium in self.plus if isinstance(medium, Text))
+
+    @property
+    def modality(self) -> Modality:
+        """The modality that its scores are judged as: text where it has words, or names items alone."""
+        return "text" if not self.plus or self.words else self.plus[0].modality
+
+    @property
+    def names_items_only(self) -> bool:
+        """Whether it consists of items to find others like."""
+        return bool(self.like) and not self.plus
+
+    @property
+    def is_one_item(self) -> bool:
+        """Whether it is one item and nothing else."""
+        return len(self.like) == 1 and not (self.plus or self.minus or self.liked or self.disliked)
+
+    @property
+    def is_one_medium(self) -> bool:
+        """Whether it is one medium and nothing else, as the queries that probabilities are learned from."""
+        return len(self.plus) == 1 and not (self.minus or self.like or self.liked or self.disliked)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The hits of one query, best first, and the space that was searched.
+
+    Attributes:
+        space: its name.
+        hits: best first.
+        found: whether any hit is good enough to say that something was found; None where there are no probabilities.
+        threshold: probability that the best hit of 97.5 % of the queries with an answer reaches, or the one asked for.
+        false_hit_rate: share of queries without an answer whose best hit reaches it all the same, on held-out pairs.
+
+    Example:
+        >>> SearchResult("start", (Hit("boat", "image", 0.5, "/boat.png", None),)).as_dict()["hits"][0]["path"]
+        '/boat.png'
+    """
+
+    space: str
+    hits: tuple[Hit, ...]
+    found: bool | None = None
+    threshold: float | None = None
+    false_hit_rate: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON: metadata columns stand beside the fields of a hit."""
+        rows = []
+        for hit in self.hits:
+            fields = asdict(hit)
+            rows.append({**fields.pop("metadata"), **fields})
+        numbers = {"found": self.found, "threshold": self.threshold, "false_hit_rate": self.false_hit_rate}
+        return {"space": self.space, **numbers, "hits": rows}
