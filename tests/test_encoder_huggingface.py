@@ -230,11 +230,11 @@ def test_texts_are_embedded_as_by_the_library(kind: str, folders: dict[str, Path
     assert np.abs(expected[0] - expected[1]).max() > 0.05  # the models do tell texts apart
     for engine in engines(kind, "text"):
         encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu", engine=engine)  # type: ignore[arg-type]
-        found = encoder.encode([Text(text) for text in TEXTS])
-        assert found.vectors.dtype == np.float32
-        assert found.vectors.shape == (len(TEXTS), encoder.dim)
-        assert found.texts == (None,) * len(TEXTS)
-        np.testing.assert_allclose(found.vectors, expected, atol=1e-4, rtol=1e-4)
+        result = encoder.encode([Text(text) for text in TEXTS])
+        assert result.vectors.dtype == np.float32
+        assert result.vectors.shape == (len(TEXTS), encoder.dim)
+        assert result.texts == (None,) * len(TEXTS)
+        np.testing.assert_allclose(result.vectors, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", JOINT)
@@ -243,16 +243,16 @@ def test_pictures_are_embedded_as_by_the_library(kind: str, folders: dict[str, P
     assert np.abs(expected[0] - expected[1]).max() > 0.05
     for engine in engines(kind, "image"):
         encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu", engine=engine)  # type: ignore[arg-type]
-        found = encoder.encode(pictures()).vectors
-        assert found.shape == (5, encoder.dim)
-        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+        result = encoder.encode(pictures()).vectors
+        assert result.shape == (5, encoder.dim)
+        np.testing.assert_allclose(result, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_half_that_cannot_be_exported_is_run_by_pytorch_with_a_warning(folders: dict[str, Path]) -> None:
     encoder = HuggingFaceEncoder(str(folders[SIGLIP2]), device="cpu")
     with pytest.warns(RuntimeWarning, match="siglip2-image is run by PyTorch"):
-        found = encoder.encode(pictures()).vectors
-    np.testing.assert_allclose(found, image_vectors(folders[SIGLIP2], pictures()), atol=1e-4, rtol=1e-4)
+        result = encoder.encode(pictures()).vectors
+    np.testing.assert_allclose(result, image_vectors(folders[SIGLIP2], pictures()), atol=1e-4, rtol=1e-4)
 
 
 def test_a_sentence_model_gives_unit_vectors_of_its_last_layer(folders: dict[str, Path]) -> None:
@@ -337,8 +337,8 @@ def audio_vectors(folder: Path, sounds: list[Audio]) -> Float[np.ndarray, "sound
         output = model.get_audio_features(
             given["input_features"].float(), torch.zeros(len(sounds), 1, dtype=torch.bool)
         )
-    found = output if isinstance(output, torch.Tensor) else output.pooler_output
-    return np.asarray(found)
+    result = output if isinstance(output, torch.Tensor) else output.pooler_output
+    return np.asarray(result)
 
 
 def test_sounds_are_embedded_as_transformers_does(folders: dict[str, Path]) -> None:
@@ -348,10 +348,10 @@ def test_sounds_are_embedded_as_transformers_does(folders: dict[str, Path]) -> N
     sounds = [hum(1, 300), hum(1, 2000), hum(0.4, 900)]
     expected = audio_vectors(folders[CLAP], sounds)
     assert np.ptp(expected, axis=0).max() > 1e-3
-    found = encoder.encode_prepared("audio", [encoder.prepare(sound) for sound in sounds])
-    np.testing.assert_allclose(found.vectors, expected, atol=1e-4, rtol=1e-3)
-    assert found.moments is not None
-    assert len(found.moments) == 0
+    result = encoder.encode_prepared("audio", [encoder.prepare(sound) for sound in sounds])
+    np.testing.assert_allclose(result.vectors, expected, atol=1e-4, rtol=1e-3)
+    assert result.moments is not None
+    assert len(result.moments) == 0
     double = Audio(np.repeat(sounds[0].waveform, 2), 32_000)
     np.testing.assert_allclose(encoder.encode([double]).vectors, expected[:1], atol=2e-2)
     assert encoder.encode([Text("a hum")]).vectors.shape == (1, 8)
@@ -363,25 +363,25 @@ def test_sounds_are_embedded_as_transformers_does(folders: dict[str, Path]) -> N
 def test_long_sounds_have_windows(seconds: float, starts: list[float], folders: dict[str, Path]) -> None:
     encoder = HuggingFaceEncoder(str(folders[CLAP]), device="cpu")
     sound = Audio(np.concatenate([hum(1, 300).waveform, hum(seconds - 1, 2000).waveform]), 16_000)
-    found = encoder.encode_prepared("audio", [encoder.prepare(one) for one in (hum(0.6, 500), sound)])
-    moments = found.moments
+    result = encoder.encode_prepared("audio", [encoder.prepare(one) for one in (hum(0.6, 500), sound)])
+    moments = result.moments
     assert moments is not None
     assert set(moments.owners.tolist()) == {1}
     np.testing.assert_allclose(moments.starts, starts)
     np.testing.assert_allclose(moments.ends, np.array(starts) + 1)
     parts = [Audio(sound.waveform[round(s * 16_000) : round(s * 16_000) + 16_000], 16_000) for s in starts]
     np.testing.assert_allclose(moments.vectors, audio_vectors(folders[CLAP], parts), atol=1e-4, rtol=1e-3)
-    np.testing.assert_allclose(found.vectors[1], moments.vectors.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(result.vectors[1], moments.vectors.mean(axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [CLIP, CLAP, BERT])
 def test_an_empty_batch_gives_no_rows(kind: str, folders: dict[str, Path]) -> None:
     encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu")
     for modality in encoder.modalities:
-        found = encoder.encode_prepared(modality, [])
-        assert found.vectors.shape == (0, encoder.dim)
-        assert found.vectors.dtype == np.float32
-        assert found.texts == ()
+        result = encoder.encode_prepared(modality, [])
+        assert result.vectors.shape == (0, encoder.dim)
+        assert result.vectors.dtype == np.float32
+        assert result.texts == ()
 
 
 def test_pictures_can_be_prepared_by_several_threads(folders: dict[str, Path]) -> None:
@@ -389,8 +389,8 @@ def test_pictures_can_be_prepared_by_several_threads(folders: dict[str, Path]) -
     images = pictures() * 8
     with ThreadPoolExecutor(4) as pool:
         prepared = list(pool.map(encoder.prepare, images))
-    for image, found in zip(images, prepared, strict=True):
-        np.testing.assert_array_equal(found["pixel_values"], encoder.prepare(image)["pixel_values"])
+    for image, result in zip(images, prepared, strict=True):
+        np.testing.assert_array_equal(result["pixel_values"], encoder.prepare(image)["pixel_values"])
 
 
 def test_a_modality_that_the_model_lacks_is_refused(folders: dict[str, Path]) -> None:
@@ -430,10 +430,10 @@ def test_fingerprints_of_different_models_differ(folders: dict[str, Path]) -> No
 
 @pytest.mark.parametrize("kind", [CLIP, SENTENCE])
 def test_a_hub_id_is_its_snapshot_folder(kind: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, list[str]]] = []
+    requests: list[tuple[str, list[str]]] = []
 
     def snapshot(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.append((name, allow_patterns))
+        requests.append((name, allow_patterns))
         return str(folders[kind])
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
@@ -443,7 +443,7 @@ def test_a_hub_id_is_its_snapshot_folder(kind: str, folders: dict[str, Path], mo
     assert by_id.fingerprint == by_folder.fingerprint
     media = [Text(text) for text in TEXTS]
     np.testing.assert_allclose(by_id.encode(media).vectors, by_folder.encode(media).vectors, atol=1e-6)
-    assert asked == [("somebody/tiny", ["*.json", "*.txt", "*.model", "*.safetensors"])]
+    assert requests == [("somebody/tiny", ["*.json", "*.txt", "*.model", "*.safetensors"])]
 
 
 @pytest.mark.parametrize(

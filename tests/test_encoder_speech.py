@@ -47,11 +47,11 @@ def finding(model: Path, text: TextEncoder) -> SpeechEncoder:
 
 def spans(monkeypatch: pytest.MonkeyPatch, *seconds: tuple[float, float]) -> None:
     """Plant where the detector finds speech."""
-    found = [{"start": round(start * RATE), "end": round(end * RATE)} for start, end in seconds]
-    monkeypatch.setattr("faster_whisper.vad.get_speech_timestamps", lambda waveform, options: found)
+    result = [{"start": round(start * RATE), "end": round(end * RATE)} for start, end in seconds]
+    monkeypatch.setattr("faster_whisper.vad.get_speech_timestamps", lambda waveform, options: result)
 
 
-def _heard(text: str, language: str | None, certainty: float) -> _Transcript:
+def one_reading(text: str, language: str | None, certainty: float) -> _Transcript:
     """A window with one reading."""
     return _Transcript(((text, 1.0),) if text else (), language, certainty)
 
@@ -70,21 +70,23 @@ def sound(*lengths: int, seconds: float = 60.0) -> _Speech:
     )
 
 
-def hears(monkeypatch: pytest.MonkeyPatch, words: Mapping[int, str], languages: Mapping[int, str] | None = None) -> Any:
-    """Plant what is heard in windows, by their length; give the list of what was asked for."""
-    asked: list[tuple[int, str | None]] = []
+def plant_words(
+    monkeypatch: pytest.MonkeyPatch, words: Mapping[int, str], languages: Mapping[int, str] | None = None
+) -> Any:
+    """Plant the words of windows, by their length; return the list of requests."""
+    requests: list[tuple[int, str | None]] = []
 
-    def hear(self: SpeechEncoder, windows: Windows, spoken: Languages) -> list[_Transcript]:
-        asked.extend((len(window), language) for window, language in zip(windows, spoken, strict=True))
-        found = []
+    def transcribe(self: SpeechEncoder, windows: Windows, spoken: Languages) -> list[_Transcript]:
+        requests.extend((len(window), language) for window, language in zip(windows, spoken, strict=True))
+        result = []
         for window, language in zip(windows, spoken, strict=True):
-            said = words.get(len(window), f"w{len(window)}")
+            text = words.get(len(window), f"w{len(window)}")
             own = language or (languages or {}).get(len(window), "en")
-            found.append(_heard(said and f"{said}{'' if own == 'en' else ' ' + own}", own if said else None, 0.5))
-        return found
+            result.append(one_reading(text and f"{text}{'' if own == 'en' else ' ' + own}", own if text else None, 0.5))
+        return result
 
-    monkeypatch.setattr(SpeechEncoder, "_transcribe_batch", hear)
-    return asked
+    monkeypatch.setattr(SpeechEncoder, "_transcribe_batch", transcribe)
+    return requests
 
 
 def test_phrases_are_joined_to_moments_of_10_seconds(speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,10 +94,10 @@ def test_phrases_are_joined_to_moments_of_10_seconds(speech: SpeechEncoder, monk
     # 1 to 12 would be too long; 0.6 s between padded phrases are a pause of 1 s.
     expected = [(1, 10.9), (11.2, 12), (13, 15), (15.61, 16)]
     recording = ramp(70)
-    found = speech.prepare(recording)
-    np.testing.assert_allclose(list(zip(found.starts, found.ends, strict=True)), expected)
-    assert found.seconds == 70
-    for window, (start, end) in zip(found.windows, expected, strict=True):
+    result = speech.prepare(recording)
+    np.testing.assert_allclose(list(zip(result.starts, result.ends, strict=True)), expected)
+    assert result.seconds == 70
+    for window, (start, end) in zip(result.windows, expected, strict=True):
         np.testing.assert_array_equal(window, recording.waveform[round(start * RATE) : round(end * RATE)])
         assert window.base is None, "a window holds the whole sound"
 
@@ -111,9 +113,9 @@ def test_long_sounds_are_searched_for_speech_block_by_block(
 
     monkeypatch.setattr("faster_whisper.vad.get_speech_timestamps", find)
     monkeypatch.setattr("chiasm.encoders.speech._BLOCK", 6)
-    found = speech.prepare(Audio(np.zeros(15 * RATE, np.float32), RATE))
+    result = speech.prepare(Audio(np.zeros(15 * RATE, np.float32), RATE))
     assert [length / RATE for length in lengths] == [6, 6, 3]
-    assert list(zip(found.starts, found.ends, strict=True)) == [(0, 1), (5, 7), (11, 13), (14, 15)]
+    assert list(zip(result.starts, result.ends, strict=True)) == [(0, 1), (5, 7), (11, 13), (14, 15)]
 
 
 def test_other_rates_are_converted(speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,11 +128,11 @@ def test_other_rates_are_converted(speech: SpeechEncoder, monkeypatch: pytest.Mo
 
 def test_a_sound_of_one_moment_is_heard_whole(speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     bars: list[float] = []
-    found = [{"start": 3 * RATE, "end": 4 * RATE}]
+    result = [{"start": 3 * RATE, "end": 4 * RATE}]
 
     def find(waveform: Float[np.ndarray, " samples"], options: Any) -> list[dict[str, int]]:
         bars.append(options.threshold)
-        return found
+        return result
 
     monkeypatch.setattr("faster_whisper.vad.get_speech_timestamps", find)
     short = ramp(10)
@@ -139,16 +141,16 @@ def test_a_sound_of_one_moment_is_heard_whole(speech: SpeechEncoder, monkeypatch
     (window,) = speech.prepare(ramp(10.1)).windows
     assert len(window) == RATE, "a longer sound is cut"
     assert bars[0] < bars[1] == 0.5, "a faint word is heard where there is nothing else"
-    found.clear()
+    result.clear()
     assert speech.prepare(short).windows == (), "nobody speaks"
 
 
 def test_silence_and_a_tone_are_not_speech(speech: SpeechEncoder) -> None:
     tone = (0.3 * np.sin(np.arange(2 * RATE) * 2 * np.pi * 440 / RATE)).astype(np.float32)
     for waveform in (np.zeros(2 * RATE, np.float32), tone):
-        found = speech.encode([Audio(waveform, RATE)])
-        assert found.texts == ("",)
-        assert not found.vectors.any()
+        result = speech.encode([Audio(waveform, RATE)])
+        assert result.texts == ("",)
+        assert not result.vectors.any()
 
 
 def test_a_window_is_placed_among_its_readings(
@@ -160,14 +162,14 @@ def test_a_window_is_placed_among_its_readings(
         "_transcribe_batch",
         lambda self, windows, spoken: [_Transcript(readings, "en", 1.0) for _ in windows],
     )
-    found = speech.encode_prepared("audio", [sound(RATE, seconds=1.0), sound(RATE, RATE)])
+    result = speech.encode_prepared("audio", [sound(RATE, seconds=1.0), sound(RATE, RATE)])
     single, double, mark = text.encode([Text("4"), Text("four"), Text("?")]).vectors
     expected = 0.6 * single + 0.3 * double + 0.1 * mark
-    assert found.texts == ("4.", "4. 4.")
-    np.testing.assert_allclose(found.vectors[0], expected / np.linalg.norm(expected), atol=1e-5)
-    np.testing.assert_allclose(found.vectors[1], text.encode([Text("4. 4")]).vectors[0], atol=1e-5)
-    assert found.moments is not None
-    np.testing.assert_allclose(found.moments.vectors, found.vectors[[0, 0]], atol=1e-5)
+    assert result.texts == ("4.", "4. 4.")
+    np.testing.assert_allclose(result.vectors[0], expected / np.linalg.norm(expected), atol=1e-5)
+    np.testing.assert_allclose(result.vectors[1], text.encode([Text("4. 4")]).vectors[0], atol=1e-5)
+    assert result.moments is not None
+    np.testing.assert_allclose(result.moments.vectors, result.vectors[[0, 0]], atol=1e-5)
 
 
 def test_readings_have_the_weights_of_their_probabilities(
@@ -191,57 +193,57 @@ def test_readings_have_the_weights_of_their_probabilities(
 
     monkeypatch.setattr(loaded, "model", Model())
     window = [np.zeros(RATE, np.float32)]
-    (found,) = speech._generate(window, ["en"], 15, no_repeat=0)
-    assert [text for text, _ in found.readings] == ["four", "4"], "no words are no reading"
-    ratio = found.readings[1][1] / found.readings[0][1]
+    (result,) = speech._generate(window, ["en"], 15, no_repeat=0)
+    assert [text for text, _ in result.readings] == ["four", "4"], "no words are no reading"
+    ratio = result.readings[1][1] / result.readings[0][1]
     assert ratio == pytest.approx(np.exp(0.25 * (-2.0 + 0.4)))
     quiet[0] = True
-    (found,) = speech._generate(window, ["en"], 15, no_repeat=0)
-    assert (found.text, found.readings, found.language) == ("", (), None), "unlikely words and probably no speech"
+    (result,) = speech._generate(window, ["en"], 15, no_repeat=0)
+    assert (result.text, result.readings, result.language) == ("", (), None), "unlikely words and probably no speech"
 
 
 def test_every_sound_gets_its_own_words_in_order(speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    hears(monkeypatch, {})
+    plant_words(monkeypatch, {})
     generator = np.random.default_rng(0)
     lengths = [generator.integers(1, 9_000, size).tolist() for size in (3, 0, 1, 7, 2)]
-    found = speech.encode_prepared("audio", [sound(*part) for part in lengths])
-    assert found.texts == tuple(" ".join(f"w{n}" for n in part) for part in lengths)
-    assert [bool(row.any()) for row in found.vectors] == [bool(part) for part in lengths]
-    assert found.languages == ("en", None, "en", "en", "en")
+    result = speech.encode_prepared("audio", [sound(*part) for part in lengths])
+    assert result.texts == tuple(" ".join(f"w{n}" for n in part) for part in lengths)
+    assert [bool(row.any()) for row in result.vectors] == [bool(part) for part in lengths]
+    assert result.languages == ("en", None, "en", "en", "en")
 
 
 def test_moments_have_times_words_and_vectors(
     speech: SpeechEncoder, text: TextEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hears(monkeypatch, {1: "a red car", 2: "", 3: "two owls"})
-    found = speech.encode_prepared("audio", [sound(), sound(1, 2, 3), sound(3, seconds=10.0), sound(3, seconds=180.0)])
-    assert found.texts == ("", "a red car two owls", "two owls", "two owls")
-    moments = found.moments
+    plant_words(monkeypatch, {1: "a red car", 2: "", 3: "two owls"})
+    result = speech.encode_prepared("audio", [sound(), sound(1, 2, 3), sound(3, seconds=10.0), sound(3, seconds=180.0)])
+    assert result.texts == ("", "a red car two owls", "two owls", "two owls")
+    moments = result.moments
     assert moments is not None
     assert moments.owners.tolist() == [1, 1, 3], "nothing was said in one window, and one sound is a moment itself"
     assert moments.texts == ("a red car", "two owls", "two owls")
     assert (moments.starts.tolist(), moments.ends.tolist()) == ([0, 2, 0], [0.5, 2.5, 0.5])
     expected = text.encode([Text("a red car"), Text("two owls"), Text("a red car two owls")]).vectors
     np.testing.assert_allclose(moments.vectors, expected[[0, 1, 1]], atol=1e-5)
-    np.testing.assert_allclose(found.vectors[1:], expected[[2, 1, 1]], atol=1e-5)
+    np.testing.assert_allclose(result.vectors[1:], expected[[2, 1, 1]], atol=1e-5)
 
 
 def test_long_transcripts_are_the_mean_over_their_moments(
     speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hears(monkeypatch, {1: "owl " * 100, 2: "car " * 80, 3: "bus"})
+    plant_words(monkeypatch, {1: "owl " * 100, 2: "car " * 80, 3: "bus"})
     for windows, is_mean in (((1, 2), False), ((1, 2, 3), True)):
-        found = speech.encode_prepared("audio", [sound(*windows)])
-        assert found.moments is not None
-        assert np.allclose(found.vectors[0], found.moments.vectors.mean(axis=0), atol=1e-5) == is_mean
+        result = speech.encode_prepared("audio", [sound(*windows)])
+        assert result.moments is not None
+        assert np.allclose(result.vectors[0], result.moments.vectors.mean(axis=0), atol=1e-5) == is_mean
 
 
 def test_a_sound_is_in_the_language_of_most_of_it(finding: SpeechEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = hears(monkeypatch, {5: ""}, {10: "fr", 20: "de", 15: "fr", 5: "el", 40: "fr"})
-    found = finding.encode_prepared("audio", [sound(10, 20, 15, 5), sound(40), sound(5)])
-    assert found.texts == ("w10 fr w20 fr w15 fr", "w40 fr", "")
-    assert found.languages == ("fr", "fr", None)
-    assert sorted(asked, key=str) == sorted([*((n, None) for n in (10, 20, 15, 5, 5, 40)), (20, "fr")], key=str)
+    requests = plant_words(monkeypatch, {5: ""}, {10: "fr", 20: "de", 15: "fr", 5: "el", 40: "fr"})
+    result = finding.encode_prepared("audio", [sound(10, 20, 15, 5), sound(40), sound(5)])
+    assert result.texts == ("w10 fr w20 fr w15 fr", "w40 fr", "")
+    assert result.languages == ("fr", "fr", None)
+    assert sorted(requests, key=str) == sorted([*((n, None) for n in (10, 20, 15, 5, 5, 40)), (20, "fr")], key=str)
 
 
 def test_translation_is_asked_of_the_model_for_what_is_not_english(
@@ -266,8 +268,8 @@ def test_translation_is_asked_of_the_model_for_what_is_not_english(
             return [SimpleNamespace(sequences_ids=[tokens], scores=[-0.1], no_speech_prob=0.0) for _ in given]
 
     monkeypatch.setattr(loaded, "model", Model())
-    heard = encoder._generate([np.zeros(RATE, np.float32)] * 2, [None, None], 15, no_repeat=0)
-    assert heard == [_heard("an owl", "fr", 0.9), _heard("an owl", "en", 0.8)]
+    transcripts = encoder._generate([np.zeros(RATE, np.float32)] * 2, [None, None], 15, no_repeat=0)
+    assert transcripts == [one_reading("an owl", "fr", 0.9), one_reading("an owl", "en", 0.8)]
     assert [[loaded.hf_tokenizer.id_to_token(token) for token in prompt] for prompt in prompts] == [
         ["<|startoftranscript|>", "<|fr|>", "<|translate|>", "<|notimestamps|>"],
         ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"],
@@ -300,7 +302,7 @@ def test_a_window_that_loops_is_heard_again_in_full(speech: SpeechEncoder, monke
     ) -> list[_Transcript]:
         calls.append((len(windows), seconds, no_repeat))
         said = ["a crow" if no_repeat or len(window) < RATE else "crow " * 40 for window in windows]
-        return [_heard(text, "en", 1.0) for text in said]
+        return [one_reading(text, "en", 1.0) for text in said]
 
     monkeypatch.setattr(SpeechEncoder, "_generate", generate)
     assert speech.encode_prepared("audio", [sound(RATE // 2, RATE)]).texts == ("a crow a crow",)
@@ -311,17 +313,17 @@ def test_a_window_that_loops_is_heard_again_in_full(speech: SpeechEncoder, monke
 def test_padding_leaves_room_to_find_the_end(
     speech: SpeechEncoder, monkeypatch: pytest.MonkeyPatch, seconds: float, padded: int
 ) -> None:
-    found: list[int] = []
+    result: list[int] = []
 
     def generate(
         self: SpeechEncoder, windows: Windows, languages: Languages, seconds: int, *, no_repeat: int
     ) -> list[_Transcript]:
-        found.append(seconds)
-        return [_heard("", None, 1.0)] * len(windows)
+        result.append(seconds)
+        return [one_reading("", None, 1.0)] * len(windows)
 
     monkeypatch.setattr(SpeechEncoder, "_generate", generate)
     speech.encode_prepared("audio", [sound(round(seconds * RATE))])
-    assert found == [padded]
+    assert result == [padded]
 
 
 def test_the_model_runs_and_a_window_does_not_depend_on_its_neighbours(speech: SpeechEncoder) -> None:
@@ -331,14 +333,14 @@ def test_the_model_runs_and_a_window_does_not_depend_on_its_neighbours(speech: S
     ]
     together = speech.encode_prepared("audio", sounds)
     alone = [speech.encode_prepared("audio", [one]) for one in sounds]
-    assert together.texts == tuple(found.texts[0] for found in alone)
+    assert together.texts == tuple(result.texts[0] for result in alone)
     assert [bool(text) for text in together.texts] == [bool(row.any()) for row in together.vectors]
 
 
 def test_the_language_is_found_where_none_is_given(finding: SpeechEncoder) -> None:
-    found = finding.encode_prepared("audio", [sound(RATE)])
-    assert isinstance(found.texts[0], str)
-    assert (found.languages[0] is None) == (found.texts[0] == "")
+    result = finding.encode_prepared("audio", [sound(RATE)])
+    assert isinstance(result.texts[0], str)
+    assert (result.languages[0] is None) == (result.texts[0] == "")
 
 
 def test_an_unknown_language(model: Path, text: TextEncoder) -> None:

@@ -114,13 +114,13 @@ def encode(encoder: Encoder, *videos: Video) -> Embeddings:
 
 @pytest.mark.parametrize("noise", [0.0, 4.0])
 def test_scenes_are_moments(noise: float) -> None:
-    found = encode(VideoEncoder(Pictures()), film(("red", 4), ("green", 1.5), ("blue", 6), ("red", 2), noise=noise))
+    result = encode(VideoEncoder(Pictures()), film(("red", 4), ("green", 1.5), ("blue", 6), ("red", 2), noise=noise))
     expected = [(0, 4), (4, 5.5), (5.5, 11.5), (11.5, 13.5)]
-    np.testing.assert_allclose(spans(found.moments), expected, atol=0.26)
-    assert found.moments is not None
+    np.testing.assert_allclose(spans(result.moments), expected, atol=0.26)
+    assert result.moments is not None
     colours = np.array([COLOURS[name] for name in ("red", "green", "blue", "red")]) / 255
-    np.testing.assert_allclose(found.moments.vectors, colours, atol=0.02)
-    np.testing.assert_allclose(found.vectors[0], colours.mean(axis=0), atol=0.02)
+    np.testing.assert_allclose(result.moments.vectors, colours, atol=0.02)
+    np.testing.assert_allclose(result.vectors[0], colours.mean(axis=0), atol=0.02)
 
 
 def test_restless_pictures_are_one_shot() -> None:
@@ -133,20 +133,20 @@ def test_restless_pictures_are_one_shot() -> None:
 
 
 def test_long_shots_are_cut_into_windows() -> None:
-    found = encode(VideoEncoder(Pictures()), film(("red", 100), ("blue", 10)))
-    cuts = spans(found.moments)
+    result = encode(VideoEncoder(Pictures()), film(("red", 100), ("blue", 10)))
+    cuts = spans(result.moments)
     assert [begin for begin, _ in cuts[1:]] == [end for _, end in cuts[:-1]]
     np.testing.assert_allclose([end for _, end in cuts], [25, 50, 75, 100, 110], atol=0.3)
-    np.testing.assert_allclose(found.vectors[0], (4 * np.array(COLOURS["red"]) + COLOURS["blue"]) / 5 / 255, atol=1e-3)
+    np.testing.assert_allclose(result.vectors[0], (4 * np.array(COLOURS["red"]) + COLOURS["blue"]) / 5 / 255, atol=1e-3)
 
 
 def test_a_short_video_of_one_shot_is_one_moment() -> None:
     encoder = VideoEncoder(Pictures())
-    found = encode(encoder, film(("red", 20)), film(("red", 2), ("blue", 2)), film(("green", 0.1)))
-    assert found.moments is not None
-    assert found.moments.owners.tolist() == [1, 1]
-    np.testing.assert_allclose(found.vectors[2], np.array(COLOURS["green"]) / 255, atol=1e-6)
-    assert (found.texts, found.track) == ((None, None, None), None)
+    result = encode(encoder, film(("red", 20)), film(("red", 2), ("blue", 2)), film(("green", 0.1)))
+    assert result.moments is not None
+    assert result.moments.owners.tolist() == [1, 1]
+    np.testing.assert_allclose(result.vectors[2], np.array(COLOURS["green"]) / 255, atol=1e-6)
+    assert (result.texts, result.track) == ((None, None, None), None)
 
 
 @settings(deadline=None, max_examples=50)
@@ -155,10 +155,10 @@ def test_a_short_video_of_one_shot_is_one_moment() -> None:
 )
 def test_moments_cover_the_video_and_are_not_long(scenes: list[tuple[str, float]], copies: int) -> None:
     video = film(*scenes)
-    found = encode(VideoEncoder(Pictures()), *[video] * copies)
+    result = encode(VideoEncoder(Pictures()), *[video] * copies)
     for owner in range(copies):
-        cuts = spans(found.moments, owner)
-        assert cuts == spans(found.moments, 0)
+        cuts = spans(result.moments, owner)
+        assert cuts == spans(result.moments, 0)
         if cuts:
             assert cuts[0][0] == 0
             assert cuts[-1][1] == pytest.approx(video.duration)
@@ -188,37 +188,37 @@ def levels(*tenths: float) -> Audio:
 
 def test_what_is_heard_stands_beside_what_is_seen() -> None:
     encoder = VideoEncoder(Pictures(), Sounds())
-    found = encode(
+    result = encode(
         encoder,
         film(("red", 2)),  # no sound
         film(("red", 2), ("blue", 2), sound=levels(0, 3, 0, 7)),
         film(("red", 2), sound=levels(0, 0)),  # no words
         film(("red", 1.5), sound=levels(4)),  # a short sound is one moment
     )
-    assert found.texts == (None, "3 7", "", "4")
-    assert found.languages == (None, "en", None, "en")
-    track = found.track
+    assert result.texts == (None, "3 7", "", "4")
+    assert result.languages == (None, "en", None, "en")
+    track = result.track
     assert track is not None
     kept = np.flatnonzero(track.vectors.any(axis=1))
     assert [track.texts[row] for row in kept] == ["3", "7", "4"]
     assert track.owners[kept].tolist() == [1, 1, 3]
     assert list(zip(track.starts[kept], track.ends[kept], strict=True)) == [(1, 2), (3, 4), (0, 1)]
     seen = encode(VideoEncoder(Pictures()), film(("red", 2), ("blue", 2)))
-    np.testing.assert_array_equal(found.vectors[1], seen.vectors[0])
+    np.testing.assert_array_equal(result.vectors[1], seen.vectors[0])
 
 
 def test_an_encoder_of_sounds_without_moments() -> None:
     sound = FakeEncoder(["audio"])
-    found = encode(VideoEncoder(Pictures(), sound), film(("red", 2), sound=levels(4, 4)))
-    assert found.track is not None
-    assert (found.track.starts.tolist(), found.track.ends.tolist()) == ([0], [2])
-    np.testing.assert_allclose(found.track.vectors, np.full((1, sound.dim), 0.4), atol=1e-6)
+    result = encode(VideoEncoder(Pictures(), sound), film(("red", 2), sound=levels(4, 4)))
+    assert result.track is not None
+    assert (result.track.starts.tolist(), result.track.ends.tolist()) == ([0], [2])
+    np.testing.assert_allclose(result.track.vectors, np.full((1, sound.dim), 0.4), atol=1e-6)
 
 
 def test_nothing_in_a_batch() -> None:
-    found = VideoEncoder(Pictures(), Sounds()).encode_prepared("video", [])
-    assert found.vectors.shape == (0, 3)
-    assert found.texts == ()
+    result = VideoEncoder(Pictures(), Sounds()).encode_prepared("video", [])
+    assert result.vectors.shape == (0, 3)
+    assert result.texts == ()
 
 
 def test_what_it_says_about_itself() -> None:

@@ -57,11 +57,11 @@ def encoders() -> dict[str, Encoder]:
 @pytest.mark.parametrize("modality", ["image", "text", "audio", "video"])
 class TestContract:
     def test_a_finite_row_an_input(self, encoders: dict[str, Encoder], modality: str) -> None:
-        found = encoders[modality].encode(INPUTS[modality])
-        assert found.vectors.shape == (len(INPUTS[modality]), encoders[modality].dim)
-        assert found.vectors.dtype == np.float32
-        assert np.isfinite(found.vectors).all()
-        assert len(found.texts) == len(INPUTS[modality])
+        result = encoders[modality].encode(INPUTS[modality])
+        assert result.vectors.shape == (len(INPUTS[modality]), encoders[modality].dim)
+        assert result.vectors.dtype == np.float32
+        assert np.isfinite(result.vectors).all()
+        assert len(result.texts) == len(INPUTS[modality])
 
     def test_a_row_does_not_depend_on_its_neighbours(self, encoders: dict[str, Encoder], modality: str) -> None:
         together = encoders[modality].encode(INPUTS[modality]).vectors
@@ -72,9 +72,9 @@ class TestContract:
         assert np.abs(together - backwards).max() <= 2e-4 * scale
 
     def test_nothing_gives_no_rows(self, encoders: dict[str, Encoder], modality: str) -> None:
-        found = encoders[modality].encode_prepared(modality, [])  # type: ignore[arg-type]
-        assert found.vectors.shape == (0, encoders[modality].dim)
-        assert found.texts == ()
+        result = encoders[modality].encode_prepared(modality, [])  # type: ignore[arg-type]
+        assert result.vectors.shape == (0, encoders[modality].dim)
+        assert result.texts == ()
 
     def test_another_modality_is_refused_by_name(self, encoders: dict[str, Encoder], modality: str) -> None:
         other = Text("words") if modality != "text" else noise(0)
@@ -125,8 +125,8 @@ def test_text_is_what_sentence_transformers_gives(encoders: dict[str, Encoder]) 
 
         peer = SentenceTransformer(str(text_folder()), device="cpu")
         expected = peer.encode([medium.text for medium in INPUTS["text"] if isinstance(medium, Text)])
-    found = encoders["text"].encode(INPUTS["text"]).vectors
-    assert (found * expected).sum(axis=1).min() > 0.9999
+    result = encoders["text"].encode(INPUTS["text"]).vectors
+    assert (result * expected).sum(axis=1).min() > 0.9999
 
 
 def test_pytorch_gives_the_same_as_onnx_runtime() -> None:
@@ -161,8 +161,8 @@ def test_speech_is_written_down_and_stands_among_texts(encoders: dict[str, Encod
     """Silence and noise have no words; the vector is zero then, and the words are kept where there are some."""
     speech = encoders["audio"]
     assert speech.vector_space == encoders["text"].vector_space
-    found = speech.encode([noise(0, 1.0)])
-    assert (found.texts[0] == "") == (not found.vectors.any())
+    result = speech.encode([noise(0, 1.0)])
+    assert (result.texts[0] == "") == (not result.vectors.any())
 
 
 def test_speech_embeds_what_was_said(encoders: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,10 +170,10 @@ def test_speech_embeds_what_was_said(encoders: dict[str, Encoder], monkeypatch: 
     nothing = speech.prepare(Audio(np.zeros(16_000, np.float32), 16_000))
     said = _Transcript((("a red car", 1.0),), "en", 1.0)
     monkeypatch.setattr(SpeechEncoder, "_transcribe", lambda self, sounds: ([[said], []], ("en", None)))
-    found = speech.encode_prepared("audio", [nothing, nothing])
-    assert found.texts == ("a red car", "")
-    assert np.allclose(found.vectors[0], encoders["text"].encode([Text("a red car")]).vectors[0], atol=1e-5)
-    assert not found.vectors[1].any()
+    result = speech.encode_prepared("audio", [nothing, nothing])
+    assert result.texts == ("a red car", "")
+    assert np.allclose(result.vectors[0], encoders["text"].encode([Text("a red car")]).vectors[0], atol=1e-5)
+    assert not result.vectors[1].any()
 
 
 @pytest.mark.parametrize("samples", [16_000, 8_000, 300])

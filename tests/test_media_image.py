@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from jaxtyping import UInt8
 from media_files import gradient, image_bytes
 from PIL import Image as PillowImage
-from PIL import ImageFile, ImageOps
+from PIL import ImageFile
 
 from chiasm import media
 from chiasm.errors import MediaError
@@ -351,10 +350,3 @@ def test_drawings_and_other_pictures_are_unsupported_with_a_reason(open_bytes: C
         assert caught.value.outcome is Outcome.UNSUPPORTED
     with pytest.raises(MediaError, match="HEIC images are not read; convert it"):
         open_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50))
-
-
-def test_pillow_agrees_on_orientation(open_bytes: Callable[..., Pixels]) -> None:
-    exif = PillowImage.Exif()
-    exif[274] = 5
-    data = image_bytes(PICTURE, "TIFF", exif=exif)
-    assert worst(open_bytes(data), np.asarray(ImageOps.exif_transpose(PillowImage.open(io.BytesIO(data))))) == 0

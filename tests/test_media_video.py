@@ -63,8 +63,8 @@ def test_frames_are_those_at_the_centres_of_equal_parts(name: str, open_bytes: O
     video = open_bytes(FILMS[name], frames=5)
     assert video.frames.shape == (5, 64, 96, 3)
     assert video.duration == pytest.approx(FRAMES / FPS, abs=0.11)
-    wanted = [(index + 0.5) / 5 * video.duration for index in range(5)]
-    for time, want, frame in zip(video.times, wanted, shown(video), strict=True):
+    expected_frames = [(index + 0.5) / 5 * video.duration for index in range(5)]
+    for time, want, frame in zip(video.times, expected_frames, shown(video), strict=True):
         assert time <= want < time + 1 / FPS + 1e-3
         assert frame == round(time * FPS)
 
@@ -240,9 +240,9 @@ def test_frames_of_what_is_no_video(data: bytes, open_bytes: Open) -> None:
 )
 def test_frames_a_second_up_to_a_number(fps: float | None, most: int, expected: int, open_bytes: Open) -> None:
     video = open_bytes(FILMS["mp4"], frames=most, fps=fps)
-    wanted = [int((index + 0.5) / expected * video.duration * FPS) for index in range(expected)]
+    expected_frames = [int((index + 0.5) / expected * video.duration * FPS) for index in range(expected)]
     assert len(video.times) == expected
-    assert all(abs(found - want) <= 1 for found, want in zip(shown(video), wanted, strict=True))
+    assert all(abs(number - frame) <= 1 for number, frame in zip(shown(video), expected_frames, strict=True))
 
 
 @pytest.mark.parametrize("fps", [0.0, -1.0, float("nan")])
@@ -271,14 +271,14 @@ def with_sound(container: str, video: str, audio: str, **options: Any) -> bytes:
 def test_the_sound_track_comes_with_the_frames(container: str, video: str, audio: str, open_bytes: Open) -> None:
     data = with_sound(container, video, audio)
     assert open_bytes(data).sound is None, "nobody asked for it"
-    found = open_bytes(data, frames=3, track=16_000)
-    assert found.sound is not None
-    assert found.sound.rate == 16_000
-    assert found.sound.waveform.dtype == np.float32
-    assert len(found.sound.waveform) / 16_000 == pytest.approx(2.0, abs=0.12)
-    spectrum = np.abs(np.fft.rfft(found.sound.waveform[4000:20_000]))
+    result = open_bytes(data, frames=3, track=16_000)
+    assert result.sound is not None
+    assert result.sound.rate == 16_000
+    assert result.sound.waveform.dtype == np.float32
+    assert len(result.sound.waveform) / 16_000 == pytest.approx(2.0, abs=0.12)
+    spectrum = np.abs(np.fft.rfft(result.sound.waveform[4000:20_000]))
     assert np.argmax(spectrum) == pytest.approx(440, abs=2), "a hertz a bin"
-    np.testing.assert_array_equal(found.frames, open_bytes(data, frames=3).frames)
+    np.testing.assert_array_equal(result.frames, open_bytes(data, frames=3).frames)
 
 
 def test_videos_without_a_sound_that_can_be_heard(open_bytes: Open) -> None:
@@ -291,19 +291,19 @@ def test_videos_without_a_sound_that_can_be_heard(open_bytes: Open) -> None:
 
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 def test_a_sound_may_be_shorter_than_the_pictures(container: str, open_bytes: Open) -> None:
-    found = open_bytes(with_sound(container, "libx264", "aac", sound_seconds=0.8), track=8_000)
-    assert found.sound is not None
-    assert found.duration == pytest.approx(2.0, abs=0.1)
-    assert len(found.sound.waveform) / 8_000 == pytest.approx(0.8, abs=0.12)
+    result = open_bytes(with_sound(container, "libx264", "aac", sound_seconds=0.8), track=8_000)
+    assert result.sound is not None
+    assert result.duration == pytest.approx(2.0, abs=0.1)
+    assert len(result.sound.waveform) / 8_000 == pytest.approx(0.8, abs=0.12)
 
 
 @pytest.mark.parametrize("late", [0.5, -0.5])
 def test_the_sound_begins_with_the_first_frame(late: float, open_bytes: Open) -> None:
     """Half a second after the pictures, or before them, on the clock of the container."""
-    found = open_bytes(with_sound("matroska", "libx264", "aac", late=late), track=8_000)
-    assert found.sound is not None
-    assert len(found.sound.waveform) / 8_000 == pytest.approx(2.0 + late, abs=0.12)
-    heard = np.flatnonzero(np.abs(found.sound.waveform) > 0.1)[0] / 8_000
+    result = open_bytes(with_sound("matroska", "libx264", "aac", late=late), track=8_000)
+    assert result.sound is not None
+    assert len(result.sound.waveform) / 8_000 == pytest.approx(2.0 + late, abs=0.12)
+    heard = np.flatnonzero(np.abs(result.sound.waveform) > 0.1)[0] / 8_000
     assert heard == pytest.approx(max(0.0, late), abs=0.06)
 
 
