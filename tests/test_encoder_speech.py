@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from jaxtyping import Float
 
-from chiasm.encoders.offline import text_folder, whisper_folder
+from chiasm.encoders.offline import TextEncoder, text_folder, whisper_folder
 from chiasm.encoders.speech import RATE, SpeechEncoder, _Speech, _Transcript
-from chiasm.encoders.text import TextEncoder
 from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.types import Audio, Text
 

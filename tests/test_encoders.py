@@ -13,14 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from chiasm.encoders import Encoder, resolve
-from chiasm.encoders import image as image_module
+from chiasm.encoders import Encoder, offline, resolve
 from chiasm.encoders.cache import file_digest, make_once
-from chiasm.encoders.image import ImageEncoder
-from chiasm.encoders.offline import class_names, image_weights, join_model, text_folder, whisper_folder
+from chiasm.encoders.offline import (
+    ImageEncoder,
+    TextEncoder,
+    class_names,
+    image_weights,
+    join_model,
+    text_folder,
+    whisper_folder,
+)
 from chiasm.encoders.runtime import Network
 from chiasm.encoders.speech import SpeechEncoder, _Transcript
-from chiasm.encoders.text import TextEncoder
 from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.types import Audio, Image, Media, Text, Video
 
@@ -96,7 +101,7 @@ def test_fingerprints_are_the_same_in_another_process(encoders: dict[str, Encode
 def test_fingerprint_changes_with_the_preprocessing(
     monkeypatch: pytest.MonkeyPatch, encoders: dict[str, Encoder]
 ) -> None:
-    monkeypatch.setattr(image_module, "_VERSION", "other")
+    monkeypatch.setattr(offline, "_VERSION", "other")
     assert ImageEncoder(image_weights(), class_names()).fingerprint != encoders["image"].fingerprint
 
 

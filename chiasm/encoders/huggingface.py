@@ -28,8 +28,7 @@ from jaxtyping import Float
 from chiasm._optional import require
 from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint
-from chiasm.encoders.runtime import Arrays, Blueprint, Device, Engine, Network
-from chiasm.encoders.text import groups_of_like_length
+from chiasm.encoders.runtime import Arrays, Blueprint, Device, Engine, Network, groups_of_like_length
 from chiasm.errors import EncoderError
 from chiasm.types import Audio, Image, Media, Modality, Text
 

@@ -210,6 +210,18 @@ class _OnnxRuntime(_Runner):
         return output
 
 
+def groups_of_like_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group rows of like length, longest first, at most `budget` tokens with padding (or one row) a group."""
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        # The first row of a group is its longest, and the others are padded to it.
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= budget:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
 def _has_gpu() -> bool:
     """Return whether PyTorch can use a GPU. It is imported, which takes a second, only where the driver knows of one."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
