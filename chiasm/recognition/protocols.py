@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
@@ -42,28 +42,9 @@ from chiasm.splits import (
 _INTERVAL_DRAWS = 200  # of statistics that are computed anew for every draw
 
 
-class Model(Protocol):
-    """The methods of a recogniser that the protocols call; `chiasm.recognition.Recognizer` has them."""
-
-    @property
-    def classes_(self) -> Any:
-        """The classes it knows, sorted."""
-
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Any:
-        """Learn from labelled items; `names` and `source` are passed on only where they are given."""
-
-    def predict_proba(self, X: Any) -> Any:
-        """Return the probability of each class."""
-
-    def recognise(self, X: Any, *, level: float) -> Any:
-        """Return probabilities, sets and unknown items."""
-
-    def add_class(self, X: Any, y: Any) -> Any:
-        """Return a recogniser that knows more classes."""
-
-
-Make: TypeAlias = Callable[[], Model]
-"""Make an unfitted recogniser; called once for every part that is learned from."""
+Make: TypeAlias = Callable[[], Any]
+"""Make an unfitted recogniser, with the methods of `chiasm.recognition.Recognizer`; called once for every part that is
+learned from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +103,14 @@ class Items:
         """Deal into stratified folds; no group is divided."""
         return grouped_stratified_folds(self.labels, number, seed=seed, groups=self.groups)
 
-    def fit(self, model: Model, rows: Int[np.ndarray, " rows"]) -> Model:
+    def fit(self, model: Any, rows: Int[np.ndarray, " rows"]) -> Any:
         """Fit a recogniser on some of the items."""
         part = self.take(rows)
         model.fit(part.arrays, part.labels, part.groups, **self.given)
         return model
 
 
-def _guesses(model: Model, items: Items, rows: Int[np.ndarray, " rows"]) -> Shaped[np.ndarray, " rows"]:
+def _guesses(model: Any, items: Items, rows: Int[np.ndarray, " rows"]) -> Shaped[np.ndarray, " rows"]:
     probabilities = np.asarray(model.predict_proba(items.arrays.take(rows)))
     guesses: Shaped[np.ndarray, " rows"] = np.asarray(model.classes_)[probabilities.argmax(axis=1)]
     return guesses

@@ -356,7 +356,7 @@ def _objective(
 
 def _score(items: Items, split: Split, make: Callable[..., Any], arguments: Mapping[str, Any]) -> float:
     """Return the class-balanced Brier score on one side of a recogniser that learned from the other."""
-    model: Any = items.fit(make(**arguments, unknown=None), split.train)
+    model = items.fit(make(**arguments, unknown=None), split.train)
     truth = items.labels[split.test]
     classes = np.union1d(truth, model.classes_)
     probabilities = np.zeros((len(truth), len(classes)))
