@@ -334,7 +334,7 @@ def test_applying_refuses_other_classes_levels_and_scores() -> None:
 def test_predicting_needs_numpy_alone() -> None:
     code = (
         "import sys\n"
-        "import chiasm.recognition.confidence, chiasm.recognition.extension, chiasm.recognition.unknown\n"
+        "import chiasm.recognition.confidence, chiasm.recognition.new_classes, chiasm.recognition.unknown\n"
         "print({'scipy', 'sklearn', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
