@@ -1,14 +1,13 @@
 """The training loop for small networks on arrays: a source beside the target, early stopping, balance of classes, logs.
 
-This module knows optimisation, and the losses that networks share. The network itself is the caller's. Runs are the same
-for the same seed on a CPU, and leave the caller's random state and number of threads as they were. PyTorch is imported
-when something is trained, so that the options can be had without it.
+This module knows optimisation, and the losses that networks share. The network itself is the caller's. Everything runs on
+the CPU, the same for the same seed, and leaves the caller's random state and number of threads as they were. PyTorch is
+imported when something is trained, so that the options can be had without it.
 """
 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +22,6 @@ from chiasm.errors import ChiasmError
 from chiasm.splits import deal
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 Tensors: TypeAlias = "Mapping[str, Tensor]"
@@ -32,12 +30,10 @@ Tensors: TypeAlias = "Mapping[str, Tensor]"
 Loss: TypeAlias = "Callable[[Tensors, Tensors, Tensor], Tensor]"
 """(outputs of the network, targets, weights of the rows) -> one number."""
 
-Metrics: TypeAlias = "Callable[[Tensors, Tensors], Mapping[str, float]]"
-"""(outputs of the network, targets) -> what to log after an epoch."""
-
 ClassBalance: TypeAlias = Literal["weights", "oversample", "undersample"]
-DeviceName: TypeAlias = Literal["auto", "cpu", "cuda"]
 
+_WARMUP = 0.05  # share of the epochs in which the learning rate rises from 0
+_FOLDS = 5  # of which early stopping measures on one
 _WORTH_THREADS = 2**31  # multiplications a step from which more than one thread gains more than it costs
 _BLOCK = 4096  # rows that go through the network at once when nothing is learned
 
@@ -48,20 +44,16 @@ class Training:
 
     Attributes:
         epochs: at most; the schedule spans this number even if training stops earlier.
-        fixed_epochs: where nothing can be held out, so that early stopping has nothing to go by.
         batch_size: rows a step.
         learning_rate: its highest value, after the warm-up.
         weight_decay: of weight matrices, decoupled from the loss: an L2 penalty.
         l1: of weight matrices: every step moves each entry towards 0 by learning rate times this and not beyond, the
             proximal step of an L1 penalty. Weights become exactly 0.
-        warmup: share of the epochs in which the learning rate rises from 0.
-        held_out: share of the rows on which early stopping measures.
         patience: epochs without a lower validation loss after which training stops.
         mixup: both parameters of the Beta distribution that mixes pairs of rows (Zhang et al. 2018); 0: no mixing.
         class_balance: give all classes the same influence: by row weights, or by drawing as many rows of every class as
             the largest (with repeats) or the smallest has.
         seed: of all draws.
-        device: where to train.
         log_dir: folder for TensorBoard's event files.
 
     Raises:
@@ -73,22 +65,18 @@ class Training:
     """
 
     epochs: int = 100
-    fixed_epochs: int = 100
     batch_size: int = 256
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     l1: float = 0.0
-    warmup: float = 0.05
-    held_out: float = 0.2
     patience: int = 15
     mixup: float = 0.0
     class_balance: ClassBalance | None = None
     seed: int = 0
-    device: DeviceName = "auto"
     log_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("fixed_epochs", 1), ("batch_size", 1), ("patience", 1), ("seed", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}; got {getattr(self, name)!r}")
         for name in ("weight_decay", "l1", "mixup"):
@@ -96,16 +84,10 @@ class Training:
                 raise ValueError(f"{name} must be finite and not below 0; got {getattr(self, name)!r}")
         if not 0 < self.learning_rate < np.inf:
             raise ValueError(f"learning_rate must be finite and above 0; got {self.learning_rate!r}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a share of the epochs, from 0 to below 1; got {self.warmup!r}")
-        if not 0 < self.held_out <= 0.5:
-            raise ValueError(f"held_out is a share of the rows, above 0 and at most 0.5; got {self.held_out!r}")
         if self.class_balance not in (None, "weights", "oversample", "undersample"):
             raise ValueError(
                 f"class_balance must be None, 'weights', 'oversample' or 'undersample'; got {self.class_balance!r}"
             )
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device must be 'auto', 'cpu' or 'cuda'; got {self.device!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +118,7 @@ class Rows:
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
-    def take(self, rows: Int[np.ndarray, " _"] | Bool[np.ndarray, " _"]) -> Rows:
+    def take(self, rows: Bool[np.ndarray, " _"]) -> Rows:
         """Return some of the rows."""
         return Rows(
             {name: array[rows] for name, array in self.inputs.items()},
@@ -144,6 +126,17 @@ class Rows:
             None if self.weights is None else self.weights[rows],
             None if self.codes is None else self.codes[rows],
         )
+
+    def row_weights(self, *, balanced: bool) -> Float64[np.ndarray, " rows"]:
+        """Return the weights of the rows; balanced: with the same total for every class."""
+        weights = np.ones(len(self)) if self.weights is None else self.weights.astype(np.float64)
+        if not balanced or self.codes is None:
+            return weights
+        labelled = self.codes >= 0
+        codes = self.codes[labelled]
+        totals = np.bincount(codes, weights=weights[labelled])
+        weights[labelled] *= totals.sum() / np.count_nonzero(totals) / np.maximum(totals, 1e-300)[codes]
+        return weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,20 +146,12 @@ class TrainingLog:
     Attributes:
         train_losses: by epoch: the weighted sum of source and target, without penalties, as it was while learning.
         validation_losses: before the first epoch and after each; empty where nothing was held out.
-        metrics: by epoch, as the caller measures them: on the validation rows, or the target rows where there are none.
-        learning_rates: by epoch, at its end.
         best_epoch: epochs that the returned network has learned for; 0 if no epoch improved on its start.
-        seconds: duration.
-        parameters: numbers in the network.
     """
 
     train_losses: tuple[float, ...]
     validation_losses: tuple[float, ...]
-    metrics: tuple[Mapping[str, float], ...]
-    learning_rates: tuple[float, ...]
     best_epoch: int
-    seconds: float
-    parameters: int
 
 
 def fit_network(
@@ -179,10 +164,10 @@ def fit_network(
     alpha: float = 0.0,
     validation: Rows | None = None,
     stop_after: int | None = None,
-    metrics: Metrics | None = None,
+    watch: Callable[[Tensors], None] | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> TrainingLog:
-    """Train a network in place; it is on the CPU and in evaluation mode afterwards.
+    """Train a network in place; it is in evaluation mode afterwards.
 
     With a source, every step takes one batch of it beside one batch of the target and follows the gradient of
     `alpha * source loss + (1 - alpha) * target loss`. An epoch is one pass over the target. With alpha = 0 the source
@@ -198,70 +183,54 @@ def fit_network(
         validation: rows of the target domain that are not in `target`. The parameters with the lowest loss on them are
             kept, those of the start included, and training stops after `training.patience` epochs without a lower one.
         stop_after: stop after this many of `training.epochs`, for a refit with the number that early stopping chose.
-        metrics: measured after each epoch, for the log.
-        on_epoch: called with the number of each epoch, from 0, and its validation loss (not called without validation
-            rows). An exception that it raises ends the training and reaches the caller.
+        watch: called with the outputs for the validation rows after each epoch.
+        on_epoch: called with the number of each epoch, from 0, and its validation loss. An exception that it raises ends
+            the training and reaches the caller.
 
     Raises:
         ValueError: alpha is out of range or has no source, or classes are to be balanced and rows have none.
-        ChiasmError: the loss is no longer finite, or CUDA was asked for and is not there.
+        ChiasmError: the loss is no longer finite.
         MissingExtraError: there is a `log_dir` and TensorBoard is not installed.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is the weight of the source, from 0 to 1; got {alpha!r}")
     if alpha > 0 and source is None:
         raise ValueError(f"alpha is {alpha}, but there is no source: give source rows, or alpha=0")
-    began = time.perf_counter()
-    device = _device(training.device)
     parameters = sum(p.numel() for p in network.parameters())
-    train_losses, validation_losses, measured, rates = list[float](), list[float](), list[Mapping[str, float]](), []
+    train_losses, validation_losses = list[float](), list[float]()
     with (
         _writer(training.log_dir) as write,
-        seeded(training.seed, training.device),
+        seeded(training.seed),
         _one_thread(3 * min(len(target), training.batch_size) * parameters),
     ):
-        network.to(device)
-        steps = _Steps(network, loss, training, device, alpha)
+        steps = _Steps(network, loss, training, alpha)
         main = _Batches(target, training, stream=1)
         beside = _Batches(source, training, stream=2) if source is not None and alpha > 0 else None
-        best, best_epoch = None, 0
+        best, best_epoch = copy.deepcopy(network.state_dict()), 0
         if validation is not None:
-            validation_losses.append(_validation_loss(network, loss, validation, training, device, epoch=0))
-            best = copy.deepcopy(network.state_dict())
+            validation_losses.append(_validated(network, loss, validation, training)[0])
         for epoch in range(training.epochs if stop_after is None else min(stop_after, training.epochs)):
-            train_losses.append(steps.epoch(epoch, main, beside))
-            rates.append(steps.rate)
-            scalars = {"loss/train": train_losses[-1], "learning_rate": rates[-1]}
-            if validation is not None:
-                validation_losses.append(_validation_loss(network, loss, validation, training, device, epoch=epoch))
-                scalars["loss/validation"] = validation_losses[-1]
-            if metrics is not None:
-                rows = target if validation is None else validation
-                targets = _tensors(rows.targets, slice(None), device)
-                measured.append(dict(metrics(_outputs(network, rows.inputs, device), targets)))
-                scalars |= {f"metrics/{name}": number for name, number in measured[-1].items()}
-            write(scalars, epoch)
+            train_losses.append(_finite(steps.epoch(epoch, main, beside), epoch, "training"))
+            scalars = {"loss/train": train_losses[-1], "learning_rate": steps.rate}
             if validation is None:
                 best_epoch = epoch + 1
+                write(scalars, epoch)
                 continue
-            if validation_losses[-1] < validation_losses[best_epoch]:
+            value, outputs = _validated(network, loss, validation, training)
+            validation_losses.append(_finite(value, epoch, "validation"))
+            write(scalars | {"loss/validation": value}, epoch)
+            if watch is not None:
+                watch(outputs)
+            if value < validation_losses[best_epoch]:
                 best, best_epoch = copy.deepcopy(network.state_dict()), epoch + 1
             if on_epoch is not None:
-                on_epoch(epoch, validation_losses[-1])
+                on_epoch(epoch, value)
             if epoch + 1 - best_epoch >= training.patience:
                 break
-        if best is not None:
+        if validation is not None:
             network.load_state_dict(best)
-        network.to("cpu").eval()
-    return TrainingLog(
-        tuple(train_losses),
-        tuple(validation_losses),
-        tuple(measured),
-        tuple(rates),
-        best_epoch,
-        time.perf_counter() - began,
-        parameters,
-    )
+        network.eval()
+    return TrainingLog(tuple(train_losses), tuple(validation_losses), best_epoch)
 
 
 def fit_and_refit(
@@ -272,7 +241,6 @@ def fit_and_refit(
     training: Training,
     source: Rows | None = None,
     alpha: float = 0.0,
-    metrics: Metrics | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> tuple[nn.Module, TrainingLog]:
     """Find the number of epochs by early stopping, then train on all rows for that number under the same schedule.
@@ -283,78 +251,60 @@ def fit_and_refit(
         build: makes the network and its loss from the rows that it will learn from; called once a training, so that a
             start taken from rows knows nothing of those held out.
         target: all rows of the domain that counts.
-        held_out: those that early stopping measures on. None: one training of `training.fixed_epochs`, or
-            `training.epochs` if that is fewer.
-        training: see `fit_network`, as the rest.
+        held_out: those that early stopping measures on. None: one training of all `training.epochs`.
+        training: see `fit_network`, as the rest, and the errors.
         source: rows of another domain.
         alpha: weight of the source.
-        metrics: measured after each epoch.
         on_epoch: called in the training with held-out rows.
 
     Returns:
-        The network, and the log of the training that chose the number of epochs; its seconds are of both.
-
-    Raises:
-        ValueError: as `fit_network`.
-        ChiasmError: as `fit_network`.
-        MissingExtraError: as `fit_network`.
+        The network, and the log of the training that chose the number of epochs.
     """
 
     def train(
-        rows: Rows,
-        name: str,
-        options: Training,
-        validation: Rows | None = None,
-        stop_after: int | None = None,
-        metrics: Metrics | None = metrics,
+        rows: Rows, folder: str, *, validation: Rows | None = None, stop_after: int | None = None
     ) -> tuple[nn.Module, TrainingLog]:
-        if options.log_dir is not None:
-            options = replace(options, log_dir=Path(options.log_dir) / name)
-        with seeded(options.seed, options.device):
+        log_dir = None if training.log_dir is None else Path(training.log_dir) / folder
+        with seeded(training.seed):
             network, loss = build(rows)
         return network, fit_network(
             network,
             loss,
             rows,
-            training=options,
+            training=replace(training, log_dir=log_dir),
             source=source,
             alpha=alpha,
             validation=validation,
             stop_after=stop_after,
-            metrics=metrics,
             on_epoch=on_epoch,
         )
 
     if held_out is None:
-        return train(target, "all", replace(training, epochs=min(training.fixed_epochs, training.epochs)))
-    _, chosen = train(target.take(~held_out), "held_out", training, validation=target.take(held_out))
-    # On the rows that are learned from, metrics cost a pass an epoch and say little: for the logs only.
-    logged = None if training.log_dir is None else metrics
-    network, refit = train(target, "all", training, stop_after=chosen.best_epoch, metrics=logged)
-    return network, replace(chosen, seconds=chosen.seconds + refit.seconds)
+        return train(target, "all")
+    _, log = train(target.take(~held_out), "held_out", validation=target.take(held_out))
+    return train(target, "all", stop_after=log.best_epoch)[0], log
 
 
 def held_out_rows(
-    codes: Int[np.ndarray, " rows"], *, training: Training, groups: Int[np.ndarray, " rows"] | None = None
+    codes: Int[np.ndarray, " rows"], *, seed: int, groups: Int[np.ndarray, " rows"] | None = None
 ) -> Bool[np.ndarray, " rows"] | None:
-    """Choose the rows that early stopping measures on: stratified, about the share asked for, no group divided.
+    """Choose the rows that early stopping measures on: about a fifth, stratified, no group divided.
 
     Rows whose class would be lost to training stay there, with their groups.
 
     Args:
         codes: class number of each row.
-        training: share and seed.
+        seed: of the draw.
         groups: group number of each row, every number up to the largest in use.
 
     Returns:
         A mask; None where what is left is fewer rows than there are classes: too little to choose an epoch by, so
-        training takes `Training.fixed_epochs`.
+        training takes all its epochs.
     """
-    units = len(codes) if groups is None else int(groups.max()) + 1
-    folds = min(round(1 / training.held_out), units)
+    folds = min(_FOLDS, len(codes) if groups is None else int(groups.max()) + 1)
     if folds < 2:
         return None
-    held: Bool[np.ndarray, " rows"] = deal(codes, folds, seed=training.seed, groups=groups) == 0
+    held: Bool[np.ndarray, " rows"] = deal(codes, folds, seed=seed, groups=groups) == 0
     group = np.arange(len(codes)) if groups is None else groups
     lost = np.setdiff1d(codes, codes[~held])
     held &= ~np.isin(group, group[held & np.isin(codes, lost)])
@@ -362,15 +312,12 @@ def held_out_rows(
 
 
 @contextmanager
-def seeded(seed: int, device: DeviceName = "cpu") -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed torch's random numbers inside, and leave the caller's state untouched."""
     import torch
 
-    cuda = _device(device).type == "cuda"
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.manual_seed(seed)
         yield
 
 
@@ -423,10 +370,10 @@ def uncertainty_weighted(
 class _Steps:
     """The optimiser and its schedule, and one epoch of steps."""
 
-    def __init__(self, network: nn.Module, loss: Loss, training: Training, device: torch.device, alpha: float) -> None:
+    def __init__(self, network: nn.Module, loss: Loss, training: Training, alpha: float) -> None:
         import torch
 
-        self.network, self.loss, self.training, self.device, self.alpha = network, loss, training, device, alpha
+        self.network, self.loss, self.training, self.alpha = network, loss, training, alpha
         self.rate = 0.0
         self._mixing = np.random.default_rng([training.seed, 0])
         parameters = list(network.parameters())
@@ -445,17 +392,17 @@ class _Steps:
 
         self.network.train()
         batches = target.epoch()
-        total = torch.zeros((), device=self.device)
+        total = 0.0
         for i, batch in enumerate(batches):
             self.rate = self._rate_at((number + (i + 0.5) / len(batches)) / self.training.epochs)
-            loss = self._loss(*target.take(batch, self.device))
+            loss = self._loss(*target.take(batch))
             if source is not None:
-                loss = self.alpha * self._loss(*source.take(source.next(), self.device)) + (1 - self.alpha) * loss
+                loss = self.alpha * self._loss(*source.take(source.next())) + (1 - self.alpha) * loss
             self._optimiser.zero_grad()
             torch.autograd.backward(loss)
             self._step()
-            total += loss.detach()
-        return _finite(float(total) / len(batches), number, "training")
+            total += float(loss.detach())
+        return total / len(batches)
 
     def _loss(self, inputs: Tensors, targets: Tensors, weights: Tensor) -> Tensor:
         """Return the loss of one batch, its rows mixed in pairs if asked for."""
@@ -464,7 +411,7 @@ class _Steps:
         if not self.training.mixup:
             return self.loss(self.network(inputs), targets, weights)
         share = float(self._mixing.beta(self.training.mixup, self.training.mixup))
-        partner = torch.from_numpy(self._mixing.permutation(len(weights))).to(self.device)
+        partner = torch.from_numpy(self._mixing.permutation(len(weights)))
         outputs = self.network({name: share * rows + (1 - share) * rows[partner] for name, rows in inputs.items()})
         other = {name: rows[partner] for name, rows in targets.items()}
         return share * self.loss(outputs, targets, weights) + (1 - share) * self.loss(outputs, other, weights[partner])
@@ -482,10 +429,9 @@ class _Steps:
 
     def _rate_at(self, progress: float) -> float:
         """Return the learning rate at a share of all epochs."""
-        warmup = self.training.warmup
-        if progress < warmup:
-            return self.training.learning_rate * progress / warmup
-        return self.training.learning_rate * 0.5 * (1 + float(np.cos(np.pi * (progress - warmup) / (1 - warmup))))
+        if progress < _WARMUP:
+            return self.training.learning_rate * progress / _WARMUP
+        return self.training.learning_rate * 0.5 * (1 + float(np.cos(np.pi * (progress - _WARMUP) / (1 - _WARMUP))))
 
 
 class _Batches:
@@ -496,7 +442,7 @@ class _Batches:
             raise ValueError(f"class_balance is {training.class_balance!r}, but the rows have no classes")
         self._rows, self._size, self._balance = rows, training.batch_size, training.class_balance
         self._rng = np.random.default_rng([training.seed, stream])
-        self._weights = _row_weights(rows, balanced=training.class_balance == "weights")
+        self._weights = rows.row_weights(balanced=training.class_balance == "weights")
         self._left: list[Int[np.ndarray, " batch"]] = []
 
     def epoch(self) -> list[Int[np.ndarray, " batch"]]:
@@ -510,13 +456,9 @@ class _Batches:
             self._left = self.epoch()
         return self._left.pop()
 
-    def take(self, rows: Int[np.ndarray, " batch"], device: torch.device) -> tuple[Tensors, Tensors, Tensor]:
+    def take(self, rows: Int[np.ndarray, " batch"]) -> tuple[Tensors, Tensors, Tensor]:
         """Return the inputs, targets and weights of a batch."""
-        return (
-            _tensors(self._rows.inputs, rows, device),
-            _tensors(self._rows.targets, rows, device),
-            _tensor(self._weights, rows, device),
-        )
+        return _tensors(self._rows.inputs, rows), _tensors(self._rows.targets, rows), _tensor(self._weights[rows])
 
     def _drawn(self) -> Int[np.ndarray, " drawn"]:
         codes = self._rows.codes
@@ -531,58 +473,28 @@ class _Batches:
         return np.concatenate(parts)
 
 
-def _row_weights(rows: Rows, *, balanced: bool) -> Float64[np.ndarray, " rows"]:
-    """Return the weights of the rows; balanced: with the same total for every class."""
-    weights = np.ones(len(rows)) if rows.weights is None else rows.weights.astype(np.float64)
-    if not balanced or rows.codes is None:
-        return weights
-    labelled = rows.codes >= 0
-    totals = np.bincount(rows.codes[labelled], weights=weights[labelled])
-    factors = np.divide(weights[labelled].sum(), totals, out=np.zeros_like(totals), where=totals > 0)
-    weights[labelled] *= factors[rows.codes[labelled]] / max(1, np.count_nonzero(totals))
-    return weights
-
-
-def _validation_loss(
-    network: nn.Module, loss: Loss, rows: Rows, training: Training, device: torch.device, *, epoch: int
-) -> float:
-    """Return the loss on rows; where classes are balanced in any way, they count the same here, too."""
-    import torch
-
-    weights = _row_weights(rows, balanced=training.class_balance is not None)
-    with torch.no_grad():
-        value = loss(
-            _outputs(network, rows.inputs, device),
-            _tensors(rows.targets, slice(None), device),
-            _tensor(weights, slice(None), device),
-        )
-    return _finite(float(value), epoch, "validation")
-
-
-def _outputs(
-    network: nn.Module, inputs: Mapping[str, Shaped[np.ndarray, "rows ..."]], device: torch.device
-) -> dict[str, Tensor]:
-    """Return the network's outputs in evaluation mode, block by block."""
+def _validated(network: nn.Module, loss: Loss, rows: Rows, training: Training) -> tuple[float, Tensors]:
+    """Return loss and outputs for rows; where classes are balanced in any way, they count the same here, too."""
     import torch
 
     network.eval()
-    rows = len(next(iter(inputs.values())))
+    weights = rows.row_weights(balanced=training.class_balance is not None)
     with torch.no_grad():
-        blocks = [network(_tensors(inputs, slice(i, i + _BLOCK), device)) for i in range(0, rows, _BLOCK)]
-    return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+        blocks = [network(_tensors(rows.inputs, slice(i, i + _BLOCK))) for i in range(0, len(rows), _BLOCK)]
+        outputs = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+        return float(loss(outputs, _tensors(rows.targets, slice(None)), _tensor(weights))), outputs
 
 
 def _tensors(
-    arrays: Mapping[str, Shaped[np.ndarray, "rows ..."]], rows: Int[np.ndarray, " _"] | slice, device: torch.device
+    arrays: Mapping[str, Shaped[np.ndarray, "rows ..."]], rows: Int[np.ndarray, " _"] | slice
 ) -> dict[str, Tensor]:
-    return {name: _tensor(array, rows, device) for name, array in arrays.items()}
+    return {name: _tensor(array[rows]) for name, array in arrays.items()}
 
 
-def _tensor(array: Shaped[np.ndarray, "rows ..."], rows: Int[np.ndarray, " _"] | slice, device: torch.device) -> Tensor:
+def _tensor(array: Shaped[np.ndarray, "rows ..."]) -> Tensor:
     import torch
 
-    part = array[rows]
-    return torch.from_numpy(np.ascontiguousarray(part, np.float32 if part.dtype.kind == "f" else None)).to(device)
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else None))
 
 
 def _finite(value: float, epoch: int, which: str) -> float:
@@ -591,15 +503,6 @@ def _finite(value: float, epoch: int, which: str) -> float:
             f"the {which} loss is {value} after epoch {epoch + 1}: the network diverged. Lower the learning rate"
         )
     return value
-
-
-def _device(name: DeviceName) -> torch.device:
-    import torch
-
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ChiasmError("device is 'cuda', but torch finds no CUDA device: use device='auto' or 'cpu'")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
 @contextmanager

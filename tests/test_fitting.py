@@ -34,7 +34,7 @@ from chiasm.vectors import expected_calibration_error
 NAMES = np.array(["bird", "fish", "frog", "newt", "swan"])
 DIM = 16
 CENTRES = np.random.default_rng(0).normal(size=(5, DIM))
-FAST = RungOptions(network=NetworkOptions(hidden=8, training=Training(epochs=8, fixed_epochs=8, device="cpu")))
+FAST = RungOptions(network=NetworkOptions(hidden=8, training=Training(epochs=8)))
 
 
 def planted(
@@ -239,7 +239,7 @@ def test_the_caption_of_a_held_out_picture_is_held_out_too(monkeypatch: pytest.M
 @pytest.mark.parametrize("fusion", ["single", "mean", "stack", "concat", "gated", "attention"])
 def test_every_fusion_works_whatever_is_missing(fusion: FusionName) -> None:
     X, y = planted(60, seed=21)
-    training = Training(epochs=12, fixed_epochs=12, learning_rate=2e-2, device="cpu")
+    training = Training(epochs=12, learning_rate=2e-2)
     model = Recognizer(
         adapter="linear",
         fusion=fusion,

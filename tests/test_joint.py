@@ -13,9 +13,7 @@ from chiasm.recognition.networks import NetworkOptions
 from chiasm.recognition.targets import Target, parse_target
 from chiasm.training import Training
 
-FAST = RungOptions(
-    network=NetworkOptions(width=16, hidden=16, training=Training(epochs=20, fixed_epochs=20, learning_rate=1e-2))
-)
+FAST = RungOptions(network=NetworkOptions(width=16, hidden=16, training=Training(epochs=20, learning_rate=1e-2)))
 
 
 def planted(items: int, seed: int) -> tuple[ModalityArrays, np.ndarray, np.ndarray, list[list[str]]]:
@@ -70,9 +68,7 @@ def product() -> Recognizer:
         parse_target(np.where(rows[:, 0] * rows[:, 1] > 0, "plus", "minus").tolist(), column="sign"),
         parse_target([["up"] if a * b > 0 else [] for a, b in rows[:, :2]], column="tags"),
     ]
-    options = RungOptions(
-        network=NetworkOptions(dropout=0.0, training=Training(epochs=60, fixed_epochs=60, learning_rate=1e-2))
-    )
+    options = RungOptions(network=NetworkOptions(dropout=0.0, training=Training(epochs=60, learning_rate=1e-2)))
     return Recognizer(options=options).fit({"image": rows}, targets)
 
 
@@ -83,7 +79,8 @@ def test_linear_heads_are_taken_where_the_truth_is_linear(linear: Recognizer) ->
     }  # fmt: skip
     price = reports["price"]
     assert price.alone is not None and price.together is not None
-    assert (price.taken, price.alone < price.together) == ("alone", True)
+    assert price.taken == "alone"
+    assert price.together == pytest.approx(price.alone, rel=0.3)  # it starts from the linear solution
     assert linear.columns_["price"].network is None
     assert all(value > 0.6 for value in quality(linear))
     assert all(value > 0.5 for value in quality(linear, {"image": FRESH.vectors["image"]}))

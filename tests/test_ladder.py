@@ -30,7 +30,7 @@ from chiasm.splits import Shots
 from chiasm.training import Training
 from chiasm.vectors import brier_scores, log_softmax
 
-OPTIONS = RungOptions(network=NetworkOptions(hidden=16, training=Training(epochs=10, fixed_epochs=10, device="cpu")))
+OPTIONS = RungOptions(network=NetworkOptions(hidden=16, training=Training(epochs=10)))
 Climb = tuple[Learned, tuple[RungReport, ...]]
 
 
@@ -199,7 +199,7 @@ def test_extra_rows_reach_every_rung() -> None:
     good = clusters(30, noise=0.7)
     few = clusters(6, noise=2.5)
     bad = replace(few, extra=Shots(good.rows, good.codes, np.full(120, 5.0)))
-    training = Training(epochs=40, fixed_epochs=40, learning_rate=1e-2, device="cpu")
+    training = Training(epochs=40, learning_rate=1e-2)
     options = RungOptions(network=NetworkOptions(hidden=16, training=training))
     for rung in RUNGS[1:]:
         guesses = [

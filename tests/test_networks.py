@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition.linear_probe import LinearProbe
+from chiasm.recognition.linear import LinearFit, fit_classes, fit_labels, fit_numbers
 from chiasm.recognition.modalities import Features, ModalityArrays
 from chiasm.recognition.networks import (
     Network,
@@ -26,9 +26,7 @@ from chiasm.recognition.targets import Target
 from chiasm.training import Training
 from chiasm.vectors import unit_rows
 
-FAST = NetworkOptions(
-    width=16, hidden=32, training=Training(epochs=40, fixed_epochs=20, learning_rate=1e-2, device="cpu")
-)
+FAST = NetworkOptions(width=16, hidden=32, training=Training(epochs=40, learning_rate=1e-2))
 FUSIONS = pytest.mark.parametrize("fusion", get_args(NetworkFusion))
 BOTH = {"image": 16, "text": 12}
 
@@ -77,14 +75,20 @@ def only(inputs: NetworkInputs, **present: np.ndarray) -> NetworkInputs:
 
 
 def accuracy(network: Network, inputs: NetworkInputs, y: np.ndarray) -> float:
-    return float((network.predict(inputs)["class"].argmax(axis=1) == y).mean())
+    return float((network.logits(inputs)["class"].argmax(axis=1) == y).mean())
+
+
+def linear_accuracy(X: NetworkInputs, y: np.ndarray, fresh: NetworkInputs, truth: np.ndarray) -> tuple[float, float]:
+    """Of the linear probe on all rows side by side, and the strength that it chose."""
+    rows = [np.hstack(list(inputs.vectors.values())) / np.sqrt(2) for inputs in (X, fresh)]
+    fit = fit_classes(rows[0], y, fold_of=np.arange(len(y)) % 5)
+    return float(((rows[1] @ fit.coef.T + fit.intercept).argmax(axis=1) == truth).mean()), fit.strength
 
 
 def test_a_planted_interaction_is_learned_where_the_linear_probe_cannot() -> None:
     X, y = crossed(300)
     fresh, truth = crossed(300, seed=1)
-    side_by_side = [np.hstack(list(inputs.vectors.values())) for inputs in (X, fresh)]
-    assert LinearProbe().fit(side_by_side[0], y).score(side_by_side[1], truth) < 0.65
+    assert linear_accuracy(X, y, fresh, truth)[0] < 0.65
     for fusion in get_args(NetworkFusion):
         options = replace(FAST, fusion=fusion, training=replace(FAST.training, epochs=60))
         network = fit_network(X, [column(y, classes=2)], options, start={"class": 1.0})
@@ -104,9 +108,9 @@ def test_a_missing_modality_costs_its_own_information_only(fusion: Any) -> None:
         one = only(fresh, **{name: every})
         assert accuracy(network, one, truth) > accuracy(alone, one, truth) - 0.06
         broken = {**fresh.vectors, other: np.where(half[:, None], np.nan, fresh.vectors[other]).astype(np.float32)}
-        mixed = network.predict(NetworkInputs(broken, {name: every, other: ~half}))["class"]
-        np.testing.assert_allclose(mixed[half], network.predict(one)["class"][half], atol=1e-5)
-        np.testing.assert_allclose(mixed[~half], network.predict(fresh)["class"][~half], atol=1e-5)
+        mixed = network.log_probabilities(NetworkInputs(broken, {name: every, other: ~half}))
+        np.testing.assert_allclose(mixed[half], network.log_probabilities(one)[half], atol=1e-5)
+        np.testing.assert_allclose(mixed[~half], network.log_probabilities(fresh)[~half], atol=1e-5)
 
 
 @FUSIONS
@@ -158,8 +162,8 @@ def slow_logits(network: Network, rows: list[np.ndarray | None]) -> np.ndarray:
             heads.append(scores / scores.sum() @ value[:, part])
         fused = normed(p["token"] + p["join"] @ np.concatenate(heads))
     hidden = np.maximum(p["hidden"] @ fused + p["hidden_bias"], 0)
-    skip = np.sum([p[f"skip_{m}"] @ row for m, row in enumerate(rows) if row is not None], axis=0)
-    logits: np.ndarray = p["out"] @ hidden + skip + p["bias"]
+    every = np.concatenate([np.zeros(p[f"encode_{m}"].shape[1]) if row is None else row for m, row in enumerate(rows)])
+    logits: np.ndarray = p["out"] @ hidden + p["skip"] @ every + p["bias"]
     return logits
 
 
@@ -174,37 +178,57 @@ def test_each_fusion_is_its_formula(fusion: Any) -> None:
         np.testing.assert_allclose(logits[i], slow_logits(network, [image, text]), atol=1e-4)
         np.testing.assert_allclose(without[i], slow_logits(network, [None, text]), atol=1e-4)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(network.predict(X)["class"], probabilities)
     np.testing.assert_allclose(np.exp(network.log_probabilities(X)), probabilities)
 
 
 def test_the_start_is_the_linear_solution() -> None:
-    """With no epoch to learn, the network is the probe of the rows side by side, each modality of the same length."""
+    """With nothing learned, the network is the linear solution on rows side by side, each modality of the same length."""
     X, y = planted(60)
-    stop = replace(FAST, training=replace(FAST.training, epochs=1, fixed_epochs=1, learning_rate=1e-12))
-    network = fit_network(X, [column(y)], stop, start={"class": 0.3})
-    rows = np.hstack(list(X.vectors.values())) / np.sqrt(2)
-    probe = LinearProbe(strengths=[0.3]).fit(rows, y)
-    np.testing.assert_allclose(network.predict(X)["class"], probe.predict_proba(rows), atol=2e-4)
-    # A source of weight alpha counts in it, too: 40 rows against 60, so that each counts as 0.5.
+    stop = replace(FAST, training=replace(FAST.training, epochs=1, learning_rate=1e-12))
+    tags, price = np.eye(3)[y] + np.eye(3)[(y + 1) % 3] > 0, 1000.0 + 250.0 * y
+    tags[:, 1] = True  # a label that all have
+    targets = [
+        column(y),
+        Target("tags", "labels", tags, np.ones(60, dtype=bool), np.array(["a", "b", "c"])),
+        number(price),
+    ]
+    logits = fit_network(X, targets, stop, start={"class": 0.3, "tags": 0.2, "price": 0.1}).logits(X)
+    rows, never = np.hstack(list(X.vectors.values())) / np.sqrt(2), np.full(60, -1)
+
+    def outputs(fit: LinearFit) -> np.ndarray:
+        solution: np.ndarray = rows @ fit.coef.T + fit.intercept
+        return solution
+
+    expected = outputs(fit_classes(rows, y, fold_of=never, strengths=[0.3]))
+    np.testing.assert_allclose(logits["class"], expected, atol=1e-3)
+    expected = outputs(fit_labels(rows, tags[:, [0, 2]], fold_of=never, strengths=[0.2]))
+    np.testing.assert_allclose(logits["tags"][:, [0, 2]], expected, atol=1e-3)
+    assert (logits["tags"][:, 1] > 2).all()
+    np.testing.assert_allclose(
+        logits["price"], outputs(fit_numbers(rows, price, fold_of=never, strengths=[0.1])), atol=0.5
+    )
+
+
+def test_the_start_counts_the_source() -> None:
+    X, y = planted(60)
     more, labels = planted(40, seed=2)
-    beside = fit_network(
-        X, [column(y)], stop, start={"class": 0.3}, source=NetworkSource(more, [column(labels)]), alpha=0.25
+    stop = replace(FAST, training=replace(FAST.training, epochs=1, learning_rate=1e-12))
+    source = NetworkSource(more, [column(labels)])
+    network = fit_network(X, [column(y)], stop, start={"class": 0.3}, source=source, alpha=0.25)
+    rows, theirs = (np.hstack(list(inputs.vectors.values())) / np.sqrt(2) for inputs in (X, more))
+    weight = np.repeat([1.0, 0.5], [60, 40])  # 20 against 60: a quarter of the loss
+    fit = fit_classes(
+        np.vstack([rows, theirs]), np.append(y, labels), fold_of=np.full(100, -1), weight=weight, strengths=[0.3]
     )
-    theirs = np.hstack(list(more.vectors.values())) / np.sqrt(2)
-    both = LinearProbe(strengths=[0.3]).fit(
-        np.vstack([rows, theirs]), np.append(y, labels), sample_weight=np.repeat([1.0, 0.5], [60, 40])
-    )
-    np.testing.assert_allclose(beside.predict(X)["class"], both.predict_proba(rows), atol=2e-4)
+    np.testing.assert_allclose(network.logits(X)["class"], rows @ fit.coef.T + fit.intercept, atol=1e-3)
 
 
 def test_where_the_classes_are_linear_the_network_does_no_harm() -> None:
     X, y = planted(120, noise=2.0)
     fresh, truth = planted(500, seed=1, noise=2.0)
-    rows = [np.hstack(list(inputs.vectors.values())) / np.sqrt(2) for inputs in (X, fresh)]
-    probe = LinearProbe().fit(rows[0], y)
-    network = fit_network(X, [column(y)], FAST, start={"class": probe.strength_})
-    assert accuracy(network, fresh, truth) > probe.score(rows[1], truth) - 0.03
+    score, strength = linear_accuracy(X, y, fresh, truth)
+    network = fit_network(X, [column(y)], FAST, start={"class": strength})
+    assert accuracy(network, fresh, truth) > score - 0.03
 
 
 # -------------------------------------------------------------------------------------------------------------- columns
@@ -219,11 +243,11 @@ def test_columns_of_every_kind_share_the_network() -> None:
         Target("tags", "labels", tags, np.arange(300) % 4 > 0, np.array(["a", "b", "c"])),
         number(np.where(np.arange(300) % 5 == 0, np.nan, 1000.0 + 250.0 * y)),
     ]
-    predictions = fit_network(X, targets, replace(FAST, training=replace(FAST.training, epochs=60))).predict(fresh)
+    predictions = fit_network(X, targets, replace(FAST, training=replace(FAST.training, epochs=60))).logits(fresh)
     assert list(predictions) == ["class", "tags", "price"]
     assert (predictions["class"].argmax(axis=1) == truth).mean() > 0.9
-    assert ((predictions["tags"] > 0.5) == (np.eye(3)[truth] + np.eye(3)[(truth + 1) % 3] > 0)).mean() > 0.9
-    assert np.abs(predictions["price"] - 1000 - 250 * truth).mean() < 80
+    assert ((predictions["tags"] > 0) == (np.eye(3)[truth] + np.eye(3)[(truth + 1) % 3] > 0)).mean() > 0.9
+    assert np.abs(predictions["price"][:, 0] - 1000 - 250 * truth).mean() < 80
 
 
 def test_values_of_missing_labels_and_modalities_change_nothing() -> None:
@@ -238,7 +262,7 @@ def test_values_of_missing_labels_and_modalities_change_nothing() -> None:
             Target("tags", "labels", tags, ~lost, np.array(["a", "b", "c"])),
             number(np.where(lost, np.nan, y)),
         ]
-        predictions.append(fit_network(given, targets, FAST).predict(X))
+        predictions.append(fit_network(given, targets, FAST).logits(X))
     for name, values in predictions[0].items():
         np.testing.assert_array_equal(values, predictions[1][name])
 
@@ -277,7 +301,7 @@ def test_balance_weights_and_groups_take_part() -> None:
         network = fit_network(
             X, [column(y)], replace(FAST, training=training), groups=np.arange(90) // 2, weights=np.ones(90)
         )
-        recall[balance] = (network.predict(fresh)["class"].argmax(axis=1) == truth)[truth > 0].mean()
+        recall[balance] = (network.logits(fresh)["class"].argmax(axis=1) == truth)[truth > 0].mean()
     assert recall["weights"] > recall[None]
     assert recall["oversample"] > recall[None]
 
@@ -300,8 +324,8 @@ def test_what_is_restored_predicts_the_same(fusion: Any) -> None:
     network = fit_network(X, [column(y), number(y * 10.0)], replace(FAST, fusion=fusion))
     arrays, description = network.as_arrays()
     again = Network.from_arrays(arrays, json.loads(json.dumps(description)))
-    for name, values in network.predict(X).items():
-        np.testing.assert_array_equal(values, again.predict(X)[name])
+    for name, values in network.logits(X).items():
+        np.testing.assert_array_equal(values, again.logits(X)[name])
     assert again.modalities == ("image", "text")
     assert again.epochs == network.epochs
     with pytest.raises(ChiasmError, match="damaged"):
@@ -325,7 +349,6 @@ def test_inputs_are_made_of_modality_arrays() -> None:
     inputs = NetworkInputs.of(arrays, features, np.array([1, 2]))
     np.testing.assert_allclose(inputs.vectors["text"][1], features.rows(arrays, ("text",), np.array([2]))[0], rtol=1e-6)
     assert inputs.present["text"].tolist() == [False, True]
-    assert len(inputs.take(np.array([0]))) == 1
 
 
 @pytest.mark.parametrize(
@@ -368,6 +391,6 @@ def test_items_that_cannot_be_learned_from_are_refused() -> None:
         NetworkInputs(X.vectors, {"image": ~none})
     network = fit_network(X, ok, replace(FAST, training=replace(FAST.training, epochs=1)))
     with pytest.raises(ChiasmError, match="trained on: image, text"):
-        network.predict(inputs_of(audio=np.ones((2, 3))))
+        network.logits(inputs_of(audio=np.ones((2, 3))))
     with pytest.raises(ChiasmError, match="width 16, as in training; got 5"):
-        network.predict(wide)
+        network.logits(wide)

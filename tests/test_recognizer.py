@@ -366,7 +366,7 @@ def assert_same(before: Recognizer, after: Recognizer, X: ModalityArrays) -> Non
         np.testing.assert_array_equal(before.only_column_.exemplars.codes, after.only_column_.exemplars.codes)
 
 
-QUICK = RungOptions(network=NetworkOptions(hidden=8, training=Training(epochs=4, fixed_epochs=4, device="cpu")))
+QUICK = RungOptions(network=NetworkOptions(hidden=8, training=Training(epochs=4)))
 
 
 @pytest.mark.parametrize(

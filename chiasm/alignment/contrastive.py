@@ -69,7 +69,6 @@ class InfoNceAlignment(Alignment):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             seed=self.seed,
-            device="cpu",
         )
 
     def candidates(self, task: Task) -> Iterator[Candidate]:
@@ -111,14 +110,13 @@ class InfoNceAlignment(Alignment):
             mapped = (task.pairs.X[rows] @ weight + bias).astype(np.float32)
             by_epoch = [mapped]
 
-            def record(outputs: Tensors, _: Tensors, by_epoch: list[np.ndarray] = by_epoch) -> dict[str, float]:
+            def record(outputs: Tensors, by_epoch: list[np.ndarray] = by_epoch) -> None:
                 by_epoch.append(outputs["turned"].numpy())
-                return {}
 
             if _one_group(rest):
                 by_epoch *= self.epochs + 1
             else:
-                self._train(rest, settings, validation=_rows(mapped, task.pairs.take(rows)), metrics=record)
+                self._train(rest, settings, validation=_rows(mapped, task.pairs.take(rows)), watch=record)
             for curve, part in zip(curves, by_epoch, strict=True):
                 curve[rows] = part
         return [curve[task.rows] for curve in curves]
@@ -130,7 +128,7 @@ class InfoNceAlignment(Alignment):
         *,
         stop_after: int | None = None,
         validation: Rows | None = None,
-        metrics: Callable[[Tensors, Tensors], Mapping[str, float]] | None = None,
+        watch: Callable[[Tensors], None] | None = None,
     ) -> _Turn:
         """Return a network that has learned from a lesson at ridge's alpha and strength; see `fit_network`."""
         target = _rows(ridge_left_out(lesson, settings).astype(np.float32), lesson.pairs)
@@ -147,7 +145,7 @@ class InfoNceAlignment(Alignment):
             alpha=settings.alpha,
             stop_after=stop_after,
             validation=validation,
-            metrics=metrics,
+            watch=watch,
         )
         return network
 

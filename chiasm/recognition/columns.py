@@ -295,11 +295,7 @@ def network_outputs(
     from chiasm.recognition.networks import NetworkInputs
 
     inputs = NetworkInputs.of(arrays, features, rows)
-    if kind == "classes":
-        return network.log_probabilities(inputs, column)
-    if kind == "labels":
-        return network.logits(inputs)[column]
-    return network.predict(inputs)[column].reshape(-1, 1)
+    return network.log_probabilities(inputs, column) if kind == "classes" else network.logits(inputs)[column]
 
 
 def _of(parts: Mapping[Subset, _Value], subset: Subset) -> _Value | None:

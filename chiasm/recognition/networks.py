@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.recognition.linear import fit_classes, fit_labels, fit_numbers
 from chiasm.recognition.modalities import Features, ModalityArrays
 from chiasm.recognition.targets import Kind, Target
 from chiasm.training import (
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 NetworkFusion: TypeAlias = Literal["concat", "mean", "gated", "attention"]
 
 FORMAT, VERSION = "chiasm-network", 1
+
+_UNSEEN = 3.0  # logits by which a class or label that no row has is improbable at the start, not impossible
 
 Parameters: TypeAlias = Mapping[str, Any]
 """By name: tensors while training, arrays when predicting."""
@@ -141,13 +144,6 @@ class NetworkInputs:
     def __len__(self) -> int:
         return len(next(iter(self.vectors.values())))
 
-    def take(self, rows: Int[np.ndarray, " rows"]) -> NetworkInputs:
-        """Return some of the items."""
-        return NetworkInputs(
-            {name: vectors[rows] for name, vectors in self.vectors.items()},
-            {name: present[rows] for name, present in self.present.items()},
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class NetworkSource:
@@ -191,7 +187,7 @@ class Network:
         >>> inputs = NetworkInputs({"image": rows}, {"image": np.ones(40, dtype=bool)})
         >>> known = np.ones(40, dtype=bool)
         >>> side = Target("side", "classes", (rows[:, 0] > 0).astype(int), known, np.array(["left", "right"]))
-        >>> options = NetworkOptions(hidden=8, training=Training(epochs=5, device="cpu"))
+        >>> options = NetworkOptions(hidden=8, training=Training(epochs=5))
         >>> fit_network(inputs, [side], options).log_probabilities(inputs).shape
         (40, 2)
     """
@@ -209,7 +205,7 @@ class Network:
         return tuple(self.widths)
 
     def logits(self, inputs: NetworkInputs) -> dict[str, Float64[np.ndarray, "items outputs"]]:
-        """Return the outputs by column: logits of classes or labels, numbers in their own unit.
+        """Return the outputs by column: logits of classes or labels; numbers in their own unit, one column.
 
         Modalities that the network was not trained on are ignored; those that `inputs` lacks are missing.
 
@@ -224,31 +220,14 @@ class Network:
         inputs = NetworkInputs(
             {name: inputs.vectors[name] for name in known}, {name: inputs.present[name] for name in known}
         )
-        arrays = _arrays(inputs, self.widths)
-        vectors = [arrays[f"vector.{i}"] for i in range(len(self.widths))]
-        outputs = _outputs(self.parameters, vectors, arrays["present"], self.fusion, self.heads, np).astype(np.float64)
+        rows, present = _arrays(inputs, self.widths)
+        outputs = _outputs(self.parameters, rows, present, self.fusion, self.heads, np).astype(np.float64)
         return {
             column.name: outputs[:, column.place] * column.deviation + column.mean
             if column.kind == "number"
             else outputs[:, column.place]
             for column in self.columns
         }
-
-    def predict(self, inputs: NetworkInputs) -> dict[str, Float64[np.ndarray, "items ..."]]:
-        """Return predictions by column: probabilities of classes or of labels, or numbers in their own unit.
-
-        Raises:
-            ChiasmError: as `logits`.
-        """
-        logits = self.logits(inputs)
-        predictions: dict[str, Float64[np.ndarray, "items ..."]] = {}
-        for column in self.columns:
-            values = logits[column.name]
-            if column.kind == "classes":
-                predictions[column.name] = np.exp(log_softmax(values))
-            else:
-                predictions[column.name] = values[:, 0] if column.kind == "number" else _sigmoid(values, np)
-        return predictions
 
     def log_probabilities(
         self, inputs: NetworkInputs, column: str | None = None
@@ -350,31 +329,29 @@ def fit_network(
         raise ValueError(f"alpha is the weight of the source, from 0 to below 1; got {alpha!r}")
     columns = _columns(targets, len(inputs))
     widths = {name: vectors.shape[1] for name, vectors in inputs.vectors.items()}
-    by = next((target for target in targets if target.kind == "classes"), None)
-    rows = _rows(inputs, targets, columns, widths, weights, by)
-    beside = None if source is None else _source_rows(source, columns, widths, by)
-    codes = np.zeros(len(inputs), np.int64) if by is None else np.unique(by.values, return_inverse=True)[1]
+    rows = _rows(inputs, targets, columns, widths, weights)
+    beside = None if source is None else _source_rows(source, columns, widths)
+    codes = np.zeros(len(inputs), np.int64) if rows.codes is None else np.unique(rows.codes, return_inverse=True)[1]
     group = None if groups is None else np.unique(groups, return_inverse=True)[1]
 
     def build(learned_from: Rows) -> tuple[nn.Module, Loss]:
-        skip = _linear_solutions(learned_from, beside if alpha else None, alpha, columns, start or {})
+        skip = _linear_solutions(learned_from, beside if alpha else None, alpha, widths, columns, start or {})
         return _module(widths, columns, options, skip), _loss(columns)
 
     module, log = fit_and_refit(
         build,
         rows,
-        held_out=held_out_rows(codes, training=options.training, groups=group),
+        held_out=held_out_rows(codes, seed=options.training.seed, groups=group),
         training=options.training,
         source=beside,
         alpha=alpha,
-        metrics=_Metrics(columns),
         on_epoch=on_epoch,
     )
     parameters = {name: tensor.detach().numpy().copy() for name, tensor in module.named_parameters()}
     del parameters["log_variances"]
-    for i, width in enumerate(widths.values()):  # so that prediction takes rows of unit length
-        for name in ("encode", "skip"):
-            parameters[f"{name}_{i}"] *= np.float32(np.sqrt(width))
+    parameters["skip"] *= _lengths(widths)  # so that prediction takes rows of unit length
+    for i, width in enumerate(widths.values()):
+        parameters[f"encode_{i}"] *= np.float32(np.sqrt(width))
     return Network(options.fusion, options.heads, widths, columns, parameters, log.best_epoch)
 
 
@@ -383,7 +360,7 @@ def fit_network(
 
 def _outputs(
     p: Parameters,
-    vectors: Sequence[Any],
+    rows: Any,
     present: Any,
     fusion: NetworkFusion,
     heads: int,
@@ -392,16 +369,23 @@ def _outputs(
 ) -> Any:
     """Return all outputs, by the formulas at the top of the module; `xp` is numpy or torch.
 
-    Vectors are 0 where a modality is missing.
+    Args:
+        p: the parameters.
+        rows: of all modalities side by side, 0 where one is missing.
+        present: 1 where an item has a modality, 0 where not.
+        fusion: how tokens are fused.
+        heads: of attention.
+        xp: the library.
+        drop: dropout, while training.
     """
-    tokens = []
-    for i, rows in enumerate(vectors):
-        has = present[:, i : i + 1]
-        tokens.append(rows @ p[f"encode_{i}"].T + has * p[f"encode_bias_{i}"] + (1 - has) * p[f"missing_{i}"])
+    tokens, first = [], 0
+    for i in range(present.shape[1]):
+        has, encode = present[:, i : i + 1], p[f"encode_{i}"]
+        part, first = rows[:, first : first + encode.shape[1]], first + encode.shape[1]
+        tokens.append(part @ encode.T + has * p[f"encode_bias_{i}"] + (1 - has) * p[f"missing_{i}"])
     fused = drop(_fused(p, tokens, present, fusion, heads, xp))
     hidden = drop((fused @ p["hidden"].T + p["hidden_bias"]).clip(min=0))
-    skip = sum(rows @ p[f"skip_{i}"].T for i, rows in enumerate(vectors))
-    return hidden @ p["out"].T + skip + p["bias"]
+    return hidden @ p["out"].T + rows @ p["skip"].T + p["bias"]
 
 
 def _fused(p: Parameters, tokens: list[Any], present: Any, fusion: NetworkFusion, heads: int, xp: Any) -> Any:
@@ -459,13 +443,10 @@ def _module(
         return weights
 
     parameters: dict[str, Tensor] = {}
-    firsts = np.cumsum([0, *widths.values()])
     for i, dim in enumerate(widths.values()):
         parameters[f"encode_{i}"] = drawn(width, dim)
         parameters[f"encode_bias_{i}"] = torch.zeros(width)
         parameters[f"missing_{i}"] = torch.zeros(width)
-        coef = np.ascontiguousarray(skip[0][:, firsts[i] : firsts[i + 1]], np.float32)
-        parameters[f"skip_{i}"] = torch.from_numpy(coef)
         if options.fusion == "gated":
             parameters[f"gate_{i}"] = drawn(width, number * width)
             parameters[f"gate_bias_{i}"] = torch.zeros(width)
@@ -476,8 +457,11 @@ def _module(
         "hidden": drawn(options.hidden, fused),
         "hidden_bias": torch.zeros(options.hidden),
         "out": torch.zeros(outputs, options.hidden),
+        "skip": torch.from_numpy(skip[0].astype(np.float32)),
         "bias": torch.from_numpy(skip[1].astype(np.float32)),
     }
+
+    owner = torch.from_numpy(np.repeat(np.arange(number), list(widths.values())))  # the modality of each column
 
     class Module(nn.Module):
         def __init__(self) -> None:
@@ -487,21 +471,20 @@ def _module(
             self.log_variances = nn.Parameter(torch.zeros(len(columns)), requires_grad=len(columns) > 1)
 
         def forward(self, inputs: Tensors) -> dict[str, Tensor]:
-            present = inputs["present"]
-            vectors = [inputs[f"vector.{i}"] for i in range(number)]
+            rows, present = inputs["rows"], inputs["present"]
             if self.training and options.modality_dropout:
                 draws = torch.rand_like(present)
                 best = torch.where(present > 0, draws, -1.0).argmax(dim=1, keepdim=True)
                 stay = (draws >= options.modality_dropout).to(present.dtype).scatter(1, best, 1.0)
-                present, vectors = present * stay, [rows * stay[:, i : i + 1] for i, rows in enumerate(vectors)]
+                rows, present = rows * stay[:, owner], present * stay
             logits: Tensor = _outputs(
                 dict(self.named_parameters()),
-                vectors,
+                rows,
                 present,
                 options.fusion,
                 options.heads,
                 torch,
-                lambda rows: functional.dropout(rows, options.dropout, self.training),
+                lambda units: functional.dropout(units, options.dropout, self.training),
             )
             # The variances travel with the outputs, so that the loss sees those of this step.
             return {"logits": logits, "log_variances": self.log_variances.expand(len(logits), -1)}
@@ -530,73 +513,52 @@ def _loss(columns: tuple[_Column, ...]) -> Loss:
     return loss
 
 
-@dataclass(frozen=True)
-class _Metrics:
-    """Logged beside the loss: accuracy of classes and labels, mean squared error of standardised numbers."""
-
-    columns: tuple[_Column, ...]
-
-    def __call__(self, outputs: Tensors, targets: Tensors) -> dict[str, float]:
-        measured = {}
-        for i, column in enumerate(self.columns):
-            known = targets[f"known.{i}"]
-            if not bool(known.any()):
-                continue
-            logits, values = outputs["logits"][known][:, column.place], targets[f"values.{i}"][known]
-            if column.kind == "number":
-                measured[f"{column.name}/squared_error"] = float(((logits[:, 0] - values) ** 2).mean())
-            else:
-                right = logits.argmax(dim=1) == values if column.kind == "classes" else (logits > 0) == (values > 0)
-                measured[f"{column.name}/accuracy"] = float(right.double().mean())
-        return measured
-
-
 def _linear_solutions(
-    rows: Rows, source: Rows | None, alpha: float, columns: tuple[_Column, ...], strengths: Mapping[str, float]
+    rows: Rows,
+    source: Rows | None,
+    alpha: float,
+    widths: Mapping[str, int],
+    columns: tuple[_Column, ...],
+    strengths: Mapping[str, float],
 ) -> tuple[Float64[np.ndarray, "outputs dim"], Float64[np.ndarray, " outputs"]]:
     """Return weights and intercepts of all outputs on the network's inputs; 0 for columns without a strength."""
     weight = np.ones(len(rows)) if rows.weights is None else rows.weights
-    targets = rows.targets
-    vectors = [rows.inputs[f"vector.{i}"] for i in range(rows.inputs["present"].shape[1])]
+    targets, X = rows.targets, rows.inputs["rows"]
     if source is not None:
         theirs = np.ones(len(source)) if source.weights is None else source.weights
         weight = np.concatenate([weight, theirs * (alpha / (1 - alpha) * weight.sum() / theirs.sum())])
         targets = {name: np.concatenate([values, source.targets[name]]) for name, values in targets.items()}
-        vectors = [np.concatenate([part, source.inputs[f"vector.{i}"]]) for i, part in enumerate(vectors)]
-    coef = np.zeros((sum(column.outputs for column in columns), sum(part.shape[1] for part in vectors)))
+        X = np.concatenate([X, source.inputs["rows"]])
+    coef = np.zeros((sum(column.outputs for column in columns), X.shape[1]))
     intercept = np.zeros(len(coef))
-    # The probe learns from rows of unit length, all modalities together.
-    scale = np.concatenate([np.full(part.shape[1], 1 / np.sqrt(part.shape[1] * len(vectors))) for part in vectors])
-    X = np.concatenate(vectors, axis=1) * scale.astype(np.float32)
+    scale = 1 / (_lengths(widths) * np.float32(np.sqrt(len(widths))))  # to unit length, all modalities together
+    X = X * scale
     for i, column in enumerate(columns):
+        if column.name not in strengths:
+            continue
         known = np.flatnonzero(targets[f"known.{i}"])
-        if column.name in strengths and column.kind == "classes":
-            values = targets[f"values.{i}"][known]
-            solution = _fit_classes(X[known], values, weight[known], strengths[column.name])
-            classes, coef_of, intercept_of = solution
-            place = column.first + classes
-            # A class that none of these rows is of is improbable, not impossible.
-            intercept[column.place] = intercept_of.min() - _UNSEEN
-            coef[place], intercept[place] = coef_of * scale, intercept_of
+        if column.kind != "classes":
+            known = known[known < len(rows)]  # the solvers take no weights, which rows of a source need
+        values = targets[f"values.{i}"][known]
+        never, strength = np.full(len(known), -1), [strengths[column.name]]  # no row is held out
+        if column.kind == "classes":
+            outputs, codes = np.unique(values, return_inverse=True)
+            if len(outputs) < 2:
+                continue
+            fit = fit_classes(X[known], codes, fold_of=never, weight=weight[known], strengths=strength)
+            intercept[column.place] = fit.intercept.min() - _UNSEEN
+        elif column.kind == "labels":
+            outputs = np.flatnonzero(values.any(axis=0) & ~values.all(axis=0))
+            intercept[column.place] = np.where(values.any(axis=0), _UNSEEN, -_UNSEEN)
+            if not len(outputs):
+                continue
+            fit = fit_labels(X[known], values[:, outputs] > 0, fold_of=never, strengths=strength)
+        elif len(known) < 2:
+            continue
+        else:
+            outputs, fit = np.zeros(1, np.int64), fit_numbers(X[known], values, fold_of=never, strengths=strength)
+        coef[column.first + outputs], intercept[column.first + outputs] = fit.coef * scale, fit.intercept
     return coef, intercept
-
-
-_UNSEEN = 3.0
-
-
-def _fit_classes(
-    X: Float32[np.ndarray, "rows dim"],
-    codes: Int[np.ndarray, " rows"],
-    weight: Float[np.ndarray, " rows"],
-    strength: float,
-) -> tuple[Int[np.ndarray, " known"], Float[np.ndarray, "known dim"], Float[np.ndarray, " known"]]:
-    from chiasm.recognition.linear_probe import LinearProbe
-
-    probe = LinearProbe(strengths=[strength]).fit(X, codes, sample_weight=weight)
-    coef, intercept = probe.coef_, probe.intercept_
-    if len(coef) == 1:
-        coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
-    return probe.classes_, coef, intercept
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
@@ -628,7 +590,6 @@ def _rows(
     columns: tuple[_Column, ...],
     widths: Mapping[str, int],
     weights: Float[np.ndarray, " items"] | None,
-    by: Target | None,
 ) -> Rows:
     """Return items for the training loop; a column that has no target is missing throughout."""
     if weights is not None and (
@@ -650,21 +611,12 @@ def _rows(
             if column.kind == "number":
                 values[known] = (target.values[known] - column.mean) / column.deviation
         arrays[f"values.{i}"], arrays[f"known.{i}"] = values, known
-    codes = (
-        None
-        if by is None
-        else next(arrays[f"values.{i}"] for i, column in enumerate(columns) if column.name == by.column)
-    )
-    scaled = {
-        name: rows * np.float32(np.sqrt(rows.shape[1])) if name.startswith("vector") else rows
-        for name, rows in _arrays(inputs, widths).items()
-    }
-    return Rows(scaled, arrays, weights, codes)
+    codes = next((arrays[f"values.{i}"] for i, column in enumerate(columns) if column.kind == "classes"), None)
+    rows, present = _arrays(inputs, widths)
+    return Rows({"rows": rows * _lengths(widths), "present": present}, arrays, weights, codes)
 
 
-def _source_rows(
-    source: NetworkSource, columns: tuple[_Column, ...], widths: Mapping[str, int], by: Target | None
-) -> Rows:
+def _source_rows(source: NetworkSource, columns: tuple[_Column, ...], widths: Mapping[str, int]) -> Rows:
     by_name = {column.name: column for column in columns}
     for target in source.targets:
         column = by_name.get(target.column)
@@ -672,22 +624,27 @@ def _source_rows(
             raise LabelError(f"{target.column}: the source has this column of {target.kind}, the items do not")
         if len(target) != len(source.inputs):
             raise LabelError(f"{target.column}: the source has {len(source.inputs)} items but {len(target)} values")
-    return _rows(source.inputs, source.targets, columns, widths, source.weights, by)
+    return _rows(source.inputs, source.targets, columns, widths, source.weights)
 
 
-def _arrays(inputs: NetworkInputs, widths: Mapping[str, int]) -> dict[str, Float32[np.ndarray, "items ..."]]:
-    """Return rows by number of the modality, 0 where it is missing, and which item has which."""
-    arrays: dict[str, Float32[np.ndarray, "items ..."]] = {}
-    present = np.zeros((len(inputs), len(widths)), np.float32)
+def _arrays(
+    inputs: NetworkInputs, widths: Mapping[str, int]
+) -> tuple[Float32[np.ndarray, "items dim"], Float32[np.ndarray, "items modalities"]]:
+    """Return the rows of all modalities side by side, 0 where one is missing, and which item has which."""
+    parts, present = [], np.zeros((len(inputs), len(widths)), np.float32)
     for i, (name, width) in enumerate(widths.items()):
-        arrays[f"vector.{i}"] = np.zeros((len(inputs), width), np.float32)
+        part = np.zeros((len(inputs), width), np.float32)
         if name in inputs.vectors:
             rows, has = inputs.vectors[name], inputs.present[name]
             if rows.shape[1] != width:
                 raise ChiasmError(
                     f"{name}: expected feature rows of width {width}, as in training; got {rows.shape[1]}"
                 )
-            arrays[f"vector.{i}"][has] = rows[has]
-            present[:, i] = has
-    arrays["present"] = present
-    return arrays
+            part[has], present[:, i] = rows[has], has
+        parts.append(part)
+    return np.hstack(parts), present
+
+
+def _lengths(widths: Mapping[str, int]) -> Float32[np.ndarray, " dim"]:
+    """Return the length that the rows of each column's modality are scaled to while training: sqrt(dim)."""
+    return np.repeat(np.sqrt(np.array(list(widths.values()), np.float32)), list(widths.values()))
