@@ -257,16 +257,22 @@ def procrustes(lesson: Lesson, alpha: float) -> LinearMap:
     The polar factor C (C'C)^-1/2 of the mixture's cross-covariance C comes from the eigenvectors of the smaller Gram
     matrix. Directions in which features and anchors do not vary together are left out: they would be turned at random.
     """
-    X, target, mixture = lesson.pairs.X, lesson.pairs.moments, mix(lesson.pairs, lesson.source, alpha)
-    cross = mixture.xy
+    target = lesson.pairs.moments
+    mean_x, mean_y, cross = target.mean_x, target.mean_y, target.xy
+    if lesson.source is not None and alpha > 0:  # as `mix`, without the covariance of x, which is large
+        other = lesson.source.moments
+        apart = np.outer(mean_x - other.mean_x, mean_y - other.mean_y)
+        cross = (1 - alpha) * cross + alpha * other.xy + alpha * (1 - alpha) * apart
+        mean_x = (1 - alpha) * mean_x + alpha * other.mean_x
+        mean_y = (1 - alpha) * mean_y + alpha * other.mean_y
     if len(cross) < cross.shape[1]:
         turn = _inverse_root(cross @ cross.T) @ cross
     else:
         turn = cross @ _inverse_root(cross.T @ cross)
-    spread = float(np.square((X - target.mean_x) @ turn).sum()) / len(X)
+    spread = float(np.square((lesson.pairs.X - target.mean_x) @ turn).sum()) / lesson.pairs.count
     # A source that turns the target away from its anchors is worth nothing there, not less than nothing.
     scale = max(0.0, float(np.sum(turn * target.xy)) / spread) if spread > 0 else 0.0
-    return scale * turn, mixture.mean_y - scale * (mixture.mean_x @ turn)
+    return scale * turn, mean_y - scale * (mean_x @ turn)
 
 
 def _inverse_root(matrix: Float64[np.ndarray, "dim dim"]) -> Float64[np.ndarray, "dim dim"]:
