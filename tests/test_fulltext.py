@@ -377,8 +377,8 @@ def test_a_folder_that_cannot_be_written_is_named(birds: Collection) -> None:
 
 def test_what_is_kept_remembers_whose_transcripts_it_holds(tmp_path: Path) -> None:
     collection = Collection.create(tmp_path / "collection", encoder="fake")
-    assert FullText.kept(collection) is None
+    assert FullText.open(collection) is None
     FullText(collection, heard=()).update()
-    found = FullText.kept(collection)
+    found = FullText.open(collection)
     assert found is not None
     assert found.heard == ()

@@ -264,7 +264,7 @@ def test_words_are_found_afterwards(made: Path) -> None:
     searcher = Searcher(made)
     before = [hit.id for hit in searcher.search(Query((Text("red"),)), SearchOptions(hybrid=True)).hits]
     chiasm.reembed(made, encoder="new")
-    kept = FullText.kept(Collection.open(made))
+    kept = FullText.open(Collection.open(made))
     assert kept is not None
     assert kept.is_current()
     assert "2-1-0" in kept.search("green", k=100).items

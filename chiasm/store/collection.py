@@ -357,8 +357,11 @@ class Collection:
             CollectionError: `where` is not a valid SQL condition on the columns.
         """
         if ids is not None:
-            parts = [self.tables.rows("items", ITEMS, condition=one_of("id", part)) for part in chunks(ids)]
-            rows = pa.concat_tables(parts) if parts else ITEMS.empty_table()
+            table = self.tables.open("items")
+            if table is None or not ids:
+                return []
+            with self.tables.reading():
+                rows = pa.concat_tables([table.to_table(filter=one_of("id", part)) for part in chunks(ids)])
         else:
             rows = self._items_where(where)
         return list(rows.drop_columns(["_source"]).to_pylist())

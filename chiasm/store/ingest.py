@@ -1,7 +1,7 @@
 """From files to embeddings: read in several threads, encode in batches, give every file an outcome.
 
-`embed_manifests` does this for files that are not to be stored, `store.add` for those of a collection. One bad file never stops a
-run: whatever is wrong with it becomes its outcome.
+`embed_manifests` does this for files that are not to be stored, `store.add` for those of a collection. One bad file
+never stops a run: whatever is wrong with it becomes its outcome.
 
 Files go through in the order of the manifests, whatever reader is the fastest, so that a run that was cut off and
 continued ends as one that was not. How vectors and outcomes are stored is in `store.collection`.

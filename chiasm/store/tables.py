@@ -259,7 +259,7 @@ def condition(where: str, columns: Iterable[str]) -> Iterator[str]:
 
     Args:
         where: what the user wrote.
-        columns: names of the columns that it may be about; those that begin with `_` are not told.
+        columns: names of the columns that it may be about; those that begin with `_` are left out of messages.
 
     Raises:
         CollectionError: it is no single valid condition on the columns.

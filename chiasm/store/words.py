@@ -100,8 +100,8 @@ class FullText:
         self._state = self._folder / "state.json"
 
     @classmethod
-    def kept(cls, collection: Collection) -> FullText | None:
-        """Return the words that are kept of a collection, with the transcripts that they were made from; None without."""
+    def open(cls, collection: Collection) -> FullText | None:
+        """Open the full text of a collection with the transcripts that it was made from; None where there is none."""
         made_from = cls(collection)._read_state().get("made_from")
         if not isinstance(made_from, dict):
             return None

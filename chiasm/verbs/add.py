@@ -105,7 +105,7 @@ def reembed(
     # From here on it is only about the first search, which would do the same.
     space = space_of(opened, networks, None)
     open_table(opened, space)
-    if FullText.kept(opened) is not None:
+    if FullText.open(opened) is not None:
         heard = [space.fingerprints["audio"]] if space.starts.get("audio") == "words" else []
         FullText(opened, heard=heard).update()
     drop_replaced(opened)
@@ -116,6 +116,6 @@ def _keep_words(collection: Collection) -> None:
     """Bring the full text up to date, where there is one: the words of removed items go, those of new ones come."""
     from chiasm.store.words import FullText
 
-    words = FullText.kept(collection)
+    words = FullText.open(collection)
     if words is not None:
         words.update()

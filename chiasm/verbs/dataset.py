@@ -20,6 +20,7 @@ from chiasm.recognition import ModalityArrays
 from chiasm.space import Space
 from chiasm.splits import merge_groups, near_duplicate_groups
 from chiasm.store.collection import Collection, Vectors
+from chiasm.store.ingest import first_of
 from chiasm.types import MODALITIES, Modality
 
 _MOST_FOR_DUPLICATES = 20_000  # items: the search for near-duplicates takes the square of their number
@@ -140,7 +141,7 @@ def means_by_item(vectors: Mapping[Modality, Vectors], ids: Sequence[str]) -> Em
 
 def fingerprints_of(networks: Sequence[Encoder]) -> dict[Modality, str]:
     """Modality -> fingerprint of the encoder that embeds it: the first that has it."""
-    owner = {modality: network for network in reversed(networks) for modality in network.modalities}
+    owner = first_of(networks)
     return {modality: owner[modality].fingerprint for modality in MODALITIES if modality in owner}
 
 
