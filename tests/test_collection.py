@@ -16,6 +16,7 @@ from typing import Any
 
 import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 from fake_encoder import DIM, FakeEncoder, by_key, check, embed, rows
 from hypothesis import HealthCheck, given, settings
@@ -1032,3 +1033,22 @@ def test_a_damaged_table_is_named(made: Collection, folder: Path, part: str) -> 
     for use in (made.items, made.files, lambda: made.vectors(FakeEncoder().fingerprint), lambda: add(made, folder)):
         with pytest.raises(CollectionError, match=r"collection is damaged: .* Restore it, or add the files to a new"):
             use()
+
+
+def test_ids_of_large_collections_are_indexed(made: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chiasm.store.collection.INDEX_ROWS", 2)
+    for text in ("a tit", "a blue tit"):  # makes the index, and brings it up to date
+        write(folder / "birds/tit.txt", text)
+        write(folder / f"{text}.txt", text)
+        add(made, folder)
+        (index,) = lance.dataset(str(made.path / "items.lance")).describe_indices()
+        assert (index.field_names, index.num_rows_indexed) == (["id"], made.count())
+    assert [row["id"] for row in made.items(ids=["hoot", "none"])] == ["hoot"]
+    check(made)
+
+
+def test_remove_reaches_tables_that_are_searched(made: Collection, folder: Path) -> None:
+    add(made, folder)
+    made.tables.append("search-m", pa.table({"id": ["hoot", "birds/owl", "hoot"]}))
+    made.remove(["hoot"])
+    assert lance.dataset(str(made.path / "search-m.lance")).to_table()["id"].to_pylist() == ["birds/owl"]
