@@ -269,28 +269,20 @@ def test_strengths_that_make_no_sense_are_refused(kind: Kind, strengths: list[fl
 
 
 @pytest.mark.parametrize("kind", [KINDS["classes"], KINDS["labels"]], ids=["classes", "labels"])
-@pytest.mark.parametrize(
-    "limits", [{"_SMALL": 0}, {"_ROWS_A_FOLD": 1}, {"_BLOCK": 1, "_ROWS_A_FOLD": 1, "_WORTH_THREADS": 0}]
-)
-def test_stacks_blocks_and_threads_change_nothing(
-    kind: Kind, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("limits", [{"_SMALL": 0}, {"_ROWS_A_FOLD": 1}, {"_BLOCK": 1, "_ROWS_A_FOLD": 1}])
+def test_stacks_and_blocks_change_nothing(kind: Kind, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     X, scores = planted(400, 15)
     target, fold_of = kind.target(scores), np.arange(400) % 3
     plain = kind.fit(X, target, fold_of=fold_of, strengths=STRENGTHS)
     for name, value in limits.items():
         monkeypatch.setattr(newton, name, value)
-    monkeypatch.setattr(newton, "free_cores", lambda: 2)
-    with newton._blas().limit(limits=2), newton.workers(newton._WORTH_THREADS) as two:
-        assert two.number == 2
-    with newton._blas().limit(limits=2):
-        scaled = kind.fit(X, target, fold_of=fold_of, strengths=STRENGTHS)
+    scaled = kind.fit(X, target, fold_of=fold_of, strengths=STRENGTHS)
     assert scaled.strength == plain.strength
     np.testing.assert_allclose(scaled.losses, plain.losses, atol=1e-8)
     np.testing.assert_allclose(scaled.coef, plain.coef, atol=1e-8)
 
 
-def test_tall_rows_take_little_more_memory_than_one_copy() -> None:
+def test_tall_rows_take_little_more_memory_than_two_copies() -> None:
     X, scores = planted(12_000, 300, dtype=np.float32)
     codes, fold_of = scores.argmax(axis=1), np.arange(12_000) % 3
     fit_classes(X[:60], codes[:60], fold_of=fold_of[:60], strengths=[1.0])  # what is loaded once does not count
@@ -298,7 +290,7 @@ def test_tall_rows_take_little_more_memory_than_one_copy() -> None:
     fit_classes(X, codes, fold_of=fold_of, strengths=[1.0, 0.3])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1.7 * X.nbytes
+    assert peak < 2.2 * X.nbytes
 
 
 # --------------------------------------------------------------------------------------------- classes, labels, numbers

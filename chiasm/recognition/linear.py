@@ -21,26 +21,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
+from threadpoolctl import ThreadpoolController
 
+from chiasm.cores import limit_threads
 from chiasm.errors import LabelError
-from chiasm.recognition.newton import (
-    MAX_ITERATIONS,
-    Loss,
-    Problems,
-    Sigmoid,
-    Softmax,
-    Weights,
-    Workers,
-    minimise,
-    slices,
-    workers,
-)
+from chiasm.recognition.newton import MAX_ITERATIONS, Loss, Problems, Sigmoid, Softmax, Weights, minimise
 from chiasm.vectors import Unchecked, brier_scores, sigmoid, softmax
 
 _DECADES = np.linspace(2, -6, 17)  # the default strengths, as powers of ten relative to the rows' variance
@@ -53,6 +45,7 @@ _NUMBER_UNTUNED = 1e-2  # of the sum of squares, where nothing can be held out
 _PATH_TOLERANCE = 3e-4  # leaves an error in the losses of a third of their standard error at most, mostly far less
 _FAR = 5  # ratio of strengths over which a line through solutions leads nowhere better than the last solution
 _ROWS_A_COLUMN = 8  # rows from which the eigenvectors are found; with all rows no pass less
+_WORTH_THREADS = 2**31  # multiplications a pass from which more than one thread is worth its risk
 _BLOCK = 2**22  # numbers of a fold's matrices at several strengths at once: 32 MB
 
 
@@ -219,8 +212,7 @@ def fit_numbers(
     """
     if len(y) < 2:
         raise LabelError(f"regression needs at least 2 items with a number; got {len(y)}")
-    with workers(0) as pool:
-        coordinates = _Coordinates.of(X.astype(np.float64), np.arange(len(X)), np.ones(len(X)), pool, exact=True)
+    coordinates = _Coordinates.of(X.astype(np.float64), np.ones(len(X)), exact=True)
     rows, squares = coordinates.rows[:, :-1], coordinates.energy[:-1] * len(y)
     total = float(squares.sum()) or 1.0
     top, bottom = np.log10(total) + _NUMBER_STRONGEST, np.log10(total / len(y)) + _NUMBER_WEAKEST
@@ -266,7 +258,8 @@ def _held_out_errors(
         members = np.flatnonzero(fold_of == fold)
         part, size = rows[members], len(members)
         step = max(1, _BLOCK // (size * max(size, len(squares))))
-        for block in slices(len(strengths), step):
+        for first in range(0, len(strengths), step):
+            block = slice(first, first + step)
             own = np.eye(size) - 1 / len(rows) - (part * shrunk[block, None]) @ part.T
             errors[members, block] = np.linalg.solve(own, residual[members, block].T[:, :, None])[:, :, 0].T
     return errors
@@ -324,20 +317,17 @@ class _Path:
 def _fit_path(task: _Task, strengths: Iterable[float] | None, *, choose: bool) -> LinearFit:
     """Follow the strengths on the parts, take the best, and fit the whole with it, starting from the mean of the parts.
 
-    Args:
-        task: what to fit.
-        strengths: to choose from; None: the default ones, until the best is behind.
-        choose: whether held-out rows tell anything.
+    Strengths of None are the default ones, until the best is behind. If held-out rows tell nothing, `choose` is false.
     """
     size = len(task.place)
     passes = size * min(size, task.X.shape[1]) * task.loss.outputs * max(len(task.whole), len(task.parts))
-    with workers(passes) as pool:
-        coordinates = _Coordinates.of(task.X, task.place, task.weight, pool)
+    with _threads(passes):
+        coordinates = _Coordinates.of(task.X[task.place], task.weight)
         tried = _checked_strengths(strengths, coordinates.variance * 10.0**_DECADES)
         if not choose:
             tried = _nearest(tried, _UNTUNED * coordinates.variance)
         bounds = np.append(np.flatnonzero(np.diff(task.fold_of, prepend=-2)), size)
-        solve = partial(minimise, coordinates.rows, coordinates.energy, task.loss, bounds=bounds, workers=pool)
+        solve = partial(minimise, coordinates.rows, coordinates.energy, task.loss, bounds=bounds)
         exact = 1e-8 if task.X.dtype == np.float32 else 1e-18
         path = _follow(task, solve, coordinates.rows, tried, exact, stop=strengths is None)
         strength = float(tried[path.best])
@@ -376,14 +366,9 @@ def _follow(
 ) -> _Path:
     """Solve all parts at one strength after the other, strongest first, and score the rows that they hold out.
 
-    Args:
-        task: see there.
-        solve: problems from a start at a strength to a tolerance.
-        rows: in coordinates.
-        strengths: to try.
-        exact: tolerance where there is one strength only, so that nothing is chosen.
-        stop: after three strengths in a row that are worse than the best by more than a standard error. Not while the
-            strongest is the best: where a large variation tells nothing, the first few are all by chance.
+    `exact` is the tolerance where there is one strength only. With `stop`, the path ends after three strengths in a row
+    that are worse than the best by more than a standard error, but not while the strongest is the best: where a large
+    variation tells nothing, the first few are all at chance.
     """
     before = last = _first_guess(task.loss, task.parts, rows)
     path = _Path([], 0, np.full((len(rows), task.outputs), np.nan, dtype=rows.dtype), last)
@@ -468,6 +453,20 @@ def _with_first(outputs: Float[np.ndarray, "rows one"]) -> Float[np.ndarray, "ro
     return np.hstack([0 * outputs, outputs])
 
 
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _threads(work: int) -> AbstractContextManager[Any]:
+    """Threads of the BLAS for passes of so many multiplications.
+
+    Those that wait for each other at every small product gain little on idle processors, and on busy ones cost ten times
+    what the product does.
+    """
+    return limit_threads() if work >= _WORTH_THREADS else _blas().limit(limits=1)
+
+
 # --------------------------------------------------------------------------------------------------------- coordinates
 
 
@@ -483,52 +482,35 @@ class _Coordinates:
 
     @classmethod
     def of(
-        cls,
-        X: Float[np.ndarray, "all dim"],
-        used: Int[np.ndarray, " rows"],
-        weight: Float64[np.ndarray, " rows"],
-        pool: Workers,
-        *,
-        exact: bool = False,
+        cls, X: Float[np.ndarray, "rows dim"], weight: Float64[np.ndarray, " rows"], *, exact: bool = False
     ) -> _Coordinates:
-        """Rotate some rows of X into the eigenvectors of the smaller Gram matrix.
+        """Rotate rows into the eigenvectors of the smaller Gram matrix. X is used up.
 
         Of more rows than columns, eight times as many rows as columns tell the eigenvectors well enough, unless they
         are to be exact. Of fewer, directions in which the rows do not vary are left away.
         """
-        dim, blocks = X.shape[1], list(slices(len(used), 1024))
-        mean = np.sum([X[used[block]].sum(axis=0, dtype=np.float64) for block in blocks], axis=0) / len(used)
-        if len(used) <= dim:
-            centred = X[used].astype(np.float64)
-            centred -= mean
+        size, dim = X.shape
+        mean = X.mean(axis=0, dtype=np.float64)
+        if size <= dim:
+            centred = X.astype(np.float64) - mean
             values, vectors = np.linalg.eigh(centred @ centred.T)
-            varies = np.flatnonzero(values > values[-1] * len(used) * np.finfo(np.float64).eps)[::-1]  # largest first
+            varies = np.flatnonzero(values > values[-1] * size * np.finfo(np.float64).eps)[::-1]  # largest first
             root = np.sqrt(values[varies])
             back = (centred.T @ (vectors[:, varies] / root)).astype(X.dtype)
-            rows = np.ones((len(used), len(varies) + 1), dtype=X.dtype)
+            rows = np.ones((size, len(varies) + 1), dtype=X.dtype)
             rows[:, :-1] = vectors[:, varies] * root
         else:
             mean = mean.astype(X.dtype).astype(
                 np.float64
             )  # what is taken from the rows must come back, to the last bit
-            rows = np.ones((len(used), dim + 1), dtype=X.dtype)
-
-            def centre(numbers: list[int]) -> None:
-                for number in numbers:
-                    np.subtract(X[used[blocks[number]]], mean.astype(X.dtype), out=rows[blocks[number], :-1])
-
-            def rotate(numbers: list[int]) -> None:
-                for number in numbers:
-                    rows[blocks[number], :-1] = rows[blocks[number], :-1] @ back
-
-            pool.share(centre, len(blocks))
-            sample = rows[:: 1 if exact else max(1, len(rows) // (_ROWS_A_COLUMN * dim)), :-1]
+            X -= mean.astype(X.dtype)
+            sample = X if exact else X[:: max(1, size // (_ROWS_A_COLUMN * dim))]
             back = np.ascontiguousarray(np.linalg.eigh(sample.T @ sample)[1][:, ::-1])
-            pool.share(rotate, len(blocks))
-        energy = np.sum([weight[block] @ np.square(rows[block], dtype=np.float64) for block in blocks], axis=0)
-        middle = np.sum([weight[block] @ rows[block, :-1] for block in blocks], axis=0) / weight.sum()
-        energy /= weight.sum()
-        return cls(rows, energy, float(energy[:-1].sum() - middle @ middle) or 1.0, mean, back)
+            rows = np.ones((size, dim + 1), dtype=X.dtype)
+            np.matmul(X, back, out=rows[:, :-1])
+        energy = np.einsum("i,ij,ij->j", weight, rows, rows) / weight.sum()
+        centre = np.einsum("i,ij->j", weight, rows[:, :-1]) / weight.sum()
+        return cls(rows, energy, float(energy[:-1].sum() - centre @ centre) or 1.0, mean, back)
 
     def restore(
         self, weights: Float[np.ndarray, "outputs columns"]

@@ -52,15 +52,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         n_features_in_: columns of X.
 
     A class is never absent from the training side of a fold: items whose fold would hold out all of their class (a
-    class with one item, or with all its items in one group) stay in training there and are not scored. Where that
-    leaves nothing to hold out, the strength is 1e-3 times the mean squared distance of the rows from their mean, or the
-    nearest of `strengths`.
+    class with one item, or with all its items in one group) stay in training there and are not scored.
 
-    Computation is in the dtype of X, float32 or float64; sums are in float64. The solution is found when the squared
-    Newton decrement, about twice the distance of the objective to its minimum, is below 1e-8 (float32) or 1e-18
-    (float64) of the objective, or rounding hides the rest; the relative error of the weights is about the square root
-    of that. The rows are copied once, in their own dtype; the logits that are kept beside it take at most one and a
-    quarter times as much on large data, more only where there are over half as many classes as columns.
+    Computation is in the dtype of X, float32 or float64; sums are in float64. The weights are exact to about 1e-4
+    (float32) or 1e-9 (float64). Fitting holds two copies of the rows for a moment; later one, and logits beside it.
 
     Example:
         >>> X = np.array([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0], [0.9, 0.2]])
@@ -131,14 +126,13 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         codes = np.zeros(len(X), dtype=np.int64)
         codes[used] = codes_used
         weight[used] = class_weights(codes_used, weight[used], self.class_weight, self.classes_.tolist())
+        fold_of, mine = np.full(len(X), -1), used[used < own]
         group = None if groups is None else group_codes(groups, own)
-        fold_of = np.full(len(X), -1)
-        mine = used[used < own]
         strengths = None if self.strengths is None else sorted(set(self.strengths))
         if strengths is None or len(strengths) != 1:  # else there is nothing to choose
-            fold_of[mine] = self._folds(codes[mine], None if group is None else group[mine], own, mine)
-        everywhere = None if group is None else np.append(group[mine], -1 - np.arange(len(used) - len(mine)))
-        fold_of[used] = stay_in_training(codes_used, fold_of[used], everywhere)
+            fold_of[mine] = self._folds(codes[:own], group, mine)
+            everywhere = None if group is None else np.append(group[mine], -1 - np.arange(len(used) - len(mine)))
+            fold_of[used] = stay_in_training(codes_used, fold_of[used], everywhere)
         fit = fit_classes(X, codes, fold_of=fold_of, weight=weight, strengths=strengths)
         self.strength_, self.strengths_, self.n_iter_ = fit.strength, fit.strengths, fit.iterations
         held = [np.flatnonzero(fold_of == fold) for fold in np.unique(fold_of[fold_of >= 0])]
@@ -150,31 +144,27 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         return self
 
     def _folds(
-        self,
-        codes: Int[np.ndarray, " mine"],
-        groups: Int[np.ndarray, " mine"] | None,
-        rows: int,
-        mine: Int[np.ndarray, " mine"],
-    ) -> Int[np.ndarray, " mine"]:
+        self, codes: Int[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"] | None, used: Int[np.ndarray, " used"]
+    ) -> Int[np.ndarray, " used"]:
         """The fold of each row that has a weight."""
         if not isinstance(self.cv, int | np.integer):
-            every = np.full(rows, -1)
+            fold_of: Int[np.ndarray, " rows"] = np.full(len(codes), -1)
             for number, (train, test) in enumerate(self.cv):
                 held = np.asarray(test)
-                if (every[held] >= 0).any() or len(np.union1d(np.asarray(train), held)) < rows:
+                if (fold_of[held] >= 0).any() or len(np.union1d(np.asarray(train), held)) < len(codes):
                     raise ValueError(
                         f"cv: fold {number} holds out rows that another does, or leaves some out of training"
                     )
-                every[held] = number
-            fold_of: Int[np.ndarray, " mine"] = every[mine]
-        else:
-            if self.cv < 2:
-                raise ValueError(f"cv must be at least 2 folds; got {self.cv}")
-            group = None if groups is None else np.unique(groups, return_inverse=True)[1]
-            folds = min(int(self.cv), len(mine) if group is None else int(group.max(initial=-1)) + 1)
-            # One group cannot be divided.
-            fold_of = deal(codes, folds, seed=self.random_state, groups=group) if folds > 1 else np.full(len(mine), -1)
-        return fold_of
+                fold_of[held] = number
+            mine: Int[np.ndarray, " used"] = fold_of[used]
+            return mine
+        if self.cv < 2:
+            raise ValueError(f"cv must be at least 2 folds; got {self.cv}")
+        group = None if groups is None else np.unique(groups[used], return_inverse=True)[1]
+        folds = min(int(self.cv), len(used) if group is None else int(group.max(initial=-1)) + 1)
+        if folds < 2:  # one group cannot be divided
+            return np.full(len(used), -1)
+        return deal(codes[used], folds, seed=self.random_state, groups=group)
 
     def decision_function(self, X: Float[np.ndarray, "rows dim"] | Unchecked) -> Float[np.ndarray, "rows ..."]:
         """Return logits, shape (rows, classes); for two classes the logit of the second, shape (rows,).

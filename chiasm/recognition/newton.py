@@ -14,19 +14,14 @@ Boehning's majoriser two to twenty times the passes.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import pairwise
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
-from threadpoolctl import ThreadpoolController
 
-from chiasm.cores import free_cores
 from chiasm.vectors import log_softmax, sigmoid
 
 MAX_ITERATIONS, _MAX_INNER, _MAX_HALVINGS = 100, 200, 25
@@ -34,12 +29,10 @@ _BLOCK = 2**18  # logits computed at once: they stay in the processor's cache
 _ROWS_A_FOLD = 256  # from which it pays to leave a fold's held-out rows out of its products
 _LEAST_SHARE = 1e-10  # of a class, so that its logarithm is finite
 _SMALL = 2**24  # bytes of logits below which memory is no concern
-_WORTH_THREADS = 2**31  # multiplications a pass from which more than one thread is worth its risk
 
 Weights: TypeAlias = Float[np.ndarray, "outputs problems columns"]
 Logits: TypeAlias = Float[np.ndarray, "outputs problems rows"]
 PerProblem: TypeAlias = Float64[np.ndarray, " problems"]
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +127,6 @@ def minimise(
     strength: float,
     tolerance: float,
     bounds: Int[np.ndarray, " segments"],
-    workers: Workers,
 ) -> tuple[Weights, Int[np.ndarray, " problems"]]:
     """Minimise `sum_i w_i * loss_i + strength / 2 * ||weights||^2` of every problem, the last column not penalised.
 
@@ -151,37 +143,36 @@ def minimise(
         strength: of the penalty.
         tolerance: see above.
         bounds: rows at which another fold begins, and the number of rows.
-        workers: see there.
 
     Returns:
         The weights, and the number of Newton steps of each problem.
     """
-    solved, iterations = start.copy(), np.full(len(problems), MAX_ITERATIONS)
+    solution, iterations = start.copy(), np.full(len(problems), MAX_ITERATIONS)
     penalty = np.full(rows.shape[1], strength, dtype=rows.dtype)
     penalty[-1] = 0
     together = max(1, max(_SMALL, rows.nbytes // 4) // (loss.outputs * rows[:, 0].nbytes))
     for first in range(0, len(problems), together):
         active = np.arange(first, min(first + together, len(problems)))
         blocks = _blocks(bounds, loss.outputs * len(active))
-        stack = _Stack(rows, energy, loss, problems.take(active), penalty, blocks, workers)
-        point = stack.at(solved[:, active], stack.logits(solved[:, active]))
+        stack = _Stack(rows, energy, loss, problems.take(active), penalty, blocks)
+        point = stack.at(solution[:, active], stack.logits(solution[:, active]))
         before, level = np.full(len(active), np.inf), np.zeros(len(active), dtype=bool)
         for iteration in range(MAX_ITERATIONS):
             decrement = _dot(point.gradient, _centred(point.gradient * stack.inverse(point)))
-            finished = (decrement <= tolerance * point.value) | (level & (decrement > 0.5 * before))
-            if finished.any():
-                solved[:, active[finished]], iterations[active[finished]] = point.weights[:, finished], iteration
-                left = np.flatnonzero(~finished)
+            done = (decrement <= tolerance * point.value) | (level & (decrement > 0.5 * before))
+            if done.any():
+                solution[:, active[done]], iterations[active[done]] = point.weights[:, done], iteration
+                left = np.flatnonzero(~done)
                 active, decrement = active[left], decrement[left]
                 if not len(left):
                     break
                 stack, point = stack.take(left), point.take(left)
-            step = _newton_step(stack, point, tolerance)
-            point, level = _search(stack, point, *step)
+            step, change = _newton_step(stack, point, tolerance)
+            point, level = _search(stack, point, step, change)
             before = decrement
         else:
-            solved[:, active] = point.weights
-    return solved, iterations
+            solution[:, active] = point.weights
+    return solution, iterations
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,13 +186,9 @@ class _Point:
     curvature: Float64[np.ndarray, "outputs problems"]
 
     def take(self, which: Int[np.ndarray, " some"]) -> _Point:
-        return _Point(
-            self.weights[:, which],
-            self.logits[:, which],
-            self.value[which],
-            self.gradient[:, which],
-            self.curvature[:, which],
-        )
+        several = (self.weights, self.logits, self.gradient, self.curvature)
+        weights, logits, gradient, curvature = (values[:, which] for values in several)
+        return _Point(weights, logits, self.value[which], gradient, curvature)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +201,6 @@ class _Stack:
     problems: Problems
     penalty: Float[np.ndarray, " columns"]
     blocks: list[slice]
-    workers: Workers
 
     def take(self, which: Int[np.ndarray, " some"]) -> _Stack:
         return replace(self, problems=self.problems.take(which))
@@ -224,25 +210,15 @@ class _Stack:
         return self.problems.weights.astype(self.rows.dtype, copy=False)
 
     @cached_property
-    def totals(self) -> PerProblem:
-        totals: PerProblem = self.weights.sum(axis=1, dtype=np.float64)
-        return totals
-
-    @cached_property
-    def learns(self) -> list[Int[np.ndarray, " some"]]:
+    def learners(self) -> list[Int[np.ndarray, " some"]]:
         """The problems that learn from any row of each block."""
         return [np.flatnonzero(self.weights[:, block].any(axis=1)) for block in self.blocks]
 
     def logits(self, weights: Weights) -> Logits:
         """Half a pass. Zeros where a problem does not learn."""
         logits = np.zeros((*weights.shape[:2], len(self.rows)), dtype=self.rows.dtype)
-
-        def work(numbers: list[int]) -> None:
-            for number in numbers:
-                which, block = self.learns[number], self.blocks[number]
-                logits[:, which, block] = _product(weights[:, which], self.rows[block].T)
-
-        self.workers.share(work, len(self.blocks))
+        for block, which in zip(self.blocks, self.learners, strict=True):
+            logits[:, which, block] = _product(weights[:, which], self.rows[block].T)
         return logits
 
     def at(self, weights: Weights, logits: Logits) -> _Point:
@@ -250,49 +226,29 @@ class _Stack:
         value = 0.5 * _dot(weights * self.penalty, weights)
         gradient = weights * self.penalty
         curvature = np.zeros(weights.shape[:2])
-
-        def work(
-            numbers: list[int],
-        ) -> tuple[PerProblem, Weights, Float64[np.ndarray, "outputs problems"]]:
-            parts = np.zeros_like(value), np.zeros_like(gradient), np.zeros_like(curvature)
-            for number in numbers:
-                which, block = _index(self.learns[number], len(value)), self.blocks[number]
-                label, weight = self.problems.label[which], self.weights[which, block]
-                own, losses, chances, residuals = self.loss.of(logits[:, which, block], block, label)
-                logits[:, which, block] = own
-                parts[0][which] += np.vecdot(weight, losses)
-                residuals *= weight
-                parts[1][:, which] += _product(residuals, self.rows[block])
-                parts[2][:, which] += np.vecdot(chances * (1 - chances), weight)
-            return parts
-
-        for part in self.workers.share(work, len(self.blocks)):
-            value += part[0]
-            gradient += part[1]
-            curvature += part[2]
+        for block, learners in zip(self.blocks, self.learners, strict=True):
+            which = _index(learners, len(value))
+            weight = self.weights[which, block]
+            own, losses, chances, residuals = self.loss.of(logits[:, which, block], block, self.problems.label[which])
+            logits[:, which, block] = own
+            value[which] += np.vecdot(weight, losses)
+            residuals *= weight
+            gradient[:, which] += _product(residuals, self.rows[block])
+            curvature[:, which] += np.vecdot(chances * (1 - chances), weight)
         return _Point(weights, logits, value, gradient, curvature)
 
     def hessian_times(
         self, direction: Weights, logits: Logits, going: Bool[np.ndarray, " problems"], changes: Logits
     ) -> Weights:
-        """The Hessian of each problem that is going on times its direction: one pass. What that adds to its logits goes
-        into `changes`."""
+        """The Hessian of each problem that goes on, times its direction, whose logits go into `changes`: one pass."""
         product: Weights = direction * self.penalty
-
-        def work(numbers: list[int]) -> Weights:
-            part = np.zeros_like(direction)
-            for number in numbers:
-                block, learns = self.blocks[number], self.learns[number]
-                which = _index(learns[going[learns]], len(going))
-                change = _product(direction[:, which], self.rows[block].T)
-                changes[:, which, block] = change
-                change = self.loss.curvature(logits[:, which, block], change)
-                change *= self.weights[which, block]
-                part[:, which] += _product(change, self.rows[block])
-            return part
-
-        for part in self.workers.share(work, len(self.blocks)):
-            product += part
+        for block, learners in zip(self.blocks, self.learners, strict=True):
+            which = _index(learners[going[learners]], len(going))
+            change = _product(direction[:, which], self.rows[block].T)
+            changes[:, which, block] = change
+            change = self.loss.curvature(logits[:, which, block], change)
+            change *= self.weights[which, block]
+            product[:, which] += _product(change, self.rows[block])
         return product
 
     def inverse(self, point: _Point) -> Weights:
@@ -337,20 +293,15 @@ def _search(
     """Take the whole step where that will do, else half of it and so on, each problem its own part.
 
     A step will do if it lowers the objective enough (Armijo), or, where the change is within rounding, if the slope has
-    flattened (the approximate Wolfe condition of Hager & Zhang 2005, SIAM J. Optim. 16:170).
-
-    Args:
-        stack: the problems.
-        point: from where; its logits are moved.
-        step: of the weights.
-        change: what the step adds to the logits.
+    flattened (the approximate Wolfe condition of Hager & Zhang 2005, SIAM J. Optim. 16:170). The logits of the point are
+    moved by `change`, which is what the step adds to them.
 
     Returns:
         The new point, and where it is level with the old one within rounding.
     """
     descent = -_dot(point.gradient, step)
     # The log loss of a row is a difference of logits, with an error that does not shrink with the loss.
-    rounding = 8 * np.finfo(step.dtype).eps * (point.value + stack.totals)
+    rounding = 8 * np.finfo(step.dtype).eps * (point.value + stack.weights.sum(axis=1, dtype=np.float64))
     part = np.ones(len(descent))
     logits = point.logits
     logits += change
@@ -376,9 +327,8 @@ def _product(
     stacked: Float[np.ndarray, "outputs problems inner"], matrix: Float[np.ndarray, "inner columns"]
 ) -> Float[np.ndarray, "outputs problems columns"]:
     """As one plain matrix product: of a stack of matrices with a row a problem it took ten times as long."""
-    outputs, problems, inner = stacked.shape
-    product: Float[np.ndarray, "outputs problems columns"] = stacked.reshape(-1, inner) @ matrix
-    return product.reshape(outputs, problems, matrix.shape[1])
+    product: Float[np.ndarray, "outputs problems columns"] = stacked.reshape(-1, stacked.shape[2]) @ matrix
+    return product.reshape(*stacked.shape[:2], matrix.shape[1])
 
 
 def _centred(weights: Float[np.ndarray, "outputs ..."]) -> Float[np.ndarray, "outputs ..."]:
@@ -403,51 +353,5 @@ def _blocks(bounds: Int[np.ndarray, " segments"], width: int) -> list[slice]:
     if bounds[-1] < _ROWS_A_FOLD * len(bounds):
         bounds = bounds[[0, -1]]
     step = int(np.clip(_BLOCK // width, 128, 1024))
-    blocks = []
-    for first, last in pairwise(bounds):
-        cuts = np.linspace(first, last, max(1, round((last - first) / step)) + 1).astype(int)
-        blocks += [slice(int(a), int(b)) for a, b in pairwise(cuts)]
-    return blocks
-
-
-def slices(rows: int, step: int) -> Iterator[slice]:
-    """Return consecutive pieces of some rows."""
-    for first in range(0, rows, step):
-        yield slice(first, first + step)
-
-
-# -------------------------------------------------------------------------------------------------------------- threads
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Threads that share blocks of rows between them. Each computes its products alone, in one thread."""
-
-    number: int = 1
-    pool: ThreadPoolExecutor | None = None  # none: the calling thread does it all
-
-    def share(self, work: Callable[[list[int]], _Result], blocks: int) -> list[_Result]:
-        """Return what `work` returns for each worker's blocks, by number: always the same, so that sums are, too."""
-        shares = [list(range(first, blocks, self.number)) for first in range(self.number)]
-        return [work(own) for own in shares] if self.pool is None else list(self.pool.map(work, shares))
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="blas")
-
-
-@contextmanager
-def workers(work: int) -> Iterator[Workers]:
-    """Workers for passes of so many multiplications: one, or as many as there are free cores and threads of the BLAS.
-
-    The BLAS itself gets one thread. Threads that wait for each other at every small product gain little on idle
-    processors, and on busy ones cost ten times what the product does; and between its products the others would idle.
-    """
-    number = min(free_cores(), max((library.num_threads for library in _blas().lib_controllers), default=1))
-    with _blas().limit(limits=1):
-        if work < _WORTH_THREADS or number == 1:
-            yield Workers()
-        else:
-            with ThreadPoolExecutor(number) as pool:
-                yield Workers(number, pool)
+    cuts = [np.linspace(first, last, max(1, round((last - first) / step)) + 1) for first, last in pairwise(bounds)]
+    return [slice(int(first), int(last)) for part in cuts for first, last in pairwise(part)]
