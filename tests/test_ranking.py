@@ -116,10 +116,7 @@ ONE = np.eye(2, dtype=bool)
     ("scores", "relevant", "ks", "message"),
     [
         (np.zeros((2, 3)), ONE, (1,), r"matrices of one shape.* got float64 \(2, 3\) and bool \(2, 2\)"),
-        (np.zeros((2, 2)), np.full((2, 2), "yes"), (1,), "relevant of booleans or grades; got float64 .* and <U3"),
-        (np.zeros((2, 2)), np.array([[1.0, -0.5], [0, 1]]), (1,), "grades of relevance must be finite and not below 0"),
-        (np.zeros((2, 2)), np.array([[1.0, np.nan], [0, 1]]), (1,), "grades of relevance must be finite"),
-        (np.zeros((2, 2)), np.array([[1, -2], [0, 1]]), (1,), "not below 0"),
+        (np.zeros((2, 2)), np.full((2, 2), "yes"), (1,), "relevant of booleans; got float64 .* and <U3"),
         (np.array([[0, 1], [np.nan, 0]]), ONE, (1,), "scores of 1 queries hold NaN, first query 1"),
         (np.zeros((2, 2)), np.array([[True, True], [False, False]]), (1,), r"1 queries have no relevant item.*\[1\]"),
         (np.zeros((2, 2)), ONE, (), "ks must be one or more numbers"),
@@ -135,10 +132,10 @@ def test_rankings_that_cannot_be_measured_are_refused(scores, relevant, ks, mess
 # ------------------------------------------------------------------------------------------- against ir-measures
 
 
-def by_ir_measures(scores: np.ndarray, grades: np.ndarray, ks: tuple[int, ...]) -> dict[str, list[float]]:
-    """Every metric of every query. Ties are settled before, the lower grade first: ir-measures would go by names."""
+def by_ir_measures(scores: np.ndarray, relevant: np.ndarray, ks: tuple[int, ...]) -> dict[str, list[float]]:
+    """Every metric of every query. Ties are settled before, the irrelevant first: ir-measures would go by names."""
     qrels, run = [], []
-    for q, (row, grade) in enumerate(zip(scores.tolist(), grades.tolist(), strict=True)):
+    for q, (row, grade) in enumerate(zip(scores.tolist(), relevant.tolist(), strict=True)):
         order = sorted(range(len(row)), key=lambda j: (-row[j], grade[j]))
         run += [ir_measures.ScoredDoc(str(q), str(j), float(-place)) for place, j in enumerate(order)]
         qrels += [ir_measures.Qrel(str(q), str(j), int(grade[j])) for j in range(len(row))]
@@ -152,37 +149,19 @@ def by_ir_measures(scores: np.ndarray, grades: np.ndarray, ks: tuple[int, ...]) 
     return found
 
 
-@pytest.mark.parametrize("graded", [False, True])
 @pytest.mark.parametrize(("queries", "gallery", "levels"), [(30, 12, 5), (20, 200, 1000), (3, 80, 4)])
-def test_every_query_agrees_with_ir_measures(queries: int, gallery: int, levels: int, graded: bool) -> None:
+def test_every_query_agrees_with_ir_measures(queries: int, gallery: int, levels: int) -> None:
     rng = np.random.default_rng(gallery)
     scores = rng.integers(levels, size=(queries, gallery)).astype(np.float32)
-    grades = rng.integers(1, 4 if graded else 2, size=scores.shape) * (rng.random(scores.shape) < 0.3)
-    grades[np.arange(queries), rng.integers(gallery, size=queries)] = 1
+    relevant = rng.random(scores.shape) < 0.3
+    relevant[np.arange(queries), rng.integers(gallery, size=queries)] = True
     ks = (1, 3, 10)
-    metrics = retrieval_metrics(scores, grades if graded else grades > 0, ks=ks)
-    expected = by_ir_measures(scores, grades, ks)
+    metrics = retrieval_metrics(scores, relevant, ks=ks)
+    expected = by_ir_measures(scores, relevant, ks)
     assert set(expected) == set(metrics.values)
     for name, values in expected.items():
         assert metrics.values[name] == pytest.approx(values, abs=1e-9), name
         assert metrics.means[name] == pytest.approx(np.mean(values), abs=1e-9)
-
-
-def test_grades_change_the_discounted_gain_and_nothing_else() -> None:
-    scores = np.array([[0.9, 0.8, 0.7, 0.6]])
-    graded = retrieval_metrics(scores, np.array([[1, 0, 3, 0]]), ks=(1, 3))
-    binary = retrieval_metrics(scores, np.array([[1, 0, 3, 0]]) > 0, ks=(1, 3))
-    same = [name for name in binary.values if not name.startswith("ndcg")]
-    assert [graded.values[name].tolist() for name in same] == [binary.values[name].tolist() for name in same]
-    assert graded.means["ndcg"] == pytest.approx((1 + 3 / 2) / (3 + 1 / math.log2(3)))
-    assert graded.means["ndcg@1"] == pytest.approx(1 / 3)
-
-
-def test_of_equal_scores_the_lower_grade_stands_first() -> None:
-    metrics = retrieval_metrics(np.zeros((1, 3)), np.array([[3, 1, 0]]), ks=(1,))
-    assert metrics.item.tolist() == [1, 0]
-    assert metrics.rank.tolist() == [2, 3]
-    assert metrics.means["ndcg"] == pytest.approx((1 / math.log2(3) + 3 / 2) / (3 + 1 / math.log2(3)))
 
 
 def test_a_query_does_not_find_itself() -> None:
@@ -266,7 +245,7 @@ def test_a_group_is_one_observation_of_a_difference() -> None:
 def test_rankings_of_other_queries_cannot_be_paired() -> None:
     with pytest.raises(LabelError, match="one has 60 queries with 60 relevant items, the other 59 with 59"):
         paired_metrics(random_metrics(1), random_metrics(1, queries=59))
-    scores, one = np.random.default_rng(0).normal(size=(2, 3)), np.array([[1, 0, 0], [0, 1, 0]])
+    scores, one = np.random.default_rng(0).normal(size=(2, 3)), np.array([[1, 0, 0], [0, 1, 0]]) > 0
     with pytest.raises(LabelError, match="not of the same queries in the same gallery"):
         paired_metrics(retrieval_metrics(scores, one), retrieval_metrics(scores, one[:, ::-1]))
     with pytest.raises(LabelError, match=r"same ks; got \(1,\) and \(2,\)"):

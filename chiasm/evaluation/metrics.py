@@ -58,16 +58,11 @@ class ClassificationMetrics(Record):
     confusion: Int[np.ndarray, "labels labels"]  # rows: true class, columns: predicted class
 
 
-def classification_metrics(y_true: Labels, y_pred: Labels, *, labels: Labels | None = None) -> ClassificationMetrics:
-    """Compare predicted labels with true ones.
-
-    Args:
-        y_true: the true label of each item.
-        y_pred: the predicted label of each item.
-        labels: all labels, in the order of the results. By default those that occur on either side, sorted.
+def classification_metrics(y_true: Labels, y_pred: Labels) -> ClassificationMetrics:
+    """Compare predicted labels with true ones; results are in the order of all labels that occur, sorted.
 
     Raises:
-        LabelError: no items, sides that differ in length or kind, missing labels, or a label that is not in `labels`.
+        LabelError: no items, sides that differ in length or kind, or missing labels.
     """
     true_values, true_codes = label_codes(y_true, what="true labels")
     pred_values, pred_codes = label_codes(y_pred, what="predicted labels")
@@ -80,9 +75,8 @@ def classification_metrics(y_true: Labels, y_pred: Labels, *, labels: Labels | N
             f"true labels such as {true_values[0]!r} and predicted labels such as {pred_values[0]!r} are of different "
             "kinds and would never match: make both text or both numbers"
         )
-    names = np.union1d(true_values, pred_values) if labels is None else _distinct(labels)
-    rows = _positions(true_values, names, "true labels")[true_codes]
-    columns = _positions(pred_values, names, "predicted labels")[pred_codes]
+    names = np.union1d(true_values, pred_values)
+    rows, columns = np.searchsorted(names, true_values)[true_codes], np.searchsorted(names, pred_values)[pred_codes]
     confusion = np.bincount(rows * len(names) + columns, minlength=len(names) ** 2).reshape(len(names), len(names))
 
     support = confusion.sum(axis=1)
@@ -578,23 +572,15 @@ def one_against_rest(y_true: Labels, classes: Labels) -> Bool[np.ndarray, "items
         >>> one_against_rest(["b", "a"], ["a", "b", "c"]).tolist()
         [[False, True, False], [True, False, False]]
     """
-    columns = _distinct(classes)
+    columns = _distinct(classes).tolist()
     values, codes = label_codes(y_true, what="true labels")
-    truth = np.zeros((len(codes), len(columns)), dtype=bool)
-    if len(codes):
-        truth[np.arange(len(codes)), _positions(values, columns, "true labels")[codes]] = True
-    return truth
-
-
-def _positions(
-    values: Shaped[np.ndarray, " values"], names: Shaped[np.ndarray, " names"], what: str
-) -> Int[np.ndarray, " values"]:
-    """Return where each value stands among the names."""
-    number = {name: k for k, name in enumerate(names.tolist())}
-    unknown = [value for value in values.tolist() if value not in number]
+    unknown = [value for value in values.tolist() if value not in columns]
     if unknown:
-        raise LabelError(f"{what} {unknown[:5]} are not among the {len(names)} labels, such as {names[:3].tolist()}")
-    return np.array([number[value] for value in values.tolist()], dtype=np.int64)
+        raise LabelError(f"true labels {unknown[:5]} are not among the {len(columns)} classes, such as {columns[:3]}")
+    truth = np.zeros((len(codes), len(columns)), dtype=bool)
+    places = np.array([columns.index(value) for value in values.tolist()], dtype=np.int64)
+    truth[np.arange(len(codes)), places[codes]] = True
+    return truth
 
 
 def _distinct(labels: Labels) -> Shaped[np.ndarray, " labels"]:

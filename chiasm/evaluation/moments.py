@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float64
 
 from chiasm.errors import LabelError
 from chiasm.evaluation.intervals import Interval, mean_interval
@@ -57,12 +57,10 @@ class MomentMetrics:
             k predicted spans (here 1) overlaps a true one by an IoU of at least the threshold (here 0.5), the "R@k, IoU=m"
             of Gao et al. 2017, "TALL" (ICCV). `mean_iou`: the IoU of the first predicted span with the true one that
             it overlaps most.
-        ranks: place of the first predicted span that overlaps a true one by at least the largest threshold; 0 for none.
     """
 
     queries: tuple[str, ...]
     values: Mapping[str, Float64[np.ndarray, " queries"]]
-    ranks: Int[np.ndarray, " queries"]
 
     def as_dict(self) -> dict[str, float | int]:
         """Return the metrics by name, such as "r@1_iou@0.5" and "mean_iou", and "queries"."""
@@ -132,6 +130,4 @@ def moment_metrics(
             hits = [(overlaps[:k] >= least).any() for overlaps in best]
             values[f"r@{k}_iou@{least:g}"] = np.array(hits, dtype=np.float64)
     values["mean_iou"] = np.array([overlaps[0] if len(overlaps) else 0.0 for overlaps in best])
-    strict = [np.flatnonzero(overlaps >= max(thresholds)) for overlaps in best]
-    ranks = np.array([1 + int(places[0]) if len(places) else 0 for places in strict])
-    return MomentMetrics(tuple(truth), values, ranks)
+    return MomentMetrics(tuple(truth), values)

@@ -25,7 +25,8 @@ class PairMetrics:
         vectors: unit vectors of the two, in the order of `retrieval.names`.
 
     Example:
-        >>> x = np.random.default_rng(0).normal(size=(30, 8))
+        >>> from chiasm.vectors import unit_rows
+        >>> x = unit_rows(np.random.default_rng(0).normal(size=(30, 8)))
         >>> metrics = pair_metrics(x, x, names=("text", "image"))
         >>> metrics.as_dict()["text_to_image"]["hit@1"]
         1.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, Num
+from jaxtyping import Bool, Float, Float64, Int
 
 from chiasm.errors import LabelError
 from chiasm.evaluation.intervals import (
@@ -37,15 +37,15 @@ _DRAWS = 1000  # of the bootstrap
 class RetrievalMetrics:
     """How well a ranking finds what is relevant to each query.
 
-    The rank of a relevant item is pessimistic: every irrelevant item with the same score stands before it, and of equally
-    scored relevant ones the lower grade. A model that scores everything alike therefore finds nothing.
+    The rank of a relevant item is pessimistic: every irrelevant item with the same score stands before it. A model that
+    scores everything alike therefore finds nothing.
 
     Attributes:
         ks: depths of the ranking that were looked at, rising.
         values: of each metric, the value of every query; the metric is their mean. For each k, `hit@k`, `recall@k` and
             `ndcg@k`; `mrr` (1 / rank of the first relevant item), `map` (average precision: the mean over relevant items
             of the share of relevant ones up to their rank) and `ndcg` (of the whole ranking). The discounted gain is the
-            sum of grade / log2(1 + rank), divided by that of the best order (Järvelin & Kekäläinen 2002).
+            sum of 1 / log2(1 + rank), divided by that of the best order (Järvelin & Kekäläinen 2002).
         ranks: rank of the first relevant item of each query, from 1.
         query: of every pair of a query and an item relevant to it, the number of the query, rising.
         item: of the same pairs, the row in the gallery.
@@ -108,7 +108,7 @@ class RetrievalMetrics:
 
 def retrieval_metrics(
     scores: Float[np.ndarray, "queries gallery"] | Unchecked,
-    relevant: Num[np.ndarray, "queries gallery"] | Bool[np.ndarray, "queries gallery"] | Unchecked,
+    relevant: Bool[np.ndarray, "queries gallery"] | Unchecked,
     *,
     ks: Sequence[int] = (1, 5, 10),
     itself: Int[np.ndarray, " queries"] | Unchecked = None,
@@ -117,25 +117,21 @@ def retrieval_metrics(
 
     Args:
         scores: of each gallery item for each query.
-        relevant: which gallery items are relevant to which query, as booleans or as grades: numbers from 0, of which
-            those above 0 are relevant. Grades are the gains of nDCG as they are; for exponential gains give
-            `2**grade - 1`. All other metrics only look at what is above 0.
+        relevant: which gallery items are relevant to which query; one or several.
         ks: depths to look at. More than the gallery holds is allowed and means all of it.
         itself: the row of each query in the gallery, -1 for none. A query neither finds itself nor stands before what
             it finds.
 
     Raises:
-        LabelError: no queries, shapes that differ, a score of NaN, a grade that is negative or not finite, a query
-            without a relevant item, a k below 1, or rows in `itself` that do not exist.
+        LabelError: no queries, shapes that differ, a score of NaN, `relevant` that is not boolean, a query without a
+            relevant item, a k below 1, or rows in `itself` that do not exist.
     """
     scores, relevant = np.asarray(scores), np.asarray(relevant)
-    if scores.ndim != 2 or scores.shape != relevant.shape or relevant.dtype.kind not in "biuf":
+    if scores.ndim != 2 or scores.shape != relevant.shape or relevant.dtype != np.bool_:
         raise LabelError(
-            f"scores and relevant must be matrices of one shape, relevant of booleans or grades; got {scores.dtype} "
+            f"scores and relevant must be matrices of one shape, relevant of booleans; got {scores.dtype} "
             f"{scores.shape} and {relevant.dtype} {relevant.shape}"
         )
-    if relevant.size and not (np.isfinite(relevant) & (relevant >= 0)).all():
-        raise LabelError("grades of relevance must be finite and not below 0. 0 means not relevant")
     return _measure(scores.shape, lambda part: scores[part], lambda part: relevant[part], ks, itself)
 
 
@@ -370,7 +366,7 @@ def _measure_products(
 def _measure(
     shape: tuple[int, int],
     scores: Callable[[slice], Float[np.ndarray, "some gallery"]],
-    relevant: Callable[[slice], Num[np.ndarray, "some gallery"] | Bool[np.ndarray, "some gallery"]],
+    relevant: Callable[[slice], Bool[np.ndarray, "some gallery"]],
     ks: Sequence[int],
     itself: Int[np.ndarray, " queries"] | Unchecked = None,
     rounding: Float64[np.ndarray, " queries"] | None = None,
@@ -388,7 +384,7 @@ def _measure(
         )
     margin = np.zeros(queries) if rounding is None else rounding
     rng = np.random.default_rng(0)
-    items, ranks, gains = [], [], []
+    items, ranks = [], []
     for part in _blocks(queries, gallery):
         block = scores(part)
         unusable = np.isnan(block).any(axis=1)
@@ -396,17 +392,16 @@ def _measure(
             raise LabelError(
                 f"the scores of {unusable.sum()} queries hold NaN, first query {part.start + int(unusable.argmax())}"
             )
-        for number, (row, grades) in enumerate(zip(block, relevant(part), strict=True), start=part.start):
-            right = np.flatnonzero(grades)
+        for number, (row, fits) in enumerate(zip(block, relevant(part), strict=True), start=part.start):
+            right = np.flatnonzero(fits)
             right = right[right != own[number]]
             apart = right if own[number] < 0 else np.append(right, own[number])
-            mine, gain = row[right].astype(np.float64), grades[right].astype(np.float64)
-            # Ties of one grade in random order, so that none is favoured by its place in the gallery.
-            order = np.lexsort((rng.random(len(right)), gain, -mine))
+            mine = row[right].astype(np.float64)
+            # Ties in random order, so that none is favoured by its place in the gallery.
+            order = np.lexsort((rng.random(len(right)), -mine))
             least = mine[order] - margin[number]
             before = _at_least(row, least) - _at_least(row[apart], least)
             items.append(right[order])
-            gains.append(gain[order])
             ranks.append(np.arange(1, len(right) + 1) + before)
     sizes = np.array([len(part) for part in items])
     without = np.flatnonzero(sizes == 0)
@@ -415,7 +410,7 @@ def _measure(
             f"{len(without)} queries have no relevant item in the gallery, first {without[:5].tolist()}: "
             "leave them out or add what they look for"
         )
-    return _summarise(sizes, np.concatenate(items), np.concatenate(ranks), np.concatenate(gains), depths)
+    return _summarise(sizes, np.concatenate(items), np.concatenate(ranks), depths)
 
 
 def _at_least(
@@ -432,7 +427,6 @@ def _summarise(
     sizes: Int[np.ndarray, " queries"],
     items: Int[np.ndarray, " pairs"],
     ranks: Int[np.ndarray, " pairs"],
-    gains: Float64[np.ndarray, " pairs"],
     ks: tuple[int, ...],
 ) -> RetrievalMetrics:
     starts = np.cumsum(sizes) - sizes
@@ -443,8 +437,7 @@ def _summarise(
         sums: Float64[np.ndarray, " queries"] = np.add.reduceat(values, starts)
         return sums
 
-    discounted = gains / np.log2(1 + ranks)
-    ideal = gains[np.lexsort((-gains, query))] / np.log2(1 + place)
+    discounted, ideal = 1 / np.log2(1 + ranks), 1 / np.log2(1 + place)
     first = ranks[starts]
     values = {f"hit@{k}": (first <= k).astype(np.float64) for k in ks}
     values |= {f"recall@{k}": per_query((ranks <= k).astype(np.float64)) / sizes for k in ks}
