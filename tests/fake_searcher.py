@@ -67,7 +67,7 @@ class FakeSearcher:
     """
 
     modalities: tuple[Modality, ...] = ("image", "text", "audio")
-    collection = SimpleNamespace(path=Path("/secret/place/stamps"))
+    collection = SimpleNamespace(path=Path("/secret/place/stamps"), files=list)
 
     def __init__(self, rows: Sequence[dict[str, Any]], *, seconds: float = 0.0) -> None:
         self.rows = {str(row["id"]): row for row in rows}

@@ -18,13 +18,14 @@ from media_files import sound_bytes, tone
 from chiasm import encoders
 from chiasm.serving.app import create_app
 from chiasm.serving.classify import Classifier, Recognised
-from chiasm.serving.page import PATH, Lessons, mount
+from chiasm.serving.map import Mapper
 from chiasm.serving.settings import Settings
+from chiasm.serving.teaching import Teaching
 from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.manifest import read_manifest
 from chiasm.types import Image, Media, Modality
-from chiasm.verbs.learn import ColumnComparison, LearnReport
+from chiasm.verbs.learn import ColumnComparison, DriftReport, LearnReport
 from chiasm.verbs.search import Searcher
 
 EVIL = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
@@ -140,6 +141,9 @@ class Kept:
         self.learned += 1
         return learn_report(switched=True)
 
+    def drift(self) -> DriftReport:
+        return DriftReport({}, {}, ("image: <b>new items differ",))
+
     def counts(self) -> Mapping[str, int]:
         return {"thumb": len(self.thumbs), "label": len(self.labels)}
 
@@ -151,20 +155,21 @@ class Made:
     app: FastAPI
     searcher: Searcher
     kept: Kept
-    lessons: Lessons
 
 
 def make(folder: Path, patch: pytest.MonkeyPatch, **options: Any) -> Made:
-    """The application over a new collection. What it sets in the environment is undone with the patch."""
-    for name in ("TEMP_DIR", "ANALYTICS_ENABLED", "ANALYTICS_CACHE_FREQUENCY", "ANALYTICS_MAX_EVENTS"):
-        patch.setenv(f"GRADIO_{name}", "")
+    """The application over a new collection, with every part of the feedback loop."""
     patch.setattr(encoders, "resolve", lambda *_, **__: (FakeEncoder(moment=1.0),))
     searcher = Searcher(make_collection(folder).path)
     kept = Kept()
-    settings = Settings(rate=None, batch_wait=0.001, page_paths=(PATH,), **options)
-    app = create_app(
-        settings, searcher, classifier=cast("Classifier", ByColour()), feedback=kept.feedback, labels=kept.label
+    teaching = Teaching(
+        rate=kept.feedback, label=kept.label, add=kept.file, learn=kept.learn, drift=kept.drift, counts=kept.counts
     )
-    lessons = Lessons(learn=kept.learn, keep=kept.file, counts=kept.counts)
-    mount(app, searcher, lessons=lessons)
-    return Made(app, searcher, kept, lessons)
+    app = create_app(
+        Settings(rate=None, batch_wait=0.001, **options),
+        searcher,
+        classifier=cast("Classifier", ByColour()),
+        teaching=teaching,
+        mapper=Mapper(searcher),
+    )
+    return Made(app, searcher, kept)

@@ -19,6 +19,7 @@ from chiasm.serving.app import create_app
 from chiasm.serving.keys import KeyRing, make_key
 from chiasm.serving.run import Config, listen
 from chiasm.serving.settings import Settings
+from chiasm.serving.teaching import Teaching
 
 came: list[Any] = []
 
@@ -35,7 +36,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str,
     key = make_key(folder / "keys", name="ann")
     searcher = FakeSearcher([*planted_rows(folder), item_row("odd/ü ?#", text=["odd"])])
     options = Settings(rate=1000.0, burst=1000.0, max_requests=2)
-    app = create_app(options, searcher, keys=KeyRing.read(folder / "keys"), feedback=take, labels=take)
+    app = create_app(options, searcher, keys=KeyRing.read(folder / "keys"), teaching=Teaching(rate=take, label=take))
     server = uvicorn.Server(Config(app, options))
     with listen("127.0.0.1", 0) as bound:
         thread = threading.Thread(target=server.run, args=([bound],))

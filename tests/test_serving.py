@@ -26,6 +26,7 @@ from chiasm.serving.app import create_app, openapi_text
 from chiasm.serving.observe import JsonLines, QueryLog
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
 from chiasm.serving.settings import Settings
+from chiasm.serving.teaching import Teaching
 from chiasm.types import Text
 from chiasm.verbs.query import Query, SearchOptions, SearchResult
 
@@ -470,7 +471,7 @@ def test_feedback_and_labels_reach_those_who_keep_them(rows: list[dict[str, Any]
         refused(await client.post("/v1/feedback", json=wrong), 422, "entries.0.verdict")
         refused(await client.post("/v1/feedback", data=body), 415, "application/json")
 
-    run(work, FakeSearcher(rows), feedback=take_feedback, labels=take_labels)
+    run(work, FakeSearcher(rows), teaching=Teaching(rate=take_feedback, label=take_labels))
     assert came == [
         ("address 127.0.0.1", FeedbackEntry(item="boat", verdict="up", query="ship")),
         ("address 127.0.0.1", FeedbackEntry(item="boat", verdict="down", query=None)),

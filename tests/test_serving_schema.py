@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from chiasm.serving.app import create_app
 from chiasm.serving.settings import Settings
+from chiasm.serving.teaching import Teaching
 
 DOCUMENT = json.loads((Path(__file__).parents[1] / "docs" / "openapi.json").read_text(encoding="utf-8"))
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
@@ -32,8 +33,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made = create_app(
         Settings(rate=None, batch_wait=0.0, host_names=("localhost", "testserver")),
         searcher,
-        feedback=take,
-        labels=take,
+        teaching=Teaching(rate=take, label=take, add=lambda path, *, name, label, who: name),
     )
 
     async def always_up(scope: Scope, receive: Receive, send: Send) -> None:

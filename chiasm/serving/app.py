@@ -1,7 +1,6 @@
 """Build the application from its parts: the routes, and the request and response of each.
 
-What is done is left to `engine`, who may come in to `guard`, what words mean to `schemas`. The page is mounted by whoever
-makes it, on the application that `create_app` gives.
+The work is left to `engine`, admission to `guard`, the names of fields to `schemas`, the page for people to `page`.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import binascii
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi import Query as FromQuery
@@ -28,16 +27,18 @@ from starlette.responses import Response, StreamingResponse
 
 from chiasm import __version__
 from chiasm.errors import ChiasmError
-from chiasm.serving import schemas
-from chiasm.serving.bodies import Given, read_json, things, visit_of
+from chiasm.serving import page, schemas
+from chiasm.serving.bodies import Given, read_json, read_upload, things, visit_of
 from chiasm.serving.classify import Classifier
 from chiasm.serving.engine import Engine, Opened, Searcher
 from chiasm.serving.files import file_answer
 from chiasm.serving.guard import Guard
 from chiasm.serving.keys import KeyRing
+from chiasm.serving.map import Mapper
 from chiasm.serving.observe import Metrics, QueryLog, logger
 from chiasm.serving.problems import MEDIA_TYPE, Problem, of_error
 from chiasm.serving.settings import Settings
+from chiasm.serving.teaching import StoreLabels, StoreRatings, Teaching
 from chiasm.types import Modality
 from chiasm.verbs.query import Query, SearchOptions
 
@@ -45,42 +46,16 @@ NDJSON = "application/x-ndjson"
 _PAGE = 500  # rows that a stream asks for at a time
 
 
-class TakesFeedback(Protocol):
-    """Store ratings. May block: called from a reader thread."""
-
-    def __call__(self, entries: Sequence[schemas.FeedbackEntry], *, who: str) -> int:
-        """Store the entries and return how many there were.
-
-        Raises:
-            ChiasmError: an entry names an item that there is not.
-        """
-
-
-class TakesLabels(Protocol):
-    """Store labels and corrections. May block: called from a reader thread."""
-
-    def __call__(self, entries: Sequence[schemas.LabelEntry], *, who: str) -> int:
-        """Give how many were stored.
-
-        Raises:
-            ChiasmError: an entry names an item or a column that there is not.
-        """
-
-
+@dataclass(frozen=True)
 class Parts:
-    """Hold what the routes use; in the application's state as `parts`."""
+    """What the routes use; in the application's state as `parts`."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        settings: Settings,
-        metrics: Metrics,
-        feedback: TakesFeedback | None,
-        labels: TakesLabels | None,
-        queries: QueryLog | None,
-    ) -> None:
-        self.engine, self.settings, self.metrics = engine, settings, metrics
-        self.feedback, self.labels, self.queries = feedback, labels, queries
+    engine: Engine
+    settings: Settings
+    metrics: Metrics
+    teaching: Teaching
+    mapper: Mapper | None
+    queries: QueryLog | None
 
 
 def create_app(
@@ -89,8 +64,8 @@ def create_app(
     *,
     classifier: Classifier | None = None,
     keys: KeyRing | None = None,
-    feedback: TakesFeedback | None = None,
-    labels: TakesLabels | None = None,
+    teaching: Teaching = Teaching(),  # noqa: B008  # frozen
+    mapper: Mapper | None = None,
 ) -> FastAPI:
     """Return the API over a searcher as an ASGI application; `healthz` answers at once, `readyz` after the warm-up.
 
@@ -99,8 +74,8 @@ def create_app(
         searcher: what is searched in.
         classifier: the model that recognises.
         keys: who may come in. None: everybody.
-        feedback: stores thumbs; without it `/v1/feedback` says that there is none.
-        labels: stores labels; without it `/v1/labels` says so.
+        teaching: the parts of the feedback loop that are offered.
+        mapper: draws the map.
     """
     metrics = Metrics()
     engine = Engine(searcher, classifier, settings=settings, metrics=metrics)
@@ -117,7 +92,7 @@ def create_app(
             queries.close()
 
     app = _described(life)
-    app.state.parts = Parts(engine, settings, metrics, feedback, labels, queries)
+    app.state.parts = Parts(engine, settings, metrics, teaching, mapper, queries)
     app.add_middleware(Guard, settings=settings, keys=keys, metrics=metrics)
     return app
 
@@ -156,6 +131,7 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     schemas.EmbedRequest,
     schemas.FeedbackRequest,
     schemas.LabelsRequest,
+    schemas.AddRequest,
     schemas.ProblemDetails,
 )
 
@@ -200,6 +176,7 @@ def _described(life: Any) -> FastAPI:
         },
     )
     app.include_router(router)
+    app.include_router(page.router)
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -387,22 +364,22 @@ async def predict(request: Request) -> Response:
         settings=parts.settings,
     ) as (given, options):
         opened = await parts.engine.open(given, visit_of(request))
-    said = await parts.engine.predict(opened, **options)
-    empty: dict[str, Any] = {
-        "label": None,
-        "probability": None,
-        "probabilities": {},
-        "set": [],
-        "unknown": False,
-        "columns": {},
-    }
-    return _json(
-        {
-            "predictions": [
-                {"item": number, **empty, **one.said, "modalities": one.modalities} for number, one in enumerate(said)
-            ]
-        }
-    )
+    predictions = await parts.engine.predict(opened, **options)
+    return _json({"predictions": [{"item": number, **one} for number, one in enumerate(predictions)]})
+
+
+@router.get("/v1/items/{item:path}/prediction", responses={200: {"model": schemas.ItemPrediction}}, tags=["recognise"])
+async def item_prediction(
+    request: Request, item: str, query: Annotated[schemas.PredictOptions, FromQuery()]
+) -> Response:
+    """Recognise an item of the collection from its own files."""
+    parts = _parts(request)
+    if parts.engine.classifier is None:
+        raise _lacks("model", "Start it with one: chiasm serve COLLECTION --model MODEL")
+    row = await _item(request, item)
+    opened = await parts.engine.open_item(row, visit_of(request))
+    (prediction,) = await parts.engine.predict([opened], **query.model_dump())
+    return _json(prediction)
 
 
 @router.post(
@@ -467,10 +444,46 @@ async def item_file(
 @router.get("/v1/items/{item:path}", responses={200: {"model": schemas.Item}}, tags=["items"])
 async def item(request: Request, item: str) -> Response:
     """Return one item."""
-    found = await _parts(request).engine.item(item)
-    if found is None:
+    return _json(await _item(request, item))
+
+
+async def _item(request: Request, item: str) -> dict[str, Any]:
+    row = await _parts(request).engine.item(item)
+    if row is None:
         raise Problem(404, "item", "there is no item of this id; /v1/items lists those that there are")
-    return _json(found)
+    return row
+
+
+@router.post(
+    "/v1/items",
+    responses={200: {"model": schemas.Added}},
+    openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": _content("AddRequest")}}},
+    tags=["teach"],
+)
+async def add_item(request: Request) -> Response:
+    """Add a file with its label to the collection, for the model to learn from."""
+    parts = _parts(request)
+    if parts.teaching.add is None:
+        raise _lacks("place for new files", "Start it with a model: chiasm serve COLLECTION --model MODEL")
+    async with read_upload(request) as (upload, name, label):
+        item = await parts.engine.add(parts.teaching.add, upload, name=name, label=label, who=visit_of(request).who)
+    return _json({"id": item})
+
+
+@router.get("/v1/map", responses={200: {"model": schemas.MapAnswer}}, tags=["items"])
+async def map_items(request: Request, query: Annotated[schemas.MapQuery, FromQuery()]) -> Response:
+    """Project the embeddings of one modality to the plane."""
+    parts = _parts(request)
+    if parts.mapper is None:
+        raise _lacks("map", "Serve a collection with chiasm serve")
+    points, total = await parts.engine.read(parts.mapper.points, query.modality, query.column, query.layout)
+    return _json({"points": [vars(point) for point in points], "total": total})
+
+
+@router.get("/v1/outcomes", responses={200: {"model": schemas.OutcomesAnswer}}, tags=["items"])
+async def outcomes(request: Request) -> Response:
+    """List the files that could not be used, with reasons."""
+    return _json(await _parts(request).engine.outcomes(schemas.MOST_OUTCOMES))
 
 
 @router.post(
@@ -481,7 +494,7 @@ async def item(request: Request, item: str) -> Response:
 )
 async def feedback(request: Request) -> Response:
     """Rate hits up or down."""
-    return await _taken(request, _parts(request).feedback, schemas.FeedbackRequest, "feedback")
+    return await _store(request, _parts(request).teaching.rate, schemas.FeedbackRequest, "feedback")
 
 
 @router.post(
@@ -492,13 +505,36 @@ async def feedback(request: Request) -> Response:
 )
 async def labels(request: Request) -> Response:
     """Correct the labels of items, for the model to learn from."""
-    return await _taken(request, _parts(request).labels, schemas.LabelsRequest, "labels")
+    return await _store(request, _parts(request).teaching.label, schemas.LabelsRequest, "labels")
+
+
+@router.post("/v1/learn", responses={200: {"model": schemas.LearnAnswer}}, tags=["teach"])
+async def learn(request: Request) -> Response:
+    """Train the model again with the corrected labels; the new model replaces the old one unless it is worse."""
+    teach = _parts(request).teaching.learn
+    if teach is None:
+        raise _lacks("model that learns", "Start it with one: chiasm serve COLLECTION --model MODEL")
+    return _json(asdict(await asyncio.to_thread(teach)))
+
+
+@router.get("/v1/drift", responses={200: {"model": schemas.DriftAnswer}}, tags=["server"])
+async def drift(request: Request) -> Response:
+    """Tell how far the items lie from those that the model was trained on."""
+    compare = _parts(request).teaching.drift
+    if compare is None:
+        raise _lacks("model to compare with", "Start it with one: chiasm serve COLLECTION --model MODEL")
+    return _json({"warnings": (await _parts(request).engine.read(compare)).warnings})
 
 
 @router.get("/v1/status", responses={200: {"model": schemas.StatusAnswer}}, tags=["server"])
 async def status(request: Request) -> Response:
     """Describe the served collection."""
-    return _json(await _parts(request).engine.status())
+    parts = _parts(request)
+    teaching = parts.teaching
+    ratings = {} if teaching.counts is None else await parts.engine.read(teaching.counts)
+    offers = {"rates": teaching.rate, "labels": teaching.label, "teaches": teaching.add, "learns": teaching.learn}
+    answer = await parts.engine.status()
+    return _json({**answer, "ratings": ratings, **{name: part is not None for name, part in offers.items()}})
 
 
 @router.get("/healthz", responses={200: {"model": schemas.Health}}, tags=["server"])
@@ -531,9 +567,9 @@ async def metrics(request: Request) -> Response:
     return Response(_parts(request).metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-async def _taken(
+async def _store(
     request: Request,
-    take: TakesFeedback | TakesLabels | None,
+    take: StoreRatings | StoreLabels | None,
     model: type[schemas.FeedbackRequest | schemas.LabelsRequest],
     what: str,
 ) -> Response:

@@ -119,6 +119,25 @@ async def things(
         yield _of_form(form, words, options)
 
 
+@asynccontextmanager
+async def read_upload(request: Request) -> AsyncIterator[tuple[Upload, str, str]]:
+    """Yield the file of a multipart form, the name that it was sent under, and its label.
+
+    Raises:
+        Problem: 415 the body is of another type; 422 a part is missing, unknown or out of bounds.
+    """
+    if type_of(request) != "multipart/form-data":
+        raise _wrong_type(request, "multipart/form-data")
+    async with request.form(max_files=1, max_fields=1, max_part_size=_FIELD_BYTES) as form:
+        file, label = form.get("file"), form.get("label")
+        if not isinstance(file, UploadFile) or not isinstance(label, str) or len(form.multi_items()) != 2:
+            raise Problem(422, "invalid", "the form needs two parts: file, and its label")
+        label = label.strip()
+        if not 0 < len(label) <= 1000:
+            raise Problem(422, "invalid", f"label: has 1 to 1,000 characters; got {len(label)}")
+        yield Upload(file.file, None), file.filename or "", label
+
+
 def parse(model: type[ModelT], values: dict[str, Any]) -> ModelT:
     """Parse the values of a query string or form.
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, cast
 from urllib.parse import quote
@@ -29,15 +30,24 @@ from chiasm.serving.classify import Classifier, Recognised
 from chiasm.serving.guard import Visit
 from chiasm.serving.observe import Metrics, logger, where_from
 from chiasm.serving.problems import Problem
-from chiasm.serving.schemas import Asked, Plain, StatusAnswer
+from chiasm.serving.schemas import Asked, Plain
 from chiasm.serving.settings import Settings
-from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Text, Video
+from chiasm.serving.teaching import StoreFile
+from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Outcome, Text, Video
 from chiasm.verbs.query import Query, SearchOptions, SearchResult
 from chiasm.verbs.status import Status
 
 T = TypeVar("T")
 
 _PREDICT = "predict"
+_NO_PREDICTION: Mapping[str, Any] = {
+    "label": None,
+    "probability": None,
+    "probabilities": {},
+    "set": [],
+    "unknown": False,
+    "columns": {},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +67,15 @@ class Opened:
         return Query(self.media, minus, words.like, words.liked, words.disliked)
 
 
-class HasPath(Protocol):
-    """Something that lies in a folder."""
+class Listed(Protocol):
+    """A collection, as far as a server needs it."""
 
     @property
     def path(self) -> Path:
-        """The folder."""
+        """Its folder; left out of all that is sent to others."""
+
+    def files(self) -> list[dict[str, Any]]:
+        """Return the outcome of every file."""
 
 
 class Searcher(Protocol):
@@ -73,8 +86,8 @@ class Searcher(Protocol):
         """What can be searched with."""
 
     @property
-    def collection(self) -> HasPath:
-        """Where the collection lies; left out of what is said to others."""
+    def collection(self) -> Listed:
+        """The collection that is searched."""
 
     def open(self, path: Path, *, limits: Limits) -> Media:
         """A file as the encoders want to see it."""
@@ -197,12 +210,68 @@ class Engine:
         vectors = iter(await self._embedded([medium for one in opened for medium in one.media]))
         return [{medium.modality: next(vectors).tolist() for medium in one.media} for one in opened]
 
-    async def predict(self, opened: Sequence[Opened], *, level: float, false_alarm_rate: float) -> list[Recognised]:
-        """What the model says of each item."""
+    async def predict(self, opened: Sequence[Opened], *, level: float, false_alarm_rate: float) -> list[dict[str, Any]]:
+        """Recognise items, see `schemas.ItemPrediction`."""
         assert self.classifier is not None  # the route has asked
         (future,) = self._encodes.submit(_PREDICT, [([one.media for one in opened], level, false_alarm_rate)])
-        result: list[Recognised] = await self._in_time(future)
-        return result
+        rows: list[Recognised] = await self._in_time(future)
+        return [{**_NO_PREDICTION, **row.said, "modalities": row.modalities} for row in rows]
+
+    async def open_item(self, item: Mapping[str, Any], visit: Visit) -> Opened:
+        """Open the media of an item of the collection that the model takes.
+
+        Args:
+            item: see `schemas.Item`.
+            visit: holds the decoded media.
+
+        Raises:
+            MediaError: a file cannot be used any more.
+            SpaceError: the model takes nothing of the item.
+        """
+        assert self.classifier is not None  # the route has asked
+        media: list[Media] = []
+        for row in item["media"]:
+            if row["modality"] in self.classifier.modalities:
+                path = await self.file_of(item["id"], row["modality"], row["number"])
+                if path is None:
+                    media.append(Text(row["text"]))
+                else:
+                    open_file = partial(self._searcher.open, path, limits=self._settings.uploads)
+                    media.append(await self.read(open_file))
+                visit.hold(_size(media[-1]))
+        if not media:
+            raise SpaceError(f"the model takes {', '.join(self.classifier.modalities)}; the item has none of these")
+        return Opened(tuple(media), Plain())
+
+    async def add(self, store: StoreFile, upload: Upload, *, name: str, label: str, who: str) -> str:
+        """Hand an uploaded file with its label to `store`, and return the id of the item."""
+
+        def work() -> str:
+            with tempfile.NamedTemporaryFile(prefix="chiasm-") as file:
+                upload.write(cast("BinaryIO", file))
+                file.flush()
+                return store(Path(file.name), name=name, label=label, who=who)
+
+        return await self.read(work)
+
+    async def outcomes(self, most: int) -> dict[str, Any]:
+        """List the files that could not be used, see `schemas.OutcomesAnswer`."""
+
+        def rows() -> list[dict[str, str]]:
+            return [
+                {
+                    "file": f"{row['item']} {row['slot']}"
+                    if row["path"] is None
+                    else "/".join(Path(row["path"]).parts[-2:]),
+                    "outcome": str(row["outcome"]),
+                    "reason": self.without_paths(row["reason"] or ""),
+                }
+                for row in self._searcher.collection.files()
+                if row["outcome"] not in {Outcome.OK, Outcome.DUPLICATE}
+            ]
+
+        problems = await self.read(rows)
+        return {"files": problems[:most], "total": len(problems)}
 
     async def item(self, item: str) -> dict[str, Any] | None:
         """One item, see `schemas.Item`."""
@@ -223,21 +292,26 @@ class Engine:
         path = self._searcher.collection.path
         return text.replace(str(path), path.name)
 
-    async def status(self) -> StatusAnswer:
-        """What is served."""
+    @property
+    def folder(self) -> Path:
+        """The collection's folder."""
+        return self._searcher.collection.path
+
+    async def status(self) -> dict[str, Any]:
+        """Describe the collection and the model; the rest of `schemas.StatusAnswer` is the server's."""
         found = await self.read(self._searcher.status)
-        return StatusAnswer(
-            name=Path(found.path).name,
-            version=__version__,
-            encoder=Path(found.encoder).name if Path(found.encoder).is_absolute() else found.encoder,
-            modalities=list(self._searcher.modalities),
-            items=found.items,
-            outcomes={str(name): count for name, count in found.outcomes.items()},
-            embeddings=found.embeddings,
-            columns=list(found.columns),
-            spaces=list(found.spaces),
-            label=None if self.classifier is None else self.classifier.label,
-        )
+        return {
+            "name": Path(found.path).name,
+            "version": __version__,
+            "encoder": Path(found.encoder).name if Path(found.encoder).is_absolute() else found.encoder,
+            "modalities": list(self._searcher.modalities),
+            "items": found.items,
+            "outcomes": {str(name): count for name, count in found.outcomes.items()},
+            "embeddings": found.embeddings,
+            "columns": list(found.columns),
+            "spaces": list(found.spaces),
+            "label": None if self.classifier is None else self.classifier.label,
+        }
 
     async def read(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call what blocks in one of the readers' threads."""

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chiasm.serving.keys import KeyRing
 from chiasm.serving.observe import Metrics, logger
+from chiasm.serving.page import POLICY, is_page
 from chiasm.serving.problems import Problem, busy, unexpected
 from chiasm.serving.settings import Settings
 
@@ -154,8 +155,7 @@ class Guard:
         visit = Visit(_id_of(headers), self._held)
         scope.setdefault("state", {})["visit"] = visit
         path: str = scope["path"]
-        is_page = path.startswith(self._settings.page_paths) and not (path.startswith("/v1/") or path in _LIGHT_PATHS)
-        extra = self._headers(visit.id, is_page)
+        extra = self._headers(visit.id, path)
         started = 0  # the status, once it is sent
 
         async def send_with_headers(message: Message) -> None:
@@ -173,7 +173,7 @@ class Guard:
         try:
             try:
                 self._admit(scope, headers, visit)
-                if not is_page and path not in _LIGHT_PATHS:  # a page keeps streams open, and has a queue of its own
+                if path not in _LIGHT_PATHS:
                     if self._running >= self._settings.max_requests:
                         raise busy(f"{self._running} requests are at work", 1.0)
                     self._running += 1
@@ -199,7 +199,7 @@ class Guard:
             if counted:
                 self._running -= 1
                 self._metrics.running.set(self._running)
-            self._tell(scope, visit, started, time.perf_counter() - begin, is_page)
+            self._tell(scope, visit, started, time.perf_counter() - begin)
 
     # --------------------------------------------------------------------------------------------------- may it come in
 
@@ -284,8 +284,8 @@ class Guard:
 
     # ------------------------------------------------------------------------------------------------ what is said of it
 
-    def _headers(self, request_id: str, is_page: bool) -> list[tuple[bytes, bytes]]:
-        policy = self._settings.page_policy if is_page else API_POLICY
+    def _headers(self, request_id: str, path: str) -> list[tuple[bytes, bytes]]:
+        policy = POLICY if is_page(path) else API_POLICY
         return [
             (b"x-request-id", request_id.encode("ascii")),
             (b"content-security-policy", policy.encode("latin-1")),
@@ -294,11 +294,11 @@ class Guard:
             (b"referrer-policy", b"no-referrer"),
             (b"cross-origin-resource-policy", b"same-origin"),
             (b"cross-origin-opener-policy", b"same-origin"),
-            *(() if is_page else ((b"cache-control", b"no-store"),)),
+            (b"cache-control", b"no-store"),
         ]
 
-    def _tell(self, scope: Scope, visit: Visit, status: int, seconds: float, is_page: bool) -> None:
-        route = getattr(scope.get("route"), "path", None) or ("page" if is_page else "none")
+    def _tell(self, scope: Scope, visit: Visit, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None) or "none"
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.answered(method, route, status, seconds)
         if logger.isEnabledFor(logging.INFO) and route not in OPEN_PATHS:

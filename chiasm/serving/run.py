@@ -32,9 +32,11 @@ from chiasm.errors import ChiasmError, LabelError
 from chiasm.serving.app import create_app
 from chiasm.serving.classify import Classifier
 from chiasm.serving.keys import KeyRing
+from chiasm.serving.map import Mapper
 from chiasm.serving.observe import JsonLines, logger
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
 from chiasm.serving.settings import Settings
+from chiasm.serving.teaching import Teaching
 from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import FeedbackTable, Label, Thumb
@@ -144,28 +146,23 @@ def build(plan: Plan) -> FastAPI:
     if plan.model is not None:
         classifier = Classifier(load_model(plan.model), searcher.networks, start)
     table = FeedbackTable(searcher.collection)
+    model = plan.model
 
-    def feedback(entries: Sequence[FeedbackEntry], *, who: str) -> int:
+    def rate(entries: Sequence[FeedbackEntry], *, who: str) -> int:
         thumbs = [Thumb(entry.item, entry.verdict, entry.query or "") for entry in entries]
         return table.add(thumbs, who=who, version=searcher.space.digest)
 
-    def labels(entries: Sequence[LabelEntry], *, who: str) -> int:
-        told = [Label(entry.item, entry.column or _only_column(classifier), entry.label) for entry in entries]
-        return table.add(told, who=who)
+    def label(entries: Sequence[LabelEntry], *, who: str) -> int:
+        rows = [Label(entry.item, entry.column or _only_column(classifier), entry.label) for entry in entries]
+        return table.add(rows, who=who)
 
-    from chiasm.serving.page import PATH, Lessons, mount  # Gradio takes a second to import
-
-    settings = replace(plan.settings, page_paths=(*plan.settings.page_paths, PATH))
-    app = create_app(settings, searcher, classifier=classifier, keys=plan.keys, feedback=feedback, labels=labels)
-
-    def keep(path: Path, /, *, name: str, label: str, who: str) -> str:
+    def add(path: Path, /, *, name: str, label: str, who: str) -> str:
         item = take_in(searcher, path, name)
         table.add([Label(item, _only_column(classifier), label)], who=who)
         return item
 
-    lessons = Lessons(counts=table.count)
-    if plan.model is not None:
-        model = plan.model
+    teaching = Teaching(rate=rate, label=label, counts=table.count)
+    if model is not None:
 
         def learn() -> LearnReport:
             report = loop.learn_again(model, searcher.collection, searcher.networks, start)
@@ -176,8 +173,10 @@ def build(plan: Plan) -> FastAPI:
         def drift() -> DriftReport:
             return loop.collection_drift(load_model(model), searcher.collection, searcher.networks, start)
 
-        lessons = replace(lessons, learn=learn, keep=keep, drift=drift)
-    mount(app, searcher, lessons=lessons)
+        teaching = replace(teaching, add=add, learn=learn, drift=drift)
+    app = create_app(
+        plan.settings, searcher, classifier=classifier, keys=plan.keys, teaching=teaching, mapper=Mapper(searcher)
+    )
     return app
 
 

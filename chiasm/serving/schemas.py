@@ -19,6 +19,7 @@ MOST_STREAMED = 10_000
 MOST_ITEMS = 500
 MOST_ENTRIES = 1000
 MOST_OFFSET = 10_000
+MOST_OUTCOMES = 200
 
 
 def _decoded(value: Any) -> bytes:
@@ -178,6 +179,25 @@ class LabelEntry(_Strict):
     )
 
 
+class AddRequest(_Strict):
+    """A file and its label."""
+
+    file: bytes = Field(json_schema_extra={"format": "binary"})
+    label: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class MapQuery(_Strict):
+    """What to draw."""
+
+    modality: Modality = "image"
+    column: str | None = Field(
+        None, min_length=1, max_length=200, description="Whose values to return with the points."
+    )
+    layout: Literal["overview", "neighbours"] = Field(
+        "overview", description="Principal components, or t-SNE, which keeps neighbours together."
+    )
+
+
 class LabelsRequest(_Strict):
     """Labels and corrections."""
 
@@ -241,6 +261,18 @@ class Prediction(BaseModel):
     columns: dict[str, Any] = Field(description="Of a model of numbers, several labels or several columns.")
 
 
+class ItemPrediction(BaseModel):
+    """What the model says of one item of the collection."""
+
+    label: str | None
+    probability: float | None
+    probabilities: dict[str, float]
+    set: list[str]
+    unknown: bool
+    modalities: list[Modality]
+    columns: dict[str, Any]
+
+
 class PredictAnswer(BaseModel):
     """An entry an item, in their order."""
 
@@ -284,6 +316,63 @@ class ItemsAnswer(BaseModel):
     next: str | None = Field(description="To be sent as `after` for the next page; null on the last.")
 
 
+class Added(BaseModel):
+    """The item that a file became."""
+
+    id: str
+
+
+class MapPoint(BaseModel):
+    """One item on the map; coordinates lie in [-1, 1]."""
+
+    id: str
+    x: float
+    y: float
+    caption: str
+    value: Any = Field(description="Of the column; null without one.")
+
+
+class MapAnswer(BaseModel):
+    """The points, of too many items some drawn at random."""
+
+    points: list[MapPoint]
+    total: int = Field(description="Items with an embedding of this modality.")
+
+
+class FileProblem(BaseModel):
+    """A file that could not be used."""
+
+    file: str = Field(description="Its name and its folder's, or the item and the place in it.")
+    outcome: str
+    reason: str
+
+
+class OutcomesAnswer(BaseModel):
+    """Files that could not be used, at most 200 of them."""
+
+    files: list[FileProblem]
+    total: int
+
+
+class LearnAnswer(BaseModel):
+    """How the new model compares with the old one."""
+
+    model_config = ConfigDict(extra="allow")
+
+    switched: bool = Field(description="Whether the new model replaces the old one.")
+    why: str
+    corrections: int
+    items: int = Field(description="That the new model was trained on.")
+    compared: str
+    columns: list[dict[str, Any]]
+
+
+class DriftAnswer(BaseModel):
+    """Warnings about items unlike those that the model was trained on; empty if there is nothing to warn of."""
+
+    warnings: list[str]
+
+
 class Accepted(BaseModel):
     """How many entries were stored."""
 
@@ -303,6 +392,11 @@ class StatusAnswer(BaseModel):
     columns: list[str]
     spaces: list[str] = Field(description="Oldest first; the last is the one that is searched in.")
     label: str | None = Field(description="What the model predicts; null without one.")
+    ratings: dict[str, int] = Field(description="Stored ratings and labels by kind.")
+    rates: bool = Field(description="Whether ratings are stored.")
+    labels: bool = Field(description="Whether corrected labels are stored.")
+    teaches: bool = Field(description="Whether files are added with a label.")
+    learns: bool = Field(description="Whether the model learns.")
 
 
 class Health(BaseModel):

@@ -87,17 +87,6 @@ class Settings:
     query_log: Path | None = None
     """A file (SQLite) for the texts of queries. None: they are kept nowhere."""
 
-    page_policy: str = (
-        "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
-        "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-    )
-    """Content-Security-Policy of everything that is not the API: a page may load nothing from elsewhere."""
-
-    page_paths: tuple[str, ...] = ()
-    """Beginnings of paths that belong to a mounted page, e.g. `"/"`: everything under them that is not the API gets
-    `page_policy` and is not counted among `max_requests`."""
-
     def __post_init__(self) -> None:
         for name in (
             *("max_body", "max_json", "max_held", "max_requests", "max_media", "max_connections", "batch", "readers"),

@@ -1,0 +1,65 @@
+"""What a server can be taught, as functions that it is built with: ratings, labels, new files, and learning from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from chiasm.serving.schemas import FeedbackEntry, LabelEntry
+from chiasm.verbs.learn import DriftReport, LearnReport
+
+
+class StoreRatings(Protocol):
+    """Store ratings and return their number. May block.
+
+    Raises:
+        ChiasmError: an entry names an item that does not exist.
+    """
+
+    def __call__(self, entries: Sequence[FeedbackEntry], *, who: str) -> int:
+        """Store the entries of one sender."""
+
+
+class StoreLabels(Protocol):
+    """Store corrected labels and return their number. May block.
+
+    Raises:
+        ChiasmError: an entry names an item or a column that does not exist.
+    """
+
+    def __call__(self, entries: Sequence[LabelEntry], *, who: str) -> int:
+        """Store the entries of one sender."""
+
+
+class StoreFile(Protocol):
+    """Add an uploaded file with its label to the collection, and return the id of its item. May block.
+
+    Raises:
+        ChiasmError: nothing in the file can be embedded.
+    """
+
+    def __call__(self, path: Path, /, *, name: str, label: str, who: str) -> str:
+        """Add the file; `name` is what the sender called it, never to be used as a path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teaching:
+    """The parts of the feedback loop that a server offers; a missing one is answered with 404 and the reason.
+
+    Attributes:
+        rate: stores ratings of hits.
+        label: stores corrected labels.
+        add: adds uploaded files with their labels.
+        learn: trains the model again, has the server use it if it replaces the old one, and reports the comparison.
+        drift: compares new items with those that the model was trained on.
+        counts: stored ratings and labels by kind.
+    """
+
+    rate: StoreRatings | None = None
+    label: StoreLabels | None = None
+    add: StoreFile | None = None
+    learn: Callable[[], LearnReport] | None = None
+    drift: Callable[[], DriftReport] | None = None
+    counts: Callable[[], Mapping[str, int]] | None = None
