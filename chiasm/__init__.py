@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from chiasm.verbs.add import remove as remove
     from chiasm.verbs.align import align as align
     from chiasm.verbs.align import statistics as statistics
+    from chiasm.verbs.drift import drift as drift
     from chiasm.verbs.evaluate import evaluate as evaluate
     from chiasm.verbs.feedback import feedback as feedback
     from chiasm.verbs.feedback import labels as labels
     from chiasm.verbs.fit import fit as fit
-    from chiasm.verbs.learn import drift as drift
     from chiasm.verbs.learn import learn as learn
     from chiasm.verbs.learn import revert as revert
     from chiasm.verbs.predict import predict as predict
@@ -45,7 +45,7 @@ _MODULES = {
     "Searcher": "verbs.search",
     "add": "verbs.add",
     "align": "verbs.align",
-    "drift": "verbs.learn",
+    "drift": "verbs.drift",
     "evaluate": "verbs.evaluate",
     "feedback": "verbs.feedback",
     "fit": "verbs.fit",

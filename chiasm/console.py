@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from chiasm.store.ingest import Progress
     from chiasm.store.reembed import ReembedReport
     from chiasm.verbs.align import AlignReport
+    from chiasm.verbs.drift import DriftReport
     from chiasm.verbs.evaluate import Evaluation
     from chiasm.verbs.fit import FitReport
-    from chiasm.verbs.learn import DriftReport, LearnReport
+    from chiasm.verbs.learn import LearnReport
     from chiasm.verbs.predict import PredictReport
     from chiasm.verbs.query import SearchResult
     from chiasm.verbs.status import Status

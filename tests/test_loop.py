@@ -23,7 +23,8 @@ from chiasm.store.feedback import UNKNOWN, FeedbackTable, Label
 from chiasm.store.manifest import read_manifest
 from chiasm.verbs import learn as loop
 from chiasm.verbs.dataset import labelled_items
-from chiasm.verbs.learn import LearnReport, collection_drift, drift_of, learn_again
+from chiasm.verbs.drift import collection_drift, drift_of
+from chiasm.verbs.learn import LearnReport, learn_again
 from chiasm.verbs.measure import class_target, targets_of
 from chiasm.verbs.model import (
     Model,

@@ -42,7 +42,8 @@ from chiasm.store.collection import Collection
 from chiasm.store.feedback import FeedbackTable, Label, Thumb
 from chiasm.store.manifest import read_manifest
 from chiasm.verbs import learn as loop
-from chiasm.verbs.learn import DriftReport, LearnReport
+from chiasm.verbs.drift import DriftReport, collection_drift
+from chiasm.verbs.learn import LearnReport
 from chiasm.verbs.model import load_model
 from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import start_of
@@ -171,7 +172,7 @@ def build(plan: Plan) -> FastAPI:
             return report
 
         def drift() -> DriftReport:
-            return loop.collection_drift(load_model(model), searcher.collection, searcher.networks, start)
+            return collection_drift(load_model(model), searcher.collection, searcher.networks, start)
 
         teaching = replace(teaching, add=add, learn=learn, drift=drift)
     app = create_app(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
-from chiasm.verbs.learn import DriftReport, LearnReport
+from chiasm.verbs.drift import DriftReport
+from chiasm.verbs.learn import LearnReport
 
 
 class StoreRatings(Protocol):

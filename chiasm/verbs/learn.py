@@ -17,7 +17,7 @@ The truth is what people said, on both sides. The new model is taken if no colum
 of the paired difference, nor by more than two points; so a tie is taken, since the new one knows more.
 
 Feedback is `chiasm.store.feedback`, replacing a model on disk `chiasm.verbs.model`, whether embeddings still are as they were
-`chiasm.evaluation.drift`.
+`chiasm.verbs.drift`.
 """
 
 from __future__ import annotations
@@ -35,21 +35,19 @@ from chiasm import encoders
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.evaluation.drift import FEWEST, Drift
-from chiasm.evaluation.drift import drift as embedding_drift
 from chiasm.evaluation.intervals import paired_difference
 from chiasm.evaluation.metrics import classification_metrics
 from chiasm.evaluation.predictions import Predictions
-from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
+from chiasm.recognition import Recognizer, SourceItems
 from chiasm.recognition.targets import Kind, Target, parse_target
 from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import UNKNOWN, FeedbackTable
-from chiasm.types import Modality, Scalar
-from chiasm.verbs.dataset import Labelled, class_names, embedded_items, fingerprints_of, labelled_items, modality_arrays
+from chiasm.types import Scalar
+from chiasm.verbs.dataset import Labelled, class_names, fingerprints_of, labelled_items
 from chiasm.verbs.fit import source_items
 from chiasm.verbs.measure import brier, class_target, details_of, held_out, hits, joined, pick, predictions
-from chiasm.verbs.model import Model, embeddings_of, load_model, reference_of, revert_model, save_model
+from chiasm.verbs.model import Model, load_model, reference_of, revert_model, save_model
 from chiasm.verbs.spaces import start_of
 
 FEWEST_HELD_OUT = 30
@@ -117,19 +115,6 @@ class LearnReport:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class DriftReport:
-    """Embeddings that came in against those that a model learned from."""
-
-    modalities: dict[Modality, Drift]
-    too_few: dict[Modality, int]  # items of modalities that have fewer than can be compared
-    warnings: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-
 # ----------------------------------------------------------------------------------------------------------- learn
 
 
@@ -176,11 +161,11 @@ def learn_again(
         raise ChiasmError(f"unseen must be one of {', '.join(get_args(Unseen))}; got {unseen!r}")
     saved = load_model(Path(folder))
     saved.check(fingerprints_of(networks))
-    said = _said(collection, list(saved.recognizer.columns_))
+    corrections = _corrections(collection, list(saved.recognizer.columns_))
     data = labelled_items(
-        _Overlaid(collection, said), networks, space, list(said), modalities=tuple(saved.fingerprints), group=group, alike=alike
+        _Overlaid(collection, corrections), networks, space, list(corrections), modalities=tuple(saved.fingerprints), group=group, alike=alike
     )  # fmt: skip
-    plan = _plan(saved, data, said, _stored(collection, data, list(said)), unseen=unseen, least=least)
+    plan = _plan(saved, data, corrections, _stored(collection, data, list(corrections)), unseen=unseen, least=least)
     start = LearnReport(
         model=str(folder), label=saved.label, corrections=int((plan.corrected & plan.new).sum()), overruled=plan.overruled,
         left_out=plan.left_out, waiting=plan.waiting, classes_added=(), classes_gone=(), items=int(plan.new.sum()),
@@ -206,7 +191,7 @@ def learn_again(
         why="; ".join(map(_why, worse or columns)),
     )
     if report.switched:
-        successor = _successor(saved, new, data, plan, said, report)
+        successor = _successor(saved, new, data, plan, corrections, report)
         report = replace(report, version=save_model(Path(folder), successor, expected=saved.version))
     return replace(report, seconds=time.monotonic() - begin)
 
@@ -236,34 +221,34 @@ class _Plan:
 class _Overlaid(Collection):
     """A collection read as if its table held what people said, but for items of no known class."""
 
-    def __init__(self, collection: Collection, said: Mapping[str, Mapping[str, Scalar]]) -> None:
+    def __init__(self, collection: Collection, corrections: Mapping[str, Mapping[str, Scalar]]) -> None:
         super().__init__(collection.path, collection.encoder, collection.generation)
-        self._said = said
+        self._corrections = corrections
 
     def items(self, *, where: str | None = None, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """As those of the collection; `where` is about the labels that are stored."""
         rows = super().items(where=where, ids=ids)
         for row in rows:
-            for column, labels in self._said.items():
+            for column, labels in self._corrections.items():
                 if labels.get(row["id"]) is not None:
                     row[column] = labels[row["id"]]
         return rows
 
 
-def _said(collection: Collection, columns: Sequence[str]) -> dict[str, dict[str, Scalar]]:
+def _corrections(collection: Collection, columns: Sequence[str]) -> dict[str, dict[str, Scalar]]:
     """What people said of each column, by item, as values such as the column has; None: of no known class."""
     table = FeedbackTable(collection)
     rows = collection.items()
-    said: dict[str, dict[str, Scalar]] = {}
+    corrections: dict[str, dict[str, Scalar]] = {}
     for column in columns:
         values = {row[column] for row in rows if row.get(column) is not None}
         kind = next((type(value) for value in values if isinstance(value, bool | int | float)), str)
         has_unknown = UNKNOWN in values  # then it is a class as others are
-        said[column] = {
+        corrections[column] = {
             item: None if agreed.verdict == UNKNOWN and not has_unknown else _value(agreed.verdict, kind)
             for item, agreed in table.labels(column).items()
         }
-    return said
+    return corrections
 
 
 def _value(text: str, kind: type) -> Scalar:
@@ -293,21 +278,21 @@ def _stored(collection: Collection, data: Labelled, columns: Sequence[str]) -> V
 def _plan(
     saved: Model,
     data: Labelled,
-    said: Mapping[str, Mapping[str, Scalar]],
+    corrections: Mapping[str, Mapping[str, Scalar]],
     stored: Values,
     *,
     unseen: Unseen,
     least: int,
 ) -> _Plan:
-    learned = saved.report.get("corrections", {})
+    earlier = saved.report.get("corrections", {})
     every: Values = {}
     before: Values = {}
-    for column, labels in said.items():
+    for column, labels in corrections.items():
         every[column] = [labels.get(item, value) for item, value in zip(data.ids, stored[column], strict=True)]
-        had = learned.get(column, {})
+        had = earlier.get(column, {})
         before[column] = [had.get(item, value) for item, value in zip(data.ids, stored[column], strict=True)]
     trained = np.array([item in saved.trained_on for item in data.ids])
-    corrected = np.array([any(item in labels for labels in said.values()) for item in data.ids])
+    corrected = np.array([any(item in labels for labels in corrections.values()) for item in data.ids])
     old = trained & _any_value(before)
     others = ~trained & ~corrected
     tries = {"compare": trained | corrected, "learn": np.ones_like(trained)}
@@ -337,7 +322,7 @@ def _plan(
         any(corrected[row] and stored[column][row] not in (None, truth[column][row]) for column in truth)
         for row in np.flatnonzero(new)
     )
-    left_out = sum(value is None for labels in said.values() for value in labels.values())
+    left_out = sum(value is None for labels in corrections.values() for value in labels.values())
     return _Plan(
         truth, before, old, new, apart if compare else np.zeros_like(apart), corrected, overruled, left_out, waiting
     )
@@ -592,7 +577,7 @@ def _successor(
     new: Recognizer,
     data: Labelled,
     plan: _Plan,
-    said: Mapping[str, Mapping[str, Scalar]],
+    corrections: Mapping[str, Mapping[str, Scalar]],
     report: LearnReport,
 ) -> Model:
     rows = np.flatnonzero(plan.new)
@@ -605,7 +590,8 @@ def _successor(
         "metrics": next(iter(metrics.values())) if len(metrics) == 1 else {"columns": metrics},
         "chosen": details_of(new),
         "corrections": {
-            column: {item: label for item, label in labels.items() if item in seen} for column, labels in said.items()
+            column: {item: label for item, label in labels.items() if item in seen}
+            for column, labels in corrections.items()
         },
         "learned": {name: value for name, value in report.as_dict().items() if name not in ("version", "seconds")},
     }
@@ -616,77 +602,6 @@ def _successor(
         report=dict(saved.report) | about,
         reference=reference_of(data.arrays.take(rows)),
     )
-
-
-# --------------------------------------------------------------------------------------------------------------- drift
-
-
-def drift_of(model: Model, incoming: ModalityArrays, *, seed: int = 0) -> DriftReport:
-    """Whether embeddings still are like those that a model learned from, by modality.
-
-    Args:
-        model: that keeps a reference, see `Model.reference`.
-        incoming: embeddings as the model is asked with, e.g. of the last few hundred items.
-        seed: of the draws.
-
-    Raises:
-        ChiasmError: the model keeps no reference, or has other embeddings.
-    """
-    if not model.reference:
-        raise ChiasmError("the model keeps no embeddings to compare with: fit it again with this chiasm")
-    found: dict[Modality, Drift] = {}
-    too_few: dict[Modality, int] = {}
-    warnings = []
-    for modality, reference in model.reference.items():
-        rows = embeddings_of(incoming, modality) if modality in incoming.modalities else reference[:0]
-        if min(len(rows), len(reference)) < FEWEST:
-            too_few[modality] = min(len(rows), len(reference))
-            continue
-        # Rounded as the reference is, so that rounding is no difference.
-        found[modality] = embedding_drift(
-            reference, reference_of(incoming.only((modality,)), seed=seed)[modality], seed=seed
-        )
-        warning = found[modality].warning(modality)
-        if warning is not None:
-            warnings.append(warning)
-    return DriftReport(found, too_few, tuple(warnings))
-
-
-def collection_drift(
-    model: Model,
-    collection: Collection,
-    networks: Sequence[Encoder],
-    space: Space,
-    *,
-    where: str | None = None,
-    seed: int = 0,
-) -> DriftReport:
-    """The drift of the items of a collection that a model did not learn from.
-
-    A model that learned from so many items of every class (shots) has seen another mixture of classes than what comes in:
-    that counts as drift, too.
-
-    Args:
-        model: that keeps a reference.
-        collection: embedded by the same encoders.
-        networks: its encoders.
-        space: in which nothing was learned.
-        where: only items that meet this SQL condition, such as the newest.
-        seed: of the draws.
-
-    Raises:
-        ChiasmError: as `drift_of`; the model is of another encoder; or all items are ones that it learned from.
-    """
-    model.check(fingerprints_of(networks))
-    ids = [str(row["id"]) for row in collection.items(where=where)]
-    ids = [item for item in ids if item not in model.trained_on]
-    found = embedded_items(collection, ids, model.fingerprints)
-    used = [modality for modality in model.fingerprints if found.present[modality].any()]
-    if not used:
-        raise ChiasmError(
-            f"{collection.path} has no items with embeddings that the model did not learn from: there is nothing that came in"
-        )
-    return drift_of(model, modality_arrays(found, space, used), seed=seed)
 
 
 def learn(
@@ -749,22 +664,3 @@ def revert(model: str | Path) -> str:
         ChiasmError: none was replaced.
     """
     return revert_model(Path(model))
-
-
-def drift(
-    model: str | Path, collection: str | Path, *, where: str | None = None, device: Device = "auto"
-) -> DriftReport:
-    """How far the items of a collection lie from those that a model learned from.
-
-    Args:
-        model: a folder that `fit` wrote.
-        collection: the items that come in.
-        where: only items that meet this SQL condition, such as those that were added last.
-        device: `"auto"`, `"cpu"` or `"cuda"`.
-
-    Raises:
-        ChiasmError: the model keeps no embeddings to compare with, or is of another encoder.
-    """
-    opened = Collection.open(collection)
-    networks = encoders.resolve(opened.encoder, device=device)
-    return collection_drift(load_model(Path(model)), opened, networks, start_of(opened, networks), where=where)
