@@ -25,8 +25,9 @@ from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.manifest import read_manifest
 from chiasm.types import Image, Media, Modality
+from chiasm.verbs.compare import ColumnComparison
 from chiasm.verbs.drift import DriftReport
-from chiasm.verbs.learn import ColumnComparison, LearnReport
+from chiasm.verbs.learn import LearnReport
 from chiasm.verbs.search import Searcher
 
 EVIL = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">'

@@ -318,7 +318,7 @@ def test_people_correct_labels_and_the_model_learns(tmp_path: Path) -> None:
     (column,) = report.columns
     assert column.new >= column.old
     chiasm.revert(model)
-    with pytest.raises(ChiasmError, match="there is nothing that came in"):
+    with pytest.raises(ChiasmError, match="nothing to compare"):
         chiasm.drift(model, tmp_path / "collection")
     chiasm.add([table(tmp_path / "b", 90, 6)], to=tmp_path / "collection")
     found = chiasm.drift(model, tmp_path / "collection")

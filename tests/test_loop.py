@@ -21,10 +21,10 @@ from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import UNKNOWN, FeedbackTable, Label
 from chiasm.store.manifest import read_manifest
-from chiasm.verbs import learn as loop
+from chiasm.verbs.compare import compare_column, group_means
 from chiasm.verbs.dataset import labelled_items
 from chiasm.verbs.drift import collection_drift, drift_of
-from chiasm.verbs.learn import LearnReport, learn_again
+from chiasm.verbs.learn import LearnOptions, LearnReport, learn_again
 from chiasm.verbs.measure import class_target, targets_of
 from chiasm.verbs.model import (
     Model,
@@ -95,9 +95,8 @@ class World:
         self.said.add([Label(item, "kind", label) for item, label in labels.items()], who=who)
 
     def learn(self, **options: Any) -> LearnReport:
-        return learn_again(
-            self.model, self.collection, NETWORKS, self.space, **({"alike": 2, "names": False} | options)
-        )
+        chosen = LearnOptions(**({"alike": 2, "names": False} | options))
+        return learn_again(self.model, self.collection, NETWORKS, self.space, chosen)
 
 
 KINDS = ["bird", "fish"] * 50
@@ -143,7 +142,7 @@ def test_corrections_mend_the_model_and_it_is_judged_on_items_that_neither_saw(w
 
 def test_what_was_learned_is_no_news(world: World) -> None:
     world.fit(TRAINED)
-    assert world.learn().why == "people said nothing that the model has not learned already"
+    assert world.learn().why == "the model has already learned all corrections"
     world.correct({item: world.truth[item] for item in WRONG})
     first = world.learn()
     again = world.learn()
@@ -183,7 +182,7 @@ def test_the_rule(difference: float, error: float, switches: bool) -> None:
     noise = (noise - noise.mean()) / noise.std(ddof=1) * error * np.sqrt(20)
     ids = tuple(str(number) for number in range(20))
     old = Predictions("number", ids, ({},) * 20, np.arange(20), (), np.zeros(20), np.ones(20))  # off by 1, all of them
-    compared = loop._compared("kind", old, replace(old, predicted=1.0 - noise - difference))
+    compared = compare_column("kind", old, replace(old, predicted=1.0 - noise - difference))
     assert compared.standard_error == pytest.approx(error)
     assert compared.is_worse is not switches
 
@@ -364,13 +363,14 @@ def test_a_model_with_a_source_needs_it_again(world: World) -> None:
 def test_a_model_that_was_replaced_meanwhile_is_not_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.fit(TRAINED)
     world.correct({item: world.truth[item] for item in WRONG})
-    original = loop._compare
+    original = Recognizer.fit
 
-    def slow(*args: Any) -> Any:
+    def slow(self: Recognizer, *args: Any, **options: Any) -> Recognizer:
+        monkeypatch.undo()
         world.fit(TRAINED[:16])
-        return original(*args)
+        return original(self, *args, **options)
 
-    monkeypatch.setattr(loop, "_compare", slow)
+    monkeypatch.setattr(Recognizer, "fit", slow)
     with pytest.raises(ChiasmError, match="was replaced by somebody else meanwhile"):
         world.learn()
     assert len(load_model(world.model).trained_on) == 16
@@ -392,7 +392,7 @@ def test_drift_of_what_came_in(world: World) -> None:
     assert json.dumps(changed.as_dict())
     few = collection_drift(model, world.collection, NETWORKS, world.space, where="id >= '550'")
     assert (few.modalities, few.too_few, few.warnings) == ({}, {"text": 10}, ())
-    with pytest.raises(ChiasmError, match="there is nothing that came in"):
+    with pytest.raises(ChiasmError, match="nothing to compare"):
         collection_drift(model, world.collection, NETWORKS, world.space, where="id < '010'")
     with pytest.raises(ChiasmError, match="keeps no embeddings to compare with: fit it again"):
         drift_of(replace(model, reference={}), ModalityArrays({"text": np.ones((30, 12))}))
@@ -409,6 +409,6 @@ def test_after_learning_the_reference_is_of_what_was_learned_from(world: World) 
 def test_scores_by_group_the_slow_way(given_scores: list[tuple[int, float]]) -> None:
     groups = np.array([group for group, _ in given_scores])
     score = np.array([value for _, value in given_scores])
-    found = loop._by_group(score, groups)
+    found = group_means(score, groups)
     expected = [np.mean([v for g, v in given_scores if g == group]) for group in sorted(set(groups.tolist()))]
     np.testing.assert_allclose(found, expected, atol=1e-12)

@@ -41,9 +41,8 @@ from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import FeedbackTable, Label, Thumb
 from chiasm.store.manifest import read_manifest
-from chiasm.verbs import learn as loop
 from chiasm.verbs.drift import DriftReport, collection_drift
-from chiasm.verbs.learn import LearnReport
+from chiasm.verbs.learn import LearnReport, learn_again
 from chiasm.verbs.model import load_model
 from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import start_of
@@ -166,7 +165,7 @@ def build(plan: Plan) -> FastAPI:
     if model is not None:
 
         def learn() -> LearnReport:
-            report = loop.learn_again(model, searcher.collection, searcher.networks, start)
+            report = learn_again(model, searcher.collection, searcher.networks, start)
             if report.switched:
                 app.state.parts.engine.classifier = Classifier(load_model(model), searcher.networks, start)
             return report

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from chiasm.space import Space
 from chiasm.splits import merge_groups, near_duplicate_groups
 from chiasm.store.collection import Collection, Vectors
 from chiasm.store.ingest import first_of
-from chiasm.types import MODALITIES, Modality
+from chiasm.types import MODALITIES, Modality, Scalar
 
 _MOST_FOR_DUPLICATES = 20_000  # items: the search for near-duplicates takes the square of their number
 
@@ -95,6 +95,21 @@ class Labelled:
         """The values of the only label column, as text."""
         (values,) = self.values.values()
         return np.array([str(value) for value in values])
+
+    def take(self, rows: Int[np.ndarray, " rows"]) -> Labelled:
+        """Return some of the items."""
+
+        def pick(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[row] for row in rows)
+
+        return replace(
+            self,
+            ids=pick(self.ids),
+            arrays=self.arrays.take(rows),
+            values={column: pick(values) for column, values in self.values.items()},
+            groups=self.groups[rows],
+            media=pick(self.media),
+        )
 
 
 @dataclass(frozen=True)
@@ -185,8 +200,9 @@ def labelled_items(
     where: str | None = None,
     group: str | None = None,
     alike: float = 0.97,
+    corrections: Mapping[str, Mapping[str, Scalar]] | None = None,
 ) -> Labelled:
-    """Items that have an embedding and a value in at least one of the label columns.
+    """Return the items that have an embedding and a value in at least one of the label columns.
 
     Items are of one group if they have the same picture, sound or video (or nothing but the same text), if these are
     near-duplicates by their embeddings (looked for among up to 20,000 items), or if they have the same value in the group
@@ -201,6 +217,7 @@ def labelled_items(
         where: only items that meet this SQL condition.
         group: a column whose values keep items together, such as the recording or patient they are of.
         alike: cosine of two embeddings from which they count as near-duplicates; above 1 none do.
+        corrections: by column and item, labels that replace those of the collection; None: keep the collection's.
 
     Raises:
         LabelError: no such column or modality, or no such items.
@@ -215,12 +232,13 @@ def labelled_items(
             raise LabelError(f"the encoder {collection.encoder!r} has {', '.join(fingerprints)}, not {modality}")
     wanted = {m: f for m, f in fingerprints.items() if modalities is None or m in modalities}
     rows = collection.items(where=where)
+    for column, labels_of_items in (corrections or {}).items():
+        for row in rows:
+            if labels_of_items.get(row["id"]) is not None:
+                row[column] = labels_of_items[row["id"]]
     found = embedded_items(collection, [str(row["id"]) for row in rows], wanted)
     usable = np.any([*found.present.values()], axis=0)
-    given = {
-        name: [None if row[name] is None or str(row[name]).strip() == "" else row[name] for row in rows]
-        for name in labels
-    }
+    given = {name: [cell_value(row[name]) for row in rows] for name in labels}
     labelled = np.array([any(given[name][i] is not None for name in labels) for i in range(len(rows))], dtype=bool)
     keep = np.flatnonzero(usable & labelled)
     if not len(keep):
@@ -254,6 +272,11 @@ def labelled_items(
         {modality: wanted[modality] for modality in used},
         tuple({modality: files[0] for modality in MODALITIES if (files := rows[row][modality])} for row in keep),
     )
+
+
+def cell_value(value: Any) -> Any:
+    """Return the value of a label column, None where it is blank."""
+    return None if value is None or str(value).strip() == "" else value
 
 
 def class_names(

@@ -23,8 +23,9 @@ from chiasm.evaluation.predictions import Predictions
 from chiasm.recognition import Recognizer
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
+from chiasm.verbs.compare import compare_models
 from chiasm.verbs.dataset import Labelled, fingerprints_of, labelled_items, pairs_of
-from chiasm.verbs.measure import compared, measure_columns, predictions, targets_for
+from chiasm.verbs.measure import measure_columns, predictions, targets_for
 from chiasm.verbs.model import load_model
 from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import space_of, start_of
@@ -253,7 +254,7 @@ def _evaluate_model(
         measured += f" that it was not trained on ({others} others left out)"
     if other is not None:
         theirs = _predicted(other.recognizer, data, rows)
-        metrics["against"] = compared(by_column, theirs, str(against))
+        metrics["against"] = compare_models(by_column, theirs, str(against))
     result = Evaluation(f"model {path.name}", measured, metrics, seen)
 
     def against_other(page: Page) -> None:

@@ -15,12 +15,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from chiasm.errors import LabelError
-from chiasm.evaluation.intervals import paired_difference
 from chiasm.evaluation.predictions import Predictions, measure
 from chiasm.recognition import Recognition, Recognizer, SourceItems
 from chiasm.recognition.targets import Kind, Target, parse_target
 from chiasm.splits import crossing, group_folds, grouped_stratified_folds
-from chiasm.vectors import brier_scores
 from chiasm.verbs.dataset import Labelled
 
 FOLDS = 5
@@ -284,43 +282,3 @@ def duplicates(data: Labelled, target: Target, seed: int) -> str:
     splits = grouped_stratified_folds(target.values, min(FOLDS, len(target)), seed=seed)
     opposite = sum(crossing(data.groups, split) for split in splits)
     return f"{alike}; a random one would have put {opposite} items opposite a mate."
-
-
-def compared(mine: Mapping[str, Predictions], theirs: Mapping[str, Predictions], name: str) -> dict[str, Any]:
-    """Return the differences between the scores of two models on the same items.
-
-    Raises:
-        LabelError: they are not both of the same one column of classes.
-    """
-    both = [*mine.values(), *theirs.values()]
-    if len(mine) != 1 or mine.keys() != theirs.keys() or any(one.kind != "classes" for one in both):
-        raise LabelError(
-            f"only models of the same column of classes can be compared; got {', '.join(mine)} and {', '.join(theirs)}"
-        )
-    ours, others = ({"accuracy": hits(one), "minus Brier score": -brier(one)} for one in both)
-    metrics = {}
-    for metric, values in ours.items():
-        difference = paired_difference(values, others[metric])
-        metrics[metric] = {
-            "this": float(values.mean()),
-            "other": float(others[metric].mean()),
-            "difference": difference.mean,
-            "standard_error": difference.standard_error,
-            "interval": [difference.interval.low, difference.interval.high],
-            "p_value": difference.p_value,
-        }
-    return {"model": name, "metrics": metrics}
-
-
-def hits(column: Predictions) -> Float[np.ndarray, " items"]:
-    """Return 1 for every item whose class is recognised, else 0."""
-    return np.asarray(column.true == column.predicted, dtype=np.float64)
-
-
-def brier(column: Predictions) -> Float[np.ndarray, " items"]:
-    """Return the Brier score of each item; a class that the recogniser does not know has no probability there."""
-    assert column.probabilities is not None  # of classes there always are
-    names = np.array(column.classes)
-    known = np.isin(column.true, names)
-    codes = np.where(known, np.searchsorted(names, np.where(known, column.true, names[0])), len(names))
-    return brier_scores(np.hstack([column.probabilities, np.zeros((len(codes), 1))]), codes)
