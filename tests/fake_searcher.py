@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from fake_encoder import embed
 from media_files import image_bytes
 from PIL import Image as PillowImage
+from waiting import LIMIT
 
 from chiasm import media
 from chiasm.errors import CollectionError, SpaceError
@@ -61,7 +61,6 @@ class FakeSearcher:
 
     Args:
         rows: the items.
-        seconds: that a batch takes.
 
     The text `nothing` cannot be embedded, and `boom` breaks. While `gate` is not set, batches wait.
     """
@@ -69,9 +68,8 @@ class FakeSearcher:
     modalities: tuple[Modality, ...] = ("image", "text", "audio")
     collection = SimpleNamespace(path=Path("/secret/place/stamps"), files=list)
 
-    def __init__(self, rows: Sequence[dict[str, Any]], *, seconds: float = 0.0) -> None:
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows = {str(row["id"]): row for row in rows}
-        self.seconds = seconds
         self.batches: list[int] = []
         self.asked_with: list[tuple[Query, SearchOptions]] = []
         self.threads: set[str] = set()
@@ -85,10 +83,9 @@ class FakeSearcher:
 
     def prepare(self, given: Sequence[Media], /) -> np.ndarray:
         self.asked += 1
-        self.gate.wait(10)
+        assert self.gate.wait(LIMIT)
         self.batches.append(len(given))
         self.threads.add(threading.current_thread().name)
-        time.sleep(self.seconds)
         texts = [medium.text for medium in given if isinstance(medium, Text)]
         if "boom" in texts:
             raise RuntimeError("a secret of the inside: /etc/shadow")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ import uvicorn
 from fake_searcher import png
 from page_parts import EVIL, EVIL_ID, Made, make, rising
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from waiting import wait_until
 
 from chiasm.serving.run import Config, listen
 
@@ -34,9 +34,7 @@ def address(made: Made) -> Iterator[str]:
     server = uvicorn.Server(Config(made.app, made.app.state.parts.settings))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.02)
+    wait_until(lambda: server.started)
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = server.force_exit = True
     thread.join()

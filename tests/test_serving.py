@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ import pytest
 from fake_searcher import COLOURS, WORDS, FakeSearcher, planted_rows, png
 from media_files import sound_bytes, tone
 from PIL import Image as PillowImage
+from waiting import LIMIT
 
 from chiasm.errors import CollectionError
 from chiasm.serving.app import create_app, openapi_text
@@ -72,8 +74,18 @@ def run(
 
 async def begun(searcher: FakeSearcher, batches: int = 1) -> None:
     """Wait until so many batches are at work or done."""
-    while searcher.asked < batches:
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(LIMIT):
+        while searcher.asked < batches:
+            await asyncio.sleep(0.005)
+
+
+async def at_work(client: httpx.AsyncClient, requests: int) -> None:
+    """Wait until so many requests are at work."""
+    async with asyncio.timeout(LIMIT):
+        while not re.search(
+            rf"^chiasm_requests_running\{{.*\}} {requests}\b", (await client.get("/metrics")).text, re.M
+        ):
+            await asyncio.sleep(0.005)
 
 
 def refused(answer: httpx.Response, status: int, *says: str) -> dict[str, Any]:
@@ -509,11 +521,9 @@ def test_ready_comes_after_the_warm_up(rows: list[dict[str, Any]]) -> None:
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-                for _ in range(200):
-                    answer = await client.get("/readyz")
-                    if answer.status_code == 200:
-                        break
-                    await asyncio.sleep(0.01)
+                async with asyncio.timeout(LIMIT):
+                    while (answer := await client.get("/readyz")).status_code != 200:
+                        await asyncio.sleep(0.01)
                 assert answer.json() == {"status": "ok"}
 
     asyncio.run(inside())
@@ -521,12 +531,16 @@ def test_ready_comes_after_the_warm_up(rows: list[dict[str, Any]]) -> None:
 
 
 def test_concurrent_searches_are_embedded_together_in_one_thread(rows: list[dict[str, Any]]) -> None:
-    searcher = FakeSearcher(rows, seconds=0.02)
+    searcher = FakeSearcher(rows)
+    searcher.gate.clear()
 
     async def work(client: httpx.AsyncClient) -> None:
         texts = [[*WORDS.values()][number % 3] for number in range(30)]
-        answers = await asyncio.gather(*(client.get("/v1/search", params={"text": text}) for text in texts))
-        for text, answer in zip(texts, answers, strict=True):
+        tasks = [asyncio.create_task(client.get("/v1/search", params={"text": text})) for text in texts]
+        await at_work(client, 30)
+        searcher.gate.set()
+        for text, task in zip(texts, tasks, strict=True):
+            answer = await task
             assert answer.json()["results"][0]["hits"][0]["text"] == text
 
     run(work, searcher, settings(batch=8))
@@ -543,7 +557,7 @@ def test_one_bad_query_of_a_batch_does_not_spoil_the_others(rows: list[dict[str,
         assert [answer.status_code for answer in answers] == [200, 422, 200]
 
     searcher = FakeSearcher(rows)
-    run(work, searcher, settings(batch_wait=0.05))
+    run(work, searcher, settings(batch=3, batch_wait=LIMIT))
     assert searcher.batches[0] == 3
 
 
@@ -573,11 +587,11 @@ def test_an_answer_that_takes_too_long_is_given_up(rows: list[dict[str, Any]]) -
         answers = [await first, await second]
         searcher.gate.set()
         for answer in answers:
-            refused(answer, 503, "not ready after 0.2 s")
+            refused(answer, 503, "not ready after")
             assert answer.headers["retry-after"] == "5"
         assert (await client.get("/v1/search", params={"text": "a red bird"})).status_code == 200
 
-    run(work, searcher, settings(answer_seconds=0.2))
+    run(work, searcher, settings(answer_seconds=1.0))
     assert searcher.batches == [1, 1], "what was given up while it waited is not embedded"
 
 

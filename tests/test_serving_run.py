@@ -16,6 +16,7 @@ import pytest
 from fake_encoder import FakeEncoder
 from fake_searcher import png
 from test_serving import b64, refused
+from waiting import LIMIT
 
 import chiasm
 from chiasm import encoders
@@ -165,8 +166,9 @@ def test_what_is_added_meanwhile_is_found(made: tuple[Path, Path], tmp_path: Pat
 
         assert await count() == 6
         chiasm.add([table(tmp_path / "media", range(6, 10))], to=tmp_path / "growing")
-        await asyncio.sleep(0.05)
-        assert await count() == 10
+        async with asyncio.timeout(LIMIT):
+            while await count() < 10:
+                await asyncio.sleep(0.01)
 
     ask(plan(tmp_path / "growing"), work)
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -284,8 +281,7 @@ def test_a_killed_search_continues_as_if_it_had_not_been(tmp_path: Path) -> None
         assert process.stdout is not None
         for line in process.stdout:
             if int(line) == 11:
-                time.sleep(0.1)
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
                 break
     reports: list[TrialReport] = []
     assert without_times(search(8, study=study, on_trial=reports.append)) == without_times(search(8))
