@@ -98,6 +98,7 @@ class FullText:
         advice = "It holds nothing that the collection does not: delete this folder, and it is made anew"
         self._tables = Tables(self._folder, collection.tables.lock, advice)
         self._state = self._folder / "state.json"
+        self._seen: tuple[int, set[str]] = (0, set())
 
     @classmethod
     def open(cls, collection: Collection) -> FullText | None:
@@ -234,7 +235,11 @@ class FullText:
         return {name: version for name, version in versions.items() if version}
 
     def _keys(self) -> set[str]:
-        return set(self._tables.rows(_NAME, _DOCUMENTS, ["key"])["key"].to_pylist())
+        """Return the keys of all documents; read again only if another process has written meanwhile."""
+        version = self._tables.version(_NAME)
+        if version != self._seen[0]:
+            self._seen = (version, set(self._tables.rows(_NAME, _DOCUMENTS, ["key"])["key"].to_pylist()))
+        return self._seen[1]
 
     def _add(self, rows: Sequence[dict[str, Any]]) -> int:
         """Write documents whose key is not there yet. Return how many."""
@@ -243,6 +248,8 @@ class FullText:
             new = {row["key"]: row for row in rows if row["key"] not in stored}
             if new:
                 self._tables.append(_NAME, pa.Table.from_pylist(list(new.values()), schema=_DOCUMENTS))
+                stored.update(new)
+                self._seen = (self._tables.version(_NAME), stored)
             return len(new)
 
     def _read_state(self) -> dict[str, Any]:
