@@ -1,4 +1,4 @@
-"""A space: the encoders of a collection and what brings their embeddings together, saved as one folder.
+"""A space: the encoders of a collection and the maps that join their embeddings, saved as one folder.
 
 Every modality has a start: a joint encoder's embedding as it is, words (texts and transcripts) in the text encoder's
 space, images through the names of their classes (`alignment.bridge`). A learned map (`alignment.alignment`) may follow.
@@ -42,7 +42,7 @@ StartKind: TypeAlias = Literal["identity", "words", "classes"]
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """How each modality's embeddings come into one vector space. Immutable; `with_maps` returns another.
+    """The maps of each modality's embeddings into one vector space. Immutable; `with_maps` returns another.
 
     Attributes:
         name: of the space in its collection.
@@ -75,7 +75,7 @@ class Space:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The modalities that can be searched, and searched with."""
+        """Return the modalities that can be searched, and searched with."""
         return tuple(self.fingerprints)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What every alignment is: a map from one modality's features to the anchor space, fitted to pairs.
+"""The contract of an alignment: a map from one modality's features to the anchor space, fitted to pairs.
 
 The anchor stays where it is, so stored vectors of it stay valid and several modalities can be aligned to it one after
 another. The result is a blend of the map with the start, where the space puts an item without any pairs. A method
@@ -109,7 +109,7 @@ class LearnedMap:
 
 
 class Lesson:
-    """What one map is learned from; intermediate results that several steps need are computed once.
+    """The data that one map is fitted to; intermediate results that several steps share are computed once.
 
     Attributes:
         pairs: of the target.
@@ -174,7 +174,7 @@ class Task(Lesson):
 
     @cached_property
     def folds(self) -> list[tuple[Int[np.ndarray, " fold"], Lesson]]:
-        """Rows of each fold of whole groups, and the lesson without them."""
+        """Return the rows of each fold of whole groups, and the data without them."""
         codes = self.pairs.codes
         fold_of = deal(np.zeros_like(codes), min(FOLDS, int(codes.max()) + 1), seed=0, groups=codes)
         return [
@@ -188,7 +188,7 @@ class Task(Lesson):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a method leaves open, apart from the blend."""
+    """The settings that a method leaves open, apart from the blend."""
 
     alpha: float = 0.0  # weight of the source
     strength: float = (

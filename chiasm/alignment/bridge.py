@@ -1,4 +1,4 @@
-"""The bridge from an image classifier's features to text vectors, which needs no paired data.
+"""Bridge an image classifier's features to text vectors without any paired data.
 
 ConSE (Norouzi et al. 2014, "Zero-shot learning by convex combination of semantic embeddings", eq. 3): an image stands
 where the embeddings of its most probable class names stand, weighted by their probabilities. Arrays in, arrays out.

@@ -185,7 +185,7 @@ class KernelAlignment(Alignment):
 
 @dataclass(frozen=True, eq=False)
 class _Bent:
-    """A lesson in kernel features: values of the kernel, times the root."""
+    """Return a lesson in kernel features: kernel values times the root of the inverse Gram matrix."""
 
     kernel: GaussianKernel
     root: Float64[np.ndarray, "centres features"]
@@ -229,7 +229,7 @@ def _draw(X: Float[np.ndarray, "pairs x"], most: int, rng: np.random.Generator) 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcrustesAlignment(Alignment):
-    """The rotation (and scale) that brings centred features nearest to their anchors.
+    """Fit the rotation (and scale) that brings centred features nearest to their anchors.
 
     W = s Q with Q'Q = I that maximises trace(Q' Cov(x, y)): the polar factor of the cross-covariance (Schoenemann 1966,
     Psychometrika 31, equation 1.7). With more features than dimensions, Q has orthonormal columns and takes the directions

@@ -61,7 +61,7 @@ class InfoNceAlignment(Alignment):
 
     @cached_property
     def training(self) -> Training:
-        """The options of the training loop."""
+        """Return the options of the training loop."""
         return Training(
             epochs=self.epochs,
             patience=self.epochs,

@@ -108,7 +108,7 @@ class PairArrays:
 
     @cached_property
     def codes(self) -> Int[np.ndarray, " pairs"]:
-        """The group of each pair by number."""
+        """Return the group of each pair by number."""
         if self.groups is None:
             return np.arange(len(self.X))
         return np.asarray(np.unique(self.groups, return_inverse=True)[1])
@@ -142,7 +142,7 @@ class Pairs:
 
     @cached_property
     def arrays(self) -> PairArrays:
-        """The pairs as an alignment takes them."""
+        """Return the pairs in the form that an alignment takes."""
         return PairArrays(self.features, self.anchors, self.start, self.groups)
 
 

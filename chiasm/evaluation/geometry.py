@@ -68,7 +68,7 @@ def modality_gap(
 
 @dataclass(frozen=True, eq=False)
 class Hubness:
-    """Whether a few items are near to everything and others to nothing."""
+    """Hubness: a few items are near to everything, others to nothing."""
 
     k: int
     skewness: float  # of how often an item is among the k nearest: 0 is an even spread, above 1 there are hubs

@@ -143,7 +143,7 @@ def held_out_class_metrics(y_true: Labels, y_pred: Labels, *, unseen: Labels) ->
 
 @dataclass(frozen=True)
 class IncrementalMetrics(Record):
-    """What a model that learned one task after the other knows at the end."""
+    """Metrics of a model that learned one task after the other, at the end."""
 
     average_accuracy: float  # over all tasks, after the last
     forgetting: float | None  # mean loss since a task's best time, without the last task; None with one task

@@ -20,7 +20,7 @@ from chiasm.vectors import Unchecked, expected_calibration_error
 
 @dataclass(frozen=True)
 class RelevanceMetrics(Record):
-    """Whether stated probabilities of relevance match how often results are relevant."""
+    """Calibration of stated probabilities of relevance against the observed frequency."""
 
     hits: int  # results
     brier: float  # mean squared error, 0 to 1
@@ -83,7 +83,7 @@ def relevance_metrics(
 
 @dataclass(frozen=True)
 class Abstention(Record):
-    """What answering "nothing found" below a threshold costs and saves.
+    """The costs and savings of answering "nothing found" below a threshold.
 
     Example:
         >>> abstention([0.9, 0.5, 0.4, 0.8], [0.1, 0.2], threshold=0.5).answered.estimate

@@ -62,7 +62,7 @@ class Recognition:
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """What was tried and chosen on held-out items of the training set, for reports.
+    """The choices made on held-out items of the training set, with their scores, for reports.
 
     Attributes:
         kind: of the column.
@@ -129,7 +129,7 @@ class Exemplars:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """All that predicting a column needs. By set of modalities, `()` standing for any.
+    """Everything that predicting a column needs, by set of modalities; `()` stands for any.
 
     Attributes:
         column: its name.

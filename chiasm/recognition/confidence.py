@@ -168,9 +168,9 @@ class ConformalScores:
     """
 
     kept: Float64[np.ndarray, " kept"]
-    """In rising order. Of more than 10,000, those at evenly spaced ranks, the largest among them."""
+    """Scores in rising order; of more than 10,000, those at evenly spaced ranks, including the largest."""
     count: int
-    """How many there were."""
+    """The number of scores."""
 
     @classmethod
     def of(cls, scores: Float[np.ndarray, " items"] | Unchecked, *, name: str = "held-out scores") -> Self:
@@ -243,7 +243,7 @@ class ConformalSets:
 
     classes: int
     held_out: ConformalScores
-    """One minus the probability of the true class."""
+    """Return one minus the probability of the true class."""
 
     def sets(
         self,

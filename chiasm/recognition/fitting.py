@@ -87,7 +87,7 @@ class SourceItems:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the caller fixes; `"auto"` is chosen on held-out items.
+    """The options of the caller; `"auto"` is chosen on held-out items.
 
     Attributes:
         adapter: the rung of every head.
@@ -121,7 +121,7 @@ class Options:
 
 @dataclass(frozen=True)
 class State:
-    """What was chosen so far."""
+    """The choices made so far."""
 
     rung: RungName = "linear"
     alpha: float = 0.0
@@ -132,7 +132,7 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What is learned from.
+    """The training data.
 
     Attributes:
         target: the classes; every value known.
@@ -163,7 +163,7 @@ class Data:
 
     @property
     def classes(self) -> int:
-        """How many there are, those known by their name alone included."""
+        """Return the number of classes, including those known by name only."""
         return len(self.target.names)
 
     @property
@@ -351,7 +351,7 @@ def learn(data: Data, options: Options, state: State, part: Subset, *, strength:
 
 
 def _with_guesses(data: Data, task: Task, part: Subset, semi: SemiName) -> Task:
-    """The task with unlabelled items beside it, their labels guessed from its own."""
+    """Return the task with unlabelled items added, their labels guessed from its own."""
     rows, codes = task.rows, task.codes
     if task.anchors is not None:
         rows = np.vstack([rows, task.anchors.X.astype(rows.dtype)])
@@ -456,7 +456,7 @@ def choose_semi(
 
 @dataclass(frozen=True, eq=False)
 class Fusion:
-    """How modalities are joined, and how every way to do so did.
+    """The chosen fusion, and the held-out scores of every fusion.
 
     Attributes:
         name: the way taken.
@@ -554,7 +554,7 @@ def _expanded(log: Log, rows: Shaped[np.ndarray, " items"]) -> Log:
 def _fit_stack(
     data: Data, options: Options, rows: Float64[np.ndarray, "rows columns"], both: Shaped[np.ndarray, " items"]
 ) -> tuple[Head | None, Log]:
-    """A linear probe on the held-out log-probabilities of the modalities, and its own held-out ones."""
+    """Fit a linear probe on the held-out log-probabilities of the modalities; return it with its own held-out ones."""
     groups = None if data.groups is None else data.groups[both]
     task = Task(rows, data.codes[both], data.fold_of[both], groups)
     if len(np.unique(task.codes)) < 2:
@@ -566,7 +566,7 @@ def _fit_stack(
 def _fit_fusion_network(
     data: Data, options: Options, state: State, kind: Literal["gated", "attention"], strength: float | None
 ) -> tuple[Network, dict[Subset, Log]]:
-    """A fusion network of all items, and the held-out log-probabilities by sets of modalities."""
+    """Fit a fusion network on all items; return it with held-out log-probabilities by set of modalities."""
     from chiasm.recognition.networks import NetworkInputs, NetworkOptions, NetworkSource, fit_network
 
     own = replace(options.rungs.network or NetworkOptions(), fusion=kind)

@@ -50,7 +50,7 @@ class Head:
 
     @property
     def is_linear(self) -> bool:
-        """Whether its outputs are `rows @ coef.T + intercept`."""
+        """Return whether the outputs are `rows @ coef.T + intercept`."""
         return self.network is None
 
     def outputs(self, rows: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows known"]:

@@ -123,7 +123,7 @@ def _fit(
 
 
 def _strength(column: Fitted) -> float:
-    """Of the head of the largest set of modalities, which the network's linear part starts from."""
+    """Return the strength of the head of the largest set of modalities, from which the network's linear part starts."""
     return column.heads[max(column.heads, key=len)].numbers["strength"]
 
 
@@ -173,7 +173,7 @@ def _of_network(
     groups: Int[np.ndarray, " items"] | None,
     seed: int,
 ) -> Fitted:
-    """A column of the network's, with what its held-out outputs teach of their worth."""
+    """Return a column of the network with calibration and intervals from its held-out outputs."""
     column = Fitted(target.column, target.kind, target.names, features, {}, alone.details, network=network)
     known = np.flatnonzero(target.known)
     column = replace(column, held_out=outputs[known])

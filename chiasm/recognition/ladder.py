@@ -90,7 +90,7 @@ class Task:
 
     @property
     def classes(self) -> int:
-        """How many classes can be learned, those known by what stands beside the rows included."""
+        """Return the number of classes that can be learned, including those of anchors and extra rows."""
         shots, _ = self.beside
         return len(np.unique(self.codes if shots is None else np.append(self.codes, shots.y)))
 
@@ -116,7 +116,7 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """A head, and log-probabilities of the rows by heads that did not see them; NaN where a row was not held out."""
+    """Fit a head; return it with log-probabilities of the rows by heads that did not see them, NaN if not held out."""
 
     head: Head
     held_out: Log
@@ -165,7 +165,7 @@ def why_not(rung: RungName, task: Task) -> str:
 
 @dataclass(frozen=True)
 class RungReport:
-    """How one rung did on held-out rows."""
+    """The held-out score of one rung."""
 
     rung: RungName
     tried: bool

@@ -271,7 +271,7 @@ def _held_out_errors(
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """What a path of strengths is followed for. Rows are in order of their folds."""
+    """The data of a path of strengths; rows are in order of their folds."""
 
     X: Float[np.ndarray, "all dim"]
     place: Int[np.ndarray, " rows"]  # of the rows in X
@@ -307,7 +307,7 @@ class _Task:
 
 @dataclass(frozen=True, eq=False)
 class _Path:
-    """The held-out losses at each strength, and at the best the logits of held-out rows and the weights of the parts."""
+    """Return the held-out losses at each strength, and for the best one the held-out logits and the weights."""
 
     losses: list[Float64[np.ndarray, " rows"]]
     best: int
@@ -449,7 +449,7 @@ def _checked_strengths(
 
 
 def _nearest(tried: Float64[np.ndarray, " strengths"], strength: float) -> Float64[np.ndarray, " one"]:
-    """The one that is nearest by its logarithm."""
+    """Return the strength that is nearest on a log scale."""
     number = int(np.abs(np.log(tried / strength)).argmin())
     return tried[number : number + 1]
 

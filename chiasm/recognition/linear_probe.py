@@ -146,7 +146,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
     def _folds(
         self, codes: Int[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"] | None, used: Int[np.ndarray, " used"]
     ) -> Int[np.ndarray, " used"]:
-        """The fold of each row that has a weight."""
+        """Return the fold of each row with a weight."""
         if not isinstance(self.cv, int | np.integer):
             fold_of: Int[np.ndarray, " rows"] = np.full(len(codes), -1)
             for number, (train, test) in enumerate(self.cv):

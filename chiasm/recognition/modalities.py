@@ -91,7 +91,7 @@ class ModalityArrays:
         return self._named(self.vectors, self.shared)
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> ModalityArrays:
-        """The same for some items."""
+        """Return the arrays of some items."""
         return ModalityArrays(
             {name: array[rows] for name, array in self.vectors.items()},
             {name: mask[rows] for name, mask in self.present.items()},
@@ -99,7 +99,7 @@ class ModalityArrays:
         )
 
     def only(self, modalities: Subset) -> ModalityArrays:
-        """The same with some of the modalities.
+        """Return the arrays of some of the modalities.
 
         Raises:
             ChiasmError: there are no embeddings of any of them.
@@ -143,11 +143,11 @@ class ModalityArrays:
         return ModalityArrays(stack(self.vectors, other.vectors), present, stack(self.shared, other.shared))
 
     def having(self, subset: Subset) -> Int[np.ndarray, " rows"]:
-        """The items that have all of some modalities."""
+        """Return the items that have all of the given modalities."""
         return np.flatnonzero(np.all([self.present[name] for name in subset], axis=0))
 
     def by_subset(self, known: Subset) -> Iterator[tuple[Subset, Int[np.ndarray, " rows"]]]:
-        """The items that have just one set of the known modalities, for every set that occurs."""
+        """Return the items by their exact set of known modalities, for every set that occurs."""
         if not len(self):
             return
         present = np.stack([self.present[name] for name in known], axis=1)
@@ -162,12 +162,12 @@ Arrays: TypeAlias = ModalityArrays | Mapping[Modality, Float[np.ndarray, "items 
 
 
 def as_arrays(X: Arrays) -> ModalityArrays:
-    """The arrays themselves, or those of a plain mapping."""
+    """Return the arrays themselves, or those of a plain mapping."""
     return X if isinstance(X, ModalityArrays) else ModalityArrays(X)
 
 
 def subsets(modalities: Subset) -> Iterator[Subset]:
-    """All sets of modalities, the single ones first."""
+    """Return all sets of modalities, single ones first."""
     for size in range(1, len(modalities) + 1):
         yield from combinations(modalities, size)
 
@@ -211,7 +211,7 @@ class Features:
 
     @classmethod
     def of(cls, arrays: ModalityArrays) -> Features:
-        """The means of the items that have each modality; modalities that no item has are left out."""
+        """Compute the mean of each modality; modalities that no item has are left out."""
 
         def means(part: Mapping[Modality, Float[np.ndarray, "items _"]]) -> dict[Modality, Float[np.ndarray, " _"]]:
             return {
@@ -228,7 +228,7 @@ class Features:
         return tuple(name for name in MODALITIES if name in self.own or name in self.shared)
 
     def only(self, modalities: Subset) -> Features:
-        """The same for some of the modalities."""
+        """Return the features of some of the modalities."""
         return Features(
             {name: mean for name, mean in self.own.items() if name in modalities},
             {name: mean for name, mean in self.shared.items() if name in modalities},
@@ -271,7 +271,7 @@ class Features:
         return np.concatenate([*parts, self._lengths(wanted, 1)[1] * other], axis=1)
 
     def _lengths(self, name: Modality, modalities: int) -> tuple[np.float32, np.float32]:
-        """Of a modality's own part and of its shared part."""
+        """Return the widths of a modality's own part and of its shared part."""
         shared = 0.0 if name not in self.shared else SHARED if name in self.own else 1.0
         total = np.sqrt(modalities * ((name in self.own) + shared**2))
         return np.float32(1 / total), np.float32(shared / total)

@@ -1,4 +1,4 @@
-"""The one small network: embeddings of whichever modalities an item has -> one or several columns.
+"""The small network: embeddings of any subset of the modalities -> one or several columns.
 
 With x_m the feature row of modality m, scaled to length sqrt(dim), and p_m = 1 where the item has the modality, else 0:
 
@@ -156,7 +156,7 @@ class NetworkSource:
 
 @dataclass(frozen=True)
 class _Column:
-    """One column among the network's outputs; numbers are standardised inside."""
+    """One column of the network's outputs; numbers are standardised inside."""
 
     name: str
     kind: Kind

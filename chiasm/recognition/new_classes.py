@@ -232,7 +232,7 @@ def _extended_head(
     codes: Int[np.ndarray, " rows"],
     place: Int[np.ndarray, " every"],
 ) -> Head:
-    """A head with rows for the new classes; `place` is where old and then new classes come among all."""
+    """Return a head with rows for the new classes; `place` is the position of old, then new classes among all."""
     assert old.exemplars is not None and old.counts is not None
     head, exemplars = old.heads[part], old.exemplars
     kept = exemplars.arrays.having(part)

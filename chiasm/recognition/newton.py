@@ -37,7 +37,7 @@ PerProblem: TypeAlias = Float64[np.ndarray, " problems"]
 
 @dataclass(frozen=True, eq=False)
 class Problems:
-    """Which rows each problem learns from, which label it is of (0 of a softmax), and which fold it holds out."""
+    """The rows that each problem learns from, its label (0 for a softmax), and the fold that it holds out."""
 
     weights: Float[np.ndarray, "problems rows"] | Bool[np.ndarray, "problems rows"]
     label: Int[np.ndarray, " problems"]
@@ -211,7 +211,7 @@ class _Stack:
 
     @cached_property
     def learners(self) -> list[Int[np.ndarray, " some"]]:
-        """The problems that learn from any row of each block."""
+        """Return the problems that learn from any row of each block."""
         return [np.flatnonzero(self.weights[:, block].any(axis=1)) for block in self.blocks]
 
     def logits(self, weights: Weights) -> Logits:
@@ -222,7 +222,7 @@ class _Stack:
         return logits
 
     def at(self, weights: Weights, logits: Logits) -> _Point:
-        """The point at weights with these logits, which are normalised in place: half a pass."""
+        """Evaluate the point at weights with these logits, which are normalised in place: half a pass."""
         value = 0.5 * _dot(weights * self.penalty, weights)
         gradient = weights * self.penalty
         curvature = np.zeros(weights.shape[:2])
@@ -240,7 +240,7 @@ class _Stack:
     def hessian_times(
         self, direction: Weights, logits: Logits, going: Bool[np.ndarray, " problems"], changes: Logits
     ) -> Weights:
-        """The Hessian of each problem that goes on, times its direction, whose logits go into `changes`: one pass."""
+        """Multiply each active problem's Hessian by its direction, whose logits go into `changes`: one pass."""
         product: Weights = direction * self.penalty
         for block, learners in zip(self.blocks, self.learners, strict=True):
             which = _index(learners[going[learners]], len(going))
@@ -252,7 +252,7 @@ class _Stack:
         return product
 
     def inverse(self, point: _Point) -> Weights:
-        """The inverse of the Hessian's diagonal, were the curvature of each output the same in all rows."""
+        """Return the inverse Hessian diagonal under equal curvature of each output in all rows."""
         diagonal = point.curvature[:, :, None] * self.energy + self.penalty
         floor = np.finfo(self.rows.dtype).eps * diagonal.max(axis=(0, 2))
         inverse: Weights = (1 / np.maximum(diagonal, floor[:, None])).astype(self.rows.dtype)
@@ -343,7 +343,7 @@ def _dot(a: Weights, b: Weights) -> PerProblem:
 
 
 def _spread(factor: PerProblem, like: Float[np.ndarray, "..."]) -> Float[np.ndarray, "1 problems 1"]:
-    """One factor a problem, shaped and typed to multiply an array of all problems."""
+    """Return one factor a problem, shaped and typed to multiply an array of all problems."""
     spread: Float[np.ndarray, "1 problems 1"] = factor.astype(like.dtype)[None, :, None]
     return spread
 

@@ -124,15 +124,15 @@ class CrossValidation:
     """Every item as it is recognised by a recogniser that did not learn from its fold."""
 
     classes: Shaped[np.ndarray, " classes"]
-    """Of the columns, sorted."""
+    """The classes of the columns, sorted."""
     labels: Shaped[np.ndarray, " items"]
     """The most probable class of each item."""
     probabilities: Float64[np.ndarray, "items classes"]
     """0 for classes that the fold's recogniser did not know."""
     sets: Bool[np.ndarray, "items classes"]
-    """Which classes may be right, at `level`."""
+    """The classes in each item's set at `level`."""
     unknown: Bool[np.ndarray, " items"]
-    """Which items were taken for nothing known: all of them false alarms."""
+    """The items called unknown, all of them false alarms."""
     level: float
 
 
@@ -255,7 +255,7 @@ class CurvePoint(Record):
 
 @dataclass(frozen=True)
 class LearningCurve(Record):
-    """How scores grow with labels."""
+    """Scores by the number of labels."""
 
     points: tuple[CurvePoint, ...]  # by rising shots
     left_out: Mapping[int, str]  # shots that the labels do not allow, and why
@@ -324,7 +324,7 @@ def _few_shot_splits(items: Items, shots: int, seeds: Sequence[int]) -> tuple[li
 
 @dataclass(frozen=True)
 class HeldOutClassScores(Record):
-    """How classes are recognised that are known by their name only, beside those with examples; means over draws.
+    """Recognition of classes known by name only, beside those with examples; means over draws.
 
     Accuracies are means over classes.
     """
@@ -414,9 +414,9 @@ class Incremental(Record):
     """Row i, column j: after step i, on held-out items of the classes of step j, recognised among all classes known by
     then; NaN above the diagonal."""
     retrained: Float64[np.ndarray, "steps steps"]
-    """The same by a recogniser that learned from all items of steps 0 to i at once."""
+    """Accuracy of a recogniser trained on all items of steps 0 to i at once."""
     metrics: IncrementalMetrics
-    """Of `accuracy`."""
+    """Metrics of `accuracy`."""
     old_classes_lost: float
     """Accuracy on the classes of all steps but the last, of all their items: retrained minus added."""
 

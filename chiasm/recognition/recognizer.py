@@ -146,17 +146,17 @@ class Recognizer:
 
     @property
     def classes_(self) -> Shaped[np.ndarray, " classes"]:
-        """The classes or labels of the only column, sorted."""
+        """Return the classes or labels of the only column, sorted."""
         return self.only_column_.names
 
     @property
     def details_(self) -> Details:
-        """What was tried and chosen for the only column, on held-out items of the training set."""
+        """Return the choices made for the only column on held-out items of the training set."""
         return self.only_column_.details
 
     @property
     def only_column_(self) -> Fitted:
-        """The fitted column.
+        """Return the fitted column.
 
         Raises:
             AttributeError: there are several.
@@ -424,7 +424,7 @@ class Recognizer:
     def _targets(
         self, y: Labels | Target | Sequence[Target] | Unchecked, arrays: ModalityArrays, names: Names | None
     ) -> list[Target]:
-        """The columns to learn, checked; what has a name and no items is among the names."""
+        """Check the columns to learn; classes with a name and without items are among the names."""
         if isinstance(y, Target):
             y = [y]
         if isinstance(y, list | tuple) and y and isinstance(y[0], Target):
@@ -457,7 +457,7 @@ class Recognizer:
         *,
         alone: bool,
     ) -> Fitted:
-        """One column of items that all have a value. Beside others it is learned by linear heads."""
+        """Fit one column whose items all have a value; one of several columns by linear heads."""
         rungs = self.options or RungOptions()
         if target.kind == "number":
             return fit_number_column(target, arrays, groups=groups, strengths=rungs.strengths)

@@ -220,7 +220,7 @@ def _label_head(
     anchors: Names | None,
     strengths: tuple[float, ...] | None,
 ) -> tuple[Head, Outputs]:
-    """A head of the labels that can be learned, with names as shots if that is better, and its held-out logits."""
+    """Fit a head of the learnable labels, with names as shots if that is better; return it with its held-out logits."""
     varies = np.flatnonzero(_varies(Y))
     known, fit, took = varies, None, False
     if len(varies):
@@ -247,7 +247,7 @@ def _label_head(
 
 
 def _nearer(ours: Outputs, theirs: Outputs, Y: Bool[np.ndarray, "rows labels"]) -> bool:
-    """Whether the first logits are nearer to the truth, where both are known; also if there is nothing to tell by.
+    """Return whether the first logits are nearer to the truth where both are known, or if nothing can be compared.
 
     A label is told by only if some item that has it was held out: on the others alone, the lower logits always win.
     """
@@ -258,7 +258,7 @@ def _nearer(ours: Outputs, theirs: Outputs, Y: Bool[np.ndarray, "rows labels"]) 
 
 
 def _notes(target: Target, heads: Mapping[Subset, Head]) -> dict[str, str]:
-    """What is done, and why, for labels that are hardly known."""
+    """Return a note for each label with hardly any known values."""
     Y = target.values
     named = {label for head in heads.values() if head.numbers.get("names") for label in head.known.tolist()}
     notes = {}

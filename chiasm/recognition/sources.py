@@ -1,4 +1,4 @@
-"""The choice of how much a source domain counts beside the target, by held-out scores of the target.
+"""Choose the weight of a source domain beside the target by held-out scores of the target.
 
 Arrays in, a decision out. How a source enters the loss is left to the classifiers.
 """

@@ -268,4 +268,4 @@ _PARTS: dict[str, tuple[Callable[[Any], tuple[Fields, Tensors]], Callable[[Field
         lambda fields, arrays: ConformalScores.from_kept(arrays["kept"], int(fields["items"])),
     ),
 }
-"""How each thing that a column has by set of modalities is described and restored."""
+"""For each part that a column has by set of modalities: how it is described and restored."""

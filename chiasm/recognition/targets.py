@@ -76,13 +76,13 @@ class Target:
 
     @property
     def teaches(self) -> bool:
-        """Whether known values differ."""
+        """Return whether the known values differ."""
         known = self.values[self.known]
         return bool(len(known)) and bool((known != known[0]).any())
 
     @property
     def y(self) -> Shaped[np.ndarray, "known ..."]:
-        """The known values: classes, booleans by label, or numbers."""
+        """Return the known values: classes, booleans by label, or numbers."""
         known = self.values[self.known]
         y: Shaped[np.ndarray, "known ..."] = self.names[known] if self.kind == "classes" else known
         return y
@@ -200,7 +200,7 @@ def _split(text: str) -> tuple[str, ...]:
 
 
 def _splits(known: list[Any]) -> bool:
-    """Whether texts are several labels in one."""
+    """Return whether texts hold several labels each."""
     if not all(isinstance(value, str) for value in known) or not any(_SEPARATOR.search(value) for value in known):
         return False
     counts = Counter(label for value in known for label in _split(value))

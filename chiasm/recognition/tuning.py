@@ -85,9 +85,9 @@ class Tuning(Record):
     best: Mapping[str, Any]
     """Arguments of `Recognizer`."""
     parameters: Mapping[str, Value]
-    """The same in the words of the space, for reports."""
+    """Its parameters as shown in reports."""
     number: int
-    """Of the best trial."""
+    """Number of the best trial."""
     on_own_folds: Measured
     """The best trial on the folds that it was chosen by."""
     nested: Measured
@@ -98,11 +98,11 @@ class Tuning(Record):
     """Share of each parameter in what makes a trial one of the best, by `EVALUATOR`; they sum to 1. Empty where there
     are fewer than 10 complete trials."""
     interrupted: bool
-    """Whether Ctrl-C ended the search."""
+    """True if Ctrl-C ended the search."""
 
     @property
     def warning(self) -> str:
-        """How to read the scores, for people."""
+        """Return a sentence on how to read the scores."""
         complete = sum(trial.state == "complete" for trial in self.trials)
         text = (
             f"Brier score {self.on_own_folds.score:.3f} is the best of {complete} complete trials on the folds that it was "
@@ -164,7 +164,7 @@ _RANGES: Mapping[str, _Range] = {
 
 @dataclass(frozen=True)
 class _Space:
-    """What there is to choose from with some items; the first of each is the default."""
+    """Return the choices for the given items; the first of each is the default."""
 
     adapters: tuple[RungName | Literal["auto"], ...]
     fusions: tuple[FusionName | Literal["auto"], ...]

@@ -96,7 +96,7 @@ class Mahalanobis:
 
     centre: Float64[np.ndarray, " dim"]
     means: Float64[np.ndarray, "classes dim"]
-    """Of the classes, from the centre."""
+    """The class means, relative to the centre."""
     axes: Float64[np.ndarray, "axes dim"]
     precision: Float64[np.ndarray, " axes"]
     """Inverse variance along each axis."""
@@ -177,7 +177,7 @@ class UnknownDetector:
     name: ScoreName
     score: UnknownScore
     held_out: ConformalScores
-    """Of known items."""
+    """Scores of held-out items of known classes."""
 
     def scores(self, features: Features) -> Float64[np.ndarray, " items"]:
         """Return how unlike anything known each item is; unit and zero mean nothing."""

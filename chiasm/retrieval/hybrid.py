@@ -36,7 +36,7 @@ class RankedList:
     rows: Int[np.ndarray, " hits"]  # numbers of items, best first
     scores: Float[np.ndarray, " scores"]  # one a row, falling; equal scores share their places
     covers: Bool[np.ndarray, " items"] | None = None
-    """By item: whether the search could have returned it at all. None: all of them."""
+    """For each item: whether the search could return it at all. None: all of them."""
 
     def __post_init__(self) -> None:
         if self.rows.shape != self.scores.shape or self.rows.ndim != 1:

@@ -83,7 +83,7 @@ class ExactIndex:
 
     @cached_property
     def _memory(self) -> tuple[pa.Table, Float[np.ndarray, "rows dim"], Int[np.ndarray, " rows"]]:
-        """The rows, their vectors, and their addresses in the table, which rise."""
+        """Return the rows, their vectors, and their ascending addresses in the table."""
         rows = self._table.to_table(with_row_address=True).combine_chunks()
         return rows, matrix_of(rows[VECTOR]), rows["_rowaddr"].to_numpy().astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""One query vector from several: words and examples to find, things to avoid, a whole item, thumbs on earlier results.
+"""Compose one query vector: words and examples to find, things to avoid, a whole item, ratings of earlier results.
 
 Vectors are unit vectors of one space, of whatever modality. Measurements quoted below are on the captioned stamps, with
 relevance by category.

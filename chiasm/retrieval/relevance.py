@@ -1,4 +1,4 @@
-"""The probability that a hit is relevant, and when to say that nothing was found.
+"""Estimate the probability that a hit is relevant, and decide when nothing was found.
 
 Fitted on held-out queries whose relevant rows are known, each once with these rows in the gallery and once without. Scores
 in, probabilities out; where scores come from is in `chiasm.retrieval.scores`. Applying a fitted model needs NumPy alone.

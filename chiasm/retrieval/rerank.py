@@ -28,7 +28,7 @@ _PAIRS = ("SequenceClassification", "CausalLM", "ConditionalGeneration", "ImageT
 
 @dataclass(frozen=True, eq=False)
 class Reranked:
-    """All candidates in their new order."""
+    """The candidates in their new order."""
 
     order: Int[np.ndarray, " candidates"]  # places before reranking, by the new place
     scores: Float64[
@@ -81,7 +81,7 @@ class Reranker:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The modalities that it reads, of queries and of candidates."""
+        """Return the modalities that it reads, of queries and of candidates."""
         kinds: tuple[Modality, ...] = ("image", "text", "audio", "video")
         return tuple(kind for kind in kinds if self._model.supports(kind))
 

@@ -44,7 +44,7 @@ _BLOCK = 2**22  # similarities held at a time
 
 @dataclass(frozen=True)
 class Preparation:
-    """How vectors are changed before they are compared.
+    """The preparation of vectors before they are compared.
 
     Hubs, gallery rows that are near to every query, lose `hub_strength * log mean exp(T s) / T`, with s their
     similarities to a bank of queries and T the temperature (inverted softmax; Smith et al. 2017). Strength 1 ranks rows
@@ -221,7 +221,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which preparation was chosen, and how it did on left-out groups."""
+    """The chosen preparation, and its score on held-out groups."""
 
     preparation: Preparation
     score: float
@@ -233,7 +233,7 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class PairScores:
-    """How scores of queries of one modality with rows of one modality are to be read, see `fit`.
+    """The interpretation of scores between queries of one modality and rows of one modality, see `fit`.
 
     Attributes:
         prepared: how vectors become comparable.
@@ -337,7 +337,7 @@ class PairScores:
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What the scores of one query's hits are worth, one entry a hit, in the order in which hits were passed.
+    """The judgement of one query's hits, one entry a hit, in the order of the input.
 
     Attributes:
         scores: after centring and hub offsets.
