@@ -8,7 +8,7 @@ several threads at once; no setting of the libraries below is changed.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,9 @@ from chiasm.errors import MediaError
 from chiasm.media import integrity, kinds, text
 from chiasm.media.kinds import Kind
 from chiasm.media.limits import Limits
-from chiasm.types import Media, Modality, Outcome, Video
+from chiasm.types import Media, Modality, Outcome
 
-__all__ = ["Limits", "load", "load_frames", "sniff"]
+__all__ = ["Limits", "load", "sniff"]
 
 
 def load(
@@ -81,56 +81,13 @@ def load(
             stream = container.main_stream(source, kind)
             if stream.type == "audio":
                 return audio.read_stream(source, stream, kind, rate=rate, limits=limits)
-            times = video.centres(frames, fps)
-            film = video.read_stream(source, stream, kind, times=times, image_size=image_size, limits=limits)
+            film = video.read_stream(source, stream, kind, frames=frames, fps=fps, image_size=image_size, limits=limits)
             begin = container.begin(stream)
         if track is None:
             return film
         file.seek(0)
         with container.open_container(file, kind) as source:  # anew: the pictures have left it somewhere in the middle
             return replace(film, sound=audio.read_track(source, kind, begin=begin, rate=track, limits=limits))
-
-
-def load_frames(
-    path: str | Path,
-    times: Sequence[float],
-    *,
-    image_size: int | None = None,
-    limits: Limits = Limits(),  # noqa: B008  # frozen
-) -> Video:
-    """Open the frames of a video that are shown at the times given.
-
-    Args:
-        path: the file.
-        times: seconds from the first frame, ascending, at least one.
-        image_size: as for `load`.
-        limits: as for `load`.
-
-    Returns:
-        A frame for each time, in the same order; `Video.times` tells since when each was shown.
-
-    Raises:
-        MediaError: as for `load`; `UNSUPPORTED` also where the file is no video.
-        ValueError: `times` is empty, not ascending, negative or beyond the end of the video.
-    """
-    if not times or list(times) != sorted(times) or times[0] < 0:
-        raise ValueError(f"times have to be seconds from 0 on, ascending, at least one; got {list(times)}")
-
-    def within(duration: float) -> Sequence[float]:
-        if times[-1] > duration:
-            raise ValueError(f"the video lasts {duration:.2f} seconds; a frame at {times[-1]:.2f} was asked for")
-        return times
-
-    with _open(path, limits) as (file, kind):
-        if kind.modality is None:
-            from chiasm.media import container, video
-
-            integrity.check(file, kind)
-            with container.open_container(file, kind) as source:
-                stream = container.main_stream(source, kind)
-                if stream.type == "video":
-                    return video.read_stream(source, stream, kind, times=within, image_size=image_size, limits=limits)
-        raise MediaError(Outcome.UNSUPPORTED, f"the {kind.name} file is no video")
 
 
 def sniff(path: str | Path) -> Modality:

@@ -1,4 +1,4 @@
-"""Videos: frames at chosen times, through FFmpeg.
+"""Videos: frames at equal distances, through FFmpeg.
 
 Finds the key picture before each time and decodes from there, so that of a long video little is decoded. Only the
 chosen frames are kept, at the size asked for. Mirroring and non-square pixels are left as stored.
@@ -6,7 +6,7 @@ chosen frames are kept, at the size asked for. Mirroring and non-square pixels a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import av
@@ -30,24 +30,25 @@ def read_stream(
     stream: VideoStream,
     kind: Kind,
     *,
-    times: Callable[[float], Sequence[float]],
+    frames: int,
+    fps: float | None,
     image_size: int | None,
     limits: Limits,
 ) -> Video:
-    """Decode the frames of a container that are shown at certain times.
+    """Decode the frames of a container at the centres of equal parts of its duration.
 
     Args:
         source: the container.
         stream: its video stream.
         kind: what the container is.
-        times: gives, for the duration in seconds, the times wanted in seconds from the first frame, in any order.
+        frames: as many as these, or at most with `fps`.
+        fps: frames a second; None takes always `frames`.
         image_size: pixels of the shorter side of the frames; larger frames are scaled down to it, smaller ones left as
             they are. None leaves all as they are.
         limits: see `Limits.max_pixels` (of one frame) and `Limits.max_seconds`.
 
     Returns:
-        A frame for each time, in order of time, with the times at which they begin to be shown. Two times within one
-        frame give it twice.
+        The frames with the times at which they begin to be shown. One that is shown at two centres is given twice.
 
     Raises:
         MediaError: `BROKEN` or `TOO_LARGE`.
@@ -61,22 +62,9 @@ def read_stream(
         )
     _check_size(stream.width, stream.height, limits)
     reader = _Reader(source, stream, kind, image_size, limits)
-    frames = reader.frames_at(sorted(times(seconds)))
-    return Video(
-        np.stack([pixels for pixels, _ in frames]),
-        np.array([time for _, time in frames], dtype=np.float32),
-        seconds,
-    )
-
-
-def centres(frames: int, fps: float | None = None) -> Callable[[float], list[float]]:
-    """Return times for `read_stream`: the centres of `frames` equal parts, or fewer by `fps` a second."""
-
-    def times(duration: float) -> list[float]:
-        count = frames if fps is None else max(1, min(frames, round(duration * fps)))
-        return [(index + 0.5) * duration / count for index in range(count)]
-
-    return times
+    count = frames if fps is None else max(1, min(frames, round(seconds * fps)))
+    pixels, times = zip(*reader.frames_at([(index + 0.5) * seconds / count for index in range(count)]), strict=True)
+    return Video(np.stack(pixels), np.array(times, dtype=np.float32), seconds)
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
@@ -121,8 +109,8 @@ class _Reader:
         """Return the frames shown at these times (ascending, in seconds), each with the time at which it begins."""
         stamps = [self._start + round(time / self._tick) for time in times]
         frames: list[tuple[Pixels, float]] = []
-        for _, group in groupby(stamps, self._key_before):
-            frames += self._decode_group(list(group))
+        for key, group in groupby(stamps, self._key_before):
+            frames += self._decode_group(list(group), is_first=key is not None and key <= self._start)
         return frames
 
     def _key_before(self, stamp: int) -> int | None:
@@ -133,11 +121,11 @@ class _Reader:
         except (av.FFmpegError, StopIteration):  # a format that cannot be searched is decoded from its beginning
             return None
 
-    def _decode_group(self, stamps: list[int]) -> list[tuple[Pixels, float]]:
+    def _decode_group(self, stamps: list[int], *, is_first: bool) -> list[tuple[Pixels, float]]:
         """Decode from before the first time; formats without an index may land behind it, so go back further then."""
         back = 0
         while True:
-            from_start = stamps[0] - back <= self._start
+            from_start = is_first or stamps[0] - back <= self._start
             self._source.seek(min(0, self._start) if from_start else stamps[0] - back, stream=self._stream)
             frames = self._decode(stamps, from_start)
             if frames is not None:
