@@ -96,16 +96,6 @@ class Rating:
     version: str  # of the space or model that was looked at
 
 
-@dataclass(frozen=True)
-class Majority:
-    """The rating of an item that most people hold."""
-
-    verdict: str
-    votes: int  # people who say so
-    against: int  # people whose latest verdict is another one
-    at: datetime  # when somebody last gave it
-
-
 class FeedbackTable:
     """The ratings of a collection. Opening it does nothing; the file is made by the first rating.
 
@@ -142,7 +132,8 @@ class FeedbackTable:
         if len(entries) > MOST_ENTRIES:
             raise CollectionError(f"at most {MOST_ENTRIES} ratings can be given at a time; got {len(entries)}")
         at = datetime.now(UTC).isoformat(timespec="microseconds")
-        rows = [self._row(entry, at, _text("who", who), _text("version", version, empty=True)) for entry in entries]
+        given = _text("who", who), _text("version", version, empty=True)
+        rows = [_row(entry, at, *given) for entry in entries]
         self._refuse_missing(entries)
         if rows:
             with self._open(write=True) as table:
@@ -153,65 +144,27 @@ class FeedbackTable:
                 )
         return len(rows)
 
-    def delete(
-        self,
-        *,
-        who: str | None = None,
-        query: str | None = None,
-        item: str | None = None,
-        before: datetime | None = None,
-    ) -> int:
-        """Delete the rows that meet all conditions, for good, and return how many.
-
-        Args:
-            who: the person who gave them.
-            query: its exact words or name.
-            item: its id.
-            before: the time until which they were given; with a time zone.
+    def delete(self, *, who: str) -> int:
+        """Delete everything that a person said, for good, and return how many rows that were.
 
         Raises:
-            CollectionError: there is no condition, a time without a zone, or the table cannot be written.
+            CollectionError: the table cannot be written.
         """
-        condition, values = _condition(who=who, query=query, item=item, before=before)
-        if not values:
-            raise CollectionError("say which feedback to delete: who, query, item or before")
         with self._open(write=True, make=False) as table:
-            if table is None:
-                return 0
-            return table.execute(f"DELETE FROM verdicts{condition}", values).rowcount  # noqa: S608  names of ours
+            return 0 if table is None else table.execute("DELETE FROM verdicts WHERE who = ?", (who,)).rowcount
 
     # --------------------------------------------------------------------------------------------------------- read
 
-    def rows(
-        self,
-        *,
-        kind: Kind | None = None,
-        who: str | None = None,
-        item: str | None = None,
-        column: str | None = None,
-        query: str | None = None,
-        after: int = 0,
-        limit: int = 100,
-    ) -> list[Rating]:
-        """Return stored rows, oldest first.
-
-        Args:
-            kind: only thumbs, or only labels.
-            who: only of one person.
-            item: only about one item.
-            column: only labels of one column.
-            query: only thumbs on the hits of one query.
-            after: only rows with a number above this: that of the last row of the page before.
-            limit: at most so many.
+    def rows(self) -> list[Rating]:
+        """Return the stored rows, oldest first.
 
         Raises:
             CollectionError: the table cannot be read.
-            ValueError: a limit below 1.
         """
-        if limit < 1:
-            raise ValueError(f"limit must be at least 1; got {limit}")
-        condition, values = _condition(kind=kind, who=who, item=item, column=column, query=query, after=after)
-        return list(self._read(condition, values, limit))
+        with self._open() as table:
+            query = f"SELECT number, {_COLUMNS} FROM verdicts ORDER BY number"  # noqa: S608  names of ours
+            rows = [] if table is None else table.execute(query).fetchall()
+        return [Rating(number, datetime.fromisoformat(at), *texts) for number, at, *texts in rows]
 
     def count(self) -> dict[str, Any]:
         """Return the number of rows by kind, of people and of items; of all rows, with or without effect."""
@@ -224,31 +177,20 @@ class FeedbackTable:
             people, items = table.execute("SELECT COUNT(DISTINCT who), COUNT(DISTINCT item) FROM verdicts").fetchone()
         return kinds | {"people": people, "items": items}
 
-    def labels(self, column: str) -> dict[str, Majority]:
-        """Return the value that most people gave each item of the collection, by id; `UNKNOWN` among them.
-
-        Args:
-            column: of the labels.
+    def labels(self, column: str) -> dict[str, str]:
+        """Return the value of a column that most people gave each item of the collection, by id; `UNKNOWN` among them.
 
         Raises:
             CollectionError: the table or the collection cannot be read.
         """
         ratings: dict[str, dict[str, Rating]] = {}
-        for row in self._effective("label", column=column):
-            ratings.setdefault(row.item, {})[row.who] = row
-        return {item: _majority(latest.values()) for item, latest in ratings.items()}
+        for row in self.rows():
+            if row.kind == "label" and row.column == column:
+                ratings.setdefault(row.item, {})[row.who] = row
+        present = self._present(ratings)
+        return {item: _majority(latest.values()) for item, latest in ratings.items() if item in present}
 
     # ----------------------------------------------------------------------------------------------------- the file
-
-    def _row(self, entry: Thumb | Label, at: str, who: str, version: str) -> tuple[str, ...]:
-        item = _text("item", entry.item)
-        if isinstance(entry, Label):
-            label = _text("verdict", entry.label.strip())
-            return at, who, "label", item, _text("column", entry.column), "", label, version
-        if entry.verdict not in ("up", "down"):
-            raise CollectionError(f"a thumb is 'up' or 'down'; got {entry.verdict!r:.80}")
-        query = _text("query", entry.query, empty=True)
-        return at, who, "thumb", item, "", query, entry.verdict, version
 
     def _refuse_missing(self, entries: Sequence[Thumb | Label]) -> None:
         """Raise where an item or a column is not in the collection."""
@@ -270,20 +212,6 @@ class FeedbackTable:
     def _present(self, ids: Iterable[str]) -> set[str]:
         """Return those of some ids that are in the collection."""
         return {str(row["id"]) for row in self.collection.items(ids=sorted(ids))}
-
-    def _effective(self, kind: Kind, *, column: str | None = None) -> list[Rating]:
-        """Return rows of items that are in the collection, oldest first."""
-        condition, values = _condition(kind=kind, column=column)
-        rows = list(self._read(condition, values, -1))
-        present = self._present({row.item for row in rows})
-        return [row for row in rows if row.item in present]
-
-    def _read(self, condition: str, values: Sequence[Any], limit: int) -> Iterator[Rating]:
-        query = f"SELECT number, {_COLUMNS} FROM verdicts{condition} ORDER BY number LIMIT ?"  # noqa: S608  as above
-        with self._open() as table:
-            rows = [] if table is None else table.execute(query, (*values, limit)).fetchall()
-        for number, at, *texts in rows:
-            yield Rating(number, datetime.fromisoformat(at), *texts)
 
     @contextmanager
     def _open(self, *, write: bool = False, make: bool = True) -> Iterator[sqlite3.Connection | None]:
@@ -316,21 +244,27 @@ class FeedbackTable:
             ) from error
 
 
-def _majority(latest: Iterable[Rating]) -> Majority:
-    """Return the rating that most people hold; of equally many, the one that was given last."""
+def _row(entry: Thumb | Label, at: str, who: str, version: str) -> tuple[str, ...]:
+    """Return a row of the table without its number."""
+    item = _text("item", entry.item)
+    if isinstance(entry, Label):
+        label = _text("verdict", entry.label.strip())
+        return at, who, "label", item, _text("column", entry.column), "", label, version
+    if entry.verdict not in ("up", "down"):
+        raise CollectionError(f"a thumb is 'up' or 'down'; got {entry.verdict!r:.80}")
+    return at, who, "thumb", item, "", _text("query", entry.query, empty=True), entry.verdict, version
+
+
+def _majority(latest: Iterable[Rating]) -> str:
+    """Return the verdict that most people hold; of equally many, the one that was given last."""
     rows = sorted(latest, key=lambda row: row.number)
     votes = Counter(row.verdict for row in rows)
-    last = {row.verdict: row for row in rows}
-    verdict = max(votes, key=lambda name: (votes[name], last[name].number))
-    return Majority(verdict, votes[verdict], len(rows) - votes[verdict], last[verdict].at)
+    last = {row.verdict: row.number for row in rows}
+    return max(votes, key=lambda verdict: (votes[verdict], last[verdict]))
 
 
 def _text(name: str, value: str, *, empty: bool = False) -> str:
-    """Return a text that can be stored.
-
-    Raises:
-        CollectionError: it is empty, too long or no valid Unicode.
-    """
+    """Return a text that can be stored; raise where it is empty, too long or no valid Unicode."""
     what = "label" if name == "verdict" else name
     if not value and not empty:
         raise CollectionError(f"{what} must not be empty")
@@ -339,19 +273,3 @@ def _text(name: str, value: str, *, empty: bool = False) -> str:
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise CollectionError(f"{what} is no valid Unicode: {value!r:.80}")
     return value
-
-
-def _condition(
-    *, before: datetime | None = None, after: int = 0, **equal: str | None
-) -> tuple[str, tuple[str | int, ...]]:
-    """Return SQL for columns that equal some values, and the values that go with it."""
-    parts: list[tuple[str, str | int]] = [
-        (f'"{name}" = ?', value) for name, value in equal.items() if value is not None
-    ]
-    if after:
-        parts.append(("number > ?", after))
-    if before is not None:
-        if before.tzinfo is None:
-            raise CollectionError(f"before needs a time zone, such as {before.isoformat()}+00:00; got none")
-        parts.append(("at < ?", before.astimezone(UTC).isoformat(timespec="microseconds")))
-    return (" WHERE " + " AND ".join(sql for sql, _ in parts) if parts else ""), tuple(value for _, value in parts)

@@ -37,8 +37,8 @@ def corrections_of(collection: Collection, columns: Sequence[str]) -> dict[str, 
         kind = next((type(value) for value in values if isinstance(value, bool | int | float)), str)
         has_unknown = UNKNOWN in values  # then it is a class like others
         corrections[column] = {
-            item: None if agreed.verdict == UNKNOWN and not has_unknown else _typed(agreed.verdict, kind)
-            for item, agreed in table.labels(column).items()
+            item: None if label == UNKNOWN and not has_unknown else _typed(label, kind)
+            for item, label in table.labels(column).items()
         }
     return corrections
 
