@@ -163,7 +163,7 @@ def test_texts_of_files_and_transcripts_are_searched(made: Collection, tmp_path:
     assert np.isnan(hits.starts).all()
     assert np.isnan(hits.ends).all()
     assert heard.search("midnight", k=5).items == ("owl",)
-    assert heard.covered() == {"owl", "way"}  # the picture has a name, and no words of its own
+    assert heard.covered(heard.collection.ids()) == {"owl", "way"}  # the picture has a name, and no words of its own
 
 
 def test_moments_are_documents_of_their_own(made: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +221,7 @@ def test_the_index_follows_additions_changes_and_removals(birds: Collection, tmp
     assert not words.is_current()
     assert words.update().removed == 4
     assert words.search("bird penguin", k=9).items == ()
-    assert words.covered() == {"2", "3", "4", "holiday/IMG_2041"}
+    assert words.covered(words.collection.ids()) == {"2", "3", "4", "holiday/IMG_2041"}
 
 
 def test_text_files_that_are_not_what_was_added_are_named(made: Collection, tmp_path: Path) -> None:
@@ -239,15 +239,15 @@ def test_text_files_that_are_not_what_was_added_are_named(made: Collection, tmp_
     reasons = {Path(one.path).name: one.reason for one in report.unread}
     assert all("is not as it was" in reason for reason in reasons.values())
     assert found(made, "words") != []
-    assert words.covered() == {"kept", "secret"}
+    assert words.covered(words.collection.ids()) == {"kept", "secret"}
     # What has a document already keeps it while its file is away, until the collection knows better.
     (tmp_path / "media/kept.txt").unlink()
     add(made, write(tmp_path / "other.txt", "other"))
-    assert "kept" in words.covered()
+    assert "kept" in words.covered(words.collection.ids())
     assert words.update().added == 2
     add(made, tmp_path / "media")
     words.update()
-    assert words.covered() == {"kept", "changed", "secret", "other"}
+    assert words.covered(words.collection.ids()) == {"kept", "changed", "secret", "other"}
 
 
 class Killed(BaseException):
@@ -263,15 +263,15 @@ def test_an_update_that_was_cut_off_is_completed_by_the_next(
     add(birds, table(tmp_path / "more.jsonl", [{"id": "5", "text": "a penguin"}, {"id": "2", "text": "a fish"}]))
     birds.remove(["3"])
     monkeypatch.setattr(module, "COMMIT_DOCUMENTS", 2)
-    cuts = [("append", 0), ("append", 1), ("delete", 0), ("index_words", 0), ("write_whole", 0)]
+    cuts = [("append", 0), ("append", 1), ("delete", 0), ("index", 0), ("write_whole", 0)]
     name, after = cuts[step]
     owner: Any = module if name == "write_whole" else Tables
     original, calls = getattr(owner, name), iter(range(9))
 
-    def cut(*arguments: Any) -> Any:
+    def cut(*arguments: Any, **options: Any) -> Any:
         if next(calls) == after:
             raise Killed
-        return original(*arguments)
+        return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, cut)
@@ -327,7 +327,7 @@ def test_an_empty_collection_has_no_words(made: Collection) -> None:
     words = FullText(made)
     assert isinstance(words.search("bird", k=3), WordHits)
     assert len(words.search("bird", k=3)) == 0
-    assert words.covered() == frozenset()
+    assert words.covered(words.collection.ids()) == frozenset()
     assert words.update() == FullTextReport(0, 0, 0, ())
     assert words.is_current()
     assert len(words.search("bird", k=3)) == 0

@@ -230,8 +230,13 @@ def _read_file(path: Path) -> Manifest:
 class _Row:
     """One row of a table: its line, and its values by column name. None is a missing value."""
 
+    path: Path
     line: int
     values: Mapping[str, Any]
+
+    def error(self, problem: str, column: str | None = None) -> ManifestError:
+        """Return an error that names the row."""
+        return ManifestError(str(self.path), problem, line=self.line, column=column)
 
 
 _Types: TypeAlias = Literal["none", "json", "all"]
@@ -245,13 +250,13 @@ def _read_table(path: Path, read: Callable[[Path], Iterator[_Row]], types: _Type
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     _check_names(path, names)
     modalities = [modality for modality in MODALITIES if modality in names]
-    media_cells = [_media_of(path, row, modalities, is_text=types == "none") for row in rows]
-    ids = _explicit_ids(path, rows) if "id" in names else _ids_from_media(path, rows, media_cells)
+    media_cells = [_media_of(row, modalities, is_text=types == "none") for row in rows]
+    ids = _explicit_ids(rows) if "id" in names else _ids_from_media(rows, media_cells)
     columns: dict[str, ColumnKind] = {}
     metadata: list[dict[str, Scalar]] = [{} for _ in rows]
     for name in names:
         if name != "id" and name not in modalities:
-            columns[name], values = _column(path, name, rows, types)
+            columns[name], values = _column(name, rows, types)
             for of_row, value in zip(metadata, values, strict=True):
                 of_row[name] = value
     folder = str(path.parent)
@@ -288,7 +293,7 @@ class _Part(NamedTuple):
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
 
 
-def _media_of(path: Path, row: _Row, modalities: Sequence[Modality], *, is_text: bool) -> tuple[_Part, ...]:
+def _media_of(row: _Row, modalities: Sequence[Modality], *, is_text: bool) -> tuple[_Part, ...]:
     """Return the media of a row, in the order of `MODALITIES`."""
     parts: list[_Part] = []
     for modality in modalities:
@@ -296,44 +301,39 @@ def _media_of(path: Path, row: _Row, modalities: Sequence[Modality], *, is_text:
         if value is None:
             continue
         if is_text and value.lstrip().startswith("["):
-            value = _listed(path, row.line, modality, value)
-        for written in (value,) if isinstance(value, str) else _strings(path, row.line, modality, value):
+            value = _listed(row, modality, value)
+        for written in (value,) if isinstance(value, str) else _strings(row, modality, value):
             stripped = written.strip()
             if not stripped:
                 continue
             is_path = modality != "text" or (stripped[-4:].lower() == ".txt" and "\n" not in stripped)
             if is_path and ":" in stripped and _URL.match(stripped):
-                problem = f"{stripped!r} is a URL; download the file and write its path"
-                raise ManifestError(str(path), problem, line=row.line, column=modality)
+                raise row.error(f"{stripped!r} is a URL; download the file and write its path", modality)
             if is_path and "\0" in stripped:
-                problem = f"{stripped!r} holds a NUL, which no path can"
-                raise ManifestError(str(path), problem, line=row.line, column=modality)
+                raise row.error(f"{stripped!r} holds a NUL, which no path can", modality)
             parts.append(_Part(modality, stripped if is_path else written, is_path))
     if not parts:
-        problem = f"the row has no {' and no '.join(modalities)}; fill one in, or remove the row"
-        raise ManifestError(str(path), problem, line=row.line)
+        raise row.error(f"the row has no {' and no '.join(modalities)}; fill one in, or remove the row")
     return tuple(parts)
 
 
-def _listed(path: Path, line: int, column: Modality, cell: str) -> str | list[Any]:
+def _listed(row: _Row, column: Modality, cell: str) -> str | list[Any]:
     """Return the values of a media cell of a CSV that begins with a bracket: of its JSON array, or else the cell itself."""
     try:
         value = json.loads(cell)
     except (ValueError, RecursionError) as error:
         if column != "text" and cell.lstrip().startswith('["'):
-            problem = f"{cell!r} begins as a JSON array but is none: {error}"
-            raise ManifestError(str(path), problem, line=line, column=column) from error
+            raise row.error(f"{cell!r} begins as a JSON array but is none: {error}", column) from error
         return cell
     return cell if column == "text" and not all(isinstance(part, str) for part in value) else list(value)
 
 
-def _strings(path: Path, line: int, column: Modality, value: Any) -> list[str]:
+def _strings(row: _Row, column: Modality, value: Any) -> list[str]:
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return value
     expected = "a text or a list of texts" if column == "text" else "a path or a list of paths"
     shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
-    problem = f"expected {expected}; got {type(value).__name__} {shown}"
-    raise ManifestError(str(path), problem, line=line, column=column)
+    raise row.error(f"expected {expected}; got {type(value).__name__} {shown}", column)
 
 
 def _source(folder: str, part: _Part) -> Source:
@@ -343,28 +343,26 @@ def _source(folder: str, part: _Part) -> Source:
     return Source(part.modality, path=os.path.normpath(path))
 
 
-def _explicit_ids(path: Path, rows: Sequence[_Row]) -> list[str]:
+def _explicit_ids(rows: Sequence[_Row]) -> list[str]:
     lines: dict[str, int] = {}
     for row in rows:
         value = row.values.get("id")
         if value is None or not str(value).strip():
-            raise ManifestError(str(path), "the id is empty", line=row.line, column="id")
+            raise row.error("the id is empty", "id")
         if isinstance(value, bool) or not isinstance(value, str | int):
-            problem = f"an id is a text or a whole number; got {type(value).__name__} {value!r}"
-            raise ManifestError(str(path), problem, line=row.line, column="id")
+            raise row.error(f"an id is a text or a whole number; got {type(value).__name__} {value!r}", "id")
         if str(value) in lines:
             problem = f"the id {str(value)!r} stands in line {lines[str(value)]} already; ids have to be unique"
-            raise ManifestError(str(path), problem, line=row.line, column="id")
+            raise row.error(problem, "id")
         lines[str(value)] = row.line
     return list(lines)
 
 
-def _ids_from_media(path: Path, rows: Sequence[_Row], written: Sequence[tuple[_Part, ...]]) -> list[str]:
+def _ids_from_media(rows: Sequence[_Row], written: Sequence[tuple[_Part, ...]]) -> list[str]:
     lines: dict[tuple[_Part, ...], int] = {}
     for row, parts in zip(rows, written, strict=True):
         if parts in lines:
-            problem = f"the same media stand in line {lines[parts]} already; remove one, or add a column id"
-            raise ManifestError(str(path), problem, line=row.line)
+            raise row.error(f"the same media stand in line {lines[parts]} already; remove one, or add a column id")
         lines[parts] = row.line
     stems = [next((_without_extension(part.written) for part in parts if part.is_path), None) for parts in written]
     shared = Counter(stems)
@@ -375,8 +373,7 @@ def _ids_from_media(path: Path, rows: Sequence[_Row], written: Sequence[tuple[_P
         else:
             name = stem if shared[stem] == 1 else f"{stem}#{_short_digest(json.dumps([part[:2] for part in parts]), 8)}"
         if name in ids:
-            problem = f"the row would get the same id as line {ids[name]}, {name!r}; add a column id"
-            raise ManifestError(str(path), problem, line=row.line)
+            raise row.error(f"the row would get the same id as line {ids[name]}, {name!r}; add a column id")
         ids[name] = row.line
     return list(ids)
 
@@ -395,12 +392,12 @@ def _short_digest(text: str, length: int) -> str:
 _INT64 = range(-(2**63), 2**63)
 
 
-def _column(path: Path, name: str, rows: Sequence[_Row], types: _Types) -> tuple[ColumnKind, list[Any]]:
+def _column(name: str, rows: Sequence[_Row], types: _Types) -> tuple[ColumnKind, list[Any]]:
     """Return the kind of a metadata column, and its values in that kind."""
     values = [row.values.get(name) for row in rows]
     if types == "none":
         return _from_text(values, tuple(_PARSERS))
-    values = [_plain(path, name, row.line, value) for row, value in zip(rows, values, strict=True)]
+    values = [_plain(row, name) for row in rows]
     kinds = {_KINDS[type(value)] for value in values if value is not None}
     if kinds == {"string"} and types == "json":
         return _from_text(values, _TIMES)
@@ -461,9 +458,9 @@ _KINDS: dict[type, ColumnKind] = {
 }
 
 
-def _plain(path: Path, name: str, line: int, value: Any) -> Any:
+def _plain(row: _Row, column: str) -> Any:
     """Return a value of JSON or Parquet as one of the types that metadata have."""
-    match value:
+    match value := row.values.get(column):
         case None | bool() | int() | str():
             return value
         case float() | Decimal():
@@ -475,8 +472,7 @@ def _plain(path: Path, name: str, line: int, value: Any) -> Any:
         case list() | dict():
             return json.dumps(value, ensure_ascii=False, default=str)
         case bytes():
-            problem = "the column holds bytes; write them to files and name those, or remove the column"
-            raise ManifestError(str(path), problem, line=line, column=name)
+            raise row.error("the column holds bytes; write them to files and name those, or remove the column", column)
         case _:
             return str(value)
 
@@ -497,7 +493,7 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
                     if names is None:
                         names = _header(path, cells, line)
                     elif len(cells) == len(names):
-                        yield _Row(line, {name: cell or None for name, cell in zip(names, cells, strict=True)})
+                        yield _Row(path, line, {name: cell or None for name, cell in zip(names, cells, strict=True)})
                     else:
                         problem = f"the row has {len(cells)} cells and the first row {len(names)}; "
                         problem += "put cells that hold the delimiter between double quotes"
@@ -543,7 +539,7 @@ def _jsonl_rows(path: Path) -> Iterator[_Row]:
         try:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _Row(number, _object(path, number, line.rstrip("\r\n")))
+                    yield _Row(path, number, _object(path, number, line.rstrip("\r\n")))
         except UnicodeDecodeError as error:
             raise _not_utf8(path) from error
 
@@ -587,7 +583,7 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
                 arrays = [_in_microseconds(array, pa).to_pylist() for array in batch.columns]
                 for values in zip(*arrays, strict=True):
                     number += 1
-                    yield _Row(number, dict(zip(names, values, strict=True)))
+                    yield _Row(path, number, dict(zip(names, values, strict=True)))
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(str(path), f"it cannot be read as Parquet: {error}") from error
 

@@ -169,16 +169,8 @@ class Tables:
             # Readers hold a version for the length of one call; an hour is beyond any of them.
             table.cleanup_old_versions(older_than=timedelta(seconds=GRACE_SECONDS))
 
-    def index(self, name: str, column: str) -> None:
-        """Make an index by the values of a column, or bring it up to date."""
-        table = self.open(name)
-        if table is not None and not _has_index(table, column):
-            table.create_scalar_index(column, "BTREE")
-        elif table is not None:
-            table.optimize.optimize_indices()
-
-    def index_words(self, name: str, column: str) -> None:
-        """Make a full-text index of a column, or bring it up to date.
+    def index(self, name: str, column: str, *, words: bool = False) -> None:
+        """Make an index of a column, by its values or by the words in it, or bring it up to date.
 
         Words are compared without case, accents and English endings, and split by the rules of Unicode, with
         dictionaries for scripts that do not set spaces; Lance's stop words count nowhere.
@@ -186,7 +178,9 @@ class Tables:
         table = self.open(name)
         if table is None:
             return
-        if not _has_index(table, column):
+        if _has_index(table, column):
+            table.optimize.optimize_indices()
+        elif words:
             table.create_scalar_index(
                 column,
                 "INVERTED",
@@ -197,7 +191,7 @@ class Tables:
                 ascii_folding=True,
             )
         else:
-            table.optimize.optimize_indices()
+            table.create_scalar_index(column, "BTREE")
 
     def drop(self, name: str) -> bool:
         """Delete a table; one whose deletion was cut off is never taken for a table. Return whether there was one."""

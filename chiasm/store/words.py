@@ -1,4 +1,4 @@
-"""Full text of a collection: which items hold the words of a query, by BM25 (see `Tables.match`, `Tables.index_words`).
+"""Full text of a collection: which items hold the words of a query, by BM25 (see `Tables.match`, `Tables.index`).
 
 A document is the text of one slot of an item (written in the manifest, or the content of a text file), a transcript of
 a sound or of a moment of it, or what the item's columns of text say, with its id. Documents are kept in the folder
@@ -16,6 +16,7 @@ import math
 import shutil
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ class FullText:
                 self._tables.delete(_NAME, ["key"], stale)
                 # Deleted documents count among those that a word is rare in until their fragment is written anew.
                 self._tables.compact(_NAME)
-                self._tables.index_words(_NAME, "text")
+                self._tables.index(_NAME, "text", words=True)
                 count = len(self._keys())
                 if count > INDEX_ROWS:
                     self._tables.index(_NAME, "item")
@@ -185,19 +186,11 @@ class FullText:
                 return _hits(list(best.values())[:k])
             limit *= 4
 
-    def covered(self, items: Sequence[str] | None = None) -> frozenset[str]:
-        """Return the items with words of their own: a text or a transcript, not only columns.
-
-        Args:
-            items: looked at. Default: all.
-        """
-        own = f"slot != '{METADATA}'"
-        conditions = [own] if items is None else [f"{own} AND {one_of('item', part)}" for part in chunks(items)]
-        return frozenset(
-            item
-            for one in conditions
-            for item in self._tables.rows(_NAME, _DOCUMENTS, ["item"], one)["item"].to_pylist()
-        )
+    def covered(self, items: Sequence[str]) -> frozenset[str]:
+        """Return those of some items that have words of their own: a text or a transcript, not only columns."""
+        conditions = [f"slot != '{METADATA}' AND {one_of('item', part)}" for part in chunks(items)]
+        rows = [self._tables.rows(_NAME, _DOCUMENTS, ["item"], one)["item"].to_pylist() for one in conditions]
+        return frozenset(chain.from_iterable(rows))
 
     # ---------------------------------------------------------------------------------------------------- documents
 
