@@ -67,6 +67,7 @@ class FakeEncoder(Encoder):
         self.view = View(image_size=8, rate=8000)
         self.batch_size = batch_size
         self.version = version
+        self.fingerprint = hashlib.blake2b(f"{sorted(modalities)} {version}".encode(), digest_size=8).hexdigest()
         self.faults = dict(faults or {})
         self.moment = moment
         self.log = log
@@ -74,10 +75,6 @@ class FakeEncoder(Encoder):
         self.batches: list[int] = []  # sizes of those that were asked for
         self.live = self.most_live = 0  # prepared inputs that somebody holds
         self._lock = Lock()
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.blake2b(f"{sorted(self.modalities)} {self.version}".encode(), digest_size=8).hexdigest()
 
     def count_live(self, change: int) -> None:
         with self._lock:

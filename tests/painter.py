@@ -63,8 +63,8 @@ def heard(sound: Audio) -> str:
 class Painter(FakeEncoder):
     """See the module. Sounds of more than a second have moments, each with the word that is heard in it."""
 
-    def __init__(self, modalities: Sequence[Modality] = ("image", "text", "audio")) -> None:
-        super().__init__(modalities, moment=1.0)
+    def __init__(self, modalities: Sequence[Modality] = ("image", "text", "audio"), *, version: str = "1") -> None:
+        super().__init__(modalities, moment=1.0, version=version)
 
     def encode_prepared(self, modality: Modality, batch: Sequence[Any]) -> Embeddings:
         found = super().encode_prepared(modality, batch)

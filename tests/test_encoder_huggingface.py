@@ -219,33 +219,26 @@ def image_vectors(folder: Path, images: list[Image]) -> Float[np.ndarray, "image
     return torch.stack(rows).numpy()
 
 
-def engines(kind: str, modality: str) -> tuple[str, ...]:
-    # The picture half of SigLIP 2 takes any number of patches a side, which tracing cannot follow.
-    return ("pytorch",) if (kind, modality) == (SIGLIP2, "image") else ("onnxruntime", "pytorch")
-
-
 @pytest.mark.parametrize("kind", ALL)
 def test_texts_are_embedded_as_by_the_library(kind: str, folders: dict[str, Path]) -> None:
     expected = text_vectors(kind, folders[kind])
     assert np.abs(expected[0] - expected[1]).max() > 0.05  # the models do tell texts apart
-    for engine in engines(kind, "text"):
-        encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu", engine=engine)  # type: ignore[arg-type]
-        result = encoder.encode([Text(text) for text in TEXTS])
-        assert result.vectors.dtype == np.float32
-        assert result.vectors.shape == (len(TEXTS), encoder.dim)
-        assert result.texts == (None,) * len(TEXTS)
-        np.testing.assert_allclose(result.vectors, expected, atol=1e-4, rtol=1e-4)
+    encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu")
+    result = encoder.encode([Text(text) for text in TEXTS])
+    assert result.vectors.dtype == np.float32
+    assert result.vectors.shape == (len(TEXTS), encoder.dim)
+    assert result.texts == (None,) * len(TEXTS)
+    np.testing.assert_allclose(result.vectors, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", JOINT)
+@pytest.mark.parametrize("kind", [CLIP, SIGLIP])
 def test_pictures_are_embedded_as_by_the_library(kind: str, folders: dict[str, Path]) -> None:
     expected = image_vectors(folders[kind], pictures())
     assert np.abs(expected[0] - expected[1]).max() > 0.05
-    for engine in engines(kind, "image"):
-        encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu", engine=engine)  # type: ignore[arg-type]
-        result = encoder.encode(pictures()).vectors
-        assert result.shape == (5, encoder.dim)
-        np.testing.assert_allclose(result, expected, atol=1e-4, rtol=1e-4)
+    encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu")
+    result = encoder.encode(pictures()).vectors
+    assert result.shape == (5, encoder.dim)
+    np.testing.assert_allclose(result, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_half_that_cannot_be_exported_is_run_by_pytorch_with_a_warning(folders: dict[str, Path]) -> None:
@@ -268,7 +261,7 @@ def test_a_folder_may_ask_for_lower_case_where_its_tokenizer_does_not(copy: Copy
     (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "normalizer": None}))
     settings = json.loads((folder / "sentence_bert_config.json").read_text())
     (folder / "sentence_bert_config.json").write_text(json.dumps({**settings, "do_lower_case": True}))
-    encoder = HuggingFaceEncoder(str(folder), device="cpu", engine="pytorch")
+    encoder = HuggingFaceEncoder(str(folder), device="cpu")
     upper = encoder.encode([Text(text.upper()) for text in TEXTS]).vectors
     np.testing.assert_allclose(upper, encoder.encode([Text(text) for text in TEXTS]).vectors, atol=1e-5)
 
@@ -465,7 +458,7 @@ def test_pickled_weights_are_fetched_only_where_there_are_no_others(
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    encoder = HuggingFaceEncoder("somebody/old", device="cpu", engine="pytorch")
+    encoder = HuggingFaceEncoder("somebody/old", device="cpu")
     vectors = encoder.encode([Text(text) for text in TEXTS]).vectors
     assert patterns == ["*.safetensors", pattern]
     np.testing.assert_allclose(vectors, text_vectors(kind, folders[kind]), atol=1e-4, rtol=1e-4)
@@ -475,7 +468,7 @@ def test_a_clip_model_may_be_the_only_module_of_a_sentence_folder(folders: dict[
     shutil.copytree(folders[CLIP], tmp_path / "0_CLIPModel")
     module = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}
     (tmp_path / "modules.json").write_text(json.dumps([module]))
-    encoder = HuggingFaceEncoder(str(tmp_path), device="cpu", engine="pytorch")
+    encoder = HuggingFaceEncoder(str(tmp_path), device="cpu")
     assert encoder.modalities == {"image", "text"}
     np.testing.assert_allclose(
         encoder.encode(pictures()).vectors, image_vectors(folders[CLIP], pictures()), atol=1e-4, rtol=1e-4

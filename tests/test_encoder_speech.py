@@ -35,13 +35,13 @@ def text() -> TextEncoder:
 
 @pytest.fixture(scope="module")
 def speech(model: Path, text: TextEncoder) -> SpeechEncoder:
-    return SpeechEncoder(model, text, language="en", device="cpu", threads=2)
+    return SpeechEncoder(model, text, language="en", device="cpu")
 
 
 @pytest.fixture(scope="module")
 def finding(model: Path, text: TextEncoder) -> SpeechEncoder:
     """One that finds out the language."""
-    return SpeechEncoder(model, text, device="cpu", threads=2)
+    return SpeechEncoder(model, text, device="cpu")
 
 
 def spans(monkeypatch: pytest.MonkeyPatch, *seconds: tuple[float, float]) -> None:
@@ -248,7 +248,7 @@ def test_a_sound_is_in_the_language_of_most_of_it(finding: SpeechEncoder, monkey
 def test_translation_is_asked_of_the_model_for_what_is_not_english(
     model: Path, text: TextEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = SpeechEncoder(model, text, translate=True, device="cpu", threads=1)
+    encoder = SpeechEncoder(model, text, translate=True, device="cpu")
     loaded = encoder._loaded()
     prompts: list[list[int]] = []
 

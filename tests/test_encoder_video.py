@@ -23,16 +23,12 @@ class Pictures(Encoder):
     """Mean colours of images."""
 
     def __init__(self) -> None:
-        self.name = "pictures"
+        self.name = self.fingerprint = "pictures"
         self.modalities: frozenset[Modality] = frozenset({"image"})
         self.dim = 3
         self.view = View(image_size=8)
         self.batch_size = 5
         self.batches: list[int] = []
-
-    @property
-    def fingerprint(self) -> str:
-        return "pictures"
 
     def prepare(self, media: Media) -> Prepared:
         self._require(media.modality)
@@ -52,16 +48,12 @@ class Sounds(Encoder):
     """Writes down a word a second: the loudness in tenths. Zero is no word."""
 
     def __init__(self, *, speaks: bool = True) -> None:
-        self.name = "sounds"
+        self.name = self.fingerprint = "sounds"
         self.modalities: frozenset[Modality] = frozenset({"audio"})
         self.dim = 2
         self.view = View(rate=100)
         self.batch_size = 4
         self.speaks = speaks
-
-    @property
-    def fingerprint(self) -> str:
-        return "sounds"
 
     def prepare(self, media: Media) -> Prepared:
         assert isinstance(media, Audio)

@@ -45,8 +45,7 @@ class Turned(Painter):
     """A painter with colours of its own: its vectors and those of `Painter` have nothing to do with each other."""
 
     def __init__(self, modalities: Sequence[Modality] = ("image", "text", "audio")) -> None:
-        super().__init__(modalities)
-        self.version = "2"
+        super().__init__(modalities, version="2")
 
     def encode_prepared(self, modality: Modality, batch: Sequence[Any]) -> Embeddings:
         found = super().encode_prepared(modality, batch)

@@ -49,14 +49,10 @@ class Fake(Encoder):
         self.view = View()
         self.batch_size = 4
         self.head = head
-        self.version = version
+        self.fingerprint = f"{name}-{version}-{dim}"
         self.shared = vector_space
         self.calls = 0
         self.encoded: list[str] = []
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.name}-{self.version}-{self.dim}"
 
     @property
     def vector_space(self) -> str:

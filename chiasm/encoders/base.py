@@ -97,16 +97,12 @@ class Encoder(ABC):
     """
 
     name: str
+    fingerprint: str  # hex digest over weights, preprocessing and version: equal exactly when embeddings may be mixed
     modalities: frozenset[Modality]
     dim: int
     view: View
     batch_size: int  # inputs a call of `encode_prepared` at which the network is fastest
     sound: Encoder | None = None  # of videos: whose vectors `Embeddings.track` are; it takes audio
-
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Hex digest over weights, preprocessing and version: equal exactly when embeddings may be mixed."""
 
     @property
     def vector_space(self) -> str:

@@ -28,17 +28,14 @@ from jaxtyping import Float
 from chiasm._optional import require
 from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint
-from chiasm.encoders.runtime import Arrays, Blueprint, Device, Engine, Network, groups_of_like_length
+from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network
 from chiasm.errors import EncoderError
 from chiasm.types import Audio, Image, Media, Modality, Text
 
 MAX_TOKENS = 8192  # longer texts are cut, also where the model itself knows no limit: attention grows with the square
 
 _VERSION = "1"  # of everything here that changes embeddings
-_PICTURES = (2, 64)  # pictures a run: on one core, and on a GPU
-_SOUNDS = (2, 64)  # windows of sound a run, likewise
 _HOP = 0.5  # of a window of sound, from one to the next
-_TOKENS = (256, 16_384)  # tokens a run, with padding: on one core, and on a GPU
 _DESCRIPTIONS = ("*.json", "*.txt", "*.model")  # configuration, tokenizer and image processor
 _SAFE, _PICKLED = "*.safetensors", "pytorch_model*.bin"  # transformers reads the latter with weights_only=True
 _MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")  # of sentence-transformers
@@ -87,17 +84,16 @@ class HuggingFaceEncoder(Encoder):
     moments, each half over the next, and as a whole their mean.
     """
 
-    def __init__(self, name_or_folder: str, *, device: Device = "auto", engine: Engine = "auto") -> None:
+    def __init__(self, name_or_folder: str, *, device: Device = "auto") -> None:
         """Find a model, download it if it is not here yet, and read all of its files but the weights.
 
         Args:
             name_or_folder: hub id, e.g. `"openai/clip-vit-base-patch32"`, or a local folder with a `config.json`.
             device: see `Network`.
-            engine: see `Network`.
 
         Raises:
             EncoderError: there is no such model, the hub cannot be reached, the model is of a kind that is not known
-                here or damaged, or a choice that `Network` does not have.
+                here or damaged, or there is no such device.
             MissingExtraError: it is a sentence-transformers folder and that package is not installed.
         """
         self._folder = _resolve(name_or_folder)
@@ -125,7 +121,7 @@ class HuggingFaceEncoder(Encoder):
         self.dim = _joint_dim(self._config, self.name) if joint else int(self._config.hidden_size)
         if sentence:
             self.dim = _sentence_dim(self.dim, sentence)
-        self._fingerprint = _fingerprint(self._folder, {self._model_folder, *(sentence.parts if sentence else ())})
+        self.fingerprint = _fingerprint(self._folder, {self._model_folder, *(sentence.parts if sentence else ())})
         self._loading = Lock()
         self._loaded_joint: weakref.ref[torch.nn.Module] | None = None
 
@@ -137,12 +133,12 @@ class HuggingFaceEncoder(Encoder):
         self._rules = _text_rules(self._config, self._tokenizer, inspect.signature(text_method).parameters, sentence)
         build: _Build = self._build_plain
         if joint:
-            build = self._build_joint_text
+            build = self._tower("get_text_features", self._rules.inputs)
         elif sentence:
             require("sentence_transformers", "huggingface", f"run {self.name}")
             build = self._build_sentence
         axes: dict[str, tuple[str, ...]] = dict.fromkeys(self._rules.inputs, ("batch", "tokens"))
-        self._texts = self._network("text", build, axes, self._sample_texts, device, engine)
+        self._texts = self._network("text", build, axes, self._sample_texts, device)
 
         self.view = View()
         if has_sounds:
@@ -153,7 +149,7 @@ class HuggingFaceEncoder(Encoder):
                 self._window = int(self._extractor.nb_max_samples)
             self.view = View(rate=int(self._extractor.sampling_rate))
             self._sounds = self._network(
-                "audio", self._build_joint_audio, {"input_features": ("batch",)}, self._sample_sounds, device, engine
+                "audio", lambda: _AudioTower(self._joint()), {"input_features": ("batch",)}, self._sample_sounds, device
             )
         if has_images:
             with _explain(f"the image processor of {self.name} cannot be read"):
@@ -165,13 +161,8 @@ class HuggingFaceEncoder(Encoder):
             self.view = View(image_size=_image_size(self._processor))
             image_axes = dict.fromkeys(self._image_inputs, ("batch",))
             self._images = self._network(
-                "image", self._build_joint_image, image_axes, self._sample_images, device, engine
+                "image", self._tower("get_image_features", self._image_inputs), image_axes, self._sample_images, device
             )
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest over weights, configuration, tokenizer, image processor and this module's version."""
-        return self._fingerprint
 
     def prepare(self, media: Media) -> Prepared:
         """Return the text itself; of a picture the inputs of the network, an array each; of a sound its windows."""
@@ -181,7 +172,7 @@ class HuggingFaceEncoder(Encoder):
         if isinstance(media, Audio):
             return self._windows(media)
         assert isinstance(media, Image)
-        return self._pixels([media.pixels])
+        return self._pixels(media.pixels)
 
     def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
         """Embed prepared inputs of one modality, a row each."""
@@ -190,37 +181,16 @@ class HuggingFaceEncoder(Encoder):
             return Embeddings(np.empty((0, self.dim), np.float32), ())
         if modality == "audio":
             return self._encode_sounds(batch)
-        vectors = self._encode_texts(batch) if modality == "text" else self._encode_pictures(batch)
+        if modality == "text":
+            tokens = self._tokens(batch)
+            lengths = [len(ids) for ids in tokens["input_ids"]]
+            vectors = self._texts.run_tokens(lengths, lambda rows: self._padded(tokens, rows))
+        else:
+            vectors = self._images.run_rows(self._stacked(batch))
         return Embeddings(vectors, (None,) * len(batch))
 
-    def _encode_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
-        tokens = self._tokens(texts)
-        # Texts of like length go together, so that little is padding.
-        rows = groups_of_like_length(
-            [len(ids) for ids in tokens["input_ids"]], self._texts.budget(small=_TOKENS[0], large=_TOKENS[1])
-        )
-        outputs = self._texts.run([self._padded(tokens, group) for group in rows])
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        for group, output in zip(rows, outputs, strict=True):
-            vectors[group] = self._check(output)
-        return vectors
-
-    def _encode_pictures(self, batch: Sequence[Arrays]) -> Float[np.ndarray, "inputs dim"]:
-        rows = self._images.budget(small=_PICTURES[0], large=_PICTURES[1])
-        runs = [
-            {
-                name: np.concatenate([inputs[name] for inputs in batch[start : start + rows]])
-                for name in self._image_inputs
-            }
-            for start in range(0, len(batch), rows)
-        ]
-        return np.concatenate([self._check(output) for output in self._images.run(runs)])
-
     def _encode_sounds(self, batch: Sequence[_Windows]) -> Embeddings:
-        features = np.concatenate([sound.features for sound in batch])
-        rows = self._sounds.budget(small=_SOUNDS[0], large=_SOUNDS[1])
-        runs = [{"input_features": features[start : start + rows]} for start in range(0, len(features), rows)]
-        vectors = np.concatenate([self._check(output) for output in self._sounds.run(runs)])
+        vectors = self._sounds.run_rows({"input_features": np.concatenate([sound.features for sound in batch])})
         counts = np.array([len(sound.starts) for sound in batch])
         wholes = np.add.reduceat(vectors, np.cumsum(counts) - counts) / counts[:, None].astype(np.float32)
         owners = np.repeat(np.arange(len(batch)), counts)
@@ -258,18 +228,13 @@ class HuggingFaceEncoder(Encoder):
         )
         return np.asarray(features["input_features"], np.float32)
 
-    def _check(self, output: np.ndarray) -> Float[np.ndarray, "batch dim"]:
-        if output.ndim != 2 or output.shape[1] != self.dim:
-            raise EncoderError(
-                f"{self.name} gave an output of shape {output.shape}, and its configuration says {self.dim} numbers an "
-                "input. A model of this kind is not supported"
-            )
-        return output
-
-    def _pixels(self, pictures: Sequence[np.ndarray]) -> Arrays:
+    def _pixels(self, picture: np.ndarray) -> Arrays:
         # The processor keeps no state between calls, so threads may share it.
-        processed = self._processor(images=list(pictures), input_data_format="channels_last", return_tensors="np")
+        processed = self._processor(images=[picture], input_data_format="channels_last", return_tensors="np")
         return {name: np.asarray(processed[name]) for name in self._image_inputs}
+
+    def _stacked(self, pictures: Sequence[Arrays]) -> Arrays:
+        return {name: np.concatenate([inputs[name] for inputs in pictures]) for name in self._image_inputs}
 
     def _tokens(self, texts: Sequence[str]) -> Mapping[str, list[list[int]]]:
         rules = self._rules
@@ -309,10 +274,9 @@ class HuggingFaceEncoder(Encoder):
 
     def _sample_images(self, rows: int, generator: np.random.Generator) -> Arrays:
         sizes = generator.integers(48, 96, (rows, 2))
-        pictures = [
-            self._pixels([generator.integers(0, 256, (height, width, 3), dtype=np.uint8)]) for height, width in sizes
-        ]
-        return {name: np.concatenate([inputs[name] for inputs in pictures]) for name in self._image_inputs}
+        return self._stacked(
+            [self._pixels(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)) for height, width in sizes]
+        )
 
     def _sample_sounds(self, rows: int, generator: np.random.Generator) -> Arrays:
         return {"input_features": self._mel([generator.normal(0, 0.1, self._window) for _ in range(rows)])}
@@ -324,21 +288,14 @@ class HuggingFaceEncoder(Encoder):
         axes: Mapping[str, tuple[str, ...]],
         sample: Callable[[int, np.random.Generator], Arrays],
         device: Device,
-        engine: Engine,
     ) -> Network:
         # The class of the model is the library's, so an export belongs to the library's version.
-        key = fingerprint(self._fingerprint, tower, transformers.__version__)
-        blueprint = Blueprint(f"{Path(self.name).name}-{tower}", key, build, axes, sample)
-        return Network(blueprint, device=device, engine=engine)
+        key = fingerprint(self.fingerprint, tower, transformers.__version__)
+        blueprint = Blueprint(f"{Path(self.name).name}-{tower}", key, build, axes, sample, self.dim)
+        return Network(blueprint, device=device)
 
-    def _build_joint_image(self) -> torch.nn.Module:
-        return _Tower(self._joint(), "get_image_features", self._image_inputs)
-
-    def _build_joint_audio(self) -> torch.nn.Module:
-        return _AudioTower(self._joint())
-
-    def _build_joint_text(self) -> torch.nn.Module:
-        return _Tower(self._joint(), "get_text_features", self._rules.inputs)
+    def _tower(self, method: str, inputs: Sequence[str]) -> _Build:
+        return lambda: _Tower(self._joint(), method, inputs)
 
     def _build_plain(self) -> torch.nn.Module:
         return _MeanPooled(_load(self._model_folder, self.name, unused=("pooler.",)), self._rules.inputs)

@@ -14,8 +14,8 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint, make_once
-from chiasm.encoders.runtime import Arrays, Blueprint, Device, Engine, Network, groups_of_like_length
+from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network
 from chiasm.encoders.video import VideoEncoder
 from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.types import Image, Media, Modality, Text
@@ -43,8 +43,6 @@ MAX_TOKENS = 256  # what all-MiniLM-L6-v2 was trained with, and its folder says;
 
 _VERSION = "1"  # of everything here and in `networks` that changes embeddings
 _TEXT_FILES = ("config.json", "tokenizer.json", "model.safetensors")
-_PICTURES = 2, 64  # a run: on one core, and on a GPU
-_TOKENS = 256, 16_384  # a run, with padding: on one core, and on a GPU
 
 
 class ImageEncoder(Encoder):
@@ -55,26 +53,16 @@ class ImageEncoder(Encoder):
     first ten by their captions through the class names, this finds 0.45.
     """
 
-    def __init__(
-        self,
-        weights: Path,
-        class_names: Sequence[str],
-        *,
-        device: Device = "auto",
-        engine: Engine = "auto",
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, weights: Path, class_names: Sequence[str], *, device: Device = "auto") -> None:
         """Name the weights; they are read later.
 
         Args:
             weights: the published `.pth` file: a state dict, read with `weights_only=True`.
             class_names: of the 1000 ImageNet classes, in the order of the network's outputs.
             device: see `Network`.
-            engine: see `Network`.
-            threads: see `Network`.
 
         Raises:
-            EncoderError: not 1000 names, the file cannot be read, or a choice that `Network` does not have.
+            EncoderError: not 1000 names, the file cannot be read, or there is no such device.
         """
         if len(class_names) != CLASSES:
             raise EncoderError(f"EfficientNet-Lite0 has {CLASSES} classes; got {len(class_names)} names")
@@ -82,21 +70,14 @@ class ImageEncoder(Encoder):
         self.modalities: frozenset[Modality] = frozenset({"image"})
         self.dim = DIM
         self.view = View(image_size=SIDE)
-        self.batch_size = _PICTURES[1]
+        self.batch_size = 64
         self._weights = weights
         self._class_names = tuple(class_names)
-        self._fingerprint = fingerprint(self.name, _VERSION, file_digest(weights))
+        self.fingerprint = fingerprint(self.name, _VERSION, file_digest(weights))
         self._network = Network(
-            Blueprint(self.name, self._fingerprint, self._build, {"pixels": ("batch",)}, _random_pictures),
+            Blueprint(self.name, self.fingerprint, self._build, {"pixels": ("batch",)}, _random_pictures, DIM),
             device=device,
-            engine=engine,
-            threads=threads,
         )
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest over the weights and this module's version."""
-        return self._fingerprint
 
     def prepare(self, media: Media) -> Prepared:
         """Return the pixels of a picture, `1 x 224 x 224 x 3` bytes."""
@@ -109,15 +90,13 @@ class ImageEncoder(Encoder):
         self._require(modality)
         if not batch:
             return Embeddings(np.empty((0, DIM), np.float32), ())
-        rows = self._network.budget(small=_PICTURES[0], large=_PICTURES[1])
-        runs = [{"pixels": np.concatenate(batch[start : start + rows])} for start in range(0, len(batch), rows)]
-        return Embeddings(np.concatenate(self._network.run(runs)), (None,) * len(batch))
+        return Embeddings(self._network.run_rows({"pixels": np.concatenate(batch)}), (None,) * len(batch))
 
     def class_head(self) -> ClassHead:
         """Return the ImageNet classifier. Kept in the cache as safetensors, so that reading it does not import PyTorch."""
         from safetensors.numpy import load_file
 
-        folder, _ = make_once("heads", self.name, self._fingerprint, self._save_head)
+        folder, _ = make_once("heads", self.name, self.fingerprint, self._save_head)
         tensors = load_file(folder / "head.safetensors")
         return ClassHead(tensors["weight"], tensors["bias"], self._class_names)
 
@@ -133,7 +112,7 @@ class ImageEncoder(Encoder):
 
         weight, bias = load_efficientnet(self._weights).head
         save_file({"weight": weight, "bias": bias}, folder / "head.safetensors")
-        return {"name": self.name, "fingerprint": self._fingerprint}
+        return {"name": self.name, "fingerprint": self.fingerprint}
 
 
 def fit(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "224 224 3"]:
@@ -162,15 +141,7 @@ def _random_pictures(rows: int, generator: np.random.Generator) -> Arrays:
 class TextEncoder(Encoder):
     """Mean-pooled BERT, vectors of length 1; the same as sentence-transformers gives for the same folder."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        name: str = "all-MiniLM-L6-v2",
-        device: Device = "auto",
-        engine: Engine = "auto",
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, *, name: str = "all-MiniLM-L6-v2", device: Device = "auto") -> None:
         """Name the model's folder; weights are read later.
 
         Args:
@@ -178,14 +149,12 @@ class TextEncoder(Encoder):
                 embedding is the normalised mean over the tokens.
             name: of the model, for messages.
             device: see `Network`.
-            engine: see `Network`.
-            threads: see `Network`.
 
         Raises:
-            EncoderError: a file is missing or cannot be read, or a choice that `Network` does not have.
+            EncoderError: a file is missing or cannot be read, or there is no such device.
         """
         self._folder = folder
-        self._fingerprint = fingerprint(name, _VERSION, *(file_digest(folder / file) for file in _TEXT_FILES))
+        self.fingerprint = fingerprint(name, _VERSION, *(file_digest(folder / file) for file in _TEXT_FILES))
         self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if self._config.get("model_type") != "bert" or self._config.get("hidden_act") != "gelu":
             raise EncoderError(
@@ -197,20 +166,11 @@ class TextEncoder(Encoder):
         self.dim = int(self._config["hidden_size"])
         self.view = View()
         self.batch_size = 256  # enough to find texts of the same length in it
-        self._tokenizer: Tokenizer | None = None
-        self._loading = Lock()
         axes = {"input_ids": ("batch", "tokens"), "attention_mask": ("batch", "tokens")}
         self._network = Network(
-            Blueprint(name, self._fingerprint, self._build, axes, self._sample),
+            Blueprint(name, self.fingerprint, self._build, axes, self._sample, self.dim),
             device=device,
-            engine=engine,
-            threads=threads,
         )
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest over weights, configuration, tokenizer and this module's version."""
-        return self._fingerprint
 
     def prepare(self, media: Media) -> Prepared:
         """Return the text itself: a whole batch is cut into tokens at once."""
@@ -221,28 +181,18 @@ class TextEncoder(Encoder):
     def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
         """Embed texts, a row each."""
         self._require(modality)
-        vectors = np.empty((len(batch), self.dim), np.float32)
-        if not batch:
-            return Embeddings(vectors, ())
-        tokens = [encoding.ids for encoding in self._loaded_tokenizer().encode_batch_fast(list(batch))]
-        # Texts of like length go together, so that little is padding; the longest go first, so that the cores end
-        # together.
-        rows = groups_of_like_length(
-            [len(ids) for ids in tokens], self._network.budget(small=_TOKENS[0], large=_TOKENS[1])
+        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(batch))]
+        vectors = self._network.run_tokens(
+            [len(ids) for ids in tokens], lambda rows: _padded([tokens[row] for row in rows])
         )
-        outputs = self._network.run([_padded([tokens[row] for row in group]) for group in rows])
-        for group, output in zip(rows, outputs, strict=True):
-            vectors[group] = output
         return Embeddings(vectors, (None,) * len(batch))
 
-    def _loaded_tokenizer(self) -> Tokenizer:
-        with self._loading:
-            if self._tokenizer is None:
-                tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
-                tokenizer.no_padding()
-                tokenizer.enable_truncation(MAX_TOKENS)
-                self._tokenizer = tokenizer
-            return self._tokenizer
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(MAX_TOKENS)
+        return tokenizer
 
     def _build(self) -> torch.nn.Module:
         from chiasm.encoders.networks import BertShape, load_sentence_bert

@@ -15,7 +15,6 @@ import importlib.metadata
 import shutil
 import sys
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,9 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
-Engine: TypeAlias = Literal["auto", "onnxruntime", "pytorch"]
 DEVICES: tuple[Device, ...] = get_args(Device)
-ENGINES: tuple[Engine, ...] = get_args(Engine)
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 
 TOLERANCE = 1e-4
@@ -47,6 +44,8 @@ Float32 rounding in another order gives about 1e-6 here; a wrongly exported oper
 """
 
 _OPSET = 18
+_ROWS = (2, 64)  # pictures or windows of sound in a batch: where each core has its own, and on a GPU
+_TOKENS = (256, 16_384)  # tokens in a batch, with padding, likewise
 
 
 class _NotExportable(Exception):  # noqa: N818  it is no error where PyTorch can take over
@@ -66,6 +65,7 @@ class Blueprint:
             call. The first is the batch.
         sample: random inputs for a batch of the given size, for the export and its check. Sizes of further axes should
             differ from call to call.
+        dim: numbers of the output an input.
     """
 
     name: str
@@ -73,93 +73,93 @@ class Blueprint:
     build: Callable[[], torch.nn.Module]
     axes: Mapping[str, tuple[str, ...]]
     sample: Callable[[int, np.random.Generator], Arrays]
-
-
-class _Runner(ABC):
-    """A loaded network."""
-
-    @abstractmethod
-    def run(self, batches: Sequence[Arrays]) -> list[Float[np.ndarray, "batch dim"]]:
-        """Return the outputs of the batches, in order."""
+    dim: int
 
 
 class Network:
     """A network that can be run. Making one is cheap: it is loaded by the first `run`, from any thread."""
 
-    def __init__(
-        self, blueprint: Blueprint, *, device: Device = "auto", engine: Engine = "auto", threads: int | None = None
-    ) -> None:
+    def __init__(self, blueprint: Blueprint, *, device: Device = "auto") -> None:
         """Choose how to run.
 
         Args:
             blueprint: the network.
-            device: `"auto"` is the GPU if there is one that PyTorch can use, else the CPU.
-            engine: `"auto"` is ONNX Runtime on a CPU, with PyTorch in its place (and a warning) where the network
-                cannot be exported or the export does not give the same answers, and PyTorch on a GPU.
-            threads: cores to use on a CPU; None is all that this process may use. PyTorch has one such number for a
-                whole process, which is set by a number given here.
+            device: `"auto"` is the GPU if there is one that PyTorch can use, else the CPU. There ONNX Runtime runs it, or
+                PyTorch (with a warning) where it cannot be exported or the export does not give the same answers.
 
         Raises:
-            EncoderError: a choice that does not exist or does not fit the other.
+            EncoderError: there is no such device.
         """
-        if device not in DEVICES:
-            raise EncoderError(f"the device must be one of {', '.join(DEVICES)}; got {device!r}")
-        if engine not in ENGINES:
-            raise EncoderError(f"the engine must be one of {', '.join(ENGINES)}; got {engine!r}")
-        if engine == "onnxruntime" and device == "cuda":
-            raise EncoderError("ONNX Runtime runs on the CPU here: use engine='pytorch' with device='cuda'")
-        if threads is not None and threads < 1:
-            raise EncoderError(f"threads must be at least 1; got {threads}")
         self.blueprint = blueprint
-        self.device = device
-        self.engine = engine
-        self.threads = threads
-        self._runner: _Runner | None = None
+        self.device = checked_device(device)
+        self._runner: _OnnxRuntime | _PyTorch | None = None
         self._loading = Lock()
 
     def run(self, batches: Sequence[Arrays]) -> list[Float[np.ndarray, "batch dim"]]:
         """Return the outputs (float32) of several batches, in order. Safe to call from several threads.
 
         Raises:
-            EncoderError: the network cannot be loaded on this device by this engine.
+            EncoderError: the network cannot be loaded on this device, or its output has another shape than it says.
         """
-        return self._loaded().run(batches)
+        outputs = self._loaded().run(batches)
+        for output in outputs:
+            if output.ndim != 2 or output.shape[1] != self.blueprint.dim:
+                raise EncoderError(
+                    f"{self.blueprint.name} gave an output of shape {output.shape}, and its configuration says "
+                    f"{self.blueprint.dim} numbers an input. A model of this kind is not supported"
+                )
+        return outputs
 
-    def budget(self, *, small: int, large: int) -> int:
-        """Return the size of a batch that fits how the network runs: `small` where each core has its own, else `large`."""
+    def run_rows(self, inputs: Arrays) -> Float[np.ndarray, "rows dim"]:
+        """Return the outputs of inputs of one size, in batches that fit how the network runs."""
+        size = self._size(_ROWS)
+        count = len(next(iter(inputs.values())))
+        batches = [{name: rows[at : at + size] for name, rows in inputs.items()} for at in range(0, count, size)]
+        return np.concatenate(self.run(batches))
+
+    def run_tokens(
+        self, lengths: Sequence[int], padded: Callable[[Sequence[int]], Arrays]
+    ) -> Float[np.ndarray, "texts dim"]:
+        """Return the outputs of texts, those of like length in one batch, so that little is padding.
+
+        Args:
+            lengths: tokens of each text.
+            padded: gives the inputs of some texts, by number, padded to the longest of them.
+        """
+        groups = groups_of_like_length(lengths, self._size(_TOKENS))
+        vectors = np.empty((len(lengths), self.blueprint.dim), np.float32)
+        for group, output in zip(groups, self.run([padded(group) for group in groups]), strict=True):
+            vectors[group] = output
+        return vectors
+
+    def _size(self, sizes: tuple[int, int]) -> int:
+        small, large = sizes
         return small if isinstance(self._loaded(), _OnnxRuntime) else large
 
-    def _loaded(self) -> _Runner:
+    def _loaded(self) -> _OnnxRuntime | _PyTorch:
         with self._loading:
             if self._runner is None:
                 self._runner = self._load()
             return self._runner
 
-    def _load(self) -> _Runner:
-        engine, device = self.engine, self.device
-        if device == "auto":
-            device = "cuda" if engine != "onnxruntime" and _has_gpu() else "cpu"
-        if engine == "pytorch" or device == "cuda":
-            return _PyTorch(self.blueprint, device, self.threads)
+    def _load(self) -> _OnnxRuntime | _PyTorch:
+        if self.device == "cuda" or (self.device == "auto" and _has_gpu()):
+            return _PyTorch(self.blueprint, "cuda")
         try:
-            return _OnnxRuntime(self.blueprint, self.threads or usable_cores())
+            return _OnnxRuntime(self.blueprint)
         except _NotExportable as reason:
-            if engine == "onnxruntime":
-                raise EncoderError(
-                    f"{self.blueprint.name} cannot be run by ONNX Runtime: {reason}. Use engine='pytorch'"
-                ) from reason
             warnings.warn(
                 f"{self.blueprint.name} is run by PyTorch, slower on a CPU than ONNX Runtime: {reason}",
                 RuntimeWarning,
                 stacklevel=4,
             )
-            return _PyTorch(self.blueprint, device, self.threads)
+            return _PyTorch(self.blueprint, "cpu")
 
 
-class _PyTorch(_Runner):
+class _PyTorch:
     """The module itself, in half precision on a GPU."""
 
-    def __init__(self, blueprint: Blueprint, device: str, threads: int | None) -> None:
+    def __init__(self, blueprint: Blueprint, device: str) -> None:
         import torch
 
         if device == "cuda" and not torch.cuda.is_available():
@@ -167,8 +167,6 @@ class _PyTorch(_Runner):
                 "device='cuda' was asked for, and PyTorch sees no CUDA GPU. Use device='cpu' or 'auto', or install a "
                 "PyTorch that is built for the GPU's driver"
             )
-        if device == "cpu" and threads is not None:
-            torch.set_num_threads(threads)
         self.device = device
         # bf16 has the range of float32; fp16 is for GPUs that would only emulate bf16. On a CPU neither is used.
         fast = device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
@@ -187,17 +185,17 @@ class _PyTorch(_Runner):
         return [output.cpu().numpy() for output in outputs]  # after the loop: a GPU is not waited for in between
 
 
-class _OnnxRuntime(_Runner):
+class _OnnxRuntime:
     """An exported network: one session, whose runs take one core each and go on side by side."""
 
-    def __init__(self, blueprint: Blueprint, threads: int) -> None:
+    def __init__(self, blueprint: Blueprint) -> None:
         versions = {name: importlib.metadata.version(name) for name in ("torch", "onnxruntime")}
         key = fingerprint(blueprint.key, str(_OPSET), *versions.values())  # an export belongs to those who checked it
         folder, notes = make_once("networks", blueprint.name, key, lambda folder: _export(blueprint, folder, versions))
         if "refused" in notes:
             raise _NotExportable(notes["refused"])
         self.session = _session(folder / "network.onnx")
-        self.threads = threads
+        self.threads = usable_cores()
 
     def run(self, batches: Sequence[Arrays]) -> list[Float[np.ndarray, "batch dim"]]:
         if len(batches) < 2 or self.threads == 1:
@@ -208,6 +206,13 @@ class _OnnxRuntime(_Runner):
     def _one(self, batch: Arrays) -> Float[np.ndarray, "batch dim"]:
         output: Float[np.ndarray, "batch dim"] = self.session.run(None, dict(batch))[0]
         return output
+
+
+def checked_device(device: Device) -> Device:
+    """Return the device; raise `EncoderError` where there is none of this name."""
+    if device not in DEVICES:
+        raise EncoderError(f"the device must be one of {', '.join(DEVICES)}; got {device!r}")
+    return device
 
 
 def groups_of_like_length(lengths: Sequence[int], budget: int) -> list[list[int]]:

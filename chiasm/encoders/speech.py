@@ -31,7 +31,7 @@ from chiasm._optional import require
 from chiasm.cores import usable_cores
 from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint
-from chiasm.encoders.runtime import DEVICES, Device
+from chiasm.encoders.runtime import Device, checked_device
 from chiasm.errors import EncoderError
 from chiasm.types import Audio, Media, Modality, Text
 from chiasm.vectors import unit_rows
@@ -105,7 +105,6 @@ class SpeechEncoder(Encoder):
         language: str | None = None,
         translate: bool = False,
         device: Device = "auto",
-        threads: int | None = None,
     ) -> None:
         """Name the model's folder; weights are read later.
 
@@ -116,7 +115,6 @@ class SpeechEncoder(Encoder):
                 single words goes wrong more often.
             translate: whether what is not English is written down in English, by Whisper itself.
             device: `"auto"` is the GPU if CTranslate2 can use one (in float16), else the CPU (in int8).
-            threads: cores to use on a CPU; None is all that this process may use.
 
         Raises:
             MissingExtraError: faster-whisper is not installed.
@@ -130,11 +128,7 @@ class SpeechEncoder(Encoder):
             )
         if "text" not in text.modalities:
             raise EncoderError(f"transcripts are embedded by an encoder of texts; {text.name} does not take text")
-        if device not in DEVICES:
-            raise EncoderError(f"the device must be one of {', '.join(DEVICES)}; got {device!r}")
-        if (
-            importlib.util.find_spec("faster_whisper") is None
-        ):  # importing it takes half a second: not before it is used
+        if importlib.util.find_spec("faster_whisper") is None:  # importing it takes half a second
             require("faster_whisper", "speech", "transcribe speech")
         self.name = f"whisper+{text.name}"
         self.modalities: frozenset[Modality] = frozenset({"audio"})
@@ -145,19 +139,14 @@ class SpeechEncoder(Encoder):
         self._text = text
         self._language = language
         self._translate = translate
-        self._device = device
-        self._threads = threads or usable_cores()
+        self._device = checked_device(device)
+        self._threads = usable_cores()
         digests = [file_digest(file) for file in sorted(folder.iterdir()) if file.suffix in {".bin", ".json"}]
-        self._fingerprint = fingerprint(
+        self.fingerprint = fingerprint(
             "whisper", _VERSION, language or "", "translate" if translate else "", text.fingerprint, *digests
         )
         self._model: WhisperModel | None = None
         self._loading = Lock()
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest over the speech model, language and translation, the text encoder and this module's version."""
-        return self._fingerprint
 
     @property
     def vector_space(self) -> str:

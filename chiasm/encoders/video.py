@@ -71,12 +71,7 @@ class VideoEncoder(Encoder):
         self._images = images
         settings = (FPS, FRAMES, WINDOW, _DIFFERENT, _STANDS_OUT, _AROUND)
         of_sound = "" if sound is None else sound.fingerprint
-        self._fingerprint = fingerprint("video", _VERSION, str(settings), images.fingerprint, of_sound)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest over both encoders and how shots are found."""
-        return self._fingerprint
+        self.fingerprint = fingerprint("video", _VERSION, str(settings), images.fingerprint, of_sound)
 
     @property
     def vector_space(self) -> str:
