@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 
+import chiasm
 from chiasm import __version__, console
 from chiasm.errors import ChiasmError
 from chiasm.types import MODALITIES, Modality, Outcome
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 
 CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="Folder of the collection.")]
+ModelPath = Annotated[Path, typer.Argument(help="Folder of the model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where networks run.")]
 Where = Annotated[str | None, typer.Option(metavar="SQL", help="Condition on the columns, e.g. \"label = 'bird'\".")]
@@ -50,15 +52,11 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Store and embed what folders, tables and files list. Run again, it does only what is new."""
-    import chiasm
-
-    with console.file_progress("files") as on_progress:
+    with console.file_progress() as on_progress:
         report = chiasm.add(list(paths), to=to, encoder=encoder, device=device, on_progress=on_progress)
-    if as_json:
-        document = asdict(report)
-        console.print_json({**document.pop("counts"), **document})
-    else:
-        console.print_add_report(report, to)
+    document = asdict(report)
+    document = {**document.pop("counts"), **document}
+    console.show(document, as_json, lambda: console.print_add_report(report, to))
     failures = [row for row in report.outcomes if row.outcome is not Outcome.DUPLICATE]
     if strict and failures:
         typer.echo(f"strict: {len(failures)} files are not ok", err=True)
@@ -70,14 +68,9 @@ def add(
 
 @app.command()
 def status(collection: CollectionPath, as_json: Json = False) -> None:
-    """Say what a collection holds."""
-    import chiasm
-
+    """Show what a collection holds."""
     report = chiasm.status(collection)
-    if as_json:
-        console.print_json(report.as_dict())
-    else:
-        console.print_status(report)
+    console.show(report.as_dict(), as_json, lambda: console.print_status(report))
 
 
 @app.command()
@@ -87,13 +80,8 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Delete items with their outcomes and vectors (the files themselves stay)."""
-    import chiasm
-
     count = chiasm.remove(collection, where=where)
-    if as_json:
-        console.print_json({"removed": count})
-    else:
-        typer.echo(f"{count} items removed from {collection}")
+    console.show({"removed": count}, as_json, lambda: typer.echo(f"{count} items removed from {collection}"))
 
 
 @app.command()
@@ -104,14 +92,9 @@ def reembed(
     as_json: Json = False,
 ) -> None:
     """Embed all files with another encoder. Searches go on with the old one until the new one takes over."""
-    import chiasm
-
-    with console.file_progress("files") as on_progress:
+    with console.file_progress() as on_progress:
         report = chiasm.reembed(collection, encoder=encoder, device=device, on_progress=on_progress)
-    if as_json:
-        console.print_json(report.as_dict())
-        return
-    console.print_reembed_report(report, collection)
+    console.show(report.as_dict(), as_json, lambda: console.print_reembed_report(report, collection))
 
 
 @app.command()
@@ -150,10 +133,7 @@ def search(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Find items by words, pictures, sounds and videos, alone or together, and by what is not wanted."""
-    import chiasm
-
-    least = None if min_probability is None else _number_or_auto(min_probability, "--min-probability")
+    """Find items by words, pictures, sounds and videos, alone or together, and away from what is not wanted."""
     result = chiasm.search(
         collection,
         text,
@@ -169,7 +149,7 @@ def search(
         offset=offset,
         modality=_modality(modality) if modality is not None else None,
         where=where,
-        min_probability=least,
+        min_probability=None if min_probability is None else _number_or_auto(min_probability, "--min-probability"),
         metric=metric,
         hybrid=hybrid,
         rerank=rerank,
@@ -177,10 +157,7 @@ def search(
         space=space,
         device=device,
     )
-    if as_json:
-        console.print_json(result.as_dict())
-        return
-    console.print_search_result(result)
+    console.show(result.as_dict(), as_json, lambda: console.print_search_result(result))
 
 
 @app.command()
@@ -202,8 +179,6 @@ def align(
     as_json: Json = False,
 ) -> None:
     """Learn from items that have both modalities; search uses the result from then on."""
-    import chiasm
-
     report = chiasm.align(
         collection,
         pairs=_pairs(pairs),
@@ -215,10 +190,7 @@ def align(
         seed=seed,
         device=device,
     )
-    if as_json:
-        console.print_json(report.as_dict())
-        return
-    console.print_align_report(report, collection, source)
+    console.show(report.as_dict(), as_json, lambda: console.print_align_report(report, collection, source))
 
 
 @app.command()
@@ -231,13 +203,12 @@ def statistics(
     as_json: Json = False,
 ) -> None:
     """Write what `align --source` needs of this collection, without its data."""
-    import chiasm
-
     count = chiasm.statistics(collection, out=out, pairs=_pair(pairs), where=where, device=device)
-    if as_json:
-        console.print_json({"pairs": count, "path": str(out)})
-    else:
-        typer.echo(f"Statistics of {count} pairs are in {out}. Use them: chiasm align OTHER --source {out}")
+    console.show(
+        {"pairs": count, "path": str(out)},
+        as_json,
+        lambda: typer.echo(f"Statistics of {count} pairs are in {out}. Use them: chiasm align OTHER --source {out}"),
+    )
 
 
 @app.command()
@@ -284,26 +255,25 @@ def fit(
     ] = 0,
     sampler: Annotated[Literal["tpe", "random"], typer.Option(help="How the search draws.")] = "tpe",
     nested: Annotated[
-        bool, typer.Option("--nested", help="Measure by fitting all anew in five outer folds: slower, no flattery.")
+        bool,
+        typer.Option("--nested", help="Measure by five outer folds in which all is fitted anew: slower, unbiased."),
     ] = False,
     also: Annotated[
         str,
         typer.Option(
             metavar="A,B",
-            help="Find out besides: learning-curve, held-out-classes, incremental, random-split, balance.",
+            help="Extra experiments: learning-curve, held-out-classes, incremental, random-split, balance.",
         ),
     ] = "",
     log_dir: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's logs of the networks.")] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="F.html", help="Write all findings: .html, .md or .json.")
+        Path | None, typer.Option(metavar="F.html", help="Also write a report: .html, .md or .json.")
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Train a recogniser on labelled items, in seconds, and measure it on items it did not see."""
-    import chiasm
-
     chosen = None if modalities is None else [_modality(part) for part in modalities.split(",")]
     with console.trial_progress(tune) as on_trial:
         result = chiasm.fit(
@@ -333,12 +303,9 @@ def fit(
             seed=seed,
             device=device,
         )
-    if as_json:
-        console.print_json(result.as_dict())
-        return
-    console.print_fit_report(result)
+    console.show(result.as_dict(), as_json, lambda: console.print_fit_report(result))
     if report is not None:
-        typer.echo(f"Report: {report}")
+        typer.echo(f"Report: {report}", err=as_json)
 
 
 @app.command()
@@ -351,9 +318,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Recognise what is in files. Items may have any subset of the modalities that the model knows."""
-    import chiasm
-
-    with console.file_progress("files") as on_progress:
+    with console.file_progress() as on_progress:
         result = chiasm.predict(
             model,
             list(paths),
@@ -362,10 +327,7 @@ def predict(
             device=device,
             on_progress=on_progress,
         )
-    if as_json:
-        console.print_json(result.as_dict())
-    else:
-        console.print_predictions(result)
+    console.show(result.as_dict(), as_json, lambda: console.print_predictions(result))
     if result.predictions and all(row.label is None for row in result.predictions):
         typer.echo("no item could be used", err=True)
         raise typer.Exit(1)
@@ -396,13 +358,13 @@ def evaluate(
     against: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="For a model: another one, on the same items.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(metavar="F.html", help="Write it as .html, .md or .json, too.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="F.html", help="Also write a report: .html, .md or .json.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure search (of a collection, by pairs and questions) or a recogniser (of a model, by labels)."""
-    import chiasm
-
     result = chiasm.evaluate(
         target,
         collection,
@@ -416,12 +378,9 @@ def evaluate(
         report=report,
         device=device,
     )
-    if as_json:
-        console.print_json(result.as_dict())
-    else:
-        console.print_evaluation(result)
-        if report is not None:
-            typer.echo(f"Report: {report}")
+    console.show(result.as_dict(), as_json, lambda: console.print_evaluation(result))
+    if report is not None:
+        typer.echo(f"Report: {report}", err=as_json)
     if result.seen:
         typer.echo(f"Warning: all {result.seen} were also used for training; these metrics are optimistic.", err=True)
 
@@ -435,10 +394,9 @@ def feedback(
     who: Annotated[str, typer.Option(help="Whose verdict it is.")] = "me",
     as_json: Json = False,
 ) -> None:
-    """Keep thumbs on hits."""
-    import chiasm
-
-    console.print_counts(chiasm.feedback(collection, items, verdict=verdict, query=query, who=who), as_json)
+    """Record thumbs up or down on search results."""
+    counts = chiasm.feedback(collection, items, verdict=verdict, query=query, who=who)
+    console.show(counts, as_json, lambda: console.print_counts(counts))
 
 
 @app.command()
@@ -450,15 +408,14 @@ def labels(
     who: Annotated[str, typer.Option(help="Whose verdict it is.")] = "me",
     as_json: Json = False,
 ) -> None:
-    """Keep what items truly are, for learn."""
-    import chiasm
-
-    console.print_counts(chiasm.labels(collection, items, column=column, label=label, who=who), as_json)
+    """Record the right labels of items, for learn."""
+    counts = chiasm.labels(collection, items, column=column, label=label, who=who)
+    console.show(counts, as_json, lambda: console.print_counts(counts))
 
 
 @app.command()
 def learn(
-    model: Annotated[Path, typer.Argument(help="Folder of the model.")],
+    model: ModelPath,
     collection: CollectionPath,
     unseen: Annotated[
         Literal["auto", "compare", "learn"],
@@ -476,13 +433,13 @@ def learn(
     alike: Annotated[
         float, typer.Option(help="Cosine from which pictures, sounds and videos are near-duplicates.")
     ] = 0.97,
-    switch: Annotated[bool, typer.Option("--switch/--no-switch", help="Take the new model if it is not worse.")] = True,
+    switch: Annotated[
+        bool, typer.Option("--switch/--no-switch", help="Replace the old model unless the new one is worse.")
+    ] = True,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Fit a model again with what people said, and take the new one if it is not worse."""
-    import chiasm
-
+    """Retrain a model with corrected labels; it replaces the old one unless it is worse."""
     report = chiasm.learn(
         model,
         collection,
@@ -494,43 +451,30 @@ def learn(
         switch=switch,
         device=device,
     )
-    if as_json:
-        console.print_json(report.as_dict())
-        return
-    console.print_learn_report(report)
+    console.show(report.as_dict(), as_json, lambda: console.print_learn_report(report))
 
 
 @app.command()
 def revert(
-    model: Annotated[Path, typer.Argument(help="Folder of the model.")],
+    model: ModelPath,
     as_json: Json = False,
 ) -> None:
-    """Bring back the model that learn replaced."""
-    import chiasm
-
+    """Bring back the model that learn or fit replaced."""
     version = chiasm.revert(model)
-    if as_json:
-        console.print_json({"version": version})
-    else:
-        typer.echo(f"{model} is the model again that it was before (version {version})")
+    console.show({"version": version}, as_json, lambda: typer.echo(f"{model} is back at version {version}"))
 
 
 @app.command()
 def drift(
-    model: Annotated[Path, typer.Argument(help="Folder of the model.")],
+    model: ModelPath,
     collection: CollectionPath,
     where: Where = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Tell how far the items of a collection lie from those that a model learned from."""
-    import chiasm
-
+    """Measure how far the items of a collection lie from those that a model was trained on."""
     report = chiasm.drift(model, collection, where=where, device=device)
-    if as_json:
-        console.print_json(report.as_dict())
-        return
-    console.print_drift_report(report)
+    console.show(report.as_dict(), as_json, lambda: console.print_drift_report(report))
 
 
 @app.command()
@@ -552,8 +496,6 @@ def serve(
     device: Device = "auto",
 ) -> None:
     """Serve a page for people and a REST API for programs."""
-    import chiasm
-
     chiasm.serve(
         collection,
         model=model,
@@ -576,13 +518,8 @@ def make_key(
     as_json: Json = False,
 ) -> None:
     """Make an API key for serve; it is shown once."""
-    import chiasm
-
     key = chiasm.make_key(file, name=name)
-    if as_json:
-        console.print_json({"key": key, "name": name})
-    else:
-        typer.echo(key)
+    console.show({"key": key, "name": name}, as_json, lambda: typer.echo(key))
 
 
 @app.command()
@@ -596,7 +533,7 @@ def demo(
     """Do the main job on a real corpus: add, search, align, fit, and write a report to look at."""
     from chiasm import demo as show
 
-    with console.file_progress("files") as on_progress:
+    with console.file_progress() as on_progress:
         result = show.run(path, out, say=lambda line: typer.echo(line, err=as_json), on_progress=on_progress)
     if as_json:
         console.print_json(result)
@@ -654,15 +591,13 @@ def _pairs(text: str) -> list[Modality]:
     return [_modality(part.strip()) for part in parts]
 
 
-def _number(text: str, option: str) -> float:
+def _number_or_auto(text: str, option: str) -> float | Literal["auto"]:
+    if text == "auto":
+        return "auto"
     try:
         return float(text)
     except ValueError:
         raise typer.BadParameter(f"{option} takes 'auto' or a number from 0 to 1; got {text!r}") from None
-
-
-def _number_or_auto(text: str, option: str) -> float | Literal["auto"]:
-    return "auto" if text == "auto" else _number(text, option)
 
 
 if __name__ == "__main__":

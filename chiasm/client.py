@@ -93,7 +93,7 @@ class Client:
         like: Sequence[str] = (),
         **options: Any,
     ) -> list[dict[str, Any]]:
-        """The hits of one query, best first.
+        """Return the hits of one query, best first.
 
         Args:
             text: what to look for, in words.
@@ -112,10 +112,10 @@ class Client:
         return hits
 
     def search_many(self, queries: Sequence[Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
-        """The results of several queries, each as the API has them; files are base64."""
+        """Return the results of several queries, each as the API has them; files are base64."""
         asked = {name: value for name, value in options.items() if value is not None}
-        found: list[dict[str, Any]] = self._json("POST", "/v1/search", {"queries": list(queries), **asked})["results"]
-        return found
+        results: list[dict[str, Any]] = self._json("POST", "/v1/search", {"queries": list(queries), **asked})["results"]
+        return results
 
     def predict(
         self,
@@ -127,14 +127,11 @@ class Client:
         level: float = 0.9,
         false_alarm_rate: float = 0.05,
     ) -> dict[str, Any]:
-        """What the server's model says of one item, given by any subset of its modalities."""
-        body = {
-            "items": [_thing(text, image, audio, video)],
-            "level": level,
-            "false_alarm_rate": false_alarm_rate,
-        }
-        found: dict[str, Any] = self._json("POST", "/v1/predict", body)["predictions"][0]
-        return found
+        """Return the prediction of the server's model for one item, given by any subset of its modalities."""
+        items = [_thing(text, image, audio, video)]
+        body = {"items": items, "level": level, "false_alarm_rate": false_alarm_rate}
+        prediction: dict[str, Any] = self._json("POST", "/v1/predict", body)["predictions"][0]
+        return prediction
 
     def embed(
         self,
@@ -144,13 +141,13 @@ class Client:
         audio: File | None = None,
         video: File | None = None,
     ) -> dict[Modality, list[float]]:
-        """Unit vectors of one item by modality."""
+        """Return the unit vectors of one item by modality."""
         body = {"items": [_thing(text, image, audio, video)]}
-        found: dict[Modality, list[float]] = self._json("POST", "/v1/embed", body)["embeddings"][0]["vectors"]
-        return found
+        vectors: dict[Modality, list[float]] = self._json("POST", "/v1/embed", body)["embeddings"][0]["vectors"]
+        return vectors
 
     def items(self, *, where: str | None = None) -> Iterator[dict[str, Any]]:
-        """All items in the order of their ids; asked for a page at a time."""
+        """Yield all items in the order of their ids, fetched a page at a time."""
         after = None
         while True:
             asked = {"limit": 500, "after": after, "where": where}
@@ -161,27 +158,27 @@ class Client:
                 return
 
     def item(self, item: str) -> dict[str, Any]:
-        """One item."""
+        """Return one item."""
         return self._json("GET", f"/v1/items/{quote(item, safe='')}")
 
     def file(self, item: str, modality: Modality, number: int = 0) -> bytes:
-        """A file of an item, by its place among the item's files of that modality."""
+        """Return a file of an item, by its place among the item's files of that modality."""
         return self._ask("GET", f"/v1/items/{quote(item, safe='')}/files/{modality}/{number}")
 
     def feedback(self, item: str, verdict: str, *, query: str | None = None) -> None:
-        """Tell that a hit was right (`"up"`) or not (`"down"`)."""
+        """Record that a hit was right (`"up"`) or not (`"down"`)."""
         self._json("POST", "/v1/feedback", {"entries": [{"item": item, "verdict": verdict, "query": query}]})
 
     def label(self, item: str, label: str, *, column: str | None = None) -> None:
-        """Tell what an item truly is."""
+        """Record the right label of an item."""
         self._json("POST", "/v1/labels", {"entries": [{"item": item, "label": label, "column": column}]})
 
     def status(self) -> dict[str, Any]:
-        """What is served."""
+        """Return what the server serves."""
         return self._json("GET", "/v1/status")
 
     def is_ready(self) -> bool:
-        """Whether the server is there and warm."""
+        """Return whether the server answers and is ready."""
         try:
             self._ask("GET", "/readyz", retries=0)
         except ServerError:
@@ -235,14 +232,14 @@ class Client:
 
 def _problem(content: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(content)
+        problem = json.loads(content)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return problem if isinstance(problem, dict) else {}
 
 
 def _thing(text: str | None, image: File | None, audio: File | None, video: File | None) -> dict[str, str]:
-    """What is sent of an item or query.
+    """Return an item or query as the API takes it, files as base64.
 
     Raises:
         ServerError: a file cannot be read.

@@ -39,12 +39,17 @@ def print_json(document: dict[str, Any]) -> None:
     typer.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
 
 
-def print_counts(counts: dict[str, Any], as_json: bool) -> None:
-    """Print numbers by name, as text or JSON."""
+def show(document: dict[str, Any], as_json: bool, print_text: Callable[[], None]) -> None:
+    """Print a result as one JSON document or as text."""
     if as_json:
-        print_json(counts)
+        print_json(document)
     else:
-        typer.echo(", ".join(f"{name}: {value}" for name, value in counts.items()))
+        print_text()
+
+
+def print_counts(counts: dict[str, Any]) -> None:
+    """Print numbers by name."""
+    typer.echo(", ".join(f"{name}: {value}" for name, value in counts.items()))
 
 
 def new_table(*columns: str) -> Table:
@@ -341,7 +346,7 @@ def trial_progress(number: int) -> Iterator[Callable[[Any], None] | None]:
 
 
 @contextmanager
-def file_progress(unit: str) -> Iterator[Callable[[Progress], None] | None]:
+def file_progress() -> Iterator[Callable[[Progress], None] | None]:
     """Show a bar with rate and time left on standard error if that is a terminal."""
     if not sys.stderr.isatty():
         yield None
@@ -366,7 +371,7 @@ def file_progress(unit: str) -> Iterator[Callable[[Progress], None] | None]:
                 task,
                 completed=progress.done,
                 total=progress.total,
-                rate="" if speed is None else f"{speed:.0f} {unit}/s",
+                rate="" if speed is None else f"{speed:.0f} files/s",
                 failed=f"{progress.failed} not ok" if progress.failed else "",
             )
 

@@ -1,6 +1,6 @@
 """The demonstration: the main job from a folder of media to a report, on a real corpus.
 
-Uses only the public verbs, as anybody could. It also knows how to fetch a corpus from Debian's package archive without being root.
+Uses the public verbs only. The corpus comes from Debian's package archive, without being root.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ IMAGE_QUERY = "animals/mammals/elephant.png"
 
 @dataclass(frozen=True)
 class _Corpus:
-    """What the demonstration works on."""
+    """The corpus of the demonstration, and the questions asked of it."""
 
     name: str
-    paths: tuple[Path, ...]  # for `add`
-    label: str | None
-    fit_where: str | None
-    texts: tuple[str, ...]  # text queries
-    image: Path | None  # image query
-    audio: Path | None  # spoken query
+    path: Path  # for `add`
+    label: str | None = None
+    fit_where: str | None = None
+    texts: tuple[str, ...] = ()  # text queries
+    image: Path | None = None  # image query
+    audio: Path | None = None  # spoken query
 
 
 def run(
@@ -60,7 +60,7 @@ def run(
     say: Callable[[str], None],
     on_progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
-    """Add, search, align, fit, and write `report.html`. Gives the numbers, for `--json`.
+    """Add, search, align, fit, and write `report.html`. Return the numbers for `--json`.
 
     Args:
         path: a folder or table of one's own; None for the Tux Paint stamps.
@@ -70,12 +70,12 @@ def run(
     """
     begin = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    corpus = _stamps(out, say) if path is None else _own(path)
+    corpus = _stamps(out, say) if path is None else _Corpus(str(path), path)
     fetched = time.monotonic()
     collection = out / "collection"
 
     say(f"1. Add: embed every file of {corpus.name} once")
-    added = chiasm.add(corpus.paths, to=collection, on_progress=on_progress)
+    added = chiasm.add([corpus.path], to=collection, on_progress=on_progress)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(added.counts.items()))
     say(f"   {added.items} items; files: {counts}; {added.encoded} embedded in {added.seconds:.1f} s")
 
@@ -111,7 +111,7 @@ def run(
 
 
 def fetch_debian(package: str, say: Callable[[str], None]) -> Path:
-    """Unpack a Debian package into the cache and give the folder; nothing is installed and root is not needed.
+    """Unpack a Debian package into the cache and return the folder; nothing is installed, and root is not needed.
 
     Raises:
         ChiasmError: no apt-get or dpkg-deb here, or the package cannot be downloaded.
@@ -133,13 +133,12 @@ def fetch_debian(package: str, say: Callable[[str], None]) -> Path:
         done = _call(["apt-get", "download", package], work)
         if done.returncode != 0:
             # The machine's package lists are old or missing. Lists of our own can be fetched without being root.
-            own = ["-o", f"Dir::State::Lists={work / 'lists'}", "-o", "APT::Sandbox::User="]
-            own += [
-                "-o",
-                f"Dir::Cache::pkgcache={work / 'pkg.bin'}",
-                "-o",
-                f"Dir::Cache::srcpkgcache={work / 'src.bin'}",
-            ]
+            own = (
+                f"-oDir::State::Lists={work / 'lists'}",
+                "-oAPT::Sandbox::User=",
+                f"-oDir::Cache::pkgcache={work / 'pkg.bin'}",
+                f"-oDir::Cache::srcpkgcache={work / 'src.bin'}",
+            )
             done = _call(["apt-get", *own, "update"], work)
             if done.returncode == 0:
                 done = _call(["apt-get", *own, "download", package], work)
@@ -169,7 +168,7 @@ def _call(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[s
 
 
 def stamps_rows(root: Path) -> list[dict[str, str]]:
-    """The captioned stamps: path, first (English) line of the caption file, category (top folder), spoken description."""
+    """Return the captioned stamps: picture, first (English) line of the caption file, category (top folder), spoken description."""
     rows = []
     for picture in sorted(root.rglob("*.png")):
         caption = picture.with_suffix(".txt")
@@ -193,7 +192,7 @@ def stamps_rows(root: Path) -> list[dict[str, str]]:
 
 
 def stamps_root(say: Callable[[str], None]) -> Path:
-    """The folder of the Tux Paint stamps: installed, or fetched into the cache."""
+    """Return the folder of the Tux Paint stamps: installed, or fetched into the cache."""
     installed = Path("/usr/share/tuxpaint/stamps")
     if installed.is_dir() and any(installed.rglob("*_desc.ogg")):
         return installed
@@ -220,17 +219,13 @@ def _stamps(out: Path, say: Callable[[str], None]) -> _Corpus:
     picture = root / IMAGE_QUERY
     return _Corpus(
         "Debian's Tux Paint stamps",
-        (manifest,),
+        manifest,
         "category",
         "category IN (" + ", ".join(f"'{name}'" for name in classes) + ")",
         TEXT_QUERIES,
         picture if picture.is_file() else Path(rows[0]["image"]),
         Path(asked["audio"]),
     )
-
-
-def _own(path: Path) -> _Corpus:
-    return _Corpus(str(path), (path,), None, None, (), None, None)
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
@@ -241,14 +236,14 @@ _Search = tuple[str, Path | None, Path | None, tuple[Hit, ...]]  # words for peo
 def _searches(collection: Path, corpus: _Corpus, say: Callable[[str], None]) -> list[_Search]:
     rows = Collection.open(collection).items()
     has = chiasm.status(collection).embeddings
-    found: Modality | None = "image" if "image" in has else None
+    modality: Modality | None = "image" if "image" in has else None
     texts, image, audio = list(corpus.texts), corpus.image, corpus.audio
     if not texts:  # a corpus of one's own: ask for what it says of itself
         texts = [_words(str(row["text"][0])) for row in rows if row["text"]][:3]
     if image is None:
         image = next((Path(row["image"][0]) for row in rows if row["image"]), None)
     results: list[_Search] = [
-        (f"words: {text}", None, None, chiasm.search(collection, text, modality=found, k=6, space=START).hits)
+        (f"words: {text}", None, None, chiasm.search(collection, text, modality=modality, k=6, space=START).hits)
         for text in texts
     ]
     if image is not None and "image" in has:
@@ -258,7 +253,7 @@ def _searches(collection: Path, corpus: _Corpus, say: Callable[[str], None]) -> 
         )
     if audio is not None:
         try:
-            hits = chiasm.search(collection, audio=audio, modality=found, k=6, space=START).hits
+            hits = chiasm.search(collection, audio=audio, modality=modality, k=6, space=START).hits
             results.append((f"a voice ({audio.name})", None, audio, hits))
         except ChiasmError as error:
             say(f"   no search by voice: {error}")
@@ -268,7 +263,7 @@ def _searches(collection: Path, corpus: _Corpus, say: Callable[[str], None]) -> 
 
 
 def _words(text: str) -> str:
-    """The beginning of a text, or of the file that holds it."""
+    """Return the beginning of a text, or of the file that holds it."""
     if Path(text).is_absolute() and Path(text).is_file():
         medium = media.load(text)
         assert isinstance(medium, Text)
@@ -291,11 +286,8 @@ def _align(collection: Path, say: Callable[[str], None]) -> AlignReport | None:
 
 
 def _fits(collection: Path, corpus: _Corpus, out: Path, say: Callable[[str], None]) -> list[FitReport]:
-    label = corpus.label
-    if label is None:
-        label = next(
-            (column for column in ("label", "category", "class") if column in chiasm.status(collection).columns), None
-        )
+    columns = chiasm.status(collection).columns
+    label = corpus.label or next((name for name in ("label", "category", "class") if name in columns), None)
     if label is None:
         say("   nothing to recognise: the items have no column label, category or class")
         return []
@@ -329,9 +321,7 @@ def _page(
     collection: Path,
     out: Path,
 ) -> Page:
-    page = Page(
-        "What chiasm found", f"{corpus.name}: {added.items} items, embedded once and used for everything below."
-    )
+    page = Page("chiasm demo", f"{corpus.name}: {added.items} items, embedded once and used for everything below.")
     page.section("Search", "Each row is one query and the items nearest to it, before anything was learned.")
     for query, picture, sound, hits in searches:
         cards = [
@@ -387,6 +377,3 @@ def _page(
         'chiasm add YOUR_FOLDER --to mine && chiasm search mine "..."'
     )
     return page
-
-
-__all__ = ["fetch_debian", "run", "stamps_root", "stamps_rows"]

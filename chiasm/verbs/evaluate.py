@@ -7,7 +7,7 @@ known answers are `chiasm.verbs.questions`, the metrics `chiasm.evaluation`, wha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,14 @@ from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
 from chiasm.evaluation.pairs import PairMetrics, pair_metrics
 from chiasm.evaluation.predictions import Predictions
+from chiasm.evaluation.record import Record
 from chiasm.recognition import Recognizer
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.compare import compare_models
 from chiasm.verbs.dataset import Labelled, fingerprints_of, labelled_items, pairs_of
 from chiasm.verbs.measure import measure_columns, predictions, targets_for
-from chiasm.verbs.model import load_model
+from chiasm.verbs.model import check_report, load_model
 from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import space_of, start_of
 
@@ -36,17 +37,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Record):
     """Metrics of a space or of a recogniser on a collection."""
 
     what: str  # the space or model, in words
     measured: str  # on what, in words
     metrics: dict[str, Any]
     seen: int  # items among those measured that were trained on: above 0 the numbers are optimistic
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all of it, for JSON."""
-        return asdict(self)
 
 
 def evaluate(
@@ -89,8 +86,6 @@ def evaluate(
         SpaceError: no item has such pairs, or the space has no probabilities for `off_topic`.
         ChiasmError: options of collections and of models together, or a report that cannot be written.
     """
-    from chiasm.verbs.model import check_report
-
     check_report(report)
     if collection is None:
         if label is not None or against is not None:

@@ -17,7 +17,7 @@ def feedback(
     query: str = "",
     who: str = "me",
 ) -> dict[str, Any]:
-    """Keep thumbs on hits of a query. Gives how many verdicts there are now.
+    """Record thumbs up or down on search results, and return the numbers of verdicts by kind.
 
     Args:
         collection: the collection.
@@ -37,7 +37,7 @@ def feedback(
 
 
 def labels(collection: str | Path, items: Sequence[str], *, column: str, label: str, who: str = "me") -> dict[str, Any]:
-    """Keep what items truly are, for `learn`. Gives how many verdicts there are now.
+    """Record the right labels of items, for `learn`, and return the numbers of verdicts by kind.
 
     Args:
         collection: the collection; its own labels stay as they are.

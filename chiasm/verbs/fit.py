@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -15,6 +15,7 @@ from chiasm.cores import limit_threads
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.evaluation.predictions import Predictions
+from chiasm.evaluation.record import Record
 from chiasm.recognition import Recognizer, RungOptions, SourceItems
 from chiasm.recognition.columns import FusionName
 from chiasm.recognition.heads import RungName
@@ -49,7 +50,7 @@ HELD_OUT = 0.2  # share of the items, whole groups, that several columns are mea
 
 
 @dataclass(frozen=True)
-class FitReport:
+class FitReport(Record):
     """A fitted recogniser and how well it does on items it did not see."""
 
     model: str
@@ -64,10 +65,6 @@ class FitReport:
     """What was tried and chosen on held-out items, see `chiasm.recognition.columns.Details`; of several columns, by name."""
     duplicates: str  # how many items are alike, and what a random split would have done with them, in words
     also: dict[str, Any] = field(default_factory=dict)  # by the names asked for with `also`, and `tuning`
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all of it for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,13 +175,13 @@ def fit(
             is kept beside the model as MODEL.study and gone on with when the same is asked again.
         sampler: of the search: `"tpe"` or `"random"`.
         nested: measure by fitting everything anew in each of five outer folds. Without it, what was chosen (rung, fusion)
-            was chosen on the items that it is measured on, which flatters a little and takes a fifth of the time.
-        also: what to find out besides: `"learning-curve"` (1, 2, 5, 10 and 20 shots), `"held-out-classes"` (classes
+            was chosen on the items that it is measured on, which is slightly optimistic and takes a fifth of the time.
+        also: extra experiments: `"learning-curve"` (1, 2, 5, 10 and 20 shots), `"held-out-classes"` (classes
             known by their name only), `"incremental"` (classes added later), `"random-split"` (what a split that puts
             copies on both sides would have shown), `"balance"` (weights and sampling of classes, and a gated fusion).
             Each fits many recognisers.
         log_dir: folder for TensorBoard's logs of the networks.
-        report: write all that was found out as one .html, .md or .json file.
+        report: also write a report as one .html, .md or .json file.
         on_trial: called with every trial of the search.
         seed: of the draw and of the folds.
         device: `"auto"`, `"cpu"` or `"cuda"`.
@@ -264,7 +261,7 @@ class _Learned:
     source: SourceItems | None
 
     def training_rows(self) -> Int[np.ndarray, " rows"]:
-        """All items, or so many of each class."""
+        """Return all items, or `shots` of each class."""
         if self.options.shots is None:
             return np.arange(len(self.data.ids))
         return self._drawn()[0]

@@ -44,13 +44,11 @@ def targets_of(data: Labelled, task: Kind | Literal["auto"]) -> list[Target]:
     Raises:
         LabelError: a column does not fit the task, or there is nothing to learn in it.
     """
-    columns = list(data.values)
-    if len(columns) == 1 and task == "classes":
-        return [_checked_classes(class_target(data.values[columns[0]], column=columns[0]))]
-    targets = [parse_target(values, column=column, task=task) for column, values in data.values.items()]
-    if len(columns) == 1 and targets[0].kind == "classes":
-        return [_checked_classes(class_target(data.values[columns[0]], column=columns[0]))]
-    return targets
+    if len(data.values) == 1:
+        ((column, values),) = data.values.items()
+        if task == "classes" or parse_target(values, column=column, task=task).kind == "classes":
+            return [_checked_classes(class_target(values, column=column))]
+    return [parse_target(values, column=column, task=task) for column, values in data.values.items()]
 
 
 def _checked_classes(target: Target) -> Target:

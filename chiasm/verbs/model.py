@@ -1,7 +1,7 @@
 """Models: a recogniser with what it belongs to, kept as a folder.
 
 A recogniser knows arrays only. A model also knows the encoder whose embeddings these are, the column they were labelled
-by and which items it has seen. Fitting one is `chiasm.verbs.fit`, fitting it again with what people said `chiasm.verbs.learn`.
+by and which items it has seen. Fitting one is `chiasm.verbs.fit`, retraining it with corrected labels `chiasm.verbs.learn`.
 
     MODEL/model.json      the format, and which version is the current one and which the one before
     MODEL/3f0a..e1/       a version, which is never changed after it was written
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from jaxtyping import Float16, Float64
+from jaxtyping import Float16
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -139,7 +139,7 @@ def model_version(folder: Path) -> str:
 def revert_model(folder: Path) -> str:
     """Go back to the version before, and return it; a second time undoes the first.
 
-    What people said stays, and would be learned again: delete what was wrong of it first.
+    Corrections stay, and would be learned again: delete wrong ones first.
 
     Raises:
         ChiasmError: there is no version before, or the disk cannot be written to.
@@ -259,21 +259,13 @@ def reference_of(arrays: ModalityArrays, *, seed: int = 0) -> dict[Modality, Flo
     sample: dict[Modality, Float16[np.ndarray, "rows dim"]] = {}
     rng = np.random.default_rng(seed)
     for modality in arrays.modalities:
-        rows = embeddings_of(arrays, modality)
+        # As the encoder gave them, or in the shared space where it embeds into that; of unit length, as a model scales them.
+        every = arrays.vectors[modality] if modality in arrays.vectors else arrays.shared[modality]
+        rows = unit_rows(every[arrays.present[modality]].astype(np.float64))
         if len(rows) > REFERENCE_ROWS:
             rows = rows[np.sort(rng.choice(len(rows), REFERENCE_ROWS, replace=False))]
         sample[modality] = rows.astype(np.float16)
     return sample
-
-
-def embeddings_of(arrays: ModalityArrays, modality: Modality) -> Float64[np.ndarray, "rows dim"]:
-    """Return one modality of the items that have it, of unit length, since a model scales rows itself.
-
-    As the encoder gave it, or in the shared space where it embeds into that.
-    """
-    every = arrays.vectors[modality] if modality in arrays.vectors else arrays.shared[modality]
-    unit: Float64[np.ndarray, "rows dim"] = unit_rows(every[arrays.present[modality]].astype(np.float64))
-    return unit
 
 
 def check_report(path: str | Path | None) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from chiasm.evaluation.record import Record
 from chiasm.store.collection import Collection
 from chiasm.types import Outcome
 from chiasm.verbs.spaces import spaces_of
 
 
 @dataclass(frozen=True)
-class Status:
+class Status(Record):
     """What a collection holds."""
 
     path: str
@@ -23,10 +23,6 @@ class Status:
     embeddings: dict[str, int]  # files with vectors by modality
     columns: tuple[str, ...]
     spaces: tuple[str, ...]  # oldest first; the last is the one that is searched
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return asdict(self)
 
 
 def status_of(collection: Collection) -> Status:
