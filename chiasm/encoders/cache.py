@@ -98,11 +98,9 @@ def make_once(kind: str, name: str, key: str, make: Callable[[Path], Mapping[str
     if notes is not None:
         return folder, notes
     with _writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
-            notes = _notes(folder)  # another process may have made it while this one waited
-            if notes is None:
-                notes = _make(folder, make)
+        notes = _notes(folder)  # another process may have made it while this one waited
+        if notes is None:
+            notes = _make(folder, make)
     return folder, notes
 
 
@@ -114,7 +112,7 @@ def _make(folder: Path, make: Callable[[Path], Mapping[str, str]]) -> dict[str, 
         notes = dict(make(temporary))
         files = {file.name: _stamp(file, _sha256(file)) for file in sorted(temporary.iterdir())}
         record = {"notes": notes, "files": {name: [size, digest] for name, (size, _, digest) in files.items()}}
-        _write_json(temporary / RECORD, record)
+        write_whole(temporary / RECORD, json.dumps(record, indent=1))
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
@@ -143,10 +141,11 @@ def _digests() -> Path:
 
 def _remember(digests: Mapping[Path, list[int | str]]) -> None:
     store = _digests()
-    with _writing(store), _lock(store):
+    with _writing(store):
         # Read under the lock: another process may have added its own since. Files that are gone are left out.
         entries = {path: entry for path, entry in _read_json(store).items() if os.path.exists(path)}  # noqa: PTH110
-        _write_json(store, entries | {str(path): entry for path, entry in digests.items()})
+        entries |= {str(path): entry for path, entry in digests.items()}
+        write_whole(store, json.dumps(entries, indent=1))
 
 
 def _stamp(path: Path, digest: str) -> list[int | str]:
@@ -159,14 +158,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _lock(path: Path) -> FileLock:
-    return FileLock(path.with_name(path.name + ".lock"))
-
-
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder of the cache."""
     try:
-        yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            yield
     except OSError as error:
         raise EncoderError(
             f"the cache at {path} cannot be written: {error}. Free space, or set CHIASM_CACHE to another folder"
@@ -180,7 +178,3 @@ def _read_json(path: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    write_whole(path, json.dumps(content, indent=1))

@@ -323,15 +323,26 @@ class HuggingFaceEncoder(Encoder):
             return model
 
 
-class _Tower(torch.nn.Module):
+class _Wrapped(torch.nn.Module):
+    """A model of a library, called with its inputs by position."""
+
+    def __init__(self, model: torch.nn.Module, inputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.inputs = model, tuple(inputs)
+
+    def named(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        return dict(zip(self.inputs, tensors, strict=True))
+
+
+class _Tower(_Wrapped):
     """One half of a joint model."""
 
     def __init__(self, model: torch.nn.Module, method: str, inputs: Sequence[str]) -> None:
-        super().__init__()
-        self.model, self.method, self.inputs = model, method, tuple(inputs)
+        super().__init__(model, inputs)
+        self.method = method
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        output = getattr(self.model, self.method)(**dict(zip(self.inputs, tensors, strict=True)))
+        output = getattr(self.model, self.method)(**self.named(tensors))
         # Most models of transformers 5 give an object, and a few still the tensor itself.
         features: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
         return features
@@ -351,30 +362,22 @@ class _AudioTower(torch.nn.Module):
         return output
 
 
-class _MeanPooled(torch.nn.Module):
+class _MeanPooled(_Wrapped):
     """Mean over the tokens that are not padding."""
 
-    def __init__(self, model: torch.nn.Module, inputs: Sequence[str]) -> None:
-        super().__init__()
-        self.model, self.inputs = model, tuple(inputs)
-
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        named = dict(zip(self.inputs, tensors, strict=True))
+        named = self.named(tensors)
         states = self.model(**named).last_hidden_state
         weights = named["attention_mask"][..., None].to(states.dtype)
         mean: torch.Tensor = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
         return mean
 
 
-class _SentenceModel(torch.nn.Module):
+class _SentenceModel(_Wrapped):
     """All modules of a sentence-transformers model, one after the other."""
 
-    def __init__(self, model: torch.nn.Module, inputs: Sequence[str]) -> None:
-        super().__init__()
-        self.model, self.inputs = model, tuple(inputs)
-
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        embedding: torch.Tensor = self.model(dict(zip(self.inputs, tensors, strict=True)))["sentence_embedding"]
+        embedding: torch.Tensor = self.model(self.named(tensors))["sentence_embedding"]
         return embedding
 
 

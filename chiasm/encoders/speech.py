@@ -294,6 +294,8 @@ class SpeechEncoder(Encoder):
         encoded = model.model.encode(ctranslate2.StorageView.from_array(features.astype(np.float32)))
         token = model.hf_tokenizer.token_to_id
         start, end = token("<|startoftranscript|>"), token("<|notimestamps|>")
+        transcribe = token("<|transcribe|>")
+        translate = token("<|translate|>") if self._translate else transcribe
         detections = [(language or "en", 1.0) for language in languages]
         prompts = [[start, end] for _ in windows]
         if model.model.is_multilingual:
@@ -304,7 +306,7 @@ class SpeechEncoder(Encoder):
                     for language, (name, certainty) in zip(languages, guesses, strict=True)
                 ]
             prompts = [
-                [start, token(f"<|{language}|>"), token(f"<|{self._task(language)}|>"), end]
+                [start, token(f"<|{language}|>"), translate if language != "en" else transcribe, end]
                 for language, _ in detections
             ]
         results = model.model.generate(
@@ -330,15 +332,9 @@ class SpeechEncoder(Encoder):
             readings = tuple(
                 (text, float(weight)) for text, weight in zip(texts, weights / weights.sum(), strict=True) if text
             )
-            transcripts.append(
-                _Transcript(readings, language, certainty)
-                if texts[0] and not silent
-                else _Transcript((), None, certainty)
-            )
+            has_words = texts[0] and not silent
+            transcripts.append(_Transcript(readings if has_words else (), language if has_words else None, certainty))
         return transcripts
-
-    def _task(self, language: str) -> str:
-        return "translate" if self._translate and language != "en" else "transcribe"
 
     def _loaded(self) -> WhisperModel:
         with self._loading:

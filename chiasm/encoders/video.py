@@ -142,13 +142,8 @@ class VideoEncoder(Encoder):
                 parts.append((row, 0.0, films[row].track_seconds, sounds.vectors[number], sounds.texts[number]))
             else:
                 parts += [(row, spans.starts[m], spans.ends[m], spans.vectors[m], spans.texts[m]) for m in own]
-        track = Moments(
-            np.array([part[0] for part in parts], int),
-            np.array([part[1] for part in parts]),
-            np.array([part[2] for part in parts]),
-            np.stack([part[3] for part in parts]),
-            tuple(part[4] for part in parts),
-        )
+        owners, starts, ends, vectors, words = zip(*parts, strict=True)
+        track = Moments(np.array(owners), np.array(starts), np.array(ends), np.stack(vectors), words)
         return Embeddings(pictures.vectors, tuple(texts), tuple(languages), pictures.moments, track)
 
 

@@ -82,7 +82,9 @@ def read(data: bytes, kind: Kind, *, image_size: int | None, limits: Limits) -> 
     except (MediaError, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins raise whatever damaged bytes make them stumble over
-        raise MediaError(Outcome.BROKEN, f"the {kind.name} cannot be decoded: {_reason(error)}") from error
+        raise MediaError(
+            Outcome.BROKEN, f"the {kind.name} cannot be decoded: {str(error) or type(error).__name__}"
+        ) from error
     orientation = metadata.read_orientation(exif) if isinstance(exif, bytes) else plain.orientation
     return Image(np.ascontiguousarray(_TURNS[orientation](pixels)))
 
@@ -95,10 +97,6 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
             Outcome.TOO_LARGE,
             f"the image has {width:,} x {height:,} = {width * height:,} pixels; the limit is {most:,}",
         )
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def _to_rgb(picture: PillowImage.Image, image_size: int | None) -> Pixels:

@@ -26,9 +26,7 @@ class PlainImage:
 
     data: bytes
     orientation: int = 1  # as in Exif, 1 to 8; where a format has its own way to say it, Pillow's Exif holds it instead
-    size: tuple[int, int] | None = (
-        None  # width and height, of kinds that Pillow makes room for as soon as it opens them
-    )
+    size: tuple[int, int] | None = None  # width and height, of kinds that Pillow makes room for when it opens them
 
 
 def strip(data: bytes, kind: Kind) -> PlainImage:
@@ -75,9 +73,8 @@ def _jpeg(data: bytes) -> PlainImage:
             segment = data[position : position + 2 + length]
             if marker == 0xE1 and segment[4:10] == b"Exif\0\0":
                 orientation = read_orientation(segment[4:])
-            if (
-                not (0xE1 <= marker <= 0xEF or marker == 0xFE) or marker == 0xEE
-            ):  # 0xEE: Adobe's, says how CMYK is stored
+            is_metadata = 0xE1 <= marker <= 0xEF or marker == 0xFE
+            if not is_metadata or marker == 0xEE:  # Adobe's, says how CMYK is stored
                 parts.append(segment)
             position += 2 + max(length, 2)
 

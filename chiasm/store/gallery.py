@@ -164,7 +164,7 @@ class _Table:
         """Write rows of items that are new or have changed, delete those of items that are gone or have changed."""
         items = self.tables.rows("items", ITEMS).drop_columns(["_source"])
         files = self._files(items)
-        schema = _schema(items.schema, dim)
+        schema = pa.schema([*items.schema, *_OWN, (VECTOR, pa.list_(pa.float32(), dim))])
         table = self.tables.open(self.name)
         if table is not None and table.schema != schema:
             table = None  # there are new columns, which may hold a value for any item
@@ -224,10 +224,6 @@ class _Table:
                 columns["_kind"] = files["_kind"].take(file)
                 columns[VECTOR] = vector_column(placed)
                 yield from pa.table([columns[name] for name in schema.names], schema=schema).to_batches()
-
-
-def _schema(items: pa.Schema, dim: int) -> pa.Schema:
-    return pa.schema([*items, *_OWN, (VECTOR, pa.list_(pa.float32(), dim))])
 
 
 def _stale(table: lance.LanceDataset, items: pa.Table, files: pa.Table) -> pa.ChunkedArray:
