@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from chiasm.errors import EncoderError
-from chiasm.types import Media, Modality
+from chiasm.types import Audio, Media, Modality
 
 Prepared: TypeAlias = Any
 """One input as its network takes it: an array, a dict of arrays or a string. Only its own encoder looks in."""
@@ -88,6 +88,16 @@ class ClassHead:
     weight: Float[np.ndarray, "dim classes"]
     bias: Float[np.ndarray, " classes"]
     names: tuple[str, ...]
+
+
+def resampled(sound: Audio, rate: int) -> Float[np.ndarray, " samples"]:
+    """Return the waveform of a sound at another rate, float32; at its own as it is."""
+    waveform = sound.waveform
+    if sound.rate != rate:
+        import soxr
+
+        waveform = soxr.resample(waveform, sound.rate, rate)
+    return np.asarray(waveform, dtype=np.float32)
 
 
 class Encoder(ABC):

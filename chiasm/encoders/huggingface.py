@@ -26,7 +26,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from jaxtyping import Float
 
 from chiasm._optional import require
-from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View
+from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View, resampled
 from chiasm.encoders.cache import file_digest, fingerprint
 from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network
 from chiasm.errors import EncoderError
@@ -206,11 +206,7 @@ class HuggingFaceEncoder(Encoder):
 
     def _windows(self, sound: Audio) -> _Windows:
         rate, length = int(self._extractor.sampling_rate), self._window
-        waveform = sound.waveform
-        if sound.rate != rate:
-            import soxr
-
-            waveform = soxr.resample(waveform, sound.rate, rate)
+        waveform = resampled(sound, rate)
         last = max(0, len(waveform) - length)
         hop = int(length * _HOP)
         starts = np.array([*range(0, last, hop), last])

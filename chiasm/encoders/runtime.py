@@ -83,7 +83,7 @@ class Network:
         """Choose how to run.
 
         Args:
-            blueprint: the network.
+            blueprint: of the network.
             device: `"auto"` is the GPU if there is one that PyTorch can use, else the CPU. There ONNX Runtime runs it, or
                 PyTorch (with a warning) where it cannot be exported or the export does not give the same answers.
 
@@ -263,11 +263,7 @@ def _session(path: Path, *, save_to: Path | None = None) -> Any:
 
 
 def _export(blueprint: Blueprint, folder: Path, versions: Mapping[str, str]) -> dict[str, str]:
-    """Write `network.onnx` and `network.weights`, or only a note that the check refused them.
-
-    Raises:
-        _NotExportable: the exporter or ONNX Runtime failed.
-    """
+    """Write `network.onnx` and `network.weights`, or only a note that the check refused them."""
     import torch
 
     notes = {"name": blueprint.name, "fingerprint": blueprint.key, **versions}

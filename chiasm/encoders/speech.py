@@ -29,7 +29,7 @@ from jaxtyping import Float
 
 from chiasm._optional import require
 from chiasm.cores import usable_cores
-from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View
+from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View, resampled
 from chiasm.encoders.cache import file_digest, fingerprint
 from chiasm.encoders.runtime import Device, checked_device
 from chiasm.errors import EncoderError
@@ -160,12 +160,7 @@ class SpeechEncoder(Encoder):
         """
         self._require(media.modality)
         assert isinstance(media, Audio)
-        waveform = media.waveform
-        if media.rate != RATE:
-            import soxr
-
-            waveform = soxr.resample(waveform, media.rate, RATE)
-        waveform = np.asarray(waveform, dtype=np.float32)
+        waveform = resampled(media, RATE)
         spans = _spans(waveform)
         return _Speech(
             tuple(waveform[start:end].copy() for start, end in spans),  # or it would hold the whole sound

@@ -128,11 +128,7 @@ def _from_16_bits(values: np.ndarray[Any, Any], picture: PillowImage.Image) -> U
 
 
 def _from_numbers(values: np.ndarray[Any, Any], file_format: str | None) -> UInt8[np.ndarray, "height width"]:
-    """Scale whole or floating numbers to 8 bits. PNG and PNM have a white, 65535; else the range of the image is used.
-
-    Raises:
-        MediaError: `BROKEN` a value is not a finite number.
-    """
+    """Scale whole or floating numbers to 8 bits. PNG and PNM have a white, 65535; else the range of the image is used."""
     if not np.isfinite(values).all():
         raise MediaError(Outcome.BROKEN, "the image has pixels that are not finite numbers")
     low, high = (0.0, 65535.0) if file_format in ("PNG", "PPM") else (float(values.min()), float(values.max()))

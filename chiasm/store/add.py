@@ -225,7 +225,8 @@ def plan_of(
     untidy = False
     contents: dict[str, pa.Table] = {}
     for fingerprint in set(fingerprints.values()):
-        contents[fingerprint] = _wholes(collection, fingerprint)
+        parts = collection.tables.rows(f"embeddings-{fingerprint}", VECTORS, [*KEY, "modality", "start"])
+        contents[fingerprint] = parts.filter(pc.is_null(parts["start"]))
         stored = joined(contents[fingerprint], KEY)
         has = pc.is_in(keys, value_set=stored)
         untidy |= len(stored) > (pc.sum(has).as_py() or 0)
@@ -270,12 +271,6 @@ def plan_of(
         if fingerprints.get(modality) == fingerprint
     }
     return Plan(pending, lost, unchanged, owners, known, untidy)
-
-
-def _wholes(collection: Collection, fingerprint: str) -> pa.Table:
-    """Return item, slot, hash and modality of the rows of an encoder that are of whole contents."""
-    rows = collection.tables.rows(f"embeddings-{fingerprint}", VECTORS, [*KEY, "modality", "start"])
-    return rows.filter(pc.is_null(rows["start"]))
 
 
 # -------------------------------------------------------------------------------------------------------------- tables

@@ -53,32 +53,20 @@ _COLUMNS = 'at, who, kind, item, "column", query, verdict, version'
 
 @dataclass(frozen=True)
 class Thumb:
-    """One person's rating of one hit of one query.
+    """One person's rating of one hit of one query."""
 
-    Attributes:
-        item: id of the hit.
-        verdict: whether it was right.
-        query: the words that were searched with; empty where there were none.
-    """
-
-    item: str
-    verdict: Literal["up", "down"]
-    query: str = ""
+    item: str  # id of the hit
+    verdict: Literal["up", "down"]  # whether it was right
+    query: str = ""  # the words that were searched with; empty where there were none
 
 
 @dataclass(frozen=True)
 class Label:
-    """The true value of a column of an item.
+    """The true value of a column of an item."""
 
-    Attributes:
-        item: its id.
-        column: of the collection.
-        label: the value as text; several labels of one item have ";" between. `UNKNOWN`: none of the classes.
-    """
-
-    item: str
-    column: str
-    label: str
+    item: str  # its id
+    column: str  # of the collection
+    label: str  # the value as text; several labels of one item have ";" between. `UNKNOWN`: none of the classes
 
 
 @dataclass(frozen=True)

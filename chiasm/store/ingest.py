@@ -229,18 +229,12 @@ def _by_modality(rows: Sequence[Vectors]) -> dict[Modality, Vectors]:
 
 
 class _Readers:
-    """Opens files in several threads and gives them in order, with no more of them in memory than a batch needs.
-
-    Args:
-        name: of the encoders together.
-        encoders: by modality.
-        skips: whether a content, by its hash, need not be opened.
-    """
+    """Opens files in several threads and gives them in order, with no more of them in memory than a batch needs."""
 
     def __init__(self, name: str, encoders: Mapping[Modality, Encoder], skips: Callable[[str], bool]) -> None:
         self._name = name
         self._encoders = encoders
-        self._skips = skips
+        self._skips = skips  # whether a content, by its hash, need not be opened
         self._load = _opener(encoders)
         self._held = 0  # bytes of files that are being opened, or are opened and not yielded
         self._weighing = Lock()
@@ -300,11 +294,7 @@ class _Readers:
             file.weight = weight
 
     def _open(self, file: File) -> Media:
-        """Open a file whose modality an encoder takes, and note its modality.
-
-        Raises:
-            MediaError: it cannot be opened, no encoder takes it, or it changes meanwhile.
-        """
+        """Open a file whose modality an encoder takes, and note its modality."""
         medium: Media | None = None
         if file.text is not None:
             medium = read_text(file.text.encode(), limits=Limits())

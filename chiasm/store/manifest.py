@@ -193,11 +193,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _modality(path: str) -> Modality:
-    """Return the modality of a file by its extension, or else by its content.
-
-    Raises:
-        MediaError: the extension says nothing, and neither does the content.
-    """
+    """Return the modality of a file by its extension, or else by its content."""
     return _EXTENSIONS.get(path.rpartition(".")[2].lower()) or media.sniff(path)
 
 
@@ -580,20 +576,17 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
                 twice = Counter(names).most_common(1)[0][0]
                 raise ManifestError(str(path), "several columns have this name; rename them", column=twice)
             for batch in file.iter_batches():
-                arrays = [_in_microseconds(array, pa).to_pylist() for array in batch.columns]
-                for values in zip(*arrays, strict=True):
+                columns = list(batch.columns)
+                for place, column in enumerate(columns):
+                    if (
+                        pa.types.is_timestamp(column.type) and column.type.unit == "ns"
+                    ):  # which Python's times cannot hold
+                        columns[place] = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+                for values in zip(*(column.to_pylist() for column in columns), strict=True):
                     number += 1
                     yield _Row(path, number, dict(zip(names, values, strict=True)))
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(str(path), f"it cannot be read as Parquet: {error}") from error
-
-
-def _in_microseconds(array: Any, pa: Any) -> Any:
-    """Return times in microseconds: those of Python have no nanoseconds."""
-    kind = array.type
-    if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        return array.cast(pa.timestamp("us", kind.tz), safe=False)
-    return array
 
 
 _TABLES: dict[str, tuple[Callable[[Path], Iterator[_Row]], _Types]] = {
