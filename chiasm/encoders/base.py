@@ -90,7 +90,7 @@ class ClassHead:
     names: tuple[str, ...]
 
 
-def resampled(sound: Audio, rate: int) -> Float[np.ndarray, " samples"]:
+def resample(sound: Audio, rate: int) -> Float[np.ndarray, " samples"]:
     """Return the waveform of a sound at another rate, float32; at its own as it is."""
     waveform = sound.waveform
     if sound.rate != rate:

@@ -26,9 +26,9 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from jaxtyping import Float
 
 from chiasm._optional import require
-from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View, resampled
+from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View, resample
 from chiasm.encoders.cache import file_digest, fingerprint
-from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network
+from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network, pad
 from chiasm.errors import EncoderError
 from chiasm.types import Audio, Image, Media, Modality, Text
 
@@ -206,7 +206,7 @@ class HuggingFaceEncoder(Encoder):
 
     def _windows(self, sound: Audio) -> _Windows:
         rate, length = int(self._extractor.sampling_rate), self._window
-        waveform = resampled(sound, rate)
+        waveform = resample(sound, rate)
         last = max(0, len(waveform) - length)
         hop = int(length * _HOP)
         starts = np.array([*range(0, last, hop), last])
@@ -251,14 +251,8 @@ class HuggingFaceEncoder(Encoder):
             "attention_mask": 0,
             "token_type_ids": self._tokenizer.pad_token_type_id,
         }
-        longest = max(len(tokens["input_ids"][row]) for row in rows)
         # Always on the right, whatever the tokenizer would do: all means and positions go by the mask.
-        arrays = {name: np.full((len(rows), longest), padding[name], np.int64) for name in tokens}
-        for name, array in arrays.items():
-            for place, row in enumerate(rows):
-                ids = tokens[name][row]
-                array[place, : len(ids)] = ids
-        return arrays
+        return {name: pad([tokens[name][row] for row in rows], padding[name]) for name in tokens}
 
     def _sample_texts(self, rows: int, generator: np.random.Generator) -> Arrays:
         letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))

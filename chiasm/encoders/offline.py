@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint, make_once
-from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network
+from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network, pad
 from chiasm.encoders.video import VideoEncoder
 from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.types import Image, Media, Modality, Text
@@ -206,13 +206,7 @@ class TextEncoder(Encoder):
 
 
 def _padded(tokens: Sequence[Sequence[int]]) -> Arrays:
-    longest = max(len(ids) for ids in tokens)
-    input_ids = np.zeros((len(tokens), longest), np.int64)
-    mask = np.zeros((len(tokens), longest), np.int64)
-    for row, ids in enumerate(tokens):
-        input_ids[row, : len(ids)] = ids
-        mask[row, : len(ids)] = 1
-    return {"input_ids": input_ids, "attention_mask": mask}
+    return {"input_ids": pad(tokens), "attention_mask": pad([[1] * len(ids) for ids in tokens])}
 
 
 # --------------------------------------------------------------------------------------------------- where weights are

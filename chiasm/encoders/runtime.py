@@ -24,7 +24,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from chiasm.cores import usable_cores
 from chiasm.encoders.cache import fingerprint, make_once
@@ -91,7 +91,7 @@ class Network:
             EncoderError: there is no such device.
         """
         self.blueprint = blueprint
-        self.device = checked_device(device)
+        self.device = check_device(device)
         self._runner: _OnnxRuntime | _PyTorch | None = None
         self._loading = Lock()
 
@@ -208,11 +208,19 @@ class _OnnxRuntime:
         return output
 
 
-def checked_device(device: Device) -> Device:
+def check_device(device: Device) -> Device:
     """Return the device; raise `EncoderError` where there is none of this name."""
     if device not in DEVICES:
         raise EncoderError(f"the device must be one of {', '.join(DEVICES)}; got {device!r}")
     return device
+
+
+def pad(rows: Sequence[Sequence[int]], value: int = 0) -> Int[np.ndarray, "rows longest"]:
+    """Return rows of numbers as one matrix, int64, with the value on the right of those that are shorter."""
+    matrix = np.full((len(rows), max(map(len, rows))), value, np.int64)
+    for place, numbers in zip(matrix, rows, strict=True):
+        place[: len(numbers)] = numbers
+    return matrix
 
 
 def groups_of_like_length(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -29,9 +29,9 @@ from jaxtyping import Float
 
 from chiasm._optional import require
 from chiasm.cores import usable_cores
-from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View, resampled
+from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View, resample
 from chiasm.encoders.cache import file_digest, fingerprint
-from chiasm.encoders.runtime import Device, checked_device
+from chiasm.encoders.runtime import Device, check_device
 from chiasm.errors import EncoderError
 from chiasm.types import Audio, Media, Modality, Text
 from chiasm.vectors import unit_rows
@@ -139,7 +139,7 @@ class SpeechEncoder(Encoder):
         self._text = text
         self._language = language
         self._translate = translate
-        self._device = checked_device(device)
+        self._device = check_device(device)
         self._threads = usable_cores()
         digests = [file_digest(file) for file in sorted(folder.iterdir()) if file.suffix in {".bin", ".json"}]
         self.fingerprint = fingerprint(
@@ -160,7 +160,7 @@ class SpeechEncoder(Encoder):
         """
         self._require(media.modality)
         assert isinstance(media, Audio)
-        waveform = resampled(media, RATE)
+        waveform = resample(media, RATE)
         spans = _spans(waveform)
         return _Speech(
             tuple(waveform[start:end].copy() for start, end in spans),  # or it would hold the whole sound

@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 from chiasm.encoders.base import Encoder
 from chiasm.errors import CollectionError
 from chiasm.store.collection import FILES, ITEMS, KEY, SLOT, USABLE, VECTORS, Collection, Vectors
-from chiasm.store.ingest import COMMIT_ROWS, File, Parts, Progress, Run, files_of, first_of, named
+from chiasm.store.ingest import COMMIT_ROWS, File, Parts, Progress, Run, files_of, first_of, name_items
 from chiasm.store.manifest import Manifest
-from chiasm.store.tables import SEPARATOR, joined, one_of
+from chiasm.store.tables import SEPARATOR, join_columns, one_of
 from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Outcome
 
 _ARROW: dict[str, pa.DataType] = {
@@ -156,7 +156,7 @@ def _store_items(collection: Collection, manifests: Sequence[Manifest]) -> dict[
     """Write new and changed items, with the lock held; return all of them by the ids that they have in the collection."""
     schema = _store_columns(collection, manifests)
     stored = {row["id"]: row for row in collection.tables.rows("items", ITEMS).to_pylist()}
-    items = named(manifests, {name: row["_source"] for name, row in stored.items()})
+    items = name_items(manifests, {name: row["_source"] for name, row in stored.items()})
     rows = [_item_row(name, item, source, schema) for name, (item, source) in items.items()]
     new = [row for row in rows if row["id"] not in stored]
     changed = [row for row in rows if row["id"] in stored and stored[row["id"]] != row]
@@ -220,14 +220,14 @@ def plan_of(
     """Compare the files of items as they are on disk with what is stored of them; opens none."""
     fingerprints = {modality: encoder.fingerprint for modality, encoder in encoders.items()}
     rows = collection.tables.rows(collection.generation.files, FILES)
-    keys = joined(rows, KEY)
+    keys = join_columns(rows, KEY)
     embedded = np.zeros(rows.num_rows, bool)
     untidy = False
     contents: dict[str, pa.Table] = {}
     for fingerprint in set(fingerprints.values()):
         parts = collection.tables.rows(f"embeddings-{fingerprint}", VECTORS, [*KEY, "modality", "start"])
         contents[fingerprint] = parts.filter(pc.is_null(parts["start"]))
-        stored = joined(contents[fingerprint], KEY)
+        stored = join_columns(contents[fingerprint], KEY)
         has = pc.is_in(keys, value_set=stored)
         untidy |= len(stored) > (pc.sum(has).as_py() or 0)
         embedded |= pc.and_(has, pc.fill_null(pc.equal(rows["encoder"], fingerprint), False)).to_numpy()

@@ -51,7 +51,7 @@ from chiasm.store.tables import (
     Tables,
     chunks,
     condition,
-    joined,
+    join_columns,
     matrix_of,
     one_of,
     vector_column,
@@ -223,7 +223,7 @@ class Vectors:
         if table is None:
             return cls.of_table(VECTORS.empty_table(), np.empty((0, 0), np.float32))
         rows = table.to_table(columns=VECTORS.names)
-        chosen = pc.is_in(joined(rows, KEY), value_set=keys)
+        chosen = pc.is_in(join_columns(rows, KEY), value_set=keys)
         if wholes:
             chosen = pc.and_(chosen, pc.is_null(rows["start"]))
         rows, mask = rows.filter(chosen), chosen.to_numpy()
@@ -418,7 +418,7 @@ class Collection:
             if files.latest_version == files.version:
                 with self.tables.reading():
                     usable = files.to_table(columns=list(KEY), filter=one_of("outcome", USABLE))
-                return joined(usable, KEY), tables
+                return join_columns(usable, KEY), tables
 
     # ------------------------------------------------------------------------------------------------ remove
 
@@ -485,7 +485,7 @@ class Collection:
     def append_vectors(self, name: str, vectors: Vectors) -> None:
         """Write vectors whose key is not in a table yet, in order, with the lock held."""
         rows = vectors.as_table()
-        mine, keys = joined(rows, KEY), joined(self.tables.rows(name, VECTORS, KEY), KEY)
+        mine, keys = join_columns(rows, KEY), join_columns(self.tables.rows(name, VECTORS, KEY), KEY)
         stored = keys.filter(pc.is_in(keys, value_set=mine))
         if len(stored):
             rows = rows.filter(pc.invert(pc.is_in(mine, value_set=stored)))
@@ -504,18 +504,20 @@ class Collection:
         for name in outcomes:
             files = self.tables.rows(name, FILES, [*KEY, "outcome"])
             usable = files.filter(pc.is_in(files["outcome"], value_set=pa.array(USABLE)))
-            current = pa.chunked_array([*current.chunks, *joined(usable, KEY).chunks], pa.string())
-            seen = joined(files, SLOT)  # in this table; what is to be continued may be of any of them
+            current = pa.chunked_array([*current.chunks, *join_columns(usable, KEY).chunks], pa.string())
+            seen = join_columns(files, SLOT)  # in this table; what is to be continued may be of any of them
             slots = seen if slots is None else slots.filter(pc.is_in(slots, value_set=seen))
         items = self.tables.rows("items", ITEMS, ["id"])["id"]
         others = items.filter(pc.invert(pc.is_in(items, value_set=pa.array(list(done), pa.string()))))
         embeddings = self.tables.names("embeddings-")
         for name in embeddings:
             rows = self.tables.rows(name, VECTORS, KEY)
-            keys = joined(rows, KEY)
+            keys = join_columns(rows, KEY)
             # Without a row in `files` they are of a commit that was cut off, and of use to the run that continues it.
             seen = pa.chunked_array([], pa.string()) if slots is None else slots
-            cut_off = pc.and_not(pc.is_in(rows["item"], value_set=others), pc.is_in(joined(rows, SLOT), value_set=seen))
+            cut_off = pc.and_not(
+                pc.is_in(rows["item"], value_set=others), pc.is_in(join_columns(rows, SLOT), value_set=seen)
+            )
             stale = pc.and_not(pc.invert(pc.is_in(keys, value_set=current)), cut_off)
             self.tables.delete(name, KEY, pc.unique(keys.filter(stale)).to_pylist())
         for name in (*embeddings, "items", *outcomes):

@@ -120,8 +120,8 @@ class FeedbackTable:
         if len(entries) > MOST_ENTRIES:
             raise CollectionError(f"at most {MOST_ENTRIES} ratings can be given at a time; got {len(entries)}")
         at = datetime.now(UTC).isoformat(timespec="microseconds")
-        given = _text("who", who), _text("version", version, empty=True)
-        rows = [_row(entry, at, *given) for entry in entries]
+        who, version = _text("who", who), _text("version", version, empty=True)
+        rows = [_row(entry, at, who, version) for entry in entries]
         self._refuse_missing(entries)
         if rows:
             with self._open(write=True) as table:

@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from chiasm.files import write_whole
 from chiasm.store.collection import FILES, ITEMS, USABLE, Collection, Generation
-from chiasm.store.tables import COMPACT_FRAGMENTS, GRACE_SECONDS, chunks, joined, matrix_of, one_of, vector_column
+from chiasm.store.tables import COMPACT_FRAGMENTS, GRACE_SECONDS, chunks, join_columns, matrix_of, one_of, vector_column
 from chiasm.types import MODALITIES, Modality
 
 FORMAT_VERSION = 1
@@ -272,4 +272,4 @@ def _index(table: lance.LanceDataset, trained: int) -> int:
 
 
 def _keys(rows: pa.Table) -> pa.ChunkedArray:
-    return joined(rows, ("id", "_slot", "_hash"))
+    return join_columns(rows, ("id", "_slot", "_hash"))

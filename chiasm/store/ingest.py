@@ -80,7 +80,7 @@ def embed_manifests(
     Raises:
         EncoderError: an encoder cannot be used at all.
     """
-    items = {item_id: item for item_id, (item, _) in named(manifests, {}).items()}
+    items = {item_id: item for item_id, (item, _) in name_items(manifests, {}).items()}
     store = _InMemory()
     run = Run(name, first_of(encoders), store, on_progress=on_progress)
     run.execute([file for item_id, item in items.items() for file in files_of(item_id, item)])
@@ -189,7 +189,7 @@ def file_stat(path: str | None) -> tuple[int | None, int | None]:
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else (None, None)
 
 
-def named(manifests: Sequence[Manifest], sources: Mapping[str, str]) -> dict[str, tuple[Item, str]]:
+def name_items(manifests: Sequence[Manifest], sources: Mapping[str, str]) -> dict[str, tuple[Item, str]]:
     """Return the items of manifests, with the source of each, by the ids that they have in a collection.
 
     Args:

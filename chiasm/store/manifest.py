@@ -297,7 +297,7 @@ def _media_of(row: _Row, modalities: Sequence[Modality], *, is_text: bool) -> tu
         if value is None:
             continue
         if is_text and value.lstrip().startswith("["):
-            value = _listed(row, modality, value)
+            value = _parse_list(row, modality, value)
         for written in (value,) if isinstance(value, str) else _strings(row, modality, value):
             stripped = written.strip()
             if not stripped:
@@ -313,7 +313,7 @@ def _media_of(row: _Row, modalities: Sequence[Modality], *, is_text: bool) -> tu
     return tuple(parts)
 
 
-def _listed(row: _Row, column: Modality, cell: str) -> str | list[Any]:
+def _parse_list(row: _Row, column: Modality, cell: str) -> str | list[Any]:
     """Return the values of a media cell of a CSV that begins with a bracket: of its JSON array, or else the cell itself."""
     try:
         value = json.loads(cell)
@@ -578,9 +578,8 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
             for batch in file.iter_batches():
                 columns = list(batch.columns)
                 for place, column in enumerate(columns):
-                    if (
-                        pa.types.is_timestamp(column.type) and column.type.unit == "ns"
-                    ):  # which Python's times cannot hold
+                    # Python's times have no nanoseconds.
+                    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
                         columns[place] = column.cast(pa.timestamp("us", column.type.tz), safe=False)
                 for values in zip(*(column.to_pylist() for column in columns), strict=True):
                     number += 1

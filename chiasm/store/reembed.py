@@ -22,7 +22,7 @@ from chiasm.files import digest_text
 from chiasm.store.add import tables_of, update
 from chiasm.store.collection import FILES, ITEMS, SLOT, USABLE, Collection, Generation
 from chiasm.store.ingest import COMMIT_ROWS, Progress, Run, file_stat, first_of
-from chiasm.store.tables import joined
+from chiasm.store.tables import join_columns
 from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Outcome, Source
 
 _TEXT_FILES = (".txt", ".text", ".md", ".rst")  # of folders; in a table only the first is a path
@@ -96,7 +96,7 @@ def reembed_collection(
         with after.committing():
             _take_over_rows(before, after, encoders)
         run, _ = update(
-            after, _listed(before), encoders, on_progress=on_progress, commit_rows=commit_rows, keep_missing=True
+            after, _items_of(before), encoders, on_progress=on_progress, commit_rows=commit_rows, keep_missing=True
         )
         encoded += run.encoded
         usable = run.counts[Outcome.OK] + run.counts[Outcome.DUPLICATE]
@@ -130,7 +130,7 @@ def _take_over_rows(before: Collection, after: Collection, encoders: Mapping[Mod
     """Copy the rows of files that were embedded, or refused, by a network that is used again, unless they are there."""
     rows = before.tables.rows(before.generation.files, FILES)
     present = pc.is_in(
-        joined(rows, SLOT), value_set=joined(after.tables.rows(after.generation.files, FILES, SLOT), SLOT)
+        join_columns(rows, SLOT), value_set=join_columns(after.tables.rows(after.generation.files, FILES, SLOT), SLOT)
     )
     for modality, encoder in encoders.items():
         same = pc.and_(pc.equal(rows["encoder"], encoder.fingerprint), pc.equal(rows["modality"], modality))
@@ -139,7 +139,7 @@ def _take_over_rows(before: Collection, after: Collection, encoders: Mapping[Mod
             after.tables.append(after.generation.files, rows.filter(same))
 
 
-def _listed(collection: Collection) -> dict[str, Item]:
+def _items_of(collection: Collection) -> dict[str, Item]:
     """Return all items with their sources, as they were added."""
     written = {(row["item"], row["slot"]): (row["path"], row["hash"]) for row in collection.files()}
 
@@ -175,7 +175,7 @@ def _embedded_slots(collection: Collection) -> set[str]:
     """Return the joined items and slots of the files that have an embedding."""
     rows = collection.tables.rows(collection.generation.files, FILES, [*SLOT, "outcome"])
     usable = rows.filter(pc.is_in(rows["outcome"], value_set=pa.array(USABLE)))
-    return set(joined(usable, SLOT).to_pylist())
+    return set(join_columns(usable, SLOT).to_pylist())
 
 
 def _switch(collection: Collection, encoders: Mapping[Modality, Encoder]) -> None:

@@ -149,7 +149,7 @@ class Tables:
             table.merge_insert(list(columns)).when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
     def delete(self, name: str, columns: Sequence[str], values: Sequence[str]) -> None:
-        """Delete rows by what their columns hold, joined as by `joined`."""
+        """Delete rows by what their columns hold, joined as by `join_columns`."""
         table = self.open(name)
         key = f" || {_quoted(SEPARATOR)} || ".join(columns)
         if table is not None:
@@ -217,7 +217,7 @@ def _has_index(table: lance.LanceDataset, column: str) -> bool:
 # --------------------------------------------------------------------------------------------------------------- Arrow
 
 
-def joined(rows: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
+def join_columns(rows: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
     """Return several columns of text as one, so that rows can be looked up in it."""
     return pc.binary_join_element_wise(*(rows[column] for column in columns), SEPARATOR)
 
