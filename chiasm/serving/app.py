@@ -11,7 +11,7 @@ import binascii
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -238,6 +238,23 @@ def _parts(request: Request) -> Parts:
     return parts
 
 
+def _with_model(request: Request) -> Engine:
+    """Return the engine of a server that has a model."""
+    engine = _parts(request).engine
+    if engine.classifier is None:
+        raise _lacks("model", "Start it with one: chiasm serve COLLECTION --model MODEL")
+    return engine
+
+
+async def _opened(
+    request: Request, whole: type[BaseModel], name: str, words: type[schemas.Plain], options: type[BaseModel]
+) -> tuple[list[Opened], dict[str, Any]]:
+    """Read the body of a request and open its files; see `things`. Return them with the options."""
+    parts = _parts(request)
+    async with things(request, whole, name, words=words, options=options, settings=parts.settings) as (given, values):
+        return await parts.engine.open(given, visit_of(request)), values
+
+
 def _json(value: Any) -> Response:
     return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
 
@@ -288,16 +305,7 @@ async def search(request: Request) -> Response:
 
     With `Accept: application/x-ndjson` the hits of one query come as lines, as many as are asked for.
     """
-    parts = _parts(request)
-    async with things(
-        request,
-        schemas.SearchRequest,
-        "queries",
-        words=schemas.Asked,
-        options=schemas.SearchOptions,
-        settings=parts.settings,
-    ) as (given, options):
-        opened = await parts.engine.open(given, visit_of(request))
+    opened, options = await _opened(request, schemas.SearchRequest, "queries", schemas.Asked, schemas.SearchOptions)
     return await _search(request, opened, SearchOptions(**options))
 
 
@@ -352,19 +360,9 @@ async def _log_queries(request: Request, opened: Sequence[Opened], found: Sequen
 )
 async def predict(request: Request) -> Response:
     """Recognise items with the model that the server was started with."""
-    parts = _parts(request)
-    if parts.engine.classifier is None:
-        raise _lacks("model", "Start it with one: chiasm serve COLLECTION --model MODEL")
-    async with things(
-        request,
-        schemas.PredictRequest,
-        "items",
-        words=schemas.Plain,
-        options=schemas.PredictOptions,
-        settings=parts.settings,
-    ) as (given, options):
-        opened = await parts.engine.open(given, visit_of(request))
-    predictions = await parts.engine.predict(opened, **options)
+    engine = _with_model(request)
+    opened, options = await _opened(request, schemas.PredictRequest, "items", schemas.Plain, schemas.PredictOptions)
+    predictions = await engine.predict(opened, **options)
     return _json({"predictions": [{"item": number, **one} for number, one in enumerate(predictions)]})
 
 
@@ -373,12 +371,10 @@ async def item_prediction(
     request: Request, item: str, query: Annotated[schemas.PredictOptions, FromQuery()]
 ) -> Response:
     """Recognise an item of the collection from its own files."""
-    parts = _parts(request)
-    if parts.engine.classifier is None:
-        raise _lacks("model", "Start it with one: chiasm serve COLLECTION --model MODEL")
+    engine = _with_model(request)
     row = await _item(request, item)
-    opened = await parts.engine.open_item(row, visit_of(request))
-    (prediction,) = await parts.engine.predict([opened], **query.model_dump())
+    opened = await engine.open_item(row, visit_of(request))
+    (prediction,) = await engine.predict([opened], **query.model_dump())
     return _json(prediction)
 
 
@@ -390,12 +386,8 @@ async def item_prediction(
 )
 async def embed(request: Request) -> Response:
     """Return the vectors of items in the served space."""
-    parts = _parts(request)
-    async with things(
-        request, schemas.EmbedRequest, "items", words=schemas.Plain, options=schemas.NoOptions, settings=parts.settings
-    ) as (given, _):
-        opened = await parts.engine.open(given, visit_of(request))
-    vectors = await parts.engine.embed(opened)
+    opened, _ = await _opened(request, schemas.EmbedRequest, "items", schemas.Plain, schemas.NoOptions)
+    vectors = await _parts(request).engine.embed(opened)
     return _json({"embeddings": [{"item": number, "vectors": one} for number, one in enumerate(vectors)]})
 
 
@@ -514,7 +506,7 @@ async def learn(request: Request) -> Response:
     teach = _parts(request).teaching.learn
     if teach is None:
         raise _lacks("model that learns", "Start it with one: chiasm serve COLLECTION --model MODEL")
-    return _json(asdict(await asyncio.to_thread(teach)))
+    return _json((await asyncio.to_thread(teach)).as_dict())
 
 
 @router.get("/v1/drift", responses={200: {"model": schemas.DriftAnswer}}, tags=["server"])

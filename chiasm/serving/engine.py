@@ -59,7 +59,7 @@ class Opened:
 
     @property
     def query(self) -> Query:
-        """As something to look for."""
+        """The query that it makes."""
         words = self.words
         if not isinstance(words, Asked):
             return Query(self.media)
@@ -83,35 +83,35 @@ class Searcher(Protocol):
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """What can be searched with."""
+        """Return the modalities of queries."""
 
     @property
     def collection(self) -> Listed:
         """The collection that is searched."""
 
     def open(self, path: Path, *, limits: Limits) -> Media:
-        """A file as the encoders want to see it."""
+        """Open a file as its encoder takes it."""
 
     def prepare(self, given: Sequence[Media], /) -> Float[np.ndarray, "n dim"]:
-        """Unit vectors of opened media."""
+        """Return unit vectors of opened media."""
 
     def search(self, query: Query, /, options: SearchOptions) -> SearchResult:
-        """The hits of one query."""
+        """Return the hits of one query."""
 
     def refresh(self) -> bool:
-        """See what was added meanwhile."""
+        """Load what was added meanwhile."""
 
     def item(self, name: str, /) -> dict[str, Any] | None:
-        """The row of one item."""
+        """Return the row of one item."""
 
     def items(self, *, after: str | None, limit: int, where: str | None) -> list[dict[str, Any]]:
-        """Rows in the order of their ids, those after an id."""
+        """Return rows in the order of their ids, those after an id."""
 
     def file_of(self, name: str, modality: Modality, number: int, /) -> Path | None:
-        """One of the item's own files."""
+        """Return one of the item's own files."""
 
     def status(self) -> Status:
-        """What the collection holds."""
+        """Return what the collection holds."""
 
 
 class Engine:
@@ -142,7 +142,7 @@ class Engine:
         self._refreshed = time.monotonic()
 
     async def warm_up(self) -> None:
-        """Do everything once, so that the first request does not wait for weights to be read."""
+        """Search once, so that the first request does not wait for weights to be read."""
         if "text" in self._searcher.modalities:
             try:
                 await self.search([Query((Text("warm up"),))], SearchOptions(k=1))
@@ -188,7 +188,7 @@ class Engine:
         return opened
 
     async def search(self, queries: Sequence[Query], options: SearchOptions) -> list[dict[str, Any]]:
-        """The hits of each query, see `schemas.Found`."""
+        """Return the hits of each query, see `schemas.Found`."""
         return await self._found([(query, options) for query in await self.prepared(queries)])
 
     async def prepared(self, queries: Sequence[Query]) -> list[Query]:
@@ -202,11 +202,11 @@ class Engine:
         return found
 
     async def page(self, query: Query, options: SearchOptions) -> dict[str, Any]:
-        """The hits of an embedded query."""
+        """Return the hits of an embedded query."""
         return (await self._found([(query, options)]))[0]
 
     async def embed(self, opened: Sequence[Opened]) -> list[dict[Modality, list[float]]]:
-        """Unit vectors of the media of each item."""
+        """Return unit vectors of the media of each item."""
         vectors = iter(await self._embedded([medium for one in opened for medium in one.media]))
         return [{medium.modality: next(vectors).tolist() for medium in one.media} for one in opened]
 
@@ -274,21 +274,21 @@ class Engine:
         return {"files": problems[:most], "total": len(problems)}
 
     async def item(self, item: str) -> dict[str, Any] | None:
-        """One item, see `schemas.Item`."""
+        """Return one item, see `schemas.Item`."""
         row = await self.read(self._searcher.item, item)
         return None if row is None else item_of(row)
 
     async def items(self, after: str | None, limit: int, where: str | None) -> list[dict[str, Any]]:
-        """A page of items in the order of their ids."""
+        """Return a page of items in the order of their ids."""
         rows = await self.read(lambda: self._searcher.items(after=after, limit=limit, where=where))
         return [item_of(row) for row in rows]
 
     async def file_of(self, item: str, modality: Modality, number: int) -> Path | None:
-        """Where a file of an item lies."""
+        """Return the path of a file of an item."""
         return await self.read(self._searcher.file_of, item, modality, number)
 
     def without_paths(self, text: str) -> str:
-        """What an error says, with the collection's name where its path was."""
+        """Return an error message with the collection's name in place of its path."""
         path = self._searcher.collection.path
         return text.replace(str(path), path.name)
 
@@ -314,7 +314,7 @@ class Engine:
         }
 
     async def read(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call what blocks in one of the readers' threads."""
+        """Call a blocking function in one of the readers' threads."""
         loop = asyncio.get_running_loop()
         return await self._in_time(loop.run_in_executor(self._readers, function, *arguments))
 
@@ -400,7 +400,7 @@ class Engine:
 
 
 def answer_of(found: SearchResult) -> dict[str, Any]:
-    """A search result in the words of `schemas.Found`; where files lie on the server is left out."""
+    """Return a search result in the terms of `schemas.Found`, without the paths of files on the server."""
     hits = [
         {
             "id": hit.id,
@@ -426,7 +426,7 @@ def answer_of(found: SearchResult) -> dict[str, Any]:
 
 
 def item_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of an item in the words of `schemas.Item`."""
+    """Return the row of an item in the terms of `schemas.Item`."""
     media = []
     for modality in MODALITIES:
         for number, value in enumerate(row.get(modality) or ()):
@@ -444,7 +444,7 @@ def item_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def url_of(item: str, modality: Modality, number: int) -> str:
-    """The path under which a file is served."""
+    """Return the path under which a file is served."""
     return f"/v1/items/{quote(item, safe='')}/files/{modality}/{number}"
 
 
@@ -461,7 +461,7 @@ def _size(medium: Media) -> int:
 
 
 def _tried(function: Callable[[Any], T], work: Any) -> T | Exception:
-    """A result, or the error that it ended in: one request's failure is not the others'."""
+    """Return a result, or the error that it ended in: one request's failure is not the others'."""
     try:
         return function(work)
     except Exception as error:  # noqa: BLE001

@@ -29,7 +29,7 @@ _MOST_FOR_DUPLICATES = 20_000  # items: the search for near-duplicates takes the
 def pairs_of(
     collection: Collection, space: Space, pairs: tuple[Modality, Modality], *, where: str | None = None
 ) -> Pairs:
-    """Pairs of files of items that have both modalities; several files of one give every combination.
+    """Return pairs of files of items that have both modalities; several files of one give every combination.
 
     Text is the anchor where it is one of the two, else speech where that goes by words, else the second.
 
@@ -155,7 +155,7 @@ def means_by_item(vectors: Mapping[Modality, Vectors], ids: Sequence[str]) -> Em
 
 
 def fingerprints_of(networks: Sequence[Encoder]) -> dict[Modality, str]:
-    """Modality -> fingerprint of the encoder that embeds it: the first that has it."""
+    """Return the fingerprint of the encoder that embeds each modality: the first that has it."""
     owner = first_of(networks)
     return {modality: owner[modality].fingerprint for modality in MODALITIES if modality in owner}
 
@@ -163,7 +163,7 @@ def fingerprints_of(networks: Sequence[Encoder]) -> dict[Modality, str]:
 def modality_arrays(
     found: Embedded, space: Space, modalities: Sequence[Modality], rows: Int[np.ndarray, " rows"] | None = None
 ) -> ModalityArrays:
-    """Embeddings of items, with their vectors in a space beside them or, where the encoder is of that space, instead.
+    """Return embeddings of items, with their vectors in a space beside them or, where the encoder is of that space, instead.
 
     Args:
         found: the embeddings.
@@ -282,7 +282,7 @@ def cell_value(value: Any) -> Any:
 def class_names(
     labels: Sequence[str], space: Space, networks: Sequence[Encoder]
 ) -> dict[str, Float[np.ndarray, " dim"]]:
-    """The embedded names of classes in a space, for those whose label is a word; empty where the space has no text.
+    """Return the embedded names of classes in a space, for those whose label is a word; empty where the space has no text.
 
     `_`, `-` and `/` are read as blanks. Labels without two letters in a row (numbers, codes) are left out.
     """
