@@ -169,34 +169,29 @@ def test_a_single_file_is_one_item(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "words.log").items[0].sources[0].modality == "text"
 
 
-def test_a_single_file_that_is_no_medium(tmp_path: Path) -> None:
-    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7")
-    error = refusal(tmp_path / "paper.pdf")
-    assert "a PDF document" in str(error)
-    assert "expected a folder, a media file or a table (.csv, .jsonl, .ndjson, .parquet, .tsv)" in str(error)
-    (tmp_path / "void.xyz").touch()
+def test_an_empty_file_is_an_outcome(tmp_path: Path) -> None:
+    touch(tmp_path, "void.xyz")
     manifest = read_manifest(tmp_path / "void.xyz")
-    assert manifest.items == ()
-    assert manifest.outcomes[0].outcome is Outcome.EMPTY
+    assert (manifest.items, [one.outcome for one in manifest.outcomes]) == ((), [Outcome.EMPTY])
 
 
 @pytest.mark.parametrize(
-    ("name", "advice"), [("a.json", "call it .jsonl"), ("a.xlsx", "save it as .csv"), ("a.feather", "as .parquet")]
+    ("name", "content", "advice"),
+    [
+        ("paper.pdf", b"%PDF-1.7", "a PDF document"),
+        ("a.json", b"", "call it .jsonl"),
+        ("a.xlsx", b"", "save it as .csv"),
+        ("a.feather", b"", "as .parquet"),
+        (os.fsdecode(b"bad\xff.png"), b"", "not valid Unicode; rename it"),
+        ("none", None, "no such file or folder"),
+        ("none.csv", None, "no such file or folder"),
+        ("none.png", None, "no such file or folder"),
+    ],
 )
-def test_files_that_are_nearly_tables(name: str, advice: str, tmp_path: Path) -> None:
-    touch(tmp_path, name)
+def test_a_path_that_is_refused(name: str, content: bytes | None, advice: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
     assert advice in str(refusal(tmp_path / name))
-
-
-def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
-    path = tmp_path / os.fsdecode(b"bad\xff.png")
-    path.touch()
-    assert "not valid Unicode; rename it" in str(refusal(path))
-
-
-@pytest.mark.parametrize("name", ["none", "none.csv", "none.png"])
-def test_a_missing_path(name: str, tmp_path: Path) -> None:
-    assert "there is no such file or folder" in str(refusal(tmp_path / name))
 
 
 def test_a_table_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,18 +266,15 @@ def test_text_is_a_path_only_if_it_ends_like_one(tmp_path: Path) -> None:
     ]
 
 
-def test_names_may_begin_with_a_bracket(tmp_path: Path) -> None:
+def test_names_may_begin_with_a_bracket_and_files_may_be_missing(tmp_path: Path) -> None:
     manifest = read_manifest(table(tmp_path, "image\n[a] b.png\n"))
     assert manifest.items[0].sources[0].path == str(tmp_path / "[a] b.png")
+    assert manifest.outcomes == ()
 
 
 def test_empty_rows_are_passed_over(tmp_path: Path) -> None:
     assert len(read_manifest(table(tmp_path, "\n\nimage,label\n\na.png,x\n,\n\nb.png,y\n")).items) == 2
     assert len(read_manifest(table(tmp_path, '\n{"image": "a.png"}\n\n', "t.jsonl")).items) == 1
-
-
-def test_missing_files_are_no_error_of_the_table(tmp_path: Path) -> None:
-    assert read_manifest(table(tmp_path, "video\nnowhere.mp4\n")).outcomes == ()
 
 
 # Ids
@@ -324,24 +316,14 @@ def test_the_same_media_twice_name_both_lines(tmp_path: Path) -> None:
     assert len(read_manifest(table(tmp_path, "id,image\n1,a.png\n2,a.png\n")).items) == 2
 
 
-def test_the_same_id_twice_names_both_lines(tmp_path: Path) -> None:
-    error = refusal(table(tmp_path, '{"id": 7, "image": "a"}\n{"id": "7", "image": "b"}\n', "t.jsonl"))
-    assert (error.line, error.column) == (2, "id")
-    assert "the id '7' stands in line 1 already" in str(error)
-
-
 @pytest.mark.parametrize(
-    ("value", "problem"), [("null", "empty"), ('" "', "empty"), ("1.5", "float"), ("true", "bool")]
+    ("value", "problem"),
+    [("null", "empty"), ('" "', "empty"), ("1.5", "float"), ("true", "bool"), ('"7"', "stands in line 1 already")],
 )
-def test_ids_of_a_wrong_kind(value: str, problem: str, tmp_path: Path) -> None:
-    error = refusal(table(tmp_path, f'{{"id": "x", "image": "a"}}\n{{"id": {value}, "image": "b"}}\n', "t.jsonl"))
+def test_ids_of_a_wrong_kind_or_twice(value: str, problem: str, tmp_path: Path) -> None:
+    error = refusal(table(tmp_path, f'{{"id": 7, "image": "a"}}\n{{"id": {value}, "image": "b"}}\n', "t.jsonl"))
     assert (error.line, error.column) == (2, "id")
     assert problem in str(error)
-
-
-def test_an_empty_id_in_csv(tmp_path: Path) -> None:
-    error = refusal(table(tmp_path, "id,image\n1,a.png\n,b.png\n"))
-    assert (error.line, error.column) == (3, "id")
 
 
 # Types
@@ -378,9 +360,7 @@ def test_an_empty_id_in_csv(tmp_path: Path) -> None:
 def test_types_in_csv(cells: list[str], kind: str, values: list[Any], tmp_path: Path) -> None:
     manifest = read_manifest(table(tmp_path, "image,x\n" + "".join(f"{n},{cell}\n" for n, cell in enumerate(cells))))
     assert manifest.columns == {"x": kind}
-    found = [item.metadata["x"] for item in manifest.items]
-    assert found == values
-    assert [type(value) for value in found] == [type(value) for value in values]
+    assert repr([item.metadata["x"] for item in manifest.items]) == repr(values)  # types included
 
 
 @pytest.mark.parametrize(
@@ -403,9 +383,7 @@ def test_types_in_json(values: list[Any], kind: str, expected: list[Any], tmp_pa
     lines = [json.dumps({"image": str(n), "x": value}) for n, value in enumerate(values)]
     manifest = read_manifest(table(tmp_path, "\n".join(lines), "t.ndjson"))
     assert manifest.columns == {"x": kind}
-    found = [item.metadata["x"] for item in manifest.items]
-    assert found == expected
-    assert [type(value) for value in found] == [type(value) for value in expected]
+    assert repr([item.metadata["x"] for item in manifest.items]) == repr(expected)  # types included
 
 
 def test_keys_may_be_missing_in_json(tmp_path: Path) -> None:
@@ -450,24 +428,14 @@ def test_types_in_parquet(tmp_path: Path) -> None:
     [
         ("", None, None, "the table has no rows"),
         ("image,label\n", None, None, "the table has no rows"),
-        (
-            "picture,label\na.png,x\n",
-            None,
-            None,
-            "no column is called image, text, audio or video; there are 'picture'",
-        ),
+        ("picture,label\na.png,x\n", None, None, "there are 'picture'"),
         ("Image\na.png\n", None, None, "rename 'Image' to 'image'"),
         ("image,label\na.png,x\nb.png\n", 3, None, "the row has 1 cells and the first row 2"),
         ('image,label\n"a.png","x\ny"\nb.png,x,z\n', 4, None, "the row has 3 cells and the first row 2"),
         ("text\nyes, and no\n", 2, None, "put cells that hold the delimiter between double quotes"),
         ('image,label\na.png,"x"y\n', 2, None, "the quotes of the row"),
         ('image,label\na.png,x\nb.png,"x\n\n', 3, None, "the quotes of the row are not closed"),
-        (
-            ",image\n0,a.png\n",
-            None,
-            None,
-            "column 1 has no name; name it, or remove it (pandas: write with index=False)",
-        ),
+        (",image\n0,a.png\n", None, None, "column 1 has no name"),
         ("image,x,x\na.png,1,2\n", 1, "x", "2 columns have this name"),
         ("image,_x\na.png,1\n", None, "_x", "names that begin with _ are reserved"),
         ("image,label\na.png,x\n,y\n", 3, None, "the row has no image; fill one in, or remove the row"),
@@ -476,24 +444,8 @@ def test_types_in_parquet(tmp_path: Path) -> None:
         ("text\nhttps://a.org/b.txt\n", 2, "text", "is a URL"),
         ('image\n"[""a.png"", b]"\n', 2, "image", "begins as a JSON array but is none"),
         ('image\n"[1, 2]"\n', 2, "image", "expected a path or a list of paths; got list [1, 2]"),
-        (
-            "image\n" + "a" * 140_000 + "\n",
-            2,
-            None,
-            "a cell has more than 131,072 characters; write it into a .txt file",
-        ),
-    ],
-)
-def test_wrong_csv(content: str, line: int | None, column: str | None, problem: str, tmp_path: Path) -> None:
-    error = refusal(table(tmp_path, content))
-    assert problem in str(error)
-    assert (error.line, error.column) == (line, column)
-
-
-@pytest.mark.parametrize(
-    ("content", "line", "column", "problem"),
-    [
-        ("", None, None, "the table has no rows"),
+        ("image\n" + "a" * 140_000 + "\n", 2, None, "more than 131,072 characters"),
+        ("id,image\n1,a.png\n,b.png\n", 3, "id", "empty"),
         ('{"image": "a"}\n{"image": \n', 2, None, "invalid JSON at character 11: Expecting value"),
         ('{"image": "a"}\n\n["b"]\n', 3, None, 'expected an object such as {"image": "a.png"}; got list'),
         ('{"image": 3}\n', 1, "image", "expected a path or a list of paths; got int 3"),
@@ -509,8 +461,8 @@ def test_wrong_csv(content: str, line: int | None, column: str | None, problem: 
         ('{"image": "a", "": 1}\n', None, None, "column 2 has no name"),
     ],
 )
-def test_wrong_json(content: str, line: int | None, column: str | None, problem: str, tmp_path: Path) -> None:
-    error = refusal(table(tmp_path, content, "t.jsonl"))
+def test_a_wrong_table(content: str, line: int | None, column: str | None, problem: str, tmp_path: Path) -> None:
+    error = refusal(table(tmp_path, content, "t.jsonl" if content.startswith("{") else "t.csv"))
     assert problem in str(error)
     assert (error.line, error.column) == (line, column)
 

@@ -160,9 +160,7 @@ def test_a_condition_holds_for_what_is_found(shades: Path, tmp_path: Path) -> No
 
 def test_without_probabilities_nobody_can_tell(shades: Path, tapes: Path, tmp_path: Path) -> None:
     off = off_topic(tmp_path)
-    with pytest.raises(
-        SpaceError, match=r"told by probabilities: the space 'start' has no probabilities.*chiasm align"
-    ):
+    with pytest.raises(SpaceError, match="no probabilities"):
         chiasm.evaluate(shades, off_topic=off, space="start")
     with pytest.raises(SpaceError, match="no item has both image and text"):
         chiasm.evaluate(tapes, off_topic=off)
@@ -171,9 +169,7 @@ def test_without_probabilities_nobody_can_tell(shades: Path, tapes: Path, tmp_pa
         for n, parts in enumerate(mixtures(2))
     ]
     chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
-    with pytest.raises(
-        SpaceError, match=r"off-topic questions are words.*got pairs of image and audio.*--pairs image,text"
-    ):
+    with pytest.raises(SpaceError, match="--pairs image,text"):
         chiasm.evaluate(tmp_path / "collection", pairs=("image", "audio"), off_topic=off)
 
 
@@ -186,10 +182,10 @@ def test_questions_are_read_line_by_line(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "there is no such file"),
-        (b" \n\n", "there is no question in it; write one per line"),
-        (b"caf\xe9\n", "the file is not UTF-8 at byte 3; save it as UTF-8"),
-        (b"1\n2\n3\n4\n5\n6\n", "it holds 6 questions; at most 5 are asked"),
-        (b"x" * 41, "the file has 41 bytes; at most 40 are read"),
+        (b" \n\n", "no question"),
+        (b"caf\xe9\n", "UTF-8"),
+        (b"1\n2\n3\n4\n5\n6\n", "at most 5"),
+        (b"x" * 41, "at most 40"),
     ],
 )
 def test_bad_files_of_questions(
@@ -206,6 +202,7 @@ def test_bad_files_of_questions(
 
 # ------------------------------------------------------------------------------------------------------------ moments
 
+HEAD = "query,item,start,end\n"
 TABLE = """query,item,start,end,remark
 red,a,0,1,
 blue,b,0,1,two answers
@@ -268,7 +265,7 @@ def test_a_moment_is_right_in_its_own_recording_only(tapes: Path, tmp_path: Path
 
 
 def test_a_file_without_moments_is_one_moment(tapes: Path, tmp_path: Path) -> None:
-    file = moments(tmp_path, "query,item,start,end\nred,short,0,1\n")
+    file = moments(tmp_path, HEAD + "red,short,0,1\n")
     found = chiasm.evaluate(tapes, moments=file, where="id = 'short'").metrics["moments"]
     assert found["r@1_iou@0.7"] == 1
     assert found["mean_iou"] == pytest.approx(1, abs=0.01)
@@ -282,7 +279,7 @@ def test_intervals_keep_recordings_together(tapes: Path, tmp_path: Path) -> None
     groups = ["a", "b", "a", "film"]
     assert dict(asked.intervals) == asked.metrics.intervals(groups=groups)
     joined = read_moments(
-        moments(tmp_path, "query,item,start,end\nred,a,0,1\nred,b,0,1\nblue,b,0,1\ngreen,a,1,2\n"), searcher.collection
+        moments(tmp_path, HEAD + "red,a,0,1\nred,b,0,1\nblue,b,0,1\ngreen,a,1,2\n"), searcher.collection
     )
     assert dict(ask_moments(searcher, joined).intervals) == {}, "red joins both recordings"
 
@@ -299,7 +296,7 @@ def test_a_space_without_sounds_has_no_moments(tmp_path: Path, monkeypatch: pyte
     rows = [{"id": "a", "text": "red", "audio": sound(tmp_path / "a.wav", "red")}]
     chiasm.add([table(tmp_path / "t.jsonl", rows)], to=tmp_path / "collection")
     with pytest.raises(SpaceError, match=r"the space 'start' has image, text, and so no moments"):
-        chiasm.evaluate(tmp_path / "collection", moments=moments(tmp_path, "query,item,start,end\nred,a,0,1\n"))
+        chiasm.evaluate(tmp_path / "collection", moments=moments(tmp_path, HEAD + "red,a,0,1\n"))
 
 
 def test_a_recording_that_is_gone(tapes: Path, tmp_path: Path) -> None:
@@ -307,7 +304,7 @@ def test_a_recording_that_is_gone(tapes: Path, tmp_path: Path) -> None:
     made = Path(shutil.copytree(tapes, tmp_path / "collection"))
     chiasm.add([table(tmp_path / "t.jsonl", [row])], to=made)
     (tmp_path / "gone.wav").unlink()
-    file = moments(tmp_path, "query,item,start,end\nred,gone,0,1\n")
+    file = moments(tmp_path, HEAD + "red,gone,0,1\n")
     with pytest.raises(CollectionError, match=r"gone\.wav .* cannot be opened: the file does not exist"):
         chiasm.evaluate(made, moments=file)
 
@@ -315,34 +312,22 @@ def test_a_recording_that_is_gone(tapes: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "query,start,end\nred,0,1\n",
-            "no column is called item; there are query, start, end. Moments need the columns",
-        ),
-        ("", "no column is called query and none item and none start and none end; there are none"),
-        ("query,item,start,end\n", "the table has no rows"),
-        ("query,item,start,end\nred,a,0\n", "line 2: the row has more or fewer cells than the 4 columns"),
-        ("query,item,start,end\nred, white,a,0,1\n", "line 2: the row has more or fewer cells"),
-        ('query,item,start,end\n"red,a,0,1\n', "this is no CSV"),
-        ("query,item,start,end\nred,a,0,1\n,a,0,1\n", "line 3, column 'query': the query is empty"),
-        (
-            "query,item,start,end\nno.png,a,0,1\n",
-            "line 2, column 'query': there is no file 'no.png'; paths are relative",
-        ),
-        ("query,item,start,end\nred,x,0,1\n", "line 2, column 'item': there is no item 'x' in "),
-        (
-            "query,item,start,end\nred,note,0,1\n",
-            "line 2, column 'item': the item 'note' has neither a sound nor a video",
-        ),
-        ("query,item,start,end\nred,a,0,1:30\n", "line 2, column 'end': a time is a number of seconds; got '1:30'"),
-        (
-            "query,item,start,end\nred,a,-1,1\n",
-            "line 2, column 'start': a time is a number of seconds from 0 on; got '-1'",
-        ),
-        ("query,item,start,end\nred,a,nan,1\n", "line 2, column 'start': a time is a number of seconds from 0 on"),
-        ("query,item,start,end\nred,a,2,1.5\n", "line 2, column 'end': a moment ends after it starts; got 2 to 1.5"),
-        ("query,item,start,end\nred,a,1,1\n", "a moment ends after it starts; got 1 to 1 seconds"),
-        ("query,item,start,end\n" + 6 * "red,a,0,1\n", "it holds 6 questions; at most 5 are asked"),
+        ("query,start,end\nred,0,1\n", "no column is called item"),
+        ("", "no column is called query"),
+        (HEAD, "the table has no rows"),
+        (HEAD + "red,a,0\n", "line 2"),
+        (HEAD + "red, white,a,0,1\n", "line 2"),
+        (HEAD + '"red,a,0,1\n', "no CSV"),
+        (HEAD + "red,a,0,1\n,a,0,1\n", "line 3, column 'query'"),
+        (HEAD + "no.png,a,0,1\n", "there is no file 'no.png'"),
+        (HEAD + "red,x,0,1\n", "there is no item 'x'"),
+        (HEAD + "red,note,0,1\n", "neither a sound nor a video"),
+        (HEAD + "red,a,0,1:30\n", "line 2, column 'end'"),
+        (HEAD + "red,a,-1,1\n", "line 2, column 'start'"),
+        (HEAD + "red,a,nan,1\n", "line 2, column 'start'"),
+        (HEAD + "red,a,2,1.5\n", "ends after it starts"),
+        (HEAD + "red,a,1,1\n", "ends after it starts"),
+        (HEAD + 6 * "red,a,0,1\n", "at most 5"),
     ],
 )
 def test_bad_tables_of_moments(
@@ -353,10 +338,7 @@ def test_bad_tables_of_moments(
         chiasm.evaluate(tapes, moments=moments(tmp_path, text))
     assert message in str(caught.value)
     assert "moments.csv" in str(caught.value)
-
-
-def test_a_table_of_moments_that_is_missing(tapes: Path, tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"nosuch\.csv: there is no such file"):
+    with pytest.raises(ManifestError, match="no such file"):
         chiasm.evaluate(tapes, moments=tmp_path / "nosuch.csv")
 
 
@@ -371,7 +353,7 @@ def test_one_report_of_all(shades: Path, tmp_path: Path) -> None:
     chiasm.align(made, name="moved", where="most <> 'blue'")
     files: dict[str, Any] = {
         "off_topic": off_topic(tmp_path),
-        "moments": moments(tmp_path, "query,item,start,end\nred,tape,0,1\nblue,tape,0,1\n"),
+        "moments": moments(tmp_path, HEAD + "red,tape,0,1\nblue,tape,0,1\n"),
     }
     pages = {}
     for kind in ("html", "md", "json"):

@@ -16,7 +16,7 @@ import lance
 import numpy as np
 import pytest
 from fake_encoder import FakeEncoder, by_key, check, count_writes, rows
-from painter import Painter, mixtures, painted, painters, picture, sound, table, words_of
+from painter import Painter, mixtures, painted, painters, picture, sound, table
 from typer.testing import CliRunner
 
 import chiasm
@@ -88,6 +88,11 @@ def made(base: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(base, tmp_path / "collection"))
 
 
+def reembed(collection: Collection, *encoders: Encoder, name: str = "two", **options: Any) -> Any:
+    """Re-embed by the second fake encoder if no other is named."""
+    return reembed_collection(collection, name, encoders or [FakeEncoder(version="2")], **options)
+
+
 def texts(folder: Path, count: int, word: str = "text") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -137,7 +142,7 @@ def test_everything_is_embedded_again(made: Path) -> None:
 
 
 def test_it_equals_a_collection_that_was_made_with_it(small: Collection, folder: Path, tmp_path: Path) -> None:
-    reembed_collection(small, "two", [FakeEncoder(version="2")])
+    reembed(small)
     fresh = Collection.create(tmp_path / "fresh", encoder="two")
     add_manifests(fresh, [read_manifest(folder)], [FakeEncoder(version="2")])
     found = Collection.open(small.path)
@@ -167,7 +172,7 @@ def test_items_are_what_was_added(tmp_path: Path) -> None:
     made = Collection.create(tmp_path / "made", encoder="one")
     add_manifests(made, [read_manifest(manifest), read_manifest(notes)], [FakeEncoder()])
     before = rows(made)
-    report = reembed_collection(made, "two", [FakeEncoder(version="2")])
+    report = reembed(made)
     after = Collection.open(made.path)
     check(after, NEW)
     kept = ("item", "slot", "path", "hash", "modality", "outcome", "size")
@@ -285,6 +290,12 @@ def stop_at(count: int) -> Callable[[Progress], None]:
     return stop
 
 
+def cut_off(collection: Collection, count: int, **options: Any) -> None:
+    """Stop a run by the second encoder after so many files."""
+    with pytest.raises(Stopped):
+        reembed(collection, FakeEncoder(version="2", batch_size=4), on_progress=stop_at(count), **options)
+
+
 @pytest.mark.parametrize("stop", [Stopped, EncoderError])
 def test_a_run_that_was_cut_off_goes_on(small: Collection, folder: Path, stop: type[Exception]) -> None:
     expected = by_key(small.vectors(OLD.fingerprint))
@@ -304,10 +315,7 @@ def test_a_run_that_was_cut_off_goes_on(small: Collection, folder: Path, stop: t
 
 
 def test_what_was_added_in_between_is_embedded(small: Collection, folder: Path) -> None:
-    with pytest.raises(Stopped):
-        reembed_collection(
-            small, "two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(24), commit_rows=4
-        )
+    cut_off(small, 24, commit_rows=4)
     more = texts(folder.parent / "more", 5, "more")
     (folder / "text003.txt").write_text("another text now", encoding="utf-8")  # was embedded by both
     (folder / "text039.txt").write_text("this one, too", encoding="utf-8")  # was embedded by the old one
@@ -486,12 +494,9 @@ def test_of_a_common_network_files_may_be_gone(both: Collection, tmp_path: Path)
 
 
 def test_what_was_embedded_before_a_file_went_stays(small: Collection, folder: Path) -> None:
-    with pytest.raises(Stopped):
-        reembed_collection(
-            small, "two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(20), commit_rows=4
-        )
+    cut_off(small, 20, commit_rows=4)
     (folder / "text000.txt").unlink()
-    assert reembed_collection(small, "two", [FakeEncoder(version="2")]).counts == {"ok": 40}
+    assert reembed(small).counts == {"ok": 40}
 
 
 # ---------------------------------------------------------------------------------- what the new encoder cannot embed
@@ -537,13 +542,8 @@ def test_where_nothing_can_be_embedded_all_stays(small: Collection, folder: Path
     before, header = small.files(), (small.path / "chiasm.json").read_bytes()
     with pytest.raises(CollectionError) as error:
         reembed_collection(small, "two", [network])
-    first = folder / "text000.txt"
-    why = "the file does not exist" if gone else "the encoder 'two' takes image, not text"
-    assert str(error.value) == (
-        f"{small.path} stays with the encoder 'one': 'two' could embed none of its files (40 "
-        f"{'broken' if gone else 'unsupported'}; the first: {first}: {why}). Bring the files back to where they were added "
-        "from, or take an encoder of their modalities"
-    )
+    for term in ("stays with the encoder 'one'", "40 broken" if gone else "40 unsupported", "text000.txt"):
+        assert term in str(error.value)
     assert (small.path / "chiasm.json").read_bytes() == header
     found = Collection.open(small.path)
     assert (found.encoder, found.files()) == ("one", before)
@@ -551,15 +551,12 @@ def test_where_nothing_can_be_embedded_all_stays(small: Collection, folder: Path
 
 
 def test_a_collection_without_items(tmp_path: Path) -> None:
-    made = Collection.create(tmp_path / "empty", encoder="one")
-    with pytest.raises(CollectionError, match=r"'two' could embed none of its files \(it has none\)"):
-        reembed_collection(made, "two", [FakeEncoder(version="2")])
+    with pytest.raises(CollectionError, match="it has none"):
+        reembed(Collection.create(tmp_path / "empty", encoder="one"))
 
 
 def test_the_same_encoder_is_refused(made: Path) -> None:
-    with pytest.raises(
-        CollectionError, match=r"has the encoder 'old' already. New and changed files are embedded by chiasm add"
-    ):
+    with pytest.raises(CollectionError, match="'old' already"):
         chiasm.reembed(made, encoder="old")
 
 
@@ -567,9 +564,9 @@ def test_what_is_no_encoder_or_no_collection(made: Path, tmp_path: Path) -> None
     before = tables(made)
     with pytest.raises(EncoderError, match="there is no encoder 'nothing'"):
         chiasm.reembed(made, encoder="nothing")
-    with pytest.raises(CollectionError, match=r"is not a collection. Make one: chiasm add"):
+    with pytest.raises(CollectionError, match="chiasm add"):
         chiasm.reembed(tmp_path, encoder="new")
-    with pytest.raises(SpaceError, match="shares no space with fake and has no class names"):
+    with pytest.raises(SpaceError, match="no class names"):
         chiasm.reembed(made, encoder="mute")
     assert Collection.open(made).encoder == "old"
     assert tables(made) == before
@@ -591,7 +588,7 @@ def test_what_is_no_encoder_or_no_collection(made: Path, tmp_path: Path) -> None
 def test_a_damaged_header_is_said_to_be_one(small: Collection, change: Mapping[str, Any]) -> None:
     header = json.loads((small.path / "chiasm.json").read_text())
     (small.path / "chiasm.json").write_text(json.dumps({**header, **change}))
-    with pytest.raises(CollectionError, match=r"chiasm.json is damaged: .*Restore it, or add the files"):
+    with pytest.raises(CollectionError, match="damaged"):
         Collection.open(small.path)
 
 
@@ -607,23 +604,11 @@ def test_spaces_of_the_encoder_before_are_passed_over(made: Path) -> None:
     assert chiasm.status(made).spaces == ("start",)
     assert Searcher(made).space.name == "start"
     assert chiasm.search(made, "red red green", modality="image", k=1).hits[0].id == "2-1-0"
-    with pytest.raises(SpaceError) as error:
+    with pytest.raises(SpaceError, match=f"chiasm align {made} --name aligned"):
         chiasm.search(made, "red", space="aligned")
-    assert str(error.value) == (
-        "the space 'aligned' was learned with another encoder than the collection has now ('new'), which places vectors "
-        f"elsewhere. Align again: chiasm align {made} --name aligned"
-    )
     chiasm.align(made, method="ridge")
     assert chiasm.status(made).spaces == ("start", "aligned")
     assert Searcher(made).space.fingerprints["image"] == Turned().fingerprint
-
-
-def test_spaces_are_of_use_again_with_their_encoder(made: Path) -> None:
-    chiasm.align(made, method="ridge")
-    chiasm.reembed(made, encoder="new")
-    chiasm.reembed(made, encoder="old")
-    assert chiasm.status(made).spaces == ("start", "aligned")
-    assert Searcher(made).space.name == "aligned"
 
 
 def test_a_searcher_of_a_named_space_goes_on_with_what_it_has(made: Path) -> None:
@@ -634,6 +619,9 @@ def test_a_searcher_of_a_named_space_goes_on_with_what_it_has(made: Path) -> Non
     with pytest.raises(SpaceError, match="was learned with another encoder"):
         searcher.refresh()
     assert hits(searcher) == expected
+    chiasm.reembed(made, encoder="old")
+    assert chiasm.status(made).spaces == ("start", "aligned"), "of use again with its encoder"
+    assert hits(Searcher(made)) == expected
 
 
 def test_an_alignment_that_the_switch_overtakes_is_not_kept(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -652,7 +640,7 @@ def test_an_alignment_that_the_switch_overtakes_is_not_kept(made: Path, monkeypa
 def test_models_of_the_encoder_before_are_refused(made: Path, tmp_path: Path) -> None:
     chiasm.fit(made, label="most", out=tmp_path / "model")
     chiasm.reembed(made, encoder="new")
-    with pytest.raises(ChiasmError, match="the model was fitted on image embeddings of another encoder"):
+    with pytest.raises(ChiasmError, match="another encoder"):
         chiasm.evaluate(str(tmp_path / "model"), str(made), label="most")
 
 
@@ -721,7 +709,7 @@ def test_deleting_that_was_cut_off_goes_on(made: Path, monkeypatch: pytest.Monke
 
 
 def test_tables_that_are_in_use_again_are_not_deleted(small: Collection) -> None:
-    reembed_collection(small, "two", [FakeEncoder(version="2")])
+    reembed(small)
     second = Collection.open(small.path)
     aged(small.path)
 
@@ -736,8 +724,7 @@ def test_tables_that_are_in_use_again_are_not_deleted(small: Collection) -> None
 
 
 def test_what_was_begun_with_another_encoder_goes_at_the_switch(small: Collection) -> None:
-    with pytest.raises(Stopped):
-        reembed_collection(small, "two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(20))
+    cut_off(small, 20)
     reembed_collection(small, "three", [FakeEncoder(version="3")])
     found = Collection.open(small.path)
     assert len(found.drop_replaced(unused_for=-1)) == 4
@@ -746,10 +733,9 @@ def test_what_was_begun_with_another_encoder_goes_at_the_switch(small: Collectio
 
 
 def test_removing_removes_from_both(small: Collection) -> None:
-    with pytest.raises(Stopped):
-        reembed_collection(small, "two", [FakeEncoder(version="2", batch_size=4)], on_progress=stop_at(20))
+    cut_off(small, 20)
     small.remove(["text000", "text039"])
-    reembed_collection(small, "two", [FakeEncoder(version="2")])
+    reembed(small)
     found = Collection.open(small.path)
     assert found.remove(["text001"]) == 1
     check(found, NEW)
@@ -763,7 +749,7 @@ def test_removing_removes_from_both(small: Collection) -> None:
 # -------------------------------------------------------------------------------------------------- on the command line
 
 
-def test_command_in_words(made: Path) -> None:
+def test_commands_in_words_and_in_json(made: Path) -> None:
     chiasm.align(made, method="ridge")
     done = CliRunner().invoke(cli.app, ["reembed", str(made), "--encoder", "texts"])
     assert done.exit_code == 0, done.output
@@ -775,18 +761,8 @@ def test_command_in_words(made: Path) -> None:
         f"chiasm fit {made}",
     ):
         assert part in done.output
-
-
-def test_command_in_json(made: Path) -> None:
     done = CliRunner().invoke(cli.app, ["reembed", str(made), "--encoder", "new", "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert found["counts"] == {"ok": 2 * len(mixtures(5)) + 1}
-    assert (found["before"], found["encoder"], found["outcomes"], found["spaces"]) == ("old", "new", [], [])
-    assert {"items", "encoded", "reused", "lost", "not_taken", "seconds"} <= set(found)
-
-
-def test_the_encoders_place_words_elsewhere() -> None:
-    """What the tests above go by."""
-    first, second = (network.encode([Text(words_of((2, 1, 0)))]).vectors[0] for network in (Painter(), Turned()))
-    assert abs(first @ second) < 0.5 * (first @ first)
+    assert (found["before"], found["encoder"], found["counts"]) == ("texts", "new", {"ok": 2 * count + 1})
+    assert {"items", "encoded", "reused", "lost", "not_taken", "outcomes", "spaces", "seconds"} <= set(found)

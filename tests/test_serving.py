@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fake_searcher import COLOURS, WORDS, FakeSearcher, planted_rows, png
+from fake_searcher import COLOURS, WORDS, FakeSearcher, item_row, planted_rows, png
 from media_files import sound_bytes, tone
 from PIL import Image as PillowImage
 from waiting import LIMIT
@@ -189,9 +189,12 @@ def test_a_query_says_what_is_not_wanted_and_which_items_to_go_by(rows: list[dic
         refused(await client.get("/v1/search", params={"minus": "x"}), 422, "words to look for are needed")
         refused(await client.post("/v1/search", files={"minus": (None, "x")}), 422, "not what is")
         refused(await client.get("/v1/search", params={"like": ["x"] * 65}), 422, "at most 64 items")
+        lies = await client.get("/v1/search", params={"text": "x", "where": "id = 'path'"})
+        refused(lies, 422, "stamps has no embedded files")
+        assert "/secret" not in lies.text, "where the collection lies is not told"
 
     run(work, searcher)
-    (*three, alone) = searcher.asked_with
+    (*three, alone, _) = searcher.asked_with
     for query, asked in three:
         assert (query.plus, query.minus) == ((Text("red"),), (Text("boots"),))
         assert (query.like, query.liked, query.disliked) == (("boat",), ("birds/robin", "boat"), ("birds/heron",))
@@ -201,20 +204,8 @@ def test_a_query_says_what_is_not_wanted_and_which_items_to_go_by(rows: list[dic
     assert (alone[0].plus, alone[0].like, alone[0].vectors) == ((), ("boat",), None)
 
 
-def test_where_the_collection_lies_is_not_told(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        answer = await client.get("/v1/search", params={"text": "x", "where": "id = 'path'"})
-        refused(answer, 422, "stamps has no embedded files")
-        assert "/secret" not in answer.text
-
-    run(work, FakeSearcher(rows))
-
-
 def test_many_hits_come_as_lines(tmp_path: Path) -> None:
-    rows = [
-        {"id": f"{number:04}", "image": [], "text": [f"word {number}"], "audio": [], "video": []}
-        for number in range(1200)
-    ]
+    rows = [item_row(f"{number:04}", text=[f"word {number}"]) for number in range(1200)]
 
     async def work(client: httpx.AsyncClient) -> None:
         lines = {"Accept": "application/x-ndjson"}
@@ -241,7 +232,7 @@ def test_a_stream_that_fails_says_so_in_its_last_line(tmp_path: Path) -> None:
                 raise CollectionError("the collection was deleted meanwhile")
             return super().search(query, options)
 
-    rows = [{"id": str(i), "image": [], "text": [f"word {i}"], "audio": [], "video": []} for i in range(600)]
+    rows = [item_row(str(i), text=[f"word {i}"]) for i in range(600)]
 
     async def work(client: httpx.AsyncClient) -> None:
         lines = {"Accept": "application/x-ndjson"}
@@ -264,19 +255,11 @@ BAD_SEARCHES: list[tuple[dict[str, Any], int, str]] = [
     ({"queries": [{"text": "x", "smell": "y"}]}, 422, "queries.0.smell: Extra inputs are not permitted"),
     ({"queries": [{"text": "x"}], "k": 0}, 422, "k: Input should be greater than or equal to 1"),
     ({"queries": [{"text": "x"}], "modality": "smell"}, 422, "modality: Input should be"),
-    (
-        {"queries": [{"text": "x"}], "min_probability": 2},
-        422,
-        "min_probability.constrained-float: Input should be less than",
-    ),
+    ({"queries": [{"text": "x"}], "min_probability": 2}, 422, "min_probability"),
     ({"queries": [{"text": "x"}], "where": "DROP TABLE"}, 422, "the condition is malformed"),
     ({"queries": [{"image": "!"}]}, 422, "queries.0.image: Value error, not base64"),
     ({"queries": [{"image": b64(b"%PDF-1.4 ...")}]}, 415, "image of 0: this is a PDF document"),
-    (
-        {"queries": [{"image": b64(b"\x89PNG\r\n\x1a\n" + b"\0" * 50)}]},
-        422,
-        "image of 0: the PNG ends before its end mark",
-    ),
+    ({"queries": [{"image": b64(b"\x89PNG\r\n\x1a\n" + b"\0" * 50)}]}, 422, "image of 0: the PNG ends"),
     ({"queries": [{"image": b64(sound_bytes(tone(0.2, 8000), 8000, "WAV"))}]}, 422, "is audio by its content"),
     ({"queries": [{"text": "nothing"}]}, 422, "fake found nothing in the text"),
 ]
@@ -316,15 +299,9 @@ def test_bad_bodies_are_told_what_to_do(rows: list[dict[str, Any]]) -> None:
         refused(await client.get("/v1/search"), 422, "text: words to look for")
         refused(await client.get("/v1/search", params={"text": "x", "q": "y"}), 422, "q: Extra inputs")
         refused(await client.get("/v1/nowhere"), 404, "/openapi.json")
+        long = await client.post("/v1/search", json={"queries": [{"text": "hunter2" * 2000}]})
+        assert "hunter2" not in long.text, "what is wrong is not repeated"
         assert refused(await client.delete("/v1/search"), 405)["title"] == "Method Not Allowed"
-
-    run(work, FakeSearcher(rows))
-
-
-def test_what_is_wrong_is_not_repeated(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        answer = await client.post("/v1/search", json={"queries": [{"text": "hunter2" * 2000}]})
-        assert "hunter2" not in answer.text
 
     run(work, FakeSearcher(rows))
 
@@ -473,12 +450,9 @@ def test_feedback_and_labels_reach_those_who_keep_them(rows: list[dict[str, Any]
     async def work(client: httpx.AsyncClient) -> None:
         body = {"entries": [{"item": "boat", "verdict": "up", "query": "ship"}, {"item": "boat", "verdict": "down"}]}
         assert (await client.post("/v1/feedback", json=body)).json() == {"stored": 2}
-        assert (await client.post("/v1/labels", json={"entries": [{"item": "boat", "label": "ship"}]})).json() == {
-            "stored": 1
-        }
-        refused(
-            await client.post("/v1/labels", json={"entries": [{"item": "cat", "label": "x"}]}), 422, "no item 'cat'"
-        )
+        right, unknown = ({"entries": [{"item": item, "label": "ship"}]} for item in ("boat", "cat"))
+        assert (await client.post("/v1/labels", json=right)).json() == {"stored": 1}
+        refused(await client.post("/v1/labels", json=unknown), 422, "no item 'cat'")
         wrong = {"entries": [{"item": "boat", "verdict": "sideways"}]}
         refused(await client.post("/v1/feedback", json=wrong), 422, "entries.0.verdict")
         refused(await client.post("/v1/feedback", data=body), 415, "application/json")

@@ -147,14 +147,9 @@ def test_a_joint_encoder_needs_nothing() -> None:
     assert joint.calls == 0
 
 
-def test_one_encoder_is_a_space_of_its_own() -> None:
+def test_where_no_class_names_are_needed() -> None:
     space = start_space([image_encoder(head=None)], name="pictures only")
-    assert space.modalities == ("image", "video")
-    assert space.dim == 8
-    assert space.name == "pictures only"
-
-
-def test_text_and_speech_of_one_vector_space_need_no_class_names() -> None:
+    assert (space.modalities, space.dim, space.name) == (("image", "video"), 8, "pictures only")
     space = start_space([text_encoder(), speech_encoder()])
     assert space.starts == {"text": "identity", "audio": "identity"}
     assert space.fingerprints == {"text": "words-1-6", "audio": "speech-1-6"}
@@ -162,12 +157,6 @@ def test_text_and_speech_of_one_vector_space_need_no_class_names() -> None:
 
 def test_images_come_in_through_the_names_of_their_classes(start: Space) -> None:
     assert start.starts == {"image": "classes", "video": "classes", "text": "words", "audio": "words"}
-    assert start.fingerprints == {
-        "image": "pictures-1-8",
-        "video": "pictures-1-8",
-        "text": "words-1-6",
-        "audio": "speech-1-6",
-    }
     assert start.dim == 6
     words = text_encoder()
     embedded = []
@@ -236,9 +225,9 @@ def test_of_several_encoders_the_first_has_a_modality() -> None:
 def test_encoders_without_a_way_to_each_other() -> None:
     noise = Fake("noise", ["audio"])
     for encoders, message in (
-        ([image_encoder(), noise], "only through text, and none of them takes text: pictures, noise"),
-        ([image_encoder(head=None), text_encoder()], "pictures .* has no class names to bridge by"),
-        ([image_encoder(), text_encoder(), noise], "only one encoder .* got pictures and noise"),
+        ([image_encoder(), noise], "none of them takes text"),
+        ([image_encoder(head=None), text_encoder()], "no class names"),
+        ([image_encoder(), text_encoder(), noise], "only one encoder"),
         ([], "at least one encoder"),
     ):
         with pytest.raises(SpaceError, match=message):
@@ -309,7 +298,7 @@ def test_a_second_map_joins_the_first(learned: Space) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../a", "/a", "a/"])
 def test_a_name_is_that_of_a_folder(start: Space, name: str) -> None:
-    with pytest.raises(SpaceError, match=f"{name!r} cannot name a space: it is the name of its folder, too"):
+    with pytest.raises(SpaceError, match="cannot name a space"):
         start.with_maps(name, {}, learned_from=[], about={})
 
 
@@ -366,16 +355,11 @@ def test_a_modality_that_the_space_lacks(encoders: list[Encoder]) -> None:
         start_space([text_encoder()]).embed([picture(1)], encoders)
 
 
-def test_an_encoder_that_is_not_here(start: Space, encoders: list[Encoder]) -> None:
-    with pytest.raises(SpaceError, match="knows audio, but its encoder is not installed here"):
-        start.embed([sound(0.5)], encoders[:2])
-    with pytest.raises(SpaceError, match=r"knows text, but its encoder is not installed here$"):
-        start.embed([Text("a cat")], encoders[:1])
-
-
-def test_another_version_of_an_encoder(start: Space, encoders: list[Encoder]) -> None:
-    message = r"was made with another version of the text encoder \(words-1-6, now words-2-6\). Run chiasm add again"
-    with pytest.raises(SpaceError, match=message):
+def test_an_encoder_that_is_not_here_or_of_another_version(start: Space, encoders: list[Encoder]) -> None:
+    for medium, fewer in ((sound(0.5), encoders[:2]), (Text("a cat"), encoders[:1])):
+        with pytest.raises(SpaceError, match="is not installed here"):
+            start.embed([medium], fewer)
+    with pytest.raises(SpaceError, match="chiasm add again"):
         start.embed([Text("a cat")], [encoders[0], text_encoder(version="2")])
     assert start.encoder("text", encoders) is encoders[1]
 
@@ -534,28 +518,22 @@ def one_value_changed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            rewritten(format_version=2),
-            r"is chiasm-space version 2; this chiasm reads chiasm-space version 1. Delete the",
-        ),
-        (rewritten(format="chiasm-model"), "is chiasm-model version 1; this chiasm reads chiasm-space version 1"),
-        (rewritten(format=None), r"cannot be read as a space \(KeyError: 'format'\)"),
-        (rewritten(starts=None), r"cannot be read as a space \(KeyError: 'starts'\)"),
-        (rewritten(blends={"image": 0.7, "text": 0.7}), r"cannot be read as a space \(KeyError: 'map.text.weight'\)"),
-        (rewritten(digest="../other"), r"cannot be read as a space \(FileNotFoundError: .*other.safetensors"),
-        (rewritten(digest=7), r"cannot be read as a space \(TypeError"),
-        (rewritten(blends={"image": 0.8}), "is damaged, or of a chiasm that places vectors differently: its digest is"),
-        (rewritten(fingerprints={}), "is damaged, or of a chiasm that places vectors differently"),
-        (one_value_changed, "is damaged, or of a chiasm that places vectors differently"),
-        (lambda f: (f / "space.json").write_text("{"), r"cannot be read as a space \(JSONDecodeError"),
-        (lambda f: (f / "space.json").write_text("[]"), r"cannot be read as a space \(TypeError"),
-        (lambda f: (f / "space.json").write_bytes(b"\xff"), r"cannot be read as a space \(UnicodeDecodeError"),
-        (lambda f: (f / "space.json").unlink(), r"cannot be read as a space \(FileNotFoundError"),
-        (lambda f: tensor_file(f).unlink(), r"cannot be read as a space \(FileNotFoundError"),
-        (
-            lambda f: tensor_file(f).write_bytes(tensor_file(f).read_bytes()[:-9]),
-            r"cannot be read as a space \(Safetens",
-        ),
+        (rewritten(format_version=2), "version 2"),
+        (rewritten(format="chiasm-model"), "chiasm-model"),
+        (rewritten(format=None), "KeyError"),
+        (rewritten(starts=None), "KeyError"),
+        (rewritten(blends={"image": 0.7, "text": 0.7}), "KeyError"),
+        (rewritten(digest="../other"), "FileNotFoundError"),
+        (rewritten(digest=7), "TypeError"),
+        (rewritten(blends={"image": 0.8}), "damaged"),
+        (rewritten(fingerprints={}), "damaged"),
+        (one_value_changed, "damaged"),
+        (lambda f: (f / "space.json").write_text("{"), "JSONDecodeError"),
+        (lambda f: (f / "space.json").write_text("[]"), "TypeError"),
+        (lambda f: (f / "space.json").write_bytes(b"\xff"), "UnicodeDecodeError"),
+        (lambda f: (f / "space.json").unlink(), "FileNotFoundError"),
+        (lambda f: tensor_file(f).unlink(), "FileNotFoundError"),
+        (lambda f: tensor_file(f).write_bytes(tensor_file(f).read_bytes()[:-9]), "Safetens"),
     ],
 )
 def test_a_space_that_cannot_be_loaded_says_why(
@@ -566,7 +544,7 @@ def test_a_space_that_cannot_be_loaded_says_why(
     with pytest.raises(SpaceError, match=message) as caught:
         Space.load(tmp_path / "aligned")
     assert str(caught.value).startswith(str(tmp_path / "aligned"))
-    assert "Delete the folder: the start is rebuilt automatically, anything else by chiasm align" in str(caught.value)
+    assert "chiasm align" in str(caught.value)
 
 
 def test_a_space_of_other_constants_is_not_used(
