@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any, cast
 
 import av
 import numpy as np
+import pytest
 import soundfile
 from jaxtyping import Float, UInt8
 from PIL import Image
+
+from chiasm.errors import MediaError
+from chiasm.types import Outcome
 
 
 def gradient(width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -40,6 +45,13 @@ def sound_bytes(samples: Float[np.ndarray, "*shape"], rate: int, file_format: st
     out = io.BytesIO()
     soundfile.write(out, samples, rate, format=file_format, subtype=subtype)
     return out.getvalue()
+
+
+def refused(outcome: Outcome, term: str, opened: Callable[..., object], *given: Any, **options: Any) -> None:
+    """Opening it fails with this outcome and a reason that holds the term."""
+    with pytest.raises(MediaError, match=term) as caught:
+        opened(*given, **options)
+    assert caught.value.outcome is outcome
 
 
 BITS = 6

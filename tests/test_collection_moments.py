@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 from fake_encoder import FakeEncoder, check, embed, rows, windows
 from media_files import Film, sound_bytes, tone
-from test_collection import add, outcomes, write
+from test_collection import add, write
 
 from chiasm import media
-from chiasm.encoders.base import Embeddings, Encoder, Moments
+from chiasm.encoders.base import Embeddings, Encoder
 from chiasm.encoders.video import VideoEncoder
 from chiasm.store import ingest as module
 from chiasm.store.add import add_manifests
@@ -119,17 +120,15 @@ class Restless(FakeEncoder):
         return found
 
 
-def test_moments_of_nothing_are_left_out(made: Collection, tmp_path: Path) -> None:
+def test_moments_of_nothing_are_left_out_and_such_that_are_not_numbers_break_their_file(
+    made: Collection, tmp_path: Path
+) -> None:
     encoder = Restless(moment=1.0)
     write(tmp_path / "media/a.wav", LONG)
     add(made, tmp_path / "media", encoder=encoder)
     assert [start for start, *_ in spans(made.vectors(encoder.fingerprint, moments=True), "a")][1:] == [1, 2]
-
-
-def test_moments_that_are_not_numbers_break_their_file(made: Collection, tmp_path: Path) -> None:
-    write(tmp_path / "media/a.wav", LONG)
     add(made, tmp_path / "media", encoder=Restless(moment=1.0, version="2"))
-    assert outcomes(made) == {("a", "audio/0"): ("broken", "fake gave values that are not finite numbers")}
+    assert made.outcomes() == {"broken": 1}
 
 
 def test_a_batch_of_large_sounds_is_not_collected(
@@ -178,12 +177,9 @@ def test_a_video_is_seen_and_heard(made: Collection, films: Path) -> None:
         whole, *shots = spans(seen, name)
         assert np.isnan(whole[0])
         np.testing.assert_allclose([(start, end) for start, end, _ in shots], [(0, 2), (2, 4)], atol=0.26)
-    assert [(round(start, 1), round(end, 1)) for start, end, _ in spans(heard, "film")][:4] == [
-        (0, 1),
-        (1, 2),
-        (2, 3),
-        (3, 4),
-    ]
+    np.testing.assert_allclose(
+        [part[:2] for part in spans(heard, "film")][:4], [(i, i + 1) for i in range(4)], atol=0.05
+    )
     assert set(heard.modalities) == {"audio"}
     assert {heard.slots[row] for row, item in enumerate(heard.items) if item == "film"} == {"video/0"}
     assert "mute" not in heard.items
@@ -286,17 +282,8 @@ def test_silent_moments_of_a_track_are_not_stored(made: Collection, films: Path)
         def encode_prepared(self, modality: Any, batch: Sequence[Any]) -> Embeddings:
             found = super().encode_prepared(modality, batch)
             assert found.moments is not None
-            return Embeddings(
-                np.zeros_like(found.vectors),
-                ("",) * len(batch),
-                moments=Moments(
-                    found.moments.owners,
-                    found.moments.starts,
-                    found.moments.ends,
-                    np.zeros_like(found.moments.vectors),
-                    ("",) * len(found.moments),
-                ),
-            )
+            silent = replace(found.moments, vectors=0 * found.moments.vectors, texts=("",) * len(found.moments))
+            return Embeddings(np.zeros_like(found.vectors), ("",) * len(batch), moments=silent)
 
     deaf = Deaf(["audio"], moment=1.0)
     videos = VideoEncoder(images, deaf)
