@@ -29,6 +29,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
+def anyio_backend() -> str:
+    """What asynchronous tests run on."""
+    return "asyncio"
+
+
+@pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let bad shapes reach our own checks, also where the test run checks shapes at every call."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

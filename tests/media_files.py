@@ -49,7 +49,7 @@ def sound_bytes(samples: Float[np.ndarray, "*shape"], rate: int, file_format: st
 
 def refused(outcome: Outcome, term: str, opened: Callable[..., object], *given: Any, **options: Any) -> None:
     """Opening it fails with this outcome and a reason that holds the term."""
-    with pytest.raises(MediaError, match=term) as caught:
+    with pytest.raises(MediaError, match=term or None) as caught:
         opened(*given, **options)
     assert caught.value.outcome is outcome
 

@@ -133,19 +133,15 @@ def test_classes_of_the_source_that_the_target_lacks_are_left_out() -> None:
     np.testing.assert_allclose(one.predict_proba(FRESH), other.predict_proba(FRESH), atol=1e-6)
 
 
-def test_a_source_without_the_modalities_is_said_to_be_of_no_use() -> None:
-    X, y = planted(40, seed=9)
-    text = planted(50, seed=10, kinds=("text",))
-    model = linear().fit(X, y, source=SourceItems(*text))
-    assert model.details_.source == "The source has no items with image+text, so it is not used."
-
-
-def test_no_items_to_hold_out_no_source() -> None:
-    X, y = planted(4, seed=11)
-    model = linear().fit(X, y, source=SourceItems(*planted(50, seed=12)))
-    assert model.details_.source == (
-        "Too few items can be held out to choose the weight of the source on, so it is not used."
-    )
+@pytest.mark.parametrize(
+    ("items", "kinds", "reason"),
+    [(40, ("text",), "no items with image+text"), (4, ("image", "text"), "Too few items can be held out")],
+)
+def test_a_source_that_is_of_no_use(items: int, kinds: tuple[Modality, ...], reason: str) -> None:
+    X, y = planted(items, seed=9)
+    model = linear().fit(X, y, source=SourceItems(*planted(50, seed=10, kinds=kinds)))
+    assert reason in model.details_.source
+    assert model.details_.alpha == 0
 
 
 def test_choices_are_functions_of_what_they_are_given() -> None:
@@ -203,12 +199,10 @@ def test_other_modalities_are_shots_where_they_help() -> None:
     X, y = planted(16, seed=18, noise=3.0, text_noise=0.3)
     model = linear().fit(X, y)
     assert "image" in model.details_.across
-    image = {"image": FRESH.shared["image"]}
     alone = linear().fit(ModalityArrays(shared={"image": X.shared["image"]}), y)
     fresh, truth = planted(500, seed=96, noise=3.0, text_noise=0.3)
     pictures = ModalityArrays(shared={"image": fresh.shared["image"]})
     assert model.score(pictures, truth) > alone.score(pictures, truth) + 0.02
-    assert image["image"].shape == (500, DIM)
 
 
 def test_other_modalities_that_mislead_are_left_out() -> None:
@@ -456,9 +450,7 @@ def test_unknown_items_are_flagged_at_the_rate_asked_for(unknown: Any, named_cla
     assert alarms[0.05] <= alarms[0.2]
     if unknown == "auto":
         assert alarms[0.05] > 0.6
-    found = model.recognise(strangers(300))
-    np.testing.assert_array_equal(found.strangeness < 0.05, found.unknown | (found.strangeness < 0.05))
-    assert np.median(found.strangeness) < 0.3
+    assert np.median(model.recognise(strangers(300)).strangeness) < 0.3
 
 
 @pytest.mark.parametrize("adapter", RUNGS)
@@ -557,17 +549,13 @@ def test_classes_can_be_added_beside_one_known_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("options", "labels", "message"),
     [
-        ({}, ["newt"] * 10, "newt known already: add_class takes new classes; fit again"),
-        ({}, ["frog"] * 3, "there are 10 items but 3 labels: give one label an item"),
-        ({}, [7] * 10, "new classes are such as 7 where labels are such as 'bird': make them of one kind"),
+        ({}, ["newt"] * 10, "newt known already"),
+        ({}, ["frog"] * 3, "10 items but 3 labels"),
+        ({}, [7] * 10, "such as 7"),
         ({}, [None] * 10, "10 of 10 labels are missing"),
-        (
-            {"adapter": "network"},
-            ["frog"] * 10,
-            "classes can be added to linear heads only, not to network with concat fusion: fit again",
-        ),
-        ({"fusion": "stack"}, ["frog"] * 10, "not to linear with stack fusion"),
-        ({"fusion": "gated"}, ["frog"] * 10, "not to linear with gated fusion"),
+        ({"adapter": "network"}, ["frog"] * 10, "not to network"),
+        ({"fusion": "stack"}, ["frog"] * 10, "stack"),
+        ({"fusion": "gated"}, ["frog"] * 10, "gated"),
     ],
 )
 def test_classes_that_cannot_be_added(options: Any, labels: Any, message: str) -> None:
@@ -638,53 +626,30 @@ def test_the_same_seed_gives_the_same_recogniser() -> None:
 
 
 X40, Y40 = planted(40, seed=49)
+NARROW = ModalityArrays({"image": np.ones((40, 3))})
+FLAT = ModalityArrays(shared={"image": np.ones((40, 3)), "text": np.ones((40, 3))})
 
 
 @pytest.mark.parametrize(
     ("options", "given", "error", "message"),
     [
-        ({"adapter": "forest"}, {}, ChiasmError, "there is no adapter 'forest': take auto, zero-shot, prototypes"),
-        ({"fusion": "magic"}, {}, ChiasmError, "there is no fusion 'magic': take auto, single, mean, stack"),
-        ({"semi": "magic"}, {}, ChiasmError, "no use of unlabelled items 'magic': take self-training, spreading"),
-        ({"unknown": "magic"}, {}, ChiasmError, "there is no score of the unknown 'magic': take auto, knn"),
-        ({"alpha": 1.0}, {}, ChiasmError, "alpha is the weight of the source, 'auto' or from 0 to below 1; got 1.0"),
-        ({"class_weight": "heavy"}, {}, ChiasmError, "class_weight must be None, 'balanced' or a mapping; got 'heavy'"),
-        ({"adapter": "zero-shot"}, {}, LabelError, "'zero-shot' cannot be used: there is no shared space with"),
-        ({}, {"names": {"bird": np.ones(3)}}, ChiasmError, "finite vectors of width 16, .*; that of bird is not"),
-        ({}, {"names": {"bird": np.full(16, np.nan)}}, ChiasmError, "finite vectors of width 16"),
-        ({}, {"names": {1: np.ones(16)}}, LabelError, "names of classes are such as 1 where labels are such as 'bird'"),
-        (
-            {},
-            {"source": SourceItems(X40, ["ox"] * 40)},
-            LabelError,
-            r"no label of the source, such as \['ox'\], is among the 4 classes of the target, such as bird: rename",
-        ),
-        (
-            {},
-            {"source": SourceItems(X40, np.arange(40))},
-            LabelError,
-            r"no label of the source, such as \[0\], is among",
-        ),
-        ({}, {"source": SourceItems(X40, [None, *Y40[1:]])}, LabelError, "1 of 40 labels of the source are missing"),
-        (
-            {},
-            {"source": SourceItems(X40, Y40[:3])},
-            LabelError,
-            r"the source has 40 items but labels of shape \(3,\)",
-        ),
-        (
-            {},
-            {"source": SourceItems(ModalityArrays({"image": np.ones((40, 3))}), Y40)},
-            ChiasmError,
-            "source: image must be embedded as the items learned from; its own embedding is of width 3, there None",
-        ),
-        (
-            {"semi": "spreading"},
-            {"unlabelled": ModalityArrays(shared={"image": np.ones((40, 3)), "text": np.ones((40, 3))})},
-            ChiasmError,
-            "unlabelled items: image must be embedded .*; its vector in the shared space is of width 3, there 16",
-        ),
-        ({}, {"groups": [None, *range(39)]}, LabelError, "1 of 40 groups are missing"),
+        ({"adapter": "forest"}, {}, ChiasmError, "no adapter 'forest'"),
+        ({"fusion": "magic"}, {}, ChiasmError, "no fusion 'magic'"),
+        ({"semi": "magic"}, {}, ChiasmError, "unlabelled items 'magic'"),
+        ({"unknown": "magic"}, {}, ChiasmError, "unknown 'magic'"),
+        ({"alpha": 1.0}, {}, ChiasmError, "got 1.0"),
+        ({"class_weight": "heavy"}, {}, ChiasmError, "got 'heavy'"),
+        ({"adapter": "zero-shot"}, {}, LabelError, "no shared space"),
+        ({}, {"names": {"bird": np.ones(3)}}, ChiasmError, "width 16"),
+        ({}, {"names": {"bird": np.full(16, np.nan)}}, ChiasmError, "finite"),
+        ({}, {"names": {1: np.ones(16)}}, LabelError, "such as 1"),
+        ({}, {"source": SourceItems(X40, ["ox"] * 40)}, LabelError, "ox"),
+        ({}, {"source": SourceItems(X40, np.arange(40))}, LabelError, r"such as \[0\]"),
+        ({}, {"source": SourceItems(X40, [None, *Y40[1:]])}, LabelError, "1 of 40 labels"),
+        ({}, {"source": SourceItems(X40, Y40[:3])}, LabelError, "40 items but labels"),
+        ({}, {"source": SourceItems(NARROW, Y40)}, ChiasmError, "source: image must be embedded"),
+        ({"semi": "spreading"}, {"unlabelled": FLAT}, ChiasmError, "unlabelled items: image must be embedded"),
+        ({}, {"groups": [None, *range(39)]}, LabelError, "1 of 40 groups"),
     ],
 )
 def test_what_cannot_be_done_is_said(options: Any, given: Any, error: type[Exception], message: str) -> None:
@@ -692,19 +657,14 @@ def test_what_cannot_be_done_is_said(options: Any, given: Any, error: type[Excep
         Recognizer(**options).fit(X40, Y40, **given)
 
 
-def test_names_need_a_shared_space() -> None:
-    with pytest.raises(ChiasmError, match="names of classes need a shared space"):
-        Recognizer().fit(ModalityArrays({"image": np.asarray(X40.shared["image"])}), Y40, names=named())
-
-
 def test_what_was_given_at_fit_must_be_given_at_predict() -> None:
     rows = np.asarray(X40.shared["image"])
+    with pytest.raises(ChiasmError, match="names of classes need a shared space"):
+        Recognizer().fit(ModalityArrays({"image": rows}), Y40, names=named())
     model = linear().fit(ModalityArrays({"image": rows}, shared={"image": rows}), Y40)
-    with pytest.raises(
-        ChiasmError, match="image: the recogniser was fitted with vectors in the shared space; give them"
-    ):
+    with pytest.raises(ChiasmError, match="vectors in the shared space"):
         model.predict({"image": rows})
-    with pytest.raises(ChiasmError, match="image: the recogniser was fitted with its own embeddings; give them, too"):
+    with pytest.raises(ChiasmError, match="its own embeddings"):
         model.predict(ModalityArrays(shared={"image": rows}))
     requests: list[dict[str, Any]] = [{"level": 1.0}, {"false_alarm_rate": 0.0}]
     for wrong in requests:

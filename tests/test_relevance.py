@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -23,12 +22,6 @@ from chiasm.retrieval.relevance import (
 )
 
 QUERIES, ROWS = 300, 80
-
-
-@pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bad shapes reach our own checks, also where the test run checks shapes at every call."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def planted(

@@ -6,7 +6,6 @@ import json
 import math
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -16,12 +15,6 @@ from chiasm.types import Modality
 from chiasm.vectors import unit_rows
 
 DIM, N = 32, 150
-
-
-@pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bad shapes reach our own checks, also where the test run checks shapes at every call."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 class Planted:

@@ -44,6 +44,16 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
     return planted_rows(tmp_path)
 
 
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def client(rows: list[dict[str, Any]]) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server of three planted items."""
+    async with served(FakeSearcher(rows)) as one:
+        yield one
+
+
 def settings(**changes: Any) -> Settings:
     return replace(Settings(rate=None, batch_wait=0.001), **changes)
 
@@ -103,41 +113,34 @@ def refused(answer: httpx.Response, status: int, *says: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ search
 
 
-def test_words_find_the_item_that_they_describe(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        answer = await client.get("/v1/search", params={"text": "a red bird", "k": 2})
-        assert answer.status_code == 200
-        (found,) = answer.json()["results"]
-        assert (found["query"], found["space"], len(found["hits"])) == (0, "fake", 2)
-        best = found["hits"][0]
-        assert (best["id"], best["modality"], best["text"], best["url"]) == ("birds/robin", "text", "a red bird", None)
-        assert best["metadata"] == {"colour": "(220, 20, 20)"}
-        assert best["score"] == pytest.approx(1)
-
-    run(work, FakeSearcher(rows))
+async def test_words_find_the_item_that_they_describe(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/v1/search", params={"text": "a red bird", "k": 2})
+    assert answer.status_code == 200
+    (found,) = answer.json()["results"]
+    assert (found["query"], found["space"], len(found["hits"])) == (0, "fake", 2)
+    best = found["hits"][0]
+    assert (best["id"], best["modality"], best["text"], best["url"]) == ("birds/robin", "text", "a red bird", None)
+    assert best["metadata"] == {"colour": "(220, 20, 20)"}
+    assert best["score"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("way", ["json", "form", "file"])
-def test_a_picture_finds_its_like_and_the_hit_says_where_the_file_is(rows: list[dict[str, Any]], way: str) -> None:
+async def test_a_picture_finds_its_like_and_the_hit_says_where_the_file_is(client: httpx.AsyncClient, way: str) -> None:
     picture = png((20, 20, 220))
-
-    async def work(client: httpx.AsyncClient) -> None:
-        if way == "json":
-            body = {"queries": [{"image": b64(picture)}], "modality": "image", "k": 1}
-            answer = await client.post("/v1/search", json=body)
-        else:
-            files = {"image" if way == "form" else "file": ("../../x.html", picture, "text/html")}
-            answer = await client.post("/v1/search", files=files, data={"modality": "image", "k": "1"})
-        (hit,) = answer.json()["results"][0]["hits"]
-        assert (hit["id"], hit["url"]) == ("boat", "/v1/items/boat/files/image/0")
-        file = await client.get(hit["url"])
-        assert file.headers["content-type"] == "image/png"
-        assert np.asarray(PillowImage.open(io.BytesIO(file.content)))[0, 0].tolist() == [20, 20, 220]
-
-    run(work, FakeSearcher(rows))
+    if way == "json":
+        body = {"queries": [{"image": b64(picture)}], "modality": "image", "k": 1}
+        answer = await client.post("/v1/search", json=body)
+    else:
+        files = {"image" if way == "form" else "file": ("../../x.html", picture, "text/html")}
+        answer = await client.post("/v1/search", files=files, data={"modality": "image", "k": "1"})
+    (hit,) = answer.json()["results"][0]["hits"]
+    assert (hit["id"], hit["url"]) == ("boat", "/v1/items/boat/files/image/0")
+    file = await client.get(hit["url"])
+    assert file.headers["content-type"] == "image/png"
+    assert np.asarray(PillowImage.open(io.BytesIO(file.content)))[0, 0].tolist() == [20, 20, 220]
 
 
-def test_several_queries_of_several_modalities_come_back_in_order(rows: list[dict[str, Any]]) -> None:
+async def test_several_queries_of_several_modalities_come_back_in_order(rows: list[dict[str, Any]]) -> None:
     sound = sound_bytes(tone(0.2, 8000), 8000, "WAV")
     queries = [
         {"text": "sails on water"},
@@ -145,40 +148,33 @@ def test_several_queries_of_several_modalities_come_back_in_order(rows: list[dic
         {"text": "a grey wading fowl", "image": b64(png((120, 120, 120)))},
         {"audio": b64(sound)},
     ]
-
-    async def work(client: httpx.AsyncClient) -> None:
+    searcher = FakeSearcher(rows)
+    async with served(searcher) as client:
         answer = await client.post("/v1/search", json={"queries": queries, "k": 3})
         results = answer.json()["results"]
         assert [found["query"] for found in results] == [0, 1, 2, 3]
         assert results[0]["hits"][0]["id"] == "boat"
         assert next(hit["id"] for hit in results[1]["hits"] if hit["modality"] == "image") == "birds/robin"
         assert results[2]["hits"][0]["id"] == "birds/heron"
-
-    searcher = FakeSearcher(rows)
-    run(work, searcher)
     assert sorted(searcher.batches) == [1, 2, 2], "media of one modality are embedded together"
 
 
-def test_form_and_json_agree(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        body = {"queries": [{"text": "ä bird"}], "offset": 1, "where": "id = 'boat'"}
-        as_json = await client.post("/v1/search", json=body)
-        as_form = await client.post(
-            "/v1/search", files={"text": (None, "ä bird"), "offset": (None, "1"), "where": (None, "id = 'boat'")}
-        )
-        as_query = await client.get("/v1/search", params={"text": "ä bird", "offset": 1, "where": "id = 'boat'"})
-        assert as_json.json() == as_form.json() == as_query.json()
-        assert len(as_json.json()["results"][0]["hits"]) == 1
-
-    run(work, FakeSearcher(rows))
+async def test_form_and_json_agree(client: httpx.AsyncClient) -> None:
+    body = {"queries": [{"text": "ä bird"}], "offset": 1, "where": "id = 'boat'"}
+    as_json = await client.post("/v1/search", json=body)
+    as_form = await client.post(
+        "/v1/search", files={"text": (None, "ä bird"), "offset": (None, "1"), "where": (None, "id = 'boat'")}
+    )
+    as_query = await client.get("/v1/search", params={"text": "ä bird", "offset": 1, "where": "id = 'boat'"})
+    assert as_json.json() == as_form.json() == as_query.json()
+    assert len(as_json.json()["results"][0]["hits"]) == 1
 
 
-def test_a_query_says_what_is_not_wanted_and_which_items_to_go_by(rows: list[dict[str, Any]]) -> None:
+async def test_a_query_says_what_is_not_wanted_and_which_items_to_go_by(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
     rated: dict[str, list[str]] = {"like": ["boat"], "liked": ["birds/robin", "boat"], "disliked": ["birds/heron"]}
     options: dict[str, Any] = {"hybrid": True, "diversity": 0.5, "min_probability": "auto"}
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(searcher) as client:
         words: dict[str, Any] = {"text": "red", "minus": "boots"}
         as_json = await client.post("/v1/search", json={"queries": [words | rated], **options})
         parts = [*(words | options).items(), *((name, one) for name, many in rated.items() for one in many)]
@@ -192,8 +188,6 @@ def test_a_query_says_what_is_not_wanted_and_which_items_to_go_by(rows: list[dic
         lies = await client.get("/v1/search", params={"text": "x", "where": "id = 'path'"})
         refused(lies, 422, "stamps has no embedded files")
         assert "/secret" not in lies.text, "where the collection lies is not told"
-
-    run(work, searcher)
     (*three, alone, _) = searcher.asked_with
     for query, asked in three:
         assert (query.plus, query.minus) == ((Text("red"),), (Text("boots"),))
@@ -204,10 +198,9 @@ def test_a_query_says_what_is_not_wanted_and_which_items_to_go_by(rows: list[dic
     assert (alone[0].plus, alone[0].like, alone[0].vectors) == ((), ("boat",), None)
 
 
-def test_many_hits_come_as_lines(tmp_path: Path) -> None:
+async def test_many_hits_come_as_lines(tmp_path: Path) -> None:
     rows = [item_row(f"{number:04}", text=[f"word {number}"]) for number in range(1200)]
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(FakeSearcher(rows)) as client:
         lines = {"Accept": "application/x-ndjson"}
         answer = await client.get("/v1/search", params={"text": "word 7", "k": 1100}, headers=lines)
         hits = [json.loads(line) for line in answer.text.splitlines()]
@@ -222,10 +215,8 @@ def test_many_hits_come_as_lines(tmp_path: Path) -> None:
         two = await client.post("/v1/search", json={"queries": [{"text": "a"}, {"text": "b"}]}, headers=lines)
         refused(two, 422, "one query; got 2")
 
-    run(work, FakeSearcher(rows))
 
-
-def test_a_stream_that_fails_says_so_in_its_last_line(tmp_path: Path) -> None:
+async def test_a_stream_that_fails_says_so_in_its_last_line(tmp_path: Path) -> None:
     class Failing(FakeSearcher):
         def search(self, query: Query, /, options: SearchOptions) -> SearchResult:
             if options.offset:
@@ -233,15 +224,12 @@ def test_a_stream_that_fails_says_so_in_its_last_line(tmp_path: Path) -> None:
             return super().search(query, options)
 
     rows = [item_row(str(i), text=[f"word {i}"]) for i in range(600)]
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(Failing(rows)) as client:
         lines = {"Accept": "application/x-ndjson"}
         answer = await client.get("/v1/search", params={"text": "word", "k": 600}, headers=lines)
         *hits, last = [json.loads(line) for line in answer.text.splitlines()]
         assert len(hits) == 500
         assert last["problem"]["detail"] == "the collection was deleted meanwhile"
-
-    run(work, Failing(rows))
 
 
 BAD_SEARCHES: list[tuple[dict[str, Any], int, str]] = [
@@ -266,44 +254,38 @@ BAD_SEARCHES: list[tuple[dict[str, Any], int, str]] = [
 
 
 @pytest.mark.parametrize(("body", "status", "says"), BAD_SEARCHES, ids=[says[:40] for _, _, says in BAD_SEARCHES])
-def test_a_bad_search_is_told_what_to_do(
-    rows: list[dict[str, Any]], body: dict[str, Any], status: int, says: str
+async def test_a_bad_search_is_told_what_to_do(
+    client: httpx.AsyncClient, body: dict[str, Any], status: int, says: str
 ) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        refused(await client.post("/v1/search", json=body), status, says)
-
-    run(work, FakeSearcher(rows))
+    refused(await client.post("/v1/search", json=body), status, says)
 
 
-def test_bad_bodies_are_told_what_to_do(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        async def post(content: bytes, kind: str) -> httpx.Response:
-            return await client.post("/v1/search", content=content, headers={"Content-Type": kind})
+async def test_bad_bodies_are_told_what_to_do(client: httpx.AsyncClient) -> None:
+    async def post(content: bytes, kind: str) -> httpx.Response:
+        return await client.post("/v1/search", content=content, headers={"Content-Type": kind})
 
-        refused(await post(b"{", "application/json"), 422, "Invalid JSON")
-        refused(await post(b"[" * 100_000, "application/json"), 422, "Invalid JSON")
-        refused(await post(b'{"queries":[{"text":"\\ud800"}]}', "application/json"), 422, "Invalid JSON")
-        refused(await post(b"text=x", "application/x-www-form-urlencoded"), 415, "multipart/form-data")
-        refused(await client.post("/v1/search"), 415, "got none")
-        refused(await post(b"x", "multipart/form-data"), 400, "boundary")
-        refused(await post(b"x", "multipart/form-data; boundary=b"), 400, "multipart")
-        refused(await post(b"--b\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b"), 400, "name")
-        refused(await client.post("/v1/search", files={"smell": b"x"}), 422, "unknown name", "image, audio")
-        refused(await client.post("/v1/search", files={"text": ("t", b"x")}), 422, "text: has to be words")
-        refused(await client.post("/v1/search", files={"image": (None, "x")}), 422, "image: has to be a file")
-        refused(await client.post("/v1/search", files=[("image", b"x"), ("image", b"y")]), 422, "image: came twice")
-        refused(await client.post("/v1/search", files={"k": (None, "1")}), 422, "the form has none of")
-        refused(await client.post("/v1/search", files={"text": (None, "x"), "k": (None, "many")}), 422, "k: ")
-        packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-        refused(await client.post("/v1/search", content=b"x", headers=packed), 415, "compressed")
-        refused(await client.get("/v1/search"), 422, "text: words to look for")
-        refused(await client.get("/v1/search", params={"text": "x", "q": "y"}), 422, "q: Extra inputs")
-        refused(await client.get("/v1/nowhere"), 404, "/openapi.json")
-        long = await client.post("/v1/search", json={"queries": [{"text": "hunter2" * 2000}]})
-        assert "hunter2" not in long.text, "what is wrong is not repeated"
-        assert refused(await client.delete("/v1/search"), 405)["title"] == "Method Not Allowed"
-
-    run(work, FakeSearcher(rows))
+    refused(await post(b"{", "application/json"), 422, "Invalid JSON")
+    refused(await post(b"[" * 100_000, "application/json"), 422, "Invalid JSON")
+    refused(await post(b'{"queries":[{"text":"\\ud800"}]}', "application/json"), 422, "Invalid JSON")
+    refused(await post(b"text=x", "application/x-www-form-urlencoded"), 415, "multipart/form-data")
+    refused(await client.post("/v1/search"), 415, "got none")
+    refused(await post(b"x", "multipart/form-data"), 400, "boundary")
+    refused(await post(b"x", "multipart/form-data; boundary=b"), 400, "multipart")
+    refused(await post(b"--b\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b"), 400, "name")
+    refused(await client.post("/v1/search", files={"smell": b"x"}), 422, "unknown name", "image, audio")
+    refused(await client.post("/v1/search", files={"text": ("t", b"x")}), 422, "text: has to be words")
+    refused(await client.post("/v1/search", files={"image": (None, "x")}), 422, "image: has to be a file")
+    refused(await client.post("/v1/search", files=[("image", b"x"), ("image", b"y")]), 422, "image: came twice")
+    refused(await client.post("/v1/search", files={"k": (None, "1")}), 422, "the form has none of")
+    refused(await client.post("/v1/search", files={"text": (None, "x"), "k": (None, "many")}), 422, "k: ")
+    packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    refused(await client.post("/v1/search", content=b"x", headers=packed), 415, "compressed")
+    refused(await client.get("/v1/search"), 422, "text: words to look for")
+    refused(await client.get("/v1/search", params={"text": "x", "q": "y"}), 422, "q: Extra inputs")
+    refused(await client.get("/v1/nowhere"), 404, "/openapi.json")
+    long = await client.post("/v1/search", json={"queries": [{"text": "hunter2" * 2000}]})
+    assert "hunter2" not in long.text, "what is wrong is not repeated"
+    assert refused(await client.delete("/v1/search"), 405)["title"] == "Method Not Allowed"
 
 
 def test_a_failure_inside_tells_nothing_but_its_id(
@@ -329,32 +311,28 @@ def test_a_failure_inside_tells_nothing_but_its_id(
 # --------------------------------------------------------------------------------------------------- items and files
 
 
-def test_items_are_listed_page_by_page(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        seen, after = [], None
-        while True:
-            answer = await client.get("/v1/items", params={"limit": 2} | ({"after": after} if after else {}))
-            seen += [one["id"] for one in answer.json()["items"]]
-            after = answer.json()["next"]
-            if after is None:
-                break
-        assert seen == sorted(WORDS)
-        one = (await client.get("/v1/items", params={"where": "id = 'boat'"})).json()["items"]
-        assert [item["id"] for item in one] == ["boat"]
-        refused(await client.get("/v1/items", params={"after": "?"}), 422, "`next` of the last page")
-        refused(await client.get("/v1/items", params={"limit": 501}), 422, "limit")
-        refused(await client.get("/v1/items", params={"where": "x"}), 422, "malformed")
-
-    run(work, FakeSearcher(rows))
+async def test_items_are_listed_page_by_page(client: httpx.AsyncClient) -> None:
+    seen, after = [], None
+    while True:
+        answer = await client.get("/v1/items", params={"limit": 2} | ({"after": after} if after else {}))
+        seen += [one["id"] for one in answer.json()["items"]]
+        after = answer.json()["next"]
+        if after is None:
+            break
+    assert seen == sorted(WORDS)
+    one = (await client.get("/v1/items", params={"where": "id = 'boat'"})).json()["items"]
+    assert [item["id"] for item in one] == ["boat"]
+    refused(await client.get("/v1/items", params={"after": "?"}), 422, "`next` of the last page")
+    refused(await client.get("/v1/items", params={"limit": 501}), 422, "limit")
+    refused(await client.get("/v1/items", params={"where": "x"}), 422, "malformed")
 
 
-def test_an_item_tells_its_media(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+async def test_an_item_tells_its_media(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     note = tmp_path / "note.txt"
     note.write_text("<script>alert(1)</script>", encoding="utf-8")
     odd = "a b/ü?#%2F"
     every = [*rows, {"id": odd, "image": None, "text": ["words", str(note)], "audio": None, "video": None, "n": 3}]
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(FakeSearcher(every)) as client:
         (found,) = (await client.get("/v1/items", params={"where": f"id = '{odd}'"})).json()["items"]
         assert found["metadata"] == {"n": 3}
         inline, file = found["media"]
@@ -370,10 +348,8 @@ def test_an_item_tells_its_media(rows: list[dict[str, Any]], tmp_path: Path) -> 
         refused(await client.get("/v1/items/boat/files/text/0"), 404, "no such file")
         refused(await client.get("/v1/items/boat/files/image/-1"), 422, "number")
 
-    run(work, FakeSearcher(every))
 
-
-def test_parts_of_a_file_are_given_as_asked(rows: list[dict[str, Any]]) -> None:
+async def test_parts_of_a_file_are_given_as_asked(client: httpx.AsyncClient) -> None:
     whole = png(COLOURS["boat"])
     size = len(whole)
     cases: list[tuple[str, int, bytes]] = [
@@ -386,33 +362,28 @@ def test_parts_of_a_file_are_given_as_asked(rows: list[dict[str, Any]]) -> None:
         ("lines=1-2", 200, whole),
         ("bytes=-", 200, whole),
     ]
-
-    async def work(client: httpx.AsyncClient) -> None:
-        url = "/v1/items/boat/files/image/0"
-        for asked, status, content in cases:
-            answer = await client.get(url, headers={"Range": asked})
-            assert (answer.status_code, answer.content) == (status, content), asked
-            assert answer.headers["content-length"] == str(len(content))
-        part = await client.get(url, headers={"Range": "bytes=10-"})
-        assert part.headers["content-range"] == f"bytes 10-{size - 1}/{size}"
-        beyond = await client.get(url, headers={"Range": f"bytes={size}-"})
-        refused(beyond, 416, "outside")
-        assert beyond.headers["content-range"] == f"bytes */{size}"
-        tag = part.headers["etag"]
-        assert (await client.get(url, headers={"If-None-Match": tag})).status_code == 304
-        stale = await client.get(url, headers={"Range": "bytes=0-1", "If-Range": '"other"'})
-        assert (stale.status_code, stale.content) == (200, whole)
-
-    run(work, FakeSearcher(rows))
+    url = "/v1/items/boat/files/image/0"
+    for asked, status, content in cases:
+        answer = await client.get(url, headers={"Range": asked})
+        assert (answer.status_code, answer.content) == (status, content), asked
+        assert answer.headers["content-length"] == str(len(content))
+    part = await client.get(url, headers={"Range": "bytes=10-"})
+    assert part.headers["content-range"] == f"bytes 10-{size - 1}/{size}"
+    beyond = await client.get(url, headers={"Range": f"bytes={size}-"})
+    refused(beyond, 416, "outside")
+    assert beyond.headers["content-range"] == f"bytes */{size}"
+    tag = part.headers["etag"]
+    assert (await client.get(url, headers={"If-None-Match": tag})).status_code == 304
+    stale = await client.get(url, headers={"Range": "bytes=0-1", "If-Range": '"other"'})
+    assert (stale.status_code, stale.content) == (200, whole)
 
 
 # ------------------------------------------------------------------------------------------- embed, predict and teach
 
 
-def test_embed_gives_the_vectors_that_search_uses(rows: list[dict[str, Any]]) -> None:
+async def test_embed_gives_the_vectors_that_search_uses(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(searcher) as client:
         body = {"items": [{"text": "a red bird"}, {"text": "x", "image": b64(png((220, 20, 20)))}]}
         found = (await client.post("/v1/embed", json=body)).json()["embeddings"]
         assert [one["item"] for one in found] == [0, 1]
@@ -422,19 +393,14 @@ def test_embed_gives_the_vectors_that_search_uses(rows: list[dict[str, Any]]) ->
                 assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
         np.testing.assert_allclose(found[0]["vectors"]["text"], searcher.prepare([Text("a red bird")])[0], atol=1e-6)
 
-    run(work, searcher)
+
+async def test_without_a_model_or_a_place_to_write_the_routes_say_so(client: httpx.AsyncClient) -> None:
+    refused(await client.post("/v1/predict", json={"items": [{"text": "x"}]}), 404, "no model", "--model")
+    refused(await client.post("/v1/feedback", json={}), 404, "no place for feedback")
+    refused(await client.post("/v1/labels", json={}), 404, "no place for labels")
 
 
-def test_without_a_model_or_a_place_to_write_the_routes_say_so(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        refused(await client.post("/v1/predict", json={"items": [{"text": "x"}]}), 404, "no model", "--model")
-        refused(await client.post("/v1/feedback", json={}), 404, "no place for feedback")
-        refused(await client.post("/v1/labels", json={}), 404, "no place for labels")
-
-    run(work, FakeSearcher(rows))
-
-
-def test_feedback_and_labels_reach_those_who_keep_them(rows: list[dict[str, Any]]) -> None:
+async def test_feedback_and_labels_reach_those_who_keep_them(rows: list[dict[str, Any]]) -> None:
     came: list[tuple[str, Any]] = []
 
     def take_feedback(entries: Sequence[FeedbackEntry], *, who: str) -> int:
@@ -447,7 +413,7 @@ def test_feedback_and_labels_reach_those_who_keep_them(rows: list[dict[str, Any]
         came.extend((who, entry) for entry in entries)
         return len(entries)
 
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(FakeSearcher(rows), teaching=Teaching(rate=take_feedback, label=take_labels)) as client:
         body = {"entries": [{"item": "boat", "verdict": "up", "query": "ship"}, {"item": "boat", "verdict": "down"}]}
         assert (await client.post("/v1/feedback", json=body)).json() == {"stored": 2}
         right, unknown = ({"entries": [{"item": item, "label": "ship"}]} for item in ("boat", "cat"))
@@ -456,8 +422,6 @@ def test_feedback_and_labels_reach_those_who_keep_them(rows: list[dict[str, Any]
         wrong = {"entries": [{"item": "boat", "verdict": "sideways"}]}
         refused(await client.post("/v1/feedback", json=wrong), 422, "entries.0.verdict")
         refused(await client.post("/v1/feedback", data=body), 415, "application/json")
-
-    run(work, FakeSearcher(rows), teaching=Teaching(rate=take_feedback, label=take_labels))
     assert came == [
         ("address 127.0.0.1", FeedbackEntry(item="boat", verdict="up", query="ship")),
         ("address 127.0.0.1", FeedbackEntry(item="boat", verdict="down", query=None)),
@@ -468,23 +432,20 @@ def test_feedback_and_labels_reach_those_who_keep_them(rows: list[dict[str, Any]
 # ------------------------------------------------------------------------------------------------------------- server
 
 
-def test_status_health_and_metrics(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        status = (await client.get("/v1/status")).json()
-        assert (status["name"], status["items"], status["label"]) == ("stamps", 3, None)
-        assert "/secret" not in json.dumps(status)
-        assert (await client.get("/healthz")).json() == {"status": "ok"}
-        starting = await client.get("/readyz")
-        assert (starting.status_code, starting.json()) == (503, {"status": "starting"})
-        await client.get("/v1/search", params={"text": "my secret"})
-        await client.get("/v1/items/secret-item")
-        numbers = (await client.get("/metrics")).text
-        assert 'method="GET",route="/v1/search",status="200"' in numbers
-        assert 'route="/v1/items/{item:path}",status="404"' in numbers
-        assert "chiasm_batch_size_count" in numbers
-        assert "secret" not in numbers
-
-    run(work, FakeSearcher(rows))
+async def test_status_health_and_metrics(client: httpx.AsyncClient) -> None:
+    status = (await client.get("/v1/status")).json()
+    assert (status["name"], status["items"], status["label"]) == ("stamps", 3, None)
+    assert "/secret" not in json.dumps(status)
+    assert (await client.get("/healthz")).json() == {"status": "ok"}
+    starting = await client.get("/readyz")
+    assert (starting.status_code, starting.json()) == (503, {"status": "starting"})
+    await client.get("/v1/search", params={"text": "my secret"})
+    await client.get("/v1/items/secret-item")
+    numbers = (await client.get("/metrics")).text
+    assert 'method="GET",route="/v1/search",status="200"' in numbers
+    assert 'route="/v1/items/{item:path}",status="404"' in numbers
+    assert "chiasm_batch_size_count" in numbers
+    assert "secret" not in numbers
 
 
 def test_ready_comes_after_the_warm_up(rows: list[dict[str, Any]]) -> None:
@@ -504,11 +465,10 @@ def test_ready_comes_after_the_warm_up(rows: list[dict[str, Any]]) -> None:
     assert searcher.batches == [1]
 
 
-def test_concurrent_searches_are_embedded_together_in_one_thread(rows: list[dict[str, Any]]) -> None:
+async def test_concurrent_searches_are_embedded_together_in_one_thread(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
     searcher.gate.clear()
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(searcher, settings(batch=8)) as client:
         texts = [[*WORDS.values()][number % 3] for number in range(30)]
         tasks = [asyncio.create_task(client.get("/v1/search", params={"text": text})) for text in texts]
         await at_work(client, 30)
@@ -516,30 +476,25 @@ def test_concurrent_searches_are_embedded_together_in_one_thread(rows: list[dict
         for text, task in zip(texts, tasks, strict=True):
             answer = await task
             assert answer.json()["results"][0]["hits"][0]["text"] == text
-
-    run(work, searcher, settings(batch=8))
     assert sum(searcher.batches) == 30
     assert max(searcher.batches) == 8
     assert len(searcher.batches) < 10
     assert len(searcher.threads) == 1
 
 
-def test_one_bad_query_of_a_batch_does_not_spoil_the_others(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
+async def test_one_bad_query_of_a_batch_does_not_spoil_the_others(rows: list[dict[str, Any]]) -> None:
+    searcher = FakeSearcher(rows)
+    async with served(searcher, settings(batch=3, batch_wait=LIMIT)) as client:
         texts = ["a red bird", "nothing", "sails on water"]
         answers = await asyncio.gather(*(client.get("/v1/search", params={"text": text}) for text in texts))
         assert [answer.status_code for answer in answers] == [200, 422, 200]
-
-    searcher = FakeSearcher(rows)
-    run(work, searcher, settings(batch=3, batch_wait=LIMIT))
     assert searcher.batches[0] == 3
 
 
-def test_health_answers_while_an_encoder_works(rows: list[dict[str, Any]]) -> None:
+async def test_health_answers_while_an_encoder_works(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
     searcher.gate.clear()
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(searcher) as client:
         slow = asyncio.create_task(client.get("/v1/search", params={"text": "a red bird"}))
         await begun(searcher)
         assert (await client.get("/healthz")).status_code == 200
@@ -547,14 +502,11 @@ def test_health_answers_while_an_encoder_works(rows: list[dict[str, Any]]) -> No
         searcher.gate.set()
         assert (await slow).status_code == 200
 
-    run(work, searcher)
 
-
-def test_an_answer_that_takes_too_long_is_given_up(rows: list[dict[str, Any]]) -> None:
+async def test_an_answer_that_takes_too_long_is_given_up(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
     searcher.gate.clear()
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(searcher, settings(answer_seconds=1.0)) as client:
         first = asyncio.create_task(client.get("/v1/search", params={"text": "first"}))
         await begun(searcher)
         second = asyncio.create_task(client.get("/v1/search", params={"text": "second"}))
@@ -564,22 +516,17 @@ def test_an_answer_that_takes_too_long_is_given_up(rows: list[dict[str, Any]]) -
             refused(answer, 503, "not ready after")
             assert answer.headers["retry-after"] == "5"
         assert (await client.get("/v1/search", params={"text": "a red bird"})).status_code == 200
-
-    run(work, searcher, settings(answer_seconds=1.0))
     assert searcher.batches == [1, 1], "what was given up while it waited is not embedded"
 
 
 @pytest.mark.parametrize(("seconds", "times"), [(3600.0, 0), (0.0, 3)])
-def test_new_items_are_looked_for_before_a_search_when_it_is_time(
+async def test_new_items_are_looked_for_before_a_search_when_it_is_time(
     rows: list[dict[str, Any]], seconds: float, times: int
 ) -> None:
     searcher = FakeSearcher(rows)
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(searcher, settings(refresh_seconds=seconds)) as client:
         for _ in range(3):
             assert (await client.get("/v1/search", params={"text": "x"})).status_code == 200
-
-    run(work, searcher, settings(refresh_seconds=seconds))
     assert searcher.refreshed == times
 
 

@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pytest
 import uvicorn
 from fake_searcher import FakeSearcher, item_row, planted_rows, png
 from PIL import Image as PillowImage
-from test_serving import at_work, b64, begun, refused, run, settings
+from test_serving import at_work, b64, begun, refused, run, served, settings
 from waiting import LIMIT, wait_until
 
 from chiasm.errors import ChiasmError
@@ -33,10 +33,18 @@ from chiasm.serving.observe import JsonLines
 from chiasm.serving.run import Config, is_loopback, listen, serve
 from chiasm.serving.settings import Settings
 
+pytestmark = pytest.mark.anyio
+
 
 @pytest.fixture
 def rows(tmp_path: Path) -> list[dict[str, Any]]:
     return planted_rows(tmp_path)
+
+
+@pytest.fixture
+async def client(rows: list[dict[str, Any]]) -> AsyncIterator[httpx.AsyncClient]:
+    async with served(FakeSearcher(rows)) as one:
+        yield one
 
 
 # -------------------------------------------------------------------------------------------------- paths and contents
@@ -60,18 +68,15 @@ TRAVERSALS = [
 
 
 @pytest.mark.parametrize("path", TRAVERSALS)
-def test_no_path_leads_to_a_file_that_is_not_the_collections(rows: list[dict[str, Any]], path: str) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        # as it stands: the client itself would tidy dots away
-        url = httpx.URL("http://127.0.0.1:8265").copy_with(raw_path=path.encode())
-        answer = await client.send(httpx.Request("GET", url, headers={"Host": "127.0.0.1:8265"}))
-        assert answer.status_code in {404, 422}
-        assert "root:" not in answer.text
-
-    run(work, FakeSearcher(rows))
+async def test_no_path_leads_to_a_file_that_is_not_the_collections(client: httpx.AsyncClient, path: str) -> None:
+    # as it stands: the client itself would tidy dots away
+    url = httpx.URL("http://127.0.0.1:8265").copy_with(raw_path=path.encode())
+    answer = await client.send(httpx.Request("GET", url, headers={"Host": "127.0.0.1:8265"}))
+    assert answer.status_code in {404, 422}
+    assert "root:" not in answer.text
 
 
-def test_links_are_followed_no_further_than_their_own_folder(tmp_path: Path) -> None:
+async def test_links_are_followed_no_further_than_their_own_folder(tmp_path: Path) -> None:
     inside, outside = tmp_path / "media", tmp_path / "private"
     inside.mkdir()
     outside.mkdir()
@@ -94,24 +99,20 @@ def test_links_are_followed_no_further_than_their_own_folder(tmp_path: Path) -> 
             "by a linked folder": tmp_path / "elsewhere" / "own.png",
         }.items()
     ]
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(FakeSearcher(rows)) as client:
         for name in ("leaves", "loop", "pipe", "folder", "gone"):
             refused(await client.get(f"/v1/items/{name}/files/image/0"), 404, "no longer what was added")
         for name in ("stays", "by a linked folder"):
             assert (await client.get(f"/v1/items/{name}/files/image/0")).content == png((4, 5, 6))
 
-    run(work, FakeSearcher(rows))
 
-
-def test_a_file_that_has_become_something_else_is_not_served(tmp_path: Path) -> None:
+async def test_a_file_that_has_become_something_else_is_not_served(tmp_path: Path) -> None:
     svg, page, film = tmp_path / "a.png", tmp_path / "b.png", tmp_path / 'c"\r\nX-Evil: 1.txt'
     svg.write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
     page.write_text("<!DOCTYPE html><script>alert(1)</script>")
     film.write_text("<html><script>alert(1)</script></html>")
     rows = [item_row("svg", image=[str(svg)]), item_row("page", image=[str(page)]), item_row("text", text=[str(film)])]
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(FakeSearcher(rows)) as client:
         refused(await client.get("/v1/items/svg/files/image/0"), 404)
         refused(await client.get("/v1/items/page/files/image/0"), 404)
         answer = await client.get("/v1/items/text/files/text/0")
@@ -121,21 +122,16 @@ def test_a_file_that_has_become_something_else_is_not_served(tmp_path: Path) -> 
         assert answer.headers["content-disposition"] == 'inline; filename="c___X-Evil_ 1.txt"'
         assert "x-evil" not in answer.headers
 
-    run(work, FakeSearcher(rows))
 
-
-def test_what_browsers_do_not_show_is_offered_for_saving_only(tmp_path: Path) -> None:
+async def test_what_browsers_do_not_show_is_offered_for_saving_only(tmp_path: Path) -> None:
     path = tmp_path / "scan.tiff"
     out = io.BytesIO()
     PillowImage.new("RGB", (4, 4)).save(out, "TIFF")
     path.write_bytes(out.getvalue())
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(FakeSearcher([item_row("scan", image=[str(path)])])) as client:
         answer = await client.get("/v1/items/scan/files/image/0")
         assert answer.headers["content-type"] == "application/octet-stream"
         assert answer.headers["content-disposition"] == 'attachment; filename="scan.tiff"'
-
-    run(work, FakeSearcher([item_row("scan", image=[str(path)])]))
 
 
 # ------------------------------------------------------------------------------------------------------------- bodies
@@ -165,22 +161,18 @@ def test_a_body_is_stopped_while_it_comes(rows: list[dict[str, Any]]) -> None:
     run(told, FakeSearcher(rows), settings(max_body=300_000))
 
 
-def test_json_has_a_lower_bound_than_files(rows: list[dict[str, Any]]) -> None:
+async def test_json_has_a_lower_bound_than_files(rows: list[dict[str, Any]]) -> None:
     big = png((1, 2, 3)) + b"\0" * 200_000
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(FakeSearcher(rows), settings(max_json=100_000)) as client:
         refused(await client.post("/v1/search", json={"queries": [{"image": b64(big)}]}), 413, "multipart/form-data")
         assert (await client.post("/v1/search", files={"image": big})).status_code == 200
 
-    run(work, FakeSearcher(rows), settings(max_json=100_000))
 
-
-def test_all_requests_together_hold_no_more_than_is_set_aside(rows: list[dict[str, Any]]) -> None:
+async def test_all_requests_together_hold_no_more_than_is_set_aside(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
     searcher.gate.clear()
     body = {"queries": [{"text": "x " * 4000}]}
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(searcher, settings(max_held=12_000)) as client:
         first = asyncio.create_task(client.post("/v1/search", json=body))
         await begun(searcher)
         second = await client.post("/v1/search", json=body)
@@ -189,8 +181,6 @@ def test_all_requests_together_hold_no_more_than_is_set_aside(rows: list[dict[st
         searcher.gate.set()
         assert (await first).status_code == 200
         assert (await client.post("/v1/search", json=body)).status_code == 200, "what was held is given back"
-
-    run(work, searcher, settings(max_held=12_000))
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -255,25 +245,19 @@ MALFORMED = [
 ]
 
 
-def test_malformed_files_are_told_apart_from_failures(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        for data in MALFORMED:
-            for kind in ("image", "audio"):
-                answer = await client.post("/v1/search", files={kind: ("x", data)})
-                assert answer.status_code in {413, 415, 422}, (data, answer.text)
-                assert "passwd" not in answer.text
-
-    run(work, FakeSearcher(rows))
+async def test_malformed_files_are_told_apart_from_failures(client: httpx.AsyncClient) -> None:
+    for data in MALFORMED:
+        for kind in ("image", "audio"):
+            answer = await client.post("/v1/search", files={kind: ("x", data)})
+            assert answer.status_code in {413, 415, 422}, (data, answer.text)
+            assert "passwd" not in answer.text
 
 
-def test_too_many_files_and_fields_are_refused(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        files = [("file", png((1, 2, 3)))] * 65
-        refused(await client.post("/v1/search", files=files), 400, "Too many files")
-        fields = [("k", (None, "1"))] * 500
-        refused(await client.post("/v1/search", files=fields), 400, "Too many fields")
-
-    run(work, FakeSearcher(rows))
+async def test_too_many_files_and_fields_are_refused(client: httpx.AsyncClient) -> None:
+    files = [("file", png((1, 2, 3)))] * 65
+    refused(await client.post("/v1/search", files=files), 400, "Too many files")
+    fields = [("k", (None, "1"))] * 500
+    refused(await client.post("/v1/search", files=fields), 400, "Too many fields")
 
 
 # ---------------------------------------------------------------------------------------------- keys, names and headers
@@ -347,92 +331,74 @@ def test_a_key_is_kept_as_a_hash_that_only_its_owner_may_change(tmp_path: Path) 
 @pytest.mark.parametrize(
     "host", ["evil.example", "localhost.evil.example", "evil.example:8265", "127.0.0.1.evil.example"]
 )
-def test_a_name_that_was_pointed_here_is_refused(rows: list[dict[str, Any]], host: str) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        refused(await client.get("/v1/status", headers={"Host": host}), 421, "does not go by the name")
-        refused(await client.get("/healthz", headers={"Host": host}), 421)
-
-    run(work, FakeSearcher(rows))
+async def test_a_name_that_was_pointed_here_is_refused(client: httpx.AsyncClient, host: str) -> None:
+    refused(await client.get("/v1/status", headers={"Host": host}), 421, "does not go by the name")
+    refused(await client.get("/healthz", headers={"Host": host}), 421)
 
 
 @pytest.mark.parametrize("host", ["", "a b", "a@b", "a/b", "127.0.0.1:port", "[::1", "a,b", "127.0.0.1:123456"])
-def test_a_host_header_that_is_none_is_refused(rows: list[dict[str, Any]], host: str) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        refused(await client.get("/v1/status", headers={"Host": host}), 400, "one Host header")
-
-    run(work, FakeSearcher(rows))
+async def test_a_host_header_that_is_none_is_refused(client: httpx.AsyncClient, host: str) -> None:
+    refused(await client.get("/v1/status", headers={"Host": host}), 400, "one Host header")
 
 
-def test_own_names_and_addresses_are_let_in(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
+async def test_own_names_and_addresses_are_let_in(rows: list[dict[str, Any]]) -> None:
+    async with served(FakeSearcher(rows), settings(host_names=("localhost", "search.example"))) as client:
         for host in ("localhost", "LOCALHOST:1", "127.0.0.1:9", "[::1]:8265", "192.168.1.7", "search.example"):
             assert (await client.get("/v1/status", headers={"Host": host})).status_code == 200, host
 
-    run(work, FakeSearcher(rows), settings(host_names=("localhost", "search.example")))
+
+async def test_pages_of_other_sites_can_neither_send_nor_read(client: httpx.AsyncClient) -> None:
+    for origin in (
+        "http://evil.example",
+        "null",
+        "http://127.0.0.1:9999",
+        "http://[",
+        "x",
+    ):
+        answer = await client.post("/v1/search", json={"queries": [{"text": "x"}]}, headers={"Origin": origin})
+        refused(answer, 403, "other sites")
+        assert "access-control-allow-origin" not in answer.headers
+    own = {"Origin": "http://127.0.0.1:8265", "Sec-Fetch-Site": "same-origin"}
+    assert (await client.post("/v1/embed", json={"items": [{"text": "x"}]}, headers=own)).status_code == 200
+    cross = await client.post("/v1/search", json={}, headers={"Sec-Fetch-Site": "cross-site"})
+    refused(cross, 403, "other sites")
+    asked = await client.options(
+        "/v1/search", headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    )
+    assert "access-control-allow-origin" not in asked.headers
+    read = await client.get("/v1/status", headers={"Origin": "http://evil.example"})
+    assert "access-control-allow-origin" not in read.headers
+    assert read.headers["cross-origin-resource-policy"] == "same-origin"
 
 
-def test_pages_of_other_sites_can_neither_send_nor_read(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        for origin in (
-            "http://evil.example",
-            "null",
-            "http://127.0.0.1:9999",
-            "http://[",
-            "x",
-        ):
-            answer = await client.post("/v1/search", json={"queries": [{"text": "x"}]}, headers={"Origin": origin})
-            refused(answer, 403, "other sites")
-            assert "access-control-allow-origin" not in answer.headers
-        own = {"Origin": "http://127.0.0.1:8265", "Sec-Fetch-Site": "same-origin"}
-        assert (await client.post("/v1/embed", json={"items": [{"text": "x"}]}, headers=own)).status_code == 200
-        cross = await client.post("/v1/search", json={}, headers={"Sec-Fetch-Site": "cross-site"})
-        refused(cross, 403, "other sites")
-        asked = await client.options(
-            "/v1/search", headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
-        )
-        assert "access-control-allow-origin" not in asked.headers
-        read = await client.get("/v1/status", headers={"Origin": "http://evil.example"})
-        assert "access-control-allow-origin" not in read.headers
-        assert read.headers["cross-origin-resource-policy"] == "same-origin"
-
-    run(work, FakeSearcher(rows))
-
-
-def test_every_answer_has_the_security_headers(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        for path in ("/healthz", "/v1/status", "/v1/nowhere", "/v1/search?text=boom", "/openapi.json"):
-            headers = (await client.get(path)).headers
-            assert headers["x-content-type-options"] == "nosniff"
-            assert headers["x-frame-options"] == "DENY"
-            assert headers["referrer-policy"] == "no-referrer"
-            assert headers["cache-control"] == "no-store"
-            assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'; sandbox"
-        page = (await client.get("/static/none")).headers
-        assert "script-src 'self'" in page["content-security-policy"]
-
-    run(work, FakeSearcher(rows))
+async def test_every_answer_has_the_security_headers(client: httpx.AsyncClient) -> None:
+    for path in ("/healthz", "/v1/status", "/v1/nowhere", "/v1/search?text=boom", "/openapi.json"):
+        headers = (await client.get(path)).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cache-control"] == "no-store"
+        assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'; sandbox"
+    page = (await client.get("/static/none")).headers
+    assert "script-src 'self'" in page["content-security-policy"]
 
 
 @pytest.mark.parametrize("given", ["a b", "x" * 65, "a\tb", "ü", '"}', "", "a;b"])
-def test_only_sane_request_ids_are_taken_over(rows: list[dict[str, Any]], given: str) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
-        answer = await client.get("/healthz", headers=[(b"X-Request-ID", given.encode("utf-8"))])
-        assert answer.headers["x-request-id"] != given
-        assert len(answer.headers["x-request-id"]) == 16
-        kept = await client.get("/healthz", headers={"X-Request-ID": "job-7.a_B"})
-        assert kept.headers["x-request-id"] == "job-7.a_B"
-
-    run(work, FakeSearcher(rows))
+async def test_only_sane_request_ids_are_taken_over(client: httpx.AsyncClient, given: str) -> None:
+    answer = await client.get("/healthz", headers=[(b"X-Request-ID", given.encode("utf-8"))])
+    assert answer.headers["x-request-id"] != given
+    assert len(answer.headers["x-request-id"]) == 16
+    kept = await client.get("/healthz", headers={"X-Request-ID": "job-7.a_B"})
+    assert kept.headers["x-request-id"] == "job-7.a_B"
 
 
 # ------------------------------------------------------------------------------------------------------------- floods
 
 
-def test_more_than_is_worked_on_is_sent_away(rows: list[dict[str, Any]]) -> None:
+async def test_more_than_is_worked_on_is_sent_away(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
     searcher.gate.clear()
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(searcher, settings(max_requests=4)) as client:
         tasks = [asyncio.create_task(client.get("/v1/search", params={"text": "a red bird"})) for _ in range(4)]
         await begun(searcher)
         await at_work(client, 4)
@@ -445,24 +411,19 @@ def test_more_than_is_worked_on_is_sent_away(rows: list[dict[str, Any]]) -> None
         assert [(await task).status_code for task in tasks] == [200] * 4
         assert (await client.get("/v1/search", params={"text": "x"})).status_code == 200
 
-    run(work, searcher, settings(max_requests=4))
 
-
-def test_a_full_queue_of_media_is_told(rows: list[dict[str, Any]]) -> None:
-    async def work(client: httpx.AsyncClient) -> None:
+async def test_a_full_queue_of_media_is_told(rows: list[dict[str, Any]]) -> None:
+    async with served(FakeSearcher(rows), settings(max_media=8)) as client:
         many = {"queries": [{"text": str(number)} for number in range(9)]}
         over = await client.post("/v1/search", json=many)
         refused(over, 429, "waits to be embedded")
         assert int(over.headers["retry-after"]) >= 1
         assert (await client.get("/v1/search", params={"text": "x"})).status_code == 200
 
-    run(work, FakeSearcher(rows), settings(max_media=8))
 
-
-def test_each_sender_has_a_rate(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+async def test_each_sender_has_a_rate(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     ann, bob = make_key(tmp_path / "keys", name="ann"), make_key(tmp_path / "keys", name="bob")
-
-    async def work(client: httpx.AsyncClient) -> None:
+    async with served(FakeSearcher(rows), settings(rate=0.01, burst=5), keys=KeyRing.read(tmp_path / "keys")) as client:
         statuses = [
             (await client.get("/v1/status", headers={"Authorization": f"Bearer {ann}"})).status_code for _ in range(8)
         ]
@@ -472,8 +433,6 @@ def test_each_sender_has_a_rate(rows: list[dict[str, Any]], tmp_path: Path) -> N
         refused(over, 429, "more than 0.01 requests a second")
         assert 1 <= int(over.headers["retry-after"]) <= 101
         assert (await client.get("/v1/status", headers={"Authorization": f"Bearer {bob}"})).status_code == 200
-
-    run(work, FakeSearcher(rows), settings(rate=0.01, burst=5), keys=KeyRing.read(tmp_path / "keys"))
 
 
 def test_buckets_fill_with_time_and_their_number_is_bounded() -> None:
