@@ -7,12 +7,14 @@ part of either. What the files mean is left to their owners.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def temporary_of(path: Path) -> Path:
@@ -68,6 +70,15 @@ def whole_folder(target: Path) -> Iterator[Path]:
         beside.rename(target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file that can be made again: empty where the file is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def digest_text(text: str) -> str:

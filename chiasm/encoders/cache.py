@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from chiasm.errors import EncoderError
-from chiasm.files import write_whole
+from chiasm.files import read_record, write_whole
 
 RECORD = "made.json"
 """Written last into a folder: its notes and the size and digest of each of its files."""
@@ -58,7 +58,7 @@ def file_digest(path: Path) -> str:
     path = path.resolve()
     try:
         stamp = _stamp(path, "")
-        entry = _read_json(_digests()).get(str(path))
+        entry = read_record(_digests()).get(str(path))
         if isinstance(entry, list) and entry[:2] == stamp[:2]:
             return str(entry[2])
         digest = _sha256(path)
@@ -124,7 +124,7 @@ def _make(folder: Path, make: Callable[[Path], Mapping[str, str]]) -> dict[str, 
 
 def _notes(folder: Path) -> dict[str, str] | None:
     """Return the notes of the making; None if the folder is missing or was changed since."""
-    record = _read_json(folder / RECORD)
+    record = read_record(folder / RECORD)
     files, notes = record.get("files"), record.get("notes")
     if not isinstance(files, dict) or not isinstance(notes, dict):
         return None
@@ -143,7 +143,7 @@ def _remember(digests: Mapping[Path, list[int | str]]) -> None:
     store = _digests()
     with _writing(store):
         # Read under the lock: another process may have added its own since. Files that are gone are left out.
-        entries = {path: entry for path, entry in _read_json(store).items() if os.path.exists(path)}  # noqa: PTH110
+        entries = {path: entry for path, entry in read_record(store).items() if os.path.exists(path)}  # noqa: PTH110
         entries |= {str(path): entry for path, entry in digests.items()}
         write_whole(store, json.dumps(entries, indent=1))
 
@@ -169,12 +169,3 @@ def _writing(path: Path) -> Iterator[None]:
         raise EncoderError(
             f"the cache at {path} cannot be written: {error}. Free space, or set CHIASM_CACHE to another folder"
         ) from error
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    """Return one of the cache's own files; empty if it is missing or damaged, since it can be made again."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -125,10 +125,7 @@ class HuggingFaceEncoder(Encoder):
         self._loading = Lock()
         self._loaded_joint: weakref.ref[torch.nn.Module] | None = None
 
-        with _explain(f"the tokenizer of {self.name} cannot be read"):
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
-                self._model_folder, local_files_only=True, trust_remote_code=False
-            )
+        self._tokenizer = self._read(transformers.AutoTokenizer, "tokenizer")
         text_method = model_class.get_text_features if joint else model_class.forward
         self._rules = _text_rules(self._config, self._tokenizer, inspect.signature(text_method).parameters, sentence)
         build: _Build = self._build_plain
@@ -142,20 +139,15 @@ class HuggingFaceEncoder(Encoder):
 
         self.view = View()
         if has_sounds:
-            with _explain(f"the feature extractor of {self.name} cannot be read"):
-                self._extractor = transformers.AutoFeatureExtractor.from_pretrained(  # type: ignore[no-untyped-call]
-                    self._model_folder, local_files_only=True, trust_remote_code=False
-                )
+            self._extractor = self._read(transformers.AutoFeatureExtractor, "feature extractor")
+            with _explain(f"the feature extractor of {self.name} does not say how long its windows are"):
                 self._window = int(self._extractor.nb_max_samples)
             self.view = View(rate=int(self._extractor.sampling_rate))
             self._sounds = self._network(
                 "audio", lambda: _AudioTower(self._joint()), {"input_features": ("batch",)}, self._sample_sounds, device
             )
         if has_images:
-            with _explain(f"the image processor of {self.name} cannot be read"):
-                self._processor = transformers.AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-                    self._model_folder, backend="pil", local_files_only=True, trust_remote_code=False
-                )
+            self._processor = self._read(transformers.AutoImageProcessor, "image processor", backend="pil")
             parameters = inspect.signature(model_class.get_image_features).parameters
             self._image_inputs = tuple(name for name in self._processor.model_input_names if name in parameters)
             self.view = View(image_size=_image_size(self._processor))
@@ -163,6 +155,11 @@ class HuggingFaceEncoder(Encoder):
             self._images = self._network(
                 "image", self._tower("get_image_features", self._image_inputs), image_axes, self._sample_images, device
             )
+
+    def _read(self, loader: Any, part: str, **options: Any) -> Any:
+        """Read a part of the model that has no weights."""
+        with _explain(f"the {part} of {self.name} cannot be read"):
+            return loader.from_pretrained(self._model_folder, local_files_only=True, trust_remote_code=False, **options)
 
     def prepare(self, media: Media) -> Prepared:
         """Return the text itself; of a picture the inputs of the network, an array each; of a sound its windows."""

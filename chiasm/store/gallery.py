@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float
 
-from chiasm.files import write_whole
+from chiasm.files import read_record, write_whole
 from chiasm.store.collection import FILES, ITEMS, USABLE, Collection, Generation
 from chiasm.store.tables import COMPACT_FRAGMENTS, GRACE_SECONDS, chunks, join_columns, matrix_of, one_of, vector_column
 from chiasm.types import MODALITIES, Modality
@@ -113,11 +113,8 @@ class _Table:
 
     def read_pointer(self) -> dict[str, Any]:
         """Return the pointer's fields; none where there is no pointer, or it cannot be read: the table is then compared."""
-        try:
-            fields = json.loads(self.pointer.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        known = isinstance(fields, dict) and fields.get("format_version") == FORMAT_VERSION
+        fields = read_record(self.pointer)
+        known = fields.get("format_version") == FORMAT_VERSION
         return fields if known and {"made_from", "version", "trained", "at"} <= fields.keys() else {}
 
     def pinned(self, version: Sequence[int]) -> lance.LanceDataset | None:

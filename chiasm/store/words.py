@@ -25,7 +25,7 @@ from jaxtyping import Float64
 
 from chiasm import media
 from chiasm.errors import MediaError
-from chiasm.files import digest_text, write_whole
+from chiasm.files import digest_text, read_record, write_whole
 from chiasm.store.collection import INDEX_ROWS, USABLE, Collection
 from chiasm.store.ingest import file_stat
 from chiasm.store.tables import Tables, chunks, one_of
@@ -104,7 +104,7 @@ class FullText:
     @classmethod
     def open(cls, collection: Collection) -> FullText | None:
         """Open the full text of a collection with the transcripts that it was made from; None where there is none."""
-        made_from = cls(collection)._read_state().get("made_from")
+        made_from = read_record(cls(collection)._state).get("made_from")
         if not isinstance(made_from, dict):
             return None
         prefix = "embeddings-"
@@ -114,7 +114,7 @@ class FullText:
 
     def is_current(self) -> bool:
         """Return whether nothing has changed in the collection since the last update was complete."""
-        return bool(self._read_state().get("made_from") == self._versions())
+        return bool(read_record(self._state).get("made_from") == self._versions())
 
     def update(self) -> FullTextReport:
         """Add documents that are missing, delete those of content that is gone, and bring the index up to date.
@@ -125,7 +125,7 @@ class FullText:
         Raises:
             CollectionError: the index cannot be written or is damaged.
         """
-        if self._read_state().get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        if read_record(self._state).get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
             with self._tables.writing():
                 shutil.rmtree(self._folder)
         added = 0
@@ -245,14 +245,6 @@ class FullText:
                 self._seen = (self._tables.version(_NAME), stored)
             return len(new)
 
-    def _read_state(self) -> dict[str, Any]:
-        """Return the state of the last complete update; empty without one, or where the file is damaged: all is looked at then."""
-        try:
-            state = json.loads(self._state.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return state if isinstance(state, dict) else {}
-
 
 def _document(item: str, slot: str, *about: str, text: str | None = None) -> dict[str, Any]:
     """Return a row whose key changes with all that it is of."""
@@ -270,9 +262,6 @@ def _read(document: dict[str, Any], unread: list[FileOutcome]) -> dict[str, Any]
         if file_stat(path) != (file["size"], file["mtime_ns"]):
             raise MediaError(Outcome.BROKEN, "the file is not as it was when it was added. Run chiasm add again")
         medium = media.load(path)
-    except OSError as error:
-        unread.append(FileOutcome(path, Outcome.BROKEN, f"the file cannot be read: {error.strerror}"))
-        return None
     except MediaError as error:
         unread.append(FileOutcome(path, error.outcome, error.reason))
         return None
