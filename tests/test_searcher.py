@@ -673,7 +673,7 @@ def test_items_and_files(house: Path) -> None:
     status = searched.status()
     assert status.items == 8
     assert status.embeddings == {"image": 4, "text": 6, "audio": 1, "video": 1}
-    assert status.as_dict()["spaces"] == ("start",)
+    assert status.as_dict()["spaces"] == ["start"]
 
 
 # -------------------------------------------------------------------------------------------------- what has changed

@@ -119,7 +119,7 @@ def _evaluate_space(
     from chiasm.verbs.questions import ask_moments, ask_off_topic, read_moments, read_questions
 
     opened = Collection.open(path)
-    # What is wrong with a file is said before anything is embedded.
+    # Faults of a file are reported before anything is embedded.
     questions = None if off_topic is None else read_questions(off_topic)
     known = None if moments is None else read_moments(moments, opened)
     searcher = None if questions is None and known is None else Searcher(path, space=name, device=device)
