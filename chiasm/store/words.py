@@ -86,7 +86,7 @@ class FullText:
 
     Example:
         >>> import tempfile
-        >>> collection = Collection.create(Path(tempfile.mkdtemp()) / "birds", encoder="offline")
+        >>> collection = Collection.create(tempfile.mkdtemp() + "/birds", encoder="offline")
         >>> words = FullText(collection)
         >>> words.update().documents, words.search("owl", k=3).items
         (0, ())
