@@ -514,6 +514,14 @@ def test_slow_clients_are_cut_off_and_others_served(rows: list[dict[str, Any]]) 
             read_to_end(idle)
 
 
+def test_a_connection_on_which_nothing_more_comes_is_ended(rows: list[dict[str, Any]]) -> None:
+    with listening(FakeSearcher(rows), settings()) as (address, server):
+        server.config.timeout_keep_alive = 1
+        with socket.create_connection(address) as quiet:
+            quiet.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert b"200 OK" in read_to_end(quiet)
+
+
 def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("words " * 5_000_000)
