@@ -15,8 +15,10 @@ import sys
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 import chiasm
+from chiasm.retrieval.index import Hit
 from chiasm.types import Text
 from chiasm.verbs.query import Query, SearchOptions
 from chiasm.verbs.search import Searcher
@@ -36,23 +38,23 @@ class Doubt:
 
 
 def main(prompts: str | Path, collection: str | Path = "prompts.chiasm") -> list[Doubt]:
-    """The doubtful recordings, worst first."""
+    """Return the doubtful recordings, worst first."""
     chiasm.add([prompts], to=collection)
     searcher = Searcher(collection)
+
+    def nearest(text: str, **options: Any) -> Hit | None:
+        hits = searcher.search(Query((Text(text),)), SearchOptions(k=1, **options)).hits
+        return hits[0] if hits else None
+
     doubts = []
     for row in searcher.items(limit=100_000, where="text IS NOT NULL"):
         item, text = str(row["id"]), row["text"][0]
-        where = "id = '{}'".format(item.replace("'", "''"))
-        own = searcher.search(Query(plus=(Text(text),)), SearchOptions(modality="audio", where=where, k=1)).hits
-        heard = (own[0].text or "") if own else ""
+        own = nearest(text, modality="audio", where="id = '{}'".format(item.replace("'", "''")))
+        heard = (own and own.text) or ""
         agreement = SequenceMatcher(a=re.findall(r"\w+", text.lower()), b=re.findall(r"\w+", heard.lower())).ratio()
         if agreement < ALIKE:
-            said = (
-                searcher.search(Query(plus=(Text(heard),)), SearchOptions(modality="text", k=1)).hits[0].id
-                if heard
-                else ""
-            )
-            doubts.append(Doubt(agreement, item, text, heard, said))
+            other = nearest(heard, modality="text") if heard else None
+            doubts.append(Doubt(agreement, item, text, heard, other.id if other else ""))
     doubts.sort(key=lambda doubt: doubt.agreement)
     for doubt in doubts:
         print(f"{doubt.agreement:.0%}  {doubt.item}: {doubt.text!r}, heard {doubt.heard!r} (text of {doubt.says})")
