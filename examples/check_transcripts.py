@@ -2,9 +2,8 @@
 
     python examples/check_transcripts.py prompts.csv
 
-The table has the columns `id`, `audio` (the recording) and `text` (what it should say). A recording is transcribed once,
-when it is added (the extra `speech`, docs/encoders.md). Words tell whether it differs; the text that is nearest in meaning
-tells a recording of something else from one in which a word was misheard.
+The table has the columns `id`, `audio` (a recording) and `text` (what it should say). Needs the extra `speech`. Words tell
+whether a recording differs; the text that is nearest in meaning tells a swapped recording from a misheard word.
 """
 # ruff: noqa: T201
 
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import chiasm
-from chiasm.retrieval.index import Hit
 from chiasm.types import Text
 from chiasm.verbs.query import Query, SearchOptions
 from chiasm.verbs.search import Searcher
@@ -42,19 +40,17 @@ def main(prompts: str | Path, collection: str | Path = "prompts.chiasm") -> list
     chiasm.add([prompts], to=collection)
     searcher = Searcher(collection)
 
-    def nearest(text: str, **options: Any) -> Hit | None:
+    def nearest(text: str, **options: Any) -> tuple[str, str]:
         hits = searcher.search(Query((Text(text),)), SearchOptions(k=1, **options)).hits
-        return hits[0] if hits else None
+        return (hits[0].id, hits[0].text or "") if hits else ("", "")
 
     doubts = []
     for row in searcher.items(limit=100_000, where="text IS NOT NULL"):
         item, text = str(row["id"]), row["text"][0]
-        own = nearest(text, modality="audio", where="id = '{}'".format(item.replace("'", "''")))
-        heard = (own and own.text) or ""
+        heard = nearest(text, modality="audio", where="id = '{}'".format(item.replace("'", "''")))[1]
         agreement = SequenceMatcher(a=re.findall(r"\w+", text.lower()), b=re.findall(r"\w+", heard.lower())).ratio()
         if agreement < ALIKE:
-            other = nearest(heard, modality="text") if heard else None
-            doubts.append(Doubt(agreement, item, text, heard, other.id if other else ""))
+            doubts.append(Doubt(agreement, item, text, heard, nearest(heard, modality="text")[0] if heard else ""))
     doubts.sort(key=lambda doubt: doubt.agreement)
     for doubt in doubts:
         print(f"{doubt.agreement:.0%}  {doubt.item}: {doubt.text!r}, heard {doubt.heard!r} (text of {doubt.says})")
