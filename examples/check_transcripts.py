@@ -2,8 +2,7 @@
 
     python examples/check_transcripts.py prompts.csv
 
-The table has the columns `id`, `audio` (a recording) and `text` (what it should say). Needs the extra `speech`. Words tell
-whether a recording differs; the text that is nearest in meaning tells a swapped recording from a misheard word.
+The table has the columns `id`, `audio` (a recording) and `text` (what it should say). Needs the extra `speech`.
 """
 # ruff: noqa: T201
 
@@ -19,7 +18,6 @@ from typing import Any
 import chiasm
 from chiasm.types import Text
 from chiasm.verbs.query import Query, SearchOptions
-from chiasm.verbs.search import Searcher
 
 ALIKE = 0.8  # share of the words that agree, from which a recording is taken for right
 
@@ -31,22 +29,22 @@ class Doubt:
     agreement: float
     item: str
     text: str
-    heard: str  # empty: there is no recording, or there are no words in it
+    heard: str  # empty: no recording, or no words in it
     says: str  # the item whose text is nearest to what was heard
 
 
 def main(prompts: str | Path, collection: str | Path = "prompts.chiasm") -> list[Doubt]:
     """Return the doubtful recordings, worst first."""
     chiasm.add([prompts], to=collection)
-    searcher = Searcher(collection)
+    searcher = chiasm.Searcher(collection)
 
     def nearest(text: str, **options: Any) -> tuple[str, str]:
         hits = searcher.search(Query((Text(text),)), SearchOptions(k=1, **options)).hits
         return (hits[0].id, hits[0].text or "") if hits else ("", "")
 
+    texts = {str(row["id"]): row["text"][0] for row in searcher.items(limit=100_000, where="text IS NOT NULL")}
     doubts = []
-    for row in searcher.items(limit=100_000, where="text IS NOT NULL"):
-        item, text = str(row["id"]), row["text"][0]
+    for item, text in texts.items():
         heard = nearest(text, modality="audio", where="id = '{}'".format(item.replace("'", "''")))[1]
         agreement = SequenceMatcher(a=re.findall(r"\w+", text.lower()), b=re.findall(r"\w+", heard.lower())).ratio()
         if agreement < ALIKE:
