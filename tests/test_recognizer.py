@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from modality_parts import only, without
 from safetensors.numpy import load_file, save_file
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
@@ -42,21 +43,6 @@ def planted(
         for i, name in enumerate(modalities)
     }
     return ModalityArrays(vectors), NAMES[codes]
-
-
-def without(arrays: ModalityArrays, missing: dict[Modality, np.ndarray]) -> ModalityArrays:
-    """Take modalities from some items and put nonsense in their rows."""
-    vectors, present = dict(arrays.vectors), dict(arrays.present)
-    for name, rows in missing.items():
-        vectors[name] = vectors[name].copy()
-        vectors[name][rows] = np.nan
-        present[name] = present[name].copy()
-        present[name][rows] = False
-    return ModalityArrays(vectors, present)
-
-
-def only(arrays: ModalityArrays, *names: Modality) -> dict[Modality, np.ndarray]:
-    return {name: arrays.vectors[name] for name in names}
 
 
 def probes(**options: Any) -> Recognizer:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from modality_parts import only, without
 from sklearn.linear_model import Ridge
 
 from chiasm.errors import ChiasmError, LabelError
@@ -32,21 +33,6 @@ def planted(items: int, seed: int, noise: float = 1.0) -> tuple[ModalityArrays, 
         for k, (name, dim) in enumerate(DIMS.items())
     }
     return ModalityArrays(vectors), 40 + 5 * hidden[:, 4], hidden[:, :4] > np.array([-0.5, 0, 0.5, 1])
-
-
-def without(arrays: ModalityArrays, missing: dict[Modality, np.ndarray]) -> ModalityArrays:
-    """Take modalities from some items and put nonsense in their rows."""
-    vectors, present = dict(arrays.vectors), dict(arrays.present)
-    for name, rows in missing.items():
-        vectors[name] = vectors[name].copy()
-        vectors[name][rows] = np.nan
-        present[name] = present[name].copy()
-        present[name][rows] = False
-    return ModalityArrays(vectors, present)
-
-
-def only(arrays: ModalityArrays, *names: Modality) -> dict[Modality, np.ndarray]:
-    return {name: arrays.vectors[name] for name in names}
 
 
 def number(y: np.ndarray) -> Target:
