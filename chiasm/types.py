@@ -21,7 +21,7 @@ Scalar: TypeAlias = str | int | float | bool | date | datetime | None
 
 
 class Outcome(StrEnum):
-    """What happened to one file. Every file of a run gets exactly one."""
+    """The outcome of one file. Every file of a run gets exactly one."""
 
     OK = "ok"
     BROKEN = "broken"  # of a known kind, but cannot be decoded, or cannot be read
@@ -98,7 +98,7 @@ class Item:
 
 @dataclass(frozen=True)
 class FileOutcome:
-    """What happened to one file, and why where it was not ok."""
+    """The outcome of one file, with the reason if it is not ok."""
 
     path: str
     outcome: Outcome

@@ -46,7 +46,7 @@ _Build = Callable[[], torch.nn.Module]
 
 @dataclass(frozen=True)
 class _TextRules:
-    """What is done to a text before the network sees it."""
+    """The preparation of a text for the network."""
 
     prompt: str  # put before each text
     lower: bool
@@ -66,7 +66,7 @@ class _Windows:
 
 @dataclass(frozen=True)
 class _Sentence:
-    """What a sentence-transformers folder says about itself."""
+    """The description in a sentence-transformers folder."""
 
     transformer: Path  # folder of the first module
     parts: tuple[Path, ...]  # folders of the others

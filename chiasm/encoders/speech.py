@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 RATE = 16_000  # samples a second
 FILES = ("model.bin", "config.json", "tokenizer.json")
-"""What a folder with a Whisper model must hold."""
+"""The files that a Whisper model folder must hold."""
 
 MOMENT = 10.0  # seconds of a moment at most; a sound that is no longer is one moment
 

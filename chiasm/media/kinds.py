@@ -1,4 +1,4 @@
-"""What a file is, told from its first bytes. The name of the file plays no part.
+"""Recognise the kind of a file from its first bytes; its name plays no part.
 
 Knows signatures only. Whether the rest of the file holds what the first bytes promise is left to the readers, and
 whether a container such as MP4 is a video or only a sound to `container`, which looks at its streams.

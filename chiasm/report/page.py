@@ -162,7 +162,7 @@ class _Plot:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said of the numbers."""
+        """Notes on the numbers."""
         notes = [] if self.threshold is None else [f"threshold: {decimal(self.threshold)}"]
         more = len(self.numbers.rows) - len(self.shown.rows)
         return [*notes, f"{more:,} more rows: the same report as .json has all of them."] if more else notes

@@ -49,7 +49,7 @@ class Medium:
 
     @property
     def content(self) -> tuple[Path | None, str | None, Path | None]:
-        """What is seen and heard of it: media of equal content are shown once."""
+        """Its media; those of equal content are shown once."""
         return self.picture, self.text, self.sound
 
     @property

@@ -48,7 +48,7 @@ _PAGE = 500  # rows that a stream asks for at a time
 
 @dataclass(frozen=True)
 class Parts:
-    """What the routes use; in the application's state as `parts`."""
+    """The parts that the routes use; in the application's state as `parts`."""
 
     engine: Engine
     settings: Settings

@@ -20,7 +20,7 @@ from chiasm.verbs.predict import describe_items
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a model says of one item, see `chiasm.verbs.predict.Prediction`."""
+    """The prediction for one item, see `chiasm.verbs.predict.Prediction`."""
 
     modalities: tuple[Modality, ...]
     said: Mapping[str, Any]
@@ -47,7 +47,7 @@ class Classifier:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """What it takes."""
+        """Return the modalities that it takes."""
         return tuple(self._encoder)
 
     def predict(self, items: Sequence[Sequence[Media]], *, level: float, false_alarm_rate: float) -> list[Recognised]:

@@ -79,7 +79,7 @@ class Listed(Protocol):
 
 
 class Searcher(Protocol):
-    """What a server needs of `chiasm.verbs.search.Searcher`. All of it is called from several threads, but `prepare`."""
+    """The part of `chiasm.verbs.search.Searcher` that a server needs. All but `prepare` is called from several threads."""
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

@@ -1,4 +1,4 @@
-"""What requests and answers look like: the words of the API, and from them its OpenAPI document.
+"""The requests and answers of the API, from which its OpenAPI document is made.
 
 Bounds that stand here are part of the API; those that a server may be started with otherwise are `settings`.
 """
@@ -51,13 +51,13 @@ class _Strict(BaseModel):
 
 
 class Plain(_Strict):
-    """What of a thing is no file."""
+    """The non-file parts of an item."""
 
     text: Words | None = None
 
 
 class Asked(Plain):
-    """What of a query is no file."""
+    """The non-file parts of a query."""
 
     minus: Words | None = Field(None, description="What is not wanted, in words.")
     like: Ids = Field((), description="Items to find others like.")
@@ -87,7 +87,7 @@ class Thing(_Files, Plain):
 
 
 class SearchQuery(_Files, Asked):
-    """What to look for: words, files and items, alone or together."""
+    """A query: words, files and items, alone or together."""
 
     @model_validator(mode="after")
     def _has_something(self) -> SearchQuery:
@@ -156,7 +156,7 @@ class EmbedRequest(_Strict):
 
 
 class FeedbackEntry(_Strict):
-    """What somebody thinks of one hit of one query."""
+    """A rating of one hit of one query."""
 
     item: Id
     verdict: Literal["up", "down"]
@@ -170,7 +170,7 @@ class FeedbackRequest(_Strict):
 
 
 class LabelEntry(_Strict):
-    """What one item truly is."""
+    """The correct label of one item."""
 
     item: Id
     label: Annotated[str, Field(min_length=1, max_length=1000)]
@@ -187,7 +187,7 @@ class AddRequest(_Strict):
 
 
 class MapQuery(_Strict):
-    """What to draw."""
+    """The map to draw."""
 
     modality: Modality = "image"
     column: str | None = Field(
@@ -249,7 +249,7 @@ class SearchAnswer(BaseModel):
 
 
 class Prediction(BaseModel):
-    """What the model says of one item."""
+    """The prediction for one item."""
 
     item: int = Field(description="Its place among the items, from 0.")
     label: str | None
@@ -262,7 +262,7 @@ class Prediction(BaseModel):
 
 
 class ItemPrediction(BaseModel):
-    """What the model says of one item of the collection."""
+    """The prediction for one item of the collection."""
 
     label: str | None
     probability: float | None
@@ -380,7 +380,7 @@ class Accepted(BaseModel):
 
 
 class StatusAnswer(BaseModel):
-    """What is served."""
+    """The served collection and model."""
 
     name: str
     version: str
@@ -406,7 +406,7 @@ class Health(BaseModel):
 
 
 class ProblemError(BaseModel):
-    """What is wrong at one place of a request."""
+    """An error at one place of a request."""
 
     at: str
     problem: str

@@ -1,4 +1,4 @@
-"""What a server can be taught, as functions that it is built with: ratings, labels, new files, and learning from them."""
+"""The feedback loop of a server, as functions that it is built with: ratings, labels, new files, and learning from them."""
 
 from __future__ import annotations
 

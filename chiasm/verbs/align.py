@@ -45,7 +45,7 @@ class Aligned:
 
 @dataclass(frozen=True)
 class AlignReport:
-    """What alignment changed, on pairs that it did not learn from."""
+    """The effect of an alignment on held-out pairs."""
 
     space: str
     aligned: dict[str, Aligned]  # by the modality that was moved

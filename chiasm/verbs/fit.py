@@ -62,7 +62,7 @@ class FitReport(Record):
     measured: str  # on what the metrics were measured, in words
     metrics: dict[str, Any]
     chosen: dict[str, Any]
-    """What was tried and chosen on held-out items, see `chiasm.recognition.columns.Details`; of several columns, by name."""
+    """Choices made on held-out items, see `chiasm.recognition.columns.Details`; of several columns, by name."""
     duplicates: str  # how many items are alike, and what a random split would have done with them, in words
     also: dict[str, Any] = field(default_factory=dict)  # by the names asked for with `also`, and `tuning`
 
@@ -252,7 +252,7 @@ def fit(
 
 @dataclass(frozen=True, eq=False)
 class _Learned:
-    """What `fit` learns from, and the steps of it."""
+    """The training data of `fit`, and its steps."""
 
     data: Labelled
     targets: list[Target]

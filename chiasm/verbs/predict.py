@@ -24,7 +24,7 @@ from chiasm.verbs.model import load_model
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a recogniser says of one item."""
+    """The prediction for one item."""
 
     id: str
     path: str | None  # of the item's first file

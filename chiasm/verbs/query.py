@@ -1,4 +1,4 @@
-"""What is searched for and how: a `Query`, `SearchOptions`, and the `SearchResult` that comes back.
+"""A search in and out: a `Query`, `SearchOptions`, and the `SearchResult` that comes back.
 
 The same three objects serve the verb, the command line, the server and the page.
 """

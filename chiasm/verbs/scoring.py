@@ -1,4 +1,4 @@
-"""What scores are worth in a collection's space: the pairs that it holds teach it.
+"""Fit the score model of a collection's space to the pairs that the collection holds.
 
 Which pairs of modalities have examples, and what stands for a query of each, is known here; the mathematics is in
 `chiasm.retrieval.scores`.
@@ -121,7 +121,7 @@ def _short_texts(
     networks: Sequence[Encoder],
     seed: int,
 ) -> HeldOut | None:
-    """What people would type for the texts of a collection, and these."""
+    """Return short queries as people type them for the texts of a collection, and the texts."""
     chosen = rows["text"]
     _, groups = np.unique(gallery.hashes[chosen], return_inverse=True)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:MAX_QUERIES])

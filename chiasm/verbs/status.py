@@ -14,7 +14,7 @@ from chiasm.verbs.spaces import spaces_of
 
 @dataclass(frozen=True)
 class Status(Record):
-    """What a collection holds."""
+    """The contents of a collection."""
 
     path: str
     encoder: str
