@@ -44,7 +44,7 @@ bench: install
 	$(BIN)/python -m benchmarks.serve --write
 
 docs: install
-	$(BIN)/python -m typer chiasm.cli utils docs --name chiasm --output docs/cli.md
+	$(BIN)/python -m typer chiasm.cli.commands utils docs --name chiasm --output docs/cli.md
 	$(BIN)/python -c "from chiasm.serving.app import openapi_text; print(openapi_text(), end='')" > docs/openapi.json
 
 clean:

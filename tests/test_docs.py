@@ -75,4 +75,15 @@ def test_command_line_page_is_current(tmp_path: Path) -> None:
 
 def docs_command(target: Path) -> list[str]:
     """As the Makefile's target `docs` does it."""
-    return [sys.executable, "-m", "typer", "chiasm.cli", "utils", "docs", "--name", "chiasm", "--output", str(target)]
+    return [
+        sys.executable,
+        "-m",
+        "typer",
+        "chiasm.cli.commands",
+        "utils",
+        "docs",
+        "--name",
+        "chiasm",
+        "--output",
+        str(target),
+    ]

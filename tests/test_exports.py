@@ -36,19 +36,19 @@ def test_packages_name_their_exports(name: str) -> None:
 
 
 def test_every_verb_is_a_command() -> None:
-    from chiasm import cli
+    from chiasm.cli.commands import app
 
     verbs = {name for name in chiasm.__all__ if inspect.isfunction(getattr(chiasm, name))}
     commands = {
-        command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
     }
     assert commands == verbs | {"demo"}
 
 
 def test_options_of_a_verb_are_keyword_only_and_on_the_command_line() -> None:
-    from chiasm import cli
+    from chiasm.cli.commands import app
 
-    for command in cli.app.registered_commands:
+    for command in app.registered_commands:
         assert command.callback is not None
         name = command.callback.__name__
         if name == "demo":

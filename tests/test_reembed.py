@@ -20,7 +20,8 @@ from painter import Painter, mixtures, painted, painters, picture, sound, table
 from typer.testing import CliRunner
 
 import chiasm
-from chiasm import cli, encoders
+from chiasm import encoders
+from chiasm.cli import commands
 from chiasm.encoders.base import Embeddings, Encoder
 from chiasm.errors import ChiasmError, CollectionError, EncoderError, SpaceError
 from chiasm.store import gallery
@@ -751,7 +752,7 @@ def test_removing_removes_from_both(small: Collection) -> None:
 
 def test_commands_in_words_and_in_json(made: Path) -> None:
     chiasm.align(made, method="ridge")
-    done = CliRunner().invoke(cli.app, ["reembed", str(made), "--encoder", "texts"])
+    done = CliRunner().invoke(commands.app, ["reembed", str(made), "--encoder", "texts"])
     assert done.exit_code == 0, done.output
     count = len(mixtures(5))
     for part in (
@@ -761,7 +762,7 @@ def test_commands_in_words_and_in_json(made: Path) -> None:
         f"chiasm fit {made}",
     ):
         assert part in done.output
-    done = CliRunner().invoke(cli.app, ["reembed", str(made), "--encoder", "new", "--json"])
+    done = CliRunner().invoke(commands.app, ["reembed", str(made), "--encoder", "new", "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["before"], found["encoder"], found["counts"]) == ("texts", "new", {"ok": 2 * count + 1})

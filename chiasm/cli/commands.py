@@ -1,13 +1,11 @@
-"""The command line: one command a verb, with the same names.
+"""The commands: one a verb, with the same names.
 
-Every command takes `--json`: one JSON document on standard output, everything else on standard error. Exit codes: 0
-done, 1 failed, 2 wrong usage. Ctrl-C stops a command; run again, it goes on where it was.
+Every command takes `--json`: one JSON document on standard output, everything else on standard error. What they do is the
+verbs' business, what they print is `console`'s, how they end is `chiasm.cli`'s.
 """
 
 from __future__ import annotations
 
-import signal
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +14,6 @@ import typer
 
 import chiasm
 from chiasm import __version__, console
-from chiasm.errors import ChiasmError
 from chiasm.types import MODALITIES, Modality, Outcome
 
 app = typer.Typer(
@@ -542,19 +539,6 @@ def demo(
 # ----------------------------------------------------------------------------------------------------------- shared
 
 
-def main() -> None:
-    """Entry point: turns errors that teach into one line on standard error and exit code 1."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop is a stop: keep what is done, as on Ctrl-C
-    try:
-        app(standalone_mode=True)
-    except ChiasmError as error:
-        typer.echo(f"chiasm: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("chiasm: stopped. What was done is kept; run the same command again to go on", err=True)
-        sys.exit(1)
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)
@@ -598,7 +582,3 @@ def _number_or_auto(text: str, option: str) -> float | Literal["auto"]:
         return float(text)
     except ValueError:
         raise typer.BadParameter(f"{option} takes 'auto' or a number from 0 to 1; got {text!r}") from None
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m chiasm.cli`."""
+
+from chiasm.cli import main
+
+main()
