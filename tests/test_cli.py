@@ -269,7 +269,7 @@ def call(arguments: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
         (["search", "{collection}", " "], 1, "empty"),
         (["search", "{collection}", "--image", "{folder}/circle/red.txt"], 1, "its content is text"),
         (["search", "{collection}", "--image", "{folder}/circle/cut.png"], 1, "chiasm: "),
-        (["search", "{collection}", "x", "--where", "nosuch = 1"], 1, "Columns: id,"),
+        (["search", "{collection}", "x", "--where", "nosuch = 1"], 1, "Columns: id (text),"),
         (["search", "{collection}", "x", "--where", "label = = 1"], 1, "the condition 'label = = 1' cannot be used"),
         (["search", "{collection}", "x", "--space", "nosuch"], 1, "no space 'nosuch'"),
         (["search", "{collection}", "x", "--modality", "smell"], 2, "not a modality"),

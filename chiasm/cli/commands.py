@@ -29,7 +29,9 @@ CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="Fold
 ModelPath = Annotated[Path, typer.Argument(help="Folder of the model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where networks run.")]
-Where = Annotated[str | None, typer.Option(metavar="SQL", help="Condition on the columns, e.g. \"label = 'bird'\".")]
+Where = Annotated[
+    str | None, typer.Option(metavar="CONDITION", help="Condition on the columns, e.g. \"label = 'bird'\".")
+]
 Space = Annotated[str | None, typer.Option(help="Name of the space. Default: the newest.")]
 Seed = Annotated[int, typer.Option(help="Seed of random splits.")]
 Pairs = Annotated[str, typer.Option(metavar="A,B", help="Two modalities, e.g. image,text.")]
@@ -73,7 +75,7 @@ def status(collection: CollectionPath, as_json: Json = False) -> None:
 @app.command()
 def remove(
     collection: CollectionPath,
-    where: Annotated[str, typer.Option(metavar="SQL", help="Which items, e.g. \"id = 'animals/bird'\".")],
+    where: Annotated[str, typer.Option(metavar="CONDITION", help="Which items, e.g. \"id = 'animals/bird'\".")],
     as_json: Json = False,
 ) -> None:
     """Delete items with their outcomes and vectors (the files themselves stay)."""

@@ -38,7 +38,12 @@ Id: TypeAlias = Annotated[str, Field(min_length=1, max_length=2000)]
 Ids: TypeAlias = Annotated[tuple[Id, ...], Field(max_length=64)]
 Words: TypeAlias = Annotated[str, Field(min_length=1, max_length=10_000)]
 Where: TypeAlias = Annotated[
-    str, Field(min_length=1, max_length=2000, description="SQL condition on the columns, e.g. `label = 'bird'`.")
+    str,
+    Field(
+        min_length=1,
+        max_length=2000,
+        description="Condition on the columns, e.g. `label = 'bird'`; see docs/search.md.",
+    ),
 ]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 

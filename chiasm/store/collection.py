@@ -50,12 +50,12 @@ from chiasm.store.tables import (
     GRACE_SECONDS,
     Tables,
     chunks,
-    condition,
     join_columns,
     matrix_of,
     one_of,
     vector_column,
 )
+from chiasm.store.where import where_sql
 from chiasm.types import MODALITIES, Modality, Outcome
 
 FORMAT = "chiasm-collection"
@@ -350,11 +350,11 @@ class Collection:
         Items of one manifest stand in its order. Times that had a zone are in UTC, without one.
 
         Args:
-            where: SQL condition on the columns. Default: all items.
+            where: condition on the columns, see `chiasm.store.where`. Default: all items.
             ids: only these items, in any order; not together with `where`.
 
         Raises:
-            CollectionError: `where` is not a valid SQL condition on the columns.
+            CollectionError: `where` is no condition on the columns.
         """
         if ids is not None:
             table = self.tables.open("items")
@@ -381,8 +381,7 @@ class Collection:
         table = self.tables.open("items")
         if where is None or table is None:
             return self.tables.rows("items", ITEMS, columns)
-        with condition(where, table.schema.names) as sql:
-            return table.to_table(filter=sql, columns=list(columns) or None)
+        return self.tables.rows("items", ITEMS, columns, where_sql(where, table.schema))
 
     def columns(self) -> list[str]:
         """Return the names of the metadata columns."""

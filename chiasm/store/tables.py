@@ -247,50 +247,14 @@ def one_of(column: str, values: Iterable[str]) -> str:
     return f"{column} IN ({', '.join(map(_quoted, values))})"
 
 
-@contextmanager
-def condition(where: str, columns: Iterable[str]) -> Iterator[str]:
-    """Yield a user's SQL condition as Lance takes it; turn what is wrong with it into an error that teaches.
-
-    Args:
-        where: what the user wrote.
-        columns: names of the columns that it may be about; those that begin with `_` are left out of messages.
-
-    Raises:
-        CollectionError: it is no single valid condition on the columns.
-    """
-    try:
-        yield f"({where}\n)"
-        if not _is_one_condition(where):  # Lance leaves out what follows the first bracket too many
-            raise ValueError("brackets or quotes are not closed, or more than one condition is given")
-    except (ValueError, OSError, RuntimeError, pa.ArrowException) as error:
-        raise CollectionError(
-            f"the condition {where[:200]!r} cannot be used: {_message(error)}. Columns: "
-            f"{', '.join(name for name in columns if not name.startswith('_'))}. Text stands in single quotes: "
-            "label = 'bird'. Names with spaces stand in backticks"
-        ) from error
-
-
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _is_one_condition(where: str) -> bool:
-    """Return whether quotes and brackets close and nothing ends the condition before its end."""
-    bare = re.sub(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`", "", where)
-    depth = 0
-    for letter in bare:
-        depth += (letter == "(") - (letter == ")")
-        if depth < 0:
-            return False
-    return depth == 0 and not set(bare) & set("'\"`;") and "--" not in bare and "/*" not in bare
-
-
 def _message(error: Any) -> str:
-    """Return what Lance says, without where in its source it says so, and without the condition that it was given."""
-    words = re.split(r",? (?:location: )?/\S+\.rs:\d", str(error))[0].rpartition("\n)")[2].strip(": ")
-    words = words[1:-1] if words.startswith("(") else words
-    words = re.sub(r"^(?:(?:LanceError\(\w+\)|Invalid user input|Schema error|sql parser error): )+", "", words)
-    return re.sub(r"\. Valid fields are .*", "", words)
+    """Return what Lance says, without where in its source it says so."""
+    words = re.split(r",? (?:location: )?/\S+\.rs:\d", str(error))[0].strip(": ")
+    return re.sub(r"^(?:LanceError\(\w+\): )+", "", words)
 
 
 def chunks(values: Sequence[_T], size: int = LISTED) -> Iterator[Sequence[_T]]:

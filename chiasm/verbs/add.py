@@ -65,7 +65,7 @@ def remove(collection: str | Path, *, where: str) -> int:
 
     Args:
         collection: the collection.
-        where: SQL condition on the columns of the items, e.g. `"id = 'animals/bird'"`.
+        where: condition on the columns of the items, e.g. `"id = 'animals/bird'"`.
     """
     opened = Collection.open(collection)
     count = opened.remove(str(row["id"]) for row in opened.items(where=where))

@@ -94,7 +94,7 @@ def align(
         source: a collection with such pairs, or a file written by `statistics`.
         alpha: weight of the source from 0 to 1, or `"auto"`.
         name: of the new space; one of that name is replaced.
-        where: learn only from items that meet this SQL condition.
+        where: learn only from items that meet this condition.
         seed: of the held-out groups, and of methods that draw.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
@@ -162,7 +162,7 @@ def statistics(
         collection: the source.
         out: the file to write, by convention ending in `.safetensors`.
         pairs: the two modalities.
-        where: only items that meet this SQL condition.
+        where: only items that meet this condition.
         device: `"auto"`, `"cpu"` or `"cuda"`.
     """
     from chiasm.alignment.pairs import PairStatistics

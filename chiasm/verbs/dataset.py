@@ -214,7 +214,7 @@ def labelled_items(
         space: of the collection, for vectors that modalities share.
         labels: the columns. What their values mean is left to the caller.
         modalities: which embeddings to use. Default: all that the items have.
-        where: only items that meet this SQL condition.
+        where: only items that meet this condition.
         group: a column whose values keep items together, such as the recording or patient they are of.
         alike: cosine of two embeddings from which they count as near-duplicates; above 1 none do.
         corrections: by column and item, labels that replace those of the collection; None: keep the collection's.

@@ -39,7 +39,7 @@ def drift(
     Args:
         model: a folder that `fit` wrote.
         collection: the new items.
-        where: only items that meet this SQL condition, such as those that were added last.
+        where: only items that meet this condition, such as those that were added last.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
@@ -68,7 +68,7 @@ def collection_drift(
         collection: embedded by the same encoders.
         networks: its encoders.
         space: its start space.
-        where: only items that meet this SQL condition, such as the newest.
+        where: only items that meet this condition, such as the newest.
 
     Raises:
         ChiasmError: as `drift_of`; the model is of another encoder; or it was trained on all items.

@@ -76,7 +76,7 @@ def evaluate(
         moments: a CSV table with the columns query (words, or a file relative to the table), item (id), start and end
             (seconds). Measures whether a search of sounds and videos finds these parts of them.
         label: for a model: the column that holds the truth. Default: the one it was fitted on.
-        where: only items that meet this SQL condition.
+        where: only items that meet this condition.
         against: for a model: another model, compared on the same items with paired differences.
         report: write the result as one .html, .md or .json file, too.
         device: `"auto"`, `"cpu"` or `"cuda"`.

@@ -159,7 +159,7 @@ def fit(
         modalities: what to learn from. Default: all that the items have. Any subset works when predicting.
         shots: train on so many items a class, drawn at random, and measure on the rest. Default: train on all, and
             measure each item by heads that did not see it (five folds).
-        where: only items that meet this SQL condition.
+        where: only items that meet this condition.
         group: column whose values keep items on one side of every split, such as the recording or patient they are of.
         alike: cosine of the embeddings of two pictures, sounds or videos from which they count as near-duplicates and are
             kept on one side of every split, too; above 1 none do.

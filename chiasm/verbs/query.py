@@ -29,7 +29,7 @@ class SearchOptions:
         k: hits at the most. A smaller collection gives fewer.
         offset: hits to pass over: those of the pages before.
         modality: find items by their files of this modality only. Default: by any.
-        where: SQL condition on the columns of the items.
+        where: condition on the columns of the items, see `chiasm.store.where`.
         min_probability: leave out hits that are less probably relevant, from 0 to 1; `"auto"`: than what 97.5 % of the
             queries with an answer reach. No hits are left where nothing was found.
         metric: show hits by `"cosine"`, `"dot"` or `"l2"` alone: their score is its value, distances with a minus sign, and

@@ -135,7 +135,7 @@ def ask_off_topic(
         data: all pairs, of text and another modality.
         rows: the pairs whose texts are asked.
         texts: of these pairs.
-        where: SQL condition on the items that may be found.
+        where: condition on the items that may be found.
         seed: of the questions that are drawn if there are more than 2,000 with an answer.
 
     Raises:
@@ -337,7 +337,7 @@ def ask_moments(searcher: Searcher, known: Sequence[KnownMoment], *, where: str 
     Args:
         searcher: who is asked.
         known: the right answers.
-        where: SQL condition on the items that may be found; moments of others are left out.
+        where: condition on the items that may be found; moments of others are left out.
 
     Raises:
         SpaceError: the space has neither sounds nor videos, or lacks the modality of a query.

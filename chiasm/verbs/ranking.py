@@ -26,7 +26,8 @@ from chiasm.retrieval.index import SCORE, VECTOR, Hit, Span, VectorIndex, matrix
 from chiasm.retrieval.query import item_vectors
 from chiasm.space import Space
 from chiasm.store.collection import Collection
-from chiasm.store.tables import condition, one_of
+from chiasm.store.tables import one_of
+from chiasm.store.where import where_sql
 from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.query import Order, Query, SearchOptions
 
@@ -179,17 +180,14 @@ class State:
 
 def _all_of(*conditions: str | None) -> str | None:
     """Return SQL that asks for all of some conditions; None for none."""
-    return " AND ".join(f"({one}\n)" for one in conditions if one is not None) or None
+    return " AND ".join(f"({one})" for one in conditions if one is not None) or None
 
 
 def condition_of(query: Query, options: SearchOptions, state: State) -> str | None:
     """Return SQL for the rows that may be hits; None for all."""
     away = [*query.like, *query.liked, *query.disliked]
-    if options.where is not None:
-        with condition(options.where, state.table.schema.names) as sql:
-            state.index.count(sql)  # what is malformed is refused here
     return _all_of(
-        options.where,
+        None if options.where is None else where_sql(options.where, state.table.schema),
         None if options.modality is None else f"_kind = '{options.modality}'",
         f"NOT {one_of('id', away)}" if away else None,
     )
