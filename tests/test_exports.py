@@ -39,9 +39,7 @@ def test_every_verb_is_a_command() -> None:
     from chiasm.cli.commands import app
 
     verbs = {name for name in chiasm.__all__ if inspect.isfunction(getattr(chiasm, name))}
-    commands = {
-        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
-    }
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     assert commands == verbs | {"demo"}
 
 

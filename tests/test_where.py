@@ -105,7 +105,7 @@ OPERANDS = st.recursive(
 )
 NOT = st.sampled_from(["", "", "NOT "])
 PREDICATES = st.one_of(
-    st.tuples(OPERANDS, st.sampled_from("= == != <> < <= > >=".split()), OPERANDS).map(" ".join),
+    st.tuples(OPERANDS, st.sampled_from(["=", "==", "!=", "<>", "<", "<=", ">", ">="]), OPERANDS).map(" ".join),
     st.tuples(OPERANDS, st.just("IS"), NOT, st.sampled_from(["NULL", "TRUE", "false"])).map(" ".join),
     st.tuples(OPERANDS, NOT, st.lists(VALUES, min_size=1, max_size=3)).map(
         lambda one: f"{one[0]} {one[1]}in ({', '.join(one[2])})"
@@ -129,7 +129,33 @@ PIECES = st.lists(
     st.one_of(
         COLUMNS,
         VALUES,
-        st.sampled_from("( ) , = < >= and OR not in like IS null between ' \" ` ; -- /* * || %".split()),
+        st.sampled_from(
+            [
+                "(",
+                ")",
+                ",",
+                "=",
+                "<",
+                ">=",
+                "and",
+                "OR",
+                "not",
+                "in",
+                "like",
+                "IS",
+                "null",
+                "between",
+                "'",
+                '"',
+                "`",
+                ";",
+                "--",
+                "/*",
+                "*",
+                "||",
+                "%",
+            ]
+        ),
     )
 )
 
