@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
 from chiasm.errors import ChiasmError
+from chiasm.files import open_source
 from chiasm.types import Modality
 
 File: TypeAlias = str | Path | bytes
@@ -253,6 +254,7 @@ def _thing(text: str | None, image: File | None, audio: File | None, video: File
 
 def _read(name: str, path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open_source(path) as file:
+            return file.read()
     except OSError as error:
         raise ServerError(f"the {name} {path} cannot be read: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and digests of content.
+"""Files and folders that are written whole or not at all, files of others that are read, and digests of content.
 
 The one door to the local disk for whatever is not a Lance table: a reader sees the old state or the new one, never a
 part of either. What the files mean is left to their owners.
@@ -6,10 +6,13 @@ part of either. What the files mean is left to their owners.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +84,64 @@ def read_record(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+class NotAFileError(OSError):
+    """A folder, a pipe, a socket or a device stands where a file was expected."""
+
+
+def open_source(path: str | Path) -> io.BufferedReader:
+    """Open a file of somebody else for reading, as long as it is at this moment.
+
+    Never waits: what is no regular file by now, whatever it was when its folder was listed, is refused. What is appended
+    after the opening is not read, so a file that grows for ever ends.
+
+    Raises:
+        NotAFileError: it is a folder, a pipe, a socket or a device.
+        OSError: it cannot be opened.
+
+    Example:
+        >>> with open_source("/dev/null") as file:
+        ...     file.read()
+        Traceback (most recent call last):
+        chiasm.files.NotAFileError: [Errno 22] this is a device or a pipe, not a file: '/dev/null'
+    """
+    _require_regular(os.stat(path), path)  # noqa: PTH116  # before: opening wakes whoever waits at the other end of a pipe
+    # Without blocking: the file may have become a pipe since, which would wait for a writer.
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        status = os.fstat(number)
+        _require_regular(status, path)
+    except BaseException:
+        os.close(number)
+        raise
+    return io.BufferedReader(_AsItWas(number, status.st_size))
+
+
+def _require_regular(status: os.stat_result, path: str | Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
+        raise NotAFileError(errno.EINVAL, f"this is {what}, not a file", str(path))
+
+
+class _AsItWas(io.FileIO):
+    """An open file that ends where it ended when it was opened."""
+
+    def __init__(self, number: int, size: int) -> None:
+        super().__init__(number, "rb")
+        self._size = size
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move to a position and return it."""
+        return super().seek(self._size + offset) if whence == os.SEEK_END else super().seek(offset, whence)
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read into a buffer what is there, up to the end."""
+        return super().readinto(memoryview(buffer)[: max(0, self._size - self.tell())]) or 0
+
+    def readall(self) -> bytes:
+        """Return all up to the end."""
+        return super().read(max(0, self._size - self.tell())) or b""
+
+
 def digest_text(text: str) -> str:
     """Return the BLAKE2b digest of a text's UTF-8 bytes, 32 hexadecimal digits."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -90,7 +151,7 @@ def digest_file(path: str | Path) -> str:
     """Return the BLAKE2b digest of a file's bytes, 32 hexadecimal digits.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: it cannot be read, or is no file.
     """
-    with Path(path).open("rb") as file:
+    with open_source(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from chiasm.files import digest_file, digest_text, whole_folder, write_whole
+from chiasm.files import NotAFileError, digest_file, digest_text, open_source, whole_folder, write_whole
 
 
 def test_a_file_is_replaced_at_once_and_nothing_stays_beside_it(tmp_path: Path) -> None:
@@ -61,3 +63,45 @@ def test_digests_are_of_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("wörter", encoding="utf-8")
     assert digest_file(tmp_path / "a") == digest_text("wörter")
     assert digest_text("a") != digest_text("b")
+
+
+def test_a_file_that_grows_ends_where_it_ended(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"first\nsecond\n")
+    with open_source(path) as file:
+        with path.open("ab") as writer:
+            writer.write(b"third\n" * 10_000)
+        assert file.read() == b"first\nsecond\n"
+        assert file.seek(0, os.SEEK_END) == 13
+        assert file.seek(6) == 6
+        assert file.read(100) == b"second\n"
+        file.seek(0)
+        assert list(file) == [b"first\n", b"second\n"]
+
+
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_a_file_that_becomes_a_pipe_while_it_is_opened_is_refused(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the path and its opening, which a race would hit now and then."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"picture")
+    really_open = os.open
+
+    def late(name: Any, flags: int, *rest: int) -> int:
+        path.unlink()
+        if what == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero")
+        return really_open(name, flags, *rest)
+
+    before = len([*Path("/dev/fd").iterdir()])
+    monkeypatch.setattr(os, "open", late)
+    with pytest.raises(NotAFileError, match="a device or a pipe"):
+        open_source(path)
+    monkeypatch.undo()
+    for digest in (digest_file, open_source):
+        with pytest.raises(NotAFileError):
+            digest(path)
+    assert len([*Path("/dev/fd").iterdir()]) == before, "nothing stays open"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,39 @@ def test_nothing_that_can_be_embedded(folder: Path) -> None:
     files = embed_manifests([read_manifest(folder / "d.txt")], [network()], name="fake")
     assert (files.vectors, [one.outcome for one in files.outcomes]) == ({}, [Outcome.EMPTY])
     assert embed_manifests([], [network()], name="fake").items == {}
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+def test_a_pointer_is_no_picture(tmp_path: Path) -> None:
+    """In a folder, from a column, under a name that says nothing, and where no encoder takes pictures."""
+    for name in ("a.png", "b.wav", "photo"):
+        write(tmp_path / "media" / name, POINTER)
+    table = write(tmp_path / "media" / "t.csv", "id,image\nx,photo\ny,b.wav\n")
+    for manifest in (read_manifest(tmp_path / "media"), read_manifest(table)):
+        chosen = [item for item in manifest.items if item.id != "photo"]
+        for encoder in (network(), FakeEncoder(modalities=["text"])):
+            files = embed_manifests([replace(manifest, items=tuple(chosen))], [encoder], name="fake")
+            assert files.vectors == {}
+            assert [one.outcome for one in files.outcomes if "t.csv" not in one.path] == [Outcome.BROKEN] * 2
+            reasons = " ".join(one.reason for one in files.outcomes)
+            assert "holds text (a Git LFS pointer; run `git lfs pull`)" in reasons
+
+
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_a_file_that_became_a_pipe_does_not_stop_a_run(what: str, folder: Path) -> None:
+    manifest = read_manifest(folder)
+    (folder / "a.png").unlink()
+    if what == "pipe":
+        os.mkfifo(folder / "a.png")
+    else:
+        (folder / "a.png").symlink_to("/dev/zero")
+    files = embed_manifests([manifest], [network()], name="fake")
+    (outcome,) = [one for one in files.outcomes if one.path.endswith("a.png")]
+    assert outcome.outcome is Outcome.UNSUPPORTED
+    assert "a device or a pipe" in outcome.reason
+    assert "b" in files.vectors["audio"].items, "the others are read"
 
 
 def test_opened_media(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from PIL import Image as PillowImage
 
 from chiasm import media
 from chiasm.errors import MediaError
-from chiasm.types import Audio, Image, Media, Outcome, Text, Video
+from chiasm.types import Audio, Image, Media, Modality, Outcome, Text, Video
 
 _PICTURE = PillowImage.fromarray(gradient(41, 31))
 _EXIF = PillowImage.Exif()
@@ -58,14 +60,60 @@ CLASSES = {"image": Image, "text": Text, "audio": Audio, "video": Video}
 
 @pytest.mark.parametrize("name", VALID)
 @pytest.mark.parametrize("suffix", ["", ".png", ".txt", ".mp3", ".mp4", ".json"])
-def test_a_file_is_what_is_in_it_whatever_its_name(name: str, suffix: str, tmp_path: Path) -> None:
+def test_a_medium_is_what_is_in_it_whatever_its_name(name: str, suffix: str, tmp_path: Path) -> None:
     modality, data = VALID[name]
     path = tmp_path / f"file{suffix}"
     path.write_bytes(data)
+    if modality == "text" and suffix in (".png", ".mp3", ".mp4"):
+        for opened in (media.load, media.sniff):
+            refused(Outcome.BROKEN, f"named {suffix}, holds text", opened, path)
+        return
     assert media.sniff(path) == modality
     loaded = media.load(str(path))
     assert loaded.modality == modality
     assert type(loaded) is CLASSES[modality]
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+STAND_INS = {
+    "lfs": (LFS, "a Git LFS pointer; run `git lfs pull`"),
+    "annex": (b"/annex/objects/SHA256E-s31390--f50d7.jpg\n", "a git-annex pointer"),
+    "page": (b"\n<!DOCTYPE html>\n<html><title>404 Not Found</title></html>", "an HTML page"),
+    "page without a type": (b"<html><body>Sign in</body></html>", "an HTML page"),
+    "json": (b'{"error": "rate limit"}', "JSON"),
+    "xml": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML"),
+    "utf-16": ("<html>zwei</html>".encode("utf-16"), "an HTML page"),
+    "words": (b"not found", "plain text"),
+    "encoded": (b"data:image/png;base64,iVBORw0KGgo=", "a data URI"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".wav", ".mp3", ".mp4", ".mkv", ".heic", ".pbm"])
+@pytest.mark.parametrize("name", STAND_INS)
+def test_text_never_stands_in_for_what_a_name_promises(name: str, suffix: str, tmp_path: Path) -> None:
+    data, what = STAND_INS[name]
+    path = tmp_path / f"photo{suffix}"
+    path.write_bytes(data)
+    for opened in (media.load, media.sniff):
+        refused(Outcome.BROKEN, re.escape(f"named {suffix.lower()}, holds text ({what}"), opened, path)
+
+
+@pytest.mark.parametrize("listed_as", ["image", "audio", "video"])
+def test_text_never_stands_in_for_what_a_table_promises(listed_as: Modality, tmp_path: Path) -> None:
+    path = tmp_path / "photo"
+    path.write_bytes(LFS)
+    for opened in (media.load, media.sniff):
+        refused(Outcome.BROKEN, f"listed as {listed_as}, holds text .a Git LFS", opened, path, listed_as=listed_as)
+    assert media.sniff(path, listed_as="text") == "text"
+    path.write_bytes(VALID["png"][1])
+    assert media.sniff(path, listed_as=listed_as) == "image", "among media the content decides"
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".md", ".json", ".jpg"])
+def test_a_picture_is_one_under_the_name_of_a_text_too(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"words{suffix}"
+    path.write_bytes(VALID["jpeg"][1])
+    assert isinstance(media.load(path), Image)
 
 
 def check_invariants(loaded: Media) -> None:
@@ -167,7 +215,7 @@ def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def forbidden(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", forbidden)  # the tests may run as root, who may read everything
+    monkeypatch.setattr(os, "open", forbidden)  # the tests may run as root, who may read everything
     refused(Outcome.BROKEN, "Permission denied", media.load, path)
 
 
@@ -178,6 +226,13 @@ def test_what_is_no_file_or_an_empty_one(tmp_path: Path) -> None:
         refused(Outcome.UNSUPPORTED, "a folder", opened, tmp_path)
         refused(Outcome.UNSUPPORTED, "", opened, tmp_path / "pipe")  # and does not wait for a writer
         refused(Outcome.EMPTY, "no bytes", opened, tmp_path / "empty.png")
+        refused(Outcome.UNSUPPORTED, "a device", opened, "/dev/zero")
+        (tmp_path / "link.png").unlink(missing_ok=True)
+        (tmp_path / "link.png").symlink_to("/dev/zero")
+        refused(Outcome.UNSUPPORTED, "a device", opened, tmp_path / "link.png")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        refused(Outcome.UNSUPPORTED, "a device or a pipe", media.load, tmp_path / "socket")
 
 
 @pytest.mark.parametrize(
@@ -186,6 +241,7 @@ def test_what_is_no_file_or_an_empty_one(tmp_path: Path) -> None:
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF document; export"),
         (b"PK\x03\x04\x14\0", "a ZIP archive"),
         (b"\x1f\x8b\x08\0", "gzip"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
         (b"MThd\0\0\0\x06", "MIDI"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         (b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom", "raw camera"),
@@ -203,17 +259,18 @@ def test_other_kinds_are_unsupported_with_a_reason(data: bytes, reason: str, tmp
     "words", ["BMW is a car, and BM is a prefix.", "The free verse of P5 1 2 3", "GIF, RIFF, ID3, FLV"]
 )
 def test_words_that_look_like_signatures_are_text(words: str, tmp_path: Path) -> None:
-    path = tmp_path / "words.bmp"
+    path = tmp_path / "words.md"
     path.write_text(words)
     assert media.load(path) == Text(words)
 
 
-def test_a_file_that_is_too_large_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "words"
     path.write_bytes(b"12345")
-    limits = media.Limits(max_bytes=4)
-    monkeypatch.delattr(Path, "open")
-    refused(Outcome.TOO_LARGE, "the limit is 4", media.load, path, limits=limits)
+    refused(Outcome.TOO_LARGE, "the limit is 4", media.load, path, limits=media.Limits(max_bytes=4))
+    with path.open("wb") as file:
+        file.truncate(2**42)  # a hole, which takes no room
+    refused(Outcome.TOO_LARGE, "4,398,046,511,104 bytes", media.load, path)
 
 
 @pytest.mark.parametrize(

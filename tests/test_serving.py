@@ -276,6 +276,11 @@ async def test_bad_bodies_are_told_what_to_do(client: httpx.AsyncClient) -> None
     refused(await client.post("/v1/search", files={"text": ("t", b"x")}), 422, "text: has to be words")
     refused(await client.post("/v1/search", files={"image": (None, "x")}), 422, "image: has to be a file")
     refused(await client.post("/v1/search", files=[("image", b"x"), ("image", b"y")]), 422, "image: came twice")
+    pointer = b"version https://git-lfs.github.com/spec/v1\n"
+    refused(
+        await client.post("/v1/search", files={"file": ("../b.JPG", pointer)}), 422, "named .jpg, holds text (a Git"
+    )
+    refused(await client.post("/v1/search", files={"image": ("b.jpg", pointer)}), 422, "image", "text")
     refused(await client.post("/v1/search", files={"k": (None, "1")}), 422, "the form has none of")
     refused(await client.post("/v1/search", files={"text": (None, "x"), "k": (None, "many")}), 422, "k: ")
     packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}

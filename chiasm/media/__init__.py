@@ -1,13 +1,14 @@
 """From a file to pixels, samples, frames or characters: the one door through which media come in.
 
-`load` opens any file by what is in it; the name plays no part. Every failure, of whatever kind, is a `MediaError` with
-an outcome and a reason. Nothing is repaired or filled in: a file that is not whole is `BROKEN`. Safe to call from
+`load` opens any file by what is in it. A JPEG that is named .png is a JPEG; but text under the name of an image, a sound or
+a video is an error page or a pointer, and never taken for what was meant. Every failure, of whatever kind, is a `MediaError`
+with an outcome and a reason. Nothing is repaired or filled in: a file that is not whole is `BROKEN`. Safe to call from
 several threads at once; no setting of the libraries below is changed.
 """
 
 from __future__ import annotations
 
-import stat
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chiasm.errors import MediaError
+from chiasm.files import NotAFileError, open_source
 from chiasm.media import integrity, kinds, text
 from chiasm.media.kinds import Kind
 from chiasm.media.limits import Limits
@@ -31,6 +33,7 @@ def load(
     frames: int = 8,
     fps: float | None = None,
     track: int | None = None,
+    listed_as: Modality | None = None,
     limits: Limits = Limits(),  # noqa: B008  # frozen
 ) -> Media:
     """Open one file as what it is.
@@ -47,6 +50,8 @@ def load(
         frames: frames of a video, at the centres of as many equal parts of its duration.
         fps: frames a second of a video; with it, `frames` is the most that are taken. None takes always `frames`.
         track: samples a second of the sound track of a video; None leaves it out.
+        listed_as: the modality that a table has the file under. Any medium is opened all the same, but no text instead
+            of one.
         limits: what is too large to open.
 
     Returns:
@@ -54,7 +59,8 @@ def load(
         channels, what exceeds full scale clipped) or `Video`.
 
     Raises:
-        MediaError: the file cannot be used. `BROKEN`: missing, unreadable, cut off or damaged. `EMPTY`: no bytes, no
+        MediaError: the file cannot be used. `BROKEN`: missing, unreadable, cut off or damaged, or text where its name or
+            `listed_as` promises an image, a sound or a video. `EMPTY`: no bytes, no
             samples, only whitespace. `SILENT`: see `chiasm.media.audio.SILENCE`. `TOO_LARGE`: over `limits`.
             `UNSUPPORTED`: of no kind listed above, or not a file at all. A video whose sound track is damaged is
             `BROKEN` if the track is asked for; one whose track is silent, empty or of an unknown codec has none.
@@ -65,7 +71,7 @@ def load(
             raise ValueError(f"{name} has to be at least 1; got {value}")
     if fps is not None and not fps > 0:
         raise ValueError(f"fps has to be above 0; got {fps}")
-    with _open(path, limits) as (file, kind):
+    with _open(path, listed_as, limits) as (file, kind):
         if kind.reader == "text":
             return text.read(file.read(), limits=limits)
         if kind.reader == "pillow":
@@ -90,14 +96,18 @@ def load(
             return replace(film, sound=audio.read_track(source, kind, begin=begin, rate=track, limits=limits))
 
 
-def sniff(path: str | Path) -> Modality:
+def sniff(path: str | Path, *, listed_as: Modality | None = None) -> Modality:
     """Tell the modality of a file from its first bytes, and of a container from its list of streams. Decodes nothing.
 
+    Args:
+        path: the file.
+        listed_as: as for `load`.
+
     Raises:
-        MediaError: the file is missing, unreadable, empty or of no kind that `load` knows. That it passes here does
-            not mean that it is whole.
+        MediaError: the file is missing, unreadable, empty, text in place of a medium, or of no kind that `load` knows. That
+            it passes here does not mean that it is whole.
     """
-    with _open(path, Limits()) as (file, kind):
+    with _open(path, listed_as, Limits()) as (file, kind):
         if kind.modality is not None:
             return kind.modality
         from chiasm.media import container
@@ -107,26 +117,24 @@ def sniff(path: str | Path) -> Modality:
 
 
 @contextmanager
-def _open(path: str | Path, limits: Limits) -> Iterator[tuple[BinaryIO, Kind]]:
+def _open(path: str | Path, listed_as: Modality | None, limits: Limits) -> Iterator[tuple[BinaryIO, Kind]]:
     """Open a file and recognise it; turn failures to read it, here and in the block, into `MediaError`."""
-    path = Path(path)
     if "\0" in str(path):
         raise MediaError(Outcome.BROKEN, "the file does not exist: no name can hold a NUL")
     try:
-        status = path.stat()  # before opening: to open a pipe would wait for someone to write into it
-        if not stat.S_ISREG(status.st_mode):
-            what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
-            raise MediaError(Outcome.UNSUPPORTED, f"this is {what}, not a file")
-        _check_size(status.st_size, limits.max_bytes)
-        with path.open("rb") as file:
-            head = file.read(kinds.HEAD)
-            if not head:
-                raise MediaError(Outcome.EMPTY, "the file has no bytes")
-            kind = kinds.recognise(head)
+        with open_source(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            _check_size(size, limits.max_bytes)
+            kind = kinds.recognise(file)
+            file.seek(0)
+            if kind is kinds.TEXT:
+                kinds.check_text(str(path), file.read(kinds.HEAD), listed_as)
             if kind.is_read_whole:
-                _check_size(status.st_size, limits.max_bytes_whole)
+                _check_size(size, limits.max_bytes_whole)
             file.seek(0)
             yield file, kind
+    except NotAFileError as error:
+        raise MediaError(Outcome.UNSUPPORTED, str(error.strerror)) from error
     except FileNotFoundError as error:
         raise MediaError(Outcome.BROKEN, "the file does not exist") from error
     except OSError as error:

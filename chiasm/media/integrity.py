@@ -25,7 +25,7 @@ def check(file: BinaryIO, kind: Kind) -> None:
     Raises:
         MediaError: `BROKEN` the file is cut off or, where the format has checksums, damaged.
     """
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
     try:
         if kind in (kinds.WAV, kinds.AIFF, kinds.AVI):

@@ -1,21 +1,26 @@
-"""Recognise the kind of a file from its first bytes; its name plays no part.
+"""Recognise the kind of a file from its first bytes, and what its name promises.
 
-Knows signatures only. Whether the rest of the file holds what the first bytes promise is left to the readers, and
+The content decides which medium it is, whatever the name; but where a name promises a medium, text is never taken for
+one. Knows signatures only. Whether the rest of the file holds what the first bytes promise is left to the readers, and
 whether a container such as MP4 is a video or only a sound to `container`, which looks at its streams.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from chiasm.errors import MediaError
 from chiasm.media import text
 from chiasm.types import Modality, Outcome
 
 HEAD = 8192
-"""Bytes from the beginning of a file that `recognise` wants to see (fewer only if the file has no more)."""
+"""Bytes from the beginning of a file that tell what it is."""
+
+_LEAD = 2**16  # bytes of a stream that may lie before its first whole frame
+_ZEROS = 2**24  # and that may be zeros before it: recorders reserve room, and file systems lose sectors
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,8 @@ class Kind:
     """A file format and who reads it.
 
     Example:
-        >>> kind = recognise(b"GIF89a")
+        >>> import io
+        >>> kind = recognise(io.BytesIO(b"GIF89a"))
         >>> kind.name, kind.modality
         ('GIF', 'image')
     """
@@ -95,6 +101,7 @@ _KNOWN_BUT_UNREAD: tuple[tuple[bytes, str], ...] = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it"),
     (b"Rar!\x1a\x07", "a RAR archive; unpack it"),
     (b"MThd", "MIDI, which holds notes and no sound; render it to WAV"),
+    (b"%!PS", "a PostScript drawing; convert it to PNG"),
     (b"8BPS", "a Photoshop document; export it as PNG"),
     (b"\0\0\x01\0", "a Windows icon; convert it to PNG"),
 )
@@ -105,26 +112,112 @@ _PNM = re.compile(rb"P[56]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+\d+\s")
 _SVG = re.compile(rb"<(?:\w+:)?svg[\s>]")
 
 
-def recognise(head: bytes) -> Kind:
-    """Return the kind of a file, from its first `HEAD` bytes.
+_EXTENSIONS: dict[Modality, str] = {
+    "image": "jpg jpeg jpe jfif png apng gif webp bmp dib tif tiff avif jp2 j2k pgm ppm pnm",
+    "text": "txt text md rst",
+    "audio": "wav flac ogg oga opus mp3 m4a m4b aac aif aiff amr wma mka weba",
+    "video": "mp4 m4v mov webm mkv avi mpg mpeg mts m2ts flv wmv asf 3gp ogv",
+}
+_BY_EXTENSION = {extension: modality for modality, names in _EXTENSIONS.items() for extension in names.split()}
+_UNREAD = (
+    "3g2 aifc ape arw au caf cr2 cr3 cur dcm dng dsf dv eps exr f4v flif hdr heic heics heif hif ico j2c jxl m1v m2v m4p "
+    "mid midi mp2 mpa mpe mxf nef orf pbm psd ra raf rm rmvb rw2 snd spx svg svgz tga tta vob voc w64 wv xcf"
+)
+_UNREAD_EXTENSIONS = frozenset(_UNREAD.split())  # of media that are not read, or seldom go by this name
+
+
+def modality_of_name(path: str) -> Modality | None:
+    """Return the modality that a file is named as, or None where its extension is of none that is read.
+
+    Example:
+        >>> modality_of_name("photos/bird.JPG"), modality_of_name("bird.json")
+        ('image', None)
+    """
+    return _BY_EXTENSION.get(_extension(path))
+
+
+def suffix_of_name(name: str) -> str:
+    """Return the extension of a file's name with its dot where it promises a medium or a text, else nothing."""
+    extension = _extension(name)
+    return f".{extension}" if extension in _UNREAD_EXTENSIONS or extension in _BY_EXTENSION else ""
+
+
+def check_text(path: str, head: bytes, listed_as: Modality | None) -> None:
+    """Raise where text stands in for a medium: an error page that was saved, or a pointer to a file that is elsewhere.
+
+    Args:
+        path: the name of a file that was recognised as text.
+        head: its first bytes.
+        listed_as: the modality that a table has the file under, if one has.
 
     Raises:
-        MediaError: `UNSUPPORTED` the bytes are of no kind that chiasm reads; the reason names the kind where known.
+        MediaError: `BROKEN` the name or the table promises a medium.
     """
-    for signature, kind in _SIGNATURES:
-        if head.startswith(signature):
-            return kind
-    kind_of_head = _of_riff(head) or _of_boxes(head) or _of_ogg(head) or _of_frames(head) or _of_picture(head)
-    if kind_of_head is not None:
-        return kind_of_head
+    suffix = suffix_of_name(path)
+    promised = suffix and modality_of_name(path) != "text"
+    if promised or listed_as not in (None, "text"):
+        name = f"named {suffix}" if promised else f"listed as {listed_as}"
+        raise MediaError(Outcome.BROKEN, f"{name}, holds text ({text.describe(head)})")
+
+
+def _extension(path: str) -> str:
+    _, dot, extension = path.rpartition("/")[2].rpartition(".")
+    return extension.lower() if dot else ""
+
+
+def recognise(file: BinaryIO) -> Kind:
+    """Return the kind of an open file, which is read from its beginning and left anywhere.
+
+    Of streams that are cut anywhere, such as MP3 and MPEG-TS, the beginning may lie inside a frame or behind zeros.
+
+    Raises:
+        MediaError: `EMPTY` there are no bytes; `UNSUPPORTED` they are of no kind that chiasm reads; the reason names the
+            kind where known; `BROKEN` a kind that has to begin the file lies behind zeros.
+    """
+    file.seek(0)
+    head = file.read(HEAD)
+    if not head:
+        raise MediaError(Outcome.EMPTY, "the file has no bytes")
+    kind = _at_the_beginning(head)
+    if kind is MP3 and head.startswith(b"ID3"):
+        file.seek(id3_length(file))
+        behind = file.read(HEAD)
+        return FLAC if behind.startswith(b"fLaC") else AAC if _is_adts(behind) else MP3
+    if kind is not None:
+        return kind
     for signature, what in _KNOWN_BUT_UNREAD:
         if head.startswith(signature):
             raise MediaError(Outcome.UNSUPPORTED, f"this is {what}")
-    if not text.is_text(head):
+    if text.is_text(head):
+        if _is_svg(head):
+            raise MediaError(Outcome.UNSUPPORTED, "an SVG is a drawing and has no pixels yet; convert it to PNG")
+        return TEXT
+    return _further_on(file)
+
+
+def _at_the_beginning(head: bytes) -> Kind | None:
+    for signature, kind in _SIGNATURES:
+        if head.startswith(signature):
+            return kind
+    return _of_riff(head) or _of_boxes(head) or _of_ogg(head) or _of_frames(head) or _of_picture(head)
+
+
+def _further_on(file: BinaryIO) -> Kind:
+    """Return the kind of a stream whose first bytes belong to no whole frame."""
+    position = file.seek(0)
+    while position < _ZEROS and (block := file.read(_LEAD)) and not block.strip(b"\0"):
+        position += len(block)
+    file.seek(position)
+    lead = file.read(2 * _LEAD)
+    zeros = position + len(lead) - len(lead.lstrip(b"\0"))
+    lead = lead.lstrip(b"\0")
+    kind = _at_the_beginning(lead[:HEAD]) if zeros and lead else None
+    if kind is not None and kind not in (MP3, AAC, MPEG_TS, MPEG_PS):
+        raise MediaError(Outcome.BROKEN, f"{zeros:,} bytes of zeros lie before the {kind.name}: it is damaged")
+    kind = kind or _of_stream(lead)
+    if kind is None:
         raise MediaError(Outcome.UNSUPPORTED, "neither text nor any image, sound or video that chiasm reads")
-    if _is_svg(head):
-        raise MediaError(Outcome.UNSUPPORTED, "an SVG is a drawing and has no pixels yet; convert it to PNG")
-    return TEXT
+    return kind
 
 
 def _of_riff(head: bytes) -> Kind | None:
@@ -163,13 +256,56 @@ def _of_frames(head: bytes) -> Kind | None:
         return MP3
     if (length := mp3_frame(head)) and (len(head) <= length or mp3_frame(head, length)):
         return MP3
-    if (length := _adts_frame(head)) and (len(head) <= length or _adts_frame(head[length:])):
+    if _is_adts(head):
         return AAC
     for first, step in ((0, 188), (4, 192)):  # broadcasts and camcorders
         marks = head[first : first + 5 * step : step]
         if len(marks) >= 3 and set(marks) == {0x47} and b"\0" in head:
             return MPEG_TS
     return None
+
+
+_CHAIN = 4  # frames of equal form in a row, which no other bytes make by chance
+_PACKETS = 6
+_PACK = re.compile(rb"\0\0\x01\xba(.)", re.DOTALL)  # and the clock, whose first bits are fixed
+
+
+def _of_stream(lead: bytes) -> Kind | None:
+    """Kinds that can be joined anywhere: the first row of frames or packets that follow each other without a gap."""
+    for match in re.finditer(rb"[\xff\x47]", lead[:_LEAD]):
+        at = match.start()
+        if lead[at] == 0xFF:
+            if frame_row(lead, at, mp3_frame, b"\xff\xfe\x0c") == _CHAIN:
+                return MP3
+            if frame_row(lead, at, adts_frame, b"\xff\xff\xfc") == _CHAIN:
+                return AAC
+        elif any(_packet_row(lead, at, step) == _PACKETS for step in (188, 192)):
+            return MPEG_TS
+    packs = (match[1][0] for match in _PACK.finditer(lead, 0, _LEAD))
+    return MPEG_PS if any(byte & 0xF1 == 0x21 or byte & 0xC4 == 0x44 for byte in packs) else None
+
+
+def frame_row(data: bytes, at: int, length_of: Callable[[bytes, int], int], form: bytes, most: int = _CHAIN) -> int:
+    """Count the frames that follow each other from `at`, and have the bits of their headers that are in `form` in common."""
+    first = bytes(map(int.__and__, data[at : at + 3], form))
+    count = 0
+    while (
+        count < most and bytes(map(int.__and__, data[at : at + 3], form)) == first and (length := length_of(data, at))
+    ):
+        at += length
+        count += 1
+    return count
+
+
+def _packet_row(data: bytes, at: int, step: int) -> int:
+    """Count transport packets that follow each other: without an error, not scrambled, and with something in them."""
+    count = 0
+    while count < _PACKETS and data[at : at + 1] == b"\x47" and at + 4 <= len(data):
+        if data[at + 1] & 0x80 or data[at + 3] & 0xC0 or not data[at + 3] & 0x30:
+            return 0
+        at += step
+        count += 1
+    return count
 
 
 def _of_picture(head: bytes) -> Kind | None:
@@ -208,9 +344,26 @@ def mp3_frame(data: bytes, at: int = 0) -> int:
     return samples * 1000 * _MP3_KBITS[version == 3, layer][bits] // _MP3_RATES[version][rate] + padding
 
 
-def _adts_frame(data: bytes) -> int:
-    """Return the bytes of the AAC frame that begins here, or 0 (ISO 13818-7, 6.2)."""
-    if len(data) < 7 or data[0] != 0xFF or data[1] & 0xF6 != 0xF0 or data[2] >> 2 & 15 > 12:
+def adts_frame(data: bytes, at: int = 0) -> int:
+    """Return the bytes of the AAC frame that begins at `at`, or 0 (ISO 13818-7, 6.2)."""
+    if len(data) < at + 7 or data[at] != 0xFF or data[at + 1] & 0xF6 != 0xF0 or data[at + 2] >> 2 & 15 > 12:
         return 0
-    length = (data[3] & 3) << 11 | data[4] << 3 | data[5] >> 5
+    length = (data[at + 3] & 3) << 11 | data[at + 4] << 3 | data[at + 5] >> 5
     return length if length >= 7 else 0
+
+
+def _is_adts(head: bytes) -> bool:
+    length = adts_frame(head)
+    return length > 0 and (len(head) <= length or adts_frame(head, length) > 0)
+
+
+def id3_length(file: BinaryIO) -> int:
+    """Return the bytes of the ID3v2 tags that a file begins with (their size is in 7 bits a byte)."""
+    position = 0
+    while True:
+        file.seek(position)
+        head = file.read(10)
+        if not head.startswith(b"ID3") or len(head) < 10:
+            return position
+        a, b, c, d = head[6:10]
+        position += 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if head[5] & 16 else 0)

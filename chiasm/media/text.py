@@ -9,6 +9,7 @@ counts as binary.
 from __future__ import annotations
 
 import codecs
+import re
 
 from chiasm.errors import MediaError
 from chiasm.media.limits import Limits
@@ -36,6 +37,27 @@ def is_text(head: bytes) -> bool:
     if misfits == 0 or characters > misfits:
         return True
     return controls == 0 and _as_cp1252(head) is not None
+
+
+_POINTERS = (
+    (re.compile(r"version https://\S+/spec/v\d"), "a Git LFS pointer; run `git lfs pull`"),
+    (re.compile(r"\S*/annex/objects/"), "a git-annex pointer; run `git annex get`"),
+    (re.compile(r"<!doctype html|(<\?xml|<!--)?[^\0]{0,1000}<html", re.IGNORECASE), "an HTML page"),
+    (re.compile("<"), "XML"),
+    (re.compile(r"[\[{]"), "JSON"),
+    (re.compile("data:"), "a data URI"),
+)
+
+
+def describe(head: bytes) -> str:
+    """Say what a text seems to be, by its beginning.
+
+    Example:
+        >>> describe(b"<!DOCTYPE html><title>404"), describe(b'{"error": 404}'), describe(b"not found")
+        ('an HTML page', 'JSON', 'plain text')
+    """
+    words = head.decode(_marked(head) or "utf-8", "ignore").lstrip()
+    return next((what for pattern, what in _POINTERS if pattern.match(words)), "plain text")
 
 
 def read(data: bytes, *, limits: Limits) -> Text:

@@ -13,6 +13,7 @@ import html
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -27,6 +28,7 @@ from PIL import Image
 
 from chiasm.errors import ChiasmError, MediaError
 from chiasm.evaluation.intervals import Interval
+from chiasm.files import open_source
 from chiasm.media import kinds, load, sniff
 from chiasm.report import plots
 from chiasm.report.plots import Chart, clean
@@ -401,15 +403,17 @@ def _player(path: Path) -> str:
     if modality != "audio":
         raise MediaError(Outcome.UNSUPPORTED, f"a sound was expected; the file holds {modality}")
     try:
-        size = path.stat().st_size
-        if size > SOUND_BYTES:
-            raise MediaError(
-                Outcome.TOO_LARGE, f"left out: a sound of {size:,} bytes; a page holds those up to {SOUND_BYTES:,}"
-            )
-        data = path.read_bytes()
+        with open_source(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size > SOUND_BYTES:
+                raise MediaError(
+                    Outcome.TOO_LARGE, f"left out: a sound of {size:,} bytes; a page holds those up to {SOUND_BYTES:,}"
+                )
+            kind = kinds.recognise(file)
+            file.seek(0)
+            data = file.read()
     except OSError as error:
         raise MediaError(Outcome.BROKEN, f"the file cannot be read: {error.strerror or error}") from error
-    kind = kinds.recognise(data[: kinds.HEAD])
     if kind not in _PLAYED:
         raise MediaError(Outcome.UNSUPPORTED, f"browsers do not play {kind.name}")
     return f"data:{_PLAYED[kind]};base64,{base64.b64encode(data).decode()}"

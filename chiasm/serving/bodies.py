@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
+from chiasm.media.kinds import suffix_of_name
 from chiasm.serving.guard import Visit
 from chiasm.serving.problems import Problem, of_validation
 from chiasm.serving.schemas import MOST_THINGS, Plain
@@ -30,10 +31,11 @@ _FILES: tuple[Modality, ...] = ("image", "audio", "video")
 
 @dataclass(frozen=True)
 class Upload:
-    """One uploaded file: its bytes, or an open file that holds them. Its name is ignored."""
+    """One uploaded file: its bytes, or an open file that holds them. Of its name only what it promises is looked at."""
 
     source: bytes | BinaryIO
     modality: Modality | None  # what it was sent as; None: whatever it is
+    suffix: str = ""  # of its name, see `kinds.suffix_of_name`
 
     def write(self, file: BinaryIO) -> None:
         """Copy the upload into a file."""
@@ -135,7 +137,7 @@ async def read_upload(request: Request) -> AsyncIterator[tuple[Upload, str, str]
         label = label.strip()
         if not 0 < len(label) <= 1000:
             raise Problem(422, "invalid", f"label: has 1 to 1,000 characters; got {len(label)}")
-        yield Upload(file.file, None), file.filename or "", label
+        yield Upload(file.file, None, suffix_of_name(file.filename or "")), file.filename or "", label
 
 
 def parse(model: type[ModelT], values: dict[str, Any]) -> ModelT:
@@ -169,7 +171,7 @@ def _of_form(form: FormData, words: type[Plain], options: type[BaseModel]) -> tu
             raise Problem(422, "invalid", f"{key}: has to be {what}")
         if isinstance(value, UploadFile):
             if key == "file":
-                alone.append(Given(words(), (Upload(value.file, None),)))
+                alone.append(Given(words(), (Upload(value.file, None, suffix_of_name(value.filename or "")),)))
                 continue
             modality = next(name for name in _FILES if name == key)
             if modality in files:

@@ -247,7 +247,7 @@ class Engine:
         """Hand an uploaded file with its label to `store`, and return the id of the item."""
 
         def work() -> str:
-            with tempfile.NamedTemporaryFile(prefix="chiasm-") as file:
+            with tempfile.NamedTemporaryFile(prefix="chiasm-", suffix=upload.suffix) as file:
                 upload.write(cast("BinaryIO", file))
                 file.flush()
                 return store(Path(file.name), name=name, label=label, who=who)
@@ -321,7 +321,7 @@ class Engine:
     # --------------------------------------------------------------------------------------------------- in other threads
 
     def _open(self, upload: Upload) -> Media:
-        with tempfile.NamedTemporaryFile(prefix="chiasm-") as file:
+        with tempfile.NamedTemporaryFile(prefix="chiasm-", suffix=upload.suffix) as file:
             upload.write(cast("BinaryIO", file))
             file.flush()
             return self._searcher.open(Path(file.name), limits=self._settings.uploads)

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -66,7 +67,7 @@ def file_answer(path: Path, modality: Modality, request: Request) -> Response:
     file = os.fdopen(_opened(path), "rb", buffering=0)
     try:
         status = os.fstat(file.fileno())
-        kind = _kind(os.pread(file.fileno(), kinds.HEAD, 0))
+        kind = _kind(file)
         if kind is None or kind.modality not in _MODALITIES[modality]:
             raise _gone()
         tag, known = f'"{status.st_mtime_ns:x}-{status.st_size:x}"', _type(kind, modality)
@@ -136,9 +137,9 @@ def _gone() -> Problem:
     return Problem(404, "file", "the file is no longer what was added: it is gone, replaced or a link to elsewhere")
 
 
-def _kind(head: bytes) -> Kind | None:
+def _kind(file: BinaryIO) -> Kind | None:
     try:
-        return kinds.recognise(head)
+        return kinds.recognise(file)
     except MediaError:
         return None
 

@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from threading import Lock
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 
 from chiasm import media
 from chiasm.encoders.base import Encoder, Moments, Prepared
 from chiasm.errors import EncoderError, MediaError
-from chiasm.files import digest_file, digest_text
+from chiasm.files import NotAFileError, digest_file, digest_text
 from chiasm.media import Limits
 from chiasm.media.text import read as read_text
 from chiasm.store.collection import FILES, USABLE, Vectors
@@ -148,6 +148,11 @@ class File:
     weight: int = 0  # bytes in memory, as far as they are known
     prepared: Prepared = None  # until it is embedded
     parts: Parts = ()  # from then on until it is committed
+
+    @property
+    def listed_as(self) -> Modality:
+        """The modality of its slot, whatever its content has turned out to be."""
+        return cast("Modality", self.slot.partition("/")[0])
 
     @property
     def result(self) -> FileOutcome:
@@ -279,8 +284,9 @@ class _Readers:
             raise  # the encoder cannot be used at all: that is not the file's fault
         except MediaError as error:
             file.end(error.outcome, error.reason)
-        except OSError as error:
-            file.end(Outcome.BROKEN, f"the file cannot be read: {error.strerror or error}")
+        except OSError as error:  # of the digest, before it is opened
+            outcome = Outcome.UNSUPPORTED if isinstance(error, NotAFileError) else Outcome.BROKEN
+            file.end(outcome, f"the file cannot be read: {error.strerror or error}")
             file.size = file.mtime_ns = None  # permissions change without a trace in them: the next run looks again
         except Exception as error:  # noqa: BLE001  # a model's own preprocessing may raise anything
             file.end(Outcome.BROKEN, f"it cannot be prepared: {type(error).__name__}: {error}")
@@ -300,10 +306,11 @@ class _Readers:
             medium = read_text(file.text.encode(), limits=Limits())
         else:
             assert file.path is not None
+            listed_as = file.listed_as
             if file.modality not in self._encoders:
-                file.modality = media.sniff(file.path)  # decode nothing in vain
+                file.modality = media.sniff(file.path, listed_as=listed_as)  # decode nothing in vain
             if file.modality in self._encoders:
-                medium = self._load(file.path)
+                medium = self._load(file.path, listed_as=listed_as)
                 file.modality = medium.modality
         if medium is None or file.modality not in self._encoders:
             file.encoder = ""
@@ -314,7 +321,7 @@ class _Readers:
         return medium
 
 
-def _opener(encoders: Mapping[Modality, Encoder]) -> Callable[[str], Media]:
+def _opener(encoders: Mapping[Modality, Encoder]) -> Callable[..., Media]:
     """Return `media.load` with as little decoded as the encoders see, whatever a file turns out to be."""
     sizes = [encoders[modality].view.image_size for modality in ("image", "video") if modality in encoders]
     known = [size for size in sizes if size is not None]

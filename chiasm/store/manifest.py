@@ -18,11 +18,14 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from hashlib import blake2b
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 from chiasm import media
 from chiasm.errors import ManifestError, MediaError
+from chiasm.files import open_source
+from chiasm.media.kinds import modality_of_name
 from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Outcome, Scalar, Source
 
 ColumnKind: TypeAlias = Literal["string", "int", "float", "bool", "date", "timestamp"]
@@ -106,13 +109,6 @@ def read_manifest(path: str | Path) -> Manifest:
 # Folders and single files
 
 
-_BY_MODALITY: dict[Modality, str] = {
-    "image": "jpg jpeg jpe jfif png apng gif webp bmp dib tif tiff avif jp2 j2k pgm ppm pnm",
-    "text": "txt text md rst",
-    "audio": "wav flac ogg oga opus mp3 m4a m4b aac aif aiff amr wma mka weba",
-    "video": "mp4 m4v mov webm mkv avi mpg mpeg mts m2ts flv wmv asf 3gp ogv",
-}
-_EXTENSIONS = {extension: modality for modality, names in _BY_MODALITY.items() for extension in names.split()}
 _TABLE_EXTENSIONS = {"csv", "tsv", "jsonl", "ndjson", "parquet"}
 _LEFT_BY_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "system volume information")  # fmt: skip
 
@@ -194,7 +190,7 @@ def _is_unicode(text: str) -> bool:
 
 def _modality(path: str) -> Modality:
     """Return the modality of a file by its extension, or else by its content."""
-    return _EXTENSIONS.get(path.rpartition(".")[2].lower()) or media.sniff(path)
+    return modality_of_name(path) or media.sniff(path)
 
 
 _NEAR_TABLES = {
@@ -477,7 +473,7 @@ def _plain(row: _Row, column: str) -> Any:
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with TextIOWrapper(open_source(path), encoding="utf-8-sig", newline="") as file:
         try:
             first = file.readline()
             file.seek(0)
@@ -521,7 +517,7 @@ def _header(path: Path, cells: list[str], line: int) -> list[str]:
 
 def _not_utf8(path: Path) -> ManifestError:
     """Return an error that names the line of the first byte that is not UTF-8."""
-    with path.open("rb") as file:
+    with open_source(path) as file:
         for number, line in enumerate(file, 1):  # noqa: B007  # the last one, if none is wrong by itself
             try:
                 line.decode("utf-8-sig")
@@ -531,7 +527,7 @@ def _not_utf8(path: Path) -> ManifestError:
 
 
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
+    with TextIOWrapper(open_source(path), encoding="utf-8-sig", newline="\n") as file:
         try:
             for number, line in enumerate(file, 1):
                 if line.strip():
@@ -570,7 +566,7 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with open_source(path) as source, pq.ParquetFile(source) as file:
             names = file.schema_arrow.names
             if len(set(names)) < len(names):
                 twice = Counter(names).most_common(1)[0][0]

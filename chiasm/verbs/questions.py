@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from chiasm.errors import CollectionError, ManifestError, MediaError, SpaceError
 from chiasm.evaluation.intervals import Interval
 from chiasm.evaluation.moments import MomentMetrics, Span, moment_metrics
 from chiasm.evaluation.relevance import Abstention, RelevanceMetrics, abstention, relevance_metrics
+from chiasm.files import open_source
 from chiasm.report.page import Page
 from chiasm.report.search import show_abstention, show_moments, show_relevance
 from chiasm.retrieval.index import Hit
@@ -432,12 +434,14 @@ def _read_text(path: Path) -> str:
         ManifestError: it is missing, too large or not UTF-8.
     """
     try:
-        if not path.is_file():
-            raise ManifestError(str(path), "there is no such file")
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise ManifestError(str(path), f"the file has {size:,} bytes; at most {MOST_BYTES:,} are read")
-        return path.read_text(encoding="utf-8-sig")
+        with io.TextIOWrapper(open_source(path), encoding="utf-8-sig") as file:
+            size = file.buffer.seek(0, os.SEEK_END)
+            if size > MOST_BYTES:
+                raise ManifestError(str(path), f"the file has {size:,} bytes; at most {MOST_BYTES:,} are read")
+            file.seek(0)
+            return file.read()
+    except FileNotFoundError as error:
+        raise ManifestError(str(path), "there is no such file") from error
     except UnicodeDecodeError as error:
         raise ManifestError(str(path), f"the file is not UTF-8 at byte {error.start:,}; save it as UTF-8") from error
     except OSError as error:
