@@ -16,6 +16,7 @@ from chiasm.types import FileOutcome, Outcome
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from chiasm.retrieval.index import Hit
     from chiasm.store.add import AddReport
     from chiasm.store.ingest import Progress
     from chiasm.store.reembed import ReembedReport
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from chiasm.verbs.predict import PredictReport
     from chiasm.verbs.query import SearchResult
     from chiasm.verbs.status import Status
+
+
+LONGEST = 300  # characters of a text that are shown among hits
 
 
 def clock(seconds: float) -> str:
@@ -122,10 +126,24 @@ def print_search_result(result: SearchResult) -> None:
     table = new_table("score", *(("probability",) if has_probability else ()), "modality", "id", "path or text")
     for hit in result.hits:
         probability = "" if hit.probability is None else f"{hit.probability:.2f}"
-        span = "" if hit.start is None or hit.end is None else f" [{clock(hit.start)} to {clock(hit.end)}]"
-        content = (hit.path or hit.text or "") + span + (f" {hit.text}" if span and hit.text else "")
+        said = hit.text if hit.path is None or hit.start is not None else None
+        content = " ".join(filter(None, (hit.path, _span(hit), _shortened(said or ""))))
         table.add_row(f"{hit.score:.3f}", *((probability,) if has_probability else ()), hit.modality, hit.id, content)
     print_table(table)
+
+
+def _shortened(text: str) -> str:
+    """Return the beginning of a text, as much of it as a cell of a table holds."""
+    return text if len(text) <= LONGEST else text[:LONGEST] + "\u2026"
+
+
+def _span(hit: Hit) -> str:
+    """Return where in its file a hit was found; empty for the whole file."""
+    if hit.start is None or hit.end is None:
+        return ""
+    if hit.modality == "text":
+        return f"characters {hit.start:,.0f} to {hit.end:,.0f}:"
+    return f"[{clock(hit.start)} to {clock(hit.end)}]"
 
 
 def print_align_report(report: AlignReport, collection: Path, source: Path | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ TEXTS = [
     "photo of a cat on the mat",
     "unheard words of the dog",
     "dog",
-    "a " * 40 + "cat",  # longer than the models take
+    "a " * 5 + "cat",
 ]
 LAYERS: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT: dict[str, Any] = {**LAYERS, "vocab_size": len(WORDS), "max_position_embeddings": 16}
@@ -164,15 +164,17 @@ def pictures() -> list[Image]:
     return [Image(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
 
 
-def text_vectors(kind: str, folder: Path) -> Float[np.ndarray, "texts dim"]:
+def text_vectors(kind: str, folder: Path, texts: Sequence[str] = TEXTS) -> Float[np.ndarray, "texts dim"]:
     """What the library itself gives, one text at a time."""
     if kind == SENTENCE:
-        vectors: np.ndarray = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, show_progress_bar=False)
+        vectors: np.ndarray = SentenceTransformer(str(folder), device="cpu").encode(
+            list(texts), show_progress_bar=False
+        )
         return vectors
     model = transformers.AutoModel.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     rows = []
-    for text in TEXTS:
+    for text in texts:
         fixed = kind in (SIGLIP, SIGLIP2)
         padding: Any = "max_length" if fixed else False
         inputs = tokenizer([text], truncation=True, padding=padding, max_length=16, return_tensors="pt")
@@ -209,6 +211,26 @@ def test_texts_are_embedded_as_by_the_library(kind: str, folders: dict[str, Path
     assert result.vectors.shape == (len(TEXTS), encoder.dim)
     assert result.texts == (None,) * len(TEXTS)
     np.testing.assert_allclose(result.vectors, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", (*ALL, CLAP))
+def test_long_texts_have_passages_of_as_many_tokens_as_the_model_takes(kind: str, folders: dict[str, Path]) -> None:
+    text = "the cat on the mat. " * 5 + "\n\n" + "a " * 20 + "big dog"
+    encoder = HuggingFaceEncoder(str(folders[kind]), device="cpu")
+    found = encoder.encode_prepared("text", ["dog", text])
+    assert found.moments is not None
+    words = [one or "" for one in found.moments.texts]
+    assert [text[int(a) : int(b)] for a, b in zip(found.moments.starts, found.moments.ends, strict=True)] == words
+    assert "".join("".join(words).split()) == "".join(text.split()), "nothing is left out"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders[kind])
+    longest = 12 - len(["photo", "of"]) if kind == SENTENCE else 16
+    lengths = [len(ids) for ids in tokenizer(words)["input_ids"]]
+    assert longest / 2 < np.mean(lengths) <= max(lengths) <= longest
+    if kind != CLAP:
+        expected = text_vectors(kind, folders[kind], ["dog", *words])
+        np.testing.assert_allclose(found.vectors[0], expected[0], atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(found.moments.vectors, expected[1:], atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(encoder.encode([Text(text)]).vectors[0], found.vectors[1], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [CLIP, SIGLIP])

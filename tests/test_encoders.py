@@ -130,8 +130,10 @@ def test_text_is_what_sentence_transformers_gives(encoders: dict[str, Encoder]) 
         from sentence_transformers import SentenceTransformer
 
         peer = SentenceTransformer(str(text_folder()), device="cpu")
-        expected = peer.encode([medium.text for medium in INPUTS["text"] if isinstance(medium, Text)])
-    result = encoders["text"].encode(INPUTS["text"]).vectors
+        # The library cuts longer texts off; ours have passages.
+        texts = [medium.text for medium in INPUTS["text"] if isinstance(medium, Text) and len(medium.text) < 1000]
+        expected = peer.encode([*texts, "word " * 254])
+    result = encoders["text"].encode([Text(text) for text in (*texts, "word " * 254)]).vectors
     assert (result * expected).sum(axis=1).min() > 0.9999
 
 

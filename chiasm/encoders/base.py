@@ -36,7 +36,7 @@ class View:
 
 @dataclass(frozen=True)
 class Moments:
-    """Time spans of inputs, each with its own vector: a row a moment.
+    """Time spans of inputs and passages of texts, each with its own vector: a row a moment.
 
     Example:
         >>> moments = Moments(np.array([0, 0]), np.array([0.0, 5.0]), np.array([5.0, 9.0]), np.zeros((2, 3)), (None, "hello"))
@@ -45,10 +45,10 @@ class Moments:
     """
 
     owners: Int[np.ndarray, " moments"]  # the input that each is of, by its row, ascending
-    starts: Float[np.ndarray, " moments"]  # seconds from the beginning of the input, float64
+    starts: Float[np.ndarray, " moments"]  # seconds from the beginning of the input, of texts characters; float64
     ends: Float[np.ndarray, " moments"]
     vectors: Float[np.ndarray, "moments dim"]
-    texts: tuple[str | None, ...]  # as of `Embeddings`
+    texts: tuple[str | None, ...]  # as of `Embeddings`; of a passage, the passage
 
     def __len__(self) -> int:
         return len(self.owners)

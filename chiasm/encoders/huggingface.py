@@ -26,13 +26,14 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from jaxtyping import Float
 
 from chiasm._optional import require
+from chiasm.encoders import passages
 from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View, resample
 from chiasm.encoders.cache import file_digest, fingerprint
 from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network, pad
 from chiasm.errors import EncoderError
 from chiasm.types import Audio, Image, Media, Modality, Text
 
-MAX_TOKENS = 8192  # longer texts are cut, also where the model itself knows no limit: attention grows with the square
+MAX_TOKENS = 8192  # of a passage, also where the model itself knows no limit: attention grows with the square
 
 _VERSION = "1"  # of everything here that changes embeddings
 _HOP = 0.5  # of a window of sound, from one to the next
@@ -79,9 +80,10 @@ class HuggingFaceEncoder(Encoder):
     """A transformers or sentence-transformers model; vectors as the model gives them.
 
     A joint model takes images or sounds beside texts, any other only texts. Vectors of a sentence-transformers folder
-    equal those of `SentenceTransformer.encode`, those of a joint model `get_image_features`, `get_audio_features` and
+    equal those of `SentenceTransformer.encode` for texts that it does not cut, those of a joint model `get_image_features`, `get_audio_features` and
     `get_text_features`. A sound that is longer than the model's own window (CLAP: 10 s) has windows of that length as
-    moments, each half over the next, and as a whole their mean.
+    moments, each half over the next, and as a whole their mean. A text of more tokens than the model takes has passages
+    as moments (`chiasm.encoders.passages`).
     """
 
     def __init__(self, name_or_folder: str, *, device: Device = "auto") -> None:
@@ -179,12 +181,13 @@ class HuggingFaceEncoder(Encoder):
         if modality == "audio":
             return self._encode_sounds(batch)
         if modality == "text":
-            tokens = self._tokens(batch)
-            lengths = [len(ids) for ids in tokens["input_ids"]]
-            vectors = self._texts.run_tokens(lengths, lambda rows: self._padded(tokens, rows))
-        else:
-            vectors = self._images.run_rows(self._stacked(batch))
-        return Embeddings(vectors, (None,) * len(batch))
+            return passages.embed_texts(batch, limit=self._rules.limit, count=self._lengths, embed=self._embed_texts)
+        return Embeddings(self._images.run_rows(self._stacked(batch)), (None,) * len(batch))
+
+    def _embed_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
+        tokens = self._tokens(texts)
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        return self._texts.run_tokens(lengths, lambda rows: self._padded(tokens, rows))
 
     def _encode_sounds(self, batch: Sequence[_Windows]) -> Embeddings:
         vectors = self._sounds.run_rows({"input_features": np.concatenate([sound.features for sound in batch])})
@@ -229,11 +232,20 @@ class HuggingFaceEncoder(Encoder):
     def _stacked(self, pictures: Sequence[Arrays]) -> Arrays:
         return {name: np.concatenate([inputs[name] for inputs in pictures]) for name in self._image_inputs}
 
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        encoded = self._tokenizer(
+            self._prompted(texts), truncation=False, padding=False, return_attention_mask=False, verbose=False
+        )
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    def _prompted(self, texts: Sequence[str]) -> list[str]:
+        prompts = [self._rules.prompt + text for text in texts]
+        return [text.lower() for text in prompts] if self._rules.lower else prompts
+
     def _tokens(self, texts: Sequence[str]) -> Mapping[str, list[list[int]]]:
         rules = self._rules
-        prompts = [rules.prompt + text for text in texts]
         encoded = self._tokenizer(
-            [text.lower() for text in prompts] if rules.lower else prompts,
+            self._prompted(texts),
             truncation=True,
             max_length=rules.limit,
             padding="max_length" if rules.fixed else False,
@@ -530,7 +542,9 @@ def _fingerprint(folder: Path, parts: set[Path]) -> str:
         weights = _SAFE if any(part.glob(_SAFE)) else _PICKLED
         for pattern in (*_DESCRIPTIONS, weights):
             digests.update({file.relative_to(folder).as_posix(): file_digest(file) for file in part.glob(pattern)})
-    return fingerprint("huggingface", _VERSION, *(text for entry in sorted(digests.items()) for text in entry))
+    return fingerprint(
+        "huggingface", _VERSION, passages.VERSION, *(text for entry in sorted(digests.items()) for text in entry)
+    )
 
 
 def _load(folder: Path, name: str, *, unused: tuple[str, ...]) -> torch.nn.Module:

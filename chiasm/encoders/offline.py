@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image as PillowImage
 from tokenizers import Tokenizer
 
+from chiasm.encoders import passages
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint, make_once
 from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network, pad
@@ -39,7 +40,7 @@ WHISPER = "CHIASM_WHISPER"
 SIDE = 224  # pixels
 DIM = 1280  # of pictures
 CLASSES = 1000
-MAX_TOKENS = 256  # what all-MiniLM-L6-v2 was trained with, and its folder says; longer texts are cut
+MAX_TOKENS = 256  # what all-MiniLM-L6-v2 was trained with, and its folder says; longer texts have passages
 
 _VERSION = "1"  # of everything here and in `networks` that changes embeddings
 _TEXT_FILES = ("config.json", "tokenizer.json", "model.safetensors")
@@ -154,7 +155,8 @@ class TextEncoder(Encoder):
             EncoderError: a file is missing or cannot be read, or there is no such device.
         """
         self._folder = folder
-        self.fingerprint = fingerprint(name, _VERSION, *(file_digest(folder / file) for file in _TEXT_FILES))
+        digests = (file_digest(folder / file) for file in _TEXT_FILES)
+        self.fingerprint = fingerprint(name, _VERSION, passages.VERSION, *digests)
         self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if self._config.get("model_type") != "bert" or self._config.get("hidden_act") != "gelu":
             raise EncoderError(
@@ -179,19 +181,29 @@ class TextEncoder(Encoder):
         return media.text
 
     def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
-        """Embed texts, a row each."""
+        """Embed texts, a row each, and the passages of those that are longer than the network takes."""
         self._require(modality)
-        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(batch))]
-        vectors = self._network.run_tokens(
+        return passages.embed_texts(
+            batch,
+            limit=MAX_TOKENS,
+            count=lambda texts: [len(ids) for ids in self._tokens(texts)],
+            embed=self._embed,
+        )
+
+    def _embed(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
+        tokens = self._tokens(texts)
+        return self._network.run_tokens(
             [len(ids) for ids in tokens], lambda rows: _padded([tokens[row] for row in rows])
         )
-        return Embeddings(vectors, (None,) * len(batch))
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
         tokenizer.no_padding()
-        tokenizer.enable_truncation(MAX_TOKENS)
+        tokenizer.no_truncation()
         return tokenizer
 
     def _build(self) -> torch.nn.Module:

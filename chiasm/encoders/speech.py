@@ -56,7 +56,9 @@ _BLOCK = 600  # seconds that the detector, which needs several copies, hears at 
 _READINGS = 5  # of a window: as many as Whisper's own search keeps (Radford et al. 2022, section 4.5)
 _FLATTEN = 0.25  # exponent of the probabilities of readings: taken as they are, the first one has nearly all
 _ENDS = " .,!?"  # what Whisper puts behind a single word, and nobody types
-_WORDS = 180  # of a transcript at most to be embedded as a whole: text encoders cut what is longer
+_WORDS = (
+    180  # of a transcript at most to be embedded as a whole: the moments of what is longer are better than passages
+)
 _BATCH_CPU, _BATCH_CUDA = 4, 16
 _LOOPS = 2.4  # ratio of compression above which a transcript repeats itself (Radford et al. 2022, section 4.5)
 _NO_SPEECH, _UNSURE = 0.6, -1.0  # probability of no speech, mean log-probability of the tokens (ibid.)

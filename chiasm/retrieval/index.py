@@ -36,10 +36,10 @@ FEW = 500  # rows that a condition leaves: so many are read and compared one by 
 class Span:
     """A moment of a file among the results."""
 
-    start: float  # seconds from the beginning of the file
+    start: float  # from the beginning of the file, in seconds; in a text in characters
     end: float
     score: float  # cosine with the query, or the metric that was asked for
-    text: str | None  # what is said in it, where it is known
+    text: str | None  # the passage itself, or what is said, where it is known
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Hit:
     modality: Modality  # of the file
     score: float  # cosine with the query, or the metric that was asked for
     path: str | None  # of the file; None for a text that stands in a manifest
-    text: str | None  # the text itself, or what is said in the sound or in the moment
-    start: float | None = None  # seconds; None: the whole file
+    text: str | None  # the text itself or the passage that was found, or what is said in the sound or in the moment
+    start: float | None = None  # as of `Span`; None: the whole file
     end: float | None = None
     probability: float | None = None  # of being relevant; None where it was not learned
     moments: tuple[Span, ...] = ()  # of the same file, nearest to the query first

@@ -213,12 +213,12 @@ class LabelsRequest(_Strict):
 
 
 class Moment(BaseModel):
-    """A time span of the file that was found."""
+    """A time span of the file that was found, or a passage of the text."""
 
-    start: float
+    start: float = Field(description="In seconds; in a text in characters.")
     end: float
     score: float
-    text: str | None = Field(description="What is said in it.")
+    text: str | None = Field(description="What is said in it, or the passage.")
 
 
 class Hit(BaseModel):
@@ -228,9 +228,13 @@ class Hit(BaseModel):
     modality: Modality
     score: float
     probability: float | None = Field(description="Of being relevant, where it is known.")
-    start: float | None = Field(description="Where in a recording it was found, in seconds.")
+    start: float | None = Field(
+        description="Where it was found: in a recording in seconds, in a long text in characters."
+    )
     end: float | None
-    text: str | None = Field(description="The text that was found, or the transcript of the sound.")
+    text: str | None = Field(
+        description="The text or the passage of it that was found, or the transcript of the sound."
+    )
     url: str | None = Field(description="Where the file is served; null for a text of a table.")
     moments: list[Moment]
     metadata: dict[str, Any]

@@ -5,8 +5,8 @@ its first write:
 
 - `items`: a row an item, with its files by modality and its metadata columns.
 - `files`: a row a file, with its outcome. Another encoder has a table of its own, `files-NUMBER-HASH`.
-- `embeddings-FINGERPRINT`: one table an encoder, a row a part. A part is the whole content (null start and end) or a span
-  of time of it; the parts of a video's sound track are in the table of the encoder that heard it.
+- `embeddings-FINGERPRINT`: one table an encoder, a row a part. A part is the whole content (null start and end), a span
+  of time of it, or a passage of a text; the parts of a video's sound track are in the table of the encoder that heard it.
 - `search-DIGEST`: parts placed in a space, with the columns of their items (`store.gallery`).
 
 A vector belongs to a content: its key is item, slot and content hash, and it counts while `files` has that key. All rows
@@ -59,7 +59,7 @@ from chiasm.store.where import where_sql
 from chiasm.types import MODALITIES, Modality, Outcome
 
 FORMAT = "chiasm-collection"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 INDEX_ROWS = 50_000  # of items, from which their ids are indexed
 
 USABLE = (Outcome.OK.value, Outcome.DUPLICATE.value)
@@ -85,7 +85,7 @@ FILES = pa.schema(
 VECTORS = pa.schema(  # and "vector"
     [
         *((name, pa.string()) for name in ("item", "slot", "modality", "hash", "text", "language")),
-        ("start", pa.float64()),  # seconds; null: of the whole content
+        ("start", pa.float64()),  # seconds, of texts characters; null: of the whole content
         ("end", pa.float64()),
     ]
 )
@@ -186,10 +186,10 @@ class Vectors:
     slots: tuple[str, ...]  # "image/0": the item's first image, as the manifest has it
     modalities: tuple[Modality, ...]  # what the row is of: "audio" where it is the sound track of a video
     hashes: tuple[str, ...]  # equal for equal content
-    texts: tuple[str | None, ...]  # transcripts, see `Embeddings.texts`
+    texts: tuple[str | None, ...]  # transcripts and passages, see `Embeddings.texts`
     vectors: Float[np.ndarray, "rows dim"]
     languages: tuple[str | None, ...]  # that are spoken, where they are known
-    starts: Float[np.ndarray, " rows"]  # of parts in seconds, float64; NaN: the whole content
+    starts: Float[np.ndarray, " rows"]  # of parts in seconds, of texts in characters, float64; NaN: the whole content
     ends: Float[np.ndarray, " rows"]
 
     def __len__(self) -> int:

@@ -38,12 +38,12 @@ _BATCH = 8192  # rows that are placed and written at a time
 _OWN = pa.schema(
     [
         *((name, pa.string()) for name in ("_slot", "_hash", "_modality", "_kind", "_text")),
-        ("_start", pa.float64()),  # seconds; null: of the whole file
+        ("_start", pa.float64()),  # seconds, of texts characters; null: of the whole file
         ("_end", pa.float64()),
     ]
 )
 """Of a row itself, and `VECTOR`. `_slot`: "image/0" for the item's first image. `_modality`: of the vector. `_kind`: of the
-file, "video" also for its sound track. `_text`: the transcript."""
+file, "video" also for its sound track. `_text`: the transcript, or the passage."""
 
 Place: TypeAlias = Callable[[Modality, Float[np.ndarray, "rows dim"]], Float[np.ndarray, "rows dim"]]
 """Embeddings of one modality -> unit vectors in the space."""

@@ -454,7 +454,7 @@ def _hit(
         modality=row.kind,
         score=score(of_row),
         path=None if inline else value,
-        text=value if inline else of_row.text,
+        text=value if inline and of_row.start is None else of_row.text,
         start=of_row.start,
         end=of_row.end,
         probability=row.probability,
@@ -467,7 +467,7 @@ def _hit(
 
 
 def text_of(row: Row, texts: Sequence[str] | None) -> str | None:
-    """Return what a row says: its own transcript, else the item's first text that stands in its manifest."""
+    """Return what a row says: its own transcript or passage, else the item's first text that stands in its manifest."""
     if row.text:
         return row.text
     return next((text for text in texts or () if not Path(text).is_absolute()), None)

@@ -116,7 +116,7 @@ class PlacedVectors:
     slots: Shaped[np.ndarray, " rows"]  # "image/0": the item's first image
     hashes: Shaped[np.ndarray, " rows"]  # equal for equal content
     modalities: Shaped[np.ndarray, " rows"]  # "audio" for the sound track of a video
-    starts: Float[np.ndarray, " rows"]  # of moments in seconds; NaN: of the whole file
+    starts: Float[np.ndarray, " rows"]  # of moments in seconds, of texts in characters; NaN: of the whole file
     ends: Float[np.ndarray, " rows"]
     vectors: Float[np.ndarray, "rows dim"]
 

@@ -2,11 +2,13 @@
 
 import { clock, h } from "./dom.js";
 
+const LONGEST = 200; // characters of a text that stand for it
 const NAMES = { image: "picture", text: "text", audio: "sound", video: "video" };
 
 export function captionOf(id, item) {
-  const text = item?.media.find((medium) => medium.modality === "text" && medium.text);
-  return text ? text.text : id.split("/").pop().replaceAll("_", " ");
+  const text = item?.media.find((medium) => medium.modality === "text" && medium.text)?.text.trim();
+  if (text && text.length > LONGEST) return `${text.slice(0, LONGEST)}…`;
+  return text ? text : id.split("/").pop().replaceAll("_", " ");
 }
 
 // A file starts at the moment that was found (media fragments, W3C).
@@ -22,14 +24,23 @@ export function medium({ modality, url, text, start = null, end = null }, alt = 
   return h("blockquote", {}, text ?? NAMES[modality]);
 }
 
+export function span(modality, { start, end }) {
+  if (modality === "text") return `characters ${start.toLocaleString("en")} to ${end.toLocaleString("en")}`;
+  return `${clock(start)} to ${clock(end)}`;
+}
+
 export function moments(hit, root) {
   if (!hit.moments.length) return null;
+  if (hit.modality === "text") {
+    return h("ol", { class: "moments" }, hit.moments.map((passage) => h("li", {},
+      h("details", {}, h("summary", {}, span("text", passage)), passage.text))));
+  }
   const jump = (start) => {
     const element = root().querySelector("audio, video");
     if (element) { element.currentTime = start; element.play(); }
   };
   return h("ol", { class: "moments" }, hit.moments.map((moment) => h("li", {},
-    h("button", { type: "button", onclick: () => jump(moment.start) }, `${clock(moment.start)} to ${clock(moment.end)}`),
+    h("button", { type: "button", onclick: () => jump(moment.start) }, span(hit.modality, moment)),
     moment.text ? ` ${moment.text}` : "")));
 }
 

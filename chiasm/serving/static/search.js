@@ -1,8 +1,8 @@
 // Search: the URL holds words, items and filters, so that Back and a copied link work; files stay in this window.
 
 import * as api from "./api.js";
-import { clock, h, icon, note, percent, problem, select, toast } from "./dom.js";
-import { captionOf, details, medium, moments, showItem } from "./media.js";
+import { h, icon, note, percent, problem, select, toast } from "./dom.js";
+import { captionOf, details, medium, moments, showItem, span } from "./media.js";
 
 const PAGE = 24;
 const MODALITIES = ["image", "text", "audio", "video"];
@@ -168,12 +168,12 @@ function card(hit, item, state, status, { go, change }) {
   const caption = captionOf(hit.id, item);
   // A text that was found stands for its item, which is recognised sooner by its picture.
   const picture = hit.modality === "text" ? item.media.find((one) => one.modality === "image") : null;
-  const span = hit.start === null ? "" : `${clock(hit.start)} to ${clock(hit.end)}`;
+  const where = hit.start === null ? "" : span(hit.modality, hit);
   const element = h("li", { class: "card", data: { id: hit.id } },
     h("div", { class: "media" }, medium(picture ?? hit, caption)),
     h("button", { type: "button", class: "caption", onclick: () => showItem(item) }, caption),
-    h("p", { class: "worth" }, [worth(hit), span].filter(Boolean).join(" · ")),
-    span && hit.text ? h("p", { class: "words" }, hit.text) : null,
+    h("p", { class: "worth" }, [worth(hit), where].filter(Boolean).join(" · ")),
+    where && hit.text && (picture || hit.modality !== "text") ? h("p", { class: "words" }, hit.text) : null,
     moments(hit, () => element),
     h("div", { class: "actions" },
       isQuery(state) && thumb(hit.id, "up", state, go),
