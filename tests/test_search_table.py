@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 from painter import COLOURS, mixtures, painted, painters, picture, sound, table, words_of
 
@@ -246,6 +247,33 @@ def test_an_index_finds_what_an_exact_scan_finds(made: Path, monkeypatch: pytest
     assert not {"1-1-0", "0-0-1"} & {hit[0] for hit in hits}
     indexed._state = replace(indexed._state, index=ExactIndex(indexed._state.table))
     assert {hit[0::2] for hit in found_by(indexed)} == {hit[0::2] for hit in hits}
+
+
+def test_the_index_keeps_its_partitions_when_rows_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows a partition are what makes a search quick; Lance joins them to large ones when it is asked to optimise."""
+    monkeypatch.setattr(gallery, "EXACT_BYTES", 0)
+    monkeypatch.setattr(gallery, "ROWS_A_PARTITION", 50)
+    monkeypatch.setattr(gallery, "PARTS", 3)
+    rng = np.random.default_rng(0)
+
+    def add(rows: int, mode: Literal["create", "append"]) -> lance.LanceDataset:
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(rng.standard_normal(rows * 8), pa.float32()), 8)
+        table = pa.table({"id": pa.array([f"{mode}-{n}" for n in range(rows)]), "_vector": vectors})
+        return lance.write_dataset(table, str(tmp_path / "rows.lance"), mode=mode)
+
+    monkeypatch.setenv("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
+    trained = gallery._index(add(1000, "create"), 0)
+    parts = []
+    for _ in range(5):
+        trained = gallery._index(add(20, "append"), trained)
+        table = lance.dataset(str(tmp_path / "rows.lance"))
+        stats = table.stats.index_stats("_vector_idx")
+        assert {part["num_partitions"] for part in stats["indices"]} == {20}
+        assert stats["num_unindexed_rows"] == 0
+        parts.append(len(stats["indices"]))
+    assert trained == 1000
+    assert parts == [2, 3, 1, 2, 3]
+    assert gallery._index(add(1000, "append"), trained) == 2100
 
 
 def test_moments_are_in_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

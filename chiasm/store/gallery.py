@@ -34,6 +34,7 @@ VECTOR = "_vector"  # the column of vectors
 EXACT_BYTES = 2**26
 ROWS_A_PARTITION = 1000
 RETRAIN = 2.0  # the index of the vectors is made anew when the table has grown by this factor
+PARTS = 8  # of the index of the vectors, which a search looks through one after the other
 _BATCH = 8192  # rows that are placed and written at a time
 _OWN = pa.schema(
     [
@@ -246,25 +247,28 @@ def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:
 def _index(table: lance.LanceDataset, trained: int) -> int:
     """Index the columns and the vectors of a large table. Return the number of rows that the vectors' index was trained on.
 
-    Rows that came since the last time are put into the index as it is, until it has to be trained anew.
+    Rows that came since the last time become a part of the index of their own, in the same partitions, until there are
+    `PARTS` or it has to be trained anew. Lance's own choice for `optimize_indices` is to put them into one part and to join
+    partitions up to 32,768 rows, which makes a search look at thirty times as many.
     """
     count = table.count_rows()
     if count * table.schema.field(VECTOR).type.list_size * 4 <= EXACT_BYTES:
         return trained
-    known = {name for one in table.describe_indices() for name in one.field_names}
-    for field in table.schema:
-        kind: Literal["BITMAP", "BTREE"] = "BITMAP" if field.name in ("_modality", "_kind") else "BTREE"
-        if (
-            field.name not in known
-            and not pa.types.is_nested(field.type)
-            and field.name not in ("_hash", "_text", "_end")
-        ):
-            table.create_scalar_index(field.name, kind)
-    if VECTOR not in known or count > RETRAIN * trained:
+    parts = {index.field_names[0]: len(index.segments) for index in table.describe_indices()}
+    names = {index.field_names[0]: index.name for index in table.describe_indices()}
+    if VECTOR not in parts or count > RETRAIN * trained:
         partitions = max(1, round(count / ROWS_A_PARTITION))
         table.create_index(VECTOR, "IVF_SQ", metric="cosine", num_partitions=partitions, replace=True)
         trained = count
-    table.optimize.optimize_indices()
+    else:
+        merge = parts[VECTOR] if parts[VECTOR] >= PARTS else 0
+        table.optimize.optimize_indices(index_names=[names[VECTOR]], num_indices_to_merge=merge)
+    for field in table.schema:
+        if field.name in names and field.name != VECTOR:
+            table.optimize.optimize_indices(index_names=[names[field.name]])
+        elif not pa.types.is_nested(field.type) and field.name not in ("_hash", "_text", "_end"):
+            kind: Literal["BITMAP", "BTREE"] = "BITMAP" if field.name in ("_modality", "_kind") else "BTREE"
+            table.create_scalar_index(field.name, kind)
     return trained
 
 

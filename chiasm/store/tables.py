@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock
 from jaxtyping import Float
+from lance import Session  # type: ignore[attr-defined]  # public, and not listed
 from lance.query import MatchQuery
 
 from chiasm.errors import CollectionError
@@ -59,6 +60,8 @@ class Tables:
     folder: Path
     lock: Path
     advice: str
+    # What Lance has read of indexes and manifests, kept from one opening of a table to the next.
+    session: Session = field(default_factory=Session, repr=False, compare=False)
 
     # ---------------------------------------------------------------------------------------------------------- read
 
@@ -78,7 +81,9 @@ class Tables:
         """
         path = self.path(name)
         with self.reading():
-            return lance.dataset(str(path)) if any((path / "_versions").glob("*.manifest")) else None
+            return (
+                lance.dataset(str(path), session=self.session) if any((path / "_versions").glob("*.manifest")) else None
+            )
 
     def version(self, name: str) -> int:
         """Return a number that rises with every commit to a table; 0 before the first."""

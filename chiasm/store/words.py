@@ -16,7 +16,6 @@ import math
 import shutil
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -188,9 +187,14 @@ class FullText:
 
     def covered(self, items: Sequence[str]) -> frozenset[str]:
         """Return those of some items that have words of their own: a text or a transcript, not only columns."""
-        conditions = [f"slot != '{METADATA}' AND {one_of('item', part)}" for part in chunks(items)]
-        rows = [self._tables.rows(_NAME, _DOCUMENTS, ["item"], one)["item"].to_pylist() for one in conditions]
-        return frozenset(chain.from_iterable(rows))
+        # By the item alone, which is indexed: with the slot in the condition Lance reads that column of all rows.
+        rows = [self._tables.rows(_NAME, _DOCUMENTS, ["item", "slot"], one_of("item", part)) for part in chunks(items)]
+        return frozenset(
+            item
+            for part in rows
+            for item, slot in zip(part["item"].to_pylist(), part["slot"].to_pylist(), strict=True)
+            if slot != METADATA
+        )
 
     # ---------------------------------------------------------------------------------------------------- documents
 
