@@ -431,7 +431,7 @@ def test_a_hub_id_is_its_snapshot_folder(kind: str, folders: dict[str, Path], mo
     assert by_id.fingerprint == by_folder.fingerprint
     media = [Text(text) for text in TEXTS]
     np.testing.assert_allclose(by_id.encode(media).vectors, by_folder.encode(media).vectors, atol=1e-6)
-    assert requests == [("somebody/tiny", ["*.json", "*.txt", "*.model", "*.safetensors"])]
+    assert requests == [("somebody/tiny", ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"])]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ LAYERS = (
     {"__init__", "types"},
     {"errors"},
     {"_optional"},
-    {"cores", "files", "vectors"},
+    {"cores", "files", "hub", "vectors"},
     {"splits"},
     {"training"},
     {"media"},

@@ -18,11 +18,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import torch
 import transformers
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from jaxtyping import Float
 
 from chiasm._optional import require
@@ -31,14 +29,14 @@ from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View, r
 from chiasm.encoders.cache import file_digest, fingerprint
 from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network, pad
 from chiasm.errors import EncoderError
+from chiasm.hub import DESCRIPTIONS, PICKLED, SAFE, model_folder
 from chiasm.types import Audio, Image, Media, Modality, Text
 
 MAX_TOKENS = 8192  # of a passage, also where the model itself knows no limit: attention grows with the square
 
 _VERSION = "1"  # of everything here that changes embeddings
 _HOP = 0.5  # of a window of sound, from one to the next
-_DESCRIPTIONS = ("*.json", "*.txt", "*.model")  # configuration, tokenizer and image processor
-_SAFE, _PICKLED = "*.safetensors", "pytorch_model*.bin"  # transformers reads the latter with weights_only=True
+_EXAMPLES = "'offline', a local folder with a config.json, or an id such as 'openai/clip-vit-base-patch32'"
 _MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")  # of sentence-transformers
 _FIXED_LENGTH = ("siglip", "siglip2")  # trained on texts padded to one length, with attention to the padding
 
@@ -98,7 +96,7 @@ class HuggingFaceEncoder(Encoder):
                 here or damaged, or there is no such device.
             MissingExtraError: it is a sentence-transformers folder and that package is not installed.
         """
-        self._folder = _resolve(name_or_folder)
+        self._folder = model_folder(name_or_folder, examples=_EXAMPLES)
         self.name = name_or_folder
         sentence = _read_sentence(self._folder, self.name)
         self._model_folder = sentence.transformer if sentence else self._folder
@@ -380,38 +378,6 @@ class _SentenceModel(_Wrapped):
         return embedding
 
 
-def _resolve(name: str) -> Path:
-    """Return the local folder of a model."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    try:
-        snapshot = _download(name, _SAFE)
-        if not any(snapshot.rglob(_SAFE)):
-            snapshot = _download(name, "*" + _PICKLED)
-        elif any(not any(part.glob(_SAFE)) for part in snapshot.glob("*_Dense")):
-            snapshot = _download(name, "*_Dense/" + _PICKLED)
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise EncoderError(
-            f"there is no folder {name!r}, and no model of this id on the Hugging Face hub that you may read. Give "
-            "'offline', a local folder with a config.json, or an id such as 'openai/clip-vit-base-patch32'"
-        ) from error
-    except Exception as error:  # connections fail in the words of several libraries
-        raise EncoderError(
-            f"{name!r} is no local folder, and the Hugging Face hub did not give it ({_reason(error)}). Check the "
-            "name and the connection, or download the model elsewhere and give its folder"
-        ) from error
-    return snapshot
-
-
-def _download(name: str, weights: str) -> Path:
-    return Path(
-        huggingface_hub.snapshot_download(
-            name, allow_patterns=[*_DESCRIPTIONS, weights], ignore_patterns=["onnx/*", "openvino/*"]
-        )
-    )
-
-
 def _read_sentence(folder: Path, name: str) -> _Sentence | None:
     """Return the parts of a sentence-transformers folder; None where it is none."""
     if not (folder / "modules.json").is_file():
@@ -453,9 +419,9 @@ def _read_config(folder: Path, name: str) -> Any:
         raise EncoderError(
             f"{name}: there is no config.json in {folder}. A model's folder is what save_pretrained() writes"
         )
-    if not any(folder.glob(_SAFE)) and not any(folder.glob(_PICKLED)):
+    if not any(folder.glob(SAFE)) and not any(folder.glob(PICKLED)):
         raise EncoderError(
-            f"{name}: there are no weights in {folder}, neither {_SAFE} nor {_PICKLED}. Download the model again, whole"
+            f"{name}: there are no weights in {folder}, neither {SAFE} nor {PICKLED}. Download the model again, whole"
         )
     with _explain(f"config.json of {name} does not describe a model that transformers knows"):
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -539,8 +505,8 @@ def _fingerprint(folder: Path, parts: set[Path]) -> str:
     """Over the content of all files that embeddings depend on, not over where they are."""
     digests: dict[str, str] = {}
     for part in {folder, *parts}:
-        weights = _SAFE if any(part.glob(_SAFE)) else _PICKLED
-        for pattern in (*_DESCRIPTIONS, weights):
+        weights = SAFE if any(part.glob(SAFE)) else PICKLED
+        for pattern in (*DESCRIPTIONS, weights):
             digests.update({file.relative_to(folder).as_posix(): file_digest(file) for file in part.glob(pattern)})
     return fingerprint(
         "huggingface", _VERSION, passages.VERSION, *(text for entry in sorted(digests.items()) for text in entry)

@@ -7,9 +7,9 @@ Which candidates there are, and opening their files, is left to the caller. Code
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +17,16 @@ from jaxtyping import Float64, Int
 
 from chiasm._optional import require
 from chiasm.errors import EncoderError, SpaceError
+from chiasm.hub import model_folder
 from chiasm.types import Audio, Image, Media, Modality, Text, Video
 
 CANDIDATES = 100  # read at the most: each costs a run of the network
 CHARACTERS = 20_000  # of a text that are read; the network itself cuts it much shorter
 BATCH = 32
 
+_EXAMPLES = (
+    "a sentence-transformers CrossEncoder: a local folder, or an id such as 'cross-encoder/ms-marco-MiniLM-L6-v2'"
+)
 _PAIRS = ("SequenceClassification", "CausalLM", "ConditionalGeneration", "ImageTextToText")  # read pairs as they are
 
 
@@ -45,26 +49,28 @@ class Reranker:
 
     Raises:
         MissingExtraError: sentence-transformers is not installed.
-        EncoderError: there is no such model, it is damaged, needs code of its own, or does not score pairs.
+        EncoderError: there is no such model, the hub cannot be reached, it is damaged, needs code of its own, or does not score pairs.
     """
 
     def __init__(self, name_or_folder: str, *, device: Literal["auto", "cpu", "cuda"] = "auto") -> None:
         self.name = name_or_folder
-        library = require("sentence_transformers", "huggingface", "rerank hits")
-        folder = Path(name_or_folder).expanduser()
+        if importlib.util.find_spec("sentence_transformers") is None:  # importing it takes seconds
+            require("sentence_transformers", "huggingface", "rerank hits")
+        folder = model_folder(name_or_folder, examples=_EXAMPLES)
+        import sentence_transformers
+
         try:
-            self._model: Any = library.CrossEncoder(
-                str(folder) if folder.is_dir() else name_or_folder,
+            self._model: Any = sentence_transformers.CrossEncoder(
+                str(folder),
                 device=None if device == "auto" else device,
                 trust_remote_code=False,
-                local_files_only=folder.is_dir(),
+                local_files_only=True,
             )
-        except Exception as error:  # files, connections and settings fail in the words of several libraries
+        except Exception as error:  # files and settings fail in the words of several libraries
             reason = str(error).strip().splitlines()
             raise EncoderError(
                 f"{self.name!r} cannot be loaded as a reranker ({type(error).__name__}: {reason[0] if reason else ''}). "
-                "Give a sentence-transformers CrossEncoder: a local folder, or an id such as "
-                "'cross-encoder/ms-marco-MiniLM-L6-v2'"
+                f"Give {_EXAMPLES}"
             ) from error
         config = getattr(getattr(self._model[0], "model", None), "config", None)
         classes = getattr(config, "architectures", None) or ()

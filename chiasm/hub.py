@@ -1,0 +1,60 @@
+"""From the id of a model to its folder: the one door to the Hugging Face hub.
+
+A whole snapshot is asked for at once, which fails at the first request that fails. Libraries that load a model by its id
+ask for file after file and try each again for a minute; so they get the folder, and no connection.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from chiasm._optional import require
+from chiasm.errors import EncoderError
+
+DESCRIPTIONS = ("*.json", "*.txt", "*.model")  # configuration, tokenizer and processors
+SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"  # transformers reads the latter with weights_only=True
+_TEMPLATES = "*.jinja"
+
+
+def model_folder(name: str, *, examples: str) -> Path:
+    """Return the local folder of a model, downloaded if it is not here yet.
+
+    Files come from the hub's own cache where there is no connection or `HF_HUB_OFFLINE` is set.
+
+    Args:
+        name: hub id, or a local folder.
+        examples: of what can be named, for messages.
+
+    Raises:
+        EncoderError: there is no such model, or the hub cannot be reached and it is not in the cache.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder.resolve()
+    hub = require("huggingface_hub", "huggingface", f"download {name!r}")
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        snapshot = _download(hub, name, SAFE)
+        if not any(snapshot.rglob(SAFE)):
+            snapshot = _download(hub, name, "*" + PICKLED)
+        elif any(not any(part.glob(SAFE)) for part in snapshot.glob("*_Dense")):
+            snapshot = _download(hub, name, "*_Dense/" + PICKLED)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise EncoderError(
+            f"there is no folder {name!r}, and no model of this id on the Hugging Face hub that you may read. Give {examples}"
+        ) from error
+    except Exception as error:  # connections fail in the words of several libraries
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        raise EncoderError(
+            f"{name!r} is no local folder, and the Hugging Face hub did not give it ({type(error).__name__}: {reason}). "
+            "Check the name and the connection, or download the model elsewhere and give its folder"
+        ) from error
+    return snapshot
+
+
+def _download(hub: ModuleType, name: str, weights: str) -> Path:
+    wanted = [*DESCRIPTIONS, _TEMPLATES, weights]
+    return Path(hub.snapshot_download(name, allow_patterns=wanted, ignore_patterns=["onnx/*", "openvino/*"]))
