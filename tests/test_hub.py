@@ -8,8 +8,8 @@ from pathlib import Path
 from threading import Thread
 from typing import ClassVar
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 from chiasm.encoders import resolve
 from chiasm.errors import EncoderError
@@ -41,9 +41,9 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]
     Unavailable.asked.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Unavailable) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         yield Unavailable.asked
         server.shutdown()
 
@@ -59,7 +59,7 @@ def test_a_hub_that_is_down_is_asked_once(load: Callable[[str], object], asked: 
 def test_offline_mode_is_respected(
     load: Callable[[str], object], asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(EncoderError, match="HF_HUB_OFFLINE"):
         load("somebody/tiny")
     assert asked == []
