@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from chiasm.types import FileOutcome, Outcome
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from chiasm.retrieval.index import Hit
     from chiasm.store.add import AddReport
     from chiasm.store.ingest import Progress
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
     from chiasm.verbs.query import SearchResult
     from chiasm.verbs.status import Status
 
+_SPACES = "\t\n\r\v\f\x85\u2028\u2029"
+# C0, DEL, C1, line and paragraph separators, bidirectional embeddings, overrides and isolates, surrogates.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class _Line(logging.Formatter):
+    """Format a log record as a line that can be printed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
 
 LONGEST = 300  # characters of a text that are shown among hits
 
@@ -38,9 +50,73 @@ def clock(seconds: float) -> str:
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
 
 
+def prepare() -> None:
+    """Make this process print what a terminal can show: letters that its encoding lacks and warnings, too."""
+    import warnings
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}", err=True)
+    if logging.lastResort is not None:  # prints what libraries log
+        logging.lastResort.setFormatter(_Line())
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, without what moves a cursor or turns the direction of writing.
+
+    Names, captions and labels come from strangers; a terminal obeys their escape sequences.
+
+    Example:
+        >>> printable("red\\x1b[2J\\nfox")
+        'red�[2J fox'
+    """
+    return _UNSAFE.sub(lambda found: " " if found[0] in _SPACES else "\N{REPLACEMENT CHARACTER}", text)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line; everything that is printed passes here, through `print_table` or through `print_json`.
+
+    Raises:
+        OSError: standard output or error cannot be written to.
+    """
+    _write(printable(text) + "\n", err=err)
+
+
+def flush() -> None:
+    """Flush standard output.
+
+    Raises:
+        OSError: it cannot be written to.
+    """
+    _write("")
+
+
+def _write(text: str, *, err: bool = False) -> None:
+    stream = sys.stderr if err else sys.stdout
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard error" if err else "standard output") from error
+
+
 def print_json(document: dict[str, Any]) -> None:
-    """Print one JSON document."""
-    typer.echo(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+    """Print one JSON document: strict (numbers that are none are null), and without raw control characters."""
+    ascii_only = (sys.stdout.encoding or "ascii").lower().replace("-", "") not in {"utf8", "utf16", "utf32"}
+    text = json.dumps(_strict(document), ensure_ascii=ascii_only, allow_nan=False, indent=2, default=str)
+    _write("\n".join(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line) for line in text.split("\n")) + "\n")
+
+
+def _strict(value: Any) -> Any:
+    """Return a document in which every number is one that JSON has."""
+    if isinstance(value, Mapping):
+        return {str(key): _strict(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_strict(part) for part in value]
+    if hasattr(value, "tolist"):  # NumPy's
+        return _strict(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show(document: dict[str, Any], as_json: bool, print_text: Callable[[], None]) -> None:
@@ -53,71 +129,89 @@ def show(document: dict[str, Any], as_json: bool, print_text: Callable[[], None]
 
 def print_counts(counts: dict[str, Any]) -> None:
     """Print numbers by name."""
-    typer.echo(", ".join(f"{name}: {value}" for name, value in counts.items()))
+    say(", ".join(f"{name}: {value}" for name, value in counts.items()))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under headings, to be printed."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+
+    def add_row(self, *cells: str) -> None:
+        """Add a row."""
+        self.rows.append(cells)
 
 
 def new_table(*columns: str) -> Table:
     """Return an empty table; numbers stand to the right."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold", justify="right" if name in {"score", "probability"} else "left")
-    return table
+    return Table(columns)
 
 
 def print_table(table: Table) -> None:
     """Print a table, as wide as the terminal, or without a limit into a file or a pipe."""
     from rich.console import Console
+    from rich.table import Table as Grid
+    from rich.text import Text
 
+    grid = Grid(box=None, pad_edge=False)
+    for name in table.columns:
+        right = name in {"score", "probability"}
+        grid.add_column(Text(printable(name)), overflow="fold", justify="right" if right else "left")
+    for row in table.rows:
+        grid.add_row(*(Text(printable(cell)) for cell in row))  # as it is: rich takes a string for markup
     # A file or a pipe has no width of its own; lines are not cut there.
-    Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty()).print(table)
+    terminal = sys.stdout.isatty()
+    drawn = io.StringIO()
+    Console(file=drawn, force_terminal=terminal, width=None if terminal else 200, soft_wrap=not terminal).print(grid)
+    _write(drawn.getvalue())
 
 
 def print_add_report(report: AddReport, to: Path) -> None:
     """Print what `add` did, with the first twenty files that are not ok."""
-    typer.echo(
+    say(
         f"{to}: {report.items} items. Files: {_counts(report.counts) or 'none'}; {report.encoded} embedded now, "
         f"{report.unchanged} unchanged, in {report.seconds:.1f} s."
     )
     _print_outcomes(report.outcomes)
-    typer.echo(f'Next: chiasm search {to} "..."')
+    say(f'Next: chiasm search {to} "..."')
 
 
 def print_status(report: Status) -> None:
     """Print what a collection holds."""
-    typer.echo(f"{report.path}: {report.items} items, encoder {report.encoder}")
-    typer.echo("  files: " + (_counts(report.outcomes) or "none"))
-    typer.echo("  embedded: " + (_counts(report.embeddings) or "nothing"))
-    typer.echo("  columns: " + (", ".join(report.columns) or "none"))
-    typer.echo("  spaces: " + (", ".join(report.spaces) or "none") + " (search uses the last)")
+    say(f"{report.path}: {report.items} items, encoder {report.encoder}")
+    say("  files: " + (_counts(report.outcomes) or "none"))
+    say("  embedded: " + (_counts(report.embeddings) or "nothing"))
+    say("  columns: " + (", ".join(report.columns) or "none"))
+    say("  spaces: " + (", ".join(report.spaces) or "none") + " (search uses the last)")
 
 
 def print_reembed_report(report: ReembedReport, collection: Path) -> None:
     """Print what another encoder took over, and what has to be trained again."""
-    typer.echo(
+    say(
         f"{collection}: {report.encoder} has replaced {report.before}. Files: {_counts(report.counts)}; {report.encoded} "
         f"embedded now, {report.reused} reuse an embedding, in {report.seconds:.1f} s."
     )
     for modality, count in sorted(report.not_taken.items()):
-        typer.echo(f"  {count} of {modality}: {report.encoder} does not take {modality}")
+        say(f"  {count} of {modality}: {report.encoder} does not take {modality}")
     if report.lost:
-        typer.echo(f"  {report.lost} files that search could find before have no embedding now")
+        say(f"  {report.lost} files that search could find before have no embedding now")
     _print_outcomes([row for row in report.outcomes if row.outcome not in {Outcome.DUPLICATE, Outcome.UNSUPPORTED}])
     if report.spaces:
-        typer.echo(
+        say(
             f"Spaces learned with {report.before} are out of use: {', '.join(report.spaces)}. Next: chiasm align {collection}"
         )
-    typer.echo(f"Models trained with {report.before} must be trained again: chiasm fit {collection}")
+    say(f"Models trained with {report.before} must be trained again: chiasm fit {collection}")
 
 
 def print_search_result(result: SearchResult) -> None:
     """Print a table of hits, best first, or that nothing was found."""
     if not result.hits:
-        typer.echo("nothing found")
+        say("nothing found")
         return
     if result.found is False and result.threshold is not None:
-        typer.echo(
+        say(
             f"Probably nothing: no hit reaches the probability of {result.threshold:.2f} that the best hit of 97.5 % of the "
             "answerable queries reaches. --min-probability auto leaves such hits out.",
             err=True,
@@ -149,17 +243,17 @@ def _span(hit: Hit) -> str:
 def print_align_report(report: AlignReport, collection: Path, source: Path | None) -> None:
     """Print what alignment learned, and retrieval before and after on held-out pairs."""
     for modality, part in report.aligned.items():
-        typer.echo(f"Space {report.space!r}: {modality} aligned on {part.pairs} pairs of {collection} by {part.method}")
+        say(f"Space {report.space!r}: {modality} aligned on {part.pairs} pairs of {collection} by {part.method}")
         if part.source_pairs:
-            typer.echo(f"  with {part.source_pairs} pairs of {source} at weight alpha = {part.alpha:.2f}")
+            say(f"  with {part.source_pairs} pairs of {source} at weight alpha = {part.alpha:.2f}")
         if part.blend == 0 and part.method != "none":
-            typer.echo("  No learned map was better than the start, so the space stays as it was.")
+            say("  No learned map was better than the start, so the space stays as it was.")
     held_out = max(part.held_out for part in report.aligned.values())
-    typer.echo(f"Before and after on {held_out} held-out pairs:")
+    say(f"Before and after on {held_out} held-out pairs:")
     print_table(_retrieval_table({"before": report.before, "after": report.after}))
     for direction, scores in report.scores.items():
         if "answered" in scores:
-            typer.echo(
+            say(
                 f"Probabilities of {direction.replace('_', ' ')}: off by {scores['calibration_error']:.3f} on average; of "
                 f"queries about things that are not there, {100 * scores['answered']['foreign']:.0f} % still get an answer"
             )
@@ -170,15 +264,15 @@ def print_fit_report(report: FitReport) -> None:
     target = (
         f"{len(report.classes)} classes of {report.label!r}" if report.chosen.get("kind") == "classes" else report.label
     )
-    typer.echo(f"{report.model}: {target} from {', '.join(report.modalities)}, trained on {report.items} items")
+    say(f"{report.model}: {target} from {', '.join(report.modalities)}, trained on {report.items} items")
     if report.chosen.get("kind") == "classes":
-        typer.echo(f"Adapter: {report.chosen['rung']}; fusion: {report.chosen['fusion']}")
+        say(f"Adapter: {report.chosen['rung']}; fusion: {report.chosen['fusion']}")
     for note in (report.chosen.get("source"), report.chosen.get("semi"), report.duplicates):
         if note:
-            typer.echo(note)
+            say(note)
     if "tuning" in report.also:
-        typer.echo(report.also["tuning"]["warning"])
-    typer.echo(f"Measured on {report.measured}:")
+        say(report.also["tuning"]["warning"])
+    say(f"Measured on {report.measured}:")
     _print_metrics(report.metrics)
     if "learning-curve" in report.also:
         table = new_table("shots", "macro-F1", "95 % interval")
@@ -197,12 +291,12 @@ def print_predictions(report: PredictReport) -> None:
         table.add_row(_decimal(row.probability), label, others, ", ".join(row.modalities), row.id)
     print_table(table)
     for outcome in report.outcomes:
-        typer.echo(f"  {outcome.outcome}: {outcome.path}: {outcome.reason}")
+        say(f"  {outcome.outcome}: {outcome.path}: {outcome.reason}")
 
 
 def print_evaluation(result: Evaluation) -> None:
     """Print the metrics of a space or of a model."""
-    typer.echo(f"{result.what}, on {result.measured}:")
+    say(f"{result.what}, on {result.measured}:")
     if {"by_modality", "nothing_found", "moments"} & result.metrics.keys():
         _print_search_metrics(result.metrics)
         return
@@ -213,26 +307,26 @@ def print_evaluation(result: Evaluation) -> None:
 
 def print_learn_report(report: LearnReport) -> None:
     """Print what was learned from corrections, and how the new model compares with the old one."""
-    typer.echo(
+    say(
         f"{report.corrections} items with corrected labels ({report.overruled} differ from the collection's), {report.items} "
         f"trained on; compared on {report.compared}"
     )
     for column in report.columns:
-        typer.echo(
+        say(
             f"  {column.column}: {column.score} {column.old:.3f} before, {column.new:.3f} now, difference "
             f"{column.difference:+.3f} ({column.interval[0]:+.3f} to {column.interval[1]:+.3f})"
         )
-    typer.echo(f"{'The new model replaces the old one' if report.switched else 'The old model stays'}: {report.why}")
+    say(f"{'The new model replaces the old one' if report.switched else 'The old model stays'}: {report.why}")
 
 
 def print_drift_report(report: DriftReport) -> None:
     """Print how far new items lie from the training items."""
     for modality, drift in report.modalities.items():
-        typer.echo(f"{modality}: MMD p = {drift.p_value:.3f}, PSI {drift.psi:.2f}")
+        say(f"{modality}: MMD p = {drift.p_value:.3f}, PSI {drift.psi:.2f}")
     for modality, count in report.too_few.items():
-        typer.echo(f"{modality}: {count} items are too few to tell")
+        say(f"{modality}: {count} items are too few to tell")
     for warning in report.warnings:
-        typer.echo(f"Warning: {warning}")
+        say(f"Warning: {warning}")
 
 
 def _counts(counts: Mapping[Any, int]) -> str:
@@ -241,9 +335,9 @@ def _counts(counts: Mapping[Any, int]) -> str:
 
 def _print_outcomes(outcomes: Sequence[FileOutcome], most: int = 20) -> None:
     for row in outcomes[:most]:
-        typer.echo(f"  {row.outcome}: {row.path}: {row.reason}")
+        say(f"  {row.outcome}: {row.path}: {row.reason}")
     if len(outcomes) > most:
-        typer.echo(f"  and {len(outcomes) - most} more (all of them with --json)")
+        say(f"  and {len(outcomes) - most} more (all of them with --json)")
 
 
 def _retrieval_table(results: dict[str, dict[str, dict[str, float]]]) -> Table:
@@ -262,7 +356,7 @@ def _print_search_metrics(metrics: dict[str, Any]) -> None:
     directions = {name: part for name, part in metrics.items() if "hit@1" in part and "intervals" in part}
     if directions:
         _print_directions(directions, metrics.get("before", {}), metrics.get("gain", {}))
-        typer.echo("In a gallery of both (favour 1: neither is put first):")
+        say("In a gallery of both (favour 1: neither is put first):")
         table = new_table("query", "finds", "recall@10", "favour")
         for query, targets in metrics["by_modality"].items():
             for target, part in targets.items():
@@ -270,7 +364,7 @@ def _print_search_metrics(metrics: dict[str, Any]) -> None:
         print_table(table)
     if "nothing_found" in metrics:
         found = metrics["nothing_found"]
-        typer.echo(
+        say(
             f"When nothing fits ({found['searched']} files; least probability {found['threshold']:.3f}; probabilities are off by "
             f"{found['relevance']['calibration_error']:.3f} on average):"
         )
@@ -282,7 +376,7 @@ def _print_search_metrics(metrics: dict[str, Any]) -> None:
             table.add_row(name, str(number), _decimal(share["estimate"]), _interval((share["low"], share["high"])))
         print_table(table)
     if "moments" in metrics:
-        typer.echo("Moments (IoU: the seconds in both by the seconds in either):")
+        say("Moments (IoU: the seconds in both by the seconds in either):")
         _print_metrics(metrics["moments"])
 
 
@@ -327,7 +421,7 @@ def _interval(ends: Sequence[float], *, signed: bool = False) -> str:
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
     for column, of_column in metrics.get("columns", {}).items():
-        typer.echo(f"{column}:")
+        say(f"{column}:")
         _print_metrics(of_column)
     if "columns" in metrics:
         return

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -239,14 +238,6 @@ def test_remove(folder: Path, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ wrong input
 
 
-def call(arguments: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
-    """`chiasm ARGUMENTS` in this process."""
-    monkeypatch.setattr(sys, "argv", ["chiasm", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -275,7 +266,7 @@ def call(arguments: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
         (["search", "{collection}", "x", "--modality", "smell"], 2, "not a modality"),
         (["search", "{collection}", "x", "--k", "0"], 2, "--k"),
         (["align", "{collection}", "--alpha", "much"], 2, "auto"),
-        (["align", "{collection}", "--alpha", "2"], 1, "from 0 to 1"),
+        (["align", "{collection}", "--alpha", "2"], 2, "from 0 to 1"),
         (["align", "{collection}", "--pairs", "image"], 2, "two modalities"),
         (["align", "{collection}", "--pairs", "image,video"], 1, "video"),
         (["align", "{collection}", "--where", "label = 'circle'"], 1, "at least 10 pairs"),
@@ -305,12 +296,11 @@ def test_wrong_input_is_answered_with_what_to_do(
     collection: Path,
     folder: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "empty").mkdir()
     places = {"collection": collection, "folder": folder, "new": tmp_path, "empty": tmp_path / "empty"}
-    assert call([part.format(**places) for part in arguments], monkeypatch) == code
+    assert cli.run([part.format(**places) for part in arguments]) == code
     printed = capsys.readouterr()
     assert message in printed.err
     assert "Traceback" not in printed.err

@@ -6,17 +6,50 @@ verbs' business, what they print is `console`'s, how they end is `chiasm.cli`'s.
 
 from __future__ import annotations
 
+import math
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 import chiasm
 from chiasm import __version__, console
 from chiasm.types import MODALITIES, Modality, Outcome
 
-app = typer.Typer(
+_MOST = 2**31 - 1  # of whatever is counted: more fits into no table of ours
+
+
+class _Command(TyperCommand):
+    """A command whose paths follow one rule: `~` is the home folder, as in `--out=~/m`, and no path is empty."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        raw = self.make_parser(ctx).parse_args(args=list(args))[0]
+        rest = super().parse_args(ctx, args)
+        for name, value in ctx.params.items():
+            paths = value if isinstance(value, list | tuple) else [value]
+            if not any(isinstance(path, Path) for path in paths):
+                continue
+            if "" in (raw.get(name), *(raw.get(name) or ())):
+                raise typer.BadParameter(f"the path for {name} is empty; . is the current folder", ctx=ctx)
+            home = [Path(os.path.expanduser(path)) for path in paths]  # noqa: PTH111  ~nobody is a file of this name
+            ctx.params[name] = home if paths is value else home[0]
+        return rest
+
+
+class _App(typer.Typer):
+    """All commands are of this class."""
+
+    def command(self, *args: Any, **settings: Any) -> Callable[..., Any]:
+        return super().command(*args, **{"cls": _Command, **settings})
+
+
+app = _App(
     name="chiasm",
     help="Search and recognise images, texts, sounds and videos, with pretrained encoders and the few labels you have.",
     no_args_is_help=True,
@@ -33,7 +66,7 @@ Where = Annotated[
     str | None, typer.Option(metavar="CONDITION", help="Condition on the columns, e.g. \"label = 'bird'\".")
 ]
 Space = Annotated[str | None, typer.Option(help="Name of the space. Default: the newest.")]
-Seed = Annotated[int, typer.Option(help="Seed of random splits.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random splits.")]
 Pairs = Annotated[str, typer.Option(metavar="A,B", help="Two modalities, e.g. image,text.")]
 
 
@@ -58,10 +91,10 @@ def add(
     console.show(document, as_json, lambda: console.print_add_report(report, to))
     failures = [row for row in report.outcomes if row.outcome is not Outcome.DUPLICATE]
     if strict and failures:
-        typer.echo(f"strict: {len(failures)} files are not ok", err=True)
+        console.say(f"strict: {len(failures)} files are not ok", err=True)
         raise typer.Exit(1)
     if report.outcomes and len(failures) == sum(report.counts.values()):
-        typer.echo("no file could be used", err=True)
+        console.say("no file could be used", err=True)
         raise typer.Exit(1)
 
 
@@ -80,7 +113,7 @@ def remove(
 ) -> None:
     """Delete items with their outcomes and vectors (the files themselves stay)."""
     count = chiasm.remove(collection, where=where)
-    console.show({"removed": count}, as_json, lambda: typer.echo(f"{count} items removed from {collection}"))
+    console.show({"removed": count}, as_json, lambda: console.say(f"{count} items removed from {collection}"))
 
 
 @app.command()
@@ -110,8 +143,8 @@ def search(
         list[str] | None, typer.Option(metavar="ID", help="A hit that was right; it is not shown again.")
     ] = None,
     disliked: Annotated[list[str] | None, typer.Option(metavar="ID", help="A hit that was wrong.")] = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="Hits at the most.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, help="Hits to pass over: those of the pages before.")] = 0,
+    k: Annotated[int, typer.Option("--k", min=1, max=_MOST, help="Hits at the most.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, max=_MOST, help="Hits to pass over: those of the pages before.")] = 0,
     modality: Annotated[
         str | None, typer.Option(help="Find items by these files only: " + ", ".join(MODALITIES))
     ] = None,
@@ -206,7 +239,7 @@ def statistics(
     console.show(
         {"pairs": count, "path": str(out)},
         as_json,
-        lambda: typer.echo(f"Statistics of {count} pairs are in {out}. Use them: chiasm align OTHER --source {out}"),
+        lambda: console.say(f"Statistics of {count} pairs are in {out}. Use them: chiasm align OTHER --source {out}"),
     )
 
 
@@ -219,13 +252,16 @@ def fit(
         Literal["auto", "classes", "labels", "number"], typer.Option(help="What the column holds; auto looks at it.")
     ] = "auto",
     modalities: Annotated[str | None, typer.Option(help="E.g. image,text. Default: all that the items have.")] = None,
-    shots: Annotated[int | None, typer.Option(min=1, help="Train on so many a class, measure on the rest.")] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=1, max=_MOST, help="Train on so many a class, measure on the rest.")
+    ] = None,
     where: Where = None,
     group: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Its values keep items on one side of every split.")
     ] = None,
     alike: Annotated[
-        float, typer.Option(help="Cosine from which files count as near-duplicates, kept on one side as well.")
+        float,
+        typer.Option(min=0, max=1, help="Cosine from which files count as near-duplicates, kept on one side as well."),
     ] = 0.97,
     adapter: Annotated[
         Literal["auto", "zero-shot", "prototypes", "linear", "network"],
@@ -250,7 +286,8 @@ def fit(
         Literal["balanced"] | None, typer.Option(help="balanced: every class weighs the same.")
     ] = None,
     tune: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Search hyperparameters in N trials; run again to go on.")
+        int,
+        typer.Option(min=0, max=100_000, metavar="N", help="Search hyperparameters in N trials; run again to go on."),
     ] = 0,
     sampler: Annotated[Literal["tpe", "random"], typer.Option(help="How the search draws.")] = "tpe",
     nested: Annotated[
@@ -304,15 +341,19 @@ def fit(
         )
     console.show(result.as_dict(), as_json, lambda: console.print_fit_report(result))
     if report is not None:
-        typer.echo(f"Report: {report}", err=as_json)
+        console.say(f"Report: {report}", err=as_json)
 
 
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that fit wrote.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders, tables, files.")],
-    level: Annotated[float, typer.Option(help="How often an item's set of classes is to hold the true one.")] = 0.9,
-    false_alarm_rate: Annotated[float, typer.Option(help="Share of known items that may be called unknown.")] = 0.05,
+    level: Annotated[
+        float, typer.Option(min=0, max=1, help="How often an item's set of classes is to hold the true one.")
+    ] = 0.9,
+    false_alarm_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of known items that may be called unknown.")
+    ] = 0.05,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -328,7 +369,7 @@ def predict(
         )
     console.show(result.as_dict(), as_json, lambda: console.print_predictions(result))
     if result.predictions and all(row.label is None for row in result.predictions):
-        typer.echo("no item could be used", err=True)
+        console.say("no item could be used", err=True)
         raise typer.Exit(1)
 
 
@@ -379,9 +420,9 @@ def evaluate(
     )
     console.show(result.as_dict(), as_json, lambda: console.print_evaluation(result))
     if report is not None:
-        typer.echo(f"Report: {report}", err=as_json)
+        console.say(f"Report: {report}", err=as_json)
     if result.seen:
-        typer.echo(f"Warning: all {result.seen} were also used for training; these metrics are optimistic.", err=True)
+        console.say(f"Warning: all {result.seen} were also used for training; these metrics are optimistic.", err=True)
 
 
 @app.command()
@@ -430,7 +471,7 @@ def learn(
         str | None, typer.Option(metavar="COLUMN", help="Keep items with the same value on one side of every split.")
     ] = None,
     alike: Annotated[
-        float, typer.Option(help="Cosine from which pictures, sounds and videos are near-duplicates.")
+        float, typer.Option(min=0, max=1, help="Cosine from which pictures, sounds and videos are near-duplicates.")
     ] = 0.97,
     switch: Annotated[
         bool, typer.Option("--switch/--no-switch", help="Replace the old model unless the new one is worse.")
@@ -460,7 +501,7 @@ def revert(
 ) -> None:
     """Bring back the model that learn or fit replaced."""
     version = chiasm.revert(model)
-    console.show({"version": version}, as_json, lambda: typer.echo(f"{model} is back at version {version}"))
+    console.show({"version": version}, as_json, lambda: console.say(f"{model} is back at version {version}"))
 
 
 @app.command()
@@ -489,25 +530,29 @@ def serve(
     host_names: Annotated[
         list[str] | None, typer.Option("--host-name", help="A name under which the server is reached.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    rate: Annotated[float | None, typer.Option(min=0, help="Requests a second of one key.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes.")] = 1,
+    rate: Annotated[float | None, typer.Option(min=0, max=1e9, help="Requests a second of one key.")] = None,
     query_log: Annotated[Path | None, typer.Option(help="File to keep the texts of queries in.")] = None,
     device: Device = "auto",
 ) -> None:
     """Serve a page for people and a REST API for programs."""
-    chiasm.serve(
-        collection,
-        model=model,
-        space=space,
-        host=host,
-        port=port,
-        api_key_file=api_key_file,
-        host_names=host_names or (),
-        workers=workers,
-        rate=rate,
-        query_log=query_log,
-        device=device,
-    )
+    try:
+        chiasm.serve(
+            collection,
+            model=model,
+            space=space,
+            host=host,
+            port=port,
+            api_key_file=api_key_file,
+            host_names=host_names or (),
+            workers=workers,
+            rate=rate,
+            query_log=query_log,
+            device=device,
+        )
+    except KeyboardInterrupt as stop:
+        if stop.args != (signal.SIGTERM,):  # which asks a server to finish its requests and end: that is done
+            raise
 
 
 @app.command()
@@ -518,7 +563,7 @@ def make_key(
 ) -> None:
     """Make an API key for serve; it is shown once."""
     key = chiasm.make_key(file, name=name)
-    console.show({"key": key, "name": name}, as_json, lambda: typer.echo(key))
+    console.show({"key": key, "name": name}, as_json, lambda: console.say(key))
 
 
 @app.command()
@@ -533,7 +578,7 @@ def demo(
     from chiasm import demo as show
 
     with console.file_progress() as on_progress:
-        result = show.run(path, out, say=lambda line: typer.echo(line, err=as_json), on_progress=on_progress)
+        result = show.run(path, out, say=partial(console.say, err=as_json), on_progress=on_progress)
     if as_json:
         console.print_json(result)
 
@@ -543,7 +588,7 @@ def demo(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(__version__)
+        console.say(__version__)
         raise typer.Exit
 
 
@@ -581,6 +626,9 @@ def _number_or_auto(text: str, option: str) -> float | Literal["auto"]:
     if text == "auto":
         return "auto"
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise typer.BadParameter(f"{option} takes 'auto' or a number from 0 to 1; got {text!r}") from None
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise typer.BadParameter(f"{option} takes 'auto' or a number from 0 to 1; got {text!r}")
+    return number
