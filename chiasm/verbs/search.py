@@ -249,10 +249,11 @@ class Searcher:
             raise SpaceError(f"a query of {len(parts)} media needs as many vectors; got {len(vectors)}")
         elif any(self._prepared.get(key, state.space.digest) != state.space.digest for key in _keys_of(vectors)):
             vectors = _embedded(parts, state)  # prepared before a refresh, in another space
-        of_items = state.vectors_of([*query.like, *query.liked, *query.disliked])
-        for name in query.like:
-            if name not in of_items:
-                raise SpaceError(f"there is no item {name!r} with an embedded file in this collection")
+        named = [*query.like, *query.liked, *query.disliked]
+        of_items = state.vectors_of(named)
+        if missing := [name for name in dict.fromkeys(named) if name not in of_items]:
+            more = f" (and {len(missing) - 1} more of those named)" if len(missing) > 1 else ""
+            raise SpaceError(f"there is no item {missing[0]!r:.200}{more} with an embedded file in this collection")
         plus = np.stack([*vectors[: len(query.plus)], *(of_items[name] for name in query.like)])
         minus = vectors[len(query.plus) :] if query.minus else None
         composed = compose(plus, minus=minus) if len(plus) > 1 or minus is not None else plus[0]
@@ -260,7 +261,7 @@ class Searcher:
             return composed
         none = np.zeros((0, len(composed)), np.float32)
         liked, disliked = (
-            np.stack(rated) if (rated := [of_items[name] for name in names if name in of_items]) else none
+            np.stack([of_items[name] for name in names]) if names else none
             for names in (query.liked, query.disliked)
         )
         return rocchio(composed, liked, disliked)
