@@ -14,7 +14,7 @@ LAYERS = (
     {"__init__", "types"},
     {"errors"},
     {"_optional"},
-    {"cores", "files", "hub", "vectors"},
+    {"cores", "files", "hub", "vectors", "work"},
     {"splits"},
     {"training"},
     {"media"},

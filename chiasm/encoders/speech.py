@@ -19,6 +19,7 @@ import importlib.util
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from chiasm import work
 from chiasm._optional import require
 from chiasm.cores import usable_cores
 from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View, resample
@@ -253,14 +255,18 @@ class SpeechEncoder(Encoder):
         groups = [order[start : start + rows] for start in range(0, len(order), rows)]
 
         def transcribe(group: Sequence[int]) -> list[_Transcript]:
+            work.check()
             return self._transcribe_batch(
                 [windows[number] for number in group], [languages[number] for number in group]
             )
 
+        contexts = [copy_context() for _ in groups]
         with ThreadPoolExecutor(self._threads, thread_name_prefix="chiasm-speech") as pool:
             by_number = {
                 number: transcript
-                for group, transcripts in zip(groups, pool.map(transcribe, groups), strict=True)
+                for group, transcripts in zip(
+                    groups, pool.map(lambda own, group: own.run(transcribe, group), contexts, groups), strict=True
+                )
                 for number, transcript in zip(group, transcripts, strict=True)
             }
         return [by_number[number] for number in range(len(windows))]

@@ -16,6 +16,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from jaxtyping import Float
 
+from chiasm import work
 from chiasm.errors import MediaError
 from chiasm.media import container, integrity, kinds
 from chiasm.media.kinds import Kind
@@ -171,6 +172,7 @@ def _collect(blocks: Iterable[Block], file_rate: int, *, rate: int | None, limit
     parts: list[Float[np.ndarray, " samples"]] = []
     samples, low, high, loudest = 0, np.inf, -np.inf, 0.0
     for block in blocks:
+        work.check()
         samples += len(block)
         _check_duration(samples / file_rate, limits)
         mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)

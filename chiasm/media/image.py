@@ -28,6 +28,7 @@ from PIL import (
 from PIL import Image as PillowImage
 from PIL.ImageFile import ImageFile
 
+from chiasm import work
 from chiasm.errors import MediaError
 from chiasm.media import kinds, metadata
 from chiasm.media.kinds import Kind
@@ -74,6 +75,7 @@ def read(data: bytes, kind: Kind, *, image_size: int | None, limits: Limits) -> 
             _check_size(picture.size, limits)
             if image_size is not None:
                 picture.draft("RGB", (image_size, image_size))
+            work.decode(picture.width * picture.height)
             picture.load()
             pixels = _to_rgb(picture, image_size)
             exif = picture.info.get("exif")

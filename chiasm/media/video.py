@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
+from chiasm import work
 from chiasm.errors import MediaError
 from chiasm.media import container, kinds
 from chiasm.media.kinds import Kind
@@ -159,6 +160,7 @@ class _Reader:
         errors before the first frame are passed over. After it, an error is damage.
         """
         for packet in self._source.demux(self._stream):
+            work.check()
             try:
                 pictures = packet.decode()
             except av.FFmpegError:

@@ -270,6 +270,7 @@ def _lines(rows: AsyncIterator[Mapping[str, Any]], first: Sequence[Mapping[str, 
         yield b"".join(to_json(row, inf_nan_mode="null") + b"\n" for row in first)
         try:
             async for row in rows:
+                visit_of(request).until = None  # each part has its own time
                 yield to_json(row, inf_nan_mode="null") + b"\n"
         except (ChiasmError, Problem) as error:  # the status is sent; a last line tells that this is not all
             problem = error if isinstance(error, Problem) else of_error(error)

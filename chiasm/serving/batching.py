@@ -12,9 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from chiasm.serving.problems import busy
+from chiasm.work import GivenUpError, Work, doing
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -84,19 +86,23 @@ class Batcher(Generic[T, R]):
             self._changed.notify()
         return [piece.result for piece in pieces]
 
-    def close(self) -> None:
-        """Finish what waits and end the thread."""
+    def close(self, seconds: float) -> bool:
+        """Finish what waits and end the thread. Return whether it has ended within so many seconds."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+        return self._thread is None or not self._thread.is_alive()
 
     def _loop(self) -> None:
         while batch := self._next():
             results: Sequence[R | Exception]
             try:
-                results = self._run(batch[0].lane, [one.work for one in batch])
+                with doing(Work(partial(_all_gone, batch))):
+                    results = self._run(batch[0].lane, [one.work for one in batch])
+            except GivenUpError:
+                continue
             except Exception as error:  # noqa: BLE001  # whatever a network raises is the end of its requests alone
                 results = [error] * len(batch)
             by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[R], R | Exception]]] = {}
@@ -131,6 +137,10 @@ class Batcher(Generic[T, R]):
                 self._waiting = rest
                 if batch:
                     return batch
+
+
+def _all_gone(batch: Sequence[_Waiting[Any, Any]]) -> bool:
+    return all(one.result.cancelled() for one in batch)
 
 
 def _deliver(ends: Sequence[tuple[asyncio.Future[R], R | Exception]]) -> None:

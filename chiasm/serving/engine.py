@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +38,7 @@ from chiasm.serving.teaching import StoreFile
 from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Outcome, Text, Video
 from chiasm.verbs.query import Query, SearchOptions, SearchResult
 from chiasm.verbs.status import Status
+from chiasm.work import check, current
 
 T = TypeVar("T")
 
@@ -129,6 +132,7 @@ class Engine:
     ) -> None:
         self.classifier = classifier
         self.ready = False
+        self.ended = False
         self._searcher = searcher
         self._settings = settings
         self._metrics = metrics
@@ -151,10 +155,15 @@ class Engine:
         self.ready = True
 
     def close(self) -> None:
-        """Finish what waits and end the threads."""
-        self._encodes.close()
-        self._searches.close()
-        self._readers.shutdown()
+        """Finish what waits and end the threads, as far as they end in time (`ended`)."""
+        end = time.monotonic() + self._settings.close_seconds
+        closing = threading.Thread(target=self._readers.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+        closing.start()
+        ended = [lane.close(max(end - time.monotonic(), 0.0)) for lane in (self._encodes, self._searches)]
+        closing.join(max(end - time.monotonic(), 0.0))
+        self.ended = all(ended) and not closing.is_alive()
+        if not self.ended:
+            logger.warning("work goes on that cannot be stopped; the process ends without it")
 
     # ------------------------------------------------------------------------------------------------------- the verbs
 
@@ -314,9 +323,10 @@ class Engine:
         }
 
     async def read(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a blocking function in one of the readers' threads."""
+        """Call a blocking function in one of the readers' threads, as part of the work of the request."""
         loop = asyncio.get_running_loop()
-        return await self._in_time(loop.run_in_executor(self._readers, function, *arguments))
+        call = partial(copy_context().run, _checked, function, *arguments)
+        return await self._in_time(loop.run_in_executor(self._readers, call))
 
     # --------------------------------------------------------------------------------------------------- in other threads
 
@@ -386,9 +396,18 @@ class Engine:
                 raise result
         return cast("list[T]", results)
 
+    def _deadline(self) -> float:
+        """Return when the answer has to be there: the same time for all that is done for one request."""
+        end = asyncio.get_running_loop().time() + self._settings.answer_seconds
+        visit = current()
+        if isinstance(visit, Visit):
+            visit.until = end if visit.until is None else visit.until
+            end = visit.until
+        return end
+
     async def _in_time(self, work: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(self._settings.answer_seconds):
+            async with asyncio.timeout_at(self._deadline()):
                 return await work
         except TimeoutError as error:
             raise Problem(
@@ -458,6 +477,12 @@ def _size(medium: Media) -> int:
             return medium.frames.nbytes + (0 if medium.sound is None else medium.sound.waveform.nbytes)
         case Text():
             return len(medium.text)
+
+
+def _checked(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function, unless nobody waits for it any more."""
+    check()
+    return function(*arguments)
 
 
 def _tried(function: Callable[[Any], T], work: Any) -> T | Exception:

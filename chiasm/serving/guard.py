@@ -26,6 +26,7 @@ from chiasm.serving.observe import Metrics, logger
 from chiasm.serving.page import POLICY, is_page
 from chiasm.serving.problems import Problem, busy, unexpected
 from chiasm.serving.settings import Settings
+from chiasm.work import Work, doing
 
 API_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # asked by supervisors, which have no key
@@ -37,6 +38,7 @@ _METHODS = _SAFE_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
 _BUCKETS = 10_000
 _LONGEST_TARGET = 64 * 1024  # words of up to 10,000 characters, most of them of one byte
 _LONGEST_HEADERS = 16 * 1024
+_GONE = 499  # the status, in logs and metrics, where the client has gone before its answer
 
 
 class Held:
@@ -92,16 +94,17 @@ class Buckets:
         return 0.0 if allowed else (1 - tokens) / self._rate
 
 
-class Visit:
-    """Track one request: its id, its sender and the bytes it holds. Kept in the scope's state as `visit`."""
+class Visit(Work):
+    """Track one request: its id, its sender, the bytes it holds and its work. Kept in the scope's state as `visit`."""
 
-    __slots__ = ("_held", "_size", "id", "who")
-
-    def __init__(self, request_id: str, held: Held) -> None:
+    def __init__(self, request_id: str, held: Held, pixels: int) -> None:
+        super().__init__(lambda: self._left, pixels)
         self.id = request_id
         self.who = ""
         self._held = held
         self._size = 0
+        self._left = False
+        self.until: float | None = None  # when its answer has to be there, by the clock of the loop
 
     def hold(self, size: int) -> None:
         """Add bytes that are held until the request is answered.
@@ -113,9 +116,56 @@ class Visit:
         self._size += size
 
     def leave(self) -> None:
-        """Release what the request holds."""
+        """Release what the request holds; work that is still done for it is given up."""
         self._held.give(self._size)
         self._size = 0
+        self._left = True
+
+
+class _Client:
+    """Hands on what a client sends. Once it has sent all, the request's task is cancelled when it goes away."""
+
+    def __init__(self, receive: Receive) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.is_gone = False
+        self.is_answered = False
+        self._receive = receive
+        self._first: Message | None = None
+        self._going: asyncio.Task[Message] | None = None
+
+    async def watch(self, *, has_body: bool) -> None:
+        """Begin to watch a client that sends no body, which nobody may ever ask for."""
+        if not has_body:
+            self._first = await self._next()
+
+    async def receive(self) -> Message:
+        """Return the next message: a part of the body, or that the client has gone."""
+        if self._first is not None:
+            message, self._first = self._first, None
+            return message
+        return await self._next()
+
+    def leave(self) -> None:
+        """Watch no longer."""
+        if self._going is not None:
+            self._going.cancel()
+
+    async def _next(self) -> Message:
+        if self._going is not None:
+            return await asyncio.shield(self._going)
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self._going = asyncio.create_task(self._end())
+        return message
+
+    async def _end(self) -> Message:
+        message = await self._receive()
+        if not self.is_answered:
+            self.is_gone = True
+            self.task.cancel()
+        return message
 
 
 class Guard:
@@ -152,7 +202,7 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         begin = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        visit = Visit(_id_of(headers), self._held)
+        visit = Visit(_id_of(headers), self._held, self._settings.max_pixels)
         scope.setdefault("state", {})["visit"] = visit
         path: str = scope["path"]
         extra = self._headers(visit.id, path)
@@ -167,9 +217,11 @@ class Guard:
                     **message,
                     "headers": [*message.get("headers", ()), *(row for row in extra if row[0] not in own)],
                 }
+            client.is_answered = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
         counted = False
+        client = _Client(receive)
         try:
             try:
                 self._admit(scope, headers, visit)
@@ -179,13 +231,22 @@ class Guard:
                     self._running += 1
                     self._metrics.running.set(self._running)
                     counted = True
-                await self._app(scope, self._bounded(headers, receive, visit), send_with_headers)
+                await client.watch(has_body=not _was_read(headers))
+                with doing(visit):
+                    await self._app(scope, self._bounded(headers, client.receive, visit), send_with_headers)
             except Problem as problem:
                 if started:
                     raise
                 if not _was_read(headers):
                     problem.headers.setdefault("Connection", "close")  # the rest of the body is not read
                 await problem.response(visit.id)(scope, receive, send_with_headers)
+            except asyncio.CancelledError:
+                client.task.uncancel()
+                if client.is_gone:
+                    started = _GONE
+                elif not started:
+                    stopping = Problem(503, "stopping", "the server is being stopped", headers={"Retry-After": "10"})
+                    await stopping.response(visit.id)(scope, receive, send_with_headers)
             except Exception:
                 if started:
                     raise
@@ -195,6 +256,7 @@ class Guard:
             logger.error("answer broken off", exc_info=True, extra={"fields": {"id": visit.id}})
             raise _BrokenOffError from None
         finally:
+            client.leave()
             visit.leave()
             if counted:
                 self._running -= 1

@@ -7,14 +7,17 @@ the socket. Slow clients are dealt with here, below HTTP, where connections can 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import hashlib
 import ipaddress
 import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +28,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import HANDLED_SIGNALS
 from uvicorn.supervisors import Multiprocess
 
 from chiasm.encoders.runtime import Device
@@ -132,7 +136,12 @@ def serve(
         logger.warning("keys and contents go over the network unencrypted; put a proxy with TLS in front")
     with listening:
         if workers == 1:
-            uvicorn.Server(Config(build(plan), plan.settings)).run([listening])
+            app = build(plan)
+            try:
+                uvicorn.Server(Config(app, plan.settings)).run([listening])
+            finally:
+                if app.state.parts.engine.ended:
+                    faulthandler.cancel_dump_traceback_later()
         else:
             config = Config(partial(_build_or_exit, plan), plan.settings, factory=True, workers=workers)
             Multiprocess(config, sockets=[listening]).run()
@@ -283,6 +292,7 @@ class Config(uvicorn.Config):
     """
 
     def __init__(self, app: Any, settings: Settings, *, factory: bool = False, workers: int = 1) -> None:
+        self.end_seconds = settings.stop_seconds + 2 * settings.close_seconds
         self.head_seconds = settings.head_seconds
         self.write_seconds = settings.write_seconds
         super().__init__(
@@ -303,6 +313,19 @@ class Config(uvicorn.Config):
             timeout_worker_healthcheck=_WORKER_SECONDS,
             h11_max_incomplete_event_size=_LONGEST_HEAD,
         )
+
+    def load(self) -> None:
+        """Load the application; from then on a signal to stop also sets the clock for the end of the process."""
+        super().load()
+        if threading.current_thread() is threading.main_thread():
+            for number in HANDLED_SIGNALS:
+                signal.signal(number, partial(_stop_in_time, signal.getsignal(number), self.end_seconds))
+
+
+def _stop_in_time(stop: Any, seconds: float, number: int, frame: Any) -> None:
+    """Have the process end after some seconds, whatever its threads do: this clock needs none of Python's locks."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=os.open(os.devnull, os.O_WRONLY))
+    stop(number, frame)
 
 
 class Connection(H11Protocol):

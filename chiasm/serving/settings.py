@@ -42,6 +42,9 @@ class Settings:
     uploads: Limits = UPLOADS
     """Of each file that is sent."""
 
+    max_pixels: int = 200_000_000
+    """Pixels of all images of one request, as they are decoded: photos that need not be decoded in full count as what is."""
+
     max_requests: int = 64
     """Requests that are worked on or wait at a time. Of more, the rest is answered 429."""
 
@@ -70,10 +73,13 @@ class Settings:
     """How long it may leave a full buffer unread."""
 
     answer_seconds: float = 60.0
-    """How long an answer may take once the request is there."""
+    """How long an answer may take once the request is there, or the next part of one that is streamed."""
 
     stop_seconds: int = 30
     """How long running requests may take to end when the server is told to stop."""
+
+    close_seconds: int = 5
+    """How long what cannot be stopped may go on after that. Then the process ends, whatever runs."""
 
     rate: float | None = 50.0
     """Requests a second of one key, or of one address where no key is asked for; None: as many as it likes."""
@@ -89,8 +95,26 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in (
-            *("max_body", "max_json", "max_held", "max_requests", "max_media", "max_connections", "batch", "readers"),
-            *("head_seconds", "body_seconds", "write_seconds", "answer_seconds", "stop_seconds", "burst"),
+            *(
+                "max_body",
+                "max_json",
+                "max_held",
+                "max_pixels",
+                "max_requests",
+                "max_media",
+                "max_connections",
+                "batch",
+                "readers",
+            ),
+            *(
+                "head_seconds",
+                "body_seconds",
+                "write_seconds",
+                "answer_seconds",
+                "stop_seconds",
+                "close_seconds",
+                "burst",
+            ),
         ):
             if not getattr(self, name) > 0:
                 raise ChiasmError(f"{name} has to be above 0; got {getattr(self, name)}")

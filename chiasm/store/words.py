@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64
 
-from chiasm import media
+from chiasm import media, work
 from chiasm.errors import MediaError
 from chiasm.files import digest_text, read_record, write_whole
 from chiasm.store.collection import INDEX_ROWS, USABLE, Collection
@@ -173,6 +173,7 @@ class FullText:
             raise ValueError(f"k must be at least 1; got {k}")
         limit = max(FIRST_DOCUMENTS, 4 * k)
         while True:
+            work.check()
             rows = self._tables.match(_NAME, "text", text[:QUERY_CHARACTERS], _HIT, limit)
             rows.sort(key=lambda row: (-row["_score"], row["item"], row["slot"], row["start"] or 0.0))
             best: dict[str, dict[str, Any]] = {}

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float
 
+from chiasm import work
 from chiasm.encoders.base import Encoder
 from chiasm.errors import SpaceError
 from chiasm.retrieval.diversity import diversify
@@ -216,6 +217,7 @@ def _nearest_items(
     columns = [*_COLUMNS, *([VECTOR] if vectors else [])]
     k = 2 * count  # an item may have several rows
     while True:
+        work.check()
         table = state.index.search(vector, k=k, columns=columns, where=where)
         first: dict[str, Row] = {}
         for row in _rows_of(table):

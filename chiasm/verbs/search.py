@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from chiasm import encoders, media
+from chiasm import encoders, media, work
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
 from chiasm.errors import CollectionError, SpaceError
@@ -211,6 +211,7 @@ class Searcher:
         pool = CANDIDATES if deep else last
         ranking: list[Row] = []
         while True:
+            work.check()
             if query.is_one_item and options.metric == "auto":
                 candidates = similar_items(query.like[0], vector, state, where, pool)
             else:
