@@ -334,10 +334,18 @@ def _counts(counts: Mapping[Any, int]) -> str:
 
 
 def _print_outcomes(outcomes: Sequence[FileOutcome], most: int = 20) -> None:
-    for row in outcomes[:most]:
+    beside: dict[str, list[str]] = {}  # paths of files that are not to be read, by reason
+    for row in outcomes:
+        if row.outcome is Outcome.NOT_READ:
+            beside.setdefault(row.reason, []).append(row.path)
+    shown = [row for row in outcomes if row.outcome is not Outcome.NOT_READ]
+    for row in shown[:most]:
         say(f"  {row.outcome}: {row.path}: {row.reason}")
-    if len(outcomes) > most:
-        say(f"  and {len(outcomes) - most} more (all of them with --json)")
+    if len(shown) > most:
+        say(f"  and {len(shown) - most} more (all of them with --json)")
+    for reason, paths in beside.items():
+        others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        say(f"  not read: {paths[0]}{others}: {reason}")
 
 
 def _retrieval_table(results: dict[str, dict[str, dict[str, float]]]) -> Table:

@@ -27,18 +27,31 @@ class MediaError(ChiasmError):
 
 
 class ManifestError(ChiasmError):
-    """A table or folder that lists items is wrong. Names the file and, where it applies, the line and the column."""
+    """A table or folder that lists items is wrong. Names the file and, where it applies, the line and the column.
 
-    def __init__(self, path: str, problem: str, *, line: int | None = None, column: str | None = None) -> None:
-        where = path
+    Of a single row, `outcome` is what it comes to where the others can be used.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        problem: str,
+        *,
+        line: int | None = None,
+        column: str | None = None,
+        outcome: Outcome | None = None,
+    ) -> None:
+        self.place = path
         if line is not None:
-            where += f", line {line}"
+            self.place += f", line {line}"
         if column is not None:
-            where += f", column {column!r}"
-        super().__init__(f"{where}: {problem}")
+            self.place += f", column {column!r}"
+        super().__init__(f"{self.place}: {problem}")
         self.path = path
+        self.problem = problem
         self.line = line
         self.column = column
+        self.outcome = outcome
 
 
 class EncoderError(ChiasmError):

@@ -1,4 +1,5 @@
-"""Files and folders that are written whole or not at all, files of others that are read, and digests of content.
+"""Files and folders that are written whole or not at all, files of others that are read, names and numbers in one form,
+and digests of content.
 
 The one door to the local disk for whatever is not a Lance table: a reader sees the old state or the new one, never a
 part of either. What the files mean is left to their owners.
@@ -10,14 +11,19 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import stat
 import threading
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+REPORT_MARK = "<!-- A report by chiasm -->"
+"""The last line of a report in Markdown: it is not to be read as a text when its folder is added."""
 
 
 def temporary_of(path: Path) -> Path:
@@ -140,6 +146,46 @@ class _AsItWas(io.FileIO):
     def readall(self) -> bytes:
         """Return all up to the end."""
         return super().read(max(0, self._size - self.tell())) or b""
+
+
+def finite(value: Any) -> Any:
+    """Return what is to become JSON with None in place of numbers that JSON does not have: NaN and infinities.
+
+    Example:
+        >>> finite({"a": [1.5, float("nan")]})
+        {'a': [1.5, None]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def one_form(text: str) -> str:
+    """Return a name with its accents composed (Unicode NFC): macOS writes some of them apart, and both look the same."""
+    return unicodedata.normalize("NFC", text)
+
+
+def path_on_disk(folder: str, written: str) -> str:
+    """Return the absolute path of a file that a table or a person names.
+
+    A name that is not there as it is written is looked for with its accents composed and apart, and with `\\` of Windows
+    as `/`. Where none is there, the path is as it is written, but for such separators.
+    """
+    path = os.path.normpath(os.path.join(folder, written))  # noqa: PTH118  # a fifth of the time of Path
+    if ("\\" not in written and written.isascii()) or os.path.lexists(path):  # paths by the thousand
+        return path
+    steps = os.path.normpath(written.replace("\\", "/")).split("/")
+    known = "/" if written.startswith("/") else folder
+    for number, step in enumerate(steps):
+        forms = (step, one_form(step), unicodedata.normalize("NFD", step))
+        found = next((form for form in forms if os.path.lexists(os.path.join(known, form))), None)  # noqa: PTH118
+        if found is None:
+            known = os.path.join(known, *steps[number:])  # noqa: PTH118
+            break
+        known = os.path.join(known, found)  # noqa: PTH118
+    return os.path.normpath(known)
 
 
 def digest_text(text: str) -> str:

@@ -29,6 +29,7 @@ class Outcome(StrEnum):
     EMPTY = "empty"  # no bytes, no samples, no words
     SILENT = "silent"  # sound without a signal
     TOO_LARGE = "too_large"  # over a limit on bytes, pixels or duration
+    NOT_READ = "not_read"  # beside media and none itself: sidecars, tables in a folder, what chiasm wrote
     DUPLICATE = "duplicate"  # the same content as another file of the same modality; its embedding is shared
 
 

@@ -79,7 +79,9 @@ def add(
     encoder: Annotated[
         str | None, typer.Option(help="offline, a hub id or a model folder. Default: the collection's, or offline.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any file is not ok.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if any file is not ok; sidecars do not count.")
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -89,11 +91,11 @@ def add(
     document = asdict(report)
     document = {**document.pop("counts"), **document}
     console.show(document, as_json, lambda: console.print_add_report(report, to))
-    failures = [row for row in report.outcomes if row.outcome is not Outcome.DUPLICATE]
+    failures = [row for row in report.outcomes if row.outcome not in {Outcome.DUPLICATE, Outcome.NOT_READ}]
     if strict and failures:
         console.say(f"strict: {len(failures)} files are not ok", err=True)
         raise typer.Exit(1)
-    if report.outcomes and len(failures) == sum(report.counts.values()):
+    if report.outcomes and not {Outcome.OK, Outcome.DUPLICATE} & report.counts.keys():
         console.say("no file could be used", err=True)
         raise typer.Exit(1)
 

@@ -114,7 +114,7 @@ _SVG = re.compile(rb"<(?:\w+:)?svg[\s>]")
 
 _EXTENSIONS: dict[Modality, str] = {
     "image": "jpg jpeg jpe jfif png apng gif webp bmp dib tif tiff avif jp2 j2k pgm ppm pnm",
-    "text": "txt text md rst",
+    "text": "txt md",
     "audio": "wav flac ogg oga opus mp3 m4a m4b aac aif aiff amr wma mka weba",
     "video": "mp4 m4v mov webm mkv avi mpg mpeg mts m2ts flv wmv asf 3gp ogv",
 }

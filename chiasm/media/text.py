@@ -28,7 +28,7 @@ _NOT_TEXT = "neither text nor any image, sound or video that chiasm reads"
 
 def is_text(head: bytes) -> bool:
     """Return whether a file that begins with these bytes seems to be text. It may be damaged further on."""
-    if _marked(head):
+    if marked(head):
         return True
     controls = len(head) - len(head.translate(None, _CONTROLS))
     if b"\0" in head or controls * 100 > len(head):
@@ -56,7 +56,7 @@ def describe(head: bytes) -> str:
         >>> describe(b"<!DOCTYPE html><title>404"), describe(b'{"error": 404}'), describe(b"not found")
         ('an HTML page', 'JSON', 'plain text')
     """
-    words = head.decode(_marked(head) or "utf-8", "ignore").lstrip()
+    words = head.decode(marked(head) or "utf-8", "ignore").lstrip()
     return next((what for pattern, what in _POINTERS if pattern.match(words)), "plain text")
 
 
@@ -78,7 +78,7 @@ def read(data: bytes, *, limits: Limits) -> Text:
 
 
 def _decode(data: bytes) -> str:
-    if encoding := _marked(data):
+    if encoding := marked(data):
         try:
             text = data.decode(encoding)
         except UnicodeDecodeError as error:
@@ -104,7 +104,8 @@ def _decode(data: bytes) -> str:
         return western
 
 
-def _marked(data: bytes) -> str | None:
+def marked(data: bytes) -> str | None:
+    """Return the encoding that a byte order mark names; None where there is no mark."""
     return next((encoding for mark, encoding in _MARKS if data.startswith(mark)), None)
 
 

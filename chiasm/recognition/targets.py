@@ -5,7 +5,7 @@ from it. Where columns come from is left to `chiasm.verbs`; what is learned, to 
 
 The rules, in their order, over the values that are not missing (None, NaN and empty or blank text are):
 
-1. Any list or tuple of texts makes the column `"labels"`. So does text with ";" or "|", if at least half of all labels
+1. Any list or tuple of texts makes the column `"labels"`, also as the text of a JSON array. So does text with ";" or "|", if at least half of all labels
    that the texts split into are labels that occur in more than one value: "red;round". An empty list, or separators with
    nothing between them, is an item that has none of the labels; it is not missing.
 2. Numbers, or texts that all are numbers, of which one has a fractional part or that have more than 20 distinct values,
@@ -19,6 +19,7 @@ are numbers of rule 2), and more than 20 whole numbers that count without a gap.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from collections import Counter
@@ -165,7 +166,7 @@ def _plain(values: Iterable[Any] | Unchecked, column: str) -> list[Any]:
         raise LabelError(f"column {column!r} must be one value an item; got {values!r:.80}")
     plain = []
     for row, cell in enumerate(values):
-        value = cell.item() if isinstance(cell, np.generic) else cell
+        value = _list_in(cell.item() if isinstance(cell, np.generic) else cell)
         if isinstance(value, list | tuple | set | frozenset | np.ndarray):
             parts = sorted(value) if isinstance(value, set | frozenset) else list(value)
             wrong = [part for part in parts if not isinstance(part, str)]
@@ -184,6 +185,17 @@ def _plain(values: Iterable[Any] | Unchecked, column: str) -> list[Any]:
             )
         plain.append(value)
     return plain
+
+
+def _list_in(cell: Any) -> Any:
+    """Return the list of texts that a text writes as a JSON array, or the cell: tables keep labels so that hold a ";"."""
+    if not isinstance(cell, str) or not (cell.startswith('["') and cell.endswith('"]')):
+        return cell
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    return value if all(isinstance(part, str) for part in value) else cell
 
 
 def _is_missing(value: Any) -> bool:

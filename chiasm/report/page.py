@@ -28,7 +28,7 @@ from PIL import Image
 
 from chiasm.errors import ChiasmError, MediaError
 from chiasm.evaluation.intervals import Interval
-from chiasm.files import open_source
+from chiasm.files import REPORT_MARK, open_source
 from chiasm.media import kinds, load, sniff
 from chiasm.report import plots
 from chiasm.report.plots import Chart, clean
@@ -191,6 +191,8 @@ class Page:
         | --- | ---: |
         | accuracy | 0.950 |
         <BLANKLINE>
+        <!-- A report by chiasm -->
+        <BLANKLINE>
     """
 
     def __init__(self, title: str, lead: str) -> None:
@@ -284,7 +286,7 @@ class Page:
 
     def markdown(self) -> str:
         """Return the page as Markdown."""
-        parts = [f"# {_md(self._title)}", _md(self._lead), *map(_markdown, self._blocks)]
+        parts = [f"# {_md(self._title)}", _md(self._lead), *map(_markdown, self._blocks), REPORT_MARK]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def json(self) -> str:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from chiasm import encoders
 from chiasm.encoders.runtime import Device
-from chiasm.errors import CollectionError
 from chiasm.space import start_space
 from chiasm.store.add import AddReport, add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.ingest import Progress
-from chiasm.store.manifest import read_manifest
+from chiasm.store.manifest import read_manifests
 from chiasm.store.reembed import ReembedReport, reembed_collection
 from chiasm.verbs.spaces import START, drop_replaced, open_table, space_of, spaces_of
 
@@ -38,12 +37,10 @@ def add(
         on_progress: called after every file.
 
     Raises:
-        ManifestError: a path does not exist or a table is wrong; nothing is stored then.
+        ManifestError: a path does not exist, a table is wrong, or no path holds an item; nothing is stored then.
         CollectionError: the collection is of another version or encoder, or cannot be written.
     """
-    if not paths:
-        raise CollectionError("nothing to add: name at least one folder, table or file")
-    manifests = [read_manifest(path) for path in paths]
+    manifests = read_manifests(paths)
     if (Path(to) / "chiasm.json").exists():
         collection = Collection.create(to, encoder=encoder or Collection.open(to).encoder)
         networks = encoders.resolve(collection.encoder, device=device)

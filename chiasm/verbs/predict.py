@@ -11,11 +11,10 @@ import numpy as np
 
 from chiasm import encoders
 from chiasm.encoders.runtime import Device
-from chiasm.errors import ChiasmError
 from chiasm.recognition import ModalityArrays, Recognition, Recognizer
 from chiasm.space import start_space
 from chiasm.store.ingest import embed_manifests
-from chiasm.store.manifest import read_manifest
+from chiasm.store.manifest import read_manifests
 from chiasm.types import MODALITIES, FileOutcome, Modality
 from chiasm.verbs.add import OnProgress
 from chiasm.verbs.dataset import fingerprints_of, means_by_item, modality_arrays
@@ -71,9 +70,7 @@ def predict(
     saved = load_model(Path(model))
     networks = encoders.resolve(saved.encoder, device=device)
     saved.check(fingerprints_of(networks))
-    manifests = [read_manifest(path) for path in paths]
-    if not manifests:
-        raise ChiasmError("nothing to predict: name at least one folder, table or file")
+    manifests = read_manifests(paths)
     files = embed_manifests(manifests, networks, name=saved.encoder, on_progress=on_progress)
     vectors = {modality: files.vectors[modality] for modality in saved.fingerprints if modality in files.vectors}
     means = means_by_item(vectors, [*files.items])
