@@ -175,6 +175,13 @@ def print_add_report(report: AddReport, to: Path) -> None:
         f"{report.unchanged} unchanged, in {report.seconds:.1f} s."
     )
     _print_outcomes(report.outcomes)
+    if report.moved:
+        say(f"  {report.moved} items moved with their files; what was said about them stays")
+    if report.pruned:
+        say(f"  {report.pruned} items removed that are not there any more")
+    elif report.gone:
+        shown = ", ".join(report.gone[:5]) + (", ..." if len(report.gone) > 5 else "")
+        say(f"  {len(report.gone)} items are not there any more: {shown}. To remove them, run it again with --prune")
     say(f'Next: chiasm search {to} "..."')
 
 

@@ -82,12 +82,15 @@ def add(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if any file is not ok; sidecars do not count.")
     ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove items that the folders and tables do not list any more.")
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Store and embed what folders, tables and files list. Run again, it does only what is new."""
     with console.file_progress() as on_progress:
-        report = chiasm.add(list(paths), to=to, encoder=encoder, device=device, on_progress=on_progress)
+        report = chiasm.add(list(paths), to=to, encoder=encoder, prune=prune, device=device, on_progress=on_progress)
     document = asdict(report)
     document = {**document.pop("counts"), **document}
     console.show(document, as_json, lambda: console.print_add_report(report, to))

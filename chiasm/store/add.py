@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -17,21 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chiasm.encoders.base import Encoder
-from chiasm.errors import CollectionError
 from chiasm.store.collection import FILES, ITEMS, KEY, SLOT, USABLE, VECTORS, Collection, Vectors
-from chiasm.store.ingest import COMMIT_ROWS, File, Parts, Progress, Run, files_of, first_of, name_items
+from chiasm.store.ingest import COMMIT_ROWS, File, Parts, Progress, Run, files_of, first_of
+from chiasm.store.items import store_items
 from chiasm.store.manifest import Manifest
 from chiasm.store.tables import SEPARATOR, join_columns, one_of
-from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Outcome
-
-_ARROW: dict[str, pa.DataType] = {
-    "string": pa.string(),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "bool": pa.bool_(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us"),
-}
+from chiasm.types import FileOutcome, Item, Modality, Outcome
 
 
 @dataclass(frozen=True)
@@ -43,6 +33,9 @@ class AddReport:
     outcomes: tuple[FileOutcome, ...]  # those that are not ok, with reasons
     encoded: int  # embeddings computed in this run
     unchanged: int  # files that were stored already and were not opened
+    moved: int  # items whose files were found under other names, or in other folders that are added
+    gone: tuple[str, ...]  # ids of items that the folders and tables of this run do not list any more
+    pruned: int  # of these, how many were removed
     seconds: float
 
 
@@ -51,6 +44,7 @@ def add_manifests(
     manifests: Sequence[Manifest],
     encoders: Sequence[Encoder],
     *,
+    prune: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     commit_rows: int = COMMIT_ROWS,
 ) -> AddReport:
@@ -58,36 +52,45 @@ def add_manifests(
 
     Files whose size and time of change are as stored are not opened; content that is embedded is not embedded again.
     Of files of the same content, the first is `ok` and the others are `duplicate`. Files that could not be read are
-    tried again by every run. Items that the manifests no longer list stay until they are removed. May be interrupted or
-    killed at any point and run again: all that was committed stays.
+    tried again by every run. May be interrupted or killed at any point and run again: all that was committed stays.
+
+    Items that the manifests no longer list are reported, and stay until they are removed. One whose files are missing, while
+    a new item has the same contents, has moved: what people said about it follows. A file that lies in several of the folders
+    that were ever added is one item, of the widest of them.
 
     Ids of folders and of tables without an id column belong to their source: if another source has used one, `~`
-    and a hash of the source are added to it. Items of tables with an id column replace those of the same id.
+    and a hash of the source are added to it. Items of tables with an id column replace those of the same id. A column whose
+    values are of several types becomes `float`, `timestamp` or `string`.
 
     Args:
         collection: where to store them.
         manifests: see `chiasm.store.manifest.read_manifest`.
         encoders: at most one a modality is used: the first that has it.
+        prune: whether to remove items that the manifests no longer list. Those of a folder that cannot be read stay.
         on_progress: called after every file.
         commit_rows: files a commit, at most.
 
     Raises:
-        CollectionError: a metadata column is of another type than in the collection, or cannot be stored; another
-            encoder took over meanwhile; or the disk is full or cannot be written to.
+        CollectionError: a metadata column cannot be stored; another encoder took over meanwhile; or the disk is full or
+            cannot be written to.
         EncoderError: an encoder cannot be used at all.
     """
     begin = time.monotonic()
-    with collection.committing():
-        items = _store_items(collection, manifests)
+    stored = store_items(collection, manifests)
+    items = stored.items
     run, plan = update(collection, items, first_of(encoders), on_progress=on_progress, commit_rows=commit_rows)
-    if plan.pending or plan.lost or plan.untidy:
+    pruned = collection.remove(stored.gone) if prune and stored.gone else 0
+    if plan.pending or plan.lost or plan.untidy or stored.moved:
         with collection.committing():
             collection.tidy(items)
     for manifest in manifests:
         run.tally(manifest.outcomes)
     counts, outcomes = dict(run.counts), tuple(run.not_ok)
     seconds = time.monotonic() - begin
-    return AddReport(collection.count(), counts, outcomes, run.encoded, len(plan.unchanged), seconds)
+    moved = len(stored.moved)
+    return AddReport(
+        collection.count(), counts, outcomes, run.encoded, len(plan.unchanged), moved, stored.gone, pruned, seconds
+    )
 
 
 @dataclass(frozen=True)
@@ -147,68 +150,6 @@ def tables_of(encoders: Mapping[Modality, Encoder]) -> list[str]:
     own = [encoder.fingerprint for encoder in encoders.values()]
     tracks = [encoder.sound.fingerprint for encoder in encoders.values() if encoder.sound is not None]
     return sorted({f"embeddings-{fingerprint}" for fingerprint in (*own, *tracks)})
-
-
-# --------------------------------------------------------------------------------------------------------------- items
-
-
-def _store_items(collection: Collection, manifests: Sequence[Manifest]) -> dict[str, Item]:
-    """Write new and changed items, with the lock held; return all of them by the ids that they have in the collection."""
-    schema = _store_columns(collection, manifests)
-    stored = {row["id"]: row for row in collection.tables.rows("items", ITEMS).to_pylist()}
-    items = name_items(manifests, {name: row["_source"] for name, row in stored.items()})
-    rows = [_item_row(name, item, source, schema) for name, (item, source) in items.items()]
-    new = [row for row in rows if row["id"] not in stored]
-    changed = [row for row in rows if row["id"] in stored and stored[row["id"]] != row]
-    if new:  # appended, since merging would not keep the order
-        collection.tables.append("items", pa.Table.from_pylist(new, schema=schema))
-    if changed:
-        collection.tables.merge("items", ["id"], pa.Table.from_pylist(changed, schema=schema))
-    return {name: item for name, (item, _) in items.items()}
-
-
-def _store_columns(collection: Collection, manifests: Sequence[Manifest]) -> pa.Schema:
-    """Make the metadata columns that are not there yet; return the schema of the items."""
-    table = collection.tables.open("items")
-    stored = ITEMS if table is None else table.schema
-    schema = stored
-    for manifest in manifests:
-        for column, kind in manifest.columns.items():
-            if column not in schema.names:
-                if set(column) & set(".`"):
-                    raise CollectionError(
-                        f"the column {column!r} of {manifest.source} cannot be stored: its name has a dot or a "
-                        "backtick in it. Rename it"
-                    )
-                schema = schema.append(pa.field(column, _ARROW[kind]))
-            own = schema.field(column).type
-            fits = own == _ARROW[kind] or (own == pa.float64() and kind == "int")
-            if not fits and any(item.metadata.get(column) is not None for item in manifest.items):
-                raise CollectionError(
-                    f"the column {column!r} holds {own} in the collection and {kind} in {manifest.source}. Rename "
-                    "it, or write its values alike"
-                )
-    if table is not None and schema != stored:
-        table.add_columns([field for field in schema if field.name not in stored.names])
-    return schema
-
-
-def _item_row(name: str, item: Item, source: str, schema: pa.Schema) -> dict[str, Any]:
-    """Return an item as the table gives it back."""
-    row: dict[str, Any] = {"id": name, "_source": source}
-    for modality in MODALITIES:
-        values = [s.path if s.path is not None else s.text for s in item.sources if s.modality == modality]
-        row[modality] = values or None
-    for column in schema:
-        if column.name in row:
-            continue
-        value = item.metadata.get(column.name)
-        if isinstance(value, datetime) and value.tzinfo is not None:
-            value = value.astimezone(UTC).replace(tzinfo=None)
-        elif isinstance(value, int) and column.type == pa.float64():
-            value = float(value)
-        row[column.name] = value
-    return row
 
 
 # ---------------------------------------------------------------------------------------------------------------- plan

@@ -132,6 +132,18 @@ class FeedbackTable:
                 )
         return len(rows)
 
+    def rename(self, items: Mapping[str, str]) -> None:
+        """Give what was said about items to others: ids before -> ids now.
+
+        Raises:
+            CollectionError: the table cannot be written.
+        """
+        with self._open(write=True, make=False) as table:
+            if table is not None:
+                table.executemany(
+                    "UPDATE verdicts SET item = ? WHERE item = ?", [(new, old) for old, new in items.items()]
+                )
+
     def delete(self, *, who: str) -> int:
         """Delete everything that a person said, for good, and return how many rows that were.
 

@@ -95,6 +95,11 @@ def joint_kind(kinds: set[ColumnKind], values: Sequence[Scalar]) -> ColumnKind:
     return next(iter(kinds)) if len(kinds) == 1 and not too_large else "string"
 
 
+def kind_of(value: Scalar) -> ColumnKind:
+    """Return the kind of one value that is not None."""
+    return _KINDS[type(value)]
+
+
 def as_kind(value: Scalar, kind: ColumnKind) -> Scalar:
     """Return a value in a kind that holds it.
 

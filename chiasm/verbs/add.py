@@ -24,6 +24,7 @@ def add(
     *,
     to: str | Path,
     encoder: str | None = None,
+    prune: bool = False,
     device: Device = "auto",
     on_progress: OnProgress | None = None,
 ) -> AddReport:
@@ -33,6 +34,7 @@ def add(
         paths: folders, manifests (CSV, JSONL, Parquet) or single media files.
         to: the collection; made where there is none.
         encoder: `"offline"`, a hub id or a model folder. Default: the collection's, or `"offline"`.
+        prune: whether to remove items that the folders and tables do not list any more. Default: they are reported.
         device: `"auto"`, `"cpu"` or `"cuda"`.
         on_progress: called after every file.
 
@@ -47,7 +49,7 @@ def add(
     else:  # the encoders first: a name that is none leaves no folder behind
         networks = encoders.resolve(encoder or "offline", device=device)
         collection = Collection.create(to, encoder=encoder or "offline")
-    report = add_manifests(collection, manifests, networks, on_progress=on_progress)
+    report = add_manifests(collection, manifests, networks, prune=prune, on_progress=on_progress)
     if report.encoded:  # so that the first search does not have to
         space = space_of(collection, networks, None)
         open_table(collection, space)

@@ -262,8 +262,7 @@ class Searcher:
             return composed
         none = np.zeros((0, len(composed)), np.float32)
         liked, disliked = (
-            np.stack([of_items[name] for name in names]) if names else none
-            for names in (query.liked, query.disliked)
+            np.stack([of_items[name] for name in names]) if names else none for names in (query.liked, query.disliked)
         )
         return rocchio(composed, liked, disliked)
 
