@@ -367,8 +367,28 @@ async def test_pages_of_other_sites_can_neither_send_nor_read(client: httpx.Asyn
     )
     assert "access-control-allow-origin" not in asked.headers
     read = await client.get("/v1/status", headers={"Origin": "http://evil.example"})
+    refused(read, 403, "other sites")
     assert "access-control-allow-origin" not in read.headers
     assert read.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+ELSEWHERE = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+LINK = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+
+
+async def test_pictures_and_frames_of_other_sites_start_no_work(client: httpx.AsyncClient) -> None:
+    for path in ("/v1/items", "/v1/search?text=x", "/v1/items/boat/files/image/0", "/metrics", "/report", "/"):
+        refused(await client.get(path, headers=ELSEWHERE), 403, "other sites")
+        neighbour = ELSEWHERE | {"Sec-Fetch-Site": "same-site"}  # another port of this machine
+        refused(await client.get(path, headers=neighbour), 403, "other sites")
+        framed = LINK | {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe"}
+        refused(await client.get(path, headers=framed), 403, "other sites")
+    refused(await client.get("/v1/items", headers=LINK | {"Sec-Fetch-Site": "cross-site"}), 403)
+    refused(await client.post("/", headers=LINK | {"Sec-Fetch-Site": "cross-site"}), 403)
+    assert (await client.get("/", headers=LINK | {"Sec-Fetch-Site": "cross-site"})).status_code == 200
+    assert (await client.get("/v1/items", headers=LINK | {"Sec-Fetch-Site": "none"})).status_code == 200
+    own = ELSEWHERE | {"Sec-Fetch-Site": "same-origin"}
+    assert (await client.get("/v1/items/boat/files/image/0", headers=own)).status_code == 200
 
 
 async def test_every_answer_has_the_security_headers(client: httpx.AsyncClient) -> None:

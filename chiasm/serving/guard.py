@@ -33,8 +33,7 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # asked by supervisors, which h
 _LIGHT_PATHS = OPEN_PATHS | {"/metrics", "/openapi.json"}  # answered also when everything else is busy
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?")
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_METHODS = _SAFE_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
+_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _BUCKETS = 10_000
 _LONGEST_TARGET = 64 * 1024  # words of up to 10,000 characters, most of them of one byte
 _LONGEST_HEADERS = 16 * 1024
@@ -281,12 +280,8 @@ class Guard:
                 "this server does not go by the name in the Host header. Use its address, or start it with this name "
                 "among its host names",
             )
-        if scope["method"] not in _SAFE_METHODS:
-            origin = headers.get(b"origin")
-            if origin is not None and not _same_origin(origin, name, port):
-                raise Problem(403, "origin", "pages of other sites may not send requests to this server")
-            if headers.get(b"sec-fetch-site", b"same-origin") not in (b"same-origin", b"none"):
-                raise Problem(403, "origin", "pages of other sites may not send requests to this server")
+        if _is_foreign(scope, headers, name, port):
+            raise Problem(403, "origin", "pages of other sites may not send requests to this server")
         address = _address_of(scope)
         if scope["path"] in OPEN_PATHS:
             return
@@ -408,6 +403,20 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_foreign(scope: Scope, headers: Mapping[bytes, bytes], name: str, port: str | None) -> bool:
+    """Return whether a page of another site sends the request. Reading counts, too: an image may start costly work.
+
+    A link from elsewhere may lead to the page itself. Programs and old browsers send neither of the headers.
+    """
+    origin = headers.get(b"origin")
+    if origin is not None and not _same_origin(origin, name, port):
+        return True
+    if headers.get(b"sec-fetch-site", b"none") in (b"same-origin", b"none"):
+        return False
+    is_link = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") == b"document"
+    return not (is_link and scope["method"] in ("GET", "HEAD") and scope["path"] == "/")
 
 
 def _same_origin(origin: bytes, name: str, port: str | None) -> bool:
