@@ -17,6 +17,7 @@ from waiting import LIMIT
 
 from chiasm import media
 from chiasm.errors import CollectionError, SpaceError
+from chiasm.files import digest_file
 from chiasm.media import Limits
 from chiasm.retrieval.index import Hit, Span
 from chiasm.types import Media, Modality, Text
@@ -70,6 +71,8 @@ class FakeSearcher:
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows = {str(row["id"]): row for row in rows}
+        paths = [path for row in rows for name in ("image", "text", "audio", "video") for path in row[name]]
+        self.digests = {path: digest_file(path) for path in paths if Path(path).is_absolute() and Path(path).is_file()}
         self.batches: list[int] = []
         self.asked_with: list[tuple[Query, SearchOptions]] = []
         self.threads: set[str] = set()
@@ -142,10 +145,12 @@ class FakeSearcher:
         names = sorted(name for name in self.rows if where in (None, f"id = '{name}'"))
         return [self.rows[name] for name in names if after is None or name > after][:limit]
 
-    def file_of(self, item: str, modality: Modality, number: int, /) -> Path | None:
+    def file_of(self, item: str, modality: Modality, number: int, /) -> tuple[Path, str] | None:
         row = self.rows.get(item)
         files = (row or {}).get(modality) or []
-        return Path(files[number]) if number < len(files) and Path(files[number]).is_absolute() else None
+        if number >= len(files) or not Path(files[number]).is_absolute():
+            return None
+        return Path(files[number]), self.digests.get(files[number], "")
 
     def status(self) -> Status:
         return Status(

@@ -19,6 +19,7 @@ from painter import COLOURS, mixtures, paint, painted, painters, picture, sound,
 import chiasm
 from chiasm import encoders
 from chiasm.errors import CollectionError, MediaError, SpaceError
+from chiasm.files import digest_file
 from chiasm.retrieval.index import Hit
 from chiasm.retrieval.rerank import Reranked
 from chiasm.retrieval.scores import PairScores, Preparation, ScoreModel
@@ -664,9 +665,10 @@ def test_items_and_files(house: Path) -> None:
     assert row is not None
     assert row["text"] == ["red rose"]
     assert searched.item("nosuch") is None
-    path = searched.file_of("rose", "image", 0)
-    assert path is not None
-    assert path.name == "rose.png"
+    added = searched.file_of("rose", "image", 0)
+    assert added is not None
+    assert added[0].name == "rose.png"
+    assert added[1] == digest_file(added[0])
     for name, modality, number in [("rose", "image", 1), ("rose", "image", -1), ("rose", "text", 0), ("x", "image", 0)]:
         assert searched.file_of(name, modality, number) is None  # type: ignore[arg-type]
     status = searched.status()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import lance
 import numpy as np
 import pytest
 from fake_encoder import FakeEncoder
@@ -108,6 +109,54 @@ def test_a_picture_finds_its_like_and_its_file(made: tuple[Path, Path]) -> None:
         assert (status["name"], status["columns"], status["label"]) == ("collection", ["colour"], None)
 
     ask(plan(made[0]), work)
+
+
+def test_a_crafted_collection_gives_no_file_away(tmp_path: Path) -> None:
+    own, secret = tmp_path / "media/own.txt", tmp_path / "private/secret.txt"
+    for path, text in ((own, "a red kite"), (secret, "the passphrase is xyzzy")):
+        path.parent.mkdir()
+        path.write_text(text)
+    chiasm.add([own.parent], to=tmp_path / "collection")
+    status = secret.stat()
+    values = {"path": str(secret), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    crafted = lance.dataset(str(tmp_path / "collection/files.lance"))
+    crafted.update({name: repr(value) for name, value in values.items()})
+    items = lance.dataset(str(tmp_path / "collection/items.lance"))
+    items.update({"text": f"make_array('{secret}')"})
+
+    async def work(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/v1/items")).json()["items"][0]["media"][0]["url"] == "/v1/items/own/files/text/0"
+        refused(await client.get("/v1/items/own/files/text/0"), 404, "no longer what was added")
+        words = {"text": "passphrase xyzzy", "hybrid": True}
+        answer = await client.get("/v1/search", params=words)
+        assert "the passphrase" not in answer.text
+        where = {"where": "contains(id, 'own')"}
+        assert str(secret) not in (await client.get("/v1/items", params=where)).text
+
+    ask(plan(tmp_path / "collection"), work)
+    chiasm.search(tmp_path / "collection", "xyzzy", hybrid=True)
+    documents = lance.dataset(str(tmp_path / "collection/fulltext/documents.lance")).to_table()["text"].to_pylist()
+    assert not any("xyzzy" in text for text in documents)
+
+
+def test_a_file_that_was_changed_is_served_again_once_it_is_added(tmp_path: Path) -> None:
+    note = tmp_path / "media/note.txt"
+    note.parent.mkdir()
+    note.write_text("old")
+    chiasm.add([note.parent], to=tmp_path / "collection")
+
+    async def work(client: httpx.AsyncClient) -> None:
+        url = "/v1/items/note/files/text/0"
+        assert (await client.get(url)).text == "old"
+        note.write_text("new words")
+        refused(await client.get(url), 404, "no longer what was added")
+        chiasm.add([note.parent], to=tmp_path / "collection")
+        async with asyncio.timeout(LIMIT):
+            while (answer := await client.get(url)).status_code != 200:
+                await client.get("/v1/search", params={"text": "x"})  # looks for what is new
+        assert answer.text == "new words"
+
+    ask(plan(tmp_path / "collection"), work)
 
 
 def test_what_the_real_searcher_refuses_is_told(made: tuple[Path, Path]) -> None:

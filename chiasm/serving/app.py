@@ -428,10 +428,7 @@ async def item_file(
 ) -> Response:
     """Return a file of an item, by its position among the item's files of that modality."""
     engine = _parts(request).engine
-    path = await engine.file_of(item, modality, number)
-    if path is None:
-        raise Problem(404, "file", "there is no such file; /v1/items lists those that there are")
-    return await engine.read(file_answer, path, modality, request)
+    return await engine.read(file_answer, await engine.file_of(item, modality, number), modality, request)
 
 
 @router.get("/v1/items/{item:path}", responses={200: {"model": schemas.Item}}, tags=["items"])

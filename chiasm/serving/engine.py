@@ -29,6 +29,7 @@ from chiasm.media import Limits
 from chiasm.serving.batching import Batcher
 from chiasm.serving.bodies import Given, Upload
 from chiasm.serving.classify import Classifier, Recognised
+from chiasm.serving.files import OwnFile
 from chiasm.serving.guard import Visit
 from chiasm.serving.observe import Metrics, logger, where_from
 from chiasm.serving.problems import Problem
@@ -110,8 +111,8 @@ class Searcher(Protocol):
     def items(self, *, after: str | None, limit: int, where: str | None) -> list[dict[str, Any]]:
         """Return rows in the order of their ids, those after an id."""
 
-    def file_of(self, name: str, modality: Modality, number: int, /) -> Path | None:
-        """Return one of the item's own files."""
+    def file_of(self, name: str, modality: Modality, number: int, /) -> tuple[Path, str] | None:
+        """Return one of the item's own files, and the digest of what was added."""
 
     def status(self) -> Status:
         """Return what the collection holds."""
@@ -241,12 +242,10 @@ class Engine:
         media: list[Media] = []
         for row in item["media"]:
             if row["modality"] in self.classifier.modalities:
-                path = await self.file_of(item["id"], row["modality"], row["number"])
-                if path is None:
+                if row["text"] is not None:
                     media.append(Text(row["text"]))
                 else:
-                    open_file = partial(self._searcher.open, path, limits=self._settings.uploads)
-                    media.append(await self.read(open_file))
+                    media.append(await self.read(self._open_own, item["id"], row["modality"], row["number"]))
                 visit.hold(_size(media[-1]))
         if not media:
             raise SpaceError(f"the model takes {', '.join(self.classifier.modalities)}; the item has none of these")
@@ -292,9 +291,13 @@ class Engine:
         rows = await self.read(lambda: self._searcher.items(after=after, limit=limit, where=where))
         return [item_of(row) for row in rows]
 
-    async def file_of(self, item: str, modality: Modality, number: int) -> Path | None:
-        """Return the path of a file of an item."""
-        return await self.read(self._searcher.file_of, item, modality, number)
+    async def file_of(self, item: str, modality: Modality, number: int) -> OwnFile:
+        """Open a file of an item, if it still is what was added.
+
+        Raises:
+            Problem: 404, it is not, or there is none.
+        """
+        return await self.read(self._own_file, item, modality, number)
 
     def without_paths(self, text: str) -> str:
         """Return an error message with the collection's name in place of its path."""
@@ -335,6 +338,17 @@ class Engine:
             upload.write(cast("BinaryIO", file))
             file.flush()
             return self._searcher.open(Path(file.name), limits=self._settings.uploads)
+
+    def _own_file(self, item: str, modality: Modality, number: int) -> OwnFile:
+        added = self._searcher.file_of(item, modality, number)
+        if added is None:
+            raise Problem(404, "file", "there is no such file; /v1/items lists those that there are")
+        return OwnFile.open(*added)
+
+    def _open_own(self, item: str, modality: Modality, number: int) -> Media:
+        own = self._own_file(item, modality, number)
+        with own.file:
+            return self._searcher.open(own.path, limits=self._settings.uploads)
 
     def _encode(self, lane: str, work: Sequence[Any]) -> Sequence[Any]:
         self._metrics.batch(lane, len(work))

@@ -4,15 +4,18 @@ A file comes from the collection by item, modality and number; no path is ever t
 without following links, and checked and read through that one opening. Where the path that was added is or leads
 through a link, the file that it led to is served only while it lies within the folder of the path's last part: a link
 to elsewhere is answered like a missing file, since whoever may write into a folder of media could point it at anything
-that the server can read.
+that the server can read. And only content is served whose digest is the one that was recorded when it was added: a
+collection that somebody else made may name any path, and cannot know what is in the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from chiasm import work
 from chiasm.errors import MediaError
 from chiasm.media import kinds
 from chiasm.media.kinds import Kind
@@ -28,6 +32,7 @@ from chiasm.serving.problems import Problem
 from chiasm.types import Modality
 
 _BLOCK = 256 * 1024
+_REMEMBERED = 10_000  # digests
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 _TYPES: dict[Kind, str] = {  # only what browsers show or play as pictures and sounds, and never as documents
     kinds.JPEG: "image/jpeg",
@@ -52,19 +57,61 @@ _MODALITIES: dict[Modality, tuple[Modality | None, ...]] = {  # what a file of a
 }
 
 
-def file_answer(path: Path, modality: Modality, request: Request) -> Response:
+@dataclass(frozen=True)
+class OwnFile:
+    """A file of an item, opened and found to be what was added."""
+
+    path: Path
+    file: FileIO
+
+    @classmethod
+    def open(cls, path: Path, digest: str) -> OwnFile:
+        """Open a file whose content has a digest (`chiasm.files.digest_file`).
+
+        Raises:
+            Problem: 404, it is gone, a link that leaves its folder, or its content is another.
+        """
+        file = os.fdopen(_opened(path), "rb", buffering=0)
+        try:
+            if _digest_of(file) != digest:
+                raise _gone()
+        except BaseException:
+            file.close()
+            raise
+        return cls(path, file)
+
+
+_DIGESTS: dict[tuple[int, ...], str] = {}  # of files as they were, so that a film is not read whole for each part of it
+
+
+def _digest_of(file: FileIO) -> str:
+    status = os.fstat(file.fileno())
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if key not in _DIGESTS:
+        state = hashlib.blake2b(digest_size=16)
+        at = 0
+        while block := os.pread(file.fileno(), 2**20, at):
+            work.check()
+            state.update(block)
+            at += len(block)
+        if len(_DIGESTS) >= _REMEMBERED:
+            _DIGESTS.clear()
+        _DIGESTS[key] = state.hexdigest()
+    return _DIGESTS[key]
+
+
+def file_answer(own: OwnFile, modality: Modality, request: Request) -> Response:
     """Return a response with a file of an item, whole or the part that the Range header asks for (RFC 9110, 14.2).
 
     Args:
-        path: as the collection has it.
-        modality: what the collection has it as. A file that has become something else is not served.
+        own: the file, which is closed with the response.
+        modality: what the collection has it as. A file that is something else is not served.
         request: for its headers.
 
     Raises:
-        Problem: 404 it is gone, no longer a file of this modality, or a link that leaves its folder; 416 the range lies
-            outside.
+        Problem: 404 it is no file of this modality; 416 the range lies outside.
     """
-    file = os.fdopen(_opened(path), "rb", buffering=0)
+    file = own.file
     try:
         status = os.fstat(file.fileno())
         kind = _kind(file)
@@ -72,7 +119,7 @@ def file_answer(path: Path, modality: Modality, request: Request) -> Response:
             raise _gone()
         tag, known = f'"{status.st_mtime_ns:x}-{status.st_size:x}"', _type(kind, modality)
         headers = {
-            "Content-Disposition": f"{'inline' if known else 'attachment'}; {_name(path)}",
+            "Content-Disposition": f"{'inline' if known else 'attachment'}; {_name(own.path)}",
             "Accept-Ranges": "bytes",
             "Cache-Control": "private, no-cache",
             "ETag": tag,

@@ -388,9 +388,14 @@ class Collection:
         table = self.tables.open("items")
         return [] if table is None else [name for name in table.schema.names if name not in ITEMS.names]
 
-    def files(self) -> list[dict[str, Any]]:
-        """Return a row a file: item, slot, modality, path, size, mtime_ns, hash, encoder, outcome, reason."""
-        return list(self.tables.rows(self.generation.files, FILES).to_pylist())
+    def files(self, *, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Return a row a file: item, slot, modality, path, size, mtime_ns, hash, encoder, outcome, reason.
+
+        Args:
+            ids: of some items only. Default: of all.
+        """
+        condition = None if ids is None else one_of("item", ids)
+        return list(self.tables.rows(self.generation.files, FILES, condition=condition).to_pylist())
 
     def outcomes(self) -> dict[str, int]:
         """Return the number of files by outcome."""
@@ -523,6 +528,7 @@ class Collection:
             self.tables.compact(name)
         if self.count() > INDEX_ROWS:
             self.tables.index("items", "id")
+            self.tables.index(self.generation.files, "item")
 
 
 def _make(folder: Path, encoder: str) -> None:

@@ -24,7 +24,7 @@ from jaxtyping import Float64
 
 from chiasm import media, work
 from chiasm.errors import MediaError
-from chiasm.files import digest_text, read_record, write_whole
+from chiasm.files import digest_file, digest_text, read_record, write_whole
 from chiasm.store.collection import INDEX_ROWS, USABLE, Collection
 from chiasm.store.ingest import file_stat
 from chiasm.store.tables import Tables, chunks, one_of
@@ -264,7 +264,7 @@ def _read(document: dict[str, Any], unread: list[FileOutcome]) -> dict[str, Any]
         return document
     path = file["path"]
     try:
-        if file_stat(path) != (file["size"], file["mtime_ns"]):
+        if file_stat(path) != (file["size"], file["mtime_ns"]) or digest_file(path) != file["hash"]:
             raise MediaError(Outcome.BROKEN, "the file is not as it was when it was added. Run chiasm add again")
         medium = media.load(path)
     except MediaError as error:

@@ -149,13 +149,14 @@ class Searcher:
         rows = self.collection.items(ids=[name])
         return rows[0] if rows else None
 
-    def file_of(self, name: str, modality: Modality, number: int, /) -> Path | None:
-        """Return one of an item's own files; None where there is none, or it is a text that stands in the manifest."""
-        row = self.item(name)
-        paths = (row[modality] or []) if row is not None else []
-        if not 0 <= number < len(paths) or not Path(paths[number]).is_absolute():
-            return None
-        return Path(paths[number])
+    def file_of(self, name: str, modality: Modality, number: int, /) -> tuple[Path, str] | None:
+        """Return one of an item's own files, and the digest of its content when it was added (`chiasm.files.digest_file`).
+
+        None where there is none, it could not be read, or it is a text that stands in the manifest.
+        """
+        slot = f"{modality}/{number}"
+        rows = [row for row in self.collection.files(ids=[name]) if row["slot"] == slot]
+        return next(((Path(row["path"]), row["hash"]) for row in rows if row["path"] and row["hash"]), None)
 
     # ---------------------------------------------------------------------------------------------------- the query
 
