@@ -391,7 +391,7 @@ def _print_search_metrics(metrics: dict[str, Any]) -> None:
             table.add_row(name, str(number), _decimal(share["estimate"]), _interval((share["low"], share["high"])))
         print_table(table)
     if "moments" in metrics:
-        say("Moments (IoU: the seconds in both by the seconds in either):")
+        say("Moments (IoU: what is in both by what is in either):")
         _print_metrics(metrics["moments"])
 
 

@@ -154,3 +154,11 @@ def test_the_command_line_shows_the_passage(collection: Path) -> None:
     document = json.loads(CliRunner().invoke(app, ["search", str(collection / "index"), "pirates", "--json"]).stdout)
     assert FACT in document["hits"][0]["text"]
     assert document["hits"][0]["end"] == len(long_text(FACT))
+
+
+def test_whether_passages_are_found_is_measured(collection: Path, tmp_path: Path) -> None:
+    rows = [("treasure of the pirates", "fact", 2400, len(long_text(FACT))), ("plum cake", "short", 0, 22)]
+    table = "".join(f"{query},{item},{start},{end}\n" for query, item, start, end in rows)
+    (tmp_path / "moments.csv").write_text(f"query,item,start,end\n{table}")
+    found = chiasm.evaluate(collection / "index", moments=tmp_path / "moments.csv").metrics["moments"]
+    assert (found["queries"], found["items"], found["r@1_iou@0.3"]) == (2, 2, 1)

@@ -221,7 +221,7 @@ def test_moments_are_measured_on_the_spans_that_search_gives(tapes: Path, tmp_pa
     result = chiasm.evaluate(tapes, moments=moments(tmp_path))
     found = result.metrics["moments"]
     assert set(result.metrics) == {"moments"}, "pairs are not asked for"
-    assert result.measured == "4 queries for moments of 3 recordings"
+    assert result.measured == "4 queries for moments of 3 files"
     assert (found["queries"], found["items"]) == (4, 3)
     searcher = Searcher(tapes)
     modalities: tuple[Modality, ...] = ("audio", "video")
@@ -321,7 +321,7 @@ def test_a_recording_that_is_gone(tapes: Path, tmp_path: Path) -> None:
         (HEAD + "red,a,0,1\n,a,0,1\n", "line 3, column 'query'"),
         (HEAD + "no.png,a,0,1\n", "there is no file 'no.png'"),
         (HEAD + "red,x,0,1\n", "there is no item 'x'"),
-        (HEAD + "red,note,0,1\n", "neither a sound nor a video"),
+        (HEAD + "red,note,0,x\n", "a number of characters"),
         (HEAD + "red,a,0,1:30\n", "line 2, column 'end'"),
         (HEAD + "red,a,-1,1\n", "line 2, column 'start'"),
         (HEAD + "red,a,nan,1\n", "line 2, column 'start'"),

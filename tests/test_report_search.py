@@ -172,9 +172,9 @@ def test_moments_are_shown_with_intervals_and_the_least_overlap() -> None:
     tables = Reader(page.html()).tables
     assert tables[0][1:] == [["r@1 iou@0.5", "0.500 [0.000, 1.000]"], ["mean iou", "0.400 [0.000, 0.800]"]]
     assert tables[1][1:] == [
-        ["b", "f 20.0 to 30.0 s", "nothing", "0.000"],
-        ["a", "f 0.0 to 10.0 s", "f 0.0 to 8.0 s", "0.800"],
+        ["b", "f 20.0 to 30.0", "nothing", "0.000"],
+        ["a", "f 0.0 to 10.0", "f 0.0 to 8.0", "0.800"],
     ]
     page = Page("t", "l")
     show_moments(page, metrics, {}, truth=truth, first={"a": None, "b": None})
-    assert "All queries share their recordings, so there are no intervals." in paragraphs(page)
+    assert "All queries share their files, so there are no intervals." in paragraphs(page)

@@ -396,7 +396,10 @@ def evaluate(
     ] = None,
     moments: Annotated[
         Path | None,
-        typer.Option(metavar="TABLE", help="CSV with the columns query, item, start, end (seconds), to be found."),
+        typer.Option(
+            metavar="TABLE",
+            help="CSV with the columns query, item, start, end (seconds; of a text characters), to be found.",
+        ),
     ] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="For a model: the column with the truth.")] = None,
     where: Where = None,

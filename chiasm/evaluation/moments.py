@@ -1,7 +1,7 @@
 """Moments: whether the span of a recording that search returns is the one that was meant.
 
-Compares spans of time, predicted and true. How moments are found is left to `chiasm.retrieval`; which file a span lies
-in is only a name here. Times are seconds.
+Compares spans, predicted and true. How moments are found is left to `chiasm.retrieval`; which file a span lies in is only
+a name here. Times are seconds, of texts characters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from chiasm.splits import Labels
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a recording.
+    """A part of a recording or a text.
 
     Raises:
         LabelError: a time that is not finite, or an end before the start.
@@ -36,12 +36,12 @@ class Span:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
-            raise LabelError(f"the times of a span must be finite; got {self.start} to {self.end} s in {self.file!r}")
+            raise LabelError(f"the times of a span must be finite; got {self.start} to {self.end} in {self.file!r}")
         if self.end < self.start:
-            raise LabelError(f"a span ends before it starts: {self.start} to {self.end} s in {self.file!r}")
+            raise LabelError(f"a span ends before it starts: {self.start} to {self.end} in {self.file!r}")
 
     def iou(self, other: Span) -> float:
-        """Return the seconds in both by the seconds in either; 0 for spans of two files or of no length."""
+        """Return what is in both by what is in either; 0 for spans of two files or of no length."""
         both = max(0.0, min(self.end, other.end) - max(self.start, other.start))
         either = (self.end - self.start) + (other.end - other.start) - both
         return both / either if self.file == other.file and either > 0 else 0.0
@@ -118,7 +118,7 @@ def moment_metrics(
         for span in spans:
             if span.end == span.start:
                 raise LabelError(
-                    f"the true span of {query!r} at {span.start} s in {span.file!r} has no length, and nothing can overlap it"
+                    f"the true span of {query!r} at {span.start} in {span.file!r} has no length, and nothing can overlap it"
                 )
     best = [
         np.array([max(span.iou(right) for right in spans) for span in predicted.get(query, ())])

@@ -441,15 +441,15 @@ def show_moments(
     page.section(
         "Moments",
         f"{len(metrics.queries):,} queries. r@k iou@m: share of queries of which one of the first k spans overlaps a true one "
-        "by at least m (the seconds in both by the seconds in either). mean iou: of the first span.",
+        "by at least m (what is in both by what is in either). mean iou: of the first span.",
     )
     means = {name: float(values.mean()) for name, values in metrics.values.items()}
     page.table(("metric", "value"), [(_words(name), intervals.get(name, mean)) for name, mean in means.items()])
     recordings = len({span.file for spans in truth.values() for span in spans})
     page.paragraph(
-        f"In brackets: 95 % bootstrap intervals over groups of queries that share one of {recordings:,} recordings."
+        f"In brackets: 95 % bootstrap intervals over groups of queries that share one of {recordings:,} files."
         if intervals
-        else "All queries share their recordings, so there are no intervals."
+        else "All queries share their files, so there are no intervals."
     )
     overlap = dict(zip(metrics.queries, metrics.values["mean_iou"].round(3).tolist(), strict=True))
     worst = sorted((query for query in overlap if overlap[query] < 1), key=lambda query: overlap[query])[:_ROWS]
@@ -462,7 +462,7 @@ def show_moments(
 
 
 def _clock(span: Span | None) -> str:
-    return "nothing" if span is None else f"{span.file} {span.start:.1f} to {span.end:.1f} s"
+    return "nothing" if span is None else f"{span.file} {span.start:.1f} to {span.end:.1f}"
 
 
 def _first(rows: Sequence[object]) -> str:

@@ -74,7 +74,7 @@ def evaluate(
         off_topic: a text file of questions, one per line, that nothing in the collection answers. Measures how many of them
             `search` with `min_probability="auto"` answers all the same, and how many of the texts of `pairs` it answers.
         moments: a CSV table with the columns query (words, or a file relative to the table), item (id), start and end
-            (seconds). Measures whether a search of sounds and videos finds these parts of them.
+            (seconds; of a text characters). Measures whether a search of sounds and videos, or of texts, finds these parts.
         label: for a model: the column that holds the truth. Default: the one it was fitted on.
         where: only items that meet this condition.
         against: for a model: another model, compared on the same items with paired differences.
@@ -149,7 +149,7 @@ def _evaluate_space(
     if known is not None and searcher is not None:
         timed = ask_moments(searcher, known, where=where)
         metrics["moments"] = timed.as_dict()
-        measured.append(f"{len(timed.metrics.queries)} queries for moments of {timed.items} recordings")
+        measured.append(f"{len(timed.metrics.queries)} queries for moments of {timed.items} files")
         sections.append(timed.show)
     result = Evaluation(f"space {space.name!r} of {opened.path.name}", "; ".join(measured), metrics, seen)
     if report is not None:

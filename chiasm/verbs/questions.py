@@ -43,6 +43,7 @@ FILES = 20  # of each modality whose moments are looked at
 
 _BATCH = 64  # words that are embedded together
 _RECORDINGS: tuple[Modality, ...] = ("audio", "video")
+_TEXTS: tuple[Modality, ...] = ("text",)
 _COLUMNS = ("query", "item", "start", "end")
 _MEDIUM = re.compile(
     r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|wav|flac|og[ga]|opus|mp3|m4a|aac|aiff?|mp4|m4v|mov|webm|mkv|avi)$", re.I
@@ -219,13 +220,19 @@ def _best(results: Sequence[SearchResult], threshold: float) -> Float64[np.ndarr
 
 @dataclass(frozen=True)
 class KnownMoment:
-    """A row of a table: a query, and when it is answered in the recording of which item."""
+    """A row of a table: a query, and where it is answered in the recording or text of which item."""
 
     query: str  # as it stands in the table
     path: Path | None  # of the file to search with; None: words
     item: str
-    start: float  # seconds
+    is_text: bool  # the item has neither a sound nor a video
+    start: float  # seconds; of texts characters
     end: float
+
+    @property
+    def span(self) -> Span:
+        """The right answer; characters of a text and seconds of a recording are never of one file."""
+        return Span(_file_of(self.item, self.is_text), self.start, self.end)
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +274,7 @@ def read_moments(path: str | Path, collection: Collection) -> tuple[KnownMoment,
 
     Raises:
         ManifestError: with the line: the table is missing, too large, not UTF-8 or no table, lacks a column or all rows, an
-            item is not in the collection or has no recording, times are no seconds or end before they start, a query is
+            item is not in the collection or has no moments, times are no numbers or end before they start, a query is
             empty, or its file is missing.
     """
     table = Path(path)
@@ -315,24 +322,28 @@ def _known_moment(
             path = None
     if item not in items:
         raise wrong(f"there is no item {item!r} in {collection.path}", "item")
-    if not any(items[item][modality] for modality in _RECORDINGS):
-        raise wrong(f"the item {item!r} has neither a sound nor a video, and no moments", "item")
+    is_text = not any(items[item][modality] for modality in _RECORDINGS)
+    if is_text and not items[item]["text"]:
+        raise wrong(f"the item {item!r} has no sound, video or text, and so no moments", "item")
+    unit = "characters" if is_text else "seconds"
     times = []
     for name in ("start", "end"):
         try:
             times.append(float(row[name]))
         except ValueError:
-            raise wrong(f"a time is a number of seconds; got {row[name]!r}", name) from None
+            raise wrong(f"a time is a number of {unit}; got {row[name]!r}", name) from None
         if not (math.isfinite(times[-1]) and times[-1] >= 0):
-            raise wrong(f"a time is a number of seconds from 0 on; got {row[name]!r}", name)
+            raise wrong(f"a time is a number of {unit} from 0 on; got {row[name]!r}", name)
     start, end = times
     if end <= start:
-        raise wrong(f"a moment ends after it starts; got {start:g} to {end:g} seconds", "end")
-    return KnownMoment(query, path, item, start, end)
+        raise wrong(f"a moment ends after it starts; got {start:g} to {end:g} {unit}", "end")
+    return KnownMoment(query, path, item, is_text, start, end)
 
 
 def ask_moments(searcher: Searcher, known: Sequence[KnownMoment], *, where: str | None = None) -> AskedMoments:
-    """Search sounds and videos by each query; the moments of all files in the results, by score, are what it predicts.
+    """Search sounds and videos, or texts, by each query; the moments of all files in the results are what it predicts.
+
+    Texts are searched where a right answer is in an item with neither a sound nor a video, these where one is in another.
 
     A file without moments, since it is short or nothing changes in it, is one moment from its beginning to its end.
 
@@ -342,15 +353,16 @@ def ask_moments(searcher: Searcher, known: Sequence[KnownMoment], *, where: str 
         where: condition on the items that may be found; moments of others are left out.
 
     Raises:
-        SpaceError: the space has neither sounds nor videos, or lacks the modality of a query.
+        SpaceError: the space has none of the modalities of the right answers, or lacks that of a query.
         CollectionError: no item of `known` meets the condition, or a file in the results cannot be opened.
         MediaError: a file of a query cannot be used.
     """
-    modalities = [name for name in _RECORDINGS if name in searcher.modalities]
+    wanted = {name for one in known for name in (_TEXTS if one.is_text else _RECORDINGS)}
+    modalities = [name for name in (*_RECORDINGS, *_TEXTS) if name in wanted & {*searcher.modalities}]
     if not modalities:
         raise SpaceError(
-            f"the space {searcher.space.name!r} has {', '.join(searcher.modalities)}, and so no moments: they are of audio and "
-            "video"
+            f"the space {searcher.space.name!r} has {', '.join(searcher.modalities)}, and so no moments of "
+            f"{' and '.join(sorted(wanted))}"
         )
     if where is not None:
         allowed = set(searcher.collection.ids(where=where))
@@ -359,7 +371,7 @@ def ask_moments(searcher: Searcher, known: Sequence[KnownMoment], *, where: str 
             raise CollectionError(f"no item of the table of moments meets the condition {where!r}")
     truth: dict[str, list[Span]] = {}
     for one in known:
-        truth.setdefault(one.query, []).append(Span(one.item, one.start, one.end))
+        truth.setdefault(one.query, []).append(one.span)
     paths = {one.query: one.path for one in known}
     words = [query for query in truth if paths[query] is None]
     queries = dict(zip(words, _prepare(searcher, [Text(query) for query in words]), strict=True))
@@ -388,17 +400,24 @@ def _spans(
     scored: list[tuple[float, Span]] = []
     for modality in modalities:
         for hit in searcher.search(query, SearchOptions(k=FILES, modality=modality, where=where)).hits:
-            scored += [(moment.score, Span(hit.id, moment.start, moment.end)) for moment in hit.moments]
-            if not hit.moments and hit.path is not None:
+            file = _file_of(hit.id, modality == "text")
+            scored += [(moment.score, Span(file, moment.start, moment.end)) for moment in hit.moments]
+            if not hit.moments and hit.path is None:
+                scored.append((hit.score, Span(file, 0.0, len(hit.text or ""))))
+            elif not hit.moments and hit.path is not None:
                 path = Path(hit.path)
                 if path not in lengths:
                     lengths[path] = _length(path)
-                scored.append((hit.score, Span(hit.id, 0.0, lengths[path])))
+                scored.append((hit.score, Span(file, 0.0, lengths[path])))
     return [span for _, span in sorted(scored, key=lambda pair: -pair[0])]
 
 
+def _file_of(item: str, is_text: bool) -> str:
+    return f"{item} (text)" if is_text else item
+
+
 def _length(path: Path) -> float:
-    """Return how many seconds a recording lasts."""
+    """Return how many seconds a recording lasts, or how many characters a text has."""
     try:
         medium = media.load(path, frames=1)
     except MediaError as error:
@@ -410,6 +429,8 @@ def _length(path: Path) -> float:
             return len(medium.waveform) / medium.rate
         case Video():
             return medium.duration
+        case Text():
+            return len(medium.text)
         case _:
             raise CollectionError(f"{path} was added as a recording and holds {medium.modality} now. Add it again")
 
