@@ -36,7 +36,7 @@ from chiasm.store.words import FullText
 from chiasm.types import Modality, Text
 from chiasm.verbs.query import Query, SearchOptions
 from chiasm.verbs.search import Searcher
-from chiasm.verbs.spaces import open_table
+from chiasm.verbs.spaces import SavedSpace, open_table, save_space
 
 MILLION = 1_000_000
 ROWS = int(os.environ.get("ROWS", MILLION))
@@ -159,7 +159,7 @@ def build(folder: Path) -> dict[str, Any]:
     tensors = {"centre": np.zeros(DIM, np.float32)}
     fingerprints = dict.fromkeys(KINDS, ENCODER)
     space = Space("generated", DIM, fingerprints, dict.fromkeys(KINDS, "identity"), tensors, created="2026-01-01")
-    space.save(path / "spaces" / space.name)
+    save_space(path / "spaces" / space.name, SavedSpace(space))
     written = time.perf_counter()
     open_table(collection, space)
     indexed, peak = time.perf_counter(), memory()

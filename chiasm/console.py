@@ -250,13 +250,14 @@ def _span(hit: Hit) -> str:
 def print_align_report(report: AlignReport, collection: Path, source: Path | None) -> None:
     """Print what alignment learned, and retrieval before and after on held-out pairs."""
     for modality, part in report.aligned.items():
-        say(f"Space {report.space!r}: {modality} aligned on {part.pairs} pairs of {collection} by {part.method}")
-        if part.source_pairs:
+        where = f"{part.pairs} pairs of {collection}" if part.pairs else f"{part.source_pairs} pairs of {source} alone"
+        say(f"Space {report.space!r}: {modality} aligned on {where} by {part.method}")
+        if part.pairs and part.source_pairs:
             say(f"  with {part.source_pairs} pairs of {source} at weight alpha = {part.alpha:.2f}")
         if part.blend == 0 and part.method != "none":
             say("  No learned map was better than the start, so the space stays as it was.")
-    held_out = max(part.held_out for part in report.aligned.values())
-    say(f"Before and after on {held_out} held-out pairs:")
+    measured = dict.fromkeys(part.measured for part in report.aligned.values())
+    say(f"Before and after on {', '.join(measured)}:")
     print_table(_retrieval_table({"before": report.before, "after": report.after}))
     for direction, scores in report.scores.items():
         if "answered" in scores:

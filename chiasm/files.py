@@ -52,8 +52,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside a folder that does not exist yet; it takes that name when the block ends well.
 
-    A folder that others read while it changes is not replaced but superseded: its successor is written under a new name,
-    and a small file that names the current one is switched by `write_whole`.
+    A folder that others read while it changes is not replaced but superseded, see `chiasm.saved.Versions`.
 
     Raises:
         OSError: the disk cannot be written to, or the target exists; nothing is left beside it.

@@ -18,20 +18,19 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save, save_file
 
 from chiasm.alignment.alignment import GaussianKernel, LearnedMap
 from chiasm.alignment.bridge import TEMPERATURE, TOP, conse
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.cache import fingerprint, make_once
 from chiasm.errors import SpaceError
-from chiasm.files import write_whole
+from chiasm.saved import DAMAGE, check_fields, read_arrays, read_object, write_arrays, write_object
 from chiasm.types import Media, Modality, Text
 from chiasm.vectors import unit_rows
 
 FORMAT = "chiasm-space"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FILES = "maps"
 
 # A class name is embedded bare and in phrases like those people write; the mean of them moves less with the wording.
 NAME_TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}.")
@@ -52,7 +51,6 @@ class Space:
         tensors: arrays of the starts: `centre` [dim], `names` [classes, dim], `head.weight`, `head.bias`.
         classes: hex digest over the class names and how they were embedded; empty without them.
         maps: modality -> learned map, where there is one.
-        learned_from: ids of the items whose pairs taught the maps.
         created: UTC time in ISO 8601.
         about: numbers on how it was learned, for people and reports.
 
@@ -69,7 +67,6 @@ class Space:
     tensors: Mapping[str, Float[np.ndarray, "..."]]
     classes: str = ""
     maps: Mapping[Modality, LearnedMap] = field(default_factory=dict)
-    learned_from: tuple[str, ...] = ()
     created: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -202,15 +199,12 @@ class Space:
 
     # ------------------------------------------------------------------------------------------------ learn and keep
 
-    def with_maps(
-        self, name: str, maps: Mapping[Modality, LearnedMap], *, learned_from: Sequence[str], about: Mapping[str, Any]
-    ) -> Space:
+    def with_maps(self, name: str, maps: Mapping[Modality, LearnedMap], *, about: Mapping[str, Any]) -> Space:
         """Return the same space with learned maps, under another name.
 
         Args:
             name: of the new space, and of its folder.
             maps: modality -> its map. One with a share of 0 takes the modality back to its start.
-            learned_from: ids of the items whose pairs taught the maps.
             about: numbers on how they were learned.
 
         Raises:
@@ -219,9 +213,7 @@ class Space:
         if not name or Path(name).name != name or name.startswith("."):
             raise SpaceError(f"{name!r} cannot name a space: it is the name of its folder, too. Use letters and digits")
         moving = {modality: part for modality, part in {**self.maps, **maps}.items() if part.blend > 0}
-        return replace(
-            self, name=name, maps=moving, learned_from=tuple(learned_from), created=_now(), about=dict(about)
-        )
+        return replace(self, name=name, maps=moving, created=_now(), about=dict(about))
 
     def _all_tensors(self) -> dict[str, Float[np.ndarray, "..."]]:
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors.items()}
@@ -234,12 +226,10 @@ class Space:
         return tensors
 
     def save(self, folder: Path) -> None:
-        """Write `space.json` and the safetensors file that it names by the digest, in the place of an older space.
-
-        `space.json` is replaced last: after a crash the folder holds the old space or the new one, whole.
+        """Write the space into a folder, as `maps.json` and `maps.safetensors`.
 
         Raises:
-            SpaceError: the folder cannot be written.
+            OSError: the folder cannot be written.
         """
         header = {
             "format": FORMAT,
@@ -252,18 +242,40 @@ class Space:
             "starts": dict(self.starts),
             "classes": self.classes,
             "blends": {modality: part.blend for modality, part in self.maps.items()},
-            "learned_from": list(self.learned_from),
             "about": dict(self.about),
         }
-        tensors = folder / f"{self.digest}.safetensors"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(tensors, save(self._all_tensors()))  # another thread may read, or write, a file of this name
-            write_whole(folder / "space.json", json.dumps(header, indent=2) + "\n")
-            for old in set(folder.glob("*.safetensors")) - {tensors}:
-                old.unlink(missing_ok=True)
-        except (OSError, SafetensorError) as error:
-            raise SpaceError(f"the space {self.name!r} cannot be written to {folder}: {error}") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        write_arrays(folder / f"{FILES}.safetensors", self._all_tensors())
+        write_object(folder / f"{FILES}.json", header)
+
+    def _check(self) -> None:
+        """Refuse arrays that do not fit together: the folder may be a stranger's.
+
+        Raises:
+            ValueError: says which.
+        """
+        expected: dict[str, tuple[int | None, ...]] = {}
+        for modality, kind in self.starts.items():
+            if kind == "classes":
+                expected |= {"names": (None, self.dim), "head.weight": (None, len(self.tensors["names"]))}
+                expected["head.bias"] = (len(self.tensors["names"]),)
+            elif kind == "words":
+                expected["centre"] = (self.dim,)
+            elif kind != "identity":
+                raise ValueError(f"{modality} starts by {kind!r}")
+        for modality, part in self.maps.items():
+            self._require(modality)
+            features = None if part.kernel is None else len(part.kernel.centres)
+            expected |= {f"map.{modality}.weight": (features, self.dim), f"map.{modality}.bias": (self.dim,)}
+            if not 0 <= part.blend <= 1 or (part.kernel is not None and not part.kernel.width > 0):
+                raise ValueError(f"the map of {modality} has a share of {part.blend}")
+        tensors = self._all_tensors()
+        for name, shape in expected.items():
+            own = tensors[name].shape
+            if len(own) != len(shape) or any(b not in (a, None) for a, b in zip(own, shape, strict=True)):
+                raise ValueError(f"{name} has shape {own}")
+        if any(tensor.dtype.kind != "f" or not np.isfinite(tensor).all() for tensor in tensors.values()):
+            raise ValueError("arrays hold values that are not finite numbers")
 
     @classmethod
     def load(cls, folder: Path) -> Space:
@@ -272,9 +284,28 @@ class Space:
         Raises:
             SpaceError: there is none, it is damaged, or of another format version.
         """
-        header = _header(folder)
         try:
-            tensors = load_file(folder / f"{Path(header['digest']).name}.safetensors")
+            header = read_object(folder / f"{FILES}.json")
+            version = (header.get("format"), header.get("format_version"))
+            if version != (FORMAT, FORMAT_VERSION):
+                raise SpaceError(
+                    f"it is {version[0]!r} version {version[1]!r}; this chiasm reads {FORMAT} version {FORMAT_VERSION}"
+                )
+            check_fields(
+                header,
+                name=str,
+                created=str,
+                dim=int,
+                digest=str,
+                fingerprints=dict,
+                starts=dict,
+                blends=dict,
+                about=dict,
+                classes=str,
+            )
+            check_fields(header["starts"], **dict.fromkeys(header["fingerprints"], str))
+            check_fields(header["blends"], **dict.fromkeys(header["blends"], (int, float)))
+            tensors = read_arrays(folder / f"{FILES}.safetensors")
             space = cls(
                 name=header["name"],
                 dim=header["dim"],
@@ -283,18 +314,25 @@ class Space:
                 maps={modality: _map_of(modality, blend, tensors) for modality, blend in header["blends"].items()},
                 tensors=tensors,
                 classes=header["classes"],
-                learned_from=tuple(header["learned_from"]),
                 created=header["created"],
                 about=header["about"],
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            raise _unreadable(folder, error) from error
-        if space.digest != header["digest"]:
+            digest = space.digest
+            if digest == header["digest"]:
+                space._check()
+        except DAMAGE as error:
             raise SpaceError(
-                f"{folder} is damaged, or of a chiasm that places vectors differently: its digest is {space.digest} and "
+                f"{folder} cannot be read as a space ({type(error).__name__}: {error}). {_AGAIN}"
+            ) from error
+        if digest != header["digest"]:
+            raise SpaceError(
+                f"{folder} is damaged, or of a chiasm that places vectors differently: its digest is {digest} and "
                 f"should be {header['digest']}. {_AGAIN}"
             )
         return space
+
+
+_AGAIN = "Delete the folder: the start is rebuilt automatically, anything else by chiasm align"
 
 
 def _map_of(modality: str, blend: float, tensors: dict[str, Float[np.ndarray, "..."]]) -> LearnedMap:
@@ -303,39 +341,6 @@ def _map_of(modality: str, blend: float, tensors: dict[str, Float[np.ndarray, ".
     centres, width = (tensors.pop(f"map.{modality}.{name}", None) for name in ("centres", "width"))
     kernel = None if centres is None or width is None else GaussianKernel(centres, float(width[0]))
     return LearnedMap(own["weight"], own["bias"], blend, kernel)
-
-
-def saved_spaces(folder: Path) -> tuple[str, ...]:
-    """Return the names of the spaces that are saved in a folder, oldest first; only their headers are read.
-
-    Raises:
-        SpaceError: one is damaged or of another format version.
-    """
-    headers = [_header(path.parent) for path in folder.glob("*/space.json")]
-    try:
-        return tuple(header["name"] for header in sorted(headers, key=lambda header: str(header["created"])))
-    except KeyError as error:
-        raise SpaceError(f"a space in {folder} has no {error}. {_AGAIN}") from error
-
-
-_AGAIN = "Delete the folder: the start is rebuilt automatically, anything else by chiasm align"
-
-
-def _header(folder: Path) -> dict[str, Any]:
-    try:
-        header: dict[str, Any] = json.loads((folder / "space.json").read_text(encoding="utf-8"))
-        version = (header["format"], header["format_version"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unreadable(folder, error) from error
-    if version != (FORMAT, FORMAT_VERSION):
-        raise SpaceError(
-            f"{folder} is {version[0]} version {version[1]}; this chiasm reads {FORMAT} version {FORMAT_VERSION}. {_AGAIN}"
-        )
-    return header
-
-
-def _unreadable(folder: Path, error: Exception) -> SpaceError:
-    return SpaceError(f"{folder} cannot be read as a space ({type(error).__name__}: {error}). {_AGAIN}")
 
 
 def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
@@ -395,11 +400,11 @@ def _embed_names(names: Sequence[str], text: Encoder, key: str) -> Float[np.ndar
     """Return unit vectors of class names. Thousands of phrases take seconds, so they are embedded once per machine."""
 
     def embed(folder: Path) -> dict[str, str]:
-        save_file({"names": _mean_of_phrases(names, text)}, folder / "names.safetensors")
+        write_arrays(folder / "names.safetensors", {"names": _mean_of_phrases(names, text)})
         return {"text encoder": text.name, "fingerprint": text.fingerprint}
 
     folder, _ = make_once("names", text.name, key, embed)
-    embedded: Float[np.ndarray, "classes dim"] = load_file(folder / "names.safetensors")["names"]
+    embedded: Float[np.ndarray, "classes dim"] = read_arrays(folder / "names.safetensors")["names"]
     return embedded
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import Killed, at_every_step, killed_at
 from painter import mixtures, painted, painters, picture, sound, table, words_of
 
 import chiasm
 from chiasm import encoders
+from chiasm.alignment.pairs import PairStatistics
 from chiasm.errors import ChiasmError, SpaceError
 from chiasm.verbs.search import Searcher
-from chiasm.verbs.spaces import load_scores
+from chiasm.verbs.spaces import load_space, save_space
 
 HELD_OUT_AT_LEAST = 6
 
@@ -59,7 +62,7 @@ def test_none_learns_only_what_scores_are_worth(made: Path) -> None:
     searched = Searcher(made)
     assert (searched.space.name, dict(searched.space.maps)) == ("judged", {})
     assert searched.space.about["pairs"] == report.pairs
-    assert load_scores(made / "spaces" / "judged") is not None
+    assert load_space(made / "spaces" / "judged").scores is not None
     assert chiasm.status(made).spaces == ("start", "judged")
 
 
@@ -158,12 +161,212 @@ def test_a_report_shows_examples(made: Path, tmp_path: Path) -> None:
         chiasm.evaluate(made, report=tmp_path / "report.pdf")
 
 
-def test_what_was_learned_from_is_said_or_left_out(made: Path) -> None:
+# ------------------------------------------------------------------------------------- what is fair to measure on
+
+
+def foreign(folder: Path, most: int, *, captions: bool = True) -> Path:
+    """Pictures with words of another language, which only pairs can teach, and a word of their own that says nothing."""
+    language = {"red": "rot", "green": "gruen", "blue": "blau"}
+    rows = []
+    for number, parts in enumerate(mixtures(most)):
+        words = " ".join(language[word] for word in words_of(parts).split())
+        rows.append({"id": str(number), "image": picture(folder / f"{number}.png", parts)})
+        if captions:
+            rows[-1]["text"] = f"{words} {folder.name}{number}"
+    return table(folder / "t.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 pictures with foreign words, aligned."""
+    root = tmp_path_factory.mktemp("taught")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "resolve", lambda *_, **__: painters())
+        chiasm.add([foreign(root / "media", 5)], to=root / "collection")
+        report = chiasm.align(root / "collection")
+    assert report.aligned["image"].blend > 0
+    return root / "collection"
+
+
+def test_a_space_is_measured_on_what_its_maps_did_not_learn(taught: Path, tmp_path: Path) -> None:
+    made = Path(shutil.copytree(taught, tmp_path / "collection"))
+    folds = chiasm.evaluate(made, report=tmp_path / "r.md")
+    assert (folds.seen, "learned without it" in folds.measured) == (0, True)
+    training = chiasm.evaluate(made, on="training")
+    assert training.seen == len(mixtures(5))
+    assert training.measured.startswith("training items: of 40 pairs")
+    assert training.metrics["text_to_image"]["mrr"] > folds.metrics["text_to_image"]["mrr"], "it remembers"
+    assert folds.metrics["before"] == training.metrics["before"]
+    with pytest.raises(ChiasmError, match="on takes auto, folds, training; got 'luck'"):
+        chiasm.evaluate(made, on="luck")  # type: ignore[arg-type]  # on purpose
+    chiasm.add([foreign(tmp_path / "more", 6)], to=made)
+    new = chiasm.evaluate(made)
+    assert (new.seen, new.measured) == (0, new.measured)
+    assert "that the space was not trained on (40 others left out)" in new.measured, (
+        "by content: their ids are the same"
+    )
+
+
+def test_pairs_that_taught_only_what_scores_are_worth_are_left_out_as_well(made: Path) -> None:
     chiasm.align(made, where="most <> 'blue'", method="none")
     left = chiasm.evaluate(made)
     assert "that the space was not trained on" in left.measured
-    assert left.seen == 0
     chiasm.align(made, method="none")
-    flattered = chiasm.evaluate(made)
-    assert flattered.seen == len(mixtures(5))
-    assert flattered.what == "space 'aligned' of collection"
+    every = chiasm.evaluate(made)
+    assert (left.seen, every.seen) == (0, 0)
+    assert every.what == "space 'aligned' of collection"
+    assert "learned without it" in every.measured
+
+
+def test_killed_at_any_step_a_space_is_the_old_or_the_new(taught: Path, tmp_path: Path) -> None:
+    folder = taught / "spaces" / "aligned"
+    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    old = load_space(folder)
+    new = replace(old, space=replace(old.space, created="later", about={"new": True}), scores=None)
+    copy = tmp_path / "aligned"
+    shutil.copytree(folder, copy)
+
+    def check() -> None:
+        one = load_space(copy)
+        assert (one.scores is None) == (one.space.about == {"new": True}), "maps and scores of one version"
+        assert set(one.left_out) == {"image"}
+        save_space(copy, old)
+
+    steps = at_every_step(lambda: save_space(copy, new), lambda: None, check)
+    assert steps > len(kept)
+    assert sorted(path.suffix for path in copy.iterdir()) == ["", "", "", ".json"], (
+        "two versions, the lock, the pointer"
+    )
+
+
+def test_killed_at_any_step_of_the_verb(taught: Path, tmp_path: Path) -> None:
+    made, sums = tmp_path / "collection", tmp_path / "sums.safetensors"
+    shutil.copytree(taught, made)
+    version = load_space(made / "spaces" / "aligned").version
+
+    def work() -> None:
+        chiasm.align(made, method="none")
+        chiasm.statistics(made, out=sums)
+
+    def check() -> None:
+        assert bool(load_space(made / "spaces" / "aligned").space.maps) == (
+            load_space(made / "spaces" / "aligned").version == version
+        )
+        if sums.exists():
+            assert PairStatistics.load(sums)[0].count == len(mixtures(5))
+
+    with killed_at(None) as counted:
+        work()
+    chiasm.revert(made)
+    sums.unlink()
+    for step in range(0, counted(), 3):
+        with killed_at(step), pytest.raises(Killed):
+            work()
+        check()
+        if load_space(made / "spaces" / "aligned").version != version:
+            chiasm.revert(made)
+    work()
+    check()
+    assert not list(tmp_path.glob(".*.tmp")), "a file that was not finished is written over"
+
+
+def test_a_space_that_is_replaced_is_kept(taught: Path, tmp_path: Path) -> None:
+    made = Path(shutil.copytree(taught, tmp_path / "collection"))
+    before = Searcher(made).space.digest
+    chiasm.align(made, method="none")
+    assert not Searcher(made).space.maps
+    chiasm.revert(made)
+    assert Searcher(made).space.digest == before
+    chiasm.revert(made, space="aligned")
+    assert not Searcher(made).space.maps
+    with pytest.raises(ChiasmError, match="is not a collection"):
+        chiasm.revert(tmp_path, space="aligned")
+
+
+# -------------------------------------------------------------------------------------------- spaces learned elsewhere
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """Pictures without words."""
+    chiasm.add([foreign(tmp_path / "bare-media", 3, captions=False)], to=tmp_path / "bare")
+    return tmp_path / "bare"
+
+
+@pytest.mark.parametrize("kind", ["collection", "statistics", "space"])
+def test_a_collection_without_pairs_learns_from_the_source_alone(
+    taught: Path, bare: Path, tmp_path: Path, kind: str
+) -> None:
+    source = {"collection": taught, "statistics": tmp_path / "s.safetensors", "space": taught / "spaces" / "aligned"}[
+        kind
+    ]
+    if kind == "statistics":
+        chiasm.statistics(taught, out=source)
+    assert first_hit(bare) != "rot rot gruen"
+    report = chiasm.align(bare, source=source)
+    part = report.aligned["image"]
+    assert (part.pairs, part.alpha, part.source_pairs) == (0, 1, len(mixtures(5)))
+    assert "held" in part.measured
+    assert part.blend > 0
+    assert report.after["text_to_image"]["mrr"] > report.before["text_to_image"]["mrr"]
+    assert first_hit(bare) == "rot rot gruen"
+    with pytest.raises(SpaceError, match="no item has both"):
+        chiasm.evaluate(bare)
+
+
+def first_hit(collection: Path) -> str:
+    """The words of the picture that is found first by those of one."""
+    number = int(chiasm.search(collection, "rot rot gruen", modality="image", k=1).hits[0].id)
+    return words_of(mixtures(3)[number]).replace("red", "rot").replace("green", "gruen").replace("blue", "blau")
+
+
+def test_a_space_is_used_where_it_was_not_learned(taught: Path, bare: Path, tmp_path: Path) -> None:
+    for path in (taught / "spaces" / "aligned", taught):
+        result = chiasm.search(bare, "rot rot gruen", modality="image", k=1, space=str(path))
+        assert result.space == "aligned"
+        assert result.found is None, "what its scores are worth was learned elsewhere"
+        assert mixtures(3)[int(result.hits[0].id)] == (2, 1, 0)
+    assert chiasm.status(bare).spaces == ("start",), "it was only used"
+    chiasm.add([foreign(tmp_path / "more", 3)], to=tmp_path / "more-collection")
+    measured = chiasm.evaluate(tmp_path / "more-collection", space=str(taught))
+    assert measured.what == "space 'aligned' of more-collection"
+    assert measured.seen == 0
+    with pytest.raises(SpaceError, match="has no space 'nowhere'"):
+        chiasm.search(bare, "rot", space="nowhere")
+
+
+def test_a_source_that_was_learned_from_is_known_by_its_content(taught: Path, bare: Path) -> None:
+    chiasm.align(bare, source=taught)
+    again = chiasm.evaluate(taught, space=str(bare))
+    assert "learned without it" in again.measured
+    assert again.seen == 0
+
+
+def test_a_space_of_other_encoders_is_refused(taught: Path, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "resolve", lambda *_, **__: painters("image", "text"))
+    for call in (
+        lambda: chiasm.search(bare, "rot", space=str(taught)),
+        lambda: chiasm.evaluate(bare, space=str(taught)),
+    ):
+        with pytest.raises(SpaceError, match="was learned with other encoders"):
+            call()
+    with pytest.raises(SpaceError, match="was embedded otherwise than the target"):
+        chiasm.align(bare, source=taught / "spaces" / "aligned")
+
+
+def test_what_a_source_alone_cannot_teach(taught: Path, bare: Path, tmp_path: Path) -> None:
+    chiasm.add([foreign(tmp_path / "few", 1)], to=tmp_path / "few-collection")
+    chiasm.statistics(tmp_path / "few-collection", out=tmp_path / "few.safetensors")
+    chiasm.statistics(taught, out=tmp_path / "sums.safetensors")
+    for options, message in (
+        ({"source": taught, "alpha": 0.5}, "weighs the source against pairs of .*, which has no pairs"),
+        ({"source": tmp_path / "few.safetensors"}, "too few to learn from alone"),
+        ({"source": tmp_path / "few-collection"}, "at least 10 pairs"),
+        ({"source": tmp_path / "sums.safetensors", "method": "kernel"}, "of statistics alone only ridge"),
+        ({"source": taught / "spaces" / "start"}, "has learned no map of image"),
+        ({"source": tmp_path / "nothing"}, "nothing"),
+        ({}, "no item has both image and text"),
+    ):
+        with pytest.raises(SpaceError, match=message):
+            chiasm.align(bare, **options)
+    assert chiasm.status(bare).spaces == ("start",)

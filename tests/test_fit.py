@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_encoder import FakeEncoder
+from killing import at_every_step
 from PIL import Image
 
 import chiasm
@@ -20,8 +21,9 @@ from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition import Recognizer
 from chiasm.verbs import protocols
 from chiasm.verbs.fit import FitReport
-from chiasm.verbs.model import load_model
+from chiasm.verbs.model import load_model, model_version
 
+MOST_STEPS_OF_A_FILE = 3
 COLOURS: Mapping[str, tuple[int, int, int]] = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 
 
@@ -93,7 +95,11 @@ def test_classes_with_everything_that_can_be_found_out(made: tuple[Path, Path], 
     assert evaluated.seen == 0
     assert evaluated.metrics["accuracy"] > 0.9
     again = chiasm.evaluate(tmp_path / "model", first)
-    assert again.seen == 54  # it learned from all of them, and says so
+    assert (again.seen, "by heads that did not see it" in again.measured) == (0, True)
+    assert again.metrics["accuracy"] == fitted.metrics["accuracy"], "as fit has measured it"
+    training = chiasm.evaluate(tmp_path / "model", first, on="training")
+    assert training.seen == 54
+    assert training.measured.startswith("training items: of 54 items, it learned from 54")
 
     said = chiasm.predict(tmp_path / "model", [made[1].parent / "b" / "0.png"])
     (prediction,) = said.predictions
@@ -199,6 +205,79 @@ def test_two_models_on_the_same_items(made: tuple[Path, Path], tmp_path: Path) -
     part = result.metrics["against"]["metrics"]["accuracy"]
     assert (part["difference"], part["standard_error"]) == (0, 0)
     assert "Against both" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("label", ["colour", "bright", "tags", "colour,bright"])
+def test_a_model_is_measured_on_what_its_heads_did_not_see(made: tuple[Path, Path], tmp_path: Path, label: str) -> None:
+    """Of pure noise a model remembers what it learned, and knows nothing of what it did not."""
+    rng = np.random.default_rng(5)
+    path = table(tmp_path / "a", 36, 7)
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    order = rng.permutation(len(rows))
+    for row, other in zip(rows, order, strict=True):
+        row |= {name: rows[other][name] for name in ("colour", "bright", "tags")}
+        row["text"] = "".join(rng.choice(list("abcdefghij"), 12))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    chiasm.add([path], to=tmp_path / "noise")
+    chiasm.fit(tmp_path / "noise", label=label, out=tmp_path / "model", alike=2.0)
+    folds = chiasm.evaluate(tmp_path / "model", tmp_path / "noise")
+    assert folds.seen == 0
+    assert folds.measured.startswith("36 items, each by heads that did not see it")
+    training = chiasm.evaluate(tmp_path / "model", tmp_path / "noise", on="training", report=tmp_path / "r.md")
+    assert training.seen == 36
+    assert (tmp_path / "r.md").read_text(encoding="utf-8").splitlines()[2].startswith("Measured on training items")
+    both = chiasm.evaluate(tmp_path / "model", made[1], on="auto")
+    assert (both.seen, both.measured) == (0, "30 items, of second"), "of other content, whatever the ids"
+
+
+def test_ids_of_another_collection_are_not_those_that_were_learned(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        path = table(tmp_path / name, 30, seed)
+        path.write_text(path.read_text(encoding="utf-8").replace(f"{seed}-", "same-"), encoding="utf-8")
+        chiasm.add([path], to=tmp_path / f"{name}-collection")
+    fit(tmp_path / "a-collection", label="colour", out=tmp_path / "model", adapter="linear")
+    measured = chiasm.evaluate(tmp_path / "model", tmp_path / "b-collection")
+    assert measured.measured == "30 items, of b-collection"
+    fit(
+        tmp_path / "b-collection",
+        label="colour",
+        out=tmp_path / "both",
+        adapter="linear",
+        source=tmp_path / "a-collection",
+    )
+    with pytest.raises(ChiasmError, match="--on training"):
+        chiasm.evaluate(tmp_path / "both", tmp_path / "a-collection")
+    against = chiasm.evaluate(tmp_path / "model", tmp_path / "a-collection", against=tmp_path / "model")
+    assert "by heads that did not see it" in against.measured
+
+
+def test_killed_at_any_step_fit_leaves_the_old_model_or_the_new(made: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    fit(made[0], label="colour", out=folder, adapter="prototypes", modalities=["image"])
+    before = model_version(folder)
+
+    def work() -> None:
+        fit(made[0], label="colour", out=folder, adapter="prototypes", modalities=["text"], report=tmp_path / "r.md")
+
+    def check() -> None:
+        model = load_model(folder)
+        is_old = model.version == before
+        assert (
+            tuple(model.fingerprints)
+            == model.recognizer.only_column_.features.modalities
+            == (("image",) if is_old else ("text",))
+        )
+        assert model.report["modalities"] == list(model.fingerprints)
+        if not is_old:
+            assert chiasm.revert(folder) == before
+
+    steps = at_every_step(work, lambda: None, check)
+    assert steps > MOST_STEPS_OF_A_FILE
+    chiasm.evaluate(folder, made[0], on="training")
 
 
 def test_copies_stay_on_one_side(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ LAYERS = (
     {"errors"},
     {"_optional"},
     {"cores", "files", "hub", "vectors", "work"},
-    {"splits"},
+    {"saved", "splits"},
     {"training"},
     {"media"},
     {"encoders"},

@@ -6,17 +6,18 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from killing import at_every_step
 
 from chiasm.errors import ChiasmError
 from chiasm.recognition import ModalityArrays, Recognizer
-from chiasm.verbs import model as models
 from chiasm.verbs.model import Model, load_model, model_version, reference_of, revert_model, save_model
+
+MOST_STEPS_OF_A_FILE = 3
 
 
 def made(items: int, label: str = "kind") -> Model:
@@ -64,49 +65,52 @@ def test_back_and_forth(one: Model, other: Model, tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {second, third}
 
 
-class _Killed(BaseException):
-    pass
+def test_killed_at_any_step_a_model_is_the_old_or_the_new(one: Model, other: Model, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    before = ""
+
+    def prepare() -> None:
+        nonlocal before
+        save_model(folder, one)
+        before = save_model(folder, one)
+
+    def check() -> None:
+        is_old = model_version(folder) == before
+        assert load_model(folder).label == ("one" if is_old else "other")
+        assert len(load_model(folder).trained_on) == (10 if is_old else 20)
+        save_model(folder, other)
+        assert load_model(folder).label == "other"
+        assert sum(path.is_dir() for path in folder.iterdir()) == 2, "nothing is left of what was killed"
+        assert not list(folder.rglob("*.tmp"))
+
+    assert at_every_step(lambda: save_model(folder, other), prepare, check) > MOST_STEPS_OF_A_FILE
 
 
-@pytest.fixture
-def kill(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Die at the n-th step that changes what the disk shows: a rename, or the removal of a folder."""
-    left = [-1]
+def test_killed_at_any_step_a_first_model_is_there_or_not(one: Model, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
 
-    def stepped(owner: object, name: str) -> None:
-        original = getattr(owner, name)
+    def check() -> None:
+        if not (folder / "model.json").exists():
+            with pytest.raises(ChiasmError, match="chiasm fit COLLECTION"):
+                load_model(folder)
+            save_model(folder, one)
+        assert load_model(folder).label == "one"
+        with pytest.raises(ChiasmError, match="no earlier model"):
+            revert_model(folder)
 
-        def step(*arguments: object, **options: object) -> object:
-            left[0] -= 1
-            if left[0] == -1:
-                raise _Killed
-            return original(*arguments, **options)
-
-        monkeypatch.setattr(owner, name, step)
-
-    for owner, name in ((Path, "rename"), (Path, "replace"), (shutil, "rmtree"), (Path, "unlink")):
-        stepped(owner, name)
-    yield left
-    monkeypatch.undo()
+    at_every_step(lambda: save_model(folder, one), lambda: shutil.rmtree(folder, ignore_errors=True), check)
 
 
-@pytest.mark.parametrize("step", range(14))
-def test_killed_at_any_step_a_model_is_the_old_or_the_new(
-    one: Model, other: Model, tmp_path: Path, kill: list[int], step: int
-) -> None:
+def test_killed_at_any_step_a_revert_is_done_or_not(one: Model, other: Model, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     save_model(folder, one)
-    save_model(folder, one)
-    before = model_version(folder)
-    kill[0] = step
-    try:
-        save_model(folder, other)
-    except _Killed:
-        assert load_model(folder).label == ("one" if model_version(folder) == before else "other")
-    kill[0] = -1
     save_model(folder, other)
-    assert load_model(folder).label == "other"
-    assert sum(path.is_dir() for path in folder.iterdir()) == 2, "nothing is left of what was killed"
+
+    def check() -> None:
+        assert load_model(folder).label in ("one", "other")
+        assert {load_model(folder).label, (revert_model(folder), load_model(folder).label)[1]} == {"one", "other"}
+
+    at_every_step(lambda: revert_model(folder), lambda: None, check)
 
 
 def test_a_disk_that_is_full_leaves_the_old_model(
@@ -118,12 +122,13 @@ def test_a_disk_that_is_full_leaves_the_old_model(
     def full(*_: object) -> None:
         raise OSError("the disk is full")
 
-    for place, name in ((models, "write_whole"), (os, "fsync")):
+    for place, name in ((os, "fsync"), (Path, "rename"), (Path, "replace")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, full)
             with pytest.raises(ChiasmError, match="the disk is full"):
                 save_model(folder, other)
         assert model_version(folder) == first
+        assert {path.name for path in folder.iterdir()} == {"model.json", ".lock", first}, "nothing is left"
         assert load_model(folder).label == "one"
 
 
@@ -161,11 +166,11 @@ def test_what_is_no_model_is_left_alone(one: Model, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("model.json", "{", "is not a model"),
-        ("model.json", json.dumps({"format": "chiasm-model", "format_version": 2}), "reads chiasm-model version 3"),
+        ("model.json", "{", "damaged"),
+        ("model.json", json.dumps({"format": "chiasm-model", "format_version": 3}), "reads chiasm-model version 4"),
         (
             "model.json",
-            json.dumps({"format": "chiasm-model", "format_version": 3, "current": "../x"}),
+            json.dumps({"format": "chiasm-model", "format_version": 4, "current": "../x"}),
             "names no version",
         ),
         ("*/about.json", "{}", "damaged"),

@@ -111,11 +111,11 @@ def damaged(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, str]]
     [
         (lambda t, h: h.update(format="something"), "is not a file of pair statistics"),
         (lambda t, h: h.update(format_version="1"), "has format version 1; this chiasm reads 2"),
-        (lambda t, h: h.pop("count"), "cannot be read as pair statistics: 'count'"),
-        (lambda t, h: h.update(count="many"), "cannot be read"),
+        (lambda t, h: h.pop("count"), "is damaged"),
+        (lambda t, h: h.update(count="many"), "is damaged"),
         (lambda t, h: h.update(count="0"), "is damaged: 0 pairs"),
-        (lambda t, h: h.update(metadata="{"), "cannot be read"),
-        (lambda t, h: t.pop("xy"), "cannot be read"),
+        (lambda t, h: h.update(metadata="{"), "is damaged"),
+        (lambda t, h: t.pop("xy"), "is damaged"),
         (lambda t, h: t.update(xx_upper=np.ones(4)), r"is damaged: 7 pairs with matrices of shapes .*\(4,\)"),
         (lambda t, h: t.update(yy_upper=np.ones(3)), "is damaged"),
         (lambda t, h: t.update(xy=np.ones((1, 2))), "is damaged"),
@@ -137,7 +137,7 @@ def test_what_is_no_file_of_statistics_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no tensors at all")
     (tmp_path / "half").write_bytes((tmp_path / "whole").read_bytes()[:-100])
     for name in ("missing", "text", "half"):
-        with pytest.raises(SpaceError, match=f"{name} cannot be read as pair statistics"):
+        with pytest.raises(SpaceError, match=f"{name} is damaged, or no file"):
             PairStatistics.load(tmp_path / name)
     with pytest.raises(SpaceError, match=r"cannot be written to .*nowhere"):
         pairs(20).statistics.save(tmp_path / "nowhere" / "file", {})

@@ -25,7 +25,7 @@ from chiasm.verbs import questions
 from chiasm.verbs.query import Query, SearchOptions
 from chiasm.verbs.questions import ask_moments, read_moments, read_questions
 from chiasm.verbs.search import Searcher
-from chiasm.verbs.spaces import start_of
+from chiasm.verbs.spaces import LeftOut, SavedSpace, save_space, start_of
 
 OFF_TOPIC = ("zebra", "quartz lamp", "tax report", "board meeting", "kernel", "red", "password reset", "green invoice")
 
@@ -375,11 +375,13 @@ def test_before_and_after_on_the_same_pairs(shades: Path, tmp_path: Path) -> Non
     made = Path(shutil.copytree(shades, tmp_path / "collection"))
     assert "before" not in chiasm.evaluate(made).metrics, "nothing was learned but scores"
     turned = LearnedMap(np.eye(12, dtype=np.float32)[[2, 1, 0, *range(3, 12)]], np.zeros(12, np.float32), 1.0)
-    learned_from = [item for item in Collection.open(made).ids() if item.split("-")[0] != "0"]
-    space = start_of(Collection.open(made), painters()).with_maps(
-        "moved", {"image": turned}, learned_from=learned_from, about={}
-    )
-    space.save(made / "spaces" / "moved")
+    opened = Collection.open(made)
+    space = start_of(opened, painters()).with_maps("moved", {"image": turned}, about={})
+    learned_from = {
+        row["hash"] for row in opened.files() if row["item"].split("-")[0] != "0" and row["modality"] == "image"
+    }
+    left_out = LeftOut((), np.zeros((0, 12), np.float32), frozenset(learned_from))
+    save_space(made / "spaces" / "moved", SavedSpace(space, None, {"image": left_out}))
     measured = chiasm.evaluate(made)
     assert measured.metrics["before"]["text_to_image"]["mrr"] > measured.metrics["text_to_image"]["mrr"]
     start = chiasm.evaluate(made, space="start", where="id LIKE '0-%'")

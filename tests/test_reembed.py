@@ -626,13 +626,13 @@ def test_a_searcher_of_a_named_space_goes_on_with_what_it_has(made: Path) -> Non
 
 
 def test_an_alignment_that_the_switch_overtakes_is_not_kept(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learned = align_verb._align_one
+    learned = align_verb._learn_pairs
 
     def switch(*given: Any) -> Any:
         chiasm.reembed(made, encoder="new")
         return learned(*given)
 
-    monkeypatch.setattr(align_verb, "_align_one", switch)
+    monkeypatch.setattr(align_verb, "_learn_pairs", switch)
     with pytest.raises(CollectionError, match="was re-embedded meanwhile"):
         chiasm.align(made, method="ridge")
     assert chiasm.status(made).spaces == ("start",)
@@ -657,7 +657,7 @@ def test_old_tables_go_after_an_hour(made: Path) -> None:
     assert late.drop_replaced() == ()
     assert gallery.drop_tables(late, []) == ()
     new = Collection.open(made)
-    keep = [space_of(new, [Turned()], None).digest]
+    keep = [space_of(new, [Turned()], None).space.digest]
     assert set(new.generation.replaced) == {name for name in old if not name.startswith("search-")}
     assert set(new.drop_replaced(unused_for=-1)) == set(new.generation.replaced)
     assert gallery.drop_tables(new, keep, unused_for=-1) == (space.digest,)

@@ -105,7 +105,7 @@ def test_pairs_of_a_mapped_modality_are_not_examples_by_themselves(made: Path) -
     """A map places the pairs that it was learned from too well."""
     collection = Collection.open(made)
     learned = LearnedMap(np.eye(12, dtype=np.float32), np.zeros(12, np.float32), 0.5)
-    space = start_of(collection, painters()).with_maps("mapped", {"image": learned}, learned_from=(), about={})
+    space = start_of(collection, painters()).with_maps("mapped", {"image": learned}, about={})
     model = fit_scores(collection, space, placed_vectors(collection, space), painters())
     assert probable(model) == {("text", "text")}
 

@@ -31,7 +31,7 @@ from chiasm.verbs import spaces
 from chiasm.verbs.query import Query, SearchOptions, SearchResult
 from chiasm.verbs.ranking import full_text, owner_number
 from chiasm.verbs.search import Searcher
-from chiasm.verbs.spaces import load_scores, placed_vectors, save_scores
+from chiasm.verbs.spaces import SavedSpace, load_space, placed_vectors, save_space
 
 CREATED = "2000-01-01T00:00:00.000000+00:00"
 
@@ -333,7 +333,7 @@ def test_thumbs_move_the_query_and_are_not_shown_again(shades: Path) -> None:
 
 
 def scores_of(collection: Path) -> ScoreModel:
-    found = load_scores(collection / "spaces" / "judged")
+    found = load_space(collection / "spaces" / "judged").scores
     assert found is not None
     return found
 
@@ -341,10 +341,8 @@ def scores_of(collection: Path) -> ScoreModel:
 def learn(collection: Path, name: str, scores: ScoreModel | None = None) -> None:
     """A newer space as `align` makes it, in no time."""
     opened = Collection.open(collection)
-    space = spaces.start_of(opened, painters()).with_maps(name, {}, learned_from=(), about={})
-    space.save(collection / "spaces" / name)
-    if scores is not None:
-        save_scores(collection / "spaces" / name, scores)
+    space = spaces.start_of(opened, painters()).with_maps(name, {}, about={})
+    save_space(collection / "spaces" / name, SavedSpace(space, scores))
 
 
 def hit_of(result: SearchResult, name: str) -> Hit:
@@ -713,17 +711,6 @@ def test_refresh_sees_a_space_that_was_learned_anew_under_its_name(made: Path) -
         assert searched.refresh() is False
 
 
-def test_refresh_sees_scores_that_came_later(made: Path, shades: Path) -> None:
-    """A space is saved before what its scores are worth."""
-    learn(made, "judged")
-    searched = Searcher(made)
-    assert load_scores(made / "spaces" / "judged") is None
-    save_scores(made / "spaces" / "judged", scores_of(shades))
-    assert searched.refresh() is True
-    assert searched.search(ask("red"), SearchOptions(min_probability="auto")).found is True
-    assert searched.refresh() is False
-
-
 def test_a_space_asked_for_by_name_stays(made: Path) -> None:
     searched = Searcher(made, space="start")
     learn(made, "judged")
@@ -773,26 +760,26 @@ def test_threads_use_the_words_at_once(made: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- scores
 
 
-def test_scores_are_kept_whole(shades: Path, tmp_path: Path) -> None:
+def test_scores_are_kept_whole(made: Path, shades: Path) -> None:
     model = scores_of(shades)
-    save_scores(tmp_path, model)
-    again = load_scores(tmp_path)
-    assert again is not None
+    learn(made, "judged", model)
+    again = scores_of(made)
     fields, arrays = model.state()
     assert again.state()[0] == fields
     assert set(again.state()[1]) == set(arrays)
     for name, array in arrays.items():
         np.testing.assert_array_equal(again.state()[1][name], array)
-    assert load_scores(tmp_path / "nowhere") is None
 
 
 def test_scores_of_a_space_that_was_replaced_are_none(made: Path, shades: Path) -> None:
-    """As after a run that was killed between the two."""
     learn(made, "judged", scores_of(shades))
-    assert load_scores(made / "spaces" / "judged") is not None
     learn(made, "judged")
-    assert load_scores(made / "spaces" / "judged") is None
+    assert load_space(made / "spaces" / "judged").scores is None
     assert Searcher(made).search(ask("red")).found is None
+    chiasm.revert(made)
+    assert Searcher(made).search(ask("red")).found is True
+    with pytest.raises(SpaceError, match="no earlier space"):
+        chiasm.revert(made, space="start")
 
 
 @pytest.mark.parametrize(
@@ -807,11 +794,12 @@ def test_scores_of_a_space_that_was_replaced_are_none(made: Path, shades: Path) 
         ("scores.safetensors", b""),
     ],
 )
-def test_scores_that_are_damaged(shades: Path, tmp_path: Path, name: str, content: bytes) -> None:
-    save_scores(tmp_path, scores_of(shades))
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(SpaceError, match="Align again"):
-        load_scores(tmp_path)
+def test_scores_that_are_damaged(made: Path, shades: Path, name: str, content: bytes) -> None:
+    learn(made, "judged", scores_of(shades))
+    (path,) = (made / "spaces" / "judged").glob(f"*/{name}")
+    path.write_bytes(content)
+    with pytest.raises(SpaceError, match="damaged"):
+        Searcher(made)
 
 
 def test_hubs_are_held_back_as_the_scores_say(made: Path) -> None:

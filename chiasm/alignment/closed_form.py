@@ -31,7 +31,7 @@ from chiasm.alignment.alignment import (
     Task,
     choose,
 )
-from chiasm.alignment.pairs import PairArrays, PairStatistics, Source, mix
+from chiasm.alignment.pairs import Moments, PairArrays, PairStatistics, Source, mix
 from chiasm.errors import SpaceError
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -116,11 +116,15 @@ def ridge_map(lesson: Lesson, settings: Settings) -> LinearMap:
     """Return weight and bias that minimise the objective at lambda = strength * scale."""
 
     def compute() -> LinearMap:
-        mixture = mix(lesson.pairs, lesson.source, settings.alpha)
-        weight = np.linalg.solve(mixture.penalise(settings.strength), mixture.xy)
-        return weight, mixture.mean_y - mixture.mean_x @ weight
+        return ridge_of(mix(lesson.pairs, lesson.source, settings.alpha), settings.strength)
 
     return lesson.once(("ridge map", settings.alpha, settings.strength), compute)
+
+
+def ridge_of(moments: Moments, strength: float) -> LinearMap:
+    """Return weight and bias of ridge regression from means and covariances alone, at lambda = strength * scale."""
+    weight = np.linalg.solve(moments.penalise(strength), moments.xy)
+    return weight, moments.mean_y - moments.mean_x @ weight
 
 
 def ridge_left_out(lesson: Lesson, settings: Settings) -> Float[np.ndarray, "pairs y"]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm.errors import SpaceError
+from chiasm.saved import DAMAGE, read_described, write_arrays
 from chiasm.splits import merge_groups
 from chiasm.types import Modality
 
@@ -229,9 +230,6 @@ class PairStatistics:
         Raises:
             SpaceError: the file cannot be written.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-
         tensors = {
             "sum_x": self.sum_x,
             "sum_y": self.sum_y,
@@ -241,8 +239,8 @@ class PairStatistics:
         }
         header = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "count": str(self.count)}
         try:
-            save_file(tensors, str(path), metadata={**header, "metadata": json.dumps(dict(metadata), sort_keys=True)})
-        except (SafetensorError, OSError) as error:
+            write_arrays(Path(path), tensors, {**header, "metadata": json.dumps(dict(metadata), sort_keys=True)})
+        except OSError as error:
             raise SpaceError(f"the pair statistics cannot be written to {path}: {error}") from error
 
     @classmethod
@@ -252,28 +250,28 @@ class PairStatistics:
         Raises:
             SpaceError: not a file of pair statistics, of another version, or damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(str(path), framework="numpy") as file:
-                header = file.metadata() or {}
-                if header.get("format") != FORMAT:
-                    raise SpaceError(f"{path} is not a file of pair statistics (written by chiasm statistics)")
-                if header.get("format_version") != str(FORMAT_VERSION):
-                    raise SpaceError(
-                        f"{path} has format version {header.get('format_version')}; this chiasm reads {FORMAT_VERSION}. "
-                        "Write it again with chiasm statistics"
-                    )
-                names = ("sum_x", "sum_y", "xx_upper", "xy", "yy_upper")
-                sum_x, sum_y, xx_upper, xy, yy_upper = tensors = tuple(file.get_tensor(name) for name in names)
-            count, metadata = int(header["count"]), dict(json.loads(header["metadata"]))
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise SpaceError(f"{path} cannot be read as pair statistics: {error}") from error
+            tensors, header = read_described(Path(path))
+            if header.get("format") != FORMAT:
+                raise SpaceError(f"{path} is not a file of pair statistics (written by chiasm statistics)")
+            if header.get("format_version") != str(FORMAT_VERSION):
+                raise SpaceError(
+                    f"{path} has format version {header.get('format_version')}; this chiasm reads {FORMAT_VERSION}. "
+                    "Write it again with chiasm statistics"
+                )
+            parts = tuple(tensors[name] for name in ("sum_x", "sum_y", "xx_upper", "xy", "yy_upper"))
+            count = int(header["count"])
+            metadata = {str(key): str(value) for key, value in dict(json.loads(header["metadata"])).items()}
+        except SpaceError:
+            raise
+        except DAMAGE as error:
+            raise SpaceError(f"{path} is damaged, or no file of pair statistics: {error}. Write it again") from error
+        sum_x, sum_y, xx_upper, xy, yy_upper = parts
         x, y = sum_x.size, sum_y.size
-        shapes = [tensor.shape for tensor in tensors]
+        shapes = [tensor.shape for tensor in parts]
         if count < 1 or shapes != [(x,), (y,), (x * (x + 1) // 2,), (x, y), (y * (y + 1) // 2,)]:
             raise SpaceError(f"{path} is damaged: {count} pairs with matrices of shapes {shapes}. Write it again")
-        if not all(np.isfinite(tensor).all() for tensor in tensors):
+        if not all(tensor.dtype.kind == "f" and np.isfinite(tensor).all() for tensor in parts):
             raise SpaceError(f"{path} is damaged: it holds values that are not finite numbers. Write it again")
         xx, yy = _symmetric(xx_upper, x), _symmetric(yy_upper, y)
         return cls(count, sum_x, sum_y, xx, xy.astype(np.float64), yy), metadata

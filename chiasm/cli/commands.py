@@ -65,7 +65,9 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where netw
 Where = Annotated[
     str | None, typer.Option(metavar="CONDITION", help="Condition on the columns, e.g. \"label = 'bird'\".")
 ]
-Space = Annotated[str | None, typer.Option(help="Name of the space. Default: the newest.")]
+Space = Annotated[
+    str | None, typer.Option(help="Name of the space, or the path of another collection's. Default: the newest.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random splits.")]
 Pairs = Annotated[str, typer.Option(metavar="A,B", help="Two modalities, e.g. image,text.")]
 
@@ -207,7 +209,9 @@ def align(
             help="How to learn. Default: kernel, or ridge with a statistics file; none learns only the meaning of scores."
         ),
     ] = None,
-    source: Annotated[Path | None, typer.Option(help="Collection or statistics file to learn from as well.")] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="Collection or statistics file to learn from as well, or a space to take over.")
+    ] = None,
     alpha: Annotated[str, typer.Option(help="Weight of the source: auto, or a number from 0 to 1.")] = "auto",
     name: Annotated[str, typer.Option(help="Name of the new space.")] = "aligned",
     where: Where = None,
@@ -406,6 +410,12 @@ def evaluate(
     against: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="For a model: another one, on the same items.")
     ] = None,
+    on: Annotated[
+        Literal["auto", "folds", "training"],
+        typer.Option(
+            help="auto: what was not learned from, else folds: each item by what was learned without it; training: all."
+        ),
+    ] = "auto",
     report: Annotated[
         Path | None, typer.Option(metavar="F.html", help="Also write a report: .html, .md or .json.")
     ] = None,
@@ -423,14 +433,13 @@ def evaluate(
         label=label,
         where=where,
         against=against,
+        on=on,
         report=report,
         device=device,
     )
     console.show(result.as_dict(), as_json, lambda: console.print_evaluation(result))
     if report is not None:
         console.say(f"Report: {report}", err=as_json)
-    if result.seen:
-        console.say(f"Warning: all {result.seen} were also used for training; these metrics are optimistic.", err=True)
 
 
 @app.command()
@@ -504,12 +513,13 @@ def learn(
 
 @app.command()
 def revert(
-    model: ModelPath,
+    target: Annotated[Path, typer.Argument(metavar="MODEL|COLLECTION", help="Of a collection, its space.")],
+    space: Annotated[str | None, typer.Option(help="Name of the collection's space. Default: the newest.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring back the model that learn or fit replaced."""
-    version = chiasm.revert(model)
-    console.show({"version": version}, as_json, lambda: console.say(f"{model} is back at version {version}"))
+    """Bring back the model that learn or fit replaced, or the space that align did."""
+    version = chiasm.revert(target, space=space)
+    console.show({"version": version}, as_json, lambda: console.say(f"{target} is back at version {version}"))
 
 
 @app.command()

@@ -36,6 +36,7 @@ from chiasm.recognition.storage import KINDS, damaged, describe_column, read_fol
 from chiasm.recognition.targets import Target
 from chiasm.recognition.unknown import ScoreName
 from chiasm.recognition.unlabelled import SemiName
+from chiasm.saved import DAMAGE
 from chiasm.splits import Labels, group_codes, label_codes
 from chiasm.vectors import Unchecked
 
@@ -377,7 +378,7 @@ class Recognizer:
         fields, tensors = read_folder(Path(folder))
         try:
             return cls._restored(fields, tensors)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ChiasmError) as error:
+        except DAMAGE as error:
             raise damaged(Path(folder), error) from error
 
     @classmethod

@@ -18,7 +18,6 @@ from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float, Shaped
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from chiasm.errors import ChiasmError
@@ -29,10 +28,10 @@ from chiasm.recognition.heads import Head, RungName
 from chiasm.recognition.modalities import Features, ModalityArrays, Subset
 from chiasm.recognition.targets import Kind
 from chiasm.recognition.unknown import UnknownDetector
+from chiasm.saved import read_arrays, read_object
 
 FORMAT, VERSION = "chiasm-recognizer", 4
 DESCRIPTION = "recognizer.json"
-LARGEST_DESCRIPTION = 2**24  # bytes
 KINDS = {"U": "text", "i": "int", "u": "int", "f": "float", "b": "bool"}
 _TYPES = {"text": np.str_, "int": np.int64, "float": np.float64, "bool": np.bool_}
 _WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
@@ -58,7 +57,7 @@ def write_folder(folder: Path, fields: Fields, tensors: Tensors) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / weights, content)
     header = {"format": FORMAT, "version": VERSION, "weights": weights}
-    write_whole(folder / DESCRIPTION, json.dumps(header | fields, ensure_ascii=False, indent=1) + "\n")
+    write_whole(folder / DESCRIPTION, json.dumps(header | fields, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
     for path in folder.iterdir():
         if _WEIGHTS.fullmatch(path.name) and path.name != weights:
             path.unlink()
@@ -73,30 +72,26 @@ def read_folder(folder: Path) -> tuple[Fields, Tensors]:
     path = folder / DESCRIPTION
     if not path.is_file():
         raise ChiasmError(f"{folder} holds no saved recogniser: {DESCRIPTION} is missing")
-    if path.stat().st_size > LARGEST_DESCRIPTION:
-        raise ChiasmError(f"{path} is larger than {LARGEST_DESCRIPTION} bytes: it is not a recogniser's")
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ChiasmError(f"{path} is not JSON ({error}): save the recogniser again") from error
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        form = fields.get("format") if isinstance(fields, dict) else None
-        raise ChiasmError(f"{path} is not of a recogniser: format {FORMAT!r} was expected, got {form!r}")
+        fields = read_object(path)
+        if fields.get("format") != FORMAT:
+            raise ValueError(f"format {FORMAT!r} was expected, got {fields.get('format')!r:.80}")
+    except (OSError, ValueError) as error:
+        raise damaged(folder, error) from error
     if fields.get("version") != VERSION:
         raise ChiasmError(
-            f"{folder} was saved in version {fields.get('version')!r} of the format; this chiasm reads version {VERSION}. "
+            f"{folder} was saved in version {fields.get('version')!r:.80} of the format; this chiasm reads version {VERSION}. "
             "Fit and save it again, or use the chiasm that saved it"
         )
     if not _WEIGHTS.fullmatch(str(fields.get("weights"))):
         raise ChiasmError(f"{folder} is damaged: {DESCRIPTION} names no arrays. Save the recogniser again")
     try:
-        with safe_open(folder / fields["weights"], framework="numpy") as file:
-            return fields, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-    except (OSError, SafetensorError) as error:
+        return fields, read_arrays(folder / fields["weights"])
+    except (OSError, ValueError) as error:
         raise damaged(folder, error) from error
 
 
-def damaged(folder: Path, error: Exception) -> ChiasmError:
+def damaged(folder: Path, error: BaseException) -> ChiasmError:
     """Return the error that says that a saved recogniser is damaged, and how."""
     return ChiasmError(f"{folder} is damaged ({type(error).__name__}: {error}): save the recogniser again")
 

@@ -51,7 +51,7 @@ def add(
         collection = Collection.create(to, encoder=encoder or "offline")
     report = add_manifests(collection, manifests, networks, prune=prune, on_progress=on_progress)
     if report.encoded:  # so that the first search does not have to
-        space = space_of(collection, networks, None)
+        space = space_of(collection, networks, None).space
         open_table(collection, space)
     _keep_words(collection)
     if collection.generation.since:  # tables of encoders before go some time after
@@ -102,7 +102,7 @@ def reembed(
     opened = Collection.open(collection)
     left = set(spaces_of(before)) - set(spaces_of(opened)) - {START}
     # From here on it is only about the first search, which would do the same.
-    space = space_of(opened, networks, None)
+    space = space_of(opened, networks, None).space
     open_table(opened, space)
     if FullText.open(opened) is not None:
         heard = [space.fingerprints["audio"]] if space.starts.get("audio") == "words" else []

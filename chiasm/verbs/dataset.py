@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from chiasm.alignment.pairs import Pairs
 from chiasm.encoders.base import Encoder
 from chiasm.errors import LabelError, SpaceError
+from chiasm.files import digest_text
 from chiasm.recognition import ModalityArrays
 from chiasm.space import Space
 from chiasm.splits import merge_groups, near_duplicate_groups
@@ -26,15 +27,17 @@ from chiasm.types import MODALITIES, Modality, Scalar
 _MOST_FOR_DUPLICATES = 20_000  # items: the search for near-duplicates takes the square of their number
 
 
-def pairs_of(
-    collection: Collection, space: Space, pairs: tuple[Modality, Modality], *, where: str | None = None
-) -> Pairs:
-    """Return pairs of files of items that have both modalities; several files of one give every combination.
+class NoPairsError(SpaceError):
+    """No item of a collection has both of two modalities."""
+
+
+def sides_of(space: Space, pairs: tuple[Modality, Modality]) -> tuple[Modality, Modality]:
+    """Return the modality that a map is learned for, and the anchor that it is brought to.
 
     Text is the anchor where it is one of the two, else speech where that goes by words, else the second.
 
     Raises:
-        SpaceError: not two modalities of the space, or no item has both.
+        SpaceError: not two modalities of the space.
     """
     first, second = pairs
     for modality in pairs:
@@ -45,7 +48,19 @@ def pairs_of(
     if first == second:
         raise SpaceError(f"pairs are of two different modalities; got {first} twice")
     anchor = "text" if "text" in pairs else "audio" if "audio" in pairs and space.starts["audio"] == "words" else second
-    moved = first if anchor == second else second
+    return (first if anchor == second else second), anchor
+
+
+def pairs_of(
+    collection: Collection, space: Space, pairs: tuple[Modality, Modality], *, where: str | None = None
+) -> Pairs:
+    """Return pairs of files of items that have both modalities; several files of one give every combination.
+
+    Raises:
+        SpaceError: not two modalities of the space.
+        NoPairsError: no item has both.
+    """
+    moved, anchor = sides_of(space, pairs)
     found = {modality: collection.vectors(space.fingerprints[modality]) for modality in pairs}
     wanted = None if where is None else {str(row["id"]) for row in collection.items(where=where)}
     rows: dict[Modality, dict[str, list[int]]] = {modality: {} for modality in pairs}
@@ -55,8 +70,8 @@ def pairs_of(
                 rows[modality].setdefault(item, []).append(number)
     both = [(a, b, item) for item in rows[moved] for a in rows[moved][item] for b in rows[anchor].get(item, ())]
     if not both:
-        raise SpaceError(
-            f"no item has both {first} and {second}. Items come together by a manifest that lists both, or in a folder "
+        raise NoPairsError(
+            f"no item has both {pairs[0]} and {pairs[1]}. Items come together by a manifest that lists both, or in a folder "
             "by equal file names (bird.png, bird.txt)"
         )
     left, right = np.array([a for a, _, _ in both]), np.array([b for _, b, _ in both])
@@ -82,6 +97,7 @@ class Labelled:
     """Labelled items of a collection as arrays."""
 
     ids: tuple[str, ...]
+    contents: tuple[str, ...]  # of each item, a digest of its files; equal ones are the same to a recogniser
     arrays: ModalityArrays
     values: dict[str, tuple[Any, ...]]  # of the label columns, None where an item has none
     groups: Int[np.ndarray, " items"]  # items that must not stand on both sides of a split, see `labelled_items`
@@ -105,6 +121,7 @@ class Labelled:
         return replace(
             self,
             ids=pick(self.ids),
+            contents=pick(self.contents),
             arrays=self.arrays.take(rows),
             values={column: pick(values) for column, values in self.values.items()},
             groups=self.groups[rows],
@@ -264,6 +281,7 @@ def labelled_items(
         )
     return Labelled(
         tuple(str(rows[row]["id"]) for row in keep),
+        tuple(digest_text(str([found.hashes[modality][row] for modality in used])) for row in keep),
         modality_arrays(found, space, used, keep),
         {name: tuple(given[name][row] for row in keep) for name in labels},
         groups,

@@ -1,32 +1,31 @@
 """The verb `evaluate`: measure search in a collection, or a recogniser on the labels of a collection.
 
-Which items are fair to measure on is decided here: those that were not trained on, if there are any. Questions with
-known answers are `chiasm.verbs.questions`, the metrics `chiasm.evaluation`, what a report shows `chiasm.report`.
+Which items are fair to measure on is `chiasm.verbs.fair`, questions with known answers are `chiasm.verbs.questions`, the
+metrics `chiasm.evaluation`, what a report shows `chiasm.report`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from chiasm import encoders
 from chiasm.alignment.pairs import Pairs
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
-from chiasm.evaluation.pairs import PairMetrics, pair_metrics
-from chiasm.evaluation.predictions import Predictions
+from chiasm.evaluation.pairs import PairMetrics
 from chiasm.evaluation.record import Record
-from chiasm.recognition import Recognizer
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.compare import compare_models
-from chiasm.verbs.dataset import Labelled, fingerprints_of, labelled_items, pairs_of
-from chiasm.verbs.measure import measure_columns, predictions, targets_for
+from chiasm.verbs.dataset import fingerprints_of, labelled_items, pairs_of
+from chiasm.verbs.fair import On, fair_items, fair_pairs
+from chiasm.verbs.measure import in_common, measure_columns
 from chiasm.verbs.model import check_report, load_model
 from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import space_of, start_of
@@ -43,7 +42,7 @@ class Evaluation(Record):
     what: str  # the space or model, in words
     measured: str  # on what, in words
     metrics: dict[str, Any]
-    seen: int  # items among those measured that were trained on: above 0 the numbers are optimistic
+    seen: int = 0  # items measured on that were learned from, by what has learned from them: the numbers are optimistic
 
 
 def evaluate(
@@ -57,12 +56,14 @@ def evaluate(
     label: str | None = None,
     where: str | None = None,
     against: str | Path | None = None,
+    on: On = "auto",
     report: str | Path | None = None,
     device: Device = "auto",
 ) -> Evaluation:
     """Measure search in a collection by its pairs and by questions, or a recogniser by the labels of a collection.
 
-    Items that the space or model was trained on are left out if others remain, and counted in `seen` if not.
+    Items that the space or model has learned from, told by their content, are left out if others remain. If not, each is
+    measured by a map or by heads that were learned without it: `align` and `fit` keep what their folds have said.
 
     Args:
         target: the collection (with `pairs`), or the model (with `collection` and `label`).
@@ -70,7 +71,7 @@ def evaluate(
         pairs: two modalities; each is searched for by the other. Items of equal content are relevant alike. Default: image
             and text, unless only `moments` are asked for. For an aligned space, the space before alignment is measured on
             the same pairs.
-        space: name of the space. Default: the newest.
+        space: name of the space, or the path of one that another collection learned. Default: the newest.
         off_topic: a text file of questions, one per line, that nothing in the collection answers. Measures how many of them
             `search` with `min_probability="auto"` answers all the same, and how many of the texts of `pairs` it answers.
         moments: a CSV table with the columns query (words, or a file relative to the table), item (id), start and end
@@ -78,15 +79,21 @@ def evaluate(
         label: for a model: the column that holds the truth. Default: the one it was fitted on.
         where: only items that meet this condition.
         against: for a model: another model, compared on the same items with paired differences.
+        on: `"auto"`, as above; `"folds"`: all items that were learned from, each by what was learned without it, and no
+            others; `"training"`: all items, also by what has learned from them, which shows how well they are remembered
+            and not how well others will be recognised.
         report: write the result as one .html, .md or .json file, too.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
         ManifestError: a file of questions or moments is missing or wrong.
         SpaceError: no item has such pairs, or the space has no probabilities for `off_topic`.
-        ChiasmError: options of collections and of models together, or a report that cannot be written.
+        ChiasmError: options of collections and of models together, nothing that is fair to measure on, or a report that
+            cannot be written.
     """
     check_report(report)
+    if on not in get_args(On):
+        raise ChiasmError(f"on takes {', '.join(get_args(On))}; got {on!r}")
     if collection is None:
         if label is not None or against is not None:
             raise ChiasmError(
@@ -94,12 +101,12 @@ def evaluate(
             )
         if pairs is None and (moments is None or off_topic is not None):
             pairs = ("image", "text")
-        return _evaluate_space(Path(target), pairs, space, off_topic, moments, where, report, device)
+        return _evaluate_space(Path(target), pairs, space, off_topic, moments, where, on, report, device)
     if any(given is not None for given in (pairs, space, off_topic, moments)):
         raise ChiasmError(
             "pairs, space, off_topic and moments go with a collection alone: chiasm evaluate COLLECTION --pairs image,text"
         )
-    return _evaluate_model(Path(target), Path(collection), label, where, against, report, device)
+    return _evaluate_model(Path(target), Path(collection), label, where, against, on, report, device)
 
 
 # --------------------------------------------------------------------------------------------------------------- spaces
@@ -112,6 +119,7 @@ def _evaluate_space(
     off_topic: str | Path | None,
     moments: str | Path | None,
     where: str | None,
+    on: On,
     report: str | Path | None,
     device: Device,
 ) -> Evaluation:
@@ -124,20 +132,20 @@ def _evaluate_space(
     known = None if moments is None else read_moments(moments, opened)
     searcher = None if questions is None and known is None else Searcher(path, space=name, device=device)
     networks = encoders.resolve(opened.encoder, device=device) if searcher is None else searcher.networks
-    space = space_of(opened, networks, name) if searcher is None else searcher.space
+    saved = space_of(opened, networks, name)
+    space = saved.space
     metrics: dict[str, Any] = {}
     measured: list[str] = []
     sections: list[Callable[[Page], None]] = []
     seen = 0
     if pairs is not None:
         data = pairs_of(opened, space, pairs, where=where)
-        rows, seen, others = _fair(data.items, set(space.learned_from))
-        after = measure_pairs(data, space.place(data.moved, data.embeddings[rows]), rows)
-        before = measure_pairs(data, data.start[rows], rows) if data.moved in space.maps else None
+        fair = fair_pairs(data, saved, on)
+        rows, seen = fair.rows, fair.seen
+        start, after = fair.measure(data)
+        before = start if data.moved in space.maps else None
         metrics |= _pair_numbers(after, before)
-        measured.append(f"{len(rows)} pairs of {data.moved} and {data.anchor}")
-        if others:
-            measured[-1] += f" that the space was not trained on ({others} others left out)"
+        measured.append(fair.words)
         shown = _media_of(opened, data, rows) if report is not None or questions is not None else ([], [])
         sections.append(lambda page: show_pairs(page, after, shown, before=before))
         if questions is not None and searcher is not None:
@@ -155,22 +163,6 @@ def _evaluate_space(
     if report is not None:
         _save_report(result, sections, report)
     return result
-
-
-def measure_pairs(
-    data: Pairs, mapped: Float[np.ndarray, "some dim"], rows: Int[np.ndarray, " some"], *, seed: int = 0
-) -> PairMetrics:
-    """Search by each modality of some pairs for the other; equal content is relevant, too.
-
-    Args:
-        data: the pairs.
-        mapped: unit vectors of the moved modality of these.
-        rows: which of them.
-        seed: of resampling.
-    """
-    alike = (np.array(data.anchor_hashes)[rows], np.array(data.moved_hashes)[rows])
-    names = (data.anchor, data.moved)
-    return pair_metrics(data.anchors[rows], mapped, names=names, alike=alike, groups=data.groups[rows], seed=seed)
 
 
 def _pair_numbers(after: PairMetrics, before: PairMetrics | None) -> dict[str, Any]:
@@ -210,19 +202,13 @@ def _media_of(collection: Collection, data: Pairs, rows: Int[np.ndarray, " some"
 # --------------------------------------------------------------------------------------------------------------- models
 
 
-def _predicted(recognizer: Recognizer, data: Labelled, rows: Int[np.ndarray, " rows"]) -> dict[str, Predictions]:
-    """Predictions of some items; the only column of a recogniser is measured by the only one of the items."""
-    columns = list(recognizer.columns_)
-    truth = dict(zip(columns, data.values, strict=True)) if len(columns) == 1 == len(data.values) else None
-    return predictions(recognizer, data, targets_for(recognizer, data, truth), rows)
-
-
 def _evaluate_model(
     path: Path,
     where_items: Path,
     label: str | None,
     where: str | None,
     against: str | Path | None,
+    on: On,
     report: str | Path | None,
     device: Device,
 ) -> Evaluation:
@@ -240,15 +226,15 @@ def _evaluate_model(
     if label is not None and len(columns) == 1:
         columns = [label]
     data = labelled_items(opened, networks, start_of(opened, networks), columns, modalities=modalities, where=where)
-    trained_on = saved.trained_on | (frozenset() if other is None else other.trained_on)
-    rows, seen, others = _fair(data.ids, trained_on)
-    by_column = _predicted(saved.recognizer, data, rows)
+    fair = fair_items(saved, data, [] if other is None else [other], on)
+    by_column = fair.predict(saved)
     metrics = measure_columns(by_column)
-    measured = f"{len(rows)} items of {opened.path.name}"
-    if others:
-        measured += f" that it was not trained on ({others} others left out)"
+    measured = f"{fair.words}, of {opened.path.name}"
+    seen = fair.seen
     if other is not None:
-        theirs = _predicted(other.recognizer, data, rows)
+        theirs = fair.predict(other)
+        both = {column: in_common(mine, theirs[column]) for column, mine in by_column.items() if column in theirs}
+        by_column, theirs = ({column: pair[side] for column, pair in both.items()} for side in (0, 1))
         metrics["against"] = compare_models(by_column, theirs, str(against))
     result = Evaluation(f"model {path.name}", measured, metrics, seen)
 
@@ -274,22 +260,10 @@ def _evaluate_model(
 # --------------------------------------------------------------------------------------------------------------- shared
 
 
-def _fair(ids: Sequence[str], trained_on: Set[str]) -> tuple[Int[np.ndarray, " rows"], int, int]:
-    """Return the rows that were not trained on, else all; how many of them were trained on; how many are left out."""
-    unseen = np.array([row for row, item in enumerate(ids) if item not in trained_on], dtype=int)
-    if len(unseen):
-        return unseen, 0, len(ids) - len(unseen)
-    return np.arange(len(ids)), len(ids), 0
-
-
 def _save_report(result: Evaluation, sections: Sequence[Callable[[Page], None]], path: str | Path) -> None:
     from chiasm.report.page import Page
 
     page = Page(result.what, f"Measured on {result.measured}.")
-    if result.seen:
-        page.paragraph(
-            f"Warning: all {result.seen} evaluation items were also used for training; these metrics are optimistic."
-        )
     for section in sections:
         section(page)
     page.save(path)

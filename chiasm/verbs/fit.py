@@ -35,6 +35,7 @@ from chiasm.verbs.measure import (
     details_of,
     duplicates,
     held_out,
+    left_out_of,
     measure_columns,
     predictions,
     targets_of,
@@ -206,13 +207,9 @@ def fit(
     targets = targets_of(data, task)
     options.check(targets)
     is_named = names and len(targets) == 1 and targets[0].kind != "number"
-    learned = _Learned(
-        data,
-        targets,
-        options,
-        class_names(targets[0].names.tolist(), space, networks) if is_named else {},
-        None if source is None else source_items(source, label, data.fingerprints, space, device),
-    )
+    other, others = (None, ()) if source is None else source_items(source, label, data.fingerprints, space, device)
+    named = class_names(targets[0].names.tolist(), space, networks) if is_named else {}
+    learned = _Learned(data, targets, options, named, other)
     train = learned.training_rows()
     tuning = learned.search(train, study=Path(f"{out}.study"), on_trial=on_trial) if tune else None
     recognizer, measured_on, measured = learned.fit_and_measure(train, tuning)
@@ -243,6 +240,7 @@ def fit(
         frozenset(data.ids[row] for row in train),
         result.as_dict(),
         reference_of(data.arrays.take(train), seed=seed),
+        left_out_of(recognizer, data.take(train), {target.column: target.known[train] for target in targets}, others),
     )
     save_model(Path(out), model)
     if report is not None:
@@ -390,8 +388,8 @@ def source_items(
     fingerprints: Mapping[Modality, str],
     space: Space,
     device: Device,
-) -> SourceItems:
-    """Return the labelled items of another collection, embedded by the same encoders."""
+) -> tuple[SourceItems, tuple[str, ...]]:
+    """Return the labelled items of another collection, embedded by the same encoders, and their contents."""
     opened = Collection.open(source)
     networks = encoders.resolve(opened.encoder, device=device)
     theirs = fingerprints_of(networks)
@@ -402,4 +400,4 @@ def source_items(
                 f"target {fingerprint}). Add its files with the target's encoder"
             )
     labelled = labelled_items(opened, networks, space, [label], modalities=tuple(fingerprints))
-    return SourceItems(labelled.arrays, labelled.labels)
+    return SourceItems(labelled.arrays, labelled.labels), labelled.contents

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 
 from chiasm import encoders
 from chiasm.encoders.base import Encoder
@@ -40,9 +40,9 @@ from chiasm.verbs.compare import ColumnComparison, compare_column
 from chiasm.verbs.corrections import Corrections, Plan, Unseen, Values, class_set, corrections_of, make_plan
 from chiasm.verbs.dataset import Labelled, class_names, fingerprints_of, labelled_items
 from chiasm.verbs.fit import source_items
-from chiasm.verbs.measure import class_target, details_of, held_out, joined, pick, predictions
+from chiasm.verbs.measure import class_target, details_of, held_out, in_common, joined, left_out_of, predictions
 from chiasm.verbs.model import Model, load_model, reference_of, revert_model, save_model
-from chiasm.verbs.spaces import start_of
+from chiasm.verbs.spaces import revert_space, start_of
 
 _Rows: TypeAlias = Int[np.ndarray, " rows"]
 
@@ -124,20 +124,31 @@ def learn(
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
     space = start_of(opened, networks)
-    other = None
+    other: SourceItems | None = None
+    contents: tuple[str, ...] = ()
     if source is not None:
         saved = load_model(Path(model))
-        other = source_items(source, saved.label, saved.fingerprints, space, device)
-    return learn_again(model, opened, networks, space, options, source=other)
+        other, contents = source_items(source, saved.label, saved.fingerprints, space, device)
+    return learn_again(model, opened, networks, space, options, source=other, contents=contents)
 
 
-def revert(model: str | Path) -> str:
-    """Bring back the model that `learn` or `fit` replaced, and return its version.
+def revert(target: str | Path, *, space: str | None = None) -> str:
+    """Bring back the model that `learn` or `fit` replaced, or the space that `align` did, and return its version.
+
+    A second time undoes the first.
+
+    Args:
+        target: the model, or the collection.
+        space: of a collection, the name of its space. Default: the newest.
 
     Raises:
         ChiasmError: none was replaced.
     """
-    return revert_model(Path(model))
+    if (Path(target).expanduser() / "chiasm.json").exists():
+        return revert_space(Collection.open(target), space)
+    if space is not None:
+        raise ChiasmError(f"{target} is not a collection, and has no space {space!r}. Leave it out to revert a model")
+    return revert_model(Path(target))
 
 
 def learn_again(
@@ -148,6 +159,7 @@ def learn_again(
     options: LearnOptions | None = None,
     *,
     source: SourceItems | None = None,
+    contents: Sequence[str] = (),
 ) -> LearnReport:
     """Do what `learn` does, with an opened collection.
 
@@ -158,6 +170,7 @@ def learn_again(
         space: its start space, see `chiasm.verbs.spaces.start_of`.
         options: see `learn`.
         source: the other domain, of a model that was fitted with one.
+        contents: of the items of the source.
     """
     begin = time.monotonic()
     options = options or LearnOptions()
@@ -182,7 +195,7 @@ def learn_again(
         new = refit.fit(np.flatnonzero(plan.new), plan.truth)
         report = _compare(replace(report, switched=options.switch), saved.recognizer, new, refit)
         if report.switched:
-            successor = _successor(saved, new, data, plan, corrections, report)
+            successor = _successor(saved, new, data, plan, corrections, report, contents)
             report = replace(report, version=save_model(Path(folder), successor, expected=saved.version))
     return replace(report, seconds=time.monotonic() - begin)
 
@@ -284,14 +297,13 @@ def _compare(report: LearnReport, old: Recognizer, new: Recognizer, refit: _Refi
         rows = np.flatnonzero(plan.new)
         before = refit.in_folds(np.flatnonzero(plan.old), plan.before, None)
         after = refit.in_folds(rows, plan.truth, new)
-    shown = np.array([data.ids[row] for row in rows])
+    shown = {data.ids[row] for row in rows}
     columns = []
     items: set[str] = set()
     for column, theirs in before.items():
-        ours = after[column]
-        both = np.intersect1d(np.intersect1d(np.array(theirs.ids), np.array(ours.ids)), shown)
-        columns.append(compare_column(column, _of_items(theirs, both), _of_items(ours, both)))
-        items |= set(both.tolist())
+        old_side, new_side = in_common(theirs, after[column], shown)
+        columns.append(compare_column(column, old_side, new_side))
+        items |= set(new_side.ids)
     if by_held_out:
         compared = f"{len(items)} labelled items that neither model was trained on"
     else:
@@ -314,19 +326,21 @@ def _compare(report: LearnReport, old: Recognizer, new: Recognizer, refit: _Refi
     )
 
 
-def _of_items(column: Predictions, ids: Shaped[np.ndarray, " some"]) -> Predictions:
-    """Return the predictions of some of the items, in the order of `ids`."""
-    own = np.array(column.ids)
-    order = np.argsort(own)
-    return pick(column, order[np.searchsorted(own, ids, sorter=order)])
-
-
 def _successor(
-    saved: Model, new: Recognizer, data: Labelled, plan: Plan, corrections: Corrections, report: LearnReport
+    saved: Model,
+    new: Recognizer,
+    data: Labelled,
+    plan: Plan,
+    corrections: Corrections,
+    report: LearnReport,
+    contents: Sequence[str],
 ) -> Model:
     """Return the model that replaces the old one."""
     rows = np.flatnonzero(plan.new)
     seen = frozenset(data.ids[row] for row in rows)
+    known = {
+        column: np.array([values[row] is not None for row in rows], dtype=bool) for column, values in plan.truth.items()
+    }
     metrics = {column.column: column.new_metrics for column in report.columns}
     about = {
         "items": len(rows),
@@ -346,4 +360,5 @@ def _successor(
         trained_on=seen,
         report=dict(saved.report) | about,
         reference=reference_of(data.arrays.take(rows)),
+        left_out=left_out_of(new, data.take(rows), known, contents),
     )

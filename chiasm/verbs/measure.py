@@ -7,7 +7,7 @@ here; files and folders are left to `chiasm.verbs.dataset`, metrics to `chiasm.e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from chiasm.recognition import Recognition, Recognizer, SourceItems
 from chiasm.recognition.targets import Kind, Target, parse_target
 from chiasm.splits import crossing, group_folds, grouped_stratified_folds
 from chiasm.verbs.dataset import Labelled
+from chiasm.verbs.model import HeldOut
 
 FOLDS = 5
 
@@ -114,7 +115,7 @@ def predictions(
 def held_out(
     recognizer: Recognizer, data: Labelled, target: Target, *, learned: Bool[np.ndarray, " items"] | None = None
 ) -> Predictions:
-    """Return what the heads of the folds predict of the items that they did not see, calibrated as the recogniser is.
+    """Return what the heads of the folds predict of the items that they did not see, as `without_each` gives it.
 
     Items that no fold could hold out (the only one of their class) are left out.
 
@@ -127,19 +128,69 @@ def held_out(
     Raises:
         LabelError: nothing could be held out.
     """
-    column = recognizer.columns_[target.column]
-    items = np.flatnonzero(target.known if learned is None else learned)
-    outputs = column.held_out
-    assert outputs is not None  # of a recogniser that was just fitted there always are
-    scored = np.flatnonzero(np.isfinite(outputs).any(axis=1) & target.known[items])
-    if not len(scored):
+    outputs = held_out_outputs(recognizer, target.column, target.known if learned is None else learned)
+    scored = without_each(recognizer, data, target, outputs)
+    if scored is None:
         raise LabelError(
             "no item can be held out to measure on: all items of a class are copies or near-duplicates of one another, or it "
             "has one item. Label others, or say from which cosine on items count as near-duplicates (alike; above 1: never)"
         )
-    rows = items[scored]
-    arrays = data.arrays.take(rows)
-    recognition = column.recognise_outputs(arrays, column.features.modalities, outputs[scored])
+    return scored
+
+
+def held_out_outputs(
+    recognizer: Recognizer, column: str, learned: Bool[np.ndarray, " items"]
+) -> Float[np.ndarray, "items outputs"]:
+    """Return the outputs of the heads of the folds for the items that they did not see; NaN where there are none.
+
+    Args:
+        recognizer: just fitted on these items.
+        column: one of its columns.
+        learned: the items that had a value of it when it was learned.
+    """
+    own = recognizer.columns_[column].held_out
+    assert own is not None  # of a recogniser that was just fitted there always are
+    outputs = np.full((len(learned), own.shape[1]), np.nan)
+    outputs[learned] = own
+    return outputs
+
+
+def left_out_of(
+    recognizer: Recognizer,
+    data: Labelled,
+    known: Mapping[str, Bool[np.ndarray, " items"]],
+    others: Sequence[str] = (),
+) -> HeldOut:
+    """Return what a model keeps of a recogniser that was just fitted, so that it can be measured on these items.
+
+    Args:
+        recognizer: fitted on just these items.
+        data: the items.
+        known: by column, the items that had a value of it.
+        others: contents of items of a source.
+    """
+    outputs = {name: held_out_outputs(recognizer, name, mask).astype(np.float32) for name, mask in known.items()}
+    return HeldOut(data.contents, outputs, frozenset(others))
+
+
+def without_each(
+    recognizer: Recognizer, data: Labelled, target: Target, outputs: Float[np.ndarray, "items outputs"]
+) -> Predictions | None:
+    """Return what is predicted of items by heads that did not see them, calibrated as the recogniser is.
+
+    Items that no fold could hold out (the only one of their class) are left out; None if no others remain.
+
+    Args:
+        recognizer: that was fitted on these items.
+        data: the items.
+        target: one of its columns, as it truly is.
+        outputs: of the heads of the folds.
+    """
+    column = recognizer.columns_[target.column]
+    rows = np.flatnonzero(np.isfinite(outputs).any(axis=1) & target.known)
+    if not len(rows):
+        return None
+    recognition = column.recognise_outputs(data.arrays.take(rows), column.features.modalities, outputs[rows])
     return _as_predictions(recognition, target.take(rows), data, rows, has_sets=bool(column.sets), has_alarm=False)
 
 
@@ -192,6 +243,20 @@ def pick(column: Predictions, rows: Int[np.ndarray, " rows"]) -> Predictions:
     }
     ids, media = (tuple(values[row] for row in rows) for values in (column.ids, column.media))
     return replace(column, ids=ids, media=media, **some)
+
+
+def in_common(one: Predictions, other: Predictions, among: Set[str] | None = None) -> tuple[Predictions, Predictions]:
+    """Return two sides' predictions of the items that both have, in one order; only those of some items, if any are named."""
+    ids = np.intersect1d(np.array(one.ids), np.array(other.ids))
+    if among is not None:
+        ids = np.array([item for item in ids.tolist() if item in among], dtype=ids.dtype)
+
+    def of_items(side: Predictions) -> Predictions:
+        own = np.array(side.ids)
+        order = np.argsort(own)
+        return pick(side, order[np.searchsorted(own, ids, sorter=order)])
+
+    return of_items(one), of_items(other)
 
 
 _ARRAYS = ("groups", "true", "predicted", "probabilities", "sets", "unknown", "low", "high")

@@ -2,46 +2,53 @@
 
 A recogniser knows arrays only. A model also knows the encoder whose embeddings these are, the column they were labelled
 by and which items it has seen. Fitting one is `chiasm.verbs.fit`, retraining it with corrected labels `chiasm.verbs.learn`.
-
-    MODEL/model.json      the format, and which version is the current one and which the one before
-    MODEL/3f0a..e1/       a version, which is never changed after it was written
-
-A version is written beside and takes its name whole; then `model.json`, one small file, is switched. So a reader has the
-old model or the new one, and a program that is killed at any point leaves either. The version before is kept, and
-`revert_model` goes back to it.
+It is replaced by a new version, the one before is kept, and `revert_model` goes back to it: see `chiasm.saved.Versions`.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
-from jaxtyping import Float16
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from jaxtyping import Float, Float16
 
 from chiasm import __version__
 from chiasm.errors import ChiasmError
-from chiasm.files import whole_folder, write_whole
 from chiasm.recognition import ModalityArrays, Recognizer
+from chiasm.saved import Versions, check_fields, read_arrays, read_object, write_arrays, write_object
 from chiasm.types import Modality
 from chiasm.vectors import unit_rows
 
-FORMAT, FORMAT_VERSION = "chiasm-model", 3
+FORMAT, FORMAT_VERSION = "chiasm-model", 4
 SUFFIXES = (".html", ".md", ".json")
 REFERENCE_ROWS = 500  # of each modality
-_POINTER, _ABOUT, _RECOGNIZER, _REFERENCE = "model.json", "about.json", "recognizer", "reference.safetensors"
+_ABOUT, _RECOGNIZER, _REFERENCE = "about.json", "recognizer", "reference.safetensors"
+_LEFT_OUT = "left-out"
 _LARGEST_REFERENCE = 2**26  # bytes
-_VERSION = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What a recogniser learned from, and what the heads of its folds say of items that they did not see.
+
+    Attributes:
+        contents: digests of the items' contents, see `chiasm.verbs.dataset.Labelled`.
+        outputs: by column, a row an item; NaN where no fold could hold it out.
+        others: contents of items of a source.
+    """
+
+    contents: tuple[str, ...] = ()
+    outputs: Mapping[str, Float[np.ndarray, "items outputs"]] = field(default_factory=dict)
+    others: frozenset[str] = frozenset()
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """The row of each content; of equal ones, which no split divides, any."""
+        return {content: row for row, content in enumerate(self.contents)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +64,7 @@ class Model:
         report: what `fit` found out, for people.
         reference: embeddings of some of the items that it learned from, by modality, see `reference_of`. They are kept in
             the model's folder: whoever has the model has them. Without any, drift cannot be told.
+        left_out: what `evaluate` needs to measure it on the items that it learned from.
         version: under which it is stored; empty for a model that is not.
     """
 
@@ -67,6 +75,7 @@ class Model:
     trained_on: frozenset[str]
     report: Mapping[str, Any]
     reference: Mapping[Modality, Float16[np.ndarray, "rows dim"]] = field(default_factory=dict)
+    left_out: HeldOut = HeldOut()  # frozen
     version: str = ""
 
     def check(self, fingerprints: Mapping[Modality, str]) -> None:
@@ -94,20 +103,7 @@ def save_model(folder: Path, model: Model, *, expected: str | None = None) -> st
     Raises:
         ChiasmError: the folder holds something else, its current version is another one, or it cannot be written.
     """
-    is_other = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if is_other and not (folder / _POINTER).is_file():
-        raise ChiasmError(f"{folder} exists and is not a model. Name an empty or a new folder with --out")
-    with _locked(folder):
-        pointer: dict[str, Any] = {"current": None}
-        if (folder / _POINTER).exists():
-            pointer = _read_pointer(folder)
-        if expected is not None and pointer["current"] != expected:
-            raise ChiasmError(
-                f"{folder} was replaced by somebody else meanwhile, so that this comparison no longer holds: try again"
-            )
-        version = _write_version(folder, model)
-        _switch(folder, version, pointer["current"])
-        return version
+    return _versions(folder).write(lambda draft: _write(draft, model), expected=expected)
 
 
 def load_model(folder: Path) -> Model:
@@ -116,15 +112,7 @@ def load_model(folder: Path) -> Model:
     Raises:
         ChiasmError: there is none, it is of another version of the format, or it is damaged.
     """
-    version = model_version(folder)
-    while True:
-        try:
-            return _read_version(folder, version)
-        except ChiasmError:
-            newer = model_version(folder)
-            if newer == version:
-                raise
-            version = newer  # it was replaced twice while it was read, and the version is gone
+    return _versions(folder).read(_read)
 
 
 def model_version(folder: Path) -> str:
@@ -133,7 +121,7 @@ def model_version(folder: Path) -> str:
     Raises:
         ChiasmError: there is no model.
     """
-    return str(_read_pointer(folder)["current"])
+    return _versions(folder).current
 
 
 def revert_model(folder: Path) -> str:
@@ -144,47 +132,16 @@ def revert_model(folder: Path) -> str:
     Raises:
         ChiasmError: there is no version before, or the disk cannot be written to.
     """
-    if not (folder / _POINTER).is_file():
-        _read_pointer(folder)  # says that there is no model, without making a folder for a lock
-    with _locked(folder):
-        pointer = _read_pointer(folder)
-        previous = pointer["previous"]
-        if previous is None or not (folder / previous).is_dir():
-            raise ChiasmError(f"{folder} has no earlier model to go back to")
-        _switch(folder, previous, pointer["current"])
-        return str(previous)
+    return _versions(folder).revert()
 
 
-def _read_pointer(folder: Path) -> dict[str, Any]:
-    path = folder / _POINTER
-    try:
-        pointer = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ChiasmError(
-            f"{folder} is not a model ({error}). Make one: chiasm fit COLLECTION --label COLUMN --out {folder}"
-        ) from error
-    if pointer.get("format") != FORMAT or pointer.get("format_version") != FORMAT_VERSION:
-        raise ChiasmError(
-            f"{folder} is {pointer.get('format')} version {pointer.get('format_version')}; this chiasm reads {FORMAT} "
-            f"version {FORMAT_VERSION}. It was made by another chiasm: move it away and fit it again"
-        )
-    names = [pointer.get("current"), pointer.get("previous")]
-    if not all(isinstance(name, str) and _VERSION.fullmatch(name) for name in names[: 2 if names[1] else 1]):
-        raise ChiasmError(f"{path} is damaged: it names no version. Fit the model again")
-    return dict(pointer)
+def _versions(folder: Path) -> Versions:
+    make = f"Make one: chiasm fit COLLECTION --label COLUMN --out {folder}"
+    return Versions(folder, "model.json", FORMAT, FORMAT_VERSION, "model", make, ChiasmError)
 
 
-def _switch(folder: Path, current: str, previous: str | None) -> None:
-    """Name the versions, and remove those that are named no longer, with what a killed program left."""
-    pointer = {"format": FORMAT, "format_version": FORMAT_VERSION, "current": current, "previous": previous}
-    write_whole(folder / _POINTER, json.dumps(pointer, indent=1) + "\n")
-    for path in folder.iterdir():
-        if path.is_dir() and path.name not in (current, previous) and _VERSION.search(path.name):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _write_version(folder: Path, model: Model) -> str:
-    """Write a model as a folder under a new name, and return that."""
+def _write(draft: Path, model: Model) -> None:
+    left_out = model.left_out
     about = {
         "by": __version__,
         "encoder": model.encoder,
@@ -193,57 +150,56 @@ def _write_version(folder: Path, model: Model) -> str:
         "trained_on": sorted(model.trained_on),
         "report": dict(model.report),
     }
-    version = uuid.uuid4().hex[:16]
-    with whole_folder(folder / version) as draft:
-        model.recognizer.save(draft / _RECOGNIZER)
-        if model.reference:
-            save_file({name: np.ascontiguousarray(rows) for name, rows in model.reference.items()}, draft / _REFERENCE)
-        (draft / _ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return version
-
-
-def _read_version(folder: Path, version: str) -> Model:
-    source = folder / version
-    try:
-        about = json.loads((source / _ABOUT).read_text(encoding="utf-8"))
-        return Model(
-            Recognizer.load(source / _RECOGNIZER),
-            about["encoder"],
-            about["label"],
-            about["fingerprints"],
-            frozenset(about["trained_on"]),
-            about["report"],
-            _read_reference(source / _REFERENCE, about["fingerprints"]),
-            version,
+    model.recognizer.save(draft / _RECOGNIZER)
+    if model.reference:
+        write_arrays(draft / _REFERENCE, model.reference)
+    write_object(draft / _ABOUT, about)
+    if left_out.contents:
+        columns = [*left_out.outputs]
+        write_arrays(
+            draft / f"{_LEFT_OUT}.safetensors", {str(n): left_out.outputs[name] for n, name in enumerate(columns)}
         )
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ChiasmError(f"the model {folder} is damaged ({type(error).__name__}: {error}). Fit it again") from error
+        described = {"contents": left_out.contents, "columns": columns, "others": sorted(left_out.others)}
+        write_object(draft / f"{_LEFT_OUT}.json", described)
+
+
+def _read(source: Path) -> Model:
+    about = read_object(source / _ABOUT)
+    check_fields(about, encoder=str, label=str, fingerprints=dict, trained_on=list, report=dict)
+    return Model(
+        Recognizer.load(source / _RECOGNIZER),
+        about["encoder"],
+        about["label"],
+        about["fingerprints"],
+        frozenset(about["trained_on"]),
+        about["report"],
+        _read_reference(source / _REFERENCE, about["fingerprints"]),
+        _read_left_out(source),
+        source.name,
+    )
+
+
+def _read_left_out(source: Path) -> HeldOut:
+    if not (source / f"{_LEFT_OUT}.json").exists():
+        return HeldOut()
+    described = read_object(source / f"{_LEFT_OUT}.json")
+    check_fields(described, contents=list, columns=list, others=list)
+    arrays = read_arrays(source / f"{_LEFT_OUT}.safetensors")
+    outputs = {str(name): arrays[str(number)] for number, name in enumerate(described["columns"])}
+    contents = tuple(map(str, described["contents"]))
+    if any(one.dtype.kind != "f" or one.ndim != 2 or len(one) != len(contents) for one in outputs.values()):
+        raise ValueError(f"{_LEFT_OUT}.json and its arrays do not fit")
+    return HeldOut(contents, outputs, frozenset(map(str, described["others"])))
 
 
 def _read_reference(path: Path, known: Mapping[Modality, str]) -> dict[Modality, Float16[np.ndarray, "rows dim"]]:
     """Read the sample of embeddings that a model keeps, if it keeps any."""
     if not path.exists():
         return {}
-    if path.stat().st_size > _LARGEST_REFERENCE:
-        raise ChiasmError(f"{path} is larger than {_LARGEST_REFERENCE} bytes: it is not a model's")
-    try:
-        sample = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ChiasmError(f"{path} is damaged ({error}): fit the model again") from error
+    sample = read_arrays(path, most=_LARGEST_REFERENCE)
     if any(rows.dtype != np.float16 or rows.ndim != 2 or not np.isfinite(rows).all() for rows in sample.values()):
-        raise ChiasmError(f"{path} is damaged: it should hold finite matrices of float16. Fit the model again")
+        raise ValueError(f"{path.name} should hold finite matrices of float16")
     return {modality: sample[modality] for modality in known if modality in sample}
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one writer at a time into a model's folder; what the disk says becomes an error that teaches."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            yield
-    except OSError as error:
-        raise ChiasmError(f"the model {folder} cannot be written: {error}") from error
 
 
 # ------------------------------------------------------------------------------------------- what a model is made of

@@ -41,7 +41,7 @@ from chiasm.verbs.ranking import (
     spread,
     text_of,
 )
-from chiasm.verbs.spaces import START, load_scores, open_table, space_of, spaces_of
+from chiasm.verbs.spaces import open_table, space_of, version_of
 from chiasm.verbs.status import Status, status_of
 
 CANDIDATES = 200  # of each modality, and of the words, that are ranking for the first half as many hits
@@ -117,18 +117,13 @@ class Searcher:
 
     def _now(self, collection: Collection) -> tuple[Any, ...]:
         """Cache key: changes when the collection, the space or its score model changes."""
-        spaces = collection.path / "spaces"
-        name = self._space_name or next(reversed(spaces_of(collection)), START)
-        files = [spaces / name / file for file in ("space.json", "scores.json")]
-        stats = [file.stat() if file.exists() else None for file in files]
-        return collection.version, name, *(stat and (stat.st_ino, stat.st_mtime_ns) for stat in stats)
+        return collection.version, *version_of(collection, self._space_name)
 
     def _load(self, collection: Collection, networks: Sequence[Encoder]) -> State:
         seen = self._now(collection)  # first: what changes while the rest is read is seen by the next refresh
-        space = space_of(collection, networks, self._space_name)
-        scores = load_scores(collection.path / "spaces" / space.name)
-        table = open_table(collection, space)
-        return State(seen, collection, networks, space, scores, table, index_of(table))
+        saved = space_of(collection, networks, self._space_name)
+        table = open_table(collection, saved.space)
+        return State(seen, collection, networks, saved.space, saved.scores, table, index_of(table))
 
     def status(self) -> Status:
         """Return what the collection holds."""
@@ -351,7 +346,7 @@ def search(
         liked: ids of hits of an earlier page that were right: the query moves towards them; they are not shown again.
         disliked: ids of hits of an earlier page that were wrong.
         k, offset, modality, where, min_probability, metric, hybrid, rerank, diversity: how to search, see `SearchOptions`.
-        space: name of the space to search in. Default: the newest.
+        space: name of the space to search in, or the path of one that another collection learned. Default: the newest.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:

@@ -1,31 +1,31 @@
 """The spaces of a collection: which there are, the vectors in them, and what their scores are worth.
 
-A space lies in `spaces/NAME` of the collection. Beside it, in the same folder, are the scores that `align` fitted for it
-(`scores.json`, `scores.safetensors`). The vectors of all files and moments, placed in the space, are a table that
-`chiasm.store.gallery` keeps.
+A space lies in `spaces/NAME` of the collection, see `chiasm.saved.Versions`. A version holds all that `align` learned: the
+maps, the scores (`scores.json`, `scores.safetensors`), and the contents that the maps were learned from, each placed by a
+map that was not (`left-out.json`, `left-out.safetensors`). The vectors of all files and moments, placed in the space, are a
+table that `chiasm.store.gallery` keeps.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lance
 import numpy as np
 from jaxtyping import Float, Shaped
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from chiasm.encoders.base import Encoder
 from chiasm.errors import SpaceError
-from chiasm.files import write_whole
 from chiasm.retrieval.index import VECTOR, matrix_of
-from chiasm.space import Space, saved_spaces, start_space
+from chiasm.saved import DAMAGE, Versions, check_fields, read_arrays, read_object, write_arrays, write_object
+from chiasm.space import FORMAT_VERSION, Space, start_space
 from chiasm.store import gallery
 from chiasm.store.collection import Collection
+from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.dataset import fingerprints_of
 
 if TYPE_CHECKING:
@@ -34,63 +34,241 @@ if TYPE_CHECKING:
 START = "start"
 
 
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """Contents that the map of a modality was learned from.
+
+    Attributes:
+        hashes: of those that are known as they would be if they had not been learned from.
+        vectors: of these, each placed by a map that was learned without it.
+        others: hashes of the others, such as those of a source.
+    """
+
+    hashes: tuple[str, ...]
+    vectors: Float[np.ndarray, "contents dim"]
+    others: frozenset[str] = frozenset()
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """The row of each content."""
+        return {content: row for row, content in enumerate(self.hashes)}
+
+
+@dataclass(frozen=True, eq=False)
+class SavedSpace:
+    """A space with what else `align` learned.
+
+    Attributes:
+        space: the maps.
+        scores: what scores are worth; None where nothing is known of that.
+        left_out: by modality that has a map.
+        version: under which it is stored.
+    """
+
+    space: Space
+    scores: ScoreModel | None = None
+    left_out: Mapping[Modality, LeftOut] = field(default_factory=dict)
+    version: str = ""
+
+
+def folder_of(collection: Collection, name: str) -> Path:
+    """Return where a space of a collection is kept."""
+    return collection.path / "spaces" / name
+
+
+def save_space(folder: Path, saved: SavedSpace) -> str:
+    """Write a space and return its version; one that is there stays as the version before (`revert`).
+
+    Raises:
+        SpaceError: the folder cannot be written.
+    """
+
+    def write(draft: Path) -> None:
+        saved.space.save(draft)
+        if saved.scores is not None:
+            fields, arrays = saved.scores.state()
+            write_arrays(draft / "scores.safetensors", arrays)
+            write_object(draft / "scores.json", fields)
+        if saved.left_out:
+            write_arrays(draft / "left-out.safetensors", {name: one.vectors for name, one in saved.left_out.items()})
+            hashes = {name: [one.hashes, sorted(one.others)] for name, one in saved.left_out.items()}
+            write_object(draft / "left-out.json", hashes)
+
+    return _versions(folder).write(write)
+
+
+def load_space(folder: Path) -> SavedSpace:
+    """Read the current version of a space, also while it is being replaced.
+
+    Raises:
+        SpaceError: there is none, it is damaged, or of another version of the format.
+    """
+
+    def read(version: Path) -> SavedSpace:
+        return SavedSpace(Space.load(version), _read_scores(version), _read_left_out(version), version.name)
+
+    return _versions(folder).read(read)
+
+
+def _read_scores(version: Path) -> ScoreModel | None:
+    from chiasm.retrieval.scores import ScoreModel
+
+    if not (version / "scores.json").exists():
+        return None
+    try:
+        return ScoreModel.from_state(read_object(version / "scores.json"), read_arrays(version / "scores.safetensors"))
+    except DAMAGE as error:
+        raise SpaceError(f"the scores in {version.parent} are damaged: {error}. Align again") from error
+
+
+def _read_left_out(version: Path) -> dict[Modality, LeftOut]:
+    if not (version / "left-out.json").exists():
+        return {}
+    hashes, vectors = read_object(version / "left-out.json"), read_arrays(version / "left-out.safetensors")
+    check_fields(hashes, **dict.fromkeys(hashes, list))
+    left_out: dict[Modality, LeftOut] = {}
+    for name in MODALITIES:
+        if name in hashes:
+            own, others = ([str(content) for content in part] for part in hashes[name])
+            if vectors[name].ndim != 2 or len(vectors[name]) != len(own) or not np.isfinite(vectors[name]).all():
+                raise ValueError(f"the {name} contents that were left out and their vectors do not fit")
+            left_out[name] = LeftOut(tuple(own), vectors[name], frozenset(others))
+    return left_out
+
+
+def _versions(folder: Path) -> Versions:
+    make = "Delete the folder: the start is rebuilt automatically, anything else by chiasm align"
+    return Versions(folder, "space.json", "chiasm-saved-space", FORMAT_VERSION, "space", make, SpaceError)
+
+
+# --------------------------------------------------------------------------------------------------------- which there are
+
+
+def saved_spaces(collection: Collection) -> tuple[str, ...]:
+    """Return the names of the spaces that are saved in a collection: the start, then those learned, oldest first.
+
+    Raises:
+        SpaceError: one is damaged or of another format version.
+    """
+    names = [path.parent.name for path in (collection.path / "spaces").glob("*/space.json")]
+    since = {name: _versions(folder_of(collection, name)).since for name in names}
+    return tuple(sorted(names, key=lambda name: (name != START, since[name])))
+
+
 def spaces_of(collection: Collection) -> tuple[str, ...]:
-    """Return the names of the saved spaces that go with the collection's encoder, oldest first.
+    """Return the names of the saved spaces that go with the collection's encoder, in the order of `saved_spaces`.
 
     Spaces that were learned with an encoder that was replaced (`Collection.reembed`) stay on disk and are passed over: they
     are of use again when the collection is re-embedded with it.
     """
-    folder = collection.path / "spaces"
     generation = collection.generation
-    names = saved_spaces(folder)
+    names = saved_spaces(collection)
     if not generation.since:
         return names
-    fits = {START}
-    for name in names:
-        header = json.loads((folder / name / "space.json").read_text(encoding="utf-8"))
-        if header["created"] >= generation.since or header["fingerprints"] == dict(generation.fingerprints):
-            fits.add(name)
-    return tuple(name for name in names if name in fits)
+
+    def fits(name: str) -> bool:
+        space = load_space(folder_of(collection, name)).space
+        return space.created >= generation.since or dict(space.fingerprints) == dict(generation.fingerprints)
+
+    return tuple(name for name in names if name == START or fits(name))
+
+
+def newest_of(collection: Collection) -> str:
+    """Return the name of the space that is searched where none is named."""
+    return next(reversed(spaces_of(collection)), START)
+
+
+def version_of(collection: Collection, name: str | None) -> tuple[str, str]:
+    """Return where a space is read from and its version; cheap enough to ask every few seconds."""
+    folder = _taken_from(collection, name) or folder_of(collection, name or newest_of(collection))
+    versions = _versions(folder)
+    return str(folder), versions.current if versions.exists else ""
 
 
 def start_of(collection: Collection, networks: Sequence[Encoder]) -> Space:
     """Return the space that nothing was learned in; made once, and again when the encoders have changed."""
-    folder = collection.path / "spaces" / START
-    if (folder / "space.json").exists():
-        saved = Space.load(folder)
+    folder = folder_of(collection, START)
+    if _versions(folder).exists:
+        saved = load_space(folder).space
         if dict(saved.fingerprints) == fingerprints_of(networks):
             return saved
     space = start_space(networks, name=START)
-    others = [
-        Space.load(collection.path / "spaces" / name).created
-        for name in saved_spaces(collection.path / "spaces")
-        if name != START
-    ]
-    if others:  # made anew, but not to be taken for newer than what was learned
-        space = replace(space, created=min(others)[:-1])
-    space.save(folder)
+    save_space(folder, SavedSpace(space))
     return space
 
 
-def space_of(collection: Collection, networks: Sequence[Encoder], name: str | None) -> Space:
-    """Return a space by its name; the newest by default.
+def space_of(collection: Collection, networks: Sequence[Encoder], name: str | None) -> SavedSpace:
+    """Return a space by its name, the newest by default, or one that was learned elsewhere by its path.
+
+    Args:
+        collection: that the space is used in.
+        networks: its encoders.
+        name: of one of its spaces; or the folder of a space, or another collection, whose newest space it is then. Of these
+            the scores are left out: what they are worth was learned there, and does not hold here.
 
     Raises:
-        SpaceError: there is none of that name, or it was learned with an encoder that was replaced.
+        SpaceError: there is none of that name, or it was learned with other encoders.
     """
+    folder = _taken_from(collection, name)
+    if folder is not None:
+        return replace(_fitting(load_space(folder), folder, networks), scores=None)
     names = spaces_of(collection)
     if name is None:
-        name = names[-1] if names else START
+        name = newest_of(collection)
     if name == START:
-        return start_of(collection, networks)
-    if name not in names and name in saved_spaces(collection.path / "spaces"):
+        return SavedSpace(start_of(collection, networks))
+    if name not in names and name in saved_spaces(collection):
         raise SpaceError(
             f"the space {name!r} was learned with another encoder than the collection has now ({collection.encoder!r}), "
             f"which places vectors elsewhere. Align again: chiasm align {collection.path} --name {name}"
         )
     if name not in names:
-        raise SpaceError(f"{collection.path} has no space {name!r}. It has: {', '.join(names) or START}")
-    return Space.load(collection.path / "spaces" / name)
+        raise SpaceError(
+            f"{collection.path} has no space {name!r}. It has: {', '.join(names) or START}. A space of another collection is "
+            "named by its path"
+        )
+    return load_space(folder_of(collection, name))
+
+
+def revert_space(collection: Collection, name: str | None = None) -> str:
+    """Go back to what `align` replaced in a space, the newest by default; return the version.
+
+    Raises:
+        SpaceError: nothing was replaced.
+    """
+    return _versions(folder_of(collection, name or newest_of(collection))).revert()
+
+
+def path_of_space(path: str | Path) -> Path | None:
+    """Return the folder of a space that a path names: its own, or that of the newest of a collection; else None."""
+    folder = Path(path).expanduser()
+    if (folder / "chiasm.json").is_file():
+        opened = Collection.open(folder)
+        return folder_of(opened, newest_of(opened))
+    return folder if (folder / "space.json").is_file() else None
+
+
+def _taken_from(collection: Collection, name: str | None) -> Path | None:
+    """Return the folder of a space that is none of the collection's own."""
+    if name is None or (Path(name).name == name and (folder_of(collection, name) / "space.json").exists()):
+        return None
+    return path_of_space(name)
+
+
+def _fitting(saved: SavedSpace, folder: Path, networks: Sequence[Encoder]) -> SavedSpace:
+    """Refuse a space of other encoders."""
+    own = fingerprints_of(networks)
+    other = [
+        f"{modality}: {fingerprint} there, {own[modality]} here"
+        for modality, fingerprint in saved.space.fingerprints.items()
+        if own.get(modality, fingerprint) != fingerprint
+    ]
+    if other or not set(own) & set(saved.space.fingerprints):
+        raise SpaceError(
+            f"the space {folder} was learned with other encoders ({'; '.join(other) or 'of other modalities'}), whose vectors "
+            "cannot be compared with those here. Embed one of the collections with the encoder of the other: chiasm reembed"
+        )
+    return saved
 
 
 # ------------------------------------------------------------------------------------------------------------- vectors
@@ -103,9 +281,9 @@ def open_table(collection: Collection, space: Space) -> lance.LanceDataset:
 
 def drop_replaced(collection: Collection) -> None:
     """Delete the tables of spaces and encoders that were replaced, some time after."""
-    folder = collection.path / "spaces"
     collection.drop_replaced()
-    gallery.drop_tables(collection, [Space.load(folder / name).digest for name in spaces_of(collection)])
+    spaces = [load_space(folder_of(collection, name)).space for name in spaces_of(collection)]
+    gallery.drop_tables(collection, [space.digest for space in spaces])
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,37 +309,3 @@ def placed_vectors(collection: Collection, space: Space) -> PlacedVectors:
     items, slots, hashes, modalities = (np.array(rows[name].to_pylist(), dtype=str) for name in columns[:4])
     starts, ends = (rows[name].to_numpy() for name in ("_start", "_end"))
     return PlacedVectors(items, slots, hashes, modalities, starts, ends, matrix_of(rows[VECTOR]))
-
-
-# -------------------------------------------------------------------------------------------------------------- scores
-
-
-def save_scores(folder: Path, model: ScoreModel) -> None:
-    """Save a score model in the folder of its space.
-
-    `scores.json` is deleted first and written last: whoever reads meanwhile, or after a crash, finds all or none.
-    """
-    fields, arrays = model.state()
-    (folder / "scores.json").unlink(missing_ok=True)
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(folder / "scores.safetensors"))
-    write_whole(folder / "scores.json", json.dumps(fields, indent=2) + "\n")
-
-
-def load_scores(folder: Path) -> ScoreModel | None:
-    """Load the score model of a space; None where there is none, or it was of a space that has been replaced since.
-
-    Raises:
-        SpaceError: it is damaged or of another version.
-    """
-    from chiasm.retrieval.scores import ScoreModel
-
-    path, arrays = folder / "scores.json", folder / "scores.safetensors"
-    if not path.exists() or not arrays.exists():  # saving a space clears its folder of arrays that are not its own
-        return None
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(fields, dict):
-            raise ValueError(f"scores.json holds a {type(fields).__name__}")
-        return ScoreModel.from_state(fields, load_file(arrays))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise SpaceError(f"the scores in {folder} cannot be read: {error}. Align again") from error
