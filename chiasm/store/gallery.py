@@ -134,6 +134,7 @@ class _Table:
         assert table is not None
         before = self.read_pointer()
         self._clean(table, before)
+        pa.default_memory_pool().release_unused()  # making the index takes as much again
         trained = _index(table, int(before.get("trained", 0)))
         table = lance.dataset(str(self.path))
         fields = {
@@ -196,16 +197,23 @@ class _Table:
         self, fingerprints: Sequence[str], items: pa.Table, files: pa.Table, schema: pa.Schema, place: Place
     ) -> Iterator[pa.RecordBatch]:
         """Rows of some files, with the columns of their items."""
-        keys = _keys(files)
+        item_of_file = pc.index_in(files["id"], value_set=items["id"])
         for fingerprint in fingerprints:
             source = self.tables.open(f"embeddings-{fingerprint}")
             if source is None:
                 continue
+            # Looked up once, and not batch by batch: Arrow makes a table of all keys for every lookup.
+            names = {"item": "id", "slot": "_slot", "hash": "_hash"}
+            file_of_row = pc.index_in(
+                _keys(source.to_table(columns=[*names]).rename_columns(names)), value_set=_keys(files)
+            ).combine_chunks()
+            first = 0
             for batch in source.to_batches(batch_size=_BATCH):
                 rows = pa.Table.from_batches([batch]).rename_columns(
                     ["id" if name == "item" else f"_{name}" for name in batch.schema.names]
                 )
-                file = pc.index_in(_keys(rows), value_set=keys)
+                file = file_of_row.slice(first, len(batch))
+                first += len(batch)
                 there = pc.is_valid(file)
                 rows, file = rows.filter(there), file.filter(there)
                 if not rows.num_rows:
@@ -216,7 +224,7 @@ class _Table:
                 for modality in MODALITIES:
                     if (spoken == modality).any():
                         placed[spoken == modality] = place(modality, vectors[spoken == modality])
-                of_item = items.take(pc.index_in(rows["id"], value_set=items["id"]))
+                of_item = items.take(item_of_file.take(file))
                 columns = {name: of_item[name] for name in of_item.schema.names}
                 columns |= {name: rows[name] for name in _OWN.names if name != "_kind"}
                 columns["_kind"] = files["_kind"].take(file)
