@@ -92,6 +92,7 @@ class Film:
     amplitude: float = 0.5
     scenes: tuple[tuple[int, int, int], ...] = ()  # colours that fill equal parts of the film instead of numbers
     late: float = 0.0  # seconds by which the sound begins after the pictures
+    start: float = 0.0  # seconds on the container's clock at which the first of both begins
 
     def written(self, container: str) -> bytes:
         """The film as FFmpeg writes it."""
@@ -117,7 +118,8 @@ class Film:
                 if self.scenes:
                     pixels[:] = self.scenes[index * len(self.scenes) // self.frames]
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-                frame.pts, frame.time_base = index + round(max(0.0, -self.late) * self.fps), Fraction(1, self.fps)
+                begin = round((self.start + max(0.0, -self.late)) * self.fps)
+                frame.pts, frame.time_base = index + begin, Fraction(1, self.fps)
                 film.mux(pictures.encode(frame))
             film.mux(pictures.encode())
         if sound is not None:
@@ -126,7 +128,7 @@ class Film:
             step = 960 if self.audio == "libopus" else 1024
             for start in range(0, len(samples), step):
                 block = av.AudioFrame.from_ndarray(samples[None, start : start + step], format="fltp", layout="mono")
-                begin = start + round(max(0.0, self.late) * 48000)
+                begin = start + round((self.start + max(0.0, self.late)) * 48000)
                 block.sample_rate, block.pts, block.time_base = 48000, begin, Fraction(1, 48000)
                 film.mux(sound.encode(block))
             film.mux(sound.encode())

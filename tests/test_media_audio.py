@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -18,7 +19,7 @@ from media_files import Film, gradient, image_bytes, refused, sound_bytes, tone
 
 from chiasm import media
 from chiasm.errors import MediaError
-from chiasm.media import audio, integrity, kinds
+from chiasm.media import audio, frames, integrity
 from chiasm.types import Audio, Outcome
 
 RATE = 8000
@@ -139,12 +140,12 @@ def wav_with(at: int, content: bytes) -> bytes:
     return bytes(data)
 
 
-def ogg_that_promises_more() -> bytes:
-    data = bytearray(sound_bytes(LONG, RATE, "OGG", "OPUS"))
+def ogg_that_ends(subtype: str, end: Callable[[int], int]) -> bytes:
+    """An Ogg of 4 seconds whose last page says that another sample is the last."""
+    data = bytearray(sound_bytes(LONG, RATE, "OGG", subtype))
     last = data.rindex(b"OggS")
     (samples,) = struct.unpack_from("<Q", data, last + 6)
-    assert samples // 6 == pytest.approx(len(LONG), abs=100)  # Opus counts at 48 kHz
-    struct.pack_into("<Q", data, last + 6, samples + 2 * 48000)
+    struct.pack_into("<Q", data, last + 6, end(samples))
     struct.pack_into("<I", data, last + 22, 0)
     struct.pack_into("<I", data, last + 22, integrity._ogg_checksum(bytes(data[last:])))
     return bytes(data)
@@ -174,8 +175,7 @@ REFUSED: dict[str, tuple[bytes, Outcome, str]] = {
     ),
     "no samples": (sound_bytes(np.zeros(0, np.float32), RATE, "WAV"), Outcome.EMPTY, "no samples"),
     "no samples in flac": (sound_bytes(np.zeros(0, np.float32), RATE, "FLAC"), Outcome.EMPTY, "no bytes"),
-    "an unfinished wav": (wav_with(SAMPLES_AT, bytes(4)), Outcome.BROKEN, "says that there are no samples"),
-    "an ogg that promises more": (ogg_that_promises_more(), Outcome.BROKEN, "breaks off after 4.0 of 6.0 seconds"),
+    "an ogg that promises more": (ogg_that_ends("OPUS", lambda end: end + 2 * 48000), Outcome.BROKEN, "breaks off after 4.0 of 6.0 seconds"),
     "an ogg without a page": (ogg_without_a_page(), Outcome.BROKEN, "pages are missing"),
 }  # fmt: skip
 
@@ -218,8 +218,12 @@ def test_a_cut_off_sound_is_broken_and_never_half_read(name: str, open_bytes: Op
         except MediaError as error:
             assert error.outcome is Outcome.BROKEN, size
         else:
+            if name.startswith(("wav", "aiff")):
+                assert len(whole.waveform) - len(sound.waveform) == 1, "a part of the last sample was lost"
+                assert len(data) - size < {"wav 24 bits": 3, "wav floats": 4}.get(name, 2)
+                continue
             assert name == "mp3 without a length", size
-            assert kinds.mp3_frame(data, size) == 192  # cut between two frames, of which there might be no more
+            assert frames.mp3_frame(data, size) == 192  # cut between two frames, of which there might be no more
             assert len(sound.waveform) == pytest.approx(len(whole.waveform) * size / len(data), abs=2500)
 
 
@@ -260,8 +264,175 @@ def test_files_one_after_another_are_read_to_the_end(open_bytes: Open) -> None:
         assert loudness(sound.waveform[-sound.rate :], sound.rate, 880.0) > 0.3
 
 
-def test_a_wav_of_unknown_length_is_read(open_bytes: Open) -> None:
-    assert len(open_bytes(wav_with(SAMPLES_AT, b"\xff\xff\xff\xff")).waveform) == len(LONG)
+@pytest.mark.parametrize("name", ["wav", "wav 24 bits", "wav extensible", "aiff"])
+@pytest.mark.parametrize("declared", [0, 100, 2**31 - 2**16, 2**32 - 1])
+@pytest.mark.parametrize("more", [b"", b"junk"])
+def test_samples_are_read_to_the_end_whatever_the_header_says(
+    name: str, declared: int, more: bytes, open_bytes: Open
+) -> None:
+    """Recorders that lost their power, or wrote to a pipe, leave 0, all bits, or the length at some earlier time."""
+    data = bytearray(sound_bytes(STEREO, RATE, *LIBSNDFILE[name])) + more
+    whole = open_bytes(bytes(data)).waveform
+    at = data.index(b"SSND" if name == "aiff" else b"data") + 4
+    data[at : at + 4] = struct.pack(">I" if name == "aiff" else "<I", declared)
+    data[4:8] = data[at : at + 4]
+    read = open_bytes(bytes(data)).waveform
+    assert abs(len(read) - len(whole)) <= len(more)
+    np.testing.assert_array_equal(read[: len(whole)], whole)
+
+
+def test_notes_behind_the_samples_are_no_samples(open_bytes: Open) -> None:
+    data = sound_bytes(LONG, RATE, "WAV")
+    notes = b"LIST" + struct.pack("<I", 5000) + bytes(5000) + b"id3 " + struct.pack("<I", 3) + b"ab\0\0"
+    assert len(open_bytes(data + notes).waveform) == len(LONG)
+    none = sound_bytes(np.zeros(0, np.float32), RATE, "WAV")
+    refused(Outcome.EMPTY, "no samples", open_bytes, none + notes)
+
+
+@pytest.mark.parametrize("name", ["wav", "wav 24 bits", "wav floats", "aiff"])
+def test_a_sound_that_lacks_less_than_a_sample_is_read(name: str, open_bytes: Open) -> None:
+    data = sound_bytes(STEREO, RATE, *LIBSNDFILE[name])
+    frame = {"wav": 4, "wav 24 bits": 6, "wav floats": 8, "aiff": 4}[name]
+    for lacking in range(1, frame):
+        assert len(open_bytes(data[:-lacking]).waveform) == len(STEREO) - 1
+    refused(Outcome.BROKEN, "cut off", open_bytes, data[:-frame])
+
+
+def test_a_header_of_endless_parts_is_broken(open_bytes: Open) -> None:
+    data = sound_bytes(LONG, RATE, "WAV")
+    refused(Outcome.BROKEN, "10,000 parts", open_bytes, data[:12] + b"none\0\0\0\0" * 20_000 + data[12:])
+
+
+def variable(seconds: int = 8, **muxer: str) -> bytes:
+    """An MP3 whose first second is noise, at many bits a second, and the rest a tone, at few."""
+    samples = tone(seconds, 44100)
+    samples[:44100] += 0.3 * np.random.default_rng(0).standard_normal(44100).astype(np.float32)
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp3", options={"write_xing": "0", "id3v2_version": "0"} | muxer) as film:
+        stream = film.add_stream("libmp3lame", 44100, layout="mono")
+        stream.codec_context.qscale, stream.codec_context.global_quality = True, 4 * 118
+        for start in range(0, len(samples), 1152):
+            block = av.AudioFrame.from_ndarray(samples[None, start : start + 1152], format="fltp", layout="mono")
+            block.sample_rate, block.pts = 44100, start
+            film.mux(stream.encode(block))
+        film.mux(stream.encode())
+    return out.getvalue()
+
+
+VBR = variable()
+TAG = b"TAG" + bytes(125)
+APE = b"APETAGEX" + struct.pack("<4I", 2000, 0, 0, 0) + bytes(8)
+JUNK = np.random.default_rng(4).bytes(3000)
+HTML = b"<html>" * 500
+LYRICS = b"LYRICSBEGIN" + b"IND0000300" * 40 + b"000123LYRICS200" + TAG
+
+
+@pytest.mark.parametrize(
+    ("before", "cut", "behind"),
+    [
+        *(
+            (before, cut, b"")
+            for before in (b"", bytes(5000), bytes(300_000), JUNK, HTML[:700] + b"\0")
+            for cut in (0, 1, 300)
+        ),
+        *((b"", 0, behind) for behind in (TAG, APE, APE + TAG, LYRICS, b"\0", bytes(3000), JUNK, HTML)),
+    ],
+)
+def test_an_mp3_is_read_from_its_first_frame_to_its_last(
+    before: bytes, cut: int, behind: bytes, open_bytes: Open
+) -> None:
+    """Without a length in it, and of a variable bit rate, so that no length can be guessed from its size."""
+    sound = open_bytes(before + VBR[cut:] + behind)
+    assert len(sound.waveform) / 44100 == pytest.approx(8.0, abs=0.06)
+    assert loudness(sound.waveform[-44100:], 44100, 440.0) == pytest.approx(0.5, rel=0.1)
+    refused(
+        Outcome.TOO_LARGE, "the limit is 5", open_bytes, before + VBR[cut:] + behind, limits=media.Limits(max_seconds=5)
+    )
+
+
+def test_what_an_mp3_declares_is_not_believed(open_bytes: Open) -> None:
+    data = bytearray(variable(write_xing="1"))
+    whole = len(open_bytes(bytes(data)).waveform)
+    at = data.index(b"Xing") + 8
+    for frames_, bytes_ in ((10, len(data)), (10, 4000), (0, 0)):
+        data[at : at + 8] = struct.pack(">2I", frames_, bytes_)
+        assert len(open_bytes(bytes(data)).waveform) == pytest.approx(whole, abs=1200)
+    data[at : at + 4] = struct.pack(">I", 5000)
+    refused(Outcome.BROKEN, "holds 308 of 5,000 frames", open_bytes, bytes(data))
+
+
+@pytest.mark.parametrize("between", [b"", TAG, APE, b"ID3\x04\0\0\0\0\1\0" + bytes(128)])
+def test_mp3_files_one_after_another_may_have_tags_and_other_rates(between: bytes, open_bytes: Open) -> None:
+    second = sound_bytes(np.stack([tone(2.0, 22050, hertz=880.0)] * 2, 1), 22050, "MP3")
+    sound = open_bytes(VBR + between + second)
+    assert len(sound.waveform) / 44100 == pytest.approx(10.0, abs=0.2)
+    assert loudness(sound.waveform[-44100:], 44100, 880.0) == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("damage", [bytes(9000), JUNK])
+def test_an_mp3_that_is_damaged_inside_is_broken(damage: bytes, open_bytes: Open) -> None:
+    middle = len(VBR) // 2
+    refused(Outcome.BROKEN, "are no frames", open_bytes, VBR[:middle] + damage + VBR[middle + len(damage) :])
+    refused(Outcome.BROKEN, "no frames behind byte", open_bytes, VBR[:middle] + bytes(len(VBR) - middle))
+
+
+@pytest.mark.parametrize("before", [b"", bytes(999), b"ID3\x04\0\0\0\0\1\0" + bytes(128)])
+@pytest.mark.parametrize("cut", [0, 1, 100])
+def test_an_aac_is_read_from_its_first_whole_frame(before: bytes, cut: int, open_bytes: Open) -> None:
+    sound = open_bytes(before + FFMPEG["aac"][cut:])
+    assert len(sound.waveform) / 48000 == pytest.approx(2.0, abs=0.08)
+
+
+def flac_that_declares(samples: int) -> bytes:
+    data = bytearray(sound_bytes(LONG, RATE, "FLAC"))
+    length = int.from_bytes(data[18:26]) & ~(2**36 - 1) | samples
+    data[18:26] = length.to_bytes(8)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("declared", [0, 100, RATE, len(LONG) - 1])
+def test_a_flac_that_declares_too_little_is_read_to_its_end(declared: int, open_bytes: Open) -> None:
+    assert len(open_bytes(flac_that_declares(declared)).waveform) == len(LONG)
+    damaged = bytearray(flac_that_declares(declared))
+    damaged[len(damaged) // 2] ^= 0x10
+    refused(Outcome.BROKEN, "", open_bytes, bytes(damaged))
+
+
+@pytest.mark.parametrize("end", [0, 100, RATE])
+def test_an_ogg_that_declares_too_little_is_read_to_its_end(end: int, open_bytes: Open) -> None:
+    sound = open_bytes(ogg_that_ends("VORBIS", lambda _: end), rate=RATE)
+    assert len(sound.waveform) == pytest.approx(len(LONG), abs=300)
+
+
+def test_a_flac_may_have_a_tag_before_it_and_lacks_nothing(open_bytes: Open) -> None:
+    tagged = b"ID3\x04\0\0\0\0\1\0" + bytes(128) + flac_that_declares(0)
+    assert len(open_bytes(tagged).waveform) == len(LONG)
+    refused(Outcome.BROKEN, "breaks off after 4.0 of 5.0", open_bytes, flac_that_declares(len(LONG) + RATE))
+
+
+@pytest.mark.parametrize("container", ["matroska", "webm", "mpegts", "ipod"])
+@pytest.mark.parametrize("start", [10.0, 600.0, 5 * 3600.0])
+def test_a_clock_may_begin_late(container: str, start: float, open_bytes: Open) -> None:
+    codec = "libopus" if container == "webm" else "aac"
+    sound = open_bytes(Film(video=None, audio=codec, start=start).written(container))
+    assert len(sound.waveform) / 48000 == pytest.approx(2.0, abs=0.05)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.001, 1.9])
+def test_a_matroska_sound_that_declares_too_little_is_read_to_its_end(seconds: float, open_bytes: Open) -> None:
+    data = FFMPEG["matroska"]
+    at = data.index(b"\x44\x89\x88") + 3
+    shorter = data[:at] + struct.pack(">d", seconds * 1000) + data[at + 8 :]
+    assert len(open_bytes(shorter).waveform) == len(open_bytes(data).waveform)
+
+
+@pytest.mark.parametrize("box", [b"mvhd", b"mdhd"])
+@pytest.mark.parametrize("units", [0, 1, 10**6])
+def test_an_m4a_is_read_to_its_end_whatever_it_declares(box: bytes, units: int, open_bytes: Open) -> None:
+    data = bytearray(FFMPEG["m4a"])
+    at = data.index(box) + 20
+    data[at : at + 4] = struct.pack(">I", units)
+    assert len(open_bytes(bytes(data)).waveform) == len(open_bytes(FFMPEG["m4a"]).waveform)
 
 
 def test_tags_behind_an_mp3_are_no_damage(open_bytes: Open) -> None:
@@ -310,9 +481,9 @@ def test_the_checksum_of_ogg_against_one_bit_at_a_time() -> None:
 
 
 def test_lengths_of_mp3_frames() -> None:
-    assert kinds.mp3_frame(b"\xff\xfb\x90\x00") == 417  # 128 kbit/s at 44.1 kHz: 144 * 128000 / 44100
-    assert kinds.mp3_frame(b"\xff\xfb\x92\x00") == 418  # padded
-    assert kinds.mp3_frame(b"\xff\xf3\x40\x00") == 104  # MPEG 2, 32 kbit/s at 22.05 kHz: 72 * 32000 / 22050
-    assert kinds.mp3_frame(b"..\xff\xfb\x90\x00", 2) == 417
+    assert frames.mp3_frame(b"\xff\xfb\x90\x00") == 417  # 128 kbit/s at 44.1 kHz: 144 * 128000 / 44100
+    assert frames.mp3_frame(b"\xff\xfb\x92\x00") == 418  # padded
+    assert frames.mp3_frame(b"\xff\xf3\x40\x00") == 104  # MPEG 2, 32 kbit/s at 22.05 kHz: 72 * 32000 / 22050
+    assert frames.mp3_frame(b"..\xff\xfb\x90\x00", 2) == 417
     for no_frame in (b"\xff\xfb\xf0\x00", b"\xff\xfb\x0c\x00", b"\xff\xeb\x90\x00", b"\xfe\xfb\x90\x00", b"\xff\xfb"):
-        assert kinds.mp3_frame(no_frame) == 0
+        assert frames.mp3_frame(no_frame) == 0

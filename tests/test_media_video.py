@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,80 @@ def test_the_sound_begins_with_the_first_frame(late: float, open_bytes: Open) ->
     assert len(result.sound.waveform) / 8_000 == pytest.approx(2.0 + late, abs=0.12)
     heard = np.flatnonzero(np.abs(result.sound.waveform) > 0.1)[0] / 8_000
     assert heard == pytest.approx(max(0.0, late), abs=0.06)
+
+
+# ------------------------------------------------------------------------------------------------------ other clocks
+
+
+@pytest.mark.parametrize(
+    ("container", "video", "audio"),
+    [
+        ("matroska", "libx264", "aac"),
+        ("webm", "libvpx", "libopus"),
+        ("mp4", "libx264", "aac"),
+        ("mpegts", "libx264", "aac"),
+        ("mpeg", "mpeg1video", None),
+        ("flv", "flv1", None),
+        ("asf", "wmv2", None),
+    ],
+)
+@pytest.mark.parametrize("start", [600.0, 5 * 3600.0])
+def test_a_clock_may_begin_late(container: str, video: str, audio: str | None, start: float, open_bytes: Open) -> None:
+    early, late = (
+        open_bytes(Film(video=video, audio=audio, start=begin).written(container), frames=5, track=8_000)
+        for begin in (0.0, start)
+    )
+    assert late.duration == pytest.approx(2.0, abs=0.11)
+    assert late.duration == pytest.approx(early.duration, abs=0.03)
+    assert shown(late) == shown(early)
+    np.testing.assert_allclose(late.times, early.times, atol=0.02)
+    assert (late.sound is None) == (audio is None)
+    if late.sound is not None:
+        assert len(late.sound.waveform) / 8_000 == pytest.approx(2.0, abs=0.05)
+
+
+@pytest.mark.parametrize("late", [0.5, -0.5, 300.0])
+@pytest.mark.parametrize("container", ["matroska", "mpegts"])
+def test_sound_and_pictures_may_begin_late_and_apart(late: float, container: str, open_bytes: Open) -> None:
+    data = with_sound(container, "libx264", "aac", late=late, start=600.0)
+    result = open_bytes(data, frames=5, track=8_000)
+    assert len(set(shown(result))) >= 4
+    assert result.duration < 3.0
+    assert result.sound is not None
+    heard = np.flatnonzero(np.abs(result.sound.waveform) > 0.1)[0] / 8_000
+    assert heard == pytest.approx(max(0.0, late), abs=0.06)
+
+
+def declaring(seconds: float) -> bytes:
+    """A Matroska film of 2 seconds with another duration in its header."""
+    data = FILMS["matroska"]
+    at = data.index(b"\x44\x89\x88") + 3
+    return data[:at] + struct.pack(">d", 1000 * seconds) + data[at + 8 :]
+
+
+def test_the_duration_is_that_of_the_pictures_and_not_what_is_declared(open_bytes: Open) -> None:
+    whole = open_bytes(FILMS["matroska"], frames=5)
+    for seconds in (0.04, 1.0, 2.5, float("nan"), -1.0):
+        result = open_bytes(declaring(seconds), frames=5)
+        assert result.duration == pytest.approx(whole.duration)
+        np.testing.assert_array_equal(result.frames, whole.frames)
+    for seconds in (100.0, 5 * 3600.0):
+        refused(Outcome.BROKEN, "breaks off after 2.0 of", open_bytes, declaring(seconds))
+    for box in (b"mvhd", b"mdhd"):
+        data = bytearray(FILMS["mp4"])
+        at = data.index(box) + 20
+        for units in (0, 1, 10**7):
+            data[at : at + 4] = struct.pack(">I", units)
+            assert shown(open_bytes(bytes(data), frames=5)) == shown(whole)
+
+
+@pytest.mark.parametrize("name", ["transport stream", "transport stream open groups", "program stream"])
+@pytest.mark.parametrize("before", [b"", bytes(5000), bytes(300_000), b"\0broken" * 50])
+@pytest.mark.parametrize("cut", [0, 1, 100, 187])
+def test_a_stream_may_begin_inside_a_packet(name: str, before: bytes, cut: int, open_bytes: Open) -> None:
+    video = open_bytes(before + FILMS[name][cut:], frames=3)
+    assert video.duration == pytest.approx(2.0, abs=0.9 if cut else 0.11)
+    assert len(set(shown(video))) == 3
 
 
 def test_a_damaged_sound_track_is_broken(open_bytes: Open) -> None:

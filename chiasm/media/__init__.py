@@ -80,19 +80,20 @@ def load(
             return image.read(file.read(), kind, image_size=image_size, limits=limits)
         from chiasm.media import audio, container, video
 
-        integrity.check(file, kind)
+        whole = integrity.check(file, kind)
         if kind.modality == "audio":
-            return audio.read(file, kind, rate=rate, limits=limits)
-        with container.open_container(file, kind) as source:
+            return audio.read(whole, kind, rate=rate, limits=limits)
+        with container.open_container(whole, kind) as source:
             stream = container.main_stream(source, kind)
             if stream.type == "audio":
                 return audio.read_stream(source, stream, kind, rate=rate, limits=limits)
-            film = video.read_stream(source, stream, kind, frames=frames, fps=fps, image_size=image_size, limits=limits)
-            begin = container.begin(stream)
+            film, begin = video.read_stream(
+                source, stream, kind, frames=frames, fps=fps, image_size=image_size, limits=limits
+            )
         if track is None:
             return film
-        file.seek(0)
-        with container.open_container(file, kind) as source:  # anew: the pictures have left it somewhere in the middle
+        whole.seek(0)
+        with container.open_container(whole, kind) as source:  # anew: the pictures have left it somewhere in the middle
             return replace(film, sound=audio.read_track(source, kind, begin=begin, rate=track, limits=limits))
 
 

@@ -6,6 +6,7 @@ Whether the file has all of its bytes is checked by `integrity` before.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ from jaxtyping import Float
 
 from chiasm import work
 from chiasm.errors import MediaError
-from chiasm.media import container, integrity, kinds
+from chiasm.media import container, frames, integrity, kinds
 from chiasm.media.kinds import Kind
 from chiasm.media.limits import Limits
 from chiasm.types import Audio, Outcome
@@ -29,8 +30,17 @@ three steps of 16 bits, so a constant offset or the dither of a silent recording
 
 _LOUDEST = 64.0  # samples beyond are not loud but on another scale, as of 16-bit numbers written as floats
 _RATES = range(100, 1_000_001)
-_DECLARES_DURATION = (kinds.MP4, kinds.MATROSKA, kinds.AVI, kinds.ASF, kinds.FLV)  # others leave FFmpeg to estimate it
+_DECLARES_DURATION = (
+    kinds.MP4,
+    kinds.MATROSKA,
+    kinds.AVI,
+    kinds.ASF,
+    kinds.FLV,
+    kinds.FLAC,
+)  # others leave FFmpeg to estimate it
 _LACKING = 0.25  # seconds by which a sound may end before its declared end: codecs pad their first and last blocks
+
+_FORMS = {kinds.MP3: frames.MP3, kinds.AAC: frames.ADTS}
 
 Block = Float[np.ndarray, "samples channels"]
 
@@ -48,18 +58,37 @@ def read(file: BinaryIO, kind: Kind, *, rate: int | None, limits: Limits) -> Aud
         MediaError: `BROKEN`, `EMPTY`, `SILENT` or `TOO_LARGE`.
     """
     if kind.reader == "soundfile" and not integrity.has_several_parts(file, kind):
+        seconds = _packets(file, kind) if kind == kinds.OGG else 0.0
         try:
             sound = soundfile.SoundFile(file)
         except soundfile.SoundFileError:  # a codec that libsndfile lacks, such as Speex; FFmpeg has most
-            file.seek(0)
+            pass
         else:
             with sound:
-                return _read_libsndfile(sound, kind, rate=rate, limits=limits)
+                declared = sound.frames / max(sound.samplerate, 1)
+                if kind == kinds.OGG and declared > seconds + _LACKING:
+                    raise _broken_off(seconds, declared)
+                if kind != kinds.OGG or declared > seconds - _LACKING:
+                    return _read_libsndfile(sound, kind, rate=rate, limits=limits)
+        file.seek(0)  # libsndfile would stop where the last page says
+    if kind in _FORMS:
+        file = io.BytesIO(frames.extract(file.read(), _FORMS[kind]))
     with container.open_container(file, kind) as source:
         stream = container.main_stream(source, kind)
         if not isinstance(stream, AudioStream):
             raise MediaError(Outcome.BROKEN, f"the {kind.name} has no sound")
         return read_stream(source, stream, kind, rate=rate, limits=limits)
+
+
+def _packets(file: BinaryIO, kind: Kind) -> float:
+    """Return the seconds that the packets of a sound last together, whatever the last page says. Leaves the file at its beginning."""
+    seconds = 0.0
+    with container.open_container(file, kind) as source:
+        for packet in source.demux(container.main_stream(source, kind)):
+            if packet.duration and packet.duration < 2**31 and packet.time_base:  # FFmpeg gives a negative one unsigned
+                seconds += float(packet.duration * packet.time_base)
+    file.seek(0)
+    return seconds
 
 
 def read_stream(source: InputContainer, stream: AudioStream, kind: Kind, *, rate: int | None, limits: Limits) -> Audio:
@@ -68,9 +97,8 @@ def read_stream(source: InputContainer, stream: AudioStream, kind: Kind, *, rate
     Raises:
         MediaError: as `read`; `BROKEN` also where the sound ends much before its declared duration.
     """
-    return _read_ffmpeg(
-        source, stream, container.duration(source, stream) if kind in _DECLARES_DURATION else None, rate, limits
-    )
+    declared = container.duration(source, stream) if kind in _DECLARES_DURATION else None
+    return _read_ffmpeg(source, stream, kind, declared, rate, limits)[0]
 
 
 def read_track(source: InputContainer, kind: Kind, *, begin: float, rate: int, limits: Limits) -> Audio | None:
@@ -95,12 +123,13 @@ def read_track(source: InputContainer, kind: Kind, *, begin: float, rate: int, l
     # What the container declares is the length of its longest stream, which may be the pictures.
     declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
     try:
-        sound = _read_ffmpeg(source, stream, declared if kind in _DECLARES_DURATION else None, rate, limits)
+        declared = declared if kind in _DECLARES_DURATION else None
+        sound, own_begin = _read_ffmpeg(source, stream, kind, declared, rate, limits)
     except MediaError as error:
         if error.outcome in (Outcome.SILENT, Outcome.EMPTY):
             return None
         raise
-    late = round((container.begin(stream) - begin) * rate)
+    late = round((own_begin - begin) * rate)
     if abs(late) > limits.max_seconds * rate:
         raise MediaError(
             Outcome.BROKEN, f"the sound of the {kind.name} begins {late / rate:,.0f} seconds off its pictures"
@@ -110,44 +139,62 @@ def read_track(source: InputContainer, kind: Kind, *, begin: float, rate: int, l
 
 
 def _read_ffmpeg(
-    source: InputContainer, stream: AudioStream, seconds: float | None, rate: int | None, limits: Limits
-) -> Audio:
-    """Decode a stream that declares to last so many seconds."""
+    source: InputContainer, stream: AudioStream, kind: Kind, declared: float | None, rate: int | None, limits: Limits
+) -> tuple[Audio, float]:
+    """Decode a stream that declares to last, or to end at, so many seconds; return also the second at which it begins."""
     file_rate = stream.codec_context.sample_rate
-    _check_duration(seconds, limits)
+    begin = container.begin(stream)
+    if declared is not None:
+        _check_duration(_span(declared, begin or 0.0), limits)
     container.strict(stream)
     end = 0.0  # by the clock of the file: recorders leave out what was silent, so samples cannot be counted for it
 
     def blocks() -> Iterator[Block]:
-        nonlocal end
+        nonlocal begin, end
+        form: tuple[int, str, str] | None = None
         resampler = av.AudioResampler(format="fltp", rate=file_rate)
         for frame in source.decode(stream):
-            end = max(end, (frame.time or 0.0) + frame.samples / frame.sample_rate)
-            for part in resampler.resample(frame):
-                yield part.to_ndarray().T
-        for part in resampler.resample(None):
-            yield part.to_ndarray().T
+            time = frame.time or 0.0
+            begin, end = time if begin is None else begin, max(end, time + frame.samples / frame.sample_rate)
+            before, form = form, (frame.sample_rate, frame.layout.name, frame.format.name)
+            if before not in (None, form):  # broadcasts, and files one after another
+                yield from (part.to_ndarray().T for part in resampler.resample(None))
+                resampler = av.AudioResampler(format="fltp", rate=file_rate)
+            yield from (part.to_ndarray().T for part in resampler.resample(frame))
+        yield from (part.to_ndarray().T for part in resampler.resample(None))
 
-    audio, _ = _collect(blocks(), file_rate, rate=rate, limits=limits)
-    start = container.begin(stream)
-    if seconds is not None and end - start < seconds - _LACKING:
-        raise MediaError(Outcome.BROKEN, f"the sound breaks off after {end - start:.1f} of {seconds:.1f} seconds")
-    return audio
+    audio, decoded = _collect(blocks(), file_rate, rate=rate, limits=limits)
+    begin = begin or 0.0
+    expected = 0.0 if declared is None else _span(declared, begin)
+    if kind == kinds.FLAC:  # without loss: every sample counts, and frames that FFmpeg drops as damaged leave a gap
+        there, expected, lacking = decoded, max(expected, end - begin), 0.5 / file_rate
+    else:
+        there, lacking = end - begin, _LACKING
+    if there < expected - lacking:
+        raise _broken_off(there, expected)
+    return audio, begin
+
+
+def _span(declared: float, begin: float) -> float:
+    """Return how long a sound lasts: some declare that, others where it ends on a clock that did not begin at 0."""
+    return declared - begin if declared > begin > 0 else declared
 
 
 def _read_libsndfile(sound: soundfile.SoundFile, kind: Kind, *, rate: int | None, limits: Limits) -> Audio:
-    exact = kind != kinds.MP3  # of an MP3 the length is an estimate, unless its encoder wrote it down
-    if exact and sound.samplerate:
+    if sound.samplerate:
         _check_duration(sound.frames / sound.samplerate, limits)
     try:
         audio, decoded = _collect(_blocks(sound), sound.samplerate, rate=rate, limits=limits)
     except soundfile.SoundFileError as error:
         reason = str(error).removeprefix("Error : ")
         raise MediaError(Outcome.BROKEN, f"the {kind.name} cannot be decoded: {reason}") from error
-    if exact and round(decoded * sound.samplerate) != sound.frames:
-        declared = sound.frames / sound.samplerate
-        raise MediaError(Outcome.BROKEN, f"the sound breaks off after {decoded:.1f} of {declared:.1f} seconds")
+    if round(decoded * sound.samplerate) != sound.frames:
+        raise _broken_off(decoded, sound.frames / sound.samplerate)
     return audio
+
+
+def _broken_off(there: float, declared: float) -> MediaError:
+    return MediaError(Outcome.BROKEN, f"the sound breaks off after {there:,.1f} of {declared:,.1f} seconds")
 
 
 def _blocks(sound: soundfile.SoundFile) -> Iterator[Block]:

@@ -63,7 +63,7 @@ def strict(stream: VideoStream | AudioStream) -> None:
 
     On one thread: with several, FFmpeg drops most errors (and readers run side by side anyway).
     """
-    stream.codec_context.options = {"err_detect": "explode"}
+    stream.codec_context.options = {"err_detect": "crccheck+explode"}
     stream.codec_context.thread_count = 1
 
 
@@ -74,6 +74,6 @@ def duration(container: InputContainer, stream: VideoStream | AudioStream) -> fl
     return container.duration / av.time_base if container.duration else None
 
 
-def begin(stream: VideoStream | AudioStream) -> float:
-    """Return the second on the clock of the container at which a stream begins."""
-    return float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
+def begin(stream: VideoStream | AudioStream) -> float | None:
+    """Return the second on the clock of the container at which a stream begins; None where that is not known yet."""
+    return float(stream.start_time * stream.time_base) if stream.start_time is not None and stream.time_base else None

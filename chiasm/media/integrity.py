@@ -1,17 +1,21 @@
 """Whether a sound or a video has all the bytes that its own header promises.
 
-Decoders forgive: of half a WAV, Ogg, MP3 or MP4 they give the first half and say nothing. Here the lengths that a
-format declares are compared with the bytes that are there, and checksums checked where the format has them, before
-anything is decoded. Damage inside a stream that no length or checksum shows is left to the decoders.
+Decoders forgive: of half a WAV, Ogg or MP4 they give the first half and say nothing. Here the lengths that a format
+declares are compared with the bytes that are there, and checksums checked where the format has them, before anything is
+decoded. Damage inside a stream that no length or checksum shows is left to the decoders.
+
+Decoders also stop where a header says so, while recorders leave lengths unknown, at 0, or as they were when power failed.
+So a length that is too short is replaced by what is there.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from chiasm.errors import MediaError
 from chiasm.media import kinds
@@ -19,8 +23,12 @@ from chiasm.media.kinds import Kind
 from chiasm.types import Outcome
 
 
-def check(file: BinaryIO, kind: Kind) -> None:
-    """Raise unless the file is as long as it says. Kinds that declare no length pass. Leaves the file at its beginning.
+def check(file: BinaryIO, kind: Kind) -> BinaryIO:
+    """Return the file from its beginning, with lengths of samples that are unknown or too short put right.
+
+    A stream that begins inside a packet is returned from the next one on.
+
+    Kinds that declare no length pass.
 
     Raises:
         MediaError: `BROKEN` the file is cut off or, where the format has checksums, damaged.
@@ -28,12 +36,14 @@ def check(file: BinaryIO, kind: Kind) -> None:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     try:
-        if kind in (kinds.WAV, kinds.AIFF, kinds.AVI):
-            _check_riff(file, size)
+        if kind in (kinds.WAV, kinds.AIFF):
+            file = _check_samples(file, size, kind)
+        elif kind in (kinds.MPEG_TS, kinds.MPEG_PS):
+            file = cast("BinaryIO", _View(file, begin=kinds.begin_of_stream(file)))
+        elif kind == kinds.AVI:
+            _check_avi(file.read(12), size)
         elif kind in (kinds.OGG, kinds.OGG_VIDEO):
             _check_ogg(file.read())
-        elif kind == kinds.MP3:
-            _check_mp3(file.read())
         elif kind == kinds.MP4:
             _check_boxes(file, size)
         elif kind == kinds.MATROSKA:
@@ -43,59 +53,116 @@ def check(file: BinaryIO, kind: Kind) -> None:
     except (struct.error, IndexError) as error:
         raise _cut(f"the {kind.name} ends inside its header") from error
     file.seek(0)
+    return file
+
+
+class _View(io.RawIOBase):
+    """A file as it would be without its first bytes, or with a few others at a place."""
+
+    def __init__(self, file: BinaryIO, *, begin: int = 0, at: int = 0, content: bytes = b"") -> None:
+        self._file, self._begin, self._at, self._content = file, begin, at, content
+        self.seek(0)
+
+    def readable(self) -> bool:
+        """Return true."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return true."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move to a position and return it."""
+        return self._file.seek(offset + (self._begin if whence == os.SEEK_SET else 0), whence) - self._begin
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read into a buffer."""
+        begin = self._file.tell()
+        data = self._file.read(len(buffer))
+        view = memoryview(buffer)
+        view[: len(data)] = data
+        first, last = max(begin, self._at), min(begin + len(data), self._at + len(self._content))
+        if first < last:
+            view[first - begin : last - begin] = self._content[first - self._at : last - self._at]
+        return len(data)
 
 
 def has_several_parts(file: BinaryIO, kind: Kind) -> bool:
-    """Return whether an Ogg or MP3 file is several files in a row, of which libsndfile would read the first only.
+    """Return whether an Ogg file is several files in a row, of which libsndfile would read the first only.
 
     The file has passed `check`. Leaves the file at its beginning.
     """
-    parts = False
-    if kind == kinds.OGG:
-        data = file.read()
-        parts = sum(1 for page in _ogg_pages(data) if data[page.start + 5] & 2) > 1  # pages that begin a stream
-    elif kind == kinds.MP3:
-        data = file.read()
-        start = _mp3_start(data)
-        declared = _xing_bytes(data, start)
-        after = start + declared if declared else len(data)
-        parts = kinds.mp3_frame(data, after) > 0 or data.startswith(b"ID3", after)
+    if kind != kinds.OGG:
+        return False
+    data = file.read()
     file.seek(0)
-    return parts
+    return sum(1 for page in _ogg_pages(data) if data[page.start + 5] & 2) > 1  # pages that begin a stream
 
 
 def _cut(reason: str) -> MediaError:
     return MediaError(Outcome.BROKEN, f"{reason}: it was cut off, or never finished")
 
 
-def _check_riff(file: BinaryIO, size: int) -> None:
-    """Check the chunks of WAV, AVI (little-endian) and AIFF (big-endian); RF64 keeps sizes above 4 GB in a chunk of its own."""
-    form = file.read(12)
-    endian = ">" if form.startswith(b"FORM") else "<"
-    if form[8:12] == b"AVI ":
-        declared = struct.unpack("<I", form[4:8])[0] + 8
-        if declared > size and form[4:8] != b"\xff\xff\xff\xff":
-            raise _cut(f"the AVI holds {size:,} of {declared:,} bytes")
-        return
-    position, large = 12, 0
-    while position + 8 <= size:
+def _check_avi(form: bytes, size: int) -> None:
+    (declared,) = struct.unpack("<I", form[4:8])
+    if declared + 8 > size and declared != 0xFFFFFFFF:
+        raise _cut(f"the AVI holds {size:,} of {declared + 8:,} bytes")
+
+
+_MOST_CHUNKS = 10_000
+_NOTES = 1024  # bytes behind the samples that may be no chunks and no samples
+_UNKNOWN = 0x7FFF0000  # and above: written to a pipe, which cannot go back to fill in a size
+
+
+def _check_samples(file: BinaryIO, size: int, kind: Kind) -> BinaryIO:
+    """Check the chunks of WAV (little-endian; RF64 keeps sizes above 4 GB in a chunk of its own) and AIFF (big-endian)."""
+    endian = ">" if kind == kinds.AIFF else "<"
+    position, large, frame = 12, 0, 1
+    for _ in range(_MOST_CHUNKS):
         file.seek(position)
         name, length = struct.unpack(endian + "4sI", file.read(8))
+        content = position + 8
         if name == b"ds64":
             large = struct.unpack("<QQ", file.read(16))[1]
-        if name in (b"data", b"SSND"):
-            held = size - position - 8
-            if length == 0 and held > 1024:  # more than a few notes behind the samples
-                raise _cut(f"the header says that there are no samples, but {held:,} bytes follow")
+        elif name == b"fmt ":
+            code, _, _, _, block = struct.unpack("<HHIIH", file.read(14))
+            frame = block if code in (1, 3, 6, 7, 0xFFFE) else 1
+        elif name == b"COMM":
+            channels, _, bits = struct.unpack(">HIH", file.read(8))
+            frame = channels * -(-bits // 8)
+        elif name in (b"data", b"SSND"):
+            held = size - content
             if large and length == 0xFFFFFFFF:
-                length = large
-            elif length >= 0x7FFF0000:
-                return  # written to a pipe, which cannot go back to fill in a size
-            if length > held:
+                if large > held:
+                    raise _cut(f"the file holds {held:,} of {large:,} bytes of samples")
+                return file
+            if length >= _UNKNOWN or (length < held - _NOTES and not _are_chunks(file, content + length, size, endian)):
+                return _with_length(file, position, endian, held)
+            if length - held >= max(frame, 2):
                 raise _cut(f"the file holds {held:,} of {length:,} bytes of samples")
-            return
+            return _with_length(file, position, endian, held) if length > held else file
+        position = content + length + length % 2
+        if position + 8 > size:
+            raise _cut("the file ends before its samples")
+    raise MediaError(Outcome.BROKEN, f"the {kind.name} has more than {_MOST_CHUNKS:,} parts before its samples")
+
+
+def _with_length(file: BinaryIO, position: int, endian: str, length: int) -> BinaryIO:
+    return cast("BinaryIO", _View(file, at=position + 4, content=struct.pack(endian + "I", length)))
+
+
+def _are_chunks(file: BinaryIO, position: int, size: int, endian: str) -> bool:
+    """Return whether a row of chunks, as they hold notes, goes from here to the end."""
+    position += position % 2
+    for _ in range(_MOST_CHUNKS):
+        if position + 8 > size:
+            return True
+        file.seek(position)
+        name, length = struct.unpack(endian + "4sI", file.read(8))
+        if not all(32 <= byte < 127 for byte in name) or position + 8 + length > size:
+            return False
         position += 8 + length + length % 2
-    raise _cut("the file ends before its samples")
+    return False
 
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -137,44 +204,6 @@ def _check_ogg(data: bytes) -> None:
         raise _cut(f"the last page of the Ogg file, at byte {end:,}, is not whole")
 
 
-def _mp3_start(data: bytes) -> int:
-    """Return where the first frame begins, behind ID3v2 tags (their size is in 7 bits a byte)."""
-    position = 0
-    while data.startswith(b"ID3", position) and len(data) >= position + 10:
-        a, b, c, d = data[position + 6 : position + 10]
-        footer = 10 if data[position + 5] & 16 else 0
-        position += 10 + (a << 21 | b << 14 | c << 7 | d) + footer
-    return position
-
-
-def _xing_bytes(data: bytes, start: int) -> int:
-    """Return the bytes of all frames as the encoder's own first frame declares them (Xing or Info header), or 0."""
-    frame = data[start : start + kinds.mp3_frame(data, start)]
-    at = max(frame.find(b"Xing"), frame.find(b"Info"))
-    if not 4 <= at <= 36 or len(frame) < at + 16:
-        return 0
-    flags = struct.unpack(">I", frame[at + 4 : at + 8])[0]
-    if not flags & 2:
-        return 0
-    return int(struct.unpack(">I", frame[at + 8 + 4 * (flags & 1) : at + 12 + 4 * (flags & 1)])[0])
-
-
-def _check_mp3(data: bytes) -> None:
-    """Check that all bytes that the Xing header declares are there, or, without one, the last frame is whole."""
-    position = _mp3_start(data)
-    if position >= len(data):
-        raise _cut("the MP3 ends inside its tags")
-    if declared := _xing_bytes(data, position):
-        if position + declared > len(data):
-            raise _cut(f"the MP3 holds {len(data) - position:,} of {declared:,} bytes of sound")
-        return
-    while length := kinds.mp3_frame(data, position):
-        position += length
-    rest = data[position:]
-    if position > len(data) or (len(rest) < 4 and rest.startswith(b"\xff")):
-        raise _cut("the last frame of the MP3 is not whole")
-
-
 def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, slice]]:
     """Yield name and content of the boxes of an ISO base media file that lie side by side in `data[start:end]`.
 
@@ -191,10 +220,15 @@ def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, slice]]:
         start = stop
 
 
+_MOST_BOXES = 1_000_000  # live recordings may have two a frame
+
+
 def _check_boxes(file: BinaryIO, size: int) -> None:
     """Check that every outermost box lies inside the file, and one of them is the index (ISO 14496-12, 4.2)."""
     position, names = 0, set()
-    while position < size:
+    for _ in range(_MOST_BOXES):
+        if position >= size:
+            break
         file.seek(position)
         header = file.read(16)
         if not header.strip(b"\0"):

@@ -8,12 +8,11 @@ whether a container such as MP4 is a video or only a sound to `container`, which
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 from chiasm.errors import MediaError
-from chiasm.media import text
+from chiasm.media import frames, text
 from chiasm.types import Modality, Outcome
 
 HEAD = 8192
@@ -42,7 +41,7 @@ class Kind:
     @property
     def is_read_whole(self) -> bool:
         """Whether the file is held in memory, to be decoded or checked."""
-        return self.reader in ("pillow", "text") or self in (OGG, OGG_VIDEO, MP3)
+        return self.reader in ("pillow", "text") or self in (OGG, OGG_VIDEO, MP3, AAC)
 
 
 JPEG = Kind("JPEG", "pillow", "image")
@@ -57,9 +56,9 @@ PNM = Kind("PNM", "pillow", "image")
 
 WAV = Kind("WAV", "soundfile", "audio", "wav")
 AIFF = Kind("AIFF", "soundfile", "audio", "aiff")
-FLAC = Kind("FLAC", "soundfile", "audio", "flac")
+FLAC = Kind("FLAC", "ffmpeg", "audio", "flac")
 OGG = Kind("Ogg", "soundfile", "audio", "ogg")
-MP3 = Kind("MP3", "soundfile", "audio", "mp3")
+MP3 = Kind("MP3", "ffmpeg", "audio", "mp3")
 AAC = Kind("AAC", "ffmpeg", "audio", "aac")
 AMR = Kind("AMR", "ffmpeg", "audio", "amr")
 
@@ -180,9 +179,9 @@ def recognise(file: BinaryIO) -> Kind:
         raise MediaError(Outcome.EMPTY, "the file has no bytes")
     kind = _at_the_beginning(head)
     if kind is MP3 and head.startswith(b"ID3"):
-        file.seek(id3_length(file))
+        file.seek(frames.id3_length(head))
         behind = file.read(HEAD)
-        return FLAC if behind.startswith(b"fLaC") else AAC if _is_adts(behind) else MP3
+        return FLAC if behind.startswith(b"fLaC") else _of_frames(behind) or _stream(behind)[0] or MP3
     if kind is not None:
         return kind
     for signature, what in _KNOWN_BUT_UNREAD:
@@ -204,20 +203,36 @@ def _at_the_beginning(head: bytes) -> Kind | None:
 
 def _further_on(file: BinaryIO) -> Kind:
     """Return the kind of a stream whose first bytes belong to no whole frame."""
+    zeros, lead = _behind_zeros(file)
+    kind = _at_the_beginning(lead[:HEAD]) if zeros and lead else None
+    if kind is not None and kind not in (MP3, AAC, MPEG_TS, MPEG_PS):
+        raise MediaError(Outcome.BROKEN, f"{zeros:,} bytes of zeros lie before the {kind.name}: it is damaged")
+    kind = kind or _stream(lead)[0]
+    if kind is None:
+        raise MediaError(Outcome.UNSUPPORTED, "neither text nor any image, sound or video that chiasm reads")
+    return kind
+
+
+def begin_of_stream(file: BinaryIO) -> int:
+    """Return where the first whole packet of a file begins that was recognised as MPEG-TS or MPEG-PS."""
+    file.seek(0)
+    if _at_the_beginning(file.read(HEAD)) in (MPEG_TS, MPEG_PS):
+        return 0
+    zeros, lead = _behind_zeros(file)
+    return zeros if _at_the_beginning(lead[:HEAD]) in (MPEG_TS, MPEG_PS) else zeros + _stream(lead)[1]
+
+
+def _behind_zeros(file: BinaryIO) -> tuple[int, bytes]:
+    """Return how many zeros a file begins with, and what follows them."""
     position = file.seek(0)
     while position < _ZEROS and (block := file.read(_LEAD)) and not block.strip(b"\0"):
         position += len(block)
     file.seek(position)
     lead = file.read(2 * _LEAD)
-    zeros = position + len(lead) - len(lead.lstrip(b"\0"))
-    lead = lead.lstrip(b"\0")
-    kind = _at_the_beginning(lead[:HEAD]) if zeros and lead else None
-    if kind is not None and kind not in (MP3, AAC, MPEG_TS, MPEG_PS):
-        raise MediaError(Outcome.BROKEN, f"{zeros:,} bytes of zeros lie before the {kind.name}: it is damaged")
-    kind = kind or _of_stream(lead)
-    if kind is None:
-        raise MediaError(Outcome.UNSUPPORTED, "neither text nor any image, sound or video that chiasm reads")
-    return kind
+    behind = lead.lstrip(b"\0")
+    if behind.startswith(b"\1"):  # of MPEG-PS, whose packs begin with two of them
+        behind = lead[max(0, len(lead) - len(behind) - 2) :]
+    return position + len(lead) - len(behind), behind
 
 
 def _of_riff(head: bytes) -> Kind | None:
@@ -254,9 +269,9 @@ def _of_frames(head: bytes) -> Kind | None:
     """Kinds without a signature, that are a row of frames: the first frame has to be followed by a second."""
     if head.startswith(b"ID3") and len(head) >= 10 and head[3] in (2, 3, 4) and all(byte < 128 for byte in head[6:10]):
         return MP3
-    if (length := mp3_frame(head)) and (len(head) <= length or mp3_frame(head, length)):
+    if frames.begins(head, frames.MP3):
         return MP3
-    if _is_adts(head):
+    if frames.begins(head, frames.ADTS):
         return AAC
     for first, step in ((0, 188), (4, 192)):  # broadcasts and camcorders
         marks = head[first : first + 5 * step : step]
@@ -265,36 +280,22 @@ def _of_frames(head: bytes) -> Kind | None:
     return None
 
 
-_CHAIN = 4  # frames of equal form in a row, which no other bytes make by chance
 _PACKETS = 6
 _PACK = re.compile(rb"\0\0\x01\xba(.)", re.DOTALL)  # and the clock, whose first bits are fixed
 
 
-def _of_stream(lead: bytes) -> Kind | None:
-    """Kinds that can be joined anywhere: the first row of frames or packets that follow each other without a gap."""
-    for match in re.finditer(rb"[\xff\x47]", lead[:_LEAD]):
-        at = match.start()
-        if lead[at] == 0xFF:
-            if frame_row(lead, at, mp3_frame, b"\xff\xfe\x0c") == _CHAIN:
-                return MP3
-            if frame_row(lead, at, adts_frame, b"\xff\xff\xfc") == _CHAIN:
-                return AAC
-        elif any(_packet_row(lead, at, step) == _PACKETS for step in (188, 192)):
-            return MPEG_TS
-    packs = (match[1][0] for match in _PACK.finditer(lead, 0, _LEAD))
-    return MPEG_PS if any(byte & 0xF1 == 0x21 or byte & 0xC4 == 0x44 for byte in packs) else None
-
-
-def frame_row(data: bytes, at: int, length_of: Callable[[bytes, int], int], form: bytes, most: int = _CHAIN) -> int:
-    """Count the frames that follow each other from `at`, and have the bits of their headers that are in `form` in common."""
-    first = bytes(map(int.__and__, data[at : at + 3], form))
-    count = 0
-    while (
-        count < most and bytes(map(int.__and__, data[at : at + 3], form)) == first and (length := length_of(data, at))
-    ):
-        at += length
-        count += 1
-    return count
+def _stream(lead: bytes) -> tuple[Kind | None, int]:
+    """Return a kind that can be joined anywhere, and where its first row of frames or packets without a gap begins."""
+    for kind, form in ((MP3, frames.MP3), (AAC, frames.ADTS)):
+        if (at := frames.find_row(lead, form, 0, _LEAD)) >= 0:
+            return kind, at
+    for match in re.finditer(b"\x47", lead[:_LEAD]):
+        if any(_packet_row(lead, match.start(), step) == _PACKETS for step in (188, 192)):
+            return MPEG_TS, match.start()
+    for match in _PACK.finditer(lead, 0, _LEAD):
+        if match[1][0] & 0xF1 == 0x21 or match[1][0] & 0xC4 == 0x44:
+            return MPEG_PS, match.start()
+    return None, 0
 
 
 def _packet_row(data: bytes, at: int, step: int) -> int:
@@ -321,49 +322,3 @@ def _is_svg(head: bytes) -> bool:
         and bool(_SVG.search(start))
         and (b"<html" not in start.lower())
     )
-
-
-_MP3_KBITS = {  # by (MPEG version 1, layer), in thousands of bits a second
-    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-_MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-
-
-def mp3_frame(data: bytes, at: int = 0) -> int:
-    """Return the bytes of the MPEG audio frame (layer II or III) that begins at `at`, or 0 (ISO 11172-3, 2.4.1.3)."""
-    if len(data) < at + 4 or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
-        return 0
-    version, layer = data[at + 1] >> 3 & 3, 4 - (data[at + 1] >> 1 & 3)
-    bits, rate, padding = data[at + 2] >> 4, data[at + 2] >> 2 & 3, data[at + 2] >> 1 & 1
-    if version == 1 or layer not in (2, 3) or bits in (0, 15) or rate == 3:
-        return 0
-    samples = 144 if layer == 2 or version == 3 else 72
-    return samples * 1000 * _MP3_KBITS[version == 3, layer][bits] // _MP3_RATES[version][rate] + padding
-
-
-def adts_frame(data: bytes, at: int = 0) -> int:
-    """Return the bytes of the AAC frame that begins at `at`, or 0 (ISO 13818-7, 6.2)."""
-    if len(data) < at + 7 or data[at] != 0xFF or data[at + 1] & 0xF6 != 0xF0 or data[at + 2] >> 2 & 15 > 12:
-        return 0
-    length = (data[at + 3] & 3) << 11 | data[at + 4] << 3 | data[at + 5] >> 5
-    return length if length >= 7 else 0
-
-
-def _is_adts(head: bytes) -> bool:
-    length = adts_frame(head)
-    return length > 0 and (len(head) <= length or adts_frame(head, length) > 0)
-
-
-def id3_length(file: BinaryIO) -> int:
-    """Return the bytes of the ID3v2 tags that a file begins with (their size is in 7 bits a byte)."""
-    position = 0
-    while True:
-        file.seek(position)
-        head = file.read(10)
-        if not head.startswith(b"ID3") or len(head) < 10:
-            return position
-        a, b, c, d = head[6:10]
-        position += 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if head[5] & 16 else 0)

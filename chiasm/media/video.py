@@ -7,6 +7,7 @@ chosen frames are kept, at the size asked for. Mirroring and non-square pixels a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from itertools import groupby
 
 import av
@@ -35,7 +36,7 @@ def read_stream(
     fps: float | None,
     image_size: int | None,
     limits: Limits,
-) -> Video:
+) -> tuple[Video, float]:
     """Decode the frames of a container at the centres of equal parts of its duration.
 
     Args:
@@ -49,23 +50,26 @@ def read_stream(
         limits: see `Limits.max_pixels` (of one frame) and `Limits.max_seconds`.
 
     Returns:
-        The frames with the times at which they begin to be shown. One that is shown at two centres is given twice.
+        The frames with the times at which they begin to be shown, from the first on: one that is shown at two centres is
+        given twice. And the second on the container's clock at which the first is shown.
 
     Raises:
         MediaError: `BROKEN` or `TOO_LARGE`.
     """
+    if not stream.time_base:
+        raise MediaError(Outcome.BROKEN, f"the {kind.name} does not say how its video counts time")
     container.strict(stream)
-    declared = None if kind == kinds.MPEG_PS else container.duration(source, stream)  # there FFmpeg guesses, badly
-    seconds = declared or _scanned_duration(source, stream)
+    begin, end = _measure(source, stream, kind)
+    seconds = float((end - begin) * stream.time_base)
     if seconds > limits.max_seconds:
         raise MediaError(
             Outcome.TOO_LARGE, f"the video lasts {seconds:,.0f} seconds; the limit is {limits.max_seconds:,.0f}"
         )
     _check_size(stream.width, stream.height, limits)
-    reader = _Reader(source, stream, kind, image_size, limits)
+    reader = _Reader(source, stream, kind, begin, stream.time_base, image_size, limits)
     count = frames if fps is None else max(1, min(frames, round(seconds * fps)))
     pixels, times = zip(*reader.frames_at([(index + 0.5) * seconds / count for index in range(count)]), strict=True)
-    return Video(np.stack(pixels), np.array(times, dtype=np.float32), seconds)
+    return Video(np.stack(pixels), np.array(times, dtype=np.float32), seconds), float(begin * stream.time_base)
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
@@ -76,14 +80,81 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
         )
 
 
-def _scanned_duration(source: InputContainer, stream: VideoStream) -> float:
-    """Return the end of the last packet in seconds, where no duration is declared. Decodes nothing."""
-    start = stream.start_time or 0
-    end = max(
-        (packet.pts + (packet.duration or 0) for packet in source.demux(stream) if packet.pts is not None), default=0
-    )
-    source.seek(min(0, start), stream=stream)
-    return max(0.0, float((end - start) * stream.time_base)) if stream.time_base else 0.0
+_LACKING = 0.05  # of a declared duration that may be: durations are rounded, and that of the last frame is a guess
+
+
+def _measure(source: InputContainer, stream: VideoStream, kind: Kind) -> tuple[int, int]:
+    """Return where the pictures begin, and where the video ends, in ticks. Decodes nothing.
+
+    What a container declares may be too short or too long, or count from a clock that did not begin at 0. So the packets
+    themselves are asked, from the last key picture before the declared end on, or all of them.
+
+    Raises:
+        MediaError: `BROKEN` there are no pictures, or the packets break off much before the declared end.
+    """
+    assert stream.time_base is not None
+    tick = stream.time_base
+    declared = None if kind == kinds.MPEG_PS else container.duration(source, stream)  # there FFmpeg guesses, badly
+    begin = stream.start_time
+    if begin is None:  # the pictures begin late after the sound
+        begin = next((packet.pts for packet in source.demux(stream) if packet.pts is not None), 0)
+    end = last = None
+    if declared is not None:
+        try:
+            source.seek(begin + round(declared / tick), stream=stream)
+            end, last = _last(source, stream)
+        except av.FFmpegError:  # a format that cannot be searched
+            end = None
+    if end is None:
+        _rewind(source, stream, begin)
+        end, last = _last(source, stream)
+    if end is None or last is None or end <= begin:
+        raise MediaError(Outcome.BROKEN, f"the {kind.name} has no pictures")
+    if declared is not None and kind == kinds.MATROSKA:  # of others, it shows in the lengths of their parts
+        there = float((last if declared > begin * tick else last - begin) * tick)
+        if declared - there > max(1.0, declared * _LACKING):
+            raise MediaError(
+                Outcome.BROKEN, f"the {kind.name} breaks off after {there:,.1f} of {declared:,.1f} seconds"
+            )
+    return begin, end
+
+
+def _last(source: InputContainer, stream: VideoStream) -> tuple[int | None, int | None]:
+    """Return where the video ends and where its last packet ends, from here on, in ticks; None if there is no picture.
+
+    The video ends with its pictures, or with a sound that goes on: only containers whose streams declare no durations of
+    their own have one for both.
+    """
+    assert stream.time_base is not None
+    tick = stream.time_base
+    sounds = source.streams.audio[:1]
+    one = (
+        round(1 / (stream.average_rate * tick)) if stream.average_rate else 0
+    )  # a packet may not say how long it lasts
+    picture: int | None = None
+    sound = 0
+    for packet in source.demux([stream, *sounds]):
+        if packet.pts is None or not packet.time_base or packet.is_discard:
+            continue
+        if packet.stream.index == stream.index:
+            picture = max(packet.pts if picture is None else picture, packet.pts + (packet.duration or one))
+        else:
+            sound = max(sound, round((packet.pts + (packet.duration or 0)) * packet.time_base / tick))
+    if picture is None:
+        return None, None
+    begin = (
+        container.begin(sounds[0]) if sounds else None
+    )  # where it is not known yet, it is far behind the first picture
+    goes_on = not stream.duration and begin is not None and begin <= picture * tick
+    return max(picture, sound) if goes_on else picture, max(picture, sound)
+
+
+def _rewind(source: InputContainer, stream: VideoStream, begin: int) -> None:
+    """Go to the first packet of a stream that begins at a tick."""
+    try:
+        source.seek(min(0, begin), stream=stream)
+    except av.FFmpegError:  # a format that only knows the times that it has
+        source.seek(begin, stream=stream)
 
 
 def _begin(frame: VideoFrame) -> int:
@@ -95,13 +166,17 @@ class _Reader:
     """Decodes frames of one video stream. Times are in the stream's own ticks, counted as the stream counts them."""
 
     def __init__(
-        self, source: InputContainer, stream: VideoStream, kind: Kind, image_size: int | None, limits: Limits
+        self,
+        source: InputContainer,
+        stream: VideoStream,
+        kind: Kind,
+        begin: int,
+        tick: Fraction,
+        image_size: int | None,
+        limits: Limits,
     ) -> None:
-        if not stream.time_base:
-            raise MediaError(Outcome.BROKEN, f"the {kind.name} does not say how its video counts time")
-        self._source, self._stream, self._tick = source, stream, stream.time_base
+        self._source, self._stream, self._start, self._tick = source, stream, begin, tick
         self._image_size, self._limits = image_size, limits
-        self._start = stream.start_time or 0
         self._joins_midway = kind in (kinds.MPEG_TS, kinds.MPEG_PS)  # broadcasts are cut anywhere
         self._broken = MediaError(Outcome.BROKEN, f"the {kind.name} has no frame that can be decoded")
         self._size: tuple[int, int] | None = None
@@ -127,7 +202,10 @@ class _Reader:
         back = 0
         while True:
             from_start = is_first or stamps[0] - back <= self._start
-            self._source.seek(min(0, self._start) if from_start else stamps[0] - back, stream=self._stream)
+            if from_start:
+                _rewind(self._source, self._stream, self._start)
+            else:
+                self._source.seek(stamps[0] - back, stream=self._stream)
             frames = self._decode(stamps, from_start)
             if frames is not None:
                 return frames
