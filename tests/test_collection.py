@@ -209,12 +209,12 @@ def test_every_kind_of_bad_file_has_its_outcome(made: Collection, tmp_path: Path
         "binary": "unsupported",
         "silent": "silent",
         "blank": "empty",
-        "text": "ok",
+        "text": "broken",
         "nul": "broken",
     }
     assert found["missing"] == found["dangling"] == ("broken", "the file does not exist")
     assert all((reason == "") == (outcome == "ok") for outcome, reason in found.values())
-    assert rows(made)["text", "image/0"]["modality"] == "text", "the content counts, not the name"
+    assert found["text"][1] == "named .png, holds text (plain text)"
     assert report.counts == dict(Counter(outcome for outcome, _ in found.values()))
     assert {(o.path, o.outcome.value, o.reason) for o in report.outcomes} == {
         (str(sources[item]), outcome, reason) for item, (outcome, reason) in found.items() if outcome != "ok"

@@ -150,11 +150,13 @@ def check_text(path: str, head: bytes, listed_as: Modality | None) -> None:
         listed_as: the modality that a table has the file under, if one has.
 
     Raises:
-        MediaError: `BROKEN` the name or the table promises a medium.
+        MediaError: `BROKEN` the name or the table promises a medium; `EMPTY` it does, and there is only whitespace.
     """
     suffix = suffix_of_name(path)
     promised = suffix and modality_of_name(path) != "text"
     if promised or listed_as not in (None, "text"):
+        if not head.strip():
+            raise MediaError(Outcome.EMPTY, "the file holds only whitespace")
         name = f"named {suffix}" if promised else f"listed as {listed_as}"
         raise MediaError(Outcome.BROKEN, f"{name}, holds text ({text.describe(head)})")
 
