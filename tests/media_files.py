@@ -108,6 +108,7 @@ class Film:
         if pictures is not None:
             pictures.width, pictures.height = self.size
             pictures.pix_fmt, pictures.gop_size = "yuv420p", self.gop
+            pictures.codec_context.thread_count = 1  # several write other bytes now and then
             if self.rotation is not None:
                 pictures.set_display_rotation(self.rotation)
         if self.cover is not None:
