@@ -219,14 +219,14 @@ def print_search_result(result: SearchResult) -> None:
         return
     if result.found is False and result.threshold is not None:
         say(
-            f"Probably nothing: no hit reaches the probability of {result.threshold:.2f} that the best hit of 97.5 % of the "
+            f"Probably nothing: no hit reaches the probability of {result.threshold:.3g} that the best hit of 97.5 % of the "
             "answerable queries reaches. --min-probability auto leaves such hits out.",
             err=True,
         )
     has_probability = any(hit.probability is not None for hit in result.hits)
     table = new_table("score", *(("probability",) if has_probability else ()), "modality", "id", "path or text")
     for hit in result.hits:
-        probability = "" if hit.probability is None else f"{hit.probability:.2f}"
+        probability = "" if hit.probability is None else f"{hit.probability:.3g}"
         said = hit.text if hit.path is None or hit.start is not None else None
         content = " ".join(filter(None, (hit.path, _span(hit), _shortened(said or ""))))
         table.add_row(f"{hit.score:.3f}", *((probability,) if has_probability else ()), hit.modality, hit.id, content)

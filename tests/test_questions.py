@@ -368,7 +368,7 @@ def test_one_report_of_all(shades: Path, tmp_path: Path) -> None:
     assert {"Examples: text to image", "Worst queries: image to text", "In a gallery of both"} <= set(titles)
     for page in pages.values():
         assert "Queries without an answer that got a result" in page
-        assert "tape 0.0 to 1.0 s" in page
+        assert "tape 0.0 to 1.0" in page
 
 
 def test_before_and_after_on_the_same_pairs(shades: Path, tmp_path: Path) -> None:

@@ -174,12 +174,24 @@ def test_queries_for_nothing_that_is_there_find_nothing() -> None:
     told = [MODEL.judge(query, "text", rows, kinds, keep=0.9) for query in strangers]
     kept = [MODEL.judge(query, "text", rows, kinds, keep=0.9) for query in DATA.queries]
     assert np.mean([judged.found for judged in kept]) > 0.9 > 0.5 > np.mean([judged.found for judged in told])
-    for query, judged in zip(strangers, told, strict=True):
+    for judged in (*told, *kept):
         assert judged.threshold is not None
-        assert bool(len(judged.shown)) == judged.found
-        assert judged.floor is not None
+        assert bool(len(judged.shown)) == judged.found == (judged.probability.max() >= judged.threshold)
         assert np.all(judged.probability[judged.shown] >= judged.threshold)
-        assert np.all((rows @ query)[judged.shown] >= judged.floor)
+        assert np.all(np.diff(judged.probability[judged.order]) <= 0)
+
+
+def test_a_query_that_is_far_from_everything_is_improbable_in_its_number() -> None:
+    """The plain cosine of its best hit is less than answerable queries have, and the probability says so."""
+    rows, kinds, _ = gallery(DATA)
+    query = unit_rows(DATA.queries[:1] + 3 * np.random.default_rng(3).standard_normal((1, DIM)).astype(np.float32))[0]
+    strict, lax = (MODEL.judge(query, "text", rows, kinds, keep=keep) for keep in (0.5, 1.0))
+    assert strict.found is False
+    assert strict.threshold is not None
+    assert strict.probability.max() < strict.threshold
+    np.testing.assert_array_equal(strict.order, lax.order)
+    same = MODEL.judge(query, "text", rows, kinds, keep=0.5, min_probability=0.0)
+    np.testing.assert_array_equal(same.probability, strict.probability)
 
 
 def test_stored_offsets_give_the_same_judgement() -> None:

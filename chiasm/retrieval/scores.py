@@ -342,11 +342,12 @@ class Judgement:
     Attributes:
         scores: after centring and hub offsets.
         standard: standard deviations above the mean of the query's scores with the hit's modality.
-        probability: of being relevant; NaN where no relevance was fitted for that pair of modalities.
+        probability: of being relevant; NaN where no relevance was fitted for that pair of modalities. Where no probable hit
+            has as high a plain cosine as answerable queries have (a share of them, see `keep`), all are scaled down: the best
+            is then below the threshold that follows from `keep`, the further the smaller its cosine is.
         order: hits from the best to the worst. By probability if all have one, else by standard score.
         threshold: least probability of a hit that is worth showing; None where probabilities are missing.
-        floor: least plain cosine of such a hit; None unless the threshold follows from a share kept.
-        worth: which hits reach both; all where probabilities are missing.
+        worth: which hits reach it; all where probabilities are missing.
         found: whether any hit does; None where probabilities are missing, and then nobody can say.
     """
 
@@ -355,7 +356,6 @@ class Judgement:
     probability: Float[np.ndarray, " hits"]
     order: Int[np.ndarray, " hits"]
     threshold: float | None
-    floor: float | None
     worth: Bool[np.ndarray, " hits"]
     found: bool | None
 
@@ -401,7 +401,8 @@ class ScoreModel:
                 costs a comparison of each candidate with the whole bank.
             sizes: rows of the whole gallery by modality. Default: as when the scores were fitted.
             items: of the whole gallery. A modality that few of them have is not favoured for it. Default: as many as rows.
-            keep: share of the answerable queries that should still get an answer, see `Relevance.threshold`.
+            keep: share of the answerable queries that should still get an answer, see `Relevance.threshold`; as many have a
+                best plain cosine that is taken to be of one.
             min_probability: threshold, instead of the one that follows from `keep`.
 
         Raises:
@@ -445,18 +446,16 @@ class ScoreModel:
                     nearest.append((at_size(pair.nearest, pair.relevance.sizes, size), rows_of))
         if len(rows) and not np.isnan(probability).any():
             order = np.lexsort((-standard, -probability))
-            threshold, floor = min_probability, None
-            if threshold is None:
-                threshold = mixed_threshold(parts, keep=keep, items=items)
-            worth = probability >= threshold
-            if nearest and min_probability is None:
+            threshold = mixed_threshold(parts, keep=keep, items=items)
+            if nearest:
                 curves, weights = zip(*nearest, strict=True)
-                floor = mixed_quantile(curves, weights, 1 - keep)
-                worth &= plain >= floor
-            return Judgement(scores, standard, probability, order, threshold, floor, worth, bool(worth.any()))
+                probability = _within_reach(probability, plain, threshold, mixed_quantile(curves, weights, 1 - keep))
+            threshold = threshold if min_probability is None else min_probability
+            worth = probability >= threshold
+            return Judgement(scores, standard, probability, order, threshold, worth, bool(worth.any()))
         by = plain if np.isnan(standard).any() else standard
         every = np.ones(len(rows), dtype=bool)
-        return Judgement(scores, standard, probability, np.argsort(-by, kind="stable"), None, None, every, None)
+        return Judgement(scores, standard, probability, np.argsort(-by, kind="stable"), None, every, None)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Shaped[np.ndarray, "..."]]]:
         """Return what JSON can hold and the arrays, for `from_state`."""
@@ -511,6 +510,23 @@ class ScoreModel:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SpaceError(f"these are not saved scores ({type(error).__name__}: {error}). Align again") from error
         return cls(pairs)
+
+
+def _within_reach(
+    probability: Float[np.ndarray, " hits"], plain: Float[np.ndarray, " hits"], threshold: float, floor: float
+) -> Float[np.ndarray, " hits"]:
+    """Scale probabilities so that the best is that of a hit that is near enough, or below the threshold; the order stays.
+
+    Args:
+        probability: of each hit.
+        plain: cosine of each.
+        threshold: probability that a hit which is not near enough stays below.
+        floor: least cosine of a hit that is.
+    """
+    near = np.clip(plain / max(floor, 1e-9), 0, 1)
+    within = np.where(near < 1, np.minimum(probability, threshold * near), probability)
+    best = float(probability.max())
+    return probability * (float(within.max()) / best) if best > 0 else probability
 
 
 def _restore(part: Mapping[str, Any], own: Mapping[str, Shaped[np.ndarray, "..."]]) -> PairScores:

@@ -94,9 +94,8 @@ class OffTopic:
         """Add sections on "nothing found" as an answer, and on the probabilities behind it."""
         how = (
             f"Asked through search, of {self.searched} files, with the least probability that it takes by itself "
-            "(--min-probability auto); that includes a least cosine, and a best result that reaches the first and not the "
-            "second counts as none. The queries that have an answer are the texts of pairs, whose other side is there to be "
-            "found."
+            "(--min-probability auto). The queries that have an answer are the texts of pairs, whose other side is there to "
+            "be found."
         )
         false = [(question, hit.probability, hit.id) for question, hit in self.false]
         show_abstention(page, self.abstention, self.answerable, self.off_topic, how=how, false=false, lost=self.lost)
@@ -182,7 +181,7 @@ def ask_off_topic(
     every = (*on_topic, *off_topic)
     probabilities = [hit.probability for result in every for hit in result.hits]
     threshold = min(result.threshold for result in every if result.threshold is not None)
-    known, unknown = _best(on_topic, threshold), _best(off_topic, threshold)
+    known, unknown = _best(on_topic), _best(off_topic)
     return OffTopic(
         abstention=abstention(known, unknown, threshold=threshold),
         relevance=relevance_metrics(np.array(probabilities, dtype=np.float64), np.array(relevant, dtype=bool)),
@@ -202,17 +201,10 @@ def ask_off_topic(
     )
 
 
-def _best(results: Sequence[SearchResult], threshold: float) -> Float64[np.ndarray, " results"]:
-    """Return the best probability of each: at or above the threshold only if search says that something was found.
-
-    Search looks at the cosine as well, so a result of enough probability may not be shown; that counts as none.
-    """
-    best = []
-    for result in results:
-        probability = result.hits[0].probability if result.hits else None
-        hidden = probability is None or (not result.found and probability >= threshold)
-        best.append(-math.inf if hidden or probability is None else probability)
-    return np.array(best, dtype=np.float64)
+def _best(results: Sequence[SearchResult]) -> Float64[np.ndarray, " results"]:
+    """Return the best probability of each; -inf for no result."""
+    best = [result.hits[0].probability if result.hits else None for result in results]
+    return np.array([-math.inf if one is None else one for one in best], dtype=np.float64)
 
 
 # ------------------------------------------------------------------------------------------------------------ moments

@@ -35,7 +35,8 @@ export function clock(seconds) {
 
 // A probability is never rounded to certainty.
 export function percent(share) {
-  if (share < 0.01) return "< 1 %";
+  if (share < 0.0001) return "< 0.01 %";
+  if (share < 0.01) return `${(100 * share).toPrecision(2)} %`;
   return share > 0.99 ? "> 99 %" : `${Math.round(100 * share)} %`;
 }
 

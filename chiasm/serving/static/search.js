@@ -136,7 +136,9 @@ async function hits(state) {
     files.map((name) => ({ modality: kindOf(attached.get(name)), file: attached.get(name) })));
   const notes = [];
   if (!answer.hits.length) notes.push(note("Nothing found."));
-  else if (answer.found === false) notes.push(note("Probably nothing here fits. These are the nearest."));
+  else if (answer.found === false) {
+    notes.push(note(`Probably nothing here fits: none of these is ${percent(answer.threshold)} probable, as what fits usually is.`));
+  }
   return { hits: answer.hits.slice(0, PAGE), more: answer.hits.length > PAGE, notes };
 }
 
