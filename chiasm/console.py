@@ -214,6 +214,8 @@ def print_reembed_report(report: ReembedReport, collection: Path) -> None:
 
 def print_search_result(result: SearchResult) -> None:
     """Print a table of hits, best first, or that nothing was found."""
+    for note in result.cut:
+        say(f"Note: {note}.", err=True)
     if not result.hits:
         say("nothing found")
         return

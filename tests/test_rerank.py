@@ -213,6 +213,11 @@ def test_a_model_of_several_scores_is_refused(tmp_path: Path) -> None:
         Reranker(str(tmp_path))
 
 
+def test_it_says_how_long_a_query_is(reranker: Reranker) -> None:
+    assert reranker.lengths(Text("a big cat")) == (5, 32)
+    assert reranker.lengths(Text("a cat " * 50)) == (102, 32)
+
+
 @pytest.mark.parametrize("name", ["", "a folder that is not there", "/not/there"])
 def test_a_model_that_is_not_there(name: str) -> None:
     with pytest.raises(EncoderError, match=r"no folder .* Give a sentence-transformers CrossEncoder"):

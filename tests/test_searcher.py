@@ -593,6 +593,9 @@ class Longest:
     def __init__(self, name: str, *, device: str) -> None:
         self.made.append((name, device))
 
+    def lengths(self, text: Text) -> tuple[int, int | None]:
+        return len(text.text.split()), 8
+
     def rerank(self, query: Media, candidates: Sequence[Media | None], *, limit: int) -> Reranked:
         assert isinstance(query, Text)
         texts = [one.text if isinstance(one, Text) else None for one in candidates]
@@ -607,6 +610,19 @@ def longest(monkeypatch: pytest.MonkeyPatch) -> type[Longest]:
     monkeypatch.setattr(Longest, "made", [])
     monkeypatch.setattr(Longest, "read", [])
     return Longest
+
+
+def test_what_is_cut_of_a_long_query_is_said(house: Path, longest: type[Longest]) -> None:
+    def cut(words: str, **options: Any) -> tuple[str, ...]:
+        return Searcher(house, device="cpu").search(ask(words), SearchOptions(**options)).cut
+
+    assert cut("red " * 4, rerank="some/model", hybrid=True) == ()
+    (note,) = cut("red " * 5, rerank="some/model")
+    assert "takes 8 tokens" in note
+    assert "the query has 5" in note
+    (note,) = cut("red " * 2501, hybrid=True)
+    assert "first 10,000 characters" in note
+    assert cut("red " * 2501) == (), "vectors are of all of it"
 
 
 def test_a_reranker_reads_the_words_of_hits(house: Path, longest: type[Longest]) -> None:

@@ -91,6 +91,13 @@ class Reranker:
         kinds: tuple[Modality, ...] = ("image", "text", "audio", "video")
         return tuple(kind for kind in kinds if self._model.supports(kind))
 
+    def lengths(self, text: Text) -> tuple[int, int | None]:
+        """Return the tokens of a text, and how many the model takes of a pair; 0 and None where it does not say."""
+        tokenizer, limit = getattr(self._model, "tokenizer", None), getattr(self._model, "max_seq_length", None)
+        if tokenizer is None or limit is None:
+            return 0, None
+        return len(tokenizer(text.text, truncation=False, verbose=False)["input_ids"]), int(limit)
+
     def rerank(
         self,
         query: Media,

@@ -454,6 +454,7 @@ def answer_of(found: SearchResult) -> dict[str, Any]:
         "found": found.found,
         "threshold": found.threshold,
         "false_hit_rate": found.false_hit_rate,
+        "cut": list(found.cut),
         "hits": hits,
     }
 

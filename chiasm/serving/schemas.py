@@ -248,6 +248,7 @@ class Found(BaseModel):
     found: bool | None = Field(description="Whether any hit is good enough; null where no probabilities are known.")
     threshold: float | None = Field(description="The probability from which a hit is good enough.")
     false_hit_rate: float | None = Field(description="Share of questions without an answer here that reach it.")
+    cut: list[str] = Field(description="What part of a long query was not read by what; vectors are of all of it.")
     hits: list[Hit]
 
 

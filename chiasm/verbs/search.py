@@ -230,7 +230,8 @@ class Searcher:
                 break
             ranking, pool = ranking[: pool // 2], 2 * pool
         hits = hits_of(ranking[options.offset : last], vector, state, options.metric)
-        return SearchResult(state.space.name, hits, verdict.found, verdict.threshold, verdict.false_hit_rate)
+        cut = self._cut(query, fuses, options.rerank)
+        return SearchResult(state.space.name, hits, verdict.found, verdict.threshold, verdict.false_hit_rate, cut)
 
     # -------------------------------------------------------------------------------------------------- step by step
 
@@ -261,6 +262,23 @@ class Searcher:
             np.stack([of_items[name] for name in names]) if names else none for names in (query.liked, query.disliked)
         )
         return rocchio(composed, liked, disliked)
+
+    def _cut(self, query: Query, fuses: bool, rerank: str | None) -> tuple[str, ...]:
+        """Return what is not read of a long query, see `SearchResult`."""
+        notes = []
+        if fuses:
+            from chiasm.store.words import QUERY_CHARACTERS
+
+            if len(query.words) > QUERY_CHARACTERS:
+                notes.append(f"full text looks for the words in the first {QUERY_CHARACTERS:,} characters of the query")
+        if rerank is not None:
+            tokens, limit = self._rerankers[rerank].lengths(Text(query.words))
+            if limit is not None and 2 * tokens > limit:
+                notes.append(
+                    f"the reranker takes {limit:,} tokens of query and text together, and the query has {tokens:,}: of both it "
+                    "reads the beginning"
+                )
+        return tuple(notes)
 
     def _reranked(self, query: Query, state: State, rows: list[Row], model: str) -> list[Row]:
         if not query.words:
