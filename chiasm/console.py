@@ -129,7 +129,9 @@ def show(document: dict[str, Any], as_json: bool, print_text: Callable[[], None]
 
 def print_counts(counts: dict[str, Any]) -> None:
     """Print numbers by name."""
-    say(", ".join(f"{name}: {value}" for name, value in counts.items()))
+    say(", ".join(f"{name}: {value}" for name, value in counts.items() if name != "new_labels"))
+    for name, words in counts.get("new_labels", {}).items():
+        say(f"{name!r} is new: {words}")
 
 
 @dataclass(frozen=True)
@@ -277,6 +279,8 @@ def print_fit_report(report: FitReport) -> None:
     say(f"{report.model}: {target} from {', '.join(report.modalities)}, trained on {report.items} items")
     if report.chosen.get("kind") == "classes":
         say(f"Adapter: {report.chosen['rung']}; fusion: {report.chosen['fusion']}")
+    for name, words in report.unknown_classes.items():
+        say(f"The source has a class {name!r} that the target lacks: {words}, left out")
     for note in (report.chosen.get("source"), report.chosen.get("semi"), report.duplicates):
         if note:
             say(note)
@@ -307,6 +311,8 @@ def print_predictions(report: PredictReport) -> None:
 def print_evaluation(result: Evaluation) -> None:
     """Print the metrics of a space or of a model."""
     say(f"{result.what}, on {result.measured}:")
+    for name, words in result.unknown_classes.items():
+        say(f"  the model does not know the class {name!r}: {words}, always wrong")
     if {"by_modality", "nothing_found", "moments"} & result.metrics.keys():
         _print_search_metrics(result.metrics)
         return
@@ -326,6 +332,12 @@ def print_learn_report(report: LearnReport) -> None:
             f"  {column.column}: {column.score} {column.old:.3f} before, {column.new:.3f} now, difference "
             f"{column.difference:+.3f} ({column.interval[0]:+.3f} to {column.interval[1]:+.3f})"
         )
+    if report.classes_added:
+        say(f"Classes that are new: {', '.join(report.classes_added)}")
+    if report.classes_gone:
+        say(f"Classes that have no items any more: {', '.join(report.classes_gone)}")
+    for name, missing in report.waiting.items():
+        say(f"Class {name!r} is not known yet, and needs {missing} more examples")
     say(f"{'The new model replaces the old one' if report.switched else 'The old model stays'}: {report.why}")
 
 

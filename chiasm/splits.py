@@ -7,6 +7,7 @@ can use it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from chiasm.errors import LabelError
+from chiasm.files import one_form
 from chiasm.vectors import Unchecked, check_matrix
 
 Labels: TypeAlias = Shaped[np.ndarray, " _"] | Sequence[Any] | Unchecked
@@ -67,6 +69,31 @@ class Shots:
     def take(self, rows: Int[np.ndarray, " some"]) -> Shots:
         """Return some of the rows."""
         return Shots(self.X[rows], np.asarray(self.y)[rows], self.weight[rows])
+
+
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,18}))(?:\.0+)?")
+
+
+def class_name(value: Any) -> str:
+    """Return the name of the class that a cell stands for, the same however tables write it.
+
+    Whole numbers have no fraction, booleans are small, text has no blanks around it and composed accents. A text that is
+    such a number or boolean is the same class as that. "007" is a code and stays one.
+
+    Example:
+        >>> [class_name(value) for value in (1, 1.0, "1.0", np.int64(1), True, "TRUE", 0.5, "007", " red ")]
+        ['1', '1', '1', '1', 'true', 'true', '0.5', '007', 'red']
+    """
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, bool):
+        return str(plain).lower()
+    if isinstance(plain, float) and plain.is_integer():
+        return str(int(plain))
+    text = one_form(str(plain)).strip()
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    whole = _WHOLE.fullmatch(text)
+    return str(int(whole[1])) if whole else text
 
 
 def label_codes(

@@ -375,6 +375,71 @@ def test_an_unknown_label_of_another_collection_is_refused(made: tuple[Path, Pat
         chiasm.evaluate(tmp_path / "model", tmp_path / "third")
 
 
+def paints(folder: Path, values: Mapping[str, Any], *, items: int = 16) -> Path:
+    """Texts about red and blue paint, with the value that stands for each in the column y."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"id": str(n), "text": f"{name} paint {'x' * (n % 5)}", "y": values[name], "part": values[name]}
+        for n in range(items)
+        for name in [list(values)[n % len(values)]]
+    ]
+    path = folder / "t.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    chiasm.add([path], to=folder / "c")
+    return folder / "c"
+
+
+@pytest.mark.parametrize(
+    ("learned", "truth"),
+    [
+        ((0, 1), (0.0, 1.0)),
+        ((0, 1), ("0", "1")),
+        ((0.0, 1.0), ("0", "1.0")),
+        ((False, True), ("false", "true")),
+        (("False", "True"), (False, True)),
+        (("caf\u00e9", "bar"), ("cafe\u0301", " bar ")),
+    ],
+)
+def test_a_class_is_the_same_however_a_table_writes_it(tmp_path: Path, learned: Any, truth: Any) -> None:
+    first = paints(tmp_path / "a", dict(zip(("red", "blue"), learned, strict=True)))
+    other = paints(tmp_path / "b", dict(zip(("red", "blue"), truth, strict=True)))
+    fit(first, label="y", out=tmp_path / "model", adapter="prototypes", source=other, alpha=0.5)
+    measured = chiasm.evaluate(tmp_path / "model", other, against=tmp_path / "model", on="training")
+    assert measured.metrics["accuracy"] == measured.metrics["against"]["metrics"]["accuracy"]["this"] == 1
+    assert measured.unknown_classes == load_model(tmp_path / "model").report["unknown_classes"] == {}
+    chiasm.labels(first, ["0"], column="y", label=str(truth[0]))
+    assert chiasm.learn(tmp_path / "model", first, alike=2.0).overruled == 0, "it is no correction"
+
+
+def test_classes_of_several_columns_are_the_same_however_a_table_writes_them(tmp_path: Path) -> None:
+    first, other = (
+        paints(tmp_path / name, values)
+        for name, values in (("a", {"red": 0, "blue": 1}), ("b", {"red": "0.0", "blue": "1.0"}))
+    )
+    fit(first, label="y,part", out=tmp_path / "model")
+    measured = chiasm.evaluate(tmp_path / "model", other, on="training")
+    assert [part["accuracy"] for part in measured.metrics["columns"].values()] == [1, 1]
+
+
+def test_classes_that_a_model_does_not_know_are_named(tmp_path: Path) -> None:
+    first = paints(tmp_path / "a", {"red": "warm", "blue": "cold"})
+    other = paints(tmp_path / "b", {"red": "Warm", "blue": "cold", "green": "fresh"}, items=15)
+    fit(first, label="y", out=tmp_path / "model", adapter="prototypes")
+    measured = chiasm.evaluate(
+        tmp_path / "model", other, against=tmp_path / "model", report=tmp_path / "r.md", on="training"
+    )
+    expected = {"Warm": "5 items (is 'warm' meant?)", "fresh": "5 items"}
+    assert measured.unknown_classes == measured.metrics["against"]["unknown_classes"] == expected
+    assert "does not know the class 'Warm': 5 items" in (tmp_path / "r.md").read_text(encoding="utf-8")
+    with_source = fit(first, label="y", out=tmp_path / "other", adapter="prototypes", source=other, alpha=0.5)
+    assert with_source.unknown_classes == expected
+    assert chiasm.labels(first, ["0"], column="y", label="clod")["new_labels"] == {
+        "clod": "no item has it (is 'cold' meant?)"
+    }
+    assert "new_labels" not in chiasm.labels(first, ["0"], column="y", label="cold")
+    assert "new_labels" not in chiasm.labels(first, ["0"], column="y", label="unknown")
+
+
 def test_people_correct_labels_and_the_model_learns(tmp_path: Path) -> None:
     path = table(tmp_path / "a", 90, 5)
     lines = path.read_text(encoding="utf-8").splitlines()

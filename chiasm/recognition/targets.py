@@ -31,6 +31,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from chiasm.errors import LabelError
+from chiasm.files import one_form
+from chiasm.splits import class_name
 from chiasm.vectors import Unchecked
 
 Kind: TypeAlias = Literal["classes", "labels", "number"]
@@ -87,6 +89,14 @@ class Target:
         known = self.values[self.known]
         y: Shaped[np.ndarray, "known ..."] = self.names[known] if self.kind == "classes" else known
         return y
+
+
+def alike_name(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that somebody may have meant by one that is not among them; None where none is near."""
+    every = [*names]
+    folded = {one.casefold(): one for one in every}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[close[0]] if close else None
 
 
 def infer_kind(values: Iterable[Any] | Unchecked, *, column: str) -> Kind:
@@ -175,9 +185,9 @@ def _plain(values: Iterable[Any] | Unchecked, column: str) -> list[Any]:
                     f"column {column!r}, row {row}: the list {value!r:.80} holds {wrong[0]!r}: labels of an item must be "
                     "text"
                 )
-            value = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+            value = tuple(dict.fromkeys(class_name(part) for part in parts if part.strip()))
         elif isinstance(value, str):
-            value = value.strip()
+            value = one_form(value).strip()
         elif value is not None and not isinstance(value, bool | int | float):
             raise LabelError(
                 f"column {column!r}, row {row}: {value!r:.80} is a {type(value).__name__}; what is to be predicted must be "
@@ -207,15 +217,16 @@ def _refuse_none(known: Sequence[Any], column: str) -> None:
         raise LabelError(f"column {column!r} has no values, all are missing: label some items, or name another column")
 
 
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in _SEPARATOR.split(text) if part.strip()))
+def split_labels(text: str) -> tuple[str, ...]:
+    """Return the labels in a text that divides them by ";" or "|"."""
+    return tuple(dict.fromkeys(class_name(part) for part in _SEPARATOR.split(text) if part.strip()))
 
 
 def _splits(known: list[Any]) -> bool:
     """Return whether texts hold several labels each."""
     if not all(isinstance(value, str) for value in known) or not any(_SEPARATOR.search(value) for value in known):
         return False
-    counts = Counter(label for value in known for label in _split(value))
+    counts = Counter(label for value in known for label in split_labels(value))
     return 2 * sum(count for count in counts.values() if count > 1) >= counts.total() > 0
 
 
@@ -258,7 +269,7 @@ def _as_labels(
         if not known[row]:
             rows.append(())
         elif isinstance(value, str):
-            rows.append(_split(value))
+            rows.append(split_labels(value))
         elif isinstance(value, tuple):
             rows.append(value)
         else:
@@ -268,7 +279,7 @@ def _as_labels(
             )
     counts = Counter(label for labels in rows for label in labels)
     names = np.array(
-        sorted(counts) if names_known is None else sorted({str(name) for name in names_known}), dtype=np.str_
+        sorted(counts) if names_known is None else sorted({class_name(name) for name in names_known}), dtype=np.str_
     )
     place = {str(name): number for number, name in enumerate(names)}
     values = np.zeros((len(rows), len(names)), dtype=bool)
@@ -325,8 +336,8 @@ def _as_classes(
 
 
 def _unknown(label: Any, names: list[Any], column: str, row: int) -> LabelError:
-    close = difflib.get_close_matches(str(label), [str(name) for name in names], n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
+    close = alike_name(str(label), [str(name) for name in names])
+    meant = f"did you mean {close!r}? " if close else ""
     listed = ", ".join(str(name) for name in names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return LabelError(
         f"column {column!r}, row {row}: {label!r} is none of the {len(names)} labels ({listed}); {meant}"

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 from chiasm.errors import CollectionError
+from chiasm.splits import class_name
 from chiasm.store.collection import Collection
 
 FILE = "feedback.sqlite"
@@ -256,11 +257,11 @@ def _row(entry: Thumb | Label, at: str, who: str, version: str) -> tuple[str, ..
 
 
 def _majority(latest: Iterable[Rating]) -> str:
-    """Return the verdict that most people hold; of equally many, the one that was given last."""
+    """Return the verdict that most people hold, however they write it; of equally many, the one that was given last."""
     rows = sorted(latest, key=lambda row: row.number)
-    votes = Counter(row.verdict for row in rows)
-    last = {row.verdict: row.number for row in rows}
-    return max(votes, key=lambda verdict: (votes[verdict], last[verdict]))
+    votes = Counter(class_name(row.verdict) for row in rows)
+    last = {class_name(row.verdict): row for row in rows}
+    return last[max(votes, key=lambda name: (votes[name], last[name].number))].verdict
 
 
 def _text(name: str, value: str, *, empty: bool = False) -> str:

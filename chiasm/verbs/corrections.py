@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 
 from chiasm.errors import LabelError
 from chiasm.recognition import Recognizer
+from chiasm.splits import class_name
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import UNKNOWN, FeedbackTable
 from chiasm.types import Scalar
@@ -74,7 +75,7 @@ class Plan:
     def is_news(self) -> bool:
         """Whether the new model would learn anything that the old one did not."""
         rows = np.flatnonzero(self.new).tolist()
-        same = all(self.truth[column][row] == self.before[column][row] for column in self.truth for row in rows)
+        same = all(_same(self.truth[column][row], self.before[column][row]) for column in self.truth for row in rows)
         return not (same and bool((self.new == self.old).all()))
 
 
@@ -97,8 +98,8 @@ def make_plan(saved: Model, data: Labelled, corrections: Corrections, collection
     for column, values in truth.items():
         if len(truth) == 1 and saved.recognizer.columns_[column].kind == "classes":
             # Of a class that neither knows, both are always wrong.
-            known = class_set(saved.recognizer) | {str(values[row]) for row in np.flatnonzero(new)}
-            held_out &= np.array([str(value) in known for value in values])
+            known = class_set(saved.recognizer) | {class_name(values[row]) for row in np.flatnonzero(new)}
+            held_out &= np.array([class_name(value) in known for value in values])
     enough = len(np.unique(data.groups[held_out]))
     if unseen == "compare" and enough < 2:
         raise LabelError(
@@ -109,7 +110,10 @@ def make_plan(saved: Model, data: Labelled, corrections: Corrections, collection
         truth, waiting = _without_new(every, np.ones_like(trained), saved.recognizer, data.groups)
         new, held_out = _any_value(truth), np.zeros_like(trained)
     overruled = sum(
-        any(corrected[row] and stored[column][row] not in (None, truth[column][row]) for column in truth)
+        any(
+            corrected[row] and stored[column][row] is not None and not _same(stored[column][row], truth[column][row])
+            for column in truth
+        )
         for row in np.flatnonzero(new)
     )
     left_out = sum(value is None for labels in corrections.values() for value in labels.values())
@@ -122,6 +126,11 @@ def _overlaid(stored: Values, corrections: Corrections, ids: Sequence[str]) -> V
         column: [corrections.get(column, {}).get(item, value) for item, value in zip(ids, values, strict=True)]
         for column, values in stored.items()
     }
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two cells, which may be missing, say the same."""
+    return one is other is None or (None not in (one, other) and class_name(one) == class_name(other))
 
 
 def _any_value(values: Values) -> Bool[np.ndarray, " items"]:
@@ -139,11 +148,12 @@ def _without_new(
         examples: dict[str, set[int]] = {}
         if recognizer.columns_[column].kind == "classes":
             for row in np.flatnonzero(rows):
-                if labels[row] is not None and str(labels[row]) not in known:
-                    examples.setdefault(str(labels[row]), set()).add(int(groups[row]))
+                if labels[row] is not None and (name := class_name(labels[row])) not in known:
+                    examples.setdefault(name, set()).add(int(groups[row]))
         few = {name: FEWEST_OF_A_CLASS - len(of) for name, of in examples.items() if len(of) < FEWEST_OF_A_CLASS}
         enough[column] = [
-            None if use and str(label) in few else label for label, use in zip(labels, rows.tolist(), strict=True)
+            None if use and label is not None and class_name(label) in few else label
+            for label, use in zip(labels, rows.tolist(), strict=True)
         ]
         waiting |= few
     return enough, waiting
@@ -152,4 +162,4 @@ def _without_new(
 def class_set(recognizer: Recognizer, column: str | None = None) -> set[str]:
     """Return the classes and labels that a recogniser knows, of one column or of all."""
     columns = recognizer.columns_.items()
-    return {str(name) for of, fitted in columns if column in (None, of) for name in fitted.names}
+    return {class_name(name) for of, fitted in columns if column in (None, of) for name in fitted.names}

@@ -19,7 +19,7 @@ from chiasm.errors import LabelError, SpaceError
 from chiasm.files import digest_text
 from chiasm.recognition import ModalityArrays
 from chiasm.space import Space
-from chiasm.splits import merge_groups, near_duplicate_groups
+from chiasm.splits import class_name, merge_groups, near_duplicate_groups
 from chiasm.store.collection import Collection, Vectors
 from chiasm.store.ingest import first_of
 from chiasm.types import MODALITIES, Modality, Scalar
@@ -108,9 +108,9 @@ class Labelled:
 
     @property
     def labels(self) -> Shaped[np.ndarray, " items"]:
-        """The values of the only label column, as text."""
+        """The values of the only label column, as names of classes."""
         (values,) = self.values.values()
-        return np.array([str(value) for value in values])
+        return np.array([class_name(value) for value in values])
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> Labelled:
         """Return some of the items."""

@@ -7,7 +7,7 @@ metrics `chiasm.evaluation`, what a report shows `chiasm.report`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -25,7 +25,7 @@ from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.compare import compare_models
 from chiasm.verbs.dataset import fingerprints_of, labelled_items, pairs_of
 from chiasm.verbs.fair import On, fair_items, fair_pairs
-from chiasm.verbs.measure import in_common, measure_columns
+from chiasm.verbs.measure import in_common, measure_columns, unknown_classes
 from chiasm.verbs.model import check_report, load_model
 from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import space_of, start_of
@@ -42,6 +42,8 @@ class Evaluation(Record):
     what: str  # the space or model, in words
     measured: str  # on what, in words
     metrics: dict[str, Any]
+    unknown_classes: dict[str, str] = field(default_factory=dict)
+    """By class that a model does not know, so that it is always wrong there: how many items, and what may be meant, in words."""
     seen: int = 0  # items measured on that were learned from, by what has learned from them: the numbers are optimistic
 
 
@@ -159,7 +161,7 @@ def _evaluate_space(
         metrics["moments"] = timed.as_dict()
         measured.append(f"{len(timed.metrics.queries)} queries for moments of {timed.items} files")
         sections.append(timed.show)
-    result = Evaluation(f"space {space.name!r} of {opened.path.name}", "; ".join(measured), metrics, seen)
+    result = Evaluation(f"space {space.name!r} of {opened.path.name}", "; ".join(measured), metrics, seen=seen)
     if report is not None:
         _save_report(result, sections, report)
     return result
@@ -236,7 +238,9 @@ def _evaluate_model(
         both = {column: in_common(mine, theirs[column]) for column, mine in by_column.items() if column in theirs}
         by_column, theirs = ({column: pair[side] for column, pair in both.items()} for side in (0, 1))
         metrics["against"] = compare_models(by_column, theirs, str(against))
-    result = Evaluation(f"model {path.name}", measured, metrics, seen)
+        metrics["against"]["unknown_classes"] = unknown_classes(other.recognizer, theirs)
+    unknown = unknown_classes(saved.recognizer, by_column)
+    result = Evaluation(f"model {path.name}", measured, metrics, unknown, seen)
 
     def against_other(page: Page) -> None:
         page.section(f"Against {Path(str(against)).name}", "On the same items; above 0, this model is better.")
@@ -264,6 +268,8 @@ def _save_report(result: Evaluation, sections: Sequence[Callable[[Page], None]],
     from chiasm.report.page import Page
 
     page = Page(result.what, f"Measured on {result.measured}.")
+    for name, words in result.unknown_classes.items():
+        page.paragraph(f"The model does not know the class {name!r}: {words}, always wrong.")
     for section in sections:
         section(page)
     page.save(path)

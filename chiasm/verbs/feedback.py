@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from chiasm.errors import LabelError
+from chiasm.splits import class_name
 from chiasm.store.collection import Collection
 
 
@@ -39,6 +41,12 @@ def feedback(
 def labels(collection: str | Path, items: Sequence[str], *, column: str, label: str, who: str = "me") -> dict[str, Any]:
     """Record the right labels of items, for `learn`, and return the numbers of verdicts by kind.
 
+    A label that nothing in the column has is recorded, too, since it may be a new class; it is named under `new_labels`, with
+    what else may be meant.
+
+    A label that no item of the collection has is recorded, too, since it may be a new class; `new_label` then says so, and
+    what else may be meant.
+
     Args:
         collection: the collection; its own labels stay as they are.
         items: their ids.
@@ -51,6 +59,27 @@ def labels(collection: str | Path, items: Sequence[str], *, column: str, label: 
     """
     from chiasm.store.feedback import FeedbackTable, Label
 
-    table = FeedbackTable(Collection.open(collection))
+    opened = Collection.open(collection)
+    table = FeedbackTable(opened)
     table.add([Label(item, column, label) for item in items], who=who)
-    return table.count()
+    new = _new_labels(opened, column, label)
+    return {**table.count(), **({"new_labels": new} if new else {})}
+
+
+def _new_labels(collection: Collection, column: str, label: str) -> dict[str, str]:
+    """Return the labels in a text that no item of a collection has, with what may be meant; of a column of numbers none."""
+    from chiasm.recognition.targets import alike_name, infer_kind, split_labels
+    from chiasm.store.feedback import UNKNOWN
+
+    values = [row[column] for row in collection.items() if row[column] is not None]
+    try:
+        kind = infer_kind(values, column=column)
+    except LabelError:
+        kind = "classes"
+    if kind == "number" or label == UNKNOWN:
+        return {}
+    read = split_labels if kind == "labels" else lambda text: (class_name(text),)
+    known = {name for value in values for name in read(str(value))}
+    new = [name for name in read(label) if name not in known]
+    close = {name: alike_name(name, known) for name in new}
+    return {name: "no item has it" + (f" (is {close[name]!r} meant?)" if close[name] else "") for name in new}

@@ -38,6 +38,7 @@ from chiasm.verbs.measure import (
     left_out_of,
     measure_columns,
     predictions,
+    strange_names,
     targets_of,
 )
 from chiasm.verbs.model import Model, check_report, reference_of, save_model
@@ -64,6 +65,7 @@ class FitReport(Record):
     metrics: dict[str, Any]
     chosen: dict[str, Any]
     """Choices made on held-out items, see `chiasm.recognition.columns.Details`; of several columns, by name."""
+    unknown_classes: dict[str, str]  # classes of a source that the target lacks, left out: how many items, in words
     duplicates: str  # how many items are alike, and what a random split would have done with them, in words
     also: dict[str, Any] = field(default_factory=dict)  # by the names asked for with `also`, and `tuning`
 
@@ -228,6 +230,7 @@ def fit(
         measured=measured,
         metrics=metrics,
         chosen=details_of(recognizer),
+        unknown_classes={} if other is None else strange_names(other.labels, targets[0].names.tolist()),
         duplicates=duplicates(data, targets[0], seed),
         also={name: value.as_dict() for name, value in also_found.items()}
         | ({} if tuning is None else {"tuning": tuning.as_dict()}),

@@ -40,7 +40,16 @@ from chiasm.verbs.compare import ColumnComparison, compare_column
 from chiasm.verbs.corrections import Corrections, Plan, Unseen, Values, class_set, corrections_of, make_plan
 from chiasm.verbs.dataset import Labelled, class_names, fingerprints_of, labelled_items
 from chiasm.verbs.fit import source_items
-from chiasm.verbs.measure import class_target, details_of, held_out, in_common, joined, left_out_of, predictions
+from chiasm.verbs.measure import (
+    class_target,
+    details_of,
+    held_out,
+    in_common,
+    joined,
+    left_out_of,
+    predictions,
+    read_target,
+)
 from chiasm.verbs.model import Model, load_model, reference_of, revert_model, save_model
 from chiasm.verbs.spaces import revert_space, start_of
 
@@ -233,10 +242,7 @@ class _Refit:
         targets = []
         for column, kind in self._kinds.items():
             cells = [values[column][row] for row in rows]
-            if self._is_classes:
-                targets.append(class_target(cells, column=column))
-            else:
-                targets.append(parse_target(cells, column=column, task=kind))
+            targets.append(read_target(cells, column=column, kind=kind))
         known = set(targets[0].names.tolist())
         return Recognizer(**(self._choices | ({} if unknown else {"unknown": None}))).fit(
             self.data.arrays.take(rows),

@@ -7,7 +7,7 @@ here; files and folders are left to `chiasm.verbs.dataset`, metrics to `chiasm.e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from chiasm.errors import LabelError
 from chiasm.evaluation.predictions import Predictions, measure
 from chiasm.recognition import Recognition, Recognizer, SourceItems
-from chiasm.recognition.targets import Kind, Target, parse_target
-from chiasm.splits import crossing, group_folds, grouped_stratified_folds
+from chiasm.recognition.targets import Kind, Target, alike_name, parse_target
+from chiasm.splits import class_name, crossing, group_folds, grouped_stratified_folds
 from chiasm.verbs.dataset import Labelled
 from chiasm.verbs.model import HeldOut
 
@@ -31,16 +31,16 @@ Names = Mapping[str, Float[np.ndarray, " dim"]]
 
 
 def class_target(values: Sequence[Any], *, column: str) -> Target:
-    """Return a column as classes that are text; values may be missing."""
+    """Return a column as classes by their names (`class_name`); values may be missing."""
     known = np.array([value is not None for value in values], dtype=bool)
-    names, codes = np.unique([str(value) for value in values if value is not None], return_inverse=True)
+    names, codes = np.unique([class_name(value) for value in values if value is not None], return_inverse=True)
     every = np.full(len(values), -1)
     every[known] = codes
     return Target(column, "classes", every, known, names)
 
 
 def targets_of(data: Labelled, task: Kind | Literal["auto"]) -> list[Target]:
-    """Return the label columns as something to learn. A single column of classes is one of text.
+    """Return the label columns as something to learn, classes by their names.
 
     Raises:
         LabelError: a column does not fit the task, or there is nothing to learn in it.
@@ -49,7 +49,21 @@ def targets_of(data: Labelled, task: Kind | Literal["auto"]) -> list[Target]:
         ((column, values),) = data.values.items()
         if task == "classes" or parse_target(values, column=column, task=task).kind == "classes":
             return [_checked_classes(class_target(values, column=column))]
-    return [parse_target(values, column=column, task=task) for column, values in data.values.items()]
+    targets = [parse_target(values, column=column, task=task) for column, values in data.values.items()]
+    return [_by_name(target, data.values[target.column]) for target in targets]
+
+
+def read_target(values: Sequence[Any], *, column: str, kind: Kind) -> Target:
+    """Return a column of a kind that is known, classes by their names.
+
+    Raises:
+        LabelError: as `parse_target`.
+    """
+    return class_target(values, column=column) if kind == "classes" else parse_target(values, column=column, task=kind)
+
+
+def _by_name(target: Target, values: Sequence[Any]) -> Target:
+    return class_target(values, column=target.column) if target.kind == "classes" else target
 
 
 def _checked_classes(target: Target) -> Target:
@@ -86,6 +100,25 @@ def targets_for(recognizer: Recognizer, data: Labelled, columns: Mapping[str, st
             labels = None if fitted.kind == "number" else fitted.names.tolist()
             targets.append(parse_target(values, column=name, task=fitted.kind, labels=labels))
     return targets
+
+
+def unknown_classes(recognizer: Recognizer, columns: Mapping[str, Predictions]) -> dict[str, str]:
+    """Return the true classes that a recogniser does not know, see `strange_names`."""
+    found: dict[str, str] = {}
+    for name, column in columns.items():
+        if column.kind == "classes":
+            found |= strange_names(column.true.tolist(), map(class_name, recognizer.columns_[name].names))
+    return found
+
+
+def strange_names(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """Return the names that are none of those known, each with how often it occurs and what may be meant, in words."""
+    every = set(known)
+    found = {}
+    for name, items in sorted(Counter(name for name in names if name not in every).items()):
+        close = alike_name(name, every)
+        found[name] = f"{items} {'item' if items == 1 else 'items'}" + (f" (is {close!r} meant?)" if close else "")
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------- predictions
