@@ -542,6 +542,26 @@ def test_a_connection_on_which_nothing_more_comes_is_ended(rows: list[dict[str, 
             assert b"200 OK" in read_to_end(quiet)
 
 
+def test_idle_connections_make_room(rows: list[dict[str, Any]]) -> None:
+    searcher = FakeSearcher(rows)
+    with listening(searcher, settings(max_connections=6)) as (address, server), contextlib.ExitStack() as many:
+        url = f"http://127.0.0.1:{address[1]}"
+        wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+        searcher.gate.clear()
+        before = searcher.asked
+        busy = many.enter_context(socket.create_connection(address))
+        busy.sendall(b"GET /v1/search?text=x HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        wait_until(lambda: searcher.asked > before)
+        idle = [many.enter_context(socket.create_connection(address)) for _ in range(30)]
+        idle[-1].sendall(b"GET /healthz HTTP/1.1\r\n")  # a head that has only begun
+        for path in ("/healthz", "/v1/status"):
+            assert httpx.get(url + path).status_code == 200
+        assert [read_to_end(one) for one in idle[:24]] == [b""] * 24, "the first to come are the first to go"
+        assert len(server.server_state.connections) <= 6
+        searcher.gate.set()
+        assert read_to_end(busy).startswith(b"HTTP/1.1 200"), "one that is at work stays"
+
+
 def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("words " * 5_000_000)

@@ -293,6 +293,7 @@ class Config(uvicorn.Config):
 
     def __init__(self, app: Any, settings: Settings, *, factory: bool = False, workers: int = 1) -> None:
         self.end_seconds = settings.stop_seconds + 2 * settings.close_seconds
+        self.max_connections = settings.max_connections
         self.head_seconds = settings.head_seconds
         self.write_seconds = settings.write_seconds
         super().__init__(
@@ -307,7 +308,6 @@ class Config(uvicorn.Config):
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=settings.max_connections,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=settings.stop_seconds,
             timeout_worker_healthcheck=_WORKER_SECONDS,
@@ -331,17 +331,23 @@ def _stop_in_time(stop: Any, seconds: float, number: int, frame: Any) -> None:
 class Connection(H11Protocol):
     """Cut a connection whose client neither sends a request nor reads the answer in time.
 
-    uvicorn itself waits without end for the first request, for the rest of a head, and for a full buffer to be read.
+    uvicorn itself waits without end for the first request, for the rest of a head, and for a full buffer to be read. Where it
+    would refuse requests because there are too many connections, those that have been idle the longest are dropped instead.
     """
 
     config: Config
+    _since = 0.0  # when it became idle
     _head: asyncio.TimerHandle | None = None
     _write: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first request head."""
         super().connection_made(transport)
+        self._since = self.loop.time()
         self._await_head()
+        if len(self.connections) > self.config.max_connections:
+            idle = [one for one in self.connections if isinstance(one, Connection) and one._idle]
+            min(idle, key=lambda one: one._since)._cut()
 
     def data_received(self, data: bytes) -> None:
         """Receive bytes; a head that has begun must end in time."""
@@ -366,6 +372,11 @@ class Connection(H11Protocol):
         """Stop that clock: the client has read."""
         self._stop_write()
         super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """Begin to count the time without a request."""
+        self._since = self.loop.time()
+        super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, dropping what its client has not read."""
@@ -398,4 +409,5 @@ class Connection(H11Protocol):
             self._write = None
 
     def _cut(self) -> None:
+        self.connections.discard(self)  # at once: what comes before its end is told must not cut it again
         self.transport.abort()

@@ -49,7 +49,7 @@ class Settings:
     """Requests that are worked on or wait at a time. Of more, the rest is answered 429."""
 
     max_connections: int = 512
-    """Open connections at a time; of more, the rest is answered 503."""
+    """Open connections at a time. Of more, those are dropped that have been without a request for the longest."""
 
     max_media: int = 256
     """Media that wait for an encoder at a time. A request that would make them more is answered 429."""
