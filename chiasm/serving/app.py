@@ -13,13 +13,14 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
+from urllib.parse import unquote
 
 from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi import Query as FromQuery
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -27,6 +28,7 @@ from starlette.responses import Response, StreamingResponse
 
 from chiasm import __version__
 from chiasm.errors import ChiasmError
+from chiasm.files import one_form
 from chiasm.serving import page, schemas
 from chiasm.serving.bodies import Given, read_json, read_upload, things, visit_of
 from chiasm.serving.classify import Classifier
@@ -232,6 +234,9 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 
 router = APIRouter(responses=PROBLEMS)
 
+ItemId: TypeAlias = Annotated[str, AfterValidator(lambda raw: one_form(unquote(raw)))]
+"""An id in a path, which `guard` leaves percent-encoded: it may hold slashes, line ends and the names of routes."""
+
 
 def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
@@ -369,7 +374,7 @@ async def predict(request: Request) -> Response:
 
 @router.get("/v1/items/{item:path}/prediction", responses={200: {"model": schemas.ItemPrediction}}, tags=["recognise"])
 async def item_prediction(
-    request: Request, item: str, query: Annotated[schemas.PredictOptions, FromQuery()]
+    request: Request, item: ItemId, query: Annotated[schemas.PredictOptions, FromQuery()]
 ) -> Response:
     """Recognise an item of the collection from its own files."""
     engine = _with_model(request)
@@ -424,7 +429,7 @@ async def _more_items(
     tags=["items"],
 )
 async def item_file(
-    request: Request, item: str, modality: Modality, number: Annotated[int, Path(ge=0, le=10**6)]
+    request: Request, item: ItemId, modality: Modality, number: Annotated[int, Path(ge=0, le=10**6)]
 ) -> Response:
     """Return a file of an item, by its position among the item's files of that modality."""
     engine = _parts(request).engine
@@ -432,7 +437,7 @@ async def item_file(
 
 
 @router.get("/v1/items/{item:path}", responses={200: {"model": schemas.Item}}, tags=["items"])
-async def item(request: Request, item: str) -> Response:
+async def item(request: Request, item: ItemId) -> Response:
     """Return one item."""
     return _json(await _item(request, item))
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
+from chiasm.files import one_form
 from chiasm.media.kinds import suffix_of_name
 from chiasm.serving.guard import Visit
 from chiasm.serving.problems import Problem, of_validation
@@ -134,7 +135,7 @@ async def read_upload(request: Request) -> AsyncIterator[tuple[Upload, str, str]
         file, label = form.get("file"), form.get("label")
         if not isinstance(file, UploadFile) or not isinstance(label, str) or len(form.multi_items()) != 2:
             raise Problem(422, "invalid", "the form needs two parts: file, and its label")
-        label = label.strip()
+        label = one_form(label.strip())
         if not 0 < len(label) <= 1000:
             raise Problem(422, "invalid", f"label: has 1 to 1,000 characters; got {len(label)}")
         yield Upload(file.file, None, suffix_of_name(file.filename or "")), file.filename or "", label

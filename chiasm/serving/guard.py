@@ -17,7 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,6 +36,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _BUCKETS = 10_000
 _LONGEST_TARGET = 64 * 1024  # words of up to 10,000 characters, most of them of one byte
+_ITEMS = b"/v1/items/"
 _LONGEST_HEADERS = 16 * 1024
 _GONE = 499  # the status, in logs and metrics, where the client has gone before its answer
 
@@ -203,6 +204,7 @@ class Guard:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         visit = Visit(_id_of(headers), self._held, self._settings.max_pixels)
         scope.setdefault("state", {})["visit"] = visit
+        scope = _with_raw_ids(scope)
         path: str = scope["path"]
         extra = self._headers(visit.id, path)
         started = 0  # the status, once it is sent
@@ -403,6 +405,14 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _with_raw_ids(scope: Scope) -> Scope:
+    """Return the scope with the path as it was sent where it names an item: decoded, an id with slashes looks like a route."""
+    raw = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+    if not raw.startswith(_ITEMS):
+        return scope
+    return {**scope, "path": raw.partition(b"?")[0].decode("latin-1")}
 
 
 def _is_foreign(scope: Scope, headers: Mapping[bytes, bytes], name: str, port: str | None) -> bool:

@@ -9,8 +9,9 @@ import base64
 import binascii
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from chiasm.files import one_form
 from chiasm.types import MODALITIES, Modality
 
 MOST_THINGS = 64
@@ -34,7 +35,7 @@ def _decoded(value: Any) -> bytes:
 File = Annotated[
     bytes, BeforeValidator(_decoded), WithJsonSchema({"type": "string", "contentEncoding": "base64", "minLength": 4})
 ]
-Id: TypeAlias = Annotated[str, Field(min_length=1, max_length=2000)]
+Id: TypeAlias = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(one_form)]
 Ids: TypeAlias = Annotated[tuple[Id, ...], Field(max_length=64)]
 Words: TypeAlias = Annotated[str, Field(min_length=1, max_length=10_000)]
 Where: TypeAlias = Annotated[
@@ -178,8 +179,8 @@ class LabelEntry(_Strict):
     """The correct label of one item."""
 
     item: Id
-    label: Annotated[str, Field(min_length=1, max_length=1000)]
-    column: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+    label: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(one_form)]
+    column: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(one_form)] | None = Field(
         None, description="The label column. Default: the one that the model was fitted on."
     )
 

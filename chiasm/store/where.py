@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import operator
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
@@ -19,6 +18,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 import pyarrow as pa
 
 from chiasm.errors import CollectionError
+from chiasm.files import one_form
 from chiasm.types import MODALITIES
 
 LONGEST = 10_000  # characters of a condition
@@ -319,7 +319,7 @@ class _Parser:
         if token.kind == "number":
             return self._number(token.text, token)
         if token.kind == "text":
-            return _value("text", token.text[1:-1].replace("''", "'"), token)
+            return _value("text", one_form(token.text[1:-1].replace("''", "'")), token)
         if token.word in ("TRUE", "FALSE"):
             return _value("boolean", token.word == "TRUE", token)
         if token.word in ("DATE", "TIMESTAMP") and self._token.kind == "text":
@@ -351,9 +351,7 @@ class _Parser:
         name = token.text
         if token.kind == "quoted":
             name = name[1:-1].replace('""', '"') if name[0] == '"' else name[1:-1]
-        if name not in self._kinds:
-            composed = unicodedata.normalize("NFC", name)
-            name = next((one for one in self._kinds if unicodedata.normalize("NFC", one) == composed), name)
+        name = one_form(name)
         if name not in self._kinds:
             raise _WrongError(f"there is no column {name[:100]!r}", token.at)
         return _Term(self._kinds[name], f"`{name}`", repr(name), token.at)
