@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -624,6 +625,16 @@ def test_columns_that_cannot_be_stored(made: Collection, column: str) -> None:
     manifest = Manifest("list.csv", (Item("a", (Source("text", text="a"),), {column: "x"}),), {column: "string"})
     with pytest.raises(CollectionError, match="Rename it"):
         add(made, manifest)
+
+
+def test_a_collection_whose_items_are_gone_is_damaged(made: Collection, tmp_path: Path) -> None:
+    assert Collection.open(made.path).items() == [], "an empty one is whole"
+    add(made, write(tmp_path / "list.csv", "id,text\n1,a\n"))
+    shutil.rmtree(made.path / "items.lance")
+    with pytest.raises(CollectionError, match="damaged: its table of items is gone"):
+        Collection.open(made.path)
+    with pytest.raises(CollectionError, match="damaged"):
+        Collection.create(made.path, encoder=made.encoder)
 
 
 def test_where_takes_sql(made: Collection, tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import lance
@@ -137,6 +139,39 @@ def test_a_crafted_collection_gives_no_file_away(tmp_path: Path) -> None:
     chiasm.search(tmp_path / "collection", "xyzzy", hybrid=True)
     documents = lance.dataset(str(tmp_path / "collection/fulltext/documents.lance")).to_table()["text"].to_pylist()
     assert not any("xyzzy" in text for text in documents)
+
+
+def test_any_id_has_its_address(tmp_path: Path) -> None:
+    names = [
+        "a\nb",
+        "a/b",
+        "a%2Fb",
+        "a/files/image/0",
+        "a/prediction",
+        "é",
+        "/lead",
+        "tail/",
+        "q?x#y",
+        "100%",
+        "a\\b",
+        " ",
+    ]
+    (tmp_path / "odd.jsonl").write_text("\n".join(json.dumps({"id": f"x{name}", "text": "a kite"}) for name in names))
+    chiasm.add([tmp_path / "odd.jsonl"], to=tmp_path / "collection")
+
+    async def work(client: httpx.AsyncClient) -> None:
+        for name in names:
+            address = f"/v1/items/{quote(f'x{name}', safe='')}"
+            answer = await client.get(address)
+            assert answer.status_code == 200, name
+            assert answer.json()["id"] == f"x{name}"
+            refused(await client.get(f"{address}/files/image/0"), 404, "there is no such file")
+            refused(await client.get(f"{address}/prediction"), 404, "no model")
+            assert (await client.get("/v1/search", params={"like": f"x{name}"})).status_code == 200
+        assert (await client.get("/v1/items/xa/b")).json()["id"] == "xa/b", "plain slashes do, too"
+        assert (await client.get("/v1/items/xe%CC%81")).json()["id"] == "xé", "however its letters are composed"
+
+    ask(plan(tmp_path / "collection"), work)
 
 
 def test_a_file_that_was_changed_is_served_again_once_it_is_added(tmp_path: Path) -> None:

@@ -326,11 +326,15 @@ class Collection:
         """Open a collection.
 
         Raises:
-            CollectionError: there is none, its `chiasm.json` is damaged, or it is of another format version.
+            CollectionError: there is none, its `chiasm.json` is damaged or its items are gone, or it is of another format
+                version.
         """
         folder = Path(path).expanduser().absolute()
         generation = Generation.read(folder, asked=path)
-        return cls(folder, generation.encoder, generation)
+        opened = cls(folder, generation.encoder, generation)
+        if opened.tables.has(generation.files) and not opened.tables.has("items"):  # which are written first
+            raise CollectionError(f"{folder} is damaged: its table of items is gone. {opened.tables.advice}")
+        return opened
 
     # ------------------------------------------------------------------------------------------------- read
 

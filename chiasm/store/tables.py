@@ -79,11 +79,12 @@ class Tables:
         Raises:
             CollectionError: the table is damaged.
         """
-        path = self.path(name)
         with self.reading():
-            return (
-                lance.dataset(str(path), session=self.session) if any((path / "_versions").glob("*.manifest")) else None
-            )
+            return lance.dataset(str(self.path(name)), session=self.session) if self.has(name) else None
+
+    def has(self, name: str) -> bool:
+        """Return whether anything was ever written to a table."""
+        return any((self.path(name) / "_versions").glob("*.manifest"))
 
     def version(self, name: str) -> int:
         """Return a number that rises with every commit to a table; 0 before the first."""
