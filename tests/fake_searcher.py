@@ -71,7 +71,7 @@ class FakeSearcher:
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows = {str(row["id"]): row for row in rows}
-        paths = [path for row in rows for name in ("image", "text", "audio", "video") for path in row[name]]
+        paths = [path for row in rows for name in ("image", "text", "audio", "video") for path in row.get(name) or ()]
         self.digests = {path: digest_file(path) for path in paths if Path(path).is_absolute() and Path(path).is_file()}
         self.batches: list[int] = []
         self.asked_with: list[tuple[Query, SearchOptions]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import signal
 import socket
 import subprocess
@@ -177,3 +178,32 @@ def test_a_server_ends_at_its_limit_whatever_runs(tmp_path: Path) -> None:
                 assert server.wait(LIMIT) == 1
         finally:
             server.kill()
+
+
+def test_all_that_a_server_prints_is_one_json_object_a_line() -> None:
+    script = """
+        import logging, os, sys, threading, warnings
+        from chiasm.serving.observe import json_log, logger
+        with json_log():
+            logger.info("ready", extra={"fields": {"url": "x"}})
+            os.write(2, b"TIFFReadDirectory: Warning, \\x1b[31m odd tag\\n")
+            print('{"event": "forged"}\\n{"level": "info"}', file=sys.stderr, flush=True)
+            warnings.warn("odd\\nlines")
+            logging.getLogger("PIL").warning("%s", "two\\nlines")
+            thread = threading.Thread(target=lambda: 1 / 0)
+            thread.start()
+            thread.join()
+            for number in range(500):
+                print(number, file=sys.stderr, flush=True)
+        print("as before", file=sys.stderr)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    *lines, last = done.stderr.splitlines()
+    assert last == "as before"
+    rows = [json.loads(line) for line in lines]
+    assert all({"time", "level", "logger", "event"} <= row.keys() for row in rows)
+    assert {row["logger"] for row in rows} == {"chiasm.serving", "stderr", "py.warnings", "PIL"}
+    assert not [row for row in rows if row["event"] in ("forged", "info")]
+    assert any("\x1b[31m odd tag" in row["event"] for row in rows)
+    assert any("odd\nlines" in row["event"] for row in rows)
+    assert len([row for row in rows if row["event"].isdigit()]) < 200

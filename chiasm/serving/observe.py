@@ -10,10 +10,12 @@ import json
 import logging
 import os
 import sqlite3
+import sys
 import threading
+import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,8 @@ from chiasm.errors import ChiasmError
 
 logger = logging.getLogger("chiasm.serving")
 
+MOST_STRAY = 20  # lines a second
+_LONGEST_STRAY = 2000  # characters of one
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -78,6 +82,61 @@ class JsonLines(logging.Formatter):
         if record.exc_info is not None and record.exc_info[1] is not None:
             row |= where_from(record.exc_info[1])
         return json.dumps(row, ensure_ascii=True, default=str)
+
+
+@contextmanager
+def json_log() -> Iterator[None]:
+    """Have all that the process writes to standard error come there as JSON, one object a line.
+
+    That is its log, warnings, and what nobody passes through a log: lines of libraries in C (libtiff) and tracebacks of
+    threads. Of those at most `MOST_STRAY` a second are kept. So no line of the log can be forged by what is printed.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    handler = logging.StreamHandler(os.fdopen(saved, "w", encoding="ascii", closefd=False))
+    handler.setFormatter(JsonLines())
+    levels = {"": logging.WARNING, "chiasm": logging.INFO, "uvicorn": logging.WARNING}
+    loggers = {logging.getLogger(name): level for name, level in levels.items()}
+    before = [(one, one.handlers[:], one.level, one.propagate) for one in loggers]
+    for one, level in loggers.items():
+        one.handlers[:] = [handler]
+        one.setLevel(level)
+        one.propagate = False
+    logging.captureWarnings(capture=True)
+    strays = threading.Thread(target=_log_strays, args=(reading, handler), name="strays", daemon=True)
+    strays.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)  # which ends the pipe, unless a child process holds it
+        strays.join(1.0)
+        logging.captureWarnings(capture=False)
+        for one, handlers, level, propagate in before:
+            one.handlers[:], one.propagate = handlers, propagate
+            one.setLevel(level)
+        handler.flush()
+        os.close(saved)
+
+
+def _log_strays(reading: int, handler: logging.Handler) -> None:
+    """Log what comes through a pipe, line by line, until its other end is closed."""
+    second, kept, lost = 0, 0, 0
+    with os.fdopen(reading, encoding="utf-8", errors="replace", newline="\n") as lines:
+        while line := lines.readline(_LONGEST_STRAY):
+            now = int(time.monotonic())
+            if now != second:
+                second, kept = now, 0
+            if kept >= MOST_STRAY:
+                lost += 1
+                continue
+            kept += 1
+            record = logging.LogRecord("stderr", logging.WARNING, "", 0, line.rstrip("\n"), None, None)
+            record.fields, lost = {"lost": lost} if lost else {}, 0
+            handler.handle(record)
 
 
 def where_from(error: BaseException) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import asyncio
 import faulthandler
 import hashlib
 import ipaddress
-import logging
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from chiasm.serving.app import create_app
 from chiasm.serving.classify import Classifier
 from chiasm.serving.keys import KeyRing
 from chiasm.serving.map import Mapper
-from chiasm.serving.observe import JsonLines, logger
+from chiasm.serving.observe import json_log, logger
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
 from chiasm.serving.settings import Settings
 from chiasm.serving.teaching import Teaching
@@ -52,6 +52,7 @@ from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import start_of
 
 PORT = 8265
+_WORKER = ExitStack()  # of a worker process, until it ends
 _LONGEST_HEAD = 16 * 1024
 _WORKER_SECONDS = 120  # a worker that loads its libraries may not answer its parent for a while
 
@@ -124,27 +125,29 @@ def serve(
             query_log=None if query_log is None else Path(query_log).absolute(),
         ),
     )
-    log_as_json()
     Collection.open(plan.collection)  # what is wrong is said here, not by every worker
     if plan.model is not None:
         load_model(plan.model)
-    listening = listen(host, port)
+    with json_log(), listen(host, port) as listening:
+        _run(plan, listening, workers=workers, local=local)
+
+
+def _run(plan: Plan, listening: socket.socket, *, workers: int, local: bool) -> None:
     address = listening.getsockname()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
     logger.info("listening", extra={"fields": {"url": f"http://{shown}:{address[1]}", "workers": workers}})
     if not local:
         logger.warning("keys and contents go over the network unencrypted; put a proxy with TLS in front")
-    with listening:
-        if workers == 1:
-            app = build(plan)
-            try:
-                uvicorn.Server(Config(app, plan.settings)).run([listening])
-            finally:
-                if app.state.parts.engine.ended:
-                    faulthandler.cancel_dump_traceback_later()
-        else:
-            config = Config(partial(_build_or_exit, plan), plan.settings, factory=True, workers=workers)
-            Multiprocess(config, sockets=[listening]).run()
+    if workers == 1:
+        app = build(plan)
+        try:
+            uvicorn.Server(Config(app, plan.settings)).run([listening])
+        finally:
+            if app.state.parts.engine.ended:
+                faulthandler.cancel_dump_traceback_later()
+    else:
+        config = Config(partial(_build_or_exit, plan), plan.settings, factory=True, workers=workers)
+        Multiprocess(config, sockets=[listening]).run()
 
 
 def build(plan: Plan) -> FastAPI:
@@ -228,7 +231,7 @@ def _only_column(classifier: Classifier | None) -> str:
 
 def _build_or_exit(plan: Plan) -> FastAPI:
     """Like `build`, in a worker: an error at start-up would repeat, so the parent is told to stop."""
-    log_as_json()
+    _WORKER.enter_context(json_log())
     try:
         return build(plan)
     except ChiasmError as error:
@@ -268,17 +271,6 @@ def listen(host: str, port: int) -> socket.socket:
         listening.close()
         raise ChiasmError(f"cannot listen on {host}:{port}: {error.strerror or error}. Try another --port") from error
     return listening
-
-
-def log_as_json() -> None:
-    """Send this process's log to standard error, one JSON object a line."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    for name, level in (("chiasm", logging.INFO), ("uvicorn", logging.WARNING)):
-        one = logging.getLogger(name)
-        one.handlers[:] = [handler]
-        one.propagate = False
-        one.setLevel(level)
 
 
 class Config(uvicorn.Config):
