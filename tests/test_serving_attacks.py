@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -32,6 +33,7 @@ from chiasm.serving.keys import KeyRing, make_key
 from chiasm.serving.observe import JsonLines
 from chiasm.serving.run import Config, is_loopback, listen, serve
 from chiasm.serving.settings import Settings
+from chiasm.serving.teaching import Teaching
 
 pytestmark = pytest.mark.anyio
 
@@ -251,6 +253,16 @@ async def test_malformed_files_are_told_apart_from_failures(client: httpx.AsyncC
             answer = await client.post("/v1/search", files={kind: ("x", data)})
             assert answer.status_code in {413, 415, 422}, (data, answer.text)
             assert "passwd" not in answer.text
+
+
+async def test_a_full_disk_is_told(rows: list[dict[str, Any]]) -> None:
+    def full(path: Path, /, *, name: str, label: str, who: str) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "/secret/place")
+
+    async with served(FakeSearcher(rows), teaching=Teaching(add=full)) as client:
+        answer = await client.post("/v1/items", files={"file": png((1, 2, 3))}, data={"label": "x"})
+        refused(answer, 507, "no space", "send it again")
+        assert "secret" not in answer.text
 
 
 async def test_too_many_files_and_fields_are_refused(client: httpx.AsyncClient) -> None:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -238,6 +239,16 @@ def test_a_model_says_what_things_are_as_the_command_does(made: tuple[Path, Path
             assert edge.status_code in {200, 422}, edge.text
 
     ask(plan(collection, model), work)
+
+
+def test_uploads_leave_some_of_the_disk_free(made: tuple[Path, Path]) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/v1/items", files={"file": png((9, 9, 9))}, data={"label": "red"})
+        refused(answer, 507, "bytes are free on the disk")
+
+    tight = plan(*made)
+    ask(replace(tight, settings=replace(tight.settings, keep_free=2**60)), work)
+    assert not (made[0] / "dropped").exists()
 
 
 def test_what_is_added_meanwhile_is_found(made: tuple[Path, Path], tmp_path: Path) -> None:

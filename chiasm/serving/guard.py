@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import errno
 import ipaddress
 import logging
 import re
@@ -24,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chiasm.serving.keys import KeyRing
 from chiasm.serving.observe import Metrics, logger
 from chiasm.serving.page import POLICY, is_page
-from chiasm.serving.problems import Problem, busy, unexpected
+from chiasm.serving.problems import Problem, busy, disk_full, unexpected
 from chiasm.serving.settings import Settings
 from chiasm.work import Work, doing
 
@@ -36,6 +37,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _BUCKETS = 10_000
 _LONGEST_TARGET = 64 * 1024  # words of up to 10,000 characters, most of them of one byte
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _ITEMS = b"/v1/items/"
 _LONGEST_HEADERS = 16 * 1024
 _GONE = 499  # the status, in logs and metrics, where the client has gone before its answer
@@ -248,9 +250,14 @@ class Guard:
                 elif not started:
                     stopping = Problem(503, "stopping", "the server is being stopped", headers={"Retry-After": "10"})
                     await stopping.response(visit.id)(scope, receive, send_with_headers)
-            except Exception:
+            except Exception as error:
                 if started:
                     raise
+                if isinstance(error, OSError) and error.errno in _FULL:  # of the temporary files of a body
+                    await disk_full("the server has no space for it").response(visit.id)(
+                        scope, receive, send_with_headers
+                    )
+                    return
                 logger.error("request failed", exc_info=True, extra={"fields": {"id": visit.id}})
                 await unexpected(visit.id).response(visit.id)(scope, receive, send_with_headers)
         except Exception:  # noqa: BLE001  # the answer has begun: there is nothing to say but to break it off

@@ -73,6 +73,11 @@ def busy(what: str, seconds: float) -> Problem:
     return Problem(429, "busy", f"{what}. Try again in {wait} s", headers={"Retry-After": str(wait)})
 
 
+def disk_full(what: str) -> Problem:
+    """Return 507: nothing can be stored."""
+    return Problem(507, "disk-full", f"{what}. What was stored is safe. Free space on the server, and send it again")
+
+
 def unexpected(request_id: str) -> Problem:
     """Return 500, without any detail of what happened inside."""
     return Problem(500, "internal", f"the server failed. Its log has the reason under the request id {request_id}")

@@ -33,11 +33,13 @@ from uvicorn.supervisors import Multiprocess
 
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.files import temporary_of
 from chiasm.serving.app import create_app
 from chiasm.serving.classify import Classifier
 from chiasm.serving.keys import KeyRing
 from chiasm.serving.map import Mapper
 from chiasm.serving.observe import json_log, logger
+from chiasm.serving.problems import disk_full
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
 from chiasm.serving.settings import Settings
 from chiasm.serving.teaching import Teaching
@@ -169,6 +171,9 @@ def build(plan: Plan) -> FastAPI:
         return table.add(rows, who=who)
 
     def add(path: Path, /, *, name: str, label: str, who: str) -> str:
+        free = shutil.disk_usage(searcher.collection.path).free
+        if free < plan.settings.keep_free:
+            raise disk_full(f"{free:,} bytes are free on the disk of the collection")
         item = take_in(searcher, path, name)
         table.add([Label(item, _only_column(classifier), label)], who=who)
         return item
@@ -210,9 +215,12 @@ def take_in(searcher: Searcher, path: Path, name: str) -> str:
     kept = collection.path / "dropped" / (digest + (ending if re.fullmatch(r"\.[a-z0-9]{1,5}", ending) else ""))
     kept.parent.mkdir(exist_ok=True)
     if not kept.exists():
-        part = kept.with_name(f".{kept.name}.{os.getpid()}")
-        shutil.copyfile(path, part)
-        part.replace(kept)
+        part = temporary_of(kept)
+        try:
+            shutil.copyfile(path, part)
+            part.replace(kept)
+        finally:
+            part.unlink(missing_ok=True)
     report = add_manifests(collection, [read_manifest(kept)], searcher.networks)
     searcher.refresh()
     for row in collection.files():

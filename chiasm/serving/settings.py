@@ -39,6 +39,9 @@ class Settings:
     max_held: int = 512 * 2**20
     """Bytes of all bodies and opened media at a time."""
 
+    keep_free: int = 2**30
+    """Bytes of the disk that files which are added leave free: a search table and a log have to be written, too."""
+
     uploads: Limits = UPLOADS
     """Of each file that is sent."""
 
