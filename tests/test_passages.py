@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+import uvicorn
 from jaxtyping import Float
+from playwright.sync_api import BrowserContext, expect
+from test_page_browser import browser, context, visit  # noqa: F401  # fixtures
 from typer.testing import CliRunner
+from waiting import wait_until
 
 import chiasm
 from chiasm.cli.commands import app
 from chiasm.encoders import resolve
 from chiasm.encoders.passages import embed_texts, passages
+from chiasm.serving.app import create_app
+from chiasm.serving.run import Config, listen
+from chiasm.serving.settings import Settings
 from chiasm.types import Text
+from chiasm.verbs.search import Searcher
 
 
 def count(texts: Sequence[str]) -> list[int]:
@@ -162,3 +172,43 @@ def test_whether_passages_are_found_is_measured(collection: Path, tmp_path: Path
     (tmp_path / "moments.csv").write_text(f"query,item,start,end\n{table}")
     found = chiasm.evaluate(collection / "index", moments=tmp_path / "moments.csv").metrics["moments"]
     assert (found["queries"], found["items"], found["r@1_iou@0.3"]) == (2, 2, 1)
+
+
+# --------------------------------------------------------------------------------------------------- REST and the page
+
+
+@pytest.fixture(scope="module")
+def server(collection: Path) -> Iterator[str]:
+    app = create_app(Settings(rate=None), Searcher(collection / "index"))
+    listening = listen("127.0.0.1", 0)
+    running = uvicorn.Server(Config(app, app.state.parts.settings))
+    thread = threading.Thread(target=running.run, args=([listening],))
+    thread.start()
+    wait_until(lambda: running.started)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    running.should_exit = running.force_exit = True
+    thread.join()
+    listening.close()
+
+
+def test_the_api_gives_the_passage(server: str) -> None:
+    answer = httpx.post(f"{server}/v1/search", json={"queries": [{"text": "pirate treasure"}], "k": 2}, timeout=60)
+    (found,) = answer.json()["results"]
+    hit = found["hits"][0]
+    assert (hit["id"], hit["end"], found["cut"]) == ("fact", len(long_text(FACT)), [])
+    assert hit["text"] == long_text(FACT)[int(hit["start"]) :]
+    assert hit["moments"][0] == {"start": hit["start"], "end": hit["end"], "score": hit["score"], "text": hit["text"]}
+
+
+def test_the_page_shows_the_passage(server: str, context: BrowserContext) -> None:  # noqa: F811
+    seen = visit(context, server)
+    seen.search("pirate treasure")
+    card = seen.card("fact")
+    expect(card.locator("blockquote")).to_contain_text(FACT)
+    expect(card.locator(".worth")).to_contain_text(re.compile(r"characters [\d,]+ to [\d,]+"))
+    assert len(card.locator(".caption").inner_text()) < 250
+    passage = card.locator(".moments details").first
+    passage.locator("summary").click()
+    expect(passage).to_contain_text(FACT)
+    assert seen.errors == []
+    seen.page.close()
