@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import httpx
+import lance
 import numpy as np
 import pytest
 import uvicorn
@@ -172,6 +173,23 @@ def test_whether_passages_are_found_is_measured(collection: Path, tmp_path: Path
     (tmp_path / "moments.csv").write_text(f"query,item,start,end\n{table}")
     found = chiasm.evaluate(collection / "index", moments=tmp_path / "moments.csv").metrics["moments"]
     assert (found["queries"], found["items"], found["r@1_iou@0.3"]) == (2, 2, 1)
+
+
+def test_a_text_is_not_kept_once_a_passage(collection: Path) -> None:
+    (table,) = (collection / "index").glob("search-*.lance")
+    rows = lance.dataset(str(table)).to_table(columns=["id", "text", "_start"]).to_pylist()
+    assert sum(row["_start"] is not None for row in rows) > 3
+    assert [row["id"] for row in rows if row["text"] is not None] == ["plain", "fact", "file", "short"]
+
+    def places() -> list[int]:
+        found = lance.dataset(str(table)).to_table(columns=["id"], filter="id = 'fact'", with_row_address=True)
+        return sorted(found["_rowaddr"].to_pylist())
+
+    before = places()
+    (collection / "more.jsonl").write_text(json.dumps({"id": "more", "text": "A zebra."}))
+    chiasm.add([collection / "more.jsonl"], to=collection / "index")
+    assert chiasm.search(collection / "index", "zebra").hits[0].id == "more"
+    assert places() == before, "rows without the text of their item are not stale"
 
 
 # --------------------------------------------------------------------------------------------------- REST and the page

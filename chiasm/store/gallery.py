@@ -1,7 +1,7 @@
 """The table that a space is searched in: every vector with the columns of its item, so that Lance filters and ranks at once.
 
 `search-DIGEST.lance` holds a row a vector, of whole files and of moments, placed in the space of that digest: all columns
-of its item as `items` has them, and its own, whose names begin with `_`. Beside it a pointer, `search-DIGEST.json`, names
+of its item as `items` has them (but passages without the item's texts), and its own, whose names begin with `_`. Beside it a pointer, `search-DIGEST.json`, names
 the version of the table to read and what that version was made from. `synchronise` brings the table up to date with the
 collection and then replaces the pointer, so a reader sees all of an update or nothing, and a run that is killed leaves
 the table as it was. A version that was opened stays as it is for at least an hour after it was replaced.
@@ -27,7 +27,7 @@ from chiasm.store.collection import FILES, ITEMS, USABLE, Collection, Generation
 from chiasm.store.tables import COMPACT_FRAGMENTS, GRACE_SECONDS, chunks, join_columns, matrix_of, one_of, vector_column
 from chiasm.types import MODALITIES, Modality
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 VECTOR = "_vector"  # the column of vectors
 # An exact scan reads about 8 GB/s: 8 ms for 2**26 bytes, 44,000 rows of 384 dimensions. Lance's index takes as long for the
 # 200 candidates of a search. More bytes than that are indexed.
@@ -228,19 +228,27 @@ class _Table:
                 columns = {name: of_item[name] for name in of_item.schema.names}
                 columns |= {name: rows[name] for name in _OWN.names if name != "_kind"}
                 columns["_kind"] = files["_kind"].take(file)
+                columns["text"] = _without_passages(columns["text"], columns)
                 columns[VECTOR] = vector_column(placed)
                 yield from pa.table([columns[name] for name in schema.names], schema=schema).to_batches()
 
 
 def _stale(table: lance.LanceDataset, items: pa.Table, files: pa.Table) -> pa.ChunkedArray:
     """Ids of items in the table that are gone, have other columns by now, or a file less or another."""
-    stored = table.to_table(columns=[*items.schema.names, "_slot", "_hash"])
+    stored = table.to_table(columns=[*items.schema.names, "_slot", "_hash", "_kind", "_start"])
     place = pc.index_in(stored["id"], value_set=items["id"])
     now = items.take(place)
     same = pc.and_(pc.is_valid(place), pc.is_in(_keys(stored), value_set=_keys(files)))
     for name in items.schema.names:
-        same = pc.and_(same, _equal(stored[name], now[name]))
+        kept = _without_passages(now[name], stored) if name == "text" else now[name]
+        same = pc.and_(same, _equal(stored[name], kept))
     return pc.unique(stored["id"].filter(pc.invert(same)))
+
+
+def _without_passages(texts: pa.ChunkedArray, rows: Any) -> pa.ChunkedArray:
+    """Return the texts of items with null for passages: a long one would be kept as often as it has them."""
+    keep = pc.or_(pc.is_null(rows["_start"]), pc.not_equal(rows["_kind"], "text"))
+    return texts.take(pc.if_else(keep, pa.array(np.arange(len(texts))), None))
 
 
 def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:

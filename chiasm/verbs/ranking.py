@@ -135,10 +135,12 @@ class State:
         table = self.table.to_table(columns=[*_COLUMNS, VECTOR], filter=_all_of(one_of("id", ids), where))
         return _rows_of(table, query)
 
-    def cards(self, ids: Sequence[str], *, extra: Sequence[str] = ()) -> pa.Table:
-        """Return the rows of some items with the columns of the items, and `extra` ones."""
+    def cards(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the columns of some items by their ids."""
         own = [name for name in self.table.schema.names if not name.startswith("_")]
-        return self.table.to_table(columns=[*own, *extra], filter=one_of("id", ids))
+        whole = "_start IS NULL OR _kind != 'text'"  # passages lack the texts
+        rows = self.table.to_table(columns=own, filter=_all_of(one_of("id", ids), whole)).to_pylist()
+        return {str(row["id"]): row for row in rows}
 
     def vectors_of(self, ids: Sequence[str]) -> dict[str, Float[np.ndarray, " dim"]]:
         """Return one unit vector an item, of those that are there: see `item_vectors`."""
@@ -424,13 +426,11 @@ def hits_of(rows: Sequence[Row], vector: Float[np.ndarray, " dim"], state: State
     """Return rows as hits, with the columns of their items and the nearest moments of their files."""
     if not rows:
         return ()
-    with_vectors = state.has_moments or metric == "l2"
-    table = state.cards([row.item for row in rows], extra=[*_COLUMNS[1:], *([VECTOR] if with_vectors else [])])
-    own = [name for name in table.schema.names if not name.startswith("_")]
-    cards = {str(card["id"]): card for card in table.select(own).to_pylist()}
+    ids = [row.item for row in rows]
+    cards = state.cards(ids)
     files: dict[tuple[str, str], list[Row]] = {}
-    if with_vectors:
-        for row in _rows_of(table, vector):
+    if state.has_moments or metric == "l2":
+        for row in state.rows(ids, vector):
             files.setdefault((row.item, row.slot), []).append(row)
     return tuple(_hit(row, cards[row.item], files.get((row.item, row.slot), []), vector, metric) for row in rows)
 

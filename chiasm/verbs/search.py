@@ -221,7 +221,7 @@ class Searcher:
                 depth = pool if options.diversity else max(last if done else pool // 2, RERANKED)
                 rows = fuse_words(query.words, vector, state, where, rows, pool, depth, options)
             if options.rerank is not None and not ranking:
-                rows = self._reranked(query, state, rows, options.rerank)
+                rows = self._reranked(query, vector, state, rows, options.rerank)
             if options.diversity:
                 rows = spread(rows[:pool], options.diversity, most=last if done else pool // 2)
             before = {row.item for row in ranking}
@@ -280,7 +280,9 @@ class Searcher:
                 )
         return tuple(notes)
 
-    def _reranked(self, query: Query, state: State, rows: list[Row], model: str) -> list[Row]:
+    def _reranked(
+        self, query: Query, vector: Float[np.ndarray, " dim"], state: State, rows: list[Row], model: str
+    ) -> list[Row]:
         if not query.words:
             raise SpaceError("a reranker reads the words of the query, and it has none. Add a text, or leave it out")
         if model not in self._rerankers:
@@ -288,10 +290,14 @@ class Searcher:
 
             self._rerankers[model] = Reranker(model, device=self._device)
         first = rows[:RERANKED]
-        own = dict(
-            zip(*(state.cards([row.item for row in first])[name].to_pylist() for name in ("id", "text")), strict=True)
-        )
-        texts = [text_of(row, own.get(row.item)) for row in first]
+        ids = [row.item for row in first]
+        cards = state.cards(ids)
+        # Of a long text the reranker would read the beginning, so it is shown the nearest passage.
+        passages: dict[tuple[str, str], Row] = {}
+        for row in state.rows(ids, vector) if state.has_moments else ():
+            if row.kind == "text" and row.start is not None:
+                passages[row.item, row.slot] = max(row, passages.get((row.item, row.slot), row), key=lambda r: r.cosine)
+        texts = [text_of(passages.get((row.item, row.slot), row), cards[row.item]["text"]) for row in first]
         candidates = [None if text is None else Text(text) for text in texts]
         order = self._rerankers[model].rerank(Text(query.words), candidates, limit=RERANKED).order
         return [first[place] for place in order] + rows[RERANKED:]
