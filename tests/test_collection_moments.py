@@ -144,6 +144,16 @@ def test_a_batch_of_large_sounds_is_not_collected(
     check(made, encoder)
 
 
+def test_long_texts_are_embedded_a_few_at_a_time(made: Collection, tmp_path: Path) -> None:
+    """Each has hundreds of passages, and what is embedded is committed in between."""
+    for number in range(12):
+        write(tmp_path / f"media/{number:02}.txt", f"{number} " + "word " * 20_000)
+    encoder = FakeEncoder()
+    add(made, tmp_path / "media", encoder=encoder)
+    assert max(encoder.batches) == 3
+    check(made, encoder)
+
+
 # ------------------------------------------------------------------------------------------------------------ videos
 
 

@@ -34,13 +34,14 @@ from chiasm.media.text import read as read_text
 from chiasm.store.collection import FILES, USABLE, Vectors
 from chiasm.store.manifest import Manifest
 from chiasm.store.tables import chunks
-from chiasm.types import Audio, FileOutcome, Item, Media, Modality, Outcome, Video
+from chiasm.types import Audio, FileOutcome, Item, Media, Modality, Outcome, Text, Video
 
 COMMIT_ROWS = 2048
 COMMIT_SECONDS = 5.0
 READ_AHEAD_BYTES = 2**27  # in memory, of files that are opened, and of each batch: but one file may be larger
 READERS = 16  # at most; each may hold one large medium while it opens it
 
+_MOST_OF_A_BATCH = 2**18  # bytes of texts: some hundreds of passages, seconds on a CPU; but one text may be longer
 _GROWTH: dict[Modality, int] = {"audio": 8, "video": 2}  # bytes in memory for one on disk, until they are known
 
 
@@ -335,7 +336,9 @@ def _opener(encoders: Mapping[Modality, Encoder]) -> Callable[..., Media]:
 
 
 def _decoded(medium: Media) -> int:
-    """Return the bytes of a sound or a video in memory; of anything else too few to count."""
+    """Return the bytes of a sound, a video or a text in memory; of a picture too few to count."""
+    if isinstance(medium, Text):
+        return len(medium.text)
     if isinstance(medium, Video):
         return medium.frames.nbytes + (0 if medium.sound is None else medium.sound.waveform.nbytes)
     return medium.waveform.nbytes if isinstance(medium, Audio) else 0
@@ -518,7 +521,8 @@ class Run:
             return
         batch = self._batches.setdefault(file.modality, [])
         batch.append(file)
-        heavy = sum(one.weight for one in batch) > READ_AHEAD_BYTES if file.modality in _GROWTH else False
+        most = {"text": _MOST_OF_A_BATCH, **dict.fromkeys(_GROWTH, READ_AHEAD_BYTES)}.get(file.modality)
+        heavy = most is not None and sum(one.weight for one in batch) > most
         if heavy or len(batch) >= self._encoders[file.modality].batch_size:
             self._encode(file.modality)
 
