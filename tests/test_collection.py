@@ -27,6 +27,7 @@ from chiasm import media
 from chiasm.encoders.base import Encoder
 from chiasm.errors import CollectionError, EncoderError
 from chiasm.files import digest_file
+from chiasm.media import Limits
 from chiasm.store import ingest as module
 from chiasm.store import tables
 from chiasm.store.add import AddReport, add_manifests
@@ -220,6 +221,18 @@ def test_every_kind_of_bad_file_has_its_outcome(made: Collection, tmp_path: Path
     assert {(o.path, o.outcome.value, o.reason) for o in report.outcomes} == {
         (str(sources[item]), outcome, reason) for item, (outcome, reason) in found.items() if outcome != "ok"
     }
+    check(made)
+
+
+def test_a_picture_that_was_too_large_is_tried_again_where_the_limit_is_raised(
+    made: Collection, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "media" / "a.png", PNG).parent
+    assert add(made, folder, limits=Limits(max_pixels=9)).counts == {"too_large": 1}
+    assert add(made, folder, limits=Limits(max_pixels=8)).counts == {"too_large": 1}
+    report = add(made, folder, limits=Limits(max_pixels=10**9))
+    assert (report.counts, report.encoded) == ({"ok": 1}, 1)
+    assert add(made, folder).encoded == 0, "what was read stays"
     check(made)
 
 

@@ -68,6 +68,15 @@ Where = Annotated[
 Space = Annotated[
     str | None, typer.Option(help="Name of the space, or the path of another collection's. Default: the newest.")
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=10**10,
+        envvar="CHIASM_MAX_PIXELS",
+        help="Width times height above which an image is too large. Default: 250 million.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random splits.")]
 Pairs = Annotated[str, typer.Option(metavar="A,B", help="Two modalities, e.g. image,text.")]
 
@@ -87,12 +96,21 @@ def add(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove items that the folders and tables do not list any more.")
     ] = False,
+    max_pixels: MaxPixels = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Store and embed what folders, tables and files list. Run again, it does only what is new."""
     with console.file_progress() as on_progress:
-        report = chiasm.add(list(paths), to=to, encoder=encoder, prune=prune, device=device, on_progress=on_progress)
+        report = chiasm.add(
+            list(paths),
+            to=to,
+            encoder=encoder,
+            prune=prune,
+            max_pixels=max_pixels,
+            device=device,
+            on_progress=on_progress,
+        )
     document = asdict(report)
     document = {**document.pop("counts"), **document}
     console.show(document, as_json, lambda: console.print_add_report(report, to))
@@ -127,12 +145,15 @@ def remove(
 def reembed(
     collection: CollectionPath,
     encoder: Annotated[str, typer.Option(help="The new one: offline, a hub id or a model folder.")],
+    max_pixels: MaxPixels = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Embed all files with another encoder. Searches go on with the old one until the new one takes over."""
     with console.file_progress() as on_progress:
-        report = chiasm.reembed(collection, encoder=encoder, device=device, on_progress=on_progress)
+        report = chiasm.reembed(
+            collection, encoder=encoder, max_pixels=max_pixels, device=device, on_progress=on_progress
+        )
     console.show(report.as_dict(), as_json, lambda: console.print_reembed_report(report, collection))
 
 
@@ -363,6 +384,7 @@ def predict(
     false_alarm_rate: Annotated[
         float, typer.Option(min=0, max=1, help="Share of known items that may be called unknown.")
     ] = 0.05,
+    max_pixels: MaxPixels = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -373,6 +395,7 @@ def predict(
             list(paths),
             level=level,
             false_alarm_rate=false_alarm_rate,
+            max_pixels=max_pixels,
             device=device,
             on_progress=on_progress,
         )
@@ -551,6 +574,15 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes.")] = 1,
     rate: Annotated[float | None, typer.Option(min=0, max=1e9, help="Requests a second of one key.")] = None,
     query_log: Annotated[Path | None, typer.Option(help="File to keep the texts of queries in.")] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=10**10,
+            envvar="CHIASM_SERVE_MAX_PIXELS",
+            help="Width times height above which an image that is sent is too large. Default: 40 million.",
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Serve a page for people and a REST API for programs."""
@@ -566,6 +598,7 @@ def serve(
             workers=workers,
             rate=rate,
             query_log=query_log,
+            max_pixels=max_pixels,
             device=device,
         )
     except KeyboardInterrupt as stop:

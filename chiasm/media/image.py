@@ -3,13 +3,17 @@
 Knows colour modes, transparency and reduced decoding. Colours are converted without their profiles: what is stored as
 Adobe RGB is taken for sRGB, and CMYK by the plain formula. Of animations and documents of several pages, the first
 frame or page. Vector drawings are not read.
+
+A large image is decoded at reduced size where its format can, converted in bands of rows, and never beside another large one.
 """
 
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -47,9 +51,14 @@ _PLUGINS: dict[Kind, Callable[[io.BytesIO], ImageFile]] = {
     kinds.JPEG2000: Jpeg2KImagePlugin.Jpeg2KImageFile,
     kinds.PNM: PpmImagePlugin.PpmImageFile,
 }
+_LARGE = 40_000_000  # pixels of an image that is not decoded beside another one
+_BAND = 4_000_000  # pixels that are converted together
+_PILLOWS_LIMIT = 1024**3 // 4 // 3  # unless the program has set another
+_one_large = threading.Lock()
 _OPTIONAL = {kinds.WEBP: "webp", kinds.AVIF: "avif", kinds.JPEG2000: "jpg_2000"}
 
 Pixels = UInt8[np.ndarray, "height width 3"]
+Scale: TypeAlias = Callable[[PillowImage.Image], PillowImage.Image]
 
 
 def read(data: bytes, kind: Kind, *, image_size: int | None, limits: Limits) -> Image:
@@ -73,11 +82,16 @@ def read(data: bytes, kind: Kind, *, image_size: int | None, limits: Limits) -> 
     try:
         with _PLUGINS[kind](io.BytesIO(plain.data)) as picture:
             _check_size(picture.size, limits)
+            stored = picture.width * picture.height
             if image_size is not None:
                 picture.draft("RGB", (image_size, image_size))
             work.decode(picture.width * picture.height)
-            picture.load()
-            pixels = _to_rgb(picture, image_size)
+            if kind == kinds.TIFF:  # makes room itself, but for Pillow's limit that was checked above
+                picture.im = PillowImage.new(picture.mode, picture.size, None).im
+            held = max(picture.width * picture.height, stored // 4)  # a progressive JPEG holds all of its coefficients
+            with _one_large if held > _LARGE else nullcontext():
+                picture.load()
+                pixels = _to_rgb(picture, image_size)
             exif = picture.info.get("exif")
     except PillowImage.DecompressionBombError as error:
         raise MediaError(Outcome.TOO_LARGE, f"the {kind.name} is too large to decode: {error}") from error
@@ -93,7 +107,8 @@ def read(data: bytes, kind: Kind, *, image_size: int | None, limits: Limits) -> 
 
 def _check_size(size: tuple[int, int], limits: Limits) -> None:
     width, height = size
-    most = min(limits.max_pixels, PillowImage.MAX_IMAGE_PIXELS or limits.max_pixels)
+    pillows = PillowImage.MAX_IMAGE_PIXELS
+    most = limits.max_pixels if pillows in (None, _PILLOWS_LIMIT) else min(limits.max_pixels, pillows)
     if width * height > most:
         raise MediaError(
             Outcome.TOO_LARGE,
@@ -103,38 +118,91 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
 
 def _to_rgb(picture: PillowImage.Image, image_size: int | None) -> Pixels:
     """Return RGB pixels on white, reduced by a whole factor as long as the shorter side keeps `image_size`."""
-    if picture.mode.startswith("I;16"):
-        picture = PillowImage.fromarray(_from_16_bits(np.asarray(picture), picture))
-    elif picture.mode in ("I", "F"):
-        picture = PillowImage.fromarray(_from_numbers(np.asarray(picture), picture.format))
-    elif picture.mode == "1":
-        picture = picture.convert("L")
+    width, height = picture.size
+    factor = 1 if image_size is None else max(1, min(width, height) // image_size)
+    to_8_bits = _scale(picture)
+    rows = max(1, _BAND // (width * factor)) * factor
+    if rows >= height:
+        return np.asarray(_reduced(picture, to_8_bits, factor))
+    pixels = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    for top in range(0, height, rows):
+        band = np.asarray(_reduced(picture.crop((0, top, width, min(top + rows, height))), to_8_bits, factor))
+        pixels[top // factor : top // factor + len(band)] = band
+    return pixels
+
+
+def _reduced(picture: PillowImage.Image, to_8_bits: Scale | None, factor: int) -> PillowImage.Image:
+    if to_8_bits is not None:
+        picture = to_8_bits(picture)
     elif picture.mode in ("P", "PA", "LA", "La", "RGBA", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    elif picture.mode == "1":
+        picture = picture.convert("L")
     if picture.mode == "RGBA":  # before reducing: as exact as reducing premultiplied colours, and faster
         flat = PillowImage.new("RGB", picture.size, "white")
         flat.paste(picture, mask=picture)
         picture = flat
-    if image_size is not None and (factor := min(picture.size) // image_size) > 1:
+    if factor > 1:
         picture = picture.reduce(factor)
-    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _from_16_bits(values: np.ndarray[Any, Any], picture: PillowImage.Image) -> UInt8[np.ndarray, "height width"]:
-    """Scale to 8 bits by the format's own white; TIFF may hold 12 bits, and may count from white to black (X-rays)."""
+def _scale(picture: PillowImage.Image) -> Scale | None:
+    """Return how the numbers of an image, or of a band of it, become 8 bits; None where they are."""
+    if picture.mode.startswith("I;16"):
+        return _of_16_bits(picture)
+    return _of_numbers(picture) if picture.mode in ("I", "F") else None
+
+
+_SENSORS = (10, 12, 14)  # bits of cameras and X-ray detectors whose values are stored in 16
+
+
+def _of_16_bits(picture: PillowImage.Image) -> Scale:
+    """Scale to the format's own white; TIFF may count from white to black (X-rays), and does not say what white is.
+
+    There it is what the file declares as its greatest value, or else the greatest value of a sensor of 10, 12, 14 or 16
+    bits that the image does not exceed.
+    """
     tags = getattr(picture, "tag_v2", {})
-    white = 2 ** int(tags.get(258, (16,))[0]) - 1
-    grey = (np.minimum(values, white).astype(np.uint32) * 255 + white // 2) // white
-    pixels: UInt8[np.ndarray, "height width"] = (255 - grey if tags.get(262) == 0 else grey).astype(np.uint8)
-    return pixels
+    bits = int(tags.get(258, (16,))[0])
+    transparent = picture.info.get("transparency")
+    white = 2**bits - 1
+    if bits == 16 and picture.format == "TIFF":
+        greatest = int(np.asarray(picture).max(initial=0))
+        declared = int(np.max(tags.get(281, 0)))
+        whites = [declared, *(2**sensor - 1 for sensor in _SENSORS)]
+        white = next((value for value in whites if greatest <= value and value > 0), white)
+    inverted = tags.get(262) == 0
+
+    def scale(part: PillowImage.Image) -> PillowImage.Image:
+        values = np.asarray(part)
+        grey = (np.minimum(values, white).astype(np.uint32) * 255 + white // 2) // white
+        grey = 255 - grey if inverted else grey
+        if isinstance(transparent, int):
+            grey = np.where(values == transparent, 255, grey)
+        return PillowImage.fromarray(grey.astype(np.uint8))
+
+    return scale
 
 
-def _from_numbers(values: np.ndarray[Any, Any], file_format: str | None) -> UInt8[np.ndarray, "height width"]:
-    """Scale whole or floating numbers to 8 bits. PNG and PNM have a white, 65535; else the range of the image is used."""
-    if not np.isfinite(values).all():
-        raise MediaError(Outcome.BROKEN, "the image has pixels that are not finite numbers")
-    low, high = (0.0, 65535.0) if file_format in ("PNG", "PPM") else (float(values.min()), float(values.max()))
-    return np.rint((values.astype(np.float64) - low) * (255 / max(high - low, 1e-30))).astype(np.uint8)
+def _of_numbers(picture: PillowImage.Image) -> Scale:
+    """Scale whole or floating numbers. PNG and PNM have a white, 65535; else the range of the image is used.
+
+    Numbers that are not finite mark pixels without a value: they are black, and infinity is white.
+    """
+    low, high = 0.0, 65535.0
+    if picture.format not in ("PNG", "PPM"):
+        values = np.asarray(picture)
+        values = values[np.isfinite(values)]
+        if not values.size:
+            raise MediaError(Outcome.BROKEN, "the image has no pixel that is a finite number")
+        low, high = float(values.min()), float(values.max())
+
+    def scale(part: PillowImage.Image) -> PillowImage.Image:
+        values = np.nan_to_num(np.asarray(part).astype(np.float64), nan=low, posinf=high, neginf=low)
+        return PillowImage.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-30))).astype(np.uint8))
+
+    return scale
 
 
 # Exif's orientations 1 to 8 (CIPA DC-008, 4.6.5.1.6): where the stored first row and column belong

@@ -22,14 +22,28 @@ class Limits:
     max_bytes_whole: int = 2**30
     """Bytes of a file that has to be read whole to be opened or checked: images, texts, Ogg and MP3."""
 
-    max_pixels: int = 80_000_000
-    """Width times height of an image or of a video's frame, as stored, so also where it is opened at reduced size.
+    max_pixels: int = 250_000_000
+    """Width times height of an image as stored, so also where it is opened at reduced size.
 
-    Pillow's own `PIL.Image.MAX_IMAGE_PIXELS` (89,478,485 unless the program sets it) holds too where it is lower.
+    `PIL.Image.MAX_IMAGE_PIXELS` holds too where the program has set it, and lower.
     """
+
+    max_frame_pixels: int = 80_000_000
+    """Width times height of a video's frame: decoders hold many of them."""
 
     max_seconds: float = 3 * 3600.0
     """Duration of a sound or a video. Three hours of sound at 16 kHz are 700 MB of samples."""
 
     max_characters: int = 10_000_000
     """Characters of a text."""
+
+
+def limits_of(max_pixels: int | None) -> Limits:
+    """Return the usual limits, but for the pixels of an image where they are named.
+
+    Raises:
+        ValueError: fewer than one pixel.
+    """
+    if max_pixels is not None and max_pixels < 1:
+        raise ValueError(f"max_pixels has to be at least 1; got {max_pixels}")
+    return Limits() if max_pixels is None else Limits(max_pixels=max_pixels)

@@ -93,7 +93,7 @@ def _png(data: bytes) -> PlainImage:
         if name in _PNG_PARTS:
             if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
                 raise MediaError(Outcome.BROKEN, f"the PNG is damaged: a wrong checksum in its part {name.decode()}")
-            parts.append(chunk)
+            parts.append(_transparency(data, chunk) if name == b"tRNS" else chunk)
         elif name == b"eXIf":
             orientation = read_orientation(chunk[8:-4])
         if name == b"IEND":
@@ -101,11 +101,27 @@ def _png(data: bytes) -> PlainImage:
     raise MediaError(Outcome.BROKEN, "the PNG ends before its end mark: it was cut off")
 
 
+def _transparency(data: bytes, chunk: bytes) -> bytes:
+    """Return a PNG's part that names the transparent colour, in the 8 bits of the pixels that Pillow compares it with."""
+    bits, colours = data[24], data[25]
+    if colours == 0 and bits < 8:  # grey
+        most = 2**bits - 1
+        content = struct.pack(">H", (struct.unpack_from(">H", chunk, 8)[0] & most) * 255 // most)
+    elif colours == 2 and bits == 16:  # RGB, of which Pillow keeps the upper halves
+        content = struct.pack(">3H", *(value >> 8 for value in struct.unpack_from(">3H", chunk, 8)))
+    else:
+        return chunk
+    return struct.pack(">I", len(content)) + b"tRNS" + content + struct.pack(">I", zlib.crc32(b"tRNS" + content))
+
+
 def _gif(data: bytes) -> PlainImage:
-    """Read the size alone: a first frame may be larger than the screen it is shown on."""
+    """Make the screen as large as a first frame that is larger than it, which is left as it is when it has been shown."""
+    parts = bytearray(data)
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = 13 + (3 << (flags & 7) + 1 if flags & 128 else 0)
     while data[position] == 0x21:  # extensions: blocks of up to 255 bytes, to an empty one
+        if data[position + 1] == 0xF9:
+            parts[position + 3] &= 0xE3
         position += 2
         while data[position]:
             position += 1 + data[position]
@@ -113,7 +129,8 @@ def _gif(data: bytes) -> PlainImage:
     if data[position] == 0x2C:
         left, top, wide, high = struct.unpack_from("<4H", data, position + 1)
         width, height = max(width, left + wide), max(height, top + high)
-    return PlainImage(data, size=(width, height))
+        struct.pack_into("<HH", parts, 6, min(width, 0xFFFF), min(height, 0xFFFF))
+    return PlainImage(bytes(parts), size=(width, height))
 
 
 def _webp(data: bytes) -> PlainImage:
@@ -142,7 +159,25 @@ def _avif(data: bytes) -> PlainImage:
 
 _ORIENTATION = 274
 _TIFF_ONCE = {256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322, 323}  # a single number each
-_TIFF_TAGS = _TIFF_ONCE | {258, 273, 279, 320, 324, 325, 332, 334, 338, 339, 347, *range(512, 522), 529, 530, 531, 532}
+_TIFF_TAGS = _TIFF_ONCE | {
+    258,
+    273,
+    279,
+    281,
+    320,
+    324,
+    325,
+    332,
+    334,
+    338,
+    339,
+    347,
+    *range(512, 522),
+    529,
+    530,
+    531,
+    532,
+}
 _TIFF_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "2I", 6: "b", 7: "s", 8: "h", 9: "i", 10: "2i", 11: "f", 12: "d"}
 _TIFF_TYPES |= {13: "I", 16: "Q", 17: "q", 18: "Q"}
 

@@ -47,7 +47,7 @@ def read_stream(
         fps: frames a second; None takes always `frames`.
         image_size: pixels of the shorter side of the frames; larger frames are scaled down to it, smaller ones left as
             they are. None leaves all as they are.
-        limits: see `Limits.max_pixels` (of one frame) and `Limits.max_seconds`.
+        limits: see `Limits.max_frame_pixels` and `Limits.max_seconds`.
 
     Returns:
         The frames with the times at which they begin to be shown, from the first on: one that is shown at two centres is
@@ -73,10 +73,10 @@ def read_stream(
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
-    if width * height > limits.max_pixels:
+    if width * height > limits.max_frame_pixels:
         raise MediaError(
             Outcome.TOO_LARGE,
-            f"a frame has {width:,} x {height:,} = {width * height:,} pixels; the limit is {limits.max_pixels:,}",
+            f"a frame has {width:,} x {height:,} = {width * height:,} pixels; the limit is {limits.max_frame_pixels:,}",
         )
 
 

@@ -83,6 +83,7 @@ def serve(
     workers: int = 1,
     rate: float | None = None,
     query_log: str | Path | None = None,
+    max_pixels: int | None = None,
     device: Device = "auto",
 ) -> None:
     """Serve a page for people and a REST API for programs until stopped (Ctrl-C, SIGTERM); running requests finish.
@@ -98,6 +99,7 @@ def serve(
         workers: number of processes, which share the collection.
         rate: requests a second of one key. Default: 50 where keys are needed, otherwise no limit.
         query_log: a file to log the texts of queries in. Default: they are not kept.
+        max_pixels: width times height above which an image that is sent is too large. Default: 40 million.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
@@ -125,6 +127,7 @@ def serve(
             host_names=(*base.host_names, *host_names, *(() if local else (socket.gethostname(), socket.getfqdn()))),
             rate=rate if rate is not None or keys is None else base.rate,
             query_log=None if query_log is None else Path(query_log).absolute(),
+            uploads=base.uploads if max_pixels is None else replace(base.uploads, max_pixels=max_pixels),
         ),
     )
     Collection.open(plan.collection)  # what is wrong is said here, not by every worker

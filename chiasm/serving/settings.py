@@ -12,6 +12,7 @@ UPLOADS = Limits(
     max_bytes=64 * 2**20,
     max_bytes_whole=32 * 2**20,
     max_pixels=40_000_000,
+    max_frame_pixels=40_000_000,
     max_seconds=600.0,
     max_characters=100_000,
 )

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chiasm.encoders.base import Encoder
+from chiasm.media import Limits
 from chiasm.store.collection import FILES, ITEMS, KEY, SLOT, USABLE, VECTORS, Collection, Vectors
 from chiasm.store.ingest import COMMIT_ROWS, File, Parts, Progress, Run, files_of, first_of
 from chiasm.store.items import store_items
@@ -45,6 +46,7 @@ def add_manifests(
     encoders: Sequence[Encoder],
     *,
     prune: bool = False,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
     on_progress: Callable[[Progress], None] | None = None,
     commit_rows: int = COMMIT_ROWS,
 ) -> AddReport:
@@ -67,6 +69,7 @@ def add_manifests(
         manifests: see `chiasm.store.manifest.read_manifest`.
         encoders: at most one a modality is used: the first that has it.
         prune: whether to remove items that the manifests no longer list. Those of a folder that cannot be read stay.
+        limits: what is too large to open. With others than the usual ones, files that were too large are tried again.
         on_progress: called after every file.
         commit_rows: files a commit, at most.
 
@@ -78,7 +81,9 @@ def add_manifests(
     begin = time.monotonic()
     stored = store_items(collection, manifests)
     items = stored.items
-    run, plan = update(collection, items, first_of(encoders), on_progress=on_progress, commit_rows=commit_rows)
+    run, plan = update(
+        collection, items, first_of(encoders), limits=limits, on_progress=on_progress, commit_rows=commit_rows
+    )
     pruned = collection.remove(stored.gone) if prune and stored.gone else 0
     if plan.pending or plan.lost or plan.untidy or stored.moved:
         with collection.committing():
@@ -110,6 +115,7 @@ def update(
     items: Mapping[str, Item],
     encoders: Mapping[Modality, Encoder],
     *,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
     on_progress: Callable[[Progress], None] | None = None,
     commit_rows: int = COMMIT_ROWS,
     keep_missing: bool = False,
@@ -120,13 +126,14 @@ def update(
         collection: where the items are.
         items: by id.
         encoders: by modality.
+        limits: as for `add_manifests`.
         on_progress: called after every file.
         commit_rows: files a commit, at most.
         keep_missing: whether files that are missing on disk keep the embeddings that they have.
     """
     with collection.committing():
         collection.claim(tables_of(encoders))
-    plan = plan_of(collection, items, encoders, keep_missing=keep_missing)
+    plan = plan_of(collection, items, encoders, limits=limits, keep_missing=keep_missing)
     if plan.lost:
         with collection.committing():
             collection.tables.delete(collection.generation.files, SLOT, plan.lost)
@@ -134,6 +141,7 @@ def update(
         collection.encoder,
         encoders,
         _InTables(collection, encoders),
+        limits=limits,
         commit_rows=commit_rows,
         on_progress=on_progress,
         owners=plan.owners,
@@ -156,7 +164,12 @@ def tables_of(encoders: Mapping[Modality, Encoder]) -> list[str]:
 
 
 def plan_of(
-    collection: Collection, items: Mapping[str, Item], encoders: Mapping[Modality, Encoder], *, keep_missing: bool
+    collection: Collection,
+    items: Mapping[str, Item],
+    encoders: Mapping[Modality, Encoder],
+    *,
+    limits: Limits,
+    keep_missing: bool,
 ) -> Plan:
     """Compare the files of items as they are on disk with what is stored of them; opens none."""
     fingerprints = {modality: encoder.fingerprint for modality, encoder in encoders.items()}
@@ -184,6 +197,8 @@ def plan_of(
             same = (before["path"], before["size"], before["mtime_ns"]) == (file.path, file.size, file.mtime_ns)
             same = same or (keep_missing and file.size is None and before["path"] == file.path and has_vector)
         if not same or (before["outcome"] in USABLE and not has_vector):
+            return False
+        if before["outcome"] == Outcome.TOO_LARGE and limits != Limits():
             return False
         # What no encoder took, or another one, may be of use to the one that there is now.
         return before["encoder"] is None or before["encoder"] == fingerprints.get(before["modality"], "")

@@ -68,6 +68,7 @@ def embed_manifests(
     encoders: Sequence[Encoder],
     *,
     name: str,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
     on_progress: Callable[[Progress], None] | None = None,
 ) -> EmbeddedFiles:
     """Embed the files of manifests without a collection; ids, batches and outcomes are those of `store.add`.
@@ -76,6 +77,7 @@ def embed_manifests(
         manifests: see `chiasm.store.manifest.read_manifest`.
         encoders: at most one a modality is used: the first that has it.
         name: of the encoders together, for the reasons of files that they do not take.
+        limits: what is too large to open.
         on_progress: called after every file.
 
     Raises:
@@ -83,7 +85,7 @@ def embed_manifests(
     """
     items = {item_id: item for item_id, (item, _) in name_items(manifests, {}).items()}
     store = _InMemory()
-    run = Run(name, first_of(encoders), store, on_progress=on_progress)
+    run = Run(name, first_of(encoders), store, limits=limits, on_progress=on_progress)
     run.execute([file for item_id, item in items.items() for file in files_of(item_id, item)])
     for manifest in manifests:
         run.tally(manifest.outcomes)
@@ -237,11 +239,14 @@ def _by_modality(rows: Sequence[Vectors]) -> dict[Modality, Vectors]:
 class _Readers:
     """Opens files in several threads and gives them in order, with no more of them in memory than a batch needs."""
 
-    def __init__(self, name: str, encoders: Mapping[Modality, Encoder], skips: Callable[[str], bool]) -> None:
+    def __init__(
+        self, name: str, encoders: Mapping[Modality, Encoder], limits: Limits, skips: Callable[[str], bool]
+    ) -> None:
         self._name = name
         self._encoders = encoders
         self._skips = skips  # whether a content, by its hash, need not be opened
-        self._load = _opener(encoders)
+        self._limits = limits
+        self._load = _opener(encoders, limits)
         self._held = 0  # bytes of files that are being opened, or are opened and not yielded
         self._weighing = Lock()
 
@@ -273,7 +278,7 @@ class _Readers:
         file.end(Outcome.OK, "")
         weight = file.size or 0
         try:
-            if file.size and file.size <= Limits().max_bytes:
+            if file.size and file.size <= self._limits.max_bytes:
                 assert file.path is not None
                 file.hash = digest_file(file.path)
             if not self._skips(file.hash):
@@ -304,7 +309,7 @@ class _Readers:
         """Open a file whose modality an encoder takes, and note its modality."""
         medium: Media | None = None
         if file.text is not None:
-            medium = read_text(file.text.encode(), limits=Limits())
+            medium = read_text(file.text.encode(), limits=self._limits)
         else:
             assert file.path is not None
             listed_as = file.listed_as
@@ -322,11 +327,12 @@ class _Readers:
         return medium
 
 
-def _opener(encoders: Mapping[Modality, Encoder]) -> Callable[..., Media]:
+def _opener(encoders: Mapping[Modality, Encoder], limits: Limits) -> Callable[..., Media]:
     """Return `media.load` with as little decoded as the encoders see, whatever a file turns out to be."""
     sizes = [encoders[modality].view.image_size for modality in ("image", "video") if modality in encoders]
     known = [size for size in sizes if size is not None]
-    options: dict[str, Any] = {"image_size": max(known) if known and len(known) == len(sizes) else None}
+    image_size = max(known) if known and len(known) == len(sizes) else None
+    options: dict[str, Any] = {"image_size": image_size, "limits": limits}
     if "audio" in encoders:
         options["rate"] = encoders["audio"].view.rate
     if "video" in encoders:
@@ -436,6 +442,7 @@ class Run:
         name: of the encoders together.
         encoders: by modality.
         store: where the results go.
+        limits: what is too large to open.
         commit_rows: files a commit, at most.
         on_progress: called after every file.
         owners: content hash -> the file that is ok; others are its duplicates.
@@ -448,6 +455,7 @@ class Run:
         encoders: Mapping[Modality, Encoder],
         store: _Store,
         *,
+        limits: Limits = Limits(),  # noqa: B008  # frozen
         commit_rows: int = COMMIT_ROWS,
         on_progress: Callable[[Progress], None] | None = None,
         owners: Mapping[str, tuple[str, str]] | None = None,
@@ -464,7 +472,9 @@ class Run:
         self._owners = dict(owners or {})
         self._known = dict(known or {})
         self._claimed: dict[str, File] = {}  # content hash -> the file of this run that it is embedded for
-        self._readers = _Readers(name, encoders, lambda digest: digest in self._known or digest in self._claimed)
+        self._readers = _Readers(
+            name, encoders, limits, lambda digest: digest in self._known or digest in self._claimed
+        )
         self._batches: dict[Modality, list[File]] = {}  # prepared
         self._shared: list[File] = []  # the vector of their content is stored
         self._twins: list[File] = []  # the vector of their content is on its way

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from chiasm.encoders.base import Encoder
 from chiasm.errors import CollectionError
 from chiasm.files import digest_text
+from chiasm.media import Limits
 from chiasm.store.add import tables_of, update
 from chiasm.store.collection import FILES, ITEMS, SLOT, USABLE, Collection, Generation
 from chiasm.store.ingest import COMMIT_ROWS, Progress, Run, file_stat, first_of
@@ -55,6 +56,7 @@ def reembed_collection(
     encoder: str,
     networks: Sequence[Encoder],
     *,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
     on_progress: Callable[[Progress], None] | None = None,
     commit_rows: int = COMMIT_ROWS,
 ) -> ReembedReport:
@@ -69,6 +71,7 @@ def reembed_collection(
         collection: that is moved over.
         encoder: name of the new encoder.
         networks: what it stands for; at most one a modality is used: the first that has it.
+        limits: as for `chiasm.store.add.add_manifests`.
         on_progress: called after every file that is to be embedded.
         commit_rows: files a commit, at most.
 
@@ -96,7 +99,13 @@ def reembed_collection(
         with after.committing():
             _take_over_rows(before, after, encoders)
         run, _ = update(
-            after, _items_of(before), encoders, on_progress=on_progress, commit_rows=commit_rows, keep_missing=True
+            after,
+            _items_of(before),
+            encoders,
+            limits=limits,
+            on_progress=on_progress,
+            commit_rows=commit_rows,
+            keep_missing=True,
         )
         encoded += run.encoded
         usable = run.counts[Outcome.OK] + run.counts[Outcome.DUPLICATE]

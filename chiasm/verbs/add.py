@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chiasm import encoders
 from chiasm.encoders.runtime import Device
+from chiasm.media.limits import limits_of
 from chiasm.space import start_space
 from chiasm.store.add import AddReport, add_manifests
 from chiasm.store.collection import Collection
@@ -25,6 +26,7 @@ def add(
     to: str | Path,
     encoder: str | None = None,
     prune: bool = False,
+    max_pixels: int | None = None,
     device: Device = "auto",
     on_progress: OnProgress | None = None,
 ) -> AddReport:
@@ -35,6 +37,8 @@ def add(
         to: the collection; made where there is none.
         encoder: `"offline"`, a hub id or a model folder. Default: the collection's, or `"offline"`.
         prune: whether to remove items that the folders and tables do not list any more. Default: they are reported.
+        max_pixels: width times height above which an image is too large. Default: 250 million. If it is named, images that
+            were too large are tried again.
         device: `"auto"`, `"cpu"` or `"cuda"`.
         on_progress: called after every file.
 
@@ -49,7 +53,9 @@ def add(
     else:  # the encoders first: a name that is none leaves no folder behind
         networks = encoders.resolve(encoder or "offline", device=device)
         collection = Collection.create(to, encoder=encoder or "offline")
-    report = add_manifests(collection, manifests, networks, prune=prune, on_progress=on_progress)
+    report = add_manifests(
+        collection, manifests, networks, prune=prune, limits=limits_of(max_pixels), on_progress=on_progress
+    )
     if report.encoded:  # so that the first search does not have to
         space = space_of(collection, networks, None).space
         open_table(collection, space)
@@ -73,7 +79,12 @@ def remove(collection: str | Path, *, where: str) -> int:
 
 
 def reembed(
-    collection: str | Path, *, encoder: str, device: Device = "auto", on_progress: OnProgress | None = None
+    collection: str | Path,
+    *,
+    encoder: str,
+    max_pixels: int | None = None,
+    device: Device = "auto",
+    on_progress: OnProgress | None = None,
 ) -> ReembedReport:
     """Embed all files of a collection with another encoder, which then takes over at once.
 
@@ -84,6 +95,7 @@ def reembed(
     Args:
         collection: the collection.
         encoder: as in `add`.
+        max_pixels: as in `add`.
         device: `"auto"`, `"cpu"` or `"cuda"`.
         on_progress: called after every file.
 
@@ -98,7 +110,7 @@ def reembed(
     before = Collection.open(collection)
     networks = encoders.resolve(encoder, device=device)
     start_space(networks)  # what cannot be brought into one space is to be refused before it has taken over
-    report = reembed_collection(before, encoder, networks, on_progress=on_progress)
+    report = reembed_collection(before, encoder, networks, limits=limits_of(max_pixels), on_progress=on_progress)
     opened = Collection.open(collection)
     left = set(spaces_of(before)) - set(spaces_of(opened)) - {START}
     # From here on it is only about the first search, which would do the same.

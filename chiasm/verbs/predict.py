@@ -11,6 +11,7 @@ import numpy as np
 
 from chiasm import encoders
 from chiasm.encoders.runtime import Device
+from chiasm.media.limits import limits_of
 from chiasm.recognition import ModalityArrays, Recognition, Recognizer
 from chiasm.space import start_space
 from chiasm.store.ingest import embed_manifests
@@ -54,6 +55,7 @@ def predict(
     *,
     level: float = 0.9,
     false_alarm_rate: float = 0.05,
+    max_pixels: int | None = None,
     device: Device = "auto",
     on_progress: OnProgress | None = None,
 ) -> PredictReport:
@@ -64,6 +66,7 @@ def predict(
         paths: as for `add`. Items may have any subset of the modalities that the model was fitted on.
         level: how often each item's set of classes is to hold the true one.
         false_alarm_rate: the share of items of known classes that may be called unknown.
+        max_pixels: as for `add`.
         device: `"auto"`, `"cpu"` or `"cuda"`.
         on_progress: called after every file.
     """
@@ -71,7 +74,9 @@ def predict(
     networks = encoders.resolve(saved.encoder, device=device)
     saved.check(fingerprints_of(networks))
     manifests = read_manifests(paths)
-    files = embed_manifests(manifests, networks, name=saved.encoder, on_progress=on_progress)
+    files = embed_manifests(
+        manifests, networks, name=saved.encoder, limits=limits_of(max_pixels), on_progress=on_progress
+    )
     vectors = {modality: files.vectors[modality] for modality in saved.fingerprints if modality in files.vectors}
     means = means_by_item(vectors, [*files.items])
     usable = np.flatnonzero(np.any([*means.present.values()], axis=0)) if vectors else np.zeros(0, int)
