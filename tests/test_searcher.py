@@ -234,6 +234,10 @@ def test_a_query_that_cannot_be_opened(house: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(MediaError):
         Searcher(house).open(tmp_path / "bad.png")
+    with pytest.raises(MediaError, match=r"bad\.png: "):
+        chiasm.search(house, image=tmp_path / "bad.png")
+    with pytest.raises(MediaError, match=r"gone\.wav: the file does not exist"):
+        chiasm.search(house, audio=[str(tmp_path / "gone.wav")])
 
 
 def test_an_empty_collection(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from chiasm.splits import merge_groups
 from chiasm.store.collection import Collection
 from chiasm.types import Audio, Media, Modality, Text, Video
 from chiasm.verbs.query import Query, SearchOptions, SearchResult
-from chiasm.verbs.search import Searcher
+from chiasm.verbs.search import Searcher, open_query
 
 MOST_BYTES = 10_000_000  # of a file of questions
 MOST_QUESTIONS = 10_000  # of a file
@@ -371,7 +371,7 @@ def ask_moments(searcher: Searcher, known: Sequence[KnownMoment], *, where: str 
     lengths: dict[Path, float] = {}
     for query in truth:
         path = paths[query]
-        asked = queries[query] if path is None else Query((searcher.open(path),))
+        asked = queries[query] if path is None else Query((open_query(searcher, path),))
         predicted[query] = _spans(searcher, asked, modalities, where, lengths)
     metrics = moment_metrics(predicted, truth)
     groups = merge_groups([one.query for one in known], [one.item for one in known])

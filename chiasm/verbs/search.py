@@ -21,7 +21,7 @@ from jaxtyping import Float
 from chiasm import encoders, media, work
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
-from chiasm.errors import CollectionError, SpaceError
+from chiasm.errors import CollectionError, MediaError, SpaceError
 from chiasm.media import Limits
 from chiasm.retrieval.index import index_of
 from chiasm.retrieval.query import compose, rocchio
@@ -407,11 +407,24 @@ def _listed(value: str | Path | Sequence[str | Path] | None) -> list[Any]:
     return [value] if isinstance(value, str | Path) else list(value)
 
 
+def open_query(searcher: Searcher, path: str | Path) -> Media:
+    """Open a file of a query.
+
+    Raises:
+        MediaError: it cannot be used; the reason names it.
+        SpaceError: the space lacks its modality.
+    """
+    try:
+        return searcher.open(path)
+    except MediaError as error:
+        raise MediaError(error.outcome, f"{path}: {error.reason}") from error
+
+
 def _opened(searcher: Searcher, modality: Modality, files: Files) -> list[Media]:
     """Open the files of a query, which have to be of the modality that they were passed as."""
     opened = []
     for path in _listed(files):
-        medium = searcher.open(path)
+        medium = open_query(searcher, path)
         if medium.modality != modality:
             raise SpaceError(f"{path} was given as {modality} and its content is {medium.modality}")
         opened.append(medium)
