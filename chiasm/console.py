@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chiasm.files import finite
 from chiasm.types import FileOutcome, Outcome
 
 if TYPE_CHECKING:
@@ -104,19 +104,8 @@ def _write(text: str, *, err: bool = False) -> None:
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON document: strict (numbers that are none are null), and without raw control characters."""
     ascii_only = (sys.stdout.encoding or "ascii").lower().replace("-", "") not in {"utf8", "utf16", "utf32"}
-    text = json.dumps(_strict(document), ensure_ascii=ascii_only, allow_nan=False, indent=2, default=str)
+    text = json.dumps(finite(document), ensure_ascii=ascii_only, allow_nan=False, indent=2, default=str)
     _write("\n".join(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line) for line in text.split("\n")) + "\n")
-
-
-def _strict(value: Any) -> Any:
-    """Return a document in which every number is one that JSON has."""
-    if isinstance(value, Mapping):
-        return {str(key): _strict(part) for key, part in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_strict(part) for part in value]
-    if hasattr(value, "tolist"):  # NumPy's
-        return _strict(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show(document: dict[str, Any], as_json: bool, print_text: Callable[[], None]) -> None:

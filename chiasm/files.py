@@ -17,7 +17,7 @@ import shutil
 import stat
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,11 @@ class _AsItWas(io.FileIO):
         return super().read(max(0, self._size - self.tell())) or b""
 
 
+def strict_json(document: Any) -> str:
+    """Return a document as JSON that readers of any language can read: numbers that are not finite are null."""
+    return json.dumps(finite(document), indent=1, allow_nan=False) + "\n"
+
+
 def finite(value: Any) -> Any:
     """Return what is to become JSON with None in place of numbers that JSON does not have: NaN and infinities.
 
@@ -154,11 +159,13 @@ def finite(value: Any) -> Any:
         >>> finite({"a": [1.5, float("nan")]})
         {'a': [1.5, None]}
     """
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: finite(part) for name, part in value.items()}
-    return [finite(part) for part in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, Mapping):
+        return {str(key): finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [finite(part) for part in value]
+    if hasattr(value, "tolist"):  # NumPy's
+        return finite(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def one_form(text: str) -> str:

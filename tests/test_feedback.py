@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import resource
+import signal
 import sqlite3
 import threading
 from dataclasses import astuple
@@ -216,3 +218,32 @@ def test_a_first_write_that_was_cut_off_is_no_table(table: FeedbackTable) -> Non
     assert table.count()["thumb"] == 0
     table.add([Thumb("a", "up")], who="anna")
     assert len(table.rows()) == 1
+
+
+def test_a_full_disk_stores_nothing_by_halves(table: FeedbackTable) -> None:
+    """The table has all rows of a call or none, says so, and goes on once there is room."""
+    table.add([Label("a", "kind", "fish")], who="anna")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    many = [Label("b", "kind", letter * 1000) for letter in "abcdefghijklmnopqrst"]
+    size = table.path.stat().st_size
+    try:
+        for full_after in (0, 100, size, size + 4096):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (full_after, hard))
+            with pytest.raises(CollectionError, match="cannot be written"):
+                table.add(many, who="bo")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            assert table.labels("kind") == {"a": "fish"}
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert table.add(many, who="bo") == 20
+    assert len(table.rows()) == 21
+
+
+def test_what_was_said_follows_an_item(table: FeedbackTable) -> None:
+    table.rename({"a": "b"})
+    assert not table.path.exists(), "where nobody said anything there is no file"
+    table.add([Label("a", "kind", "fish"), Thumb("a", "up"), Label("c", "kind", "owl")], who="anna")
+    table.rename({"a": "b", "nobody": "c"})
+    assert [(row.item, row.verdict) for row in table.rows()] == [("b", "fish"), ("b", "up"), ("c", "owl")]

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from chiasm.files import NotAFileError, digest_file, digest_text, open_source, whole_folder, write_whole
+from chiasm.files import (
+    NotAFileError,
+    digest_file,
+    digest_text,
+    open_source,
+    path_on_disk,
+    strict_json,
+    whole_folder,
+    write_whole,
+)
 
 
 def test_a_file_is_replaced_at_once_and_nothing_stays_beside_it(tmp_path: Path) -> None:
@@ -105,3 +117,27 @@ def test_a_file_that_becomes_a_pipe_while_it_is_opened_is_refused(
         with pytest.raises(NotAFileError):
             digest(path)
     assert len([*Path("/dev/fd").iterdir()]) == before, "nothing stays open"
+
+
+def test_json_that_other_languages_read() -> None:
+    document = {"a": float("nan"), "b": [np.float64("inf"), np.arange(2), (1, -math.inf)], 3: {"c": {"d": 1e308 * 10}}}
+    assert json.loads(strict_json(document), parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [None, [0, 1], [1, None]],
+        "3": {"c": {"d": None}},
+    }
+
+
+def test_a_path_is_found_in_any_form_of_its_name(tmp_path: Path) -> None:
+    apart, composed = "cafe\u0301", "caf\u00e9"
+    (tmp_path / apart / "in").mkdir(parents=True)
+    (tmp_path / apart / "in" / f"{composed}.png").touch()
+    there = str(tmp_path / apart / "in" / f"{composed}.png")
+    for written in (
+        f"{composed}/in/{apart}.png",
+        f"{composed}\\in\\{apart}.png",
+        there,
+        f"{tmp_path}/{composed}/in/{apart}.png",
+    ):
+        assert path_on_disk(str(tmp_path), written) == there
+    assert path_on_disk(str(tmp_path), f"{composed}\\in\\none.png") == str(tmp_path / apart / "in" / "none.png")

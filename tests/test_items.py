@@ -14,7 +14,8 @@ from fake_encoder import FakeEncoder, check
 from chiasm.store.add import AddReport, add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import FeedbackTable, Label
-from chiasm.store.manifest import read_manifest
+from chiasm.store.manifest import read_manifest, read_manifests
+from chiasm.verbs.query import Query
 
 
 def write(path: Path, content: str) -> Path:
@@ -176,6 +177,20 @@ def test_a_move_that_is_cut_off_goes_on(made: Collection, root: Path, monkeypatc
     assert steps > 3
 
 
+def test_a_name_may_be_asked_for_in_another_form(made: Collection, tmp_path: Path) -> None:
+    apart, composed = "cafe\u0301", "caf\u00e9"
+    write(tmp_path / "media" / apart / f"{apart}.txt", "coffee")
+    write(tmp_path / "media" / composed / "tea.txt", "tea")
+    add(made, tmp_path / "media")
+    name = f"{composed}/{composed}"
+    assert [row["id"] for row in made.items(ids=[f"{apart}/{apart}"])] == [name]
+    assert made.ids(where=f"label = '{apart}'") == [name, f"{composed}/tea"]
+    FeedbackTable(made).add([Label(f"{apart}/{apart}", "label", apart)], who="ann")
+    FeedbackTable(made).add([Label(f"{composed}/tea", "label", composed)], who="ann")
+    assert FeedbackTable(made).labels("label") == {name: composed, f"{composed}/tea": composed}
+    assert Query(liked=(f"{apart}/{apart}",)).liked == (name,)
+
+
 # ---------------------------------------------------------------------------------------------------- a file, one item
 
 
@@ -211,6 +226,19 @@ def test_a_file_and_its_folder(made: Collection, root: Path) -> None:
     report = add(made, tom)
     assert (report.encoded, report.items) == (1, 3)
     assert len({row["id"]: row["text"] for row in made.items()}["cats/tom"]) == 2
+
+
+def test_a_file_that_is_named_alone_leaves_the_others_of_its_item(made: Collection, root: Path) -> None:
+    write(root / "cats" / "tom.md", "more of it")
+    names = [root / "cats" / name for name in ("tom.txt", "tom.md", "kit.txt")]
+    for paths in (names, names[1:2], names[:1]):
+        add_manifests(made, read_manifests(paths), [FakeEncoder()])
+        assert {row["id"]: len(row["text"]) for row in made.items()} == {"kit": 1, "tom": 2}
+    names[1].unlink()
+    add(made, names[0])
+    assert [row["outcome"] for row in made.files() if row["path"] == str(names[1])] == ["broken"]
+    add(made, root)
+    assert {row["id"]: len(row["text"]) for row in made.items()} == {"cats/kit": 1, "cats/tom": 1, "dogs/rex": 1}
 
 
 def test_a_new_file_in_a_narrower_folder_joins_the_wider_one_later(made: Collection, root: Path) -> None:

@@ -59,6 +59,18 @@ def test_several_paths_of_which_some_hold_nothing(tmp_path: Path) -> None:
         read_manifests([])
 
 
+def test_files_that_are_named_one_by_one_are_paired(tmp_path: Path) -> None:
+    touch(tmp_path, "e\u0301.png", "\u00e9.txt", "b.png", "more/b.txt", "more/c.png")
+    paths = [tmp_path / name for name in ("e\u0301.png", "b.png", "more", "\u00e9.txt", "b.png", "more/b.txt")]
+    manifests = read_manifests(paths)
+    assert [[(item.id, len(item.sources)) for item in one.items] for one in manifests] == [
+        [("\u00e9", 2)],
+        [("b", 1)],
+        [("b", 1), ("c", 1)],
+        [("b", 1)],
+    ]
+
+
 # Folders
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from chiasm.errors import EncoderError
-from chiasm.files import read_record, write_whole
+from chiasm.files import read_record, strict_json, write_whole
 
 RECORD = "made.json"
 """Written last into a folder: its notes and the size and digest of each of its files."""
@@ -112,7 +112,7 @@ def _make(folder: Path, make: Callable[[Path], Mapping[str, str]]) -> dict[str, 
         notes = dict(make(temporary))
         files = {file.name: _stamp(file, _sha256(file)) for file in sorted(temporary.iterdir())}
         record = {"notes": notes, "files": {name: [size, digest] for name, (size, _, digest) in files.items()}}
-        write_whole(temporary / RECORD, json.dumps(record, indent=1))
+        write_whole(temporary / RECORD, strict_json(record))
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
@@ -145,7 +145,7 @@ def _remember(digests: Mapping[Path, list[int | str]]) -> None:
         # Read under the lock: another process may have added its own since. Files that are gone are left out.
         entries = {path: entry for path, entry in read_record(store).items() if os.path.exists(path)}  # noqa: PTH110
         entries |= {str(path): entry for path, entry in digests.items()}
-        write_whole(store, json.dumps(entries, indent=1))
+        write_whole(store, strict_json(entries))
 
 
 def _stamp(path: Path, digest: str) -> list[int | str]:

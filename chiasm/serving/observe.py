@@ -24,6 +24,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from chiasm.errors import ChiasmError
+from chiasm.files import finite
 
 logger = logging.getLogger("chiasm.serving")
 
@@ -81,7 +82,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info is not None and record.exc_info[1] is not None:
             row |= where_from(record.exc_info[1])
-        return json.dumps(row, ensure_ascii=True, default=str)
+        return json.dumps(finite(row), ensure_ascii=True, allow_nan=False, default=str)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ from jaxtyping import Float, Int
 
 from chiasm import __version__
 from chiasm.errors import CollectionError
-from chiasm.files import write_whole
+from chiasm.files import one_form, strict_json, write_whole
 from chiasm.store.tables import (
     GRACE_SECONDS,
     Tables,
@@ -166,7 +166,7 @@ class Generation:
             "fingerprints": dict(self.fingerprints),
             "replaced": list(self.replaced),
         }
-        write_whole(folder / "chiasm.json", json.dumps(header, indent=2) + "\n")
+        write_whole(folder / "chiasm.json", strict_json(header))
 
 
 @dataclass(frozen=True)
@@ -365,7 +365,8 @@ class Collection:
             if table is None or not ids:
                 return []
             with self.tables.reading():
-                rows = pa.concat_tables([table.to_table(filter=one_of("id", part)) for part in chunks(ids)])
+                composed = list(dict.fromkeys(map(one_form, ids)))
+                rows = pa.concat_tables([table.to_table(filter=one_of("id", part)) for part in chunks(composed)])
         else:
             rows = self._items_where(where)
         return list(rows.drop_columns(["_source"]).to_pylist())

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 from chiasm.errors import CollectionError
+from chiasm.files import one_form
 from chiasm.splits import class_name
 from chiasm.store.collection import Collection
 
@@ -197,11 +198,11 @@ class FeedbackTable:
         """Raise where an item or a column is not in the collection."""
         columns = self.collection.columns()
         for entry in entries:
-            if isinstance(entry, Label) and entry.column not in columns:
+            if isinstance(entry, Label) and one_form(entry.column) not in columns:
                 raise CollectionError(
                     f"{self.collection.path} has no column {entry.column!r}. Its columns: {', '.join(columns) or 'none'}"
                 )
-        ids = {entry.item for entry in entries}
+        ids = {one_form(entry.item) for entry in entries}
         missing = sorted(ids - self._present(ids))
         if missing:
             raise CollectionError(
@@ -273,4 +274,4 @@ def _text(name: str, value: str, *, empty: bool = False) -> str:
         raise CollectionError(f"{what} has {len(value)} characters; at most {LONGEST[name]} are kept")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise CollectionError(f"{what} is no valid Unicode: {value!r:.80}")
-    return value
+    return one_form(value)

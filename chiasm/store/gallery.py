@@ -11,7 +11,6 @@ What is left to others: what vectors mean (`chiasm.space`), searching (`chiasm.r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias
@@ -22,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float
 
-from chiasm.files import read_record, write_whole
+from chiasm.files import read_record, strict_json, write_whole
 from chiasm.store.collection import FILES, ITEMS, USABLE, Collection, Generation
 from chiasm.store.tables import COMPACT_FRAGMENTS, GRACE_SECONDS, chunks, join_columns, matrix_of, one_of, vector_column
 from chiasm.types import MODALITIES, Modality
@@ -144,7 +143,7 @@ class _Table:
             "trained": trained,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_whole(self.pointer, json.dumps(fields, indent=2) + "\n")
+        write_whole(self.pointer, strict_json(fields))
         return table
 
     def _clean(self, table: lance.LanceDataset, before: dict[str, Any]) -> None:

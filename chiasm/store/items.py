@@ -114,7 +114,8 @@ def _told_apart(manifests: Sequence[Manifest], stored: _Rows) -> tuple[list[Mani
             if any(_is_inside(manifest.source, other) for path in paths[:1] for other in wider[path]):
                 continue
             known = {owners[path] for path in paths if path in owners}
-            wide = next(((name, source) for name, source in known if _is_inside(manifest.source, source)), None)
+            is_file = manifest.source in paths  # its item may have other files, which are not named now
+            wide = next((one for one in known if is_file or _is_inside(manifest.source, one[1])), None)
             if wide is not None:
                 covered[wide[0]] = (_as_stored(stored[wide[0]], item, manifest.source), wide[1])
                 continue
@@ -211,9 +212,10 @@ def _item_paths(item: Item) -> list[str]:
 
 
 def _paths(row: Mapping[str, Any]) -> list[str]:
-    """Return the files of an item that is stored; texts of folders are files where they lie in it, else themselves."""
+    """Return the files of an item that is stored; a text is one where it lies in the folder or is called as the file."""
     source = row["_source"]
-    texts = [text for text in row["text"] or () if text == source or _is_inside(text, source)]
+    stem = os.path.splitext(source)[0] + "."  # noqa: PTH122
+    texts = [text for text in row["text"] or () if text.startswith(stem) or _is_inside(text, source)]
     return [path for name in MODALITIES if name != "text" for path in row[name] or ()] + texts
 
 

@@ -7,7 +7,9 @@ medium at all.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from chiasm.errors import ManifestError, MediaError
@@ -33,12 +35,25 @@ _NEAR_TABLES = {
 def read_manifests(paths: Sequence[str | Path]) -> list[Manifest]:
     """Read folders, tables and files that are named together, such as by `photos/*`.
 
+    Files of one folder with the same name but for the extension are one item, as they are where the folder is named.
+
     Raises:
         ManifestError: as `read_manifest`; or there are no paths, or no item in any of them.
     """
-    manifests = [read_manifest(path) for path in paths]
-    if not manifests:
+    if not paths:
         raise ManifestError("no path", "name at least one folder, table or file")
+    manifests: list[Manifest] = []
+    files: dict[str, int] = {}  # path without extension -> place of its manifest
+    for manifest in map(read_manifest, paths):
+        stem = os.path.splitext(one_form(manifest.source))[0]  # noqa: PTH122
+        if [source.path for item in manifest.items for source in item.sources] == [manifest.source]:
+            place = files.setdefault(stem, len(manifests))
+            if place < len(manifests):
+                (before,), (item,) = manifests[place].items, manifest.items
+                both = replace(before, sources=tuple(dict.fromkeys(before.sources + item.sources)))
+                manifests[place] = replace(manifests[place], items=(both,))
+                continue
+        manifests.append(manifest)
     outcomes = [outcome for manifest in manifests for outcome in manifest.outcomes]
     if not any(manifest.items for manifest in manifests):
         others = f" (and {len(outcomes) - 1} more that cannot be used)" if len(outcomes) > 1 else ""

@@ -26,7 +26,7 @@ from chiasm.store.ingest import COMMIT_ROWS, Progress, Run, file_stat, first_of
 from chiasm.store.tables import join_columns
 from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Outcome, Source
 
-_TEXT_FILES = (".txt", ".text", ".md", ".rst")  # of folders; in a table only the first is a path
+_TEXT_FILES = (".txt", ".md")
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,9 @@ def _items_of(collection: Collection) -> dict[str, Item]:
 def _is_text_file(value: str) -> bool:
     """Return whether a text that stands for itself or for a file is the path of one, as far as can be told."""
     path = Path(value)
-    if "\n" in value or not path.is_absolute() or path.suffix.lower() not in _TEXT_FILES:
+    if "\n" in value or not path.is_absolute():
         return False
-    return path.suffix.lower() == ".txt" or file_stat(value)[0] is not None
+    return path.suffix.lower() in _TEXT_FILES or file_stat(value)[0] is not None
 
 
 def _embedded_slots(collection: Collection) -> set[str]:

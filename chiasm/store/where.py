@@ -79,6 +79,7 @@ def where_sql(where: str, schema: pa.Schema) -> str:
         >>> where_sql("year > 3.5 and label != 'owl'", pa.schema([("label", pa.string()), ("year", pa.int64())]))
         "((`year` > 3) AND (`label` <> 'owl'))"
     """
+    where = one_form(where)  # as ids, labels and names of columns are stored
     kinds = {field.name: kind for field in schema if (kind := _kind_of(field)) is not None}
     try:
         return _Parser(where, kinds).parse()

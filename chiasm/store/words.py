@@ -11,7 +11,6 @@ How words and vectors are weighed against each other is in `chiasm.retrieval.hyb
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -24,7 +23,7 @@ from jaxtyping import Float64
 
 from chiasm import media, work
 from chiasm.errors import MediaError
-from chiasm.files import digest_file, digest_text, read_record, write_whole
+from chiasm.files import digest_file, digest_text, read_record, strict_json, write_whole
 from chiasm.store.collection import INDEX_ROWS, USABLE, Collection
 from chiasm.store.ingest import file_stat
 from chiasm.store.tables import Tables, chunks, one_of
@@ -149,7 +148,7 @@ class FullText:
                     self._tables.index(_NAME, "item")
                 self._folder.mkdir(exist_ok=True)
                 state = {"format_version": FORMAT_VERSION, "made_from": versions}
-                write_whole(self._state, json.dumps(state, indent=2) + "\n")
+                write_whole(self._state, strict_json(state))
                 return FullTextReport(count, added, len(stale), tuple(unread))
 
     # ------------------------------------------------------------------------------------------------------- search

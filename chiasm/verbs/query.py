@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from chiasm.errors import CollectionError, SpaceError
+from chiasm.files import one_form
 from chiasm.retrieval.index import Hit
 from chiasm.types import Media, Modality, Text
 
@@ -99,6 +100,10 @@ class Query:
     liked: tuple[str, ...] = ()
     disliked: tuple[str, ...] = ()
     vectors: Float[np.ndarray, "media dim"] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("like", "liked", "disliked"):  # as ids are stored
+            object.__setattr__(self, name, tuple(map(one_form, getattr(self, name))))
 
     @property
     def words(self) -> str:
