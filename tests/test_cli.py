@@ -92,6 +92,30 @@ def test_strict_adds_all_and_fails(folder: Path, tmp_path: Path) -> None:
     assert report["ok"] == 32
 
 
+def test_a_folder_with_sidecars_and_the_collection_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    draw(photos / "red.png", "circle", "red")
+    draw(photos / "blue.png", "square", "blue")
+    for name in ("red.xmp", "red.png.json", "blue.AAE"):
+        (photos / name).write_text("<not>words</not>", encoding="utf-8")
+    monkeypatch.chdir(photos)
+    first = chiasm_json("add", ".", "--to", "index", "--strict")
+    again = chiasm_json("add", ".", "--to", "index", "--strict")
+    assert [(report["items"], report["ok"], report["not_read"]) for report in (first, again)] == [(2, 2, 3), (2, 2, 4)]
+    shown = chiasm("add", *sorted(photos.iterdir()), "--to", tmp_path / "other").stdout
+    assert shown.count("not read: ") == 3, "one line for each reason"
+    assert "blue.AAE and 1 more: text that is not called .txt or .md" in shown
+    failed = chiasm("add", "red.xmp", "--to", tmp_path / "third", code=1)
+    assert "red.xmp: text that is not called" in failed.stderr
+    assert not (tmp_path / "third").exists()
+    (photos / "red.png").rename(photos / "rouge.png")
+    (photos / "blue.png").unlink()
+    assert "1 items moved" in (shown := chiasm("add", ".", "--to", "index").stdout)
+    assert "1 items are not there any more: blue. To remove them, run it again with --prune" in shown
+    assert "1 items removed" in chiasm("add", ".", "--to", "index", "--prune").stdout
+
+
 def test_status(collection: Path) -> None:
     report = chiasm_json("status", collection)
     assert report["items"] == 19

@@ -219,12 +219,14 @@ def test_what_chiasm_wrote_is_passed_over(tmp_path: Path) -> None:
     (model / "model.json").write_text(json.dumps({"format": "chiasm-model"}))
     touch(model, "about.txt")
     Page("Report", "Of something.").save(tmp_path / "report.md")
+    header = json.dumps({"__metadata__": {"format": "chiasm-pair-statistics"}}).encode()
+    (tmp_path / "sums.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     touch(tmp_path, "chiasm/model.json", "chiasm/b.png")  # of somebody else: only the content counts
     manifest = read_manifest(tmp_path)
     assert [item.id for item in manifest.items] == ["a", "chiasm/b", "not"]
     assert {
         Path(outcome.path).name: outcome.outcome for outcome in manifest.outcomes if outcome.outcome != "empty"
-    } == dict.fromkeys(("index", "pets", "report.md"), Outcome.NOT_READ)
+    } == dict.fromkeys(("index", "pets", "report.md", "sums.safetensors"), Outcome.NOT_READ)
     assert "collection" in read_manifest(tmp_path / "index").outcomes[0].reason
 
 
@@ -880,6 +882,10 @@ def test_wrong_parquet(tmp_path: Path) -> None:
     error = refusal(path)
     assert (error.line, error.column) == (2, "raw")
     assert "holds bytes; write them to files" in str(error)
+    pq.write_table(pa.table({"image": [{"bytes": b"x", "path": "a.png"}, {"bytes": None, "path": "b.png"}]}), path)
+    manifest = read_manifest(path)
+    assert [item.id for item in manifest.items] == ["b"]
+    assert "write the bytes to files" in manifest.outcomes[0].reason
     pq.write_table(pa.table({"image": [1, 2]}), path)
     error = refusal(path)
     assert (error.line, error.column) == (1, "image")

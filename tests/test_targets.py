@@ -43,6 +43,13 @@ def test_the_task_is_told_from_the_values(values: Any, task: str) -> None:
     assert infer_kind(values, column="c") == task
 
 
+def test_lists_in_json_are_labels() -> None:
+    target = parse_target(['["a;b", "c"]', "d", '["c"]', None, "[not json]", "[]"], column="c")
+    assert target.names.tolist() == ["[not json]", "a;b", "c", "d"]
+    assert target.values[0].tolist() == [False, True, True, False]
+    assert target.known.tolist() == [True, True, True, False, True, True]
+
+
 def test_half_of_the_labels_must_recur() -> None:
     assert infer_kind(["a;b", "a;c"], column="c") == "labels"  # a twice, b and c once
     assert infer_kind(["a;b;c", "a;d"], column="c") == "classes"  # two of five

@@ -199,7 +199,7 @@ def _plain(values: Iterable[Any] | Unchecked, column: str) -> list[Any]:
 
 def _list_in(cell: Any) -> Any:
     """Return the list of texts that a text writes as a JSON array, or the cell: tables keep labels so that hold a ";"."""
-    if not isinstance(cell, str) or not (cell.startswith('["') and cell.endswith('"]')):
+    if not isinstance(cell, str) or not (cell == "[]" or (cell.startswith('["') and cell.endswith('"]'))):
         return cell
     try:
         value = json.loads(cell)

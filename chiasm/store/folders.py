@@ -60,7 +60,7 @@ def _made_by_chiasm(folder: str, names: set[str]) -> str:
             continue
         form = header.get("format") if isinstance(header, dict) else None
         if isinstance(form, str) and form.startswith("chiasm-"):
-            return f"a {form.removeprefix('chiasm-')} that chiasm wrote"
+            return f"a {form.removeprefix('chiasm-').removeprefix('saved-')} that chiasm wrote"
     return ""
 
 

@@ -127,6 +127,8 @@ def _told_apart(manifests: Sequence[Manifest], stored: _Rows) -> tuple[list[Mani
 
 def _found_again(collection: Collection, new: _Named, stored: _Rows, listed: Container[str]) -> dict[str, Item]:
     """Return new items by the id of one that is stored and whose files, now missing, have the same contents."""
+    if not new:
+        return {}
     sizes = {id(item): [file_stat(path)[0] for path in _item_paths(item)] for item, _ in new.values()}
     wanted = pa.array({size for of_item in sizes.values() for size in of_item if size}, pa.int64())
     files = collection.tables.rows(collection.generation.files, FILES, ["item", "path", "size", "hash"])

@@ -50,6 +50,7 @@ class Manifest:
 
 _LOOKED_INTO = 2**16  # bytes at each end of a file, to tell what its text is
 _OF_COCO = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_OF_STATISTICS = re.compile(rb'"format"\s*:\s*"chiasm-')
 _COCO = (
     'a COCO annotation file, which is not read; write its labels as a table, such as "image,label" and below it '
     '"photo1.jpg,cat;dog", and add that (how: docs/files.md)'
@@ -65,6 +66,8 @@ def modality_of(path: str) -> Modality:
             chiasm wrote; or else as `chiasm.media.sniff`.
     """
     modality = modality_of_name(path)
+    if path.lower().endswith(".safetensors") and _OF_STATISTICS.search(_ends(path)):
+        raise MediaError(Outcome.NOT_READ, "statistics that chiasm wrote")
     if modality is None and (modality := media.sniff(path)) == "text":
         is_coco = path.lower().endswith(".json") and len({*_OF_COCO.findall(_ends(path))}) > 1
         raise MediaError(Outcome.NOT_READ, _COCO if is_coco else _OTHER_TEXT)
@@ -236,6 +239,8 @@ def _parse_list(row: Row, column: str, cell: str) -> str | list[Any]:
 
 
 def _strings(row: Row, column: str, value: Any) -> list[str]:
+    if isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str):
+        return [value["path"]]  # as Hugging Face's datasets refer to files
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return value
     expected = "a text or a list of texts" if column == "text" else "a path or a list of paths"
