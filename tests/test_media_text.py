@@ -37,6 +37,12 @@ def test_line_ends_become_one_kind_and_nothing_else_changes() -> None:
     assert read(b" a\r\nb\rc\n\n\td ") == " a\nb\nc\n\n\td "
 
 
+def test_boxes_of_yolo_are_no_words() -> None:
+    refused(Outcome.NOT_READ, "YOLO", lambda: read(b"0 0.48 0.63 0.69 0.71\r\n\n45 0.5 1.0 .25 0.75 0.1 0.2\n"))
+    for words in (b"0 0.48 0.63 0.69 0.71\na cat", b"3.14", b"0 1 2 3 4 5", b"10 0.5 0.5"):
+        assert read(words) == words.decode()
+
+
 @given(st.text(min_size=1).filter(lambda words: words.strip() and "\0" not in words))
 def test_any_text_in_utf_16_comes_back(words: str) -> None:
     data = b"\xff\xfe" + words.encode("utf-16-le", "surrogatepass")

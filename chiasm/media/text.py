@@ -39,6 +39,7 @@ def is_text(head: bytes) -> bool:
     return controls == 0 and _as_cp1252(head) is not None
 
 
+_BOX = re.compile(r"\d+(?:\s+[01]?\.\d+){4,}")  # a class and four shares of the picture, or more
 _POINTERS = (
     (re.compile(r"version https://\S+/spec/v\d"), "a Git LFS pointer; run `git lfs pull`"),
     (re.compile(r"\S*/annex/objects/"), "a git-annex pointer; run `git annex get`"),
@@ -65,7 +66,8 @@ def read(data: bytes, *, limits: Limits) -> Text:
 
     Raises:
         MediaError: `UNSUPPORTED` the bytes are not text, or text in an encoding that cannot be told; `BROKEN` they are
-            Unicode with bytes that are not; `EMPTY` there is nothing but whitespace; `TOO_LARGE` too many characters.
+            Unicode with bytes that are not; `EMPTY` there is nothing but whitespace; `NOT_READ` these are YOLO's boxes;
+            `TOO_LARGE` too many characters.
     """
     text = _decode(data).replace("\r\n", "\n").replace("\r", "\n")
     if len(text) > limits.max_characters:
@@ -74,6 +76,10 @@ def read(data: bytes, *, limits: Limits) -> Text:
         )
     if not text.strip():
         raise MediaError(Outcome.EMPTY, "the text has no words, only whitespace")
+    if all(_BOX.fullmatch(line.strip()) for line in text.splitlines() if line.strip()):
+        raise MediaError(
+            Outcome.NOT_READ, "boxes of objects in a picture (YOLO), no words; write a table of their classes"
+        )
     return Text(text)
 
 
