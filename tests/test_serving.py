@@ -332,11 +332,11 @@ async def test_items_are_listed_page_by_page(client: httpx.AsyncClient) -> None:
     refused(await client.get("/v1/items", params={"where": "x"}), 422, "malformed")
 
 
-@pytest.mark.parametrize("odd", ["a b/ü?#%2F", "two\nlines\n", "\r/\u2028", "files/image/0/x"])
-async def test_an_item_tells_its_media(odd: str, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+async def test_an_item_tells_its_media(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     note = tmp_path / "note.txt"
     note.write_text("<script>alert(1)</script>", encoding="utf-8")
-    every = [*rows, item_row(odd, text=["words", str(note)], n=3)]
+    odd = "a b/ü?#%2F"
+    every = [*rows, {"id": odd, "image": None, "text": ["words", str(note)], "audio": None, "video": None, "n": 3}]
     async with served(FakeSearcher(every)) as client:
         (found,) = (await client.get("/v1/items", params={"where": f"id = '{odd}'"})).json()["items"]
         assert found["metadata"] == {"n": 3}

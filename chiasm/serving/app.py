@@ -23,7 +23,6 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import AfterValidator, BaseModel
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
-from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
@@ -261,18 +260,6 @@ async def _opened(
         return await parts.engine.open(given, visit_of(request)), values
 
 
-class _Id(StringConvertor):
-    """An id of an item in a path: any characters, also slashes and ends of lines."""
-
-    regex = "(?s:.+)"
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("id", _Id())
-
-
 def _json(value: Any) -> Response:
     return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
 
@@ -385,7 +372,7 @@ async def predict(request: Request) -> Response:
     return _json({"predictions": [{"item": number, **one} for number, one in enumerate(predictions)]})
 
 
-@router.get("/v1/items/{item:id}/prediction", responses={200: {"model": schemas.ItemPrediction}}, tags=["recognise"])
+@router.get("/v1/items/{item:path}/prediction", responses={200: {"model": schemas.ItemPrediction}}, tags=["recognise"])
 async def item_prediction(
     request: Request, item: ItemId, query: Annotated[schemas.PredictOptions, FromQuery()]
 ) -> Response:
@@ -433,7 +420,7 @@ async def _more_items(
 
 
 @router.get(
-    "/v1/items/{item:id}/files/{modality}/{number}",
+    "/v1/items/{item:path}/files/{modality}/{number}",
     responses={
         200: {"description": "The file.", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
         206: {"description": "Part of it.", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
@@ -449,7 +436,7 @@ async def item_file(
     return await engine.read(file_answer, await engine.file_of(item, modality, number), modality, request)
 
 
-@router.get("/v1/items/{item:id}", responses={200: {"model": schemas.Item}}, tags=["items"])
+@router.get("/v1/items/{item:path}", responses={200: {"model": schemas.Item}}, tags=["items"])
 async def item(request: Request, item: ItemId) -> Response:
     """Return one item."""
     return _json(await _item(request, item))
