@@ -31,6 +31,7 @@ from chiasm.vectors import unit_rows
 FORMAT = "chiasm-space"
 FORMAT_VERSION = 2
 FILES = "maps"
+MOST_DIMENSIONS = 2**16
 
 # A class name is embedded bare and in phrases like those people write; the mean of them moves less with the wording.
 NAME_TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}.")
@@ -79,6 +80,7 @@ class Space:
     def digest(self) -> str:
         """Hex digest over everything that decides where a vector is placed, and nothing else."""
         decides = {
+            "dim": self.dim,
             "fingerprints": dict(self.fingerprints),
             "starts": dict(self.starts),
             "blends": {modality: part.blend for modality, part in self.maps.items()},
@@ -254,6 +256,8 @@ class Space:
         Raises:
             ValueError: says which.
         """
+        if not 0 < self.dim <= MOST_DIMENSIONS:
+            raise ValueError(f"vectors of {self.dim} numbers")
         expected: dict[str, tuple[int | None, ...]] = {}
         for modality, kind in self.starts.items():
             if kind == "classes":
@@ -321,9 +325,7 @@ class Space:
             if digest == header["digest"]:
                 space._check()
         except DAMAGE as error:
-            raise SpaceError(
-                f"{folder} cannot be read as a space ({type(error).__name__}: {error}). {_AGAIN}"
-            ) from error
+            raise SpaceError(f"{folder} is damaged, or no space ({type(error).__name__}: {error}). {_AGAIN}") from error
         if digest != header["digest"]:
             raise SpaceError(
                 f"{folder} is damaged, or of a chiasm that places vectors differently: its digest is {digest} and "

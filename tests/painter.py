@@ -136,3 +136,15 @@ def painted(folder: Path, most: int = 8) -> Path:
         for parts in mixtures(most)
     ]
     return table(folder / "painted.jsonl", rows)
+
+
+def foreign(folder: Path, most: int, *, captions: bool = True) -> Path:
+    """Pictures with words of another language, which only pairs can teach, and a word of their own that says nothing."""
+    language = {"red": "rot", "green": "gruen", "blue": "blau"}
+    rows = []
+    for number, parts in enumerate(mixtures(most)):
+        words = " ".join(language[word] for word in words_of(parts).split())
+        rows.append({"id": str(number), "image": picture(folder / f"{number}.png", parts)})
+        if captions:
+            rows[-1]["text"] = f"{words} {folder.name}{number}"
+    return table(folder / "t.jsonl", rows)

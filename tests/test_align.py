@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from killing import Killed, at_every_step, killed_at
-from painter import mixtures, painted, painters, picture, sound, table, words_of
+from painter import foreign, mixtures, painted, painters, picture, sound, table, words_of
 
 import chiasm
 from chiasm import encoders
@@ -162,18 +162,6 @@ def test_a_report_shows_examples(made: Path, tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------- what is fair to measure on
-
-
-def foreign(folder: Path, most: int, *, captions: bool = True) -> Path:
-    """Pictures with words of another language, which only pairs can teach, and a word of their own that says nothing."""
-    language = {"red": "rot", "green": "gruen", "blue": "blau"}
-    rows = []
-    for number, parts in enumerate(mixtures(most)):
-        words = " ".join(language[word] for word in words_of(parts).split())
-        rows.append({"id": str(number), "image": picture(folder / f"{number}.png", parts)})
-        if captions:
-            rows[-1]["text"] = f"{words} {folder.name}{number}"
-    return table(folder / "t.jsonl", rows)
 
 
 @pytest.fixture(scope="module")

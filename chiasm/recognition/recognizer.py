@@ -405,6 +405,8 @@ class Recognizer:
         if not recognizer.columns_:
             raise ValueError("there are no columns")
         recognizer.together_ = tuple(ColumnReport(**report) for report in fields["together"])
+        for column in recognizer.columns_.values():
+            _try_out(column)
         return recognizer
 
     # ------------------------------------------------------------------------------------------------------- fitting
@@ -509,6 +511,20 @@ class Recognizer:
         if told:
             what = "several columns" if len(targets) > 1 else f"a column of {targets[0].kind}"
             raise ChiasmError(f"{', '.join(told)}: only for one column of classes, not for {what}. Leave it out")
+
+
+def _try_out(column: Fitted) -> None:
+    """Have a column recognise an item with all modalities, and one with each: parts that do not fit together fail here."""
+    names = column.features.modalities
+    present = {name: np.arange(len(names) + 1) == place + 1 for place, name in enumerate(names)}
+    for mask in present.values():
+        mask[0] = True
+    vectors, shared = (
+        {name: np.ones((len(names) + 1, len(mean)), np.float32) for name, mean in part.items()}
+        for part in (column.features.own, column.features.shared)
+    )
+    with np.errstate(all="ignore"):
+        column.recognise(ModalityArrays(vectors, present, shared), names, level=0.9, false_alarm_rate=0.05)
 
 
 _DEFAULTS: dict[str, Any] = {

@@ -211,7 +211,7 @@ def _restore_head(entry: Fields, tensors: Tensors, features: Features, width: in
     if entry["rung"] not in get_args(RungName) or set(part) - set(features.modalities):
         raise ValueError(f"a head {entry['rung']!r} of {part}")
     known = np.array(entry["known"], dtype=np.int64)
-    if not np.isin(known, np.arange(outputs)).all() or int(entry["items"]) < 1:
+    if known.ndim != 1 or not np.isin(known, np.arange(outputs)).all() or int(entry["items"]) < 1:
         raise ValueError(f"the head of {part} knows {known.tolist()} of {outputs}, from {entry['items']} items")
     arrays = {key: floats(tensors, f"head.{'+'.join(part)}.{key}") for key in entry["tensors"]}
     head = Head(entry["rung"], known, arrays, entry["numbers"], int(entry["items"]), entry["network"])
