@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 # Shapes and dtypes in signatures are checked in tests, and only there. What takes anything from users (estimators, the
@@ -15,6 +16,10 @@ install_import_hook(
     ["chiasm.alignment", "chiasm.retrieval", "chiasm.space"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
+
+# The same examples at every run, and no clock: what a property test says is to depend on neither luck nor load.
+settings.register_profile("chiasm", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("chiasm")
 
 
 @pytest.fixture(scope="session", autouse=True)

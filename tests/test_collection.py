@@ -866,6 +866,7 @@ def test_a_reader_is_overtaken_by_a_whole_run(
     np.testing.assert_array_equal(found["a", "text/0"], embed(Text("new")))
 
 
+@pytest.mark.race
 def test_a_reader_beside_a_writer(made: Collection, tmp_path: Path) -> None:
     """Files are added, changed and changed back."""
     for number in range(30):

@@ -29,6 +29,7 @@ from chiasm.store.ingest import Progress
 from chiasm.store.manifest import read_manifest
 from chiasm.types import Text
 
+pytestmark = pytest.mark.race
 FINGERPRINT = FakeEncoder().fingerprint
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["chiasm.store.collection", "chiasm.store.manifest", "pytest"])

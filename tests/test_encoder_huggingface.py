@@ -372,6 +372,7 @@ def test_an_empty_batch_gives_no_rows(kind: str, folders: dict[str, Path]) -> No
         assert result.texts == ()
 
 
+@pytest.mark.race
 def test_pictures_can_be_prepared_by_several_threads(folders: dict[str, Path]) -> None:
     encoder = HuggingFaceEncoder(str(folders[CLIP]), device="cpu")
     images = pictures() * 8

@@ -193,6 +193,7 @@ def _write(folder: Path, who: str) -> None:
         table.add([Thumb("a", "up", f"{number}"), Label("b", "kind", f"{number}")], who=who)
 
 
+@pytest.mark.race
 def test_several_processes_and_threads_write_at_a_time(table: FeedbackTable) -> None:
     context = multiprocessing.get_context("spawn")
     folder = table.collection.path

@@ -303,6 +303,7 @@ def test_options_have_to_be_positive(option: str, tmp_path: Path) -> None:
         media.load(tmp_path / "none", **{option: 0})  # type: ignore[arg-type]
 
 
+@pytest.mark.race
 def test_several_threads_at_once(tmp_path: Path) -> None:
     paths = []
     for name, (_, data) in VALID.items():

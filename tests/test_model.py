@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from killing import at_every_step
+from waiting import wait_until
 
 from chiasm.errors import ChiasmError
 from chiasm.recognition import ModalityArrays, Recognizer
@@ -132,6 +133,7 @@ def test_a_disk_that_is_full_leaves_the_old_model(
         assert load_model(folder).label == "one"
 
 
+@pytest.mark.race
 def test_readers_never_see_parts_of_two_models(one: Model, other: Model, tmp_path: Path) -> None:
     folder, done = tmp_path / "model", threading.Event()
     save_model(folder, one)
@@ -147,6 +149,7 @@ def test_readers_never_see_parts_of_two_models(one: Model, other: Model, tmp_pat
     reader.start()
     for number in range(40):
         save_model(folder, (other, one)[number % 2])
+    wait_until(lambda: bool(seen) or not reader.is_alive())
     done.set()
     reader.join()
     assert seen

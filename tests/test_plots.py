@@ -94,6 +94,7 @@ def test_what_an_element_refers_to_is_in_it_and_nothing_else_has_an_id() -> None
     assert not first & second  # two charts can stand in one page
 
 
+@pytest.mark.race
 def test_the_same_numbers_give_the_same_text_whatever_is_set_and_at_once() -> None:
     alone = lines("a", "b").svg
     with mpl.rc_context({"text.usetex": True, "svg.fonttype": "path", "font.size": 40}):

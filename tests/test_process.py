@@ -24,6 +24,7 @@ from chiasm import Collection, cli, console
 from chiasm.cli import run
 from chiasm.errors import ChiasmError
 
+pytestmark = pytest.mark.race
 STOPPED = "Stopped. What was done is kept; run the same command again."
 # `chiasm ARGUMENTS`, listening to signals to which a job in the background of a shell is born deaf.
 HEARD = """

@@ -18,6 +18,7 @@ import pytest
 from fake_encoder import FakeEncoder, by_key, check, count_writes, rows
 from painter import Painter, mixtures, painted, painters, picture, sound, table
 from typer.testing import CliRunner
+from waiting import LIMIT
 
 import chiasm
 from chiasm import encoders
@@ -204,6 +205,7 @@ def test_nothing_changes_for_anybody_before_the_switch(made: Path) -> None:
     assert hits(Searcher(made)) == hits(searcher), "the searcher that was open has what it had"
 
 
+@pytest.mark.race
 def test_searches_in_another_thread_have_one_encoder_or_the_other(made: Path) -> None:
     """Also those that refresh at the moment of the switch, and ask with vectors that were prepared before."""
     searcher = Searcher(made)
@@ -223,7 +225,7 @@ def test_searches_in_another_thread_have_one_encoder_or_the_other(made: Path) ->
     thread = threading.Thread(target=ask)
     thread.start()
     try:
-        assert begun.wait(60)
+        assert begun.wait(LIMIT)
         chiasm.reembed(made, encoder="new")
     finally:
         done.set()
@@ -418,6 +420,7 @@ def start(job: Job) -> int | None:
     return process.exitcode
 
 
+@pytest.mark.race
 def test_kill_at_every_step_that_writes(tmp_path: Path) -> None:
     before = Collection.create(tmp_path / "before", encoder="one")
     add_manifests(before, [read_manifest(texts(tmp_path / "media", 12))], [FakeEncoder()])

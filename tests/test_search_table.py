@@ -292,6 +292,7 @@ def test_moments_are_in_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert len({hit.id for hit in hits}) == len(hits) == 8
 
 
+@pytest.mark.race
 @pytest.mark.parametrize("indexed", [False, True])
 def test_no_search_sees_half_of_a_refresh(made: Path, indexed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two items change places again and again, in one commit each, with their column; every answer is of one moment."""

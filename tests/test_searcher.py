@@ -738,6 +738,7 @@ def test_a_space_asked_for_by_name_stays(made: Path) -> None:
     assert searched.search(ask("red")).space == "start"
 
 
+@pytest.mark.race
 def test_threads_search_while_the_collection_changes(made: Path, shades: Path) -> None:
     learn(made, "judged", scores_of(shades))
     searched = Searcher(made)
@@ -767,6 +768,7 @@ def test_threads_search_while_the_collection_changes(made: Path, shades: Path) -
         assert set(found) == set(ids(expected[query])), query
 
 
+@pytest.mark.race
 def test_threads_use_the_words_at_once(made: Path) -> None:
     searched = Searcher(made)
     expected = ids(Searcher(made).search(ask("red red green"), SearchOptions(hybrid=True)))

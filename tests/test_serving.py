@@ -453,6 +453,7 @@ async def test_status_health_and_metrics(client: httpx.AsyncClient) -> None:
     assert "secret" not in numbers
 
 
+@pytest.mark.race
 def test_ready_comes_after_the_warm_up(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
     app = create_app(settings(), searcher)
@@ -470,6 +471,7 @@ def test_ready_comes_after_the_warm_up(rows: list[dict[str, Any]]) -> None:
     assert searcher.batches == [1]
 
 
+@pytest.mark.race
 async def test_concurrent_searches_are_embedded_together_in_one_thread(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
     searcher.gate.clear()
@@ -487,6 +489,7 @@ async def test_concurrent_searches_are_embedded_together_in_one_thread(rows: lis
     assert len(searcher.threads) == 1
 
 
+@pytest.mark.race
 async def test_one_bad_query_of_a_batch_does_not_spoil_the_others(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
     async with served(searcher, settings(batch=3, batch_wait=LIMIT)) as client:
@@ -496,6 +499,7 @@ async def test_one_bad_query_of_a_batch_does_not_spoil_the_others(rows: list[dic
     assert searcher.batches[0] == 3
 
 
+@pytest.mark.race
 async def test_health_answers_while_an_encoder_works(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
     searcher.gate.clear()
@@ -508,10 +512,11 @@ async def test_health_answers_while_an_encoder_works(rows: list[dict[str, Any]])
         assert (await slow).status_code == 200
 
 
+@pytest.mark.race
 async def test_an_answer_that_takes_too_long_is_given_up(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
     searcher.gate.clear()
-    async with served(searcher, settings(answer_seconds=1.0)) as client:
+    async with served(searcher, settings(answer_seconds=5.0)) as client:
         first = asyncio.create_task(client.get("/v1/search", params={"text": "first"}))
         await begun(searcher)
         second = asyncio.create_task(client.get("/v1/search", params={"text": "second"}))

@@ -251,6 +251,7 @@ def test_uploads_leave_some_of_the_disk_free(made: tuple[Path, Path]) -> None:
     assert not (made[0] / "dropped").exists()
 
 
+@pytest.mark.race
 def test_what_is_added_meanwhile_is_found(made: tuple[Path, Path], tmp_path: Path) -> None:
     chiasm.add([table(tmp_path / "media", range(6))], to=tmp_path / "growing")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-LIMIT = 60.0  # seconds after which a test has failed
+LIMIT = 120.0  # seconds after which a test has failed
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
