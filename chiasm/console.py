@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,6 +58,7 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    os.environ.setdefault("LANCE_LOG", "error")  # its warnings are about what is not an error of ours
     warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}", err=True)
     if logging.lastResort is not None:  # prints what libraries log
         logging.lastResort.setFormatter(_Line())
@@ -187,6 +189,9 @@ def print_status(report: Status) -> None:
 
 def print_reembed_report(report: ReembedReport, collection: Path) -> None:
     """Print what another encoder took over, and what has to be trained again."""
+    if report.before == report.encoder:
+        say(f"{collection} has the encoder {report.encoder} already: there is nothing to do")
+        return
     say(
         f"{collection}: {report.encoder} has replaced {report.before}. Files: {_counts(report.counts)}; {report.encoded} "
         f"embedded now, {report.reused} reuse an embedding, in {report.seconds:.1f} s."

@@ -8,6 +8,7 @@ part of either. What the files mean is left to their owners.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import io
 import json
@@ -31,21 +32,58 @@ def temporary_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
     """Write a file beside its name, flush it to the disk, and rename it: readers see the old content or the new.
+
+    A link stays a link, and devices and pipes are refused: a file would take their place.
+
+    Args:
+        path: of the file.
+        content: a text becomes UTF-8; what cannot, `?`.
+        mode: permissions of a new file, before the umask.
 
     Raises:
         OSError: the file cannot be written; what was there stays, and nothing is left beside it.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists():
+        _require_regular(path.stat(), path)
+    remove_stale(path.parent, path.name)
     temporary = temporary_of(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+            file.write(content.encode(errors="replace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_stale(folder: Path, name: str = "*") -> None:
+    """Remove what processes that were killed have left in a folder of files that they were writing.
+
+    Args:
+        folder: that they wrote to.
+        name: of the file. Default: any.
+    """
+    for path in folder.glob(f".{glob.escape(name) if name != '*' else name}.*.tmp"):
+        process = path.name.removesuffix(".tmp").rpartition(".")[2].partition("-")[0]
+        if process.isdecimal() and not _runs(int(process)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's, or a system where signals are no question
+        return True
+    return True
 
 
 @contextmanager
@@ -66,8 +104,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
         '1'
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(target.parent, target.name)
     beside = temporary_of(target)
-    shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
         yield beside

@@ -64,6 +64,7 @@ def browser() -> Iterator[Browser]:
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:  # shown in the summary of the run, so not in silence
         pytest.skip("the tests of the page in a browser need a Chromium. On Debian: apt-get install chromium")
+    expect.set_options(timeout=1000 * LIMIT)
     with sync_playwright() as playwright:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         one = playwright.chromium.launch(
@@ -118,7 +119,6 @@ def visit(context: BrowserContext, address: str, query: str = "") -> Visit:
 
 @pytest.fixture(scope="module")
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    expect.set_options(timeout=1000 * LIMIT)
     one = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=["microphone"])
     yield one
     one.close()
@@ -310,7 +310,13 @@ def test_the_page_fits_a_phone(browser: Browser, address: str) -> None:
         "#results button, #go", "all => all.filter(one => one.offsetWidth && one.offsetHeight < 24).length"
     )
     assert small == 0, "buttons can be hit with a finger"
-    contents = {"Search": HITS, "Classify": "#drop", "Map": "canvas", "Report": "#report", "Status": "#outcomes"}
+    contents = {
+        "Search": HITS,
+        "Classify": "#choose",
+        "Map": "canvas",
+        "Report": "#report, main [role=status]",
+        "Status": "#outcomes",
+    }
     for name, content in contents.items():
         one.tab(name)
         expect(one.page.locator(content).first).to_be_visible()

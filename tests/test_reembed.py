@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from waiting import LIMIT
 
 import chiasm
-from chiasm import encoders
+from chiasm import cli, encoders
 from chiasm.cli import commands
 from chiasm.encoders.base import Embeddings, Encoder
 from chiasm.errors import ChiasmError, CollectionError, EncoderError, SpaceError
@@ -559,9 +559,16 @@ def test_a_collection_without_items(tmp_path: Path) -> None:
         reembed(Collection.create(tmp_path / "empty", encoder="one"))
 
 
-def test_the_same_encoder_is_refused(made: Path) -> None:
-    with pytest.raises(CollectionError, match="'old' already"):
-        chiasm.reembed(made, encoder="old")
+def test_the_same_encoder_again_is_nothing_to_do(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after a run that was killed behind its switch."""
+    before = tables(made)
+    first = chiasm.reembed(made, encoder="new")
+    again = chiasm.reembed(made, encoder="new")
+    assert (again.before, again.encoder, again.encoded, again.lost) == ("new", "new", 0, 0)
+    assert (again.items, again.counts) == (first.items, first.counts)
+    assert cli.run(["reembed", str(made), "--encoder", "new"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert tables(made) != before
 
 
 def test_what_is_no_encoder_or_no_collection(made: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from PIL import Image
 
 from chiasm.errors import ChiasmError, MediaError
 from chiasm.evaluation.intervals import Interval
-from chiasm.files import REPORT_MARK, open_source
+from chiasm.files import REPORT_MARK, open_source, write_whole
 from chiasm.media import kinds, load, sniff
 from chiasm.report import plots
 from chiasm.report.plots import Chart, clean
@@ -256,7 +256,7 @@ class Page:
                 f"a report is written as .html, .md or .json; got {str(path)!r}. Give it a name with one of these endings"
             )
         try:
-            path.write_text(write(), encoding="utf-8", errors="replace")
+            write_whole(path, write())
         except OSError as error:
             raise ChiasmError(f"the report {path} cannot be written: {error}") from error
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chiasm.errors import ChiasmError
+from chiasm.files import write_whole
 
 PREFIX = "chiasm_"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -98,11 +99,8 @@ def make_key(file: str | Path, *, name: str = "default") -> str:
     salt = secrets.token_bytes(16)
     rows = [*others, HashedKey(name, salt, _digest(key.encode(), salt))]
     text = "".join(f"{one.name} blake2b {one.salt.hex()} {one.digest.hex()}\n" for one in rows)
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as stream:
-            stream.write(text)
-        part.replace(path)
+        write_whole(path, text, mode=0o600)
     except OSError as error:
         raise ChiasmError(f"the key file {path} cannot be written: {error}") from error
     return key

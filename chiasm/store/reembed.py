@@ -65,7 +65,8 @@ def reembed_collection(
     Until it does, everybody reads, searches and adds with the one before; what is added meanwhile is embedded before
     the switch. May be interrupted or killed at any point and run again. Embeddings of networks that both encoders have
     are taken as they are, also of files that are gone; other files that are gone lose theirs. Open the collection again
-    to see the new state.
+    to see the new state. A collection that has the encoder already, for instance since a run that was killed after the
+    switch, stays as it is.
 
     Args:
         collection: that is moved over.
@@ -76,7 +77,7 @@ def reembed_collection(
         commit_rows: files a commit, at most.
 
     Raises:
-        CollectionError: the collection has this encoder, another one took over meanwhile, not one file can be embedded
+        CollectionError: another encoder took over meanwhile, not one file can be embedded
             by the new one (nothing changes then), or the disk is full or cannot be written to.
         EncoderError: an encoder cannot be used at all; all that was embedded stays.
     """
@@ -84,10 +85,7 @@ def reembed_collection(
     path = collection.path
     base = Generation.read(path)
     if base.encoder == encoder:
-        raise CollectionError(
-            f"{path} has the encoder {encoder!r} already. New and changed files are embedded by chiasm add; to "
-            "re-embed, name another encoder"
-        )
+        return _nothing_to_do(collection)
     before = Collection(path, base.encoder, base)
     tag = digest_text(encoder)[:8]
     generation = Generation(encoder, base.number + 1, f"files-{base.number + 1}-{tag}")
@@ -132,6 +130,27 @@ def reembed_collection(
         lost=lost,
         not_taken=dict(Counter(untaken)),
         seconds=time.monotonic() - begin,
+    )
+
+
+def _nothing_to_do(collection: Collection) -> ReembedReport:
+    files = collection.files()
+    counts = Counter(Outcome(row["outcome"]) for row in files)
+    return ReembedReport(
+        before=collection.encoder,
+        encoder=collection.encoder,
+        items=collection.count(),
+        counts=dict(counts),
+        outcomes=tuple(
+            FileOutcome(row["path"] or row["item"], Outcome(row["outcome"]), row["reason"])
+            for row in files
+            if row["outcome"] != Outcome.OK
+        ),
+        encoded=0,
+        reused=counts[Outcome.OK] + counts[Outcome.DUPLICATE],
+        lost=0,
+        not_taken={},
+        seconds=0.0,
     )
 
 

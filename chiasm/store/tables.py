@@ -27,6 +27,7 @@ from lance import Session  # type: ignore[attr-defined]  # public, and not liste
 from lance.query import MatchQuery
 
 from chiasm.errors import CollectionError
+from chiasm.files import remove_stale
 
 GRACE_SECONDS = 3600.0  # how long data that was replaced stays, for readers that have not noticed yet
 COMPACT_FRAGMENTS = 32  # more fragments than this are merged: each costs an open file when searching
@@ -133,12 +134,20 @@ class Tables:
         """Hold the lock; turn what a full or read-only disk says into an error that teaches. Not reentrant."""
         try:
             with FileLock(self.lock):
+                self._remove_stale()
                 yield
         except OSError as error:
             raise CollectionError(
                 f"{self.folder} cannot be written: {_message(error)}. What was committed is safe: free space or fix the "
                 "permissions, and run the same command again"
             ) from error
+
+    def _remove_stale(self) -> None:
+        """Remove what writers that were killed, or had no room, have left: nobody else writes while the lock is held."""
+        remove_stale(self.folder)
+        for pattern in ("*.lance/*/.tmp*", "*.lance/_indices/*/.tmp*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def append(self, name: str, rows: pa.Table) -> None:
         """Write rows at the end of a table, or make it of them."""

@@ -91,6 +91,7 @@ def reembed(
     Until then searches, and what else reads or adds, go on with the encoder before. May be interrupted or killed at any
     point and run again. Embeddings that both encoders have in common are not computed again. Afterwards the start space of
     the new encoder answers; spaces that were learned before have to be learned again (`align`), and models fitted again.
+    Where the collection has this encoder already there is nothing to do.
 
     Args:
         collection: the collection.
@@ -100,7 +101,7 @@ def reembed(
         on_progress: called after every file.
 
     Raises:
-        CollectionError: there is no such collection, it has this encoder, not one file can be embedded by the new one (all
+        CollectionError: there is no such collection, not one file can be embedded by the new one (all
             stays as it is then), or it cannot be written.
         EncoderError: there is no such encoder.
         SpaceError: its networks cannot be brought into one space.
