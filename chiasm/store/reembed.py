@@ -135,7 +135,7 @@ def reembed_collection(
 
 def _nothing_to_do(collection: Collection) -> ReembedReport:
     files = collection.files()
-    counts = Counter(Outcome(row["outcome"]) for row in files)
+    counts: Counter[str] = Counter(row["outcome"] for row in files)
     return ReembedReport(
         before=collection.encoder,
         encoder=collection.encoder,
