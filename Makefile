@@ -42,6 +42,7 @@ bench: install
 	$(BIN)/python -m benchmarks.moments --write
 	$(BIN)/python -m benchmarks.speech --write
 	$(BIN)/python -m benchmarks.serve --write
+	$(BIN)/python -m benchmarks.robustness --write
 
 docs: install
 	$(BIN)/python -m typer chiasm.cli.commands utils docs --name chiasm --output docs/cli.md

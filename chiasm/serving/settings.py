@@ -46,7 +46,7 @@ class Settings:
     uploads: Limits = UPLOADS
     """Of each file that is sent."""
 
-    max_pixels: int = 200_000_000
+    max_pixels: int = 120_000_000
     """Pixels of all images of one request, as they are decoded: photos that need not be decoded in full count as what is."""
 
     max_requests: int = 64

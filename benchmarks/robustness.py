@@ -1,0 +1,29 @@
+"""What mutated files, kills and attackers do to chiasm. Each step counts what it tried and what went wrong, which has to be 0.
+
+`python -m benchmarks.robustness [STEP...]`; without steps all of them. The seeds are fixed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from benchmarks import robustness_requests
+
+STEPS: dict[str, Callable[[], None]] = {
+    "requests": robustness_requests.main,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("steps", nargs="*", choices=[*STEPS, []])
+    asked, rest = parser.parse_known_args()
+    sys.argv[1:] = rest  # the others are the record's
+    for step in asked.steps or STEPS:
+        STEPS[step]()
+
+
+if __name__ == "__main__":
+    main()
