@@ -340,6 +340,7 @@ def test_media_are_opened_as_their_encoder_sees_them(
 ) -> None:
     loaded = watch_load(monkeypatch)
     add(made, folder)
+    assert all(options.pop("listed_as") for _, options in loaded)
     assert [options for _, options in loaded] == [{"image_size": 8, "rate": 8000}] * 4
 
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from media_files import gradient, image_bytes
 
 from chiasm.errors import ManifestError
+from chiasm.recognition.targets import parse_target
 from chiasm.report.page import Page
 from chiasm.store.collection import Collection
 from chiasm.store.manifest import Manifest, read_manifest, read_manifests
@@ -659,6 +660,27 @@ def test_types_in_json(values: list[Any], kind: str, expected: list[Any], tmp_pa
     manifest = read_manifest(table(tmp_path, "\n".join(lines), "t.ndjson"))
     assert manifest.columns == {"x": kind}
     assert repr([item.metadata["x"] for item in manifest.items]) == repr(expected)  # types included
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("odd", ["animal", "wild; or not"])
+def test_lists_of_labels_are_several_labels(odd: str, suffix: str, tmp_path: Path) -> None:
+    labels: list[list[str] | None] = [["pet", odd], ["pet"], [], [odd], None, ["pet", odd]]
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({"text": list("abcdef"), "label": labels}), path)
+    elif suffix == "jsonl":
+        path.write_text(
+            "".join(json.dumps({"text": a, "label": b}) + "\n" for a, b in zip("abcdef", labels, strict=True))
+        )
+    else:
+        with path.open("w", newline="") as file:
+            cells = (None if b is None else json.dumps(b) for b in labels)
+            csv.writer(file).writerows([["text", "label"], *zip("abcdef", cells, strict=True)])
+    target = parse_target([item.metadata["label"] for item in read_manifest(path).items], column="label")
+    assert (target.kind, target.names.tolist()) == ("labels", sorted(["pet", odd]))
+    assert target.known.tolist() == [True, True, True, True, False, True]
+    assert target.values.sum(axis=1).tolist() == [2, 1, 0, 1, 0, 2]
 
 
 def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
