@@ -298,8 +298,7 @@ def print_predictions(report: PredictReport) -> None:
         others = ", ".join(row.set) if len(row.set) <= 4 else f"{len(row.set)} classes"
         table.add_row(_decimal(row.probability), label, others, ", ".join(row.modalities), row.id)
     print_table(table)
-    for outcome in report.outcomes:
-        say(f"  {outcome.outcome}: {outcome.path}: {outcome.reason}")
+    _print_outcomes(report.outcomes)
 
 
 def print_evaluation(result: Evaluation) -> None:

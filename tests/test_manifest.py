@@ -435,6 +435,18 @@ def test_a_path_that_is_refused(name: str, content: bytes | None, advice: str, t
     assert advice in str(refusal(tmp_path / name))
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a Git LFS pointer"),
+        ("<!DOCTYPE html>\n<title>Not found</title>", "an HTML page"),
+    ],
+)
+def test_what_stands_in_for_a_table(content: str, what: str, suffix: str, tmp_path: Path) -> None:
+    assert what in str(refusal(table(tmp_path, content, f"t.{suffix}")))
+
+
 @pytest.mark.parametrize("path", ["", " "])
 def test_no_path_is_not_the_current_folder(path: str) -> None:
     with pytest.raises(ManifestError, match="the path is empty"):

@@ -37,8 +37,16 @@ def test_line_ends_become_one_kind_and_nothing_else_changes() -> None:
     assert read(b" a\r\nb\rc\n\n\td ") == " a\nb\nc\n\n\td "
 
 
+def test_a_pointer_to_a_text_is_not_the_text() -> None:
+    refused(
+        Outcome.BROKEN, "git lfs pull", read, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    )
+    refused(Outcome.BROKEN, "git annex get", read, b"/annex/objects/SHA256E-s9--00.txt\n")
+    assert read(b"see version https://git-lfs.github.com/spec/v1").startswith("see")
+
+
 def test_boxes_of_yolo_are_no_words() -> None:
-    refused(Outcome.NOT_READ, "YOLO", lambda: read(b"0 0.48 0.63 0.69 0.71\r\n\n45 0.5 1.0 .25 0.75 0.1 0.2\n"))
+    refused(Outcome.NOT_READ, "YOLO", read, b"0 0.48 0.63 0.69 0.71\r\n\n45 0.5 1.0 .25 0.75 0.1 0.2\n")
     for words in (b"0 0.48 0.63 0.69 0.71\na cat", b"3.14", b"0 1 2 3 4 5", b"10 0.5 0.5"):
         assert read(words) == words.decode()
 

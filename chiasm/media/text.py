@@ -66,7 +66,7 @@ def read(data: bytes, *, limits: Limits) -> Text:
 
     Raises:
         MediaError: `UNSUPPORTED` the bytes are not text, or text in an encoding that cannot be told; `BROKEN` they are
-            Unicode with bytes that are not; `EMPTY` there is nothing but whitespace; `NOT_READ` these are YOLO's boxes;
+            Unicode with bytes that are not, or a pointer to the text; `EMPTY` there is nothing but whitespace; `NOT_READ` these are YOLO's boxes;
             `TOO_LARGE` too many characters.
     """
     text = _decode(data).replace("\r\n", "\n").replace("\r", "\n")
@@ -76,6 +76,8 @@ def read(data: bytes, *, limits: Limits) -> Text:
         )
     if not text.strip():
         raise MediaError(Outcome.EMPTY, "the text has no words, only whitespace")
+    if "pointer" in (what := describe(data[:1000])):
+        raise MediaError(Outcome.BROKEN, f"the text is in another place: this is {what}")
     if all(_BOX.fullmatch(line.strip()) for line in text.splitlines() if line.strip()):
         raise MediaError(
             Outcome.NOT_READ, "boxes of objects in a picture (YOLO), no words; write a table of their classes"

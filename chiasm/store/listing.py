@@ -20,6 +20,7 @@ from chiasm import media
 from chiasm.errors import ManifestError, MediaError
 from chiasm.files import REPORT_MARK, one_form, open_source, path_on_disk
 from chiasm.media.kinds import modality_of_name
+from chiasm.media.text import describe
 from chiasm.store.rows import TABLES, Row
 from chiasm.store.values import ColumnKind, column_of, is_missing
 from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Outcome, Scalar, Source
@@ -104,6 +105,9 @@ def read_table(path: Path, *, only_file_names: bool = False) -> Manifest | None:
     Raises:
         ManifestError: the table cannot be read, or no row of it can be used.
     """
+    what = describe(_ends(str(path))[:1000])
+    if "pointer" in what or "HTML" in what:
+        raise ManifestError(str(path), f"this is {what}, and no table")
     read, types = TABLES[path.suffix.lower()]
     bad: list[ManifestError] = []
     rows = list(read(path, bad))
