@@ -94,9 +94,11 @@ def _told_apart(manifests: Sequence[Manifest], stored: _Rows) -> tuple[list[Mani
         The manifests without the items that others have; these as they are stored; and by their ids, stored items of
         narrower folders, with the item of the wider one that takes their place.
     """
+    places = [manifest.source for manifest in manifests if not _is_table(manifest.source)]
+    near = {source for source in set(_sources(stored).values()) if any(_are_near(source, place) for place in places)}
     owners: dict[str, tuple[str, str]] = {}  # path -> id and source
     for name, row in stored.items():
-        if not _is_table(row["_source"]):
+        if row["_source"] in near and not _is_table(row["_source"]):
             owners |= dict.fromkeys(_paths(row), (name, row["_source"]))
     wider: dict[str, list[str]] = {}  # path -> folders of this run that list it
     for manifest in manifests:
@@ -178,7 +180,9 @@ def _gone(manifests: Sequence[Manifest], others: _Rows) -> tuple[str, ...]:
     """
     whole = [one for one in manifests if not any(row.outcome is Outcome.BROKEN for row in one.outcomes)]
     tables = {manifest.source for manifest in whole if _is_table(manifest.source)}
-    folders = {manifest.source for manifest in manifests if not _is_table(manifest.source)}
+    folders = {one.source for one in manifests if not _is_table(one.source) and Path(one.source).is_dir()}
+    if not tables and not folders:
+        return ()
 
     def is_gone(row: Mapping[str, Any]) -> bool:
         if _is_table(row["_source"]):
@@ -203,6 +207,15 @@ def _is_missing(path: str) -> bool:
 
 def _is_table(source: str) -> bool:
     return Path(source).suffix.lower() in TABLES
+
+
+def _are_near(source: str, other: str) -> bool:
+    """Return whether folders or files may have a file in common."""
+    return (
+        _is_inside(f"{source}/", other)
+        or _is_inside(other, source)
+        or os.path.splitext(source)[0] == os.path.splitext(other)[0]  # noqa: PTH122
+    )
 
 
 def _is_inside(path: str, folder: str) -> bool:
