@@ -489,7 +489,7 @@ def one_value_changed(folder: Path) -> None:
         (rewritten(starts=None), "'starts' should be of dict"),
         (rewritten(blends={"image": 0.7, "text": 0.7}), "KeyError"),
         (rewritten(blends={"image": "0.7"}), "should be of int or float"),
-        (rewritten(dim=10**30), "has shape"),
+        (rewritten(dim=10**30), "damaged"),
         (rewritten(starts={"image": "magic"}), "should be of str"),
         (rewritten(digest="../other"), "should be ../other"),
         (rewritten(digest=7), "'digest' should be of str"),
