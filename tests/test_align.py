@@ -319,6 +319,8 @@ def test_a_space_is_used_where_it_was_not_learned(taught: Path, bare: Path, tmp_
     measured = chiasm.evaluate(tmp_path / "more-collection", space=str(taught))
     assert measured.what == "space 'aligned' of more-collection"
     assert measured.seen == 0
+    with pytest.raises(SpaceError, match="has learned no space"):
+        chiasm.search(bare, "rot", space=str(tmp_path / "more-collection"))
     with pytest.raises(SpaceError, match="has no space 'nowhere'"):
         chiasm.search(bare, "rot", space="nowhere")
 

@@ -13,6 +13,7 @@ import pytest
 from fake_encoder import FakeEncoder
 from hypothesis import given
 from hypothesis import strategies as st
+from killing import at_every_step
 
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.evaluation.predictions import Predictions
@@ -37,6 +38,7 @@ from chiasm.verbs.model import (
 from chiasm.verbs.spaces import start_of
 
 WORDS: Mapping[str, str] = {"bird": "wing feather beak", "fish": "gill fin scales", "tree": "bark root leaves"}
+FEWEST_STEPS = 10
 NETWORKS = (FakeEncoder(("text",)),)
 
 
@@ -107,6 +109,23 @@ TRAINED = [f"{number:03}" for number in range(20)]
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path, rows(KINDS), WRONG)
+
+
+def test_killed_at_any_step_learn_leaves_the_old_model_or_the_new(world: World) -> None:
+    world.fit(TRAINED)
+    before = model_version(world.model)
+    world.correct({item: world.truth[item] for item in WRONG})
+
+    def check() -> None:
+        model = load_model(world.model)
+        is_old = model.version == before
+        assert ("corrections" in model.report) is not is_old
+        assert (not model.left_out.contents) is is_old, "of one version"
+        if not is_old:
+            assert revert_model(world.model) == before
+
+    assert at_every_step(world.learn, lambda: None, check) > FEWEST_STEPS
+    assert load_model(world.model).version == before
 
 
 # ------------------------------------------------------------------------------------------------------- held-out items

@@ -240,11 +240,20 @@ def revert_space(collection: Collection, name: str | None = None) -> str:
 
 
 def path_of_space(path: str | Path) -> Path | None:
-    """Return the folder of a space that a path names: its own, or that of the newest of a collection; else None."""
+    """Return the folder of a space that a path names: its own, or that of the newest of a collection; else None.
+
+    Raises:
+        SpaceError: the collection has learned none.
+    """
     folder = Path(path).expanduser()
     if (folder / "chiasm.json").is_file():
         opened = Collection.open(folder)
-        return folder_of(opened, newest_of(opened))
+        name = newest_of(opened)
+        if name == START:
+            raise SpaceError(
+                f"{folder} has learned no space that could be used elsewhere. Align it first: chiasm align {folder}"
+            )
+        return folder_of(opened, name)
     return folder if (folder / "space.json").is_file() else None
 
 
