@@ -255,6 +255,14 @@ def test_an_ogg_that_a_stopped_recorder_left_is_read(open_bytes: Open) -> None:
     assert 0 < len(open_bytes(data[:last]).waveform) < 80 * RATE
 
 
+def test_a_file_goes_to_its_beginning_where_a_library_asks_for_what_is_before_it() -> None:
+    view = integrity.View(io.BytesIO(b"junk0123456789"), begin=4, at=6, content=b"XY")
+    assert view.read() == b"01XY456789"
+    assert (view.seek(-3), view.tell()) == (0, 0)
+    assert (view.seek(2), view.seek(-9, io.SEEK_CUR)) == (2, 0)
+    assert (view.seek(-2, io.SEEK_END), view.read(), view.seek(-99, io.SEEK_END)) == (8, b"89", 0)
+
+
 def test_files_one_after_another_are_read_to_the_end(open_bytes: Open) -> None:
     for file_format, subtype in (("MP3", None), ("OGG", "VORBIS"), ("OGG", "OPUS")):
         first, second = tone(1.0, RATE), tone(2.0, RATE, hertz=880.0)

@@ -60,7 +60,7 @@ def read(file: BinaryIO, kind: Kind, *, rate: int | None, limits: Limits) -> Aud
     if kind.reader == "soundfile" and not integrity.has_several_parts(file, kind):
         seconds = _packets(file, kind) if kind == kinds.OGG else 0.0
         try:
-            sound = soundfile.SoundFile(file)
+            sound = soundfile.SoundFile(integrity.View(file))
         except soundfile.SoundFileError:  # a codec that libsndfile lacks, such as Speex; FFmpeg has most
             pass
         else:

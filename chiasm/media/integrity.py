@@ -39,7 +39,7 @@ def check(file: BinaryIO, kind: Kind) -> BinaryIO:
         if kind in (kinds.WAV, kinds.AIFF):
             file = _check_samples(file, size, kind)
         elif kind in (kinds.MPEG_TS, kinds.MPEG_PS):
-            file = cast("BinaryIO", _View(file, begin=kinds.begin_of_stream(file)))
+            file = cast("BinaryIO", View(file, begin=kinds.begin_of_stream(file)))
         elif kind == kinds.AVI:
             _check_avi(file.read(12), size)
         elif kind in (kinds.OGG, kinds.OGG_VIDEO):
@@ -56,8 +56,12 @@ def check(file: BinaryIO, kind: Kind) -> BinaryIO:
     return file
 
 
-class _View(io.RawIOBase):
-    """A file as it would be without its first bytes, or with a few others at a place."""
+class View(io.RawIOBase):
+    """A file as it would be without its first bytes, or with a few others at a place.
+
+    Of a position before the beginning, which damaged files make libsndfile ask for, it goes to the beginning: an error would be
+    lost inside the library.
+    """
 
     def __init__(self, file: BinaryIO, *, begin: int = 0, at: int = 0, content: bytes = b"") -> None:
         self._file, self._begin, self._at, self._content = file, begin, at, content
@@ -73,7 +77,9 @@ class _View(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move to a position and return it."""
-        return self._file.seek(offset + (self._begin if whence == os.SEEK_SET else 0), whence) - self._begin
+        if whence != os.SEEK_SET:
+            offset += self._file.seek(0, whence) - self._begin
+        return self._file.seek(self._begin + max(0, offset)) - self._begin
 
     def readinto(self, buffer: Any, /) -> int:
         """Read into a buffer."""
@@ -148,7 +154,7 @@ def _check_samples(file: BinaryIO, size: int, kind: Kind) -> BinaryIO:
 
 
 def _with_length(file: BinaryIO, position: int, endian: str, length: int) -> BinaryIO:
-    return cast("BinaryIO", _View(file, at=position + 4, content=struct.pack(endian + "I", length)))
+    return cast("BinaryIO", View(file, at=position + 4, content=struct.pack(endian + "I", length)))
 
 
 def _are_chunks(file: BinaryIO, position: int, size: int, endian: str) -> bool:
