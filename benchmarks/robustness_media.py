@@ -51,7 +51,7 @@ def originals() -> dict[str, tuple[str, bytes]]:
     picture = Image.fromarray(colours)
     deep = Image.fromarray((x * 800).astype(np.uint16))
     numbers = Image.fromarray(np.sin(x / 9).astype(np.float32))
-    images = {
+    images: dict[str, tuple[Image.Image, dict[str, Any]]] = {
         "JPEG": (picture, {}),
         "JPEG progressive": (picture, {"progressive": True}),
         "PNG": (picture.convert("RGBA"), {}),
@@ -284,7 +284,7 @@ def main() -> None:
         "Robustness: mutated media files",
         f"{SEED}, files 0 to {asked.files - 1:,}",
         body,
-        command="benchmarks.robustness media",
+        command="python -m benchmarks.robustness media",
     )
 
 
