@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from media_files import gradient, image_bytes, refused
 from PIL import Image as PillowImage
 from PIL import ImageFile
@@ -261,6 +261,39 @@ def test_a_tiff_of_a_sensor_with_fewer_bits_is_not_near_black(
     expected = np.rint(values / (2**bits - 1) * 255).astype(np.uint8)
     expected = 255 - expected if inverted else expected
     assert worst(pixels, np.repeat(expected[..., None], 3, 2)) <= 1
+
+
+def deep_tiff(values: UInt16[np.ndarray, "height width 3"], order: str) -> bytes:
+    """A TIFF of 16-bit colours, as Pillow cannot write it."""
+    height, width, _ = values.shape
+    pixels = values.astype(f"{order}u2").tobytes()
+    end = 8 + len(pixels)
+    tags = [(256, 4, width), (257, 4, height), (258, 3, 0), (259, 3, 1), (262, 3, 2), (273, 4, 8), (277, 3, 3)]
+    tags += [(278, 4, height), (279, 4, len(pixels))]
+    behind = end + 2 + 12 * len(tags) + 4
+    lines = b"".join(
+        struct.pack(f"{order}HHII", 258, 3, 3, behind)
+        if tag == 258
+        else struct.pack(
+            f"{order}HHIHH" if kind == 3 else f"{order}HHII", tag, kind, 1, *((value, 0) if kind == 3 else (value,))
+        )
+        for tag, kind, value in tags
+    )
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", end)
+    return (
+        head + pixels + struct.pack(f"{order}H", len(tags)) + lines + bytes(4) + struct.pack(f"{order}3H", 16, 16, 16)
+    )
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_colours_of_a_sensor_with_fewer_bits_are_not_near_black(
+    bits: int, order: str, open_bytes: Callable[..., Pixels]
+) -> None:
+    values = np.random.default_rng(0).integers(0, 2**bits, (40, 30, 3)).astype(np.uint16)
+    values[0, 0] = 2**bits - 1
+    pixels = open_bytes(deep_tiff(values, order))
+    assert worst(pixels, np.rint(values / (2**bits - 1) * 255).astype(np.uint8)) <= 1
 
 
 def test_a_tiff_may_say_what_its_white_is(open_bytes: Callable[..., Pixels]) -> None:

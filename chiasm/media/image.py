@@ -10,6 +10,7 @@ A large image is decoded at reduced size where its format can, converted in band
 from __future__ import annotations
 
 import io
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -91,7 +92,7 @@ def read(data: bytes, kind: Kind, *, image_size: int | None, limits: Limits) -> 
             held = max(picture.width * picture.height, stored // 4)  # a progressive JPEG holds all of its coefficients
             with _one_large if held > _LARGE else nullcontext():
                 picture.load()
-                pixels = _to_rgb(picture, image_size)
+                pixels = _to_rgb(_of_sensor(picture, plain.data) or picture, image_size)
             exif = picture.info.get("exif")
     except PillowImage.DecompressionBombError as error:
         raise MediaError(Outcome.TOO_LARGE, f"the {kind.name} is too large to decode: {error}") from error
@@ -157,21 +158,24 @@ def _scale(picture: PillowImage.Image) -> Scale | None:
 _SENSORS = (10, 12, 14)  # bits of cameras and X-ray detectors whose values are stored in 16
 
 
-def _of_16_bits(picture: PillowImage.Image) -> Scale:
-    """Scale to the format's own white; TIFF may count from white to black (X-rays), and does not say what white is.
+def _white(greatest: int, declared: int) -> int:
+    """Return what white is in a TIFF of 16 bits, which does not say so.
 
-    There it is what the file declares as its greatest value, or else the greatest value of a sensor of 10, 12, 14 or 16
-    bits that the image does not exceed.
+    It is what the file declares as its greatest value, or else the greatest value of a sensor of 10, 12, 14 or 16 bits that
+    the image does not exceed.
     """
+    whites = [declared, *(2**bits - 1 for bits in _SENSORS)]
+    return next((white for white in whites if greatest <= white and white > 0), 65535)
+
+
+def _of_16_bits(picture: PillowImage.Image) -> Scale:
+    """Scale to the format's own white; TIFF may count from white to black (X-rays)."""
     tags = getattr(picture, "tag_v2", {})
     bits = int(tags.get(258, (16,))[0])
     transparent = picture.info.get("transparency")
     white = 2**bits - 1
     if bits == 16 and picture.format == "TIFF":
-        greatest = int(np.asarray(picture).max(initial=0))
-        declared = int(np.max(tags.get(281, 0)))
-        whites = [declared, *(2**sensor - 1 for sensor in _SENSORS)]
-        white = next((value for value in whites if greatest <= value and value > 0), white)
+        white = _white(int(np.asarray(picture).max(initial=0)), int(np.max(tags.get(281, 0))))
     inverted = tags.get(262) == 0
 
     def scale(part: PillowImage.Image) -> PillowImage.Image:
@@ -183,6 +187,32 @@ def _of_16_bits(picture: PillowImage.Image) -> Scale:
         return PillowImage.fromarray(grey.astype(np.uint8))
 
     return scale
+
+
+def _of_sensor(picture: ImageFile, data: bytes) -> PillowImage.Image | None:
+    """Return the colours of a TIFF of 16 bits whose values are those of a sensor with fewer; None where they are not.
+
+    Pillow keeps the upper halves of the values. The lower ones are what it keeps of the file in the other byte order.
+    """
+    tags = getattr(picture, "tag_v2", {})
+    if picture.mode != "RGB" or tuple(tags.get(258, ())) != (16, 16, 16):
+        return None
+    upper = np.asarray(picture).astype(np.uint16)
+    if upper.max(initial=0) >= 2 ** (_SENSORS[-1] - 8) and 281 not in tags:
+        return None
+    with TiffImagePlugin.TiffImageFile(io.BytesIO(data)) as other:
+        swapped = {"16N": "16B" if sys.byteorder == "little" else "16L", "16L": "16B", "16B": "16L"}
+        tiles = []
+        for tile in other.tile:
+            if not isinstance(tile.args, tuple) or str(tile.args[0])[-3:] not in swapped:
+                return None  # one plane a colour
+            mode = str(tile.args[0])
+            tiles.append(tile._replace(args=(mode[:-3] + swapped[mode[-3:]], *tile.args[1:])))
+        other.tile = tiles
+        other.im = PillowImage.new(other.mode, other.size, None).im
+        values = upper << 8 | np.asarray(other)
+    white = _white(int(values.max(initial=0)), int(np.max(tags.get(281, 0))))
+    return PillowImage.fromarray(((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8))
 
 
 def _of_numbers(picture: PillowImage.Image) -> Scale:
