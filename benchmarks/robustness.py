@@ -9,9 +9,10 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks import robustness_requests
+from benchmarks import robustness_media, robustness_requests
 
 STEPS: dict[str, Callable[[], None]] = {
+    "media": robustness_media.main,
     "requests": robustness_requests.main,
 }
 
