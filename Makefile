@@ -35,6 +35,7 @@ bench: install
 	$(BIN)/python -m benchmarks.source --write
 	$(BIN)/python -m benchmarks.open_world --write
 	$(BIN)/python -m benchmarks.probe --write
+	$(BIN)/python -m benchmarks.passages --write
 	$(BIN)/python -m benchmarks.align --write
 	$(BIN)/python -m benchmarks.align_cost --write
 	$(BIN)/python -m benchmarks.scores --write

@@ -51,8 +51,8 @@ def main() -> None:
     assert found.moments is not None
     owners = found.moments.owners
     own = [found.moments.vectors[owners == row] for row in range(len(documents))]
-    words = np.array([len((text or "").split()) for text in found.moments.texts])
-    lengths = [words[owners == row] for row in range(len(documents))]
+    characters = found.moments.ends - found.moments.starts
+    lengths = [characters[owners == row] for row in range(len(documents))]
     long = [row for row, passages in enumerate(own) if len(passages)]
     say(f"{len(long)} long texts, {sum(map(len, own))} passages")
     half = np.random.default_rng(SEED).permutation(len(long)) % 2

@@ -80,7 +80,7 @@ def test_pieces_that_have_more_tokens_together_than_alone_still_fit() -> None:
     assert "".join(text[start:end] for start, end in spans).replace(" ", "") == "ab" * 20
 
 
-def test_the_whole_is_the_mean_of_the_passages_by_their_tokens() -> None:
+def test_the_whole_is_the_mean_of_the_passages_by_their_length() -> None:
     def embed(texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         known = {"short": [3.0, 4.0], "abc abc abc abc abc": [2.0, 0.0], "xyz": [0.0, 2.0]}
         return np.array([known[text] for text in texts], np.float32)
@@ -92,7 +92,7 @@ def test_the_whole_is_the_mean_of_the_passages_by_their_tokens() -> None:
     assert found.moments.texts == ("abc abc abc abc abc", "xyz")
     assert np.stack([found.moments.starts, found.moments.ends]).tolist() == [[0, 21], [19, 24]]
     np.testing.assert_allclose(found.vectors[0], [3, 4])
-    np.testing.assert_allclose(found.vectors[1], 2 * np.array([5, 1]) / np.sqrt(26), rtol=1e-6)
+    np.testing.assert_allclose(found.vectors[1], 2 * np.array([19, 3]) / np.sqrt(370), rtol=1e-6)
 
 
 # --------------------------------------------------------------------------------------------- through a real encoder

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from chiasm.encoders.base import Embeddings, Moments
 from chiasm.vectors import unit_rows
@@ -40,8 +40,8 @@ _STEP = 0.25  # of the room for tokens, in characters: a word without borders is
 def embed_texts(texts: Sequence[str], *, limit: int, count: Count, embed: Embed) -> Embeddings:
     """Embed texts of any length, a row each; those of several passages have them as moments, in characters.
 
-    The vector of a text of several passages is the mean of their directions, weighted by their tokens, of the mean length
-    of theirs.
+    The vector of a text of several passages has the mean of their directions, weighted by their characters, and the mean of
+    their lengths.
 
     Args:
         texts: not empty.
@@ -50,13 +50,11 @@ def embed_texts(texts: Sequence[str], *, limit: int, count: Count, embed: Embed)
         embed: called once, with texts that are no longer than the network takes.
 
     Example:
-        >>> from itertools import accumulate
         >>> words = lambda texts: [len(text.split()) for text in texts]
         >>> found = embed_texts(["one two", "One. Two three."], limit=2, count=words, embed=lambda t: np.eye(3)[: len(t)])
         >>> found.moments.texts, found.moments.starts.tolist(), found.moments.ends.tolist()
         (('One.', 'Two three.'), [0.0, 5.0], [4.0, 15.0])
     """
-    around = count([""])[0]
     spans = [
         [(0, len(text))] if tokens <= limit else passages(text, limit=limit, count=count)
         for text, tokens in zip(texts, count(texts), strict=True)
@@ -72,8 +70,7 @@ def embed_texts(texts: Sequence[str], *, limit: int, count: Count, embed: Embed)
         first += len(own)
         wholes[number] = vectors[mine[0]]
         if len(own) > 1:
-            weights = np.maximum(np.array(count([cut[row] for row in mine])) - around, 1)
-            wholes[number] = _mean(vectors[mine], weights)
+            wholes[number] = _mean(vectors[mine], np.array([end - start for start, end in own]))
             rows += mine.tolist()
             owners += [number] * len(own)
     edges = np.array([span for own in spans if len(own) > 1 for span in own], dtype=np.float64).reshape(-1, 2)
@@ -124,6 +121,8 @@ def _pieces(
     else:
         bounds = [*range(start, end, max(1, int(_STEP * room))), end]
     spans = list(pairwise(bounds))
+    if len(spans) == 1 and level < len(_BORDERS):  # there is no such border: nothing to count
+        return _pieces(text, whole, room, count, level + 1)
     around = count([""])[0]
     lengths = [tokens - around for tokens in count([text[a:b] for a, b in spans])]
     pieces: list[tuple[tuple[int, int], int]] = []
@@ -145,7 +144,9 @@ def _stripped(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, in
     return kept
 
 
-def _mean(vectors: Float[np.ndarray, "passages dim"], weights: np.ndarray) -> Float[np.ndarray, " dim"]:
+def _mean(
+    vectors: Float[np.ndarray, "passages dim"], weights: Int[np.ndarray, " passages"]
+) -> Float[np.ndarray, " dim"]:
     """Return the weighted mean of the directions of vectors, of the mean of their lengths."""
     direction = unit_rows((weights @ unit_rows(vectors))[None].astype(np.float32))[0]
     length = np.average(np.linalg.norm(vectors, axis=1), weights=weights)
