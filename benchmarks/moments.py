@@ -91,13 +91,13 @@ def run(
     speed: dict[str, list[float]],
 ) -> None:
     """Plant, store, search; add what was found to the lists."""
-    for name, encoder in (("spoken words", "offline"), ("spoken words, language=en", "offline:language=en")):
+    for name, encoder in (("spoken words", "offline"), ("spoken words, language=en", "offline,language=en")):
         with tempfile.TemporaryDirectory() as folder:
             planted = record_prompts(Path(folder) / "media", prompts, np.random.default_rng(seed))
             found.setdefault(name, []).extend(search(Path(folder), encoder, planted, speed.setdefault("sounds", [])))
     with tempfile.TemporaryDirectory() as folder:
         planted = film_scenes(Path(folder) / "media", pictures, prompts, np.random.default_rng(seed))
-        hits = search(Path(folder), "offline:language=en", planted, speed.setdefault("videos", []))
+        hits = search(Path(folder), "offline,language=en", planted, speed.setdefault("videos", []))
     for one, hit in zip(planted, hits, strict=True):
         found.setdefault(one.kind, []).append(hit)
 

@@ -72,7 +72,7 @@ def main() -> None:
     texts = [prompts.words[row] for row in firsts]
     _, text_encoder, *_ = encoders.resolve("offline")
     Y = text_encoder.encode([Text(text) for text in texts]).vectors
-    given, found = stored(prompts, "offline:language=en"), stored(prompts, "offline")
+    given, found = stored(prompts, "offline,language=en"), stored(prompts, "offline")
     X = features(prompts)
     folds = group_folds(groups, FOLDS, seed=SEED)
     learned: dict[str, Alignment] = {

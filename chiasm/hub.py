@@ -14,10 +14,11 @@ from chiasm.errors import EncoderError
 
 DESCRIPTIONS = ("*.json", "*.txt", "*.model")  # configuration, tokenizer and processors
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"  # transformers reads the latter with weights_only=True
-_TEMPLATES = "*.jinja"
+TEMPLATES = "*.jinja"
+CARD = "README.md"
 
 
-def model_folder(name: str, *, examples: str) -> Path:
+def model_folder(name: str, *, examples: str, revision: str | None = None) -> Path:
     """Return the local folder of a model, downloaded if it is not here yet.
 
     Files come from the hub's own cache where there is no connection or `HF_HUB_OFFLINE` is set.
@@ -25,23 +26,26 @@ def model_folder(name: str, *, examples: str) -> Path:
     Args:
         name: hub id, or a local folder.
         examples: of what can be named, for messages.
+        revision: of a hub id: a branch, a tag or a commit.
 
     Raises:
-        EncoderError: there is no such model, or the hub cannot be reached and it is not in the cache.
+        EncoderError: there is no such model or revision, a folder was named with a revision, or the hub cannot be reached and it is not in the cache.
         MissingExtraError: huggingface_hub is not installed.
     """
     folder = Path(name).expanduser()
     if name and folder.is_dir():
+        if revision is not None:
+            raise EncoderError(f"{name} is a local folder, which has no revision {revision!r}. Leave revision out")
         return folder.resolve()
     hub = require("huggingface_hub", "huggingface", f"download {name!r}")
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        snapshot = _download(hub, name, SAFE)
+        snapshot = _download(hub, name, SAFE, revision)
         if not any(snapshot.rglob(SAFE)):
-            snapshot = _download(hub, name, "*" + PICKLED)
+            snapshot = _download(hub, name, "*" + PICKLED, revision)
         elif any(not any(part.glob(SAFE)) for part in snapshot.glob("*_Dense")):
-            snapshot = _download(hub, name, "*_Dense/" + PICKLED)
+            snapshot = _download(hub, name, "*_Dense/" + PICKLED, revision)
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise EncoderError(
             f"there is no folder {name!r}, and no model of this id on the Hugging Face hub that you may read. Give {examples}"
@@ -55,6 +59,7 @@ def model_folder(name: str, *, examples: str) -> Path:
     return snapshot
 
 
-def _download(hub: ModuleType, name: str, weights: str) -> Path:
-    wanted = [*DESCRIPTIONS, _TEMPLATES, weights]
-    return Path(hub.snapshot_download(name, allow_patterns=wanted, ignore_patterns=["onnx/*", "openvino/*"]))
+def _download(hub: ModuleType, name: str, weights: str, revision: str | None) -> Path:
+    wanted = [*DESCRIPTIONS, TEMPLATES, CARD, weights]
+    without = ["onnx/*", "openvino/*"]
+    return Path(hub.snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=without))

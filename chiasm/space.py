@@ -159,7 +159,7 @@ class Space:
             rows.setdefault(medium.modality, []).append(row)
         for modality, own in rows.items():
             encoder = self.encoder(modality, encoders)
-            vectors = encoder.encode([media[row] for row in own]).vectors
+            vectors = encoder.encode_queries([media[row] for row in own]).vectors
             if not vectors.any(axis=1).all():
                 words = " (no words were recognised)" if modality == "audio" else ""
                 raise SpaceError(f"{encoder.name} found nothing in the {modality} that it can embed{words}")

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import torchvision_on_cpu
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+
+torchvision_on_cpu.allow()
 
 # Shapes and dtypes in signatures are checked in tests, and only there. What takes anything from users (estimators, the
 # recogniser) checks its input itself and says what is wrong, which these checks would forestall.

@@ -3,48 +3,153 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from chiasm._optional import require
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Moments, View
 from chiasm.encoders.runtime import Device
 from chiasm.errors import EncoderError
+from chiasm.types import MODALITIES, Modality
 
 __all__ = ["ClassHead", "Embeddings", "Encoder", "Moments", "View", "resolve"]
+
+_TIMM = "timm:"
+
+
+@dataclass
+class _Part:
+    """One encoder of a name, with the modalities that it was named for and its options."""
+
+    name: str
+    modalities: list[Modality] = field(default_factory=list)  # empty: all that it takes
+    options: dict[str, str] = field(default_factory=dict)
 
 
 def resolve(name: str, *, device: Device = "auto") -> tuple[Encoder, ...]:
     """Return the encoders that a name stands for; at most one a modality is meant to be used, the first.
 
     Args:
-        name: `"offline"`, the hub id of a sentence-transformers or transformers model, or a folder with one. `"offline"`
-            takes options behind a colon, with commas between them: `"offline:language=de"` says what is spoken,
-            `"offline:translate"` has speech written down in English.
+        name: `"offline"`; the hub id of a sentence-transformers or transformers model, or a folder with one; `"timm:NAME"`.
+            Options follow behind commas: `"offline,language=de"`, `"offline,translate"`, `"google/embeddinggemma-2,dim=256"`
+            (see `offline_encoders` and `HuggingFaceEncoder`). Several encoders stand side by side, each behind the
+            modality that it is for: `"image=timm:resnet50,text=BAAI/bge-small-en-v1.5"`.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
         EncoderError: there is no such encoder, or no such option.
         MissingExtraError: the packages it needs are not installed.
     """
-    kind, colon, rest = name.partition(":")
-    if kind == "offline":
+    parts = _parse(name)
+    text: Encoder | None = None  # of another part, that the words of speech are embedded by
+    encoders: list[Encoder] = []
+    for part in sorted(parts, key=lambda part: "text" not in part.modalities):
+        own = _encoders_of(part, text, device)
+        takes = {modality for encoder in own for modality in encoder.modalities}
+        for modality in part.modalities:
+            if modality not in takes:
+                raise EncoderError(
+                    f"{name!r} names {part.name} for {modality}, and it takes {' and '.join(sorted(takes))}"
+                )
+        for encoder in own:
+            kept = encoder.modalities & set(part.modalities) if part.modalities else encoder.modalities
+            if kept:
+                encoders.append(encoder.only(kept))
+        text = next((encoder for encoder in encoders if "text" in encoder.modalities), None)
+    return _with_videos(encoders)
+
+
+def _parse(name: str) -> list[_Part]:
+    """Return the encoders that a name lists."""
+    if name and Path(name).expanduser().is_dir():  # whose name may hold any letter
+        return [_Part(name)]
+    parts: list[_Part] = []
+    for piece in name.split(","):
+        key, equals, value = (text.strip() for text in piece.partition("="))
+        if equals and key in MODALITIES:
+            parts.append(_Part(value, [key]))
+        elif not parts:
+            parts.append(_Part(piece.strip()))
+        elif key in parts[-1].options or not key or (equals and not value):
+            raise EncoderError(
+                f"{name!r} cannot be understood at {piece!r}: options are NAME,OPTION=VALUE,OPTION=VALUE"
+            )
+        else:
+            parts[-1].options[key] = value
+    merged: dict[tuple[str, ...], _Part] = {}
+    for part in parts:
+        key_of_part = (part.name, *(f"{key}={value}" for key, value in sorted(part.options.items())))
+        merged.setdefault(key_of_part, _Part(part.name, [], part.options)).modalities.extend(part.modalities)
+    named = [modality for part in parts for modality in part.modalities]
+    if any(not part.name for part in parts) or len(set(named)) < len(named) or (named and len(named) < len(parts)):
+        raise EncoderError(
+            f"{name!r} cannot be understood: several encoders stand side by side, each behind another modality, e.g. "
+            "image=timm:resnet50,text=BAAI/bge-small-en-v1.5"
+        )
+    return list(merged.values())
+
+
+def _encoders_of(part: _Part, text: Encoder | None, device: Device) -> tuple[Encoder, ...]:
+    """Return the encoders of one part."""
+    if part.name.startswith("offline:"):
+        raise EncoderError(
+            f"{part.name!r} cannot be understood: options stand behind a comma, e.g. offline,language=de"
+        )
+    known = ("language", "translate") if part.name == "offline" else ("dim", "dtype", "prompt", "revision")
+    flags = ("translate",)
+    for key, value in part.options.items():
+        if key not in known or (key in flags) != (not value):
+            examples = "offline,language=de and offline,translate" if part.name == "offline" else f"{part.name},dim=256"
+            raise EncoderError(
+                f"{part.name} has no option {key + ('=' + value if value else '')!r}. Its options are "
+                f"{', '.join(known)}, e.g. {examples}"
+            )
+    if part.name == "offline":
         from chiasm.encoders.offline import offline_encoders
 
-        language, translate = _speech_options(name, rest.split(",") if colon else [])
-        return offline_encoders(language=language, translate=translate, device=device)
+        return offline_encoders(
+            language=part.options.get("language"), translate="translate" in part.options, text=text, device=device
+        )
     from chiasm.encoders.huggingface import HuggingFaceEncoder
+
+    options: dict[str, Any] = dict(part.options)
+    if "dim" in options:
+        if not options["dim"].isdigit():
+            raise EncoderError(f"dim is a number of numbers, e.g. {part.name},dim=256; got dim={options['dim']}")
+        options["dim"] = int(options["dim"])
+    name = _timm_model(part.name[len(_TIMM) :]) if part.name.startswith(_TIMM) else part.name
+    return (HuggingFaceEncoder(name, device=device, **options),)
+
+
+def _timm_model(name: str) -> str:
+    """Return the hub id of timm's weights of a model; a folder or an id as it is."""
+    timm = require("timm", "timm", f"find timm:{name}")
+    if "/" in name or Path(name).is_dir():
+        return name
+    settings = timm.models.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if settings is None or not settings.hf_hub_id:
+        close = ", ".join(timm.list_models(f"*{name.split('.', maxsplit=1)[0]}*", pretrained=True)[:5])
+        raise EncoderError(
+            f"timm has no model {name!r} with weights. "
+            + (f"It has: {close}" if close else "See timm.list_models(pretrained=True)")
+        )
+    return str(settings.hf_hub_id)
+
+
+def _with_videos(encoders: Sequence[Encoder]) -> tuple[Encoder, ...]:
+    """Add an encoder of videos where there is one of images: videos are seen by it, and heard by that of sounds."""
     from chiasm.encoders.video import VideoEncoder
 
-    model = HuggingFaceEncoder(name, device=device)
-    return (model, VideoEncoder(model)) if "image" in model.modalities else (model,)
-
-
-def _speech_options(name: str, options: Sequence[str]) -> tuple[str | None, bool]:
-    """Return the language that is spoken, None to find it out, and whether to translate."""
-    values = {key.strip(): value.strip() for key, _, value in (option.partition("=") for option in options)}
-    language = values.pop("language", None)
-    translate = values.pop("translate", None)
-    if values or len(options) > (language is not None) + (translate is not None) or language == "" or translate:
-        raise EncoderError(
-            f"{name!r} cannot be understood. The options of 'offline' are language=CODE, e.g. offline:language=de, and "
-            "translate; both: offline:language=de,translate"
-        )
-    return language, translate is not None
+    image, sound, video = (
+        next((encoder for encoder in encoders if modality in encoder.modalities), None)
+        for modality in ("image", "audio", "video")
+    )
+    if image is None or isinstance(video, VideoEncoder):
+        return tuple(encoders)
+    if video is None:
+        return (*encoders, VideoEncoder(image, sound))
+    if video.vector_space != image.vector_space:
+        return tuple(encoders)
+    others = [encoder.only(encoder.modalities - {"video"}) for encoder in encoders]
+    return (*(encoder for encoder in others if encoder.modalities), VideoEncoder(image, sound, whole=video))

@@ -9,9 +9,10 @@ How weights are found and run is left to `offline`, `huggingface` and `runtime`;
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -112,7 +113,17 @@ class Encoder(ABC):
     dim: int
     view: View
     batch_size: int  # inputs a call of `encode_prepared` at which the network is fastest
+    licence: str = ""  # as its card says it; empty: unknown
+    parameters: int = 0  # numbers that were learned; 0: unknown
     sound: Encoder | None = None  # of videos: whose vectors `Embeddings.track` are; it takes audio
+
+    def only(self, modalities: frozenset[Modality]) -> Self:
+        """Return the same encoder for some of its modalities."""
+        if modalities == self.modalities:
+            return self
+        narrowed = copy(self)
+        narrowed.modalities = modalities
+        return narrowed
 
     @property
     def vector_space(self) -> str:
@@ -137,13 +148,22 @@ class Encoder(ABC):
 
     def encode(self, media: Sequence[Media]) -> Embeddings:
         """Embed media of any mix of this encoder's modalities, a row a medium, in order; without their moments."""
+        return self._in_order(media, self.encode_prepared)
+
+    def encode_queries(self, media: Sequence[Media]) -> Embeddings:
+        """Embed media that others are searched with, as `encode` does unless the network makes a difference."""
+        return self.encode(media)
+
+    def _in_order(
+        self, media: Sequence[Media], embed: Callable[[Modality, Sequence[Prepared]], Embeddings]
+    ) -> Embeddings:
         vectors = np.empty((len(media), self.dim), dtype=np.float32)
         texts: list[str | None] = [None] * len(media)
         by_modality: dict[Modality, list[int]] = {}
         for row, medium in enumerate(media):
             by_modality.setdefault(medium.modality, []).append(row)
         for modality, rows in by_modality.items():
-            part = self.encode_prepared(modality, [self.prepare(media[row]) for row in rows])
+            part = embed(modality, [self.prepare(media[row]) for row in rows])
             vectors[rows] = part.vectors
             for row, text in zip(rows, part.texts, strict=True):
                 texts[row] = text

@@ -225,13 +225,18 @@ def _padded(tokens: Sequence[Sequence[int]]) -> Arrays:
 
 
 def offline_encoders(
-    *, language: str | None = None, translate: bool = False, device: Device = "auto"
+    *,
+    language: str | None = None,
+    translate: bool = False,
+    text: Encoder | None = None,
+    device: Device = "auto",
 ) -> tuple[Encoder, ...]:
     """Images, texts, videos and, where a Whisper model is at hand, speech, in videos too.
 
     Args:
         language: that is spoken, see `SpeechEncoder`.
         translate: whether speech is written down in English, see `SpeechEncoder`.
+        text: embeds texts and what is spoken; None: all-MiniLM-L6-v2.
         device: see `Network`.
 
     Raises:
@@ -241,7 +246,7 @@ def offline_encoders(
             no Whisper model.
     """
     image = ImageEncoder(image_weights(), class_names(), device=device)
-    text = TextEncoder(text_folder(), device=device)
+    text = text or TextEncoder(text_folder(), device=device)
     model = whisper_folder()
     chooses = language is not None or translate
     if chooses and model is None:

@@ -143,7 +143,7 @@ class Network:
             return self._runner
 
     def _load(self) -> _OnnxRuntime | _PyTorch:
-        if self.device == "cuda" or (self.device == "auto" and _has_gpu()):
+        if self.device == "cuda" or (self.device == "auto" and has_gpu()):
             return _PyTorch(self.blueprint, "cuda")
         try:
             return _OnnxRuntime(self.blueprint)
@@ -235,7 +235,7 @@ def groups_of_like_length(lengths: Sequence[int], budget: int) -> list[list[int]
     return groups
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
     """Return whether PyTorch can use a GPU. It is imported, which takes a second, only where the driver knows of one."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:

@@ -39,26 +39,28 @@ class _Film:
     edges: Float[np.ndarray, " edges"]  # seconds: where the first frame begins, where each ends and the next begins
     track: Prepared  # None: no sound
     track_seconds: float
+    whole: Prepared  # None: it is the mean over its shots
 
 
 class VideoEncoder(Encoder):
-    """Embeddings of videos in the vector space of an encoder of images: the mean over shots, and each shot.
+    """Embeddings of videos in the vector space of an encoder of images: each shot, and their mean or a network's view.
 
     With an encoder of sounds, `Embeddings.track` holds the moments of the sound track and `texts` the transcript. A
     video without sound has its pictures only.
     """
 
-    def __init__(self, images: Encoder, sound: Encoder | None = None) -> None:
+    def __init__(self, images: Encoder, sound: Encoder | None = None, *, whole: Encoder | None = None) -> None:
         """Put encoders together; nothing is loaded.
 
         Args:
             images: embeds frames.
             sound: embeds sound tracks; None leaves them unheard.
+            whole: embeds videos as wholes, in the vector space of `images`, as the mean over shots does without it.
 
         Raises:
-            EncoderError: `images` does not take images, or `sound` does not take audio.
+            EncoderError: `images` does not take images, `sound` does not take audio, or `whole` does not take video.
         """
-        for encoder, modality in ((images, "image"), (sound, "audio")):
+        for encoder, modality in ((images, "image"), (sound, "audio"), (whole, "video")):
             if encoder is not None and modality not in encoder.modalities:
                 raise EncoderError(f"the {modality} encoder of videos has to take {modality}; {encoder.name} does not")
         self.name = images.name if sound is None else f"{images.name} and {sound.name}"
@@ -69,9 +71,11 @@ class VideoEncoder(Encoder):
         self.batch_size = 4
         self.sound = sound
         self._images = images
+        self._whole = whole
         settings = (FPS, FRAMES, WINDOW, _DIFFERENT, _STANDS_OUT, _AROUND)
         of_sound = "" if sound is None else sound.fingerprint
-        self.fingerprint = fingerprint("video", _VERSION, str(settings), images.fingerprint, of_sound)
+        seen = () if whole is None else (whole.fingerprint,)
+        self.fingerprint = fingerprint("video", _VERSION, str(settings), images.fingerprint, of_sound, *seen)
 
     @property
     def vector_space(self) -> str:
@@ -90,7 +94,8 @@ class VideoEncoder(Encoder):
         track, seconds = None, 0.0
         if self.sound is not None and media.sound is not None:
             track, seconds = self.sound.prepare(media.sound), len(media.sound.waveform) / media.sound.rate
-        return _Film(inputs, _edges(media), track, seconds)
+        whole = None if self._whole is None else self._whole.prepare(media)
+        return _Film(inputs, _edges(media), track, seconds, whole)
 
     def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
         """Embed prepared videos, a row each, with their shots and their sound tracks."""
@@ -111,6 +116,8 @@ class VideoEncoder(Encoder):
                 starts += film.edges[bounds[:-1]].tolist()
                 ends += film.edges[bounds[1:]].tolist()
                 shots.append(means)
+        if self._whole is not None:
+            vectors = self._whole.encode_prepared("video", [film.whole for film in films]).vectors
         moments = Moments(
             np.array(owners, int), np.array(starts), np.array(ends), np.concatenate(shots), (None,) * len(owners)
         )
