@@ -130,31 +130,7 @@ PIECES = st.lists(
         COLUMNS,
         VALUES,
         st.sampled_from(
-            [
-                "(",
-                ")",
-                ",",
-                "=",
-                "<",
-                ">=",
-                "and",
-                "OR",
-                "not",
-                "in",
-                "like",
-                "IS",
-                "null",
-                "between",
-                "'",
-                '"',
-                "`",
-                ";",
-                "--",
-                "/*",
-                "*",
-                "||",
-                "%",
-            ]
+            [*"(),=<;*%'\"`", ">=", "--", "/*", "||", "and", "OR", "not", "in", "like", "IS", "null", "between"]
         ),
     )
 )
