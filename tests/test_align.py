@@ -203,6 +203,9 @@ def test_pairs_that_taught_only_what_scores_are_worth_are_left_out_as_well(made:
     every = chiasm.evaluate(made)
     assert (left.seen, every.seen) == (0, 0)
     assert every.what == "space 'aligned' of collection"
+    (made / "off.txt").write_text("zebras\n", encoding="utf-8")
+    asked = chiasm.evaluate(made, off_topic=made / "off.txt")
+    assert "have taught the space" in asked.measured, "search is asked as it is"
     assert "learned without it" in every.measured
 
 

@@ -155,6 +155,8 @@ def _evaluate_space(
             asked = ask_off_topic(searcher, questions, data, rows, texts, where=where)
             metrics["nothing_found"] = asked.as_dict()
             measured.append(f"{len(questions)} questions without an answer")
+            if fair.taught or fair.seen:
+                measured[-1] += " (those with one have taught the space, so fewer of these are lost than of new ones)"
             sections.append(asked.show)
     if known is not None and searcher is not None:
         timed = ask_moments(searcher, known, where=where)

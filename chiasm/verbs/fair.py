@@ -31,6 +31,7 @@ class FairPairs:
     placed: Float[np.ndarray, "some dim"]  # unit vectors of the moved modality
     words: str
     seen: int = 0  # pairs that the map has learned from, above 0 the numbers are optimistic
+    taught: bool = False  # whether the space as it is has learned from them, though they are placed as if it had not
 
     def measure(self, data: Pairs, *, seed: int = 0) -> tuple[PairMetrics, PairMetrics]:
         """Search by each modality for the other in the start and in the space."""
@@ -75,9 +76,8 @@ def fair_pairs(data: Pairs, saved: SavedSpace, on: On = "auto") -> FairPairs:
             "known. Measure on others, or all the same with --on training"
         )
     vectors = known.vectors[[known.rows[data.moved_hashes[row]] for row in rows]]
-    return FairPairs(
-        rows, vectors, f"{len(rows)} {what}, each placed by a map that was learned without it (folds of align)"
-    )
+    words = f"{len(rows)} {what}, each placed by a map that was learned without it (folds of align)"
+    return FairPairs(rows, vectors, words, taught=True)
 
 
 def measure_pairs(
