@@ -9,10 +9,11 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks import robustness_media, robustness_requests
+from benchmarks import robustness_kills, robustness_media, robustness_requests
 
 STEPS: dict[str, Callable[[], None]] = {
     "media": robustness_media.main,
+    "kills": robustness_kills.main,
     "requests": robustness_requests.main,
 }
 

@@ -255,6 +255,19 @@ def test_fit_from_few_shots_measures_the_rest(collection: Path, tmp_path: Path) 
     assert unseen["metrics"]["accuracy"] == pytest.approx(report["metrics"]["accuracy"])
 
 
+def test_fit_several_labels(tmp_path: Path) -> None:
+    rows = [
+        f"{n},{colour} {shape} number {n},{colour};{shape}"
+        for n, (colour, shape) in enumerate(
+            (colour, shape) for _ in range(6) for colour in ("red", "blue") for shape in ("circle", "square")
+        )
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["id,text,tags", *rows]))
+    chiasm("add", tmp_path / "t.csv", "--to", tmp_path / "c")
+    report = chiasm_json("fit", tmp_path / "c", "--label", "tags", "--out", tmp_path / "m")
+    assert set(report["classes"]) == {"red", "blue", "circle", "square"}
+
+
 def test_remove(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "collection"
     chiasm("add", folder / "circle", "--to", target)

@@ -6,50 +6,23 @@ verbs' business, what they print is `console`'s, how they end is `chiasm.cli`'s.
 
 from __future__ import annotations
 
-import math
-import os
 import signal
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperCommand
 
 import chiasm
 from chiasm import __version__, console
-from chiasm.types import MODALITIES, Modality, Outcome
+from chiasm.cli.parameters import App, modality_of, number_or_auto, pair_of, pairs_of
+from chiasm.types import MODALITIES, Outcome
 
 _MOST = 2**31 - 1  # of whatever is counted: more fits into no table of ours
 
 
-class _Command(TyperCommand):
-    """A command whose paths follow one rule: `~` is the home folder, as in `--out=~/m`, and no path is empty."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        raw = self.make_parser(ctx).parse_args(args=list(args))[0]
-        rest = super().parse_args(ctx, args)
-        for name, value in ctx.params.items():
-            paths = value if isinstance(value, list | tuple) else [value]
-            if not any(isinstance(path, Path) for path in paths):
-                continue
-            if "" in (raw.get(name), *(raw.get(name) or ())):
-                raise typer.BadParameter(f"the path for {name} is empty; . is the current folder", ctx=ctx)
-            home = [Path(os.path.expanduser(path)) for path in paths]  # noqa: PTH111  ~nobody is a file of this name
-            ctx.params[name] = home if paths is value else home[0]
-        return rest
-
-
-class _App(typer.Typer):
-    """All commands are of this class."""
-
-    def command(self, *args: Any, **settings: Any) -> Callable[..., Any]:
-        return super().command(*args, **{"cls": _Command, **settings})
-
-
-app = _App(
+app = App(
     name="chiasm",
     help="Search and recognise images, texts, sounds and videos, with pretrained encoders and the few labels you have.",
     no_args_is_help=True,
@@ -207,9 +180,9 @@ def search(
         disliked=disliked or (),
         k=k,
         offset=offset,
-        modality=_modality(modality) if modality is not None else None,
+        modality=modality_of(modality) if modality is not None else None,
         where=where,
-        min_probability=None if min_probability is None else _number_or_auto(min_probability, "--min-probability"),
+        min_probability=None if min_probability is None else number_or_auto(min_probability, "--min-probability"),
         metric=metric,
         hybrid=hybrid,
         rerank=rerank,
@@ -243,10 +216,10 @@ def align(
     """Learn from items that have both modalities; search uses the result from then on."""
     report = chiasm.align(
         collection,
-        pairs=_pairs(pairs),
+        pairs=pairs_of(pairs),
         method=method,
         source=source,
-        alpha=_number_or_auto(alpha, "--alpha"),
+        alpha=number_or_auto(alpha, "--alpha"),
         name=name,
         where=where,
         seed=seed,
@@ -265,7 +238,7 @@ def statistics(
     as_json: Json = False,
 ) -> None:
     """Write what `align --source` needs of this collection, without its data."""
-    count = chiasm.statistics(collection, out=out, pairs=_pair(pairs), where=where, device=device)
+    count = chiasm.statistics(collection, out=out, pairs=pair_of(pairs), where=where, device=device)
     console.show(
         {"pairs": count, "path": str(out)},
         as_json,
@@ -340,7 +313,7 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Train a recogniser on labelled items, in seconds, and measure it on items it did not see."""
-    chosen = None if modalities is None else [_modality(part) for part in modalities.split(",")]
+    chosen = None if modalities is None else [modality_of(part) for part in modalities.split(",")]
     with console.trial_progress(tune) as on_trial:
         result = chiasm.fit(
             collection,
@@ -356,13 +329,13 @@ def fit(
             fusion=fusion,
             names=names,
             source=source,
-            alpha=_number_or_auto(alpha, "--alpha"),
+            alpha=number_or_auto(alpha, "--alpha"),
             semi=semi,
             class_weight=class_weight,
             tune=tune,
             sampler=sampler,
             nested=nested,
-            also=[name for name in also.split(",") if name],  # type: ignore[misc]  # the verb says which there are
+            also=tuple(name for name in also.split(",") if name),  # type: ignore[misc]  # the verb says which there are
             log_dir=log_dir,
             report=report,
             on_trial=on_trial,
@@ -449,7 +422,7 @@ def evaluate(
     result = chiasm.evaluate(
         target,
         collection,
-        pairs=None if pairs is None else _pair(pairs),
+        pairs=None if pairs is None else pair_of(pairs),
         space=space,
         off_topic=off_topic,
         moments=moments,
@@ -650,36 +623,3 @@ def _options(
     ] = False,
 ) -> None:
     """Search and recognise images, texts, sounds and videos, with pretrained encoders and a few labels."""
-
-
-def _modality(name: str) -> Modality:
-    for modality in MODALITIES:
-        if name.strip() == modality:
-            return modality
-    raise typer.BadParameter(f"{name!r} is not a modality: choose from {', '.join(MODALITIES)}")
-
-
-def _pair(text: str) -> tuple[Modality, Modality]:
-    parts = _pairs(text)
-    if len(parts) != 2:
-        raise typer.BadParameter(f"pairs are two modalities with a comma between, e.g. image,text; got {text!r}")
-    return parts[0], parts[1]
-
-
-def _pairs(text: str) -> list[Modality]:
-    parts = text.split(",")
-    if len(parts) < 2:
-        raise typer.BadParameter(f"pairs are two modalities or more with commas between, e.g. image,text; got {text!r}")
-    return [_modality(part.strip()) for part in parts]
-
-
-def _number_or_auto(text: str, option: str) -> float | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 1:
-        raise typer.BadParameter(f"{option} takes 'auto' or a number from 0 to 1; got {text!r}")
-    return number

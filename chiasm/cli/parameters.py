@@ -1,0 +1,77 @@
+"""What the parameters of commands have in common: paths, modalities and numbers, refused in one line where they are wrong."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+from chiasm.types import MODALITIES, Modality
+
+
+class Command(TyperCommand):
+    """A command whose paths follow one rule: `~` is the home folder, as in `--out=~/m`, and no path is empty."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, and put paths in order."""
+        raw = self.make_parser(ctx).parse_args(args=list(args))[0]
+        rest = super().parse_args(ctx, args)
+        for name, value in ctx.params.items():
+            paths = value if isinstance(value, list | tuple) else [value]
+            if not any(isinstance(path, Path) for path in paths):
+                continue
+            if "" in (raw.get(name), *(raw.get(name) or ())):
+                raise typer.BadParameter(f"the path for {name} is empty; . is the current folder", ctx=ctx)
+            home = [Path(os.path.expanduser(path)) for path in paths]  # noqa: PTH111  ~nobody is a file of this name
+            ctx.params[name] = home if paths is value else home[0]
+        return rest
+
+
+class App(typer.Typer):
+    """All commands are of this class."""
+
+    def command(self, *args: Any, **settings: Any) -> Callable[..., Any]:
+        """Return what makes a function a command."""
+        return super().command(*args, **{"cls": Command, **settings})
+
+
+def modality_of(name: str) -> Modality:
+    """Return the modality of a name."""
+    for modality in MODALITIES:
+        if name.strip() == modality:
+            return modality
+    raise typer.BadParameter(f"{name!r} is not a modality: choose from {', '.join(MODALITIES)}")
+
+
+def pair_of(text: str) -> tuple[Modality, Modality]:
+    """Return the two modalities of a text such as image,text."""
+    parts = pairs_of(text)
+    if len(parts) != 2:
+        raise typer.BadParameter(f"pairs are two modalities with a comma between, e.g. image,text; got {text!r}")
+    return parts[0], parts[1]
+
+
+def pairs_of(text: str) -> list[Modality]:
+    """Return the two modalities or more of a text such as image,text,audio."""
+    parts = text.split(",")
+    if len(parts) < 2:
+        raise typer.BadParameter(f"pairs are two modalities or more with commas between, e.g. image,text; got {text!r}")
+    return [modality_of(part.strip()) for part in parts]
+
+
+def number_or_auto(text: str, option: str) -> float | Literal["auto"]:
+    """Return a number from 0 to 1, or "auto"."""
+    if text == "auto":
+        return "auto"
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise typer.BadParameter(f"{option} takes 'auto' or a number from 0 to 1; got {text!r}")
+    return number
