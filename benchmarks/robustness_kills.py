@@ -208,8 +208,8 @@ class Turns:
         self.arguments = VERBS[verb]
         self.serves = self.arguments[0] == "serve"
         folder = self.fresh("whole")
-        begin = time.monotonic()
         with Process(folder, self.arguments) as process:
+            begin = time.monotonic()
             if self.serves:
                 url = process.url()
                 begin = time.monotonic()
@@ -324,7 +324,7 @@ def main() -> None:
             counts: Counter[str] = Counter()
             for turn in range(share):
                 number = SIGNALS[turn % len(SIGNALS)]
-                what, *wrong = turns.killed(number, float(rng.uniform(0, 1.1)))
+                what, *wrong = turns.killed(number, float(rng.uniform()))
                 counts[what] += 1
                 counts["wrong"] += bool(wrong)
                 if wrong:
@@ -342,7 +342,7 @@ def main() -> None:
     )
     columns = ("verb", "signals", "killed", "ended before", "lost", "twice", "hangs", "turns with anything wrong")
     body = (
-        "SIGKILL, SIGTERM and SIGINT in turn, each after a random part (0 to 1.1) of the time that the command takes. After "
+        "SIGKILL, SIGTERM and SIGINT in turn, each after a random part of the time that the command takes. After "
         "each: the collection, the space and the model open, every item and vector is there once, and the same command run "
         "again ends with 0 and what an undisturbed run leaves.\n\n" + record.table(columns, rows)
     )
