@@ -263,6 +263,26 @@ def test_a_file_goes_to_its_beginning_where_a_library_asks_for_what_is_before_it
     assert (view.seek(-2, io.SEEK_END), view.read(), view.seek(-99, io.SEEK_END)) == (8, b"89", 0)
 
 
+def test_more_channels_than_ffmpeg_keeps_apart(open_bytes: Open) -> None:
+    """Nine, which libsndfile refuses where the size of a sample says something else."""
+    data = bytearray(sound_bytes(np.tile(tone(1.0, RATE)[:, None], 9), RATE, "WAV", "FLOAT"))
+    whole = open_bytes(bytes(data)).waveform
+    at = data.index(b"fmt ") + 8
+    struct.pack_into("<H", data, at + 12, 4)
+    assert len(open_bytes(bytes(data)).waveform) in (RATE, 9 * RATE)
+    assert len(whole) == RATE
+    many = np.tile(tone(1.0, RATE)[:, None], 12)
+    out = io.BytesIO()
+    with av.open(out, "w", format="matroska") as film:
+        stream = film.add_stream("pcm_f32le", RATE, layout="12 channels")
+        block = av.AudioFrame(format="flt", layout="12 channels", samples=RATE)
+        block.planes[0].update(many.tobytes())
+        block.sample_rate, block.pts = RATE, 0
+        film.mux(stream.encode(block))
+        film.mux(stream.encode())
+    np.testing.assert_allclose(open_bytes(out.getvalue()).waveform, tone(1.0, RATE), atol=1e-6)
+
+
 def test_files_one_after_another_are_read_to_the_end(open_bytes: Open) -> None:
     for file_format, subtype in (("MP3", None), ("OGG", "VORBIS"), ("OGG", "OPUS")):
         first, second = tone(1.0, RATE), tone(2.0, RATE, hertz=880.0)

@@ -85,6 +85,7 @@ def _packets(file: BinaryIO, kind: Kind) -> float:
     seconds = 0.0
     with container.open_container(file, kind) as source:
         for packet in source.demux(container.main_stream(source, kind)):
+            work.check()
             if packet.duration and packet.duration < 2**31 and packet.time_base:  # FFmpeg gives a negative one unsigned
                 seconds += float(packet.duration * packet.time_base)
     file.seek(0)
@@ -152,16 +153,16 @@ def _read_ffmpeg(
     def blocks() -> Iterator[Block]:
         nonlocal begin, end
         form: tuple[int, str, str] | None = None
-        resampler = av.AudioResampler(format="fltp", rate=file_rate)
+        resampler = av.AudioResampler(format="flt", rate=file_rate)
         for frame in source.decode(stream):
             time = frame.time or 0.0
             begin, end = time if begin is None else begin, max(end, time + frame.samples / frame.sample_rate)
             before, form = form, (frame.sample_rate, frame.layout.name, frame.format.name)
             if before not in (None, form):  # broadcasts, and files one after another
-                yield from (part.to_ndarray().T for part in resampler.resample(None))
-                resampler = av.AudioResampler(format="fltp", rate=file_rate)
-            yield from (part.to_ndarray().T for part in resampler.resample(frame))
-        yield from (part.to_ndarray().T for part in resampler.resample(None))
+                yield from (_samples(part) for part in resampler.resample(None))
+                resampler = av.AudioResampler(format="flt", rate=file_rate)
+            yield from (_samples(part) for part in resampler.resample(frame))
+        yield from (_samples(part) for part in resampler.resample(None))
 
     audio, decoded = _collect(blocks(), file_rate, rate=rate, limits=limits)
     begin = begin or 0.0
@@ -173,6 +174,11 @@ def _read_ffmpeg(
     if there < expected - lacking:
         raise _broken_off(there, expected)
     return audio, begin
+
+
+def _samples(frame: av.AudioFrame) -> Block:
+    """Return the samples of a frame whose channels lie interleaved: of more than 8 planes, PyAV reads beyond its memory."""
+    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
 
 
 def _span(declared: float, begin: float) -> float:

@@ -35,6 +35,8 @@ def open_container(file: BinaryIO, kind: Kind) -> Iterator[InputContainer]:
             yield container
     except av.FFmpegError as error:
         raise MediaError(Outcome.BROKEN, f"the {kind.name} cannot be decoded: {error.strerror}") from error
+    except IndexError as error:  # PyAV's, of a packet whose stream it has not heard of
+        raise MediaError(Outcome.BROKEN, f"the {kind.name} has a stream that begins in the middle of it") from error
 
 
 def main_stream(container: InputContainer, kind: Kind) -> VideoStream | AudioStream:

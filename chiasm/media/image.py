@@ -209,6 +209,7 @@ def _of_sensor(picture: ImageFile, data: bytes) -> PillowImage.Image | None:
             mode = str(tile.args[0])
             tiles.append(tile._replace(args=(mode[:-3] + swapped[mode[-3:]], *tile.args[1:])))
         other.tile = tiles
+        work.decode(other.width * other.height)
         other.im = PillowImage.new(other.mode, other.size, None).im
         values = upper << 8 | np.asarray(other)
     white = _white(int(values.max(initial=0)), int(np.max(tags.get(281, 0))))

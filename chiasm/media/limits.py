@@ -29,7 +29,7 @@ class Limits:
     """
 
     max_frame_pixels: int = 80_000_000
-    """Width times height of a video's frame: decoders hold many of them."""
+    """Width times height of a video's frame, where it is lower than `max_pixels`: decoders hold many of them."""
 
     max_seconds: float = 3 * 3600.0
     """Duration of a sound or a video. Three hours of sound at 16 kHz are 700 MB of samples."""

@@ -47,7 +47,7 @@ def read_stream(
         fps: frames a second; None takes always `frames`.
         image_size: pixels of the shorter side of the frames; larger frames are scaled down to it, smaller ones left as
             they are. None leaves all as they are.
-        limits: see `Limits.max_frame_pixels` and `Limits.max_seconds`.
+        limits: see `Limits.max_pixels`, `Limits.max_frame_pixels` and `Limits.max_seconds`.
 
     Returns:
         The frames with the times at which they begin to be shown, from the first on: one that is shown at two centres is
@@ -73,10 +73,11 @@ def read_stream(
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
-    if width * height > limits.max_frame_pixels:
+    most = min(limits.max_pixels, limits.max_frame_pixels)
+    if width * height > most:
         raise MediaError(
             Outcome.TOO_LARGE,
-            f"a frame has {width:,} x {height:,} = {width * height:,} pixels; the limit is {limits.max_frame_pixels:,}",
+            f"a frame has {width:,} x {height:,} = {width * height:,} pixels; the limit is {most:,}",
         )
 
 
@@ -134,6 +135,7 @@ def _last(source: InputContainer, stream: VideoStream) -> tuple[int | None, int 
     picture: int | None = None
     sound = 0
     for packet in source.demux([stream, *sounds]):
+        work.check()
         if packet.pts is None or not packet.time_base or packet.is_discard:
             continue
         if packet.stream.index == stream.index:
