@@ -30,6 +30,7 @@ check: install
 
 bench: install
 	$(BIN)/python -m benchmarks.embed --write
+	$(BIN)/python -m benchmarks.graphs --write
 	$(BIN)/python -m benchmarks.transfer --write
 	$(BIN)/python -m benchmarks.recognise --write
 	$(BIN)/python -m benchmarks.few_shot --write

@@ -80,9 +80,9 @@ def run_bare(session: onnxruntime.InferenceSession, pixels: np.ndarray, batch: i
 def eager_images(pixels: np.ndarray) -> Callable[[], object]:
     import torch
 
-    from chiasm.encoders.networks import load_efficientnet
+    from benchmarks.torch_networks import load_efficientnet
 
-    network = load_efficientnet(offline.image_weights()).eval()
+    network = load_efficientnet(offline.image_weights())
 
     def run() -> None:
         with torch.inference_mode():

