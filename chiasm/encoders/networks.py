@@ -145,7 +145,7 @@ def sentence_bert(weights: Mapping[str, np.ndarray], *, layers: int, heads: int,
     x = graph("Add", graph("Gather", words, "input_ids"), graph("Slice", positions, _integers(0), tokens))
     x = normalise(x, "embeddings.LayerNorm")
     mask = graph("Cast", "attention_mask", to=onnx.TensorProto.FLOAT)
-    absent = graph("Mul", graph("Sub", _floats(1), mask), _floats(np.finfo(np.float32).min))
+    absent = graph("Mul", graph("Sub", _floats(1), mask), _floats(float(np.finfo(np.float32).min)))
     absent = graph("Unsqueeze", absent, _integers(1, 2))
     by_head = np.array([0, 0, heads, hidden // heads])  # zeros keep the sizes of the batch and the tokens
     for number in range(layers):

@@ -16,7 +16,7 @@ import numpy as np
 from chiasm.errors import EncoderError
 
 _HEADS = (0x1950A86A20F9469CFC6C, 1001)  # a magic number and the version of the format
-_DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+_DTYPES: dict[str, np.dtype[Any]] = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 
 class _Storage(NamedTuple):
