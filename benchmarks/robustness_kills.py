@@ -115,9 +115,9 @@ class Process:
             for line in (self.folder / "err.txt").read_text().splitlines():
                 with contextlib.suppress(ValueError):
                     if url := json.loads(line).get("url"):
-                        with contextlib.suppress(OSError):
-                            import httpx
+                        import httpx
 
+                        with contextlib.suppress(httpx.HTTPError):  # it is bound before it listens
                             if httpx.get(f"{url}/readyz", timeout=60).status_code == 200:
                                 return str(url)
             time.sleep(0.05)
