@@ -47,7 +47,7 @@ VERBS: dict[str, list[str]] = {
     "add": ["add", "new", "--to", "c"],
     "add to a new collection": ["add", "media", "--to", "other"],
     "remove": ["remove", "c", "--where", "label = 'square'"],
-    "reembed": ["reembed", "c", "--encoder", "offline:language=de"],
+    "reembed": ["reembed", "c", "--encoder", "offline,language=de"],
     "align": ["align", "c"],
     "statistics": ["statistics", "c", "--out", "sums.safetensors"],
     "fit to a new model": ["fit", "c", "--label", "label", "--out", "other-model"],
