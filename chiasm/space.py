@@ -1,7 +1,8 @@
 """A space: the encoders of a collection and the maps that join their embeddings, saved as one folder.
 
 Every modality has a start: a joint encoder's embedding as it is, words (texts and transcripts) in the text encoder's
-space, images through the names of their classes (`alignment.bridge`). A learned map (`alignment.alignment`) may follow.
+space, images through the names of their classes (`alignment.bridge`). What cannot be compared with the others has a block
+of the vectors to itself, where they are zero, and only finds its like. A learned map (`alignment.alignment`) may follow.
 All vectors of a space have unit length; the score of two is their cosine.
 """
 
@@ -29,7 +30,7 @@ from chiasm.types import Media, Modality, Text
 from chiasm.vectors import unit_rows
 
 FORMAT = "chiasm-space"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FILES = "maps"
 MOST_DIMENSIONS = 2**16
 
@@ -52,6 +53,8 @@ class Space:
         tensors: arrays of the starts: `centre` [dim], `names` [classes, dim], `head.weight`, `head.bias`.
         classes: hex digest over the class names and how they were embedded; empty without them.
         maps: modality -> learned map, where there is one.
+        blocks: modality -> first and last column (excluded) of its start, where not all modalities can be compared; vectors
+            of other modalities are zero there until a map leads to them.
         created: UTC time in ISO 8601.
         about: numbers on how it was learned, for people and reports.
 
@@ -68,6 +71,7 @@ class Space:
     tensors: Mapping[str, Float[np.ndarray, "..."]]
     classes: str = ""
     maps: Mapping[Modality, LearnedMap] = field(default_factory=dict)
+    blocks: Mapping[Modality, tuple[int, int]] = field(default_factory=dict)
     created: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,6 +88,7 @@ class Space:
             "fingerprints": dict(self.fingerprints),
             "starts": dict(self.starts),
             "blends": {modality: part.blend for modality, part in self.maps.items()},
+            "blocks": {modality: list(block) for modality, block in self.blocks.items()},
             "constants": [START_SHARE, TOP, TEMPERATURE],
         }
         state = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=8)
@@ -116,6 +121,15 @@ class Space:
 
     def start(self, modality: Modality, vectors: Float[np.ndarray, "n embedding"]) -> Float[np.ndarray, "n dim"]:
         """Return unit vectors of embeddings before any learned map."""
+        start = self._own_start(modality, vectors)
+        if modality not in self.blocks:
+            return start
+        first, last = self.blocks[modality]
+        placed = np.zeros((len(vectors), self.dim), np.float32)
+        placed[:, first:last] = start
+        return placed
+
+    def _own_start(self, modality: Modality, vectors: Float[np.ndarray, "n embedding"]) -> Float[np.ndarray, "n width"]:
         kind = self.starts[self._require(modality)]
         if kind == "classes":
             return conse(
@@ -131,9 +145,11 @@ class Space:
         self, modality: Modality, vectors: Float[np.ndarray, "n embedding"], start: Float[np.ndarray, "n dim"]
     ) -> Float[np.ndarray, "n features"]:
         """Return the input of a learned map. Nothing in it depends on other rows, so statistics of several sources add up."""
+        first, last = self.blocks.get(modality, (0, self.dim))  # all else is zero
+        own = start[:, first:last]
         if self.starts[self._require(modality)] == "classes":
-            return np.hstack([unit_rows(vectors), np.float32(START_SHARE) * start])
-        return start
+            return np.hstack([unit_rows(vectors), np.float32(START_SHARE) * own])
+        return own
 
     def place(self, modality: Modality, vectors: Float[np.ndarray, "n embedding"]) -> Float[np.ndarray, "n dim"]:
         """Return unit vectors of embeddings in the space: by the learned map where there is one, else the start.
@@ -145,6 +161,25 @@ class Space:
             placed = self.maps[modality].place(self.features(modality, vectors, placed), placed)
         placed[~vectors.any(axis=1)] = 0
         return placed
+
+    def comparable(self, vector: Float[np.ndarray, " dim"]) -> tuple[Modality, ...]:
+        """Return the modalities that a vector of the space can be compared with: those that share a block with it."""
+        reached = {block for block in set(self.blocks.values()) if vector[slice(*block)].any()}
+        return tuple(name for name in self.modalities if not self.blocks or reached & self._reach(name))
+
+    def apart(self) -> tuple[tuple[Modality, Modality], ...]:
+        """Return the pairs of modalities that cannot be compared until a map is learned from items that have both."""
+        names = self.modalities if self.blocks else ()
+        pairs = [(one, other) for number, one in enumerate(names) for other in names[number + 1 :]]
+        return tuple((one, other) for one, other in pairs if not self._reach(one) & self._reach(other))
+
+    def _reach(self, modality: Modality) -> set[tuple[int, int]]:
+        """Return the blocks that vectors of a modality are not zero in: its own, and the one that a map leads to."""
+        reach = {self.blocks[modality]}
+        if modality in self.maps:
+            weight = np.abs(self.maps[modality].weight)
+            reach.add(max(set(self.blocks.values()), key=lambda block: float(weight[:, slice(*block)].sum())))
+        return reach
 
     def embed(self, media: Sequence[Media], encoders: Sequence[Encoder]) -> Float[np.ndarray, "n dim"]:
         """Return unit vectors of opened media (e.g. queries) in the space.
@@ -242,6 +277,7 @@ class Space:
             "digest": self.digest,
             "fingerprints": dict(self.fingerprints),
             "starts": dict(self.starts),
+            "blocks": {modality: list(block) for modality, block in self.blocks.items()},
             "classes": self.classes,
             "blends": {modality: part.blend for modality, part in self.maps.items()},
             "about": dict(self.about),
@@ -259,12 +295,18 @@ class Space:
         if not 0 < self.dim <= MOST_DIMENSIONS:
             raise ValueError(f"vectors of {self.dim} numbers")
         expected: dict[str, tuple[int | None, ...]] = {}
+        if self.blocks and set(self.blocks) != set(self.starts):
+            raise ValueError(f"blocks are of {', '.join(self.blocks)}, not of all modalities")
         for modality, kind in self.starts.items():
+            first, last = self.blocks.get(modality, (0, self.dim))
+            if not 0 <= first < last <= self.dim:
+                raise ValueError(f"the block of {modality} goes from {first} to {last} of {self.dim}")
+            width = last - first
             if kind == "classes":
-                expected |= {"names": (None, self.dim), "head.weight": (None, len(self.tensors["names"]))}
+                expected |= {"names": (None, width), "head.weight": (None, len(self.tensors["names"]))}
                 expected["head.bias"] = (len(self.tensors["names"]),)
             elif kind == "words":
-                expected["centre"] = (self.dim,)
+                expected["centre"] = (width,)
             elif kind != "identity":
                 raise ValueError(f"{modality} starts by {kind!r}")
         for modality, part in self.maps.items():
@@ -303,11 +345,13 @@ class Space:
                 digest=str,
                 fingerprints=dict,
                 starts=dict,
+                blocks=dict,
                 blends=dict,
                 about=dict,
                 classes=str,
             )
             check_fields(header["starts"], **dict.fromkeys(header["fingerprints"], str))
+            check_fields(header["blocks"], **dict.fromkeys(header["blocks"], list))
             check_fields(header["blends"], **dict.fromkeys(header["blends"], (int, float)))
             tensors = read_arrays(folder / f"{FILES}.safetensors")
             space = cls(
@@ -315,6 +359,7 @@ class Space:
                 dim=header["dim"],
                 fingerprints=header["fingerprints"],
                 starts=header["starts"],
+                blocks={name: (int(first), int(last)) for name, (first, last) in header["blocks"].items()},
                 maps={modality: _map_of(modality, blend, tensors) for modality, blend in header["blends"].items()},
                 tensors=tensors,
                 classes=header["classes"],
@@ -348,16 +393,17 @@ def _map_of(modality: str, blend: float, tensors: dict[str, Float[np.ndarray, ".
 def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
     """Return the space that needs no paired data.
 
-    With a text encoder of its own space and an image classifier, everything goes through words: texts and transcripts
-    by their embeddings, images by ConSE over the class names. The mean of the class names is subtracted on both sides,
-    since it says nothing about which class it is. A joint encoder needs none of this.
+    What one joint encoder takes can be compared as it is. With a text encoder of its own space and an image classifier,
+    everything goes through words: texts and transcripts by their embeddings, images by ConSE over the class names. The
+    mean of the class names is subtracted on both sides, since it says nothing about which class it is. What has no such
+    bridge gets a block of its own, and is compared with nothing else until `align` has learned from pairs.
 
     Args:
         encoders: of several that take a modality, the first one has it.
         name: of the space.
 
     Raises:
-        SpaceError: the encoders cannot be brought into one space.
+        SpaceError: there is no encoder.
     """
     owner: dict[Modality, Encoder] = {}
     for encoder in encoders:
@@ -366,36 +412,36 @@ def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
     if not owner:
         raise SpaceError("a space needs at least one encoder; got none")
     fingerprints = {modality: encoder.fingerprint for modality, encoder in owner.items()}
-    if len({encoder.vector_space for encoder in owner.values()}) == 1:
-        return Space(name, encoders[0].dim, fingerprints, dict.fromkeys(owner, "identity"), {}, created=_now())
-
-    text = owner.get("text")
-    if text is None:
-        names = ", ".join(encoder.name for encoder in dict.fromkeys(owner.values()))
-        raise SpaceError(
-            f"encoders of different spaces can be bridged only through text, and none of them takes text: {names}"
-        )
-    others = {encoder.vector_space: encoder for encoder in owner.values() if encoder.vector_space != text.vector_space}
-    if len(others) > 1:
-        names = " and ".join(encoder.name for encoder in others.values())
-        raise SpaceError(f"only one encoder can be bridged to {text.name} by its class names; got {names}")
-    ((_, classifier),) = others.items()
-    head = classifier.class_head()
-    if head is None:
-        raise SpaceError(f"{classifier.name} shares no space with {text.name} and has no class names to bridge by")
-    key = fingerprint(text.fingerprint, *NAME_TEMPLATES, *head.names)
-    embedded = _embed_names(head.names, text, key)
-    centre = embedded.mean(axis=0)
-    tensors = {
-        "head.weight": head.weight,
-        "head.bias": head.bias,
-        "centre": centre,
-        "names": unit_rows(embedded - centre),
-    }
-    starts: dict[Modality, StartKind] = {
-        modality: "classes" if encoder.vector_space in others else "words" for modality, encoder in owner.items()
-    }
-    return Space(name, text.dim, fingerprints, starts, tensors, key, created=_now())
+    groups: dict[str, list[Modality]] = {}  # by vector space, that of texts first
+    for modality in sorted(owner, key=lambda modality: modality != "text"):
+        groups.setdefault(owner[modality].vector_space, []).append(modality)
+    starts: dict[Modality, StartKind] = dict.fromkeys(owner, "identity")
+    tensors: dict[str, Float[np.ndarray, "..."]] = {}
+    key = ""
+    joined = [*groups.values()]
+    if "text" in owner and len(joined) > 1:
+        heads = {modalities[0]: owner[modalities[0]].class_head() for modalities in joined[1:]}
+        for modality, head in heads.items():
+            if head is not None and not tensors:
+                text = owner["text"]
+                key = fingerprint(text.fingerprint, *NAME_TEMPLATES, *head.names)
+                embedded = _embed_names(head.names, text, key)
+                centre = embedded.mean(axis=0)
+                tensors |= {"head.weight": head.weight, "head.bias": head.bias}
+                tensors |= {"centre": centre, "names": unit_rows(embedded - centre)}
+                bridged = next(modalities for modalities in joined if modality in modalities)
+                starts.update(dict.fromkeys(joined[0], "words"))
+                starts.update(dict.fromkeys(bridged, "classes"))
+                joined = [joined[0] + bridged, *(one for one in joined[1:] if one is not bridged)]
+    blocks: dict[Modality, tuple[int, int]] = {}
+    dim = 0
+    for modalities in joined:
+        width = owner[modalities[0]].dim
+        blocks |= dict.fromkeys(modalities, (dim, dim + width))
+        dim += width
+    in_order: dict[Modality, StartKind] = {modality: starts[modality] for modality in owner}
+    several = blocks if len(joined) > 1 else {}
+    return Space(name, dim, fingerprints, in_order, tensors, key, blocks=several, created=_now())
 
 
 def _embed_names(names: Sequence[str], text: Encoder, key: str) -> Float[np.ndarray, "classes dim"]:

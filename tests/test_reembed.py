@@ -577,8 +577,6 @@ def test_what_is_no_encoder_or_no_collection(made: Path, tmp_path: Path) -> None
         chiasm.reembed(made, encoder="nothing")
     with pytest.raises(CollectionError, match="chiasm add"):
         chiasm.reembed(tmp_path, encoder="new")
-    with pytest.raises(SpaceError, match="no class names"):
-        chiasm.reembed(made, encoder="mute")
     assert Collection.open(made).encoder == "old"
     assert tables(made) == before
 

@@ -220,16 +220,49 @@ def test_of_several_encoders_the_first_has_a_modality() -> None:
     assert space.fingerprints == {"text": "first-1-6", "image": "second-1-6"}
 
 
-def test_encoders_without_a_way_to_each_other() -> None:
+def test_a_space_needs_an_encoder() -> None:
+    with pytest.raises(SpaceError, match="at least one encoder"):
+        start_space([])
+
+
+def test_what_has_no_bridge_finds_only_its_like(tmp_path: Path) -> None:
+    """Pictures and texts through class names, noises apart; each has the cosines that it has by itself."""
     noise = Fake("noise", ["audio"])
-    for encoders, message in (
-        ([image_encoder(), noise], "none of them takes text"),
-        ([image_encoder(head=None), text_encoder()], "no class names"),
-        ([image_encoder(), text_encoder(), noise], "only one encoder"),
-        ([], "at least one encoder"),
-    ):
-        with pytest.raises(SpaceError, match=message):
-            start_space(encoders)
+    space = start_space([image_encoder(), text_encoder(), noise])
+    plain = start_space([image_encoder(), text_encoder()])
+    assert space.dim == 6 + 6
+    assert space.starts == {"image": "classes", "video": "classes", "text": "words", "audio": "identity"}
+    assert space.apart() == (("image", "audio"), ("video", "audio"), ("text", "audio"))
+    raw = {"image": vectors(4), "text": vectors(4, 6), "audio": vectors(4, 6, seed=1)}
+    placed = {name: space.place(name, raw[name]) for name in ("image", "text", "audio")}
+    ours, theirs = (
+        placed["image"] @ placed["text"].T,
+        plain.place("image", raw["image"]) @ plain.place("text", raw["text"]).T,
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    np.testing.assert_allclose(
+        placed["audio"] @ placed["audio"].T, unit_rows(raw["audio"]) @ unit_rows(raw["audio"]).T, atol=1e-6
+    )
+    assert not (placed["audio"] @ placed["text"].T).any()
+    assert space.comparable(placed["audio"][0]) == ("audio",)
+    assert space.comparable(placed["text"][0]) == ("image", "video", "text")
+    np.testing.assert_allclose(
+        space.features("audio", raw["audio"], placed["audio"]), unit_rows(raw["audio"]), atol=1e-6
+    )
+
+    weight = np.hstack([np.ones((6, 6)), np.zeros((6, 6))]).astype(np.float32)
+    led = space.with_maps("led", {"audio": LearnedMap(weight, np.zeros(12, np.float32), 0.5)}, about={})
+    assert led.apart() == ()
+    led.save(tmp_path)
+    again = Space.load(tmp_path)
+    assert (again.blocks, again.digest) == (led.blocks, led.digest)
+    assert again.comparable(again.place("audio", raw["audio"])[0]) == ("image", "video", "text", "audio")
+
+
+def test_encoders_without_any_bridge_stand_side_by_side() -> None:
+    space = start_space([image_encoder(head=None), text_encoder()])
+    assert space.apart() == (("image", "text"), ("video", "text"))
+    assert space.dim == 8 + 6
 
 
 # ------------------------------------------------------------------------------------------------------------- learned
@@ -455,7 +488,7 @@ def test_a_saved_space_is_two_files_and_no_more(tmp_path: Path, start: Space, le
     assert Space.load(tmp_path).name == "aligned"
     header = json.loads((tmp_path / "maps.json").read_text())
     assert header["format"] == "chiasm-space"
-    assert header["format_version"] == 2
+    assert header["format_version"] == 3
     assert header["blends"] == {"image": 0.7}
 
 
@@ -485,7 +518,7 @@ def one_value_changed(folder: Path) -> None:
     [
         (rewritten(format_version=1), "version 1"),
         (rewritten(format="chiasm-model"), "chiasm-model"),
-        (rewritten(format=None), "None version 2"),
+        (rewritten(format=None), "None version 3"),
         (rewritten(starts=None), "'starts' should be of dict"),
         (rewritten(blends={"image": 0.7, "text": 0.7}), "KeyError"),
         (rewritten(blends={"image": "0.7"}), "should be of int or float"),

@@ -9,7 +9,6 @@ from pathlib import Path
 from chiasm import encoders
 from chiasm.encoders.runtime import Device
 from chiasm.media.limits import limits_of
-from chiasm.space import start_space
 from chiasm.store.add import AddReport, add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.ingest import Progress
@@ -104,13 +103,11 @@ def reembed(
         CollectionError: there is no such collection, not one file can be embedded by the new one (all
             stays as it is then), or it cannot be written.
         EncoderError: there is no such encoder.
-        SpaceError: its networks cannot be brought into one space.
     """
     from chiasm.store.words import FullText
 
     before = Collection.open(collection)
     networks = encoders.resolve(encoder, device=device)
-    start_space(networks)  # what cannot be brought into one space is to be refused before it has taken over
     report = reembed_collection(before, encoder, networks, limits=limits_of(max_pixels), on_progress=on_progress)
     opened = Collection.open(collection)
     left = set(spaces_of(before)) - set(spaces_of(opened)) - {START}

@@ -186,13 +186,26 @@ def _all_of(*conditions: str | None) -> str | None:
     return " AND ".join(f"({one})" for one in conditions if one is not None) or None
 
 
-def condition_of(query: Query, options: SearchOptions, state: State) -> str | None:
-    """Return SQL for the rows that may be hits; None for all."""
+def condition_of(query: Query, options: SearchOptions, state: State, vector: Float[np.ndarray, " dim"]) -> str | None:
+    """Return SQL for the rows that may be hits; None for all.
+
+    Raises:
+        SpaceError: the modality that is asked for cannot be compared with the query, or nothing that is there can.
+    """
     away = [*query.like, *query.liked, *query.disliked]
+    near = state.space.comparable(vector)
+    far = [name for name in state.space.modalities if name not in near]
+    if (options.modality in far) if options.modality is not None else (far and not set(near) & set(state.sizes)):
+        raise SpaceError(
+            f"the query can be compared with {' and '.join(near)} only: the encoders of {', '.join(far)} have spaces of their own, "
+            f"and no map between them is learned yet. With 10 items or more that have both: chiasm align "
+            f"{state.collection.path} --pairs {far[0]},{near[0]}"
+        )
     return _all_of(
         None if options.where is None else where_sql(options.where, state.table.schema),
         None if options.modality is None else f"_kind = '{options.modality}'",
         f"NOT {one_of('id', away)}" if away else None,
+        one_of("_modality", near) if far else None,
     )
 
 

@@ -197,7 +197,7 @@ class Searcher:
         state = self._state
         _refuse(options, state)
         vector = self._vector(query, state)
-        where = condition_of(query, options, state)
+        where = condition_of(query, options, state, vector)
         judges = state.scores is not None and options.metric == "auto" and not query.names_items_only
         fuses = options.hybrid and bool(query.words)
         last = options.k + options.offset
