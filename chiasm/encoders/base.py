@@ -113,8 +113,6 @@ class Encoder(ABC):
     dim: int
     view: View
     batch_size: int  # inputs a call of `encode_prepared` at which the network is fastest
-    licence: str = ""  # as its card says it; empty: unknown
-    parameters: int = 0  # numbers that were learned; 0: unknown
     sound: Encoder | None = None  # of videos: whose vectors `Embeddings.track` are; it takes audio
 
     def only(self, modalities: frozenset[Modality]) -> Self:

@@ -97,7 +97,6 @@ class HuggingFaceEncoder(Encoder):
         self.modalities: frozenset[Modality] = frozenset(said.inputs)
         self.batch_size = 256 if self.modalities == {"text"} else 64  # many texts, to find some of the same length
         self.view = View(image_size=said.image_size, rate=said.rate, frames=said.frames)
-        self.parameters = said.parameters
         self._loading = Lock()
         self._model: Any = None
         self._networks = {

@@ -11,14 +11,14 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chiasm._optional import require
-from chiasm.encoders.cache import make_once
+from chiasm.encoders.cache import fingerprint, make_once
 from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.types import MODALITIES, Modality
 
@@ -51,7 +51,6 @@ class Description:
         frames: of a video.
         exact_frames: whether it takes no other number of them.
         classes: names of the classes of its classifier, in order.
-        parameters: numbers that were learned.
     """
 
     dim: int
@@ -65,7 +64,6 @@ class Description:
     frames: int = FRAMES
     exact_frames: bool = False
     classes: Sequence[str] = ()
-    parameters: int = 0
 
 
 def describe(folder: Path, name: str, key: str, *, dtype: str) -> Description:
@@ -84,7 +82,8 @@ def describe(folder: Path, name: str, key: str, *, dtype: str) -> Description:
     def make(_: Path) -> dict[str, str]:
         return {"description": json.dumps(asdict(_describe(folder, name, dtype)))}
 
-    _, notes = make_once("models", Path(name).name, key, make)
+    of_fields = fingerprint(key, *(one.name for one in fields(Description)))
+    _, notes = make_once("models", Path(name).name, of_fields, make)
     return Description(**json.loads(notes["description"]))
 
 
@@ -285,7 +284,6 @@ def _describe(folder: Path, name: str, dtype: str) -> Description:
         window=_window(extractor, rate),
         frames=frames if isinstance(frames, int) else FRAMES,
         exact_frames=isinstance(frames, int),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
     if plain and model[0].module_output_name == "token_embeddings" and modalities != ["text"]:
         described = _choose_pooling(model, folder, name, described, modalities[0], missing)
