@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from chiasm.errors import MissingExtraError
@@ -27,3 +28,8 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
         raise MissingExtraError(
             f"{module} is needed to {purpose} and is not installed. Run: pip install 'chiasm[{extra}]'"
         ) from error
+
+
+def torch_is_missing() -> str:
+    """Return that PyTorch is not installed and how to install it, for what goes on without it; empty where it is there."""
+    return "" if importlib.util.find_spec("torch") else "PyTorch is not installed (pip install 'chiasm[train]')"

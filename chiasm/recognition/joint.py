@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float64, Int
 
+from chiasm._optional import torch_is_missing
 from chiasm.recognition.columns import Fitted, Outputs, network_outputs
 from chiasm.recognition.confidence import ConformalScores, calibrate
 from chiasm.recognition.ladder import paired
@@ -65,7 +66,7 @@ def share_network(
     options: NetworkOptions | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, Fitted], tuple[ColumnReport, ...]]:
-    """Replace the heads of every column that one network of all columns predicts better.
+    """Replace the heads of every column that one network of all columns predicts better; without PyTorch, of none.
 
     Args:
         fitted: the columns as they were fitted alone, with what was held out.
@@ -75,6 +76,11 @@ def share_network(
         options: of the network.
         seed: of folds and network.
     """
+    missing = torch_is_missing()
+    if missing:
+        return dict(fitted), tuple(
+            ColumnReport(target.column, target.kind, None, None, None, None, "alone", missing) for target in targets
+        )
     features = Features.of(arrays)
     start = {column: _strength(one) for column, one in fitted.items()}
     fold_of = _deal(targets, groups, len(arrays), seed)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
+from chiasm._optional import torch_is_missing
 from chiasm.errors import LabelError
 from chiasm.recognition.heads import BLOCK, RUNGS, Head, Log, RungName
 from chiasm.recognition.targets import Target
@@ -200,6 +201,8 @@ def climb(
         reason = why_not(rung, task)
         if not reason and rung == "network" and len(task.rows) < networks_from:
             reason = f"it is tried from {networks_from} rows on, or when asked for; there are {len(task.rows)}"
+        if not reason and rung == "network":
+            reason = torch_is_missing()
         if reason:
             reports.append(RungReport(rung, tried=False, taken=False, why=reason))
             continue

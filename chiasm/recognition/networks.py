@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 
+from chiasm._optional import require
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.recognition.linear import fit_classes, fit_labels, fit_numbers
 from chiasm.recognition.modalities import Features, ModalityArrays
@@ -323,8 +324,9 @@ def fit_network(
         ChiasmError: the source has rows of another width, or training fails.
         LabelError: there is no target, two have one name, one has no two different values, or the source's do not match.
         ValueError: weights or alpha are out of their range.
-        MissingExtraError: `training.log_dir` is given and TensorBoard is not installed.
+        MissingExtraError: PyTorch is not installed, or `training.log_dir` is given and TensorBoard is not.
     """
+    require("torch", "train", "train a network")
     if not 0 <= alpha < 1:
         raise ValueError(f"alpha is the weight of the source, from 0 to below 1; got {alpha!r}")
     columns = _columns(targets, len(inputs))

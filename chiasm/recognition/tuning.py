@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Float64, Int, Shaped
 
-from chiasm._optional import require
+from chiasm._optional import require, torch_is_missing
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.evaluation.record import Record
 from chiasm.recognition.fitting import LEARNED, FusionName
@@ -223,10 +223,12 @@ def _space(
     for name, choices, known in (("adapters", adapters, ("auto", *RUNGS)), ("fusions", fusions, every_fusion)):
         if choices is not None and (not choices or set(choices) - set(known)):
             raise ChiasmError(f"{name} must be some of {', '.join(known)}; got {', '.join(choices) or 'none'}")
+    torch = not torch_is_missing()  # without it, what needs no network is searched
     if adapters is None:
-        adapters = ("auto", *(rung for rung in RUNGS if rung != "zero-shot" or "names" in items.given))
+        needs = {"zero-shot": "names" in items.given, "network": torch}
+        adapters = ("auto", *(rung for rung in RUNGS if needs.get(rung, True)))
     if fusions is None:
-        fusions = every_fusion
+        fusions = tuple(fusion for fusion in every_fusion if torch or fusion not in LEARNED)
     several = len(items.arrays.modalities) > 1
     return _Space(tuple(adapters), tuple(fusions) if several else ("auto",), "source" in items.given)
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from chiasm import media
 from chiasm.encoders.base import Encoder, Moments, Prepared
-from chiasm.errors import EncoderError, MediaError
+from chiasm.errors import EncoderError, MediaError, MissingExtraError
 from chiasm.files import NotAFileError, digest_file, digest_text
 from chiasm.media import Limits
 from chiasm.media.text import read as read_text
@@ -286,7 +286,7 @@ class _Readers:
                 weight = max(weight, _decoded(medium))
                 file.encoder = self._encoders[file.modality].fingerprint
                 file.prepared = self._encoders[file.modality].prepare(medium)
-        except EncoderError:
+        except (EncoderError, MissingExtraError):
             raise  # the encoder cannot be used at all: that is not the file's fault
         except MediaError as error:
             file.end(error.outcome, error.reason)
@@ -360,7 +360,7 @@ def _encode_each(encoder: Encoder, modality: Modality, inputs: Sequence[Prepared
     """
     try:
         batch = encoder.encode_prepared(modality, inputs)
-    except EncoderError:
+    except (EncoderError, MissingExtraError):
         raise  # the encoder cannot be used at all
     except Exception as error:  # noqa: BLE001  # a network may raise anything; it becomes the outcome of one file
         if len(inputs) == 1:
