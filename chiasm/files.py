@@ -65,11 +65,14 @@ def remove_stale(folder: Path, name: str = "*") -> None:
 
     Args:
         folder: that they wrote to.
-        name: of the file. Default: any.
+        name: of a file that this thread is about to write, so that what bears its own number is of a process that was
+            killed and had the same. Default: any file.
     """
+    own = f"{os.getpid()}-{threading.get_ident()}"
     for path in folder.glob(f".{glob.escape(name) if name != '*' else name}.*.tmp"):
-        process = path.name.removesuffix(".tmp").rpartition(".")[2].partition("-")[0]
-        if process.isdecimal() and not _runs(int(process)):
+        writer = path.name.removesuffix(".tmp").rpartition(".")[2]
+        process = writer.partition("-")[0]
+        if (name != "*" and writer == own) or (process.isdecimal() and not _runs(int(process))):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -295,7 +295,7 @@ def test_remove(folder: Path, tmp_path: Path) -> None:
         (["search", "{collection}", "--minus", "x"], 1, "got only what is not wanted"),
         (["search", "{collection}", "x", "--space", "start", "--min-probability", "auto"], 1, "has no probabilities"),
         (["search", "{collection}", "--like", "nosuch"], 1, "there is no item 'nosuch'"),
-        (["search", "{collection}", "x", "--rerank", "{new}/nosuch"], 1, "cannot be loaded as a reranker"),
+        (["search", "{collection}", "x", "--rerank", "{new}/nosuch"], 1, "there is no folder"),
         (["align", "{collection}", "--method", "magic"], 2, "magic"),
         (["align", "{collection}", "--pairs", "image,image"], 1, "two different modalities"),
         (["search", "{collection}", " "], 1, "empty"),

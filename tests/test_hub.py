@@ -76,5 +76,5 @@ def test_what_is_in_the_cache_is_used_without_a_connection(asked: list[str], tmp
 
 
 def test_no_name_is_not_the_current_folder() -> None:
-    with pytest.raises(EncoderError, match="no folder ''"):
+    with pytest.raises(EncoderError, match="has no name"):
         resolve("")

@@ -83,7 +83,9 @@ def _parse(name: str) -> list[_Part]:
         key_of_part = (part.name, *(f"{key}={value}" for key, value in sorted(part.options.items())))
         merged.setdefault(key_of_part, _Part(part.name, [], part.options)).modalities.extend(part.modalities)
     named = [modality for part in parts for modality in part.modalities]
-    if any(not part.name for part in parts) or len(set(named)) < len(named) or (named and len(named) < len(parts)):
+    if any(not part.name for part in parts):
+        raise EncoderError(f"an encoder has no name in {name!r}. Give offline, a folder with a model, or a hub id")
+    if len(set(named)) < len(named) or (named and len(named) < len(parts)):
         raise EncoderError(
             f"{name!r} cannot be understood: several encoders stand side by side, each behind another modality, e.g. "
             "image=timm:resnet50,text=BAAI/bge-small-en-v1.5"
@@ -119,7 +121,9 @@ def _encoders_of(part: _Part, text: Encoder | None, device: Device) -> tuple[Enc
     options: dict[str, Any] = dict(part.options)
     if "dim" in options:
         if not options["dim"].isdigit():
-            raise EncoderError(f"dim is a number of numbers, e.g. {part.name},dim=256; got dim={options['dim']}")
+            raise EncoderError(
+                f"dim is the number of values of a vector, e.g. {part.name},dim=256; got dim={options['dim']}"
+            )
         options["dim"] = int(options["dim"])
     name = _timm_model(part.name[len(_TIMM) :]) if part.name.startswith(_TIMM) else part.name
     return (HuggingFaceEncoder(name, device=device, **options),)
