@@ -346,8 +346,8 @@ def test_one_encoder_a_modality(folder_of: Any) -> None:
         ("image={bert}", "for image, and it takes text"),
         ("image={clip},image={clip}", "each behind another modality"),
         ("{bert},image={clip}", "each behind another modality"),
-        ("image=", "each behind another modality"),
-        ("", "each behind another modality"),
+        ("image=", "has no name"),
+        ("", "has no name"),
     ],
 )
 def test_combinations_that_cannot_be(name: str, term: str, folder_of: Any) -> None:
