@@ -138,9 +138,14 @@ class State:
     def cards(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return the columns of some items by their ids."""
         own = [name for name in self.table.schema.names if not name.startswith("_")]
-        whole = "_start IS NULL OR _kind != 'text'"  # passages lack the texts
-        rows = self.table.to_table(columns=own, filter=_all_of(one_of("id", ids), whole)).to_pylist()
-        return {str(row["id"]): row for row in rows}
+        # By the id alone: a condition on the passages as well makes Lance list all rows that meet it, for every search.
+        rows = self.table.to_table(columns=[*own, "_start", "_kind"], filter=one_of("id", ids)).to_pylist()
+        cards = {}
+        for row in rows:
+            start, kind = row.pop("_start"), row.pop("_kind")
+            if start is None or kind != "text":  # passages lack the texts
+                cards[str(row["id"])] = row
+        return cards
 
     def vectors_of(self, ids: Sequence[str]) -> dict[str, Float[np.ndarray, " dim"]]:
         """Return one unit vector an item, of those that are there: see `item_vectors`."""
