@@ -209,6 +209,15 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a text, such as a file's name, can be stored and printed: bytes that are not UTF-8 are half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def one_form(text: str) -> str:
     """Return a name with its accents composed (Unicode NFC): macOS writes some of them apart, and both look the same."""
     return unicodedata.normalize("NFC", text)

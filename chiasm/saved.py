@@ -23,7 +23,7 @@ from filelock import FileLock
 from jaxtyping import Shaped
 
 from chiasm.errors import ChiasmError
-from chiasm.files import finite, open_source, whole_folder, write_whole
+from chiasm.files import open_source, strict_json, whole_folder, write_whole
 
 LARGEST_OBJECT = 2**26  # bytes of a JSON file
 LARGEST_HEADER = 2**22  # bytes that a safetensors file describes its arrays with
@@ -32,7 +32,7 @@ LARGEST_ARRAYS = 2**33  # bytes of a safetensors file
 DAMAGE = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError, ChiasmError,
 )  # fmt: skip
-"""What may be raised where a saved thing is put together again from files that are not as they were written."""
+"""Exceptions of putting a saved thing together from files that are not as they were written."""
 
 _VERSION = re.compile(r"[0-9a-f]{16}")
 _Saved = TypeVar("_Saved")
@@ -259,7 +259,7 @@ def write_object(path: Path, fields: Mapping[Any, Any]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    write_whole(path, json.dumps(finite(dict(fields)), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    write_whole(path, strict_json(fields))
 
 
 def check_fields(fields: Mapping[str, Any], **kinds: type | tuple[type, ...]) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 from fake_searcher import png
+from listening import listening
 from page_parts import EVIL, EVIL_ID, Made, make, rising
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
-from waiting import LIMIT, wait_until
-
-from chiasm.serving.run import Config, listen
+from waiting import LIMIT
 
 pytestmark = pytest.mark.race
 HITS = "#results .card"
@@ -48,15 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
 
 @pytest.fixture(scope="module")
 def address(made: Made) -> Iterator[str]:
-    listening = listen("127.0.0.1", 0)
-    server = uvicorn.Server(Config(made.app, made.app.state.parts.settings))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    wait_until(lambda: server.started)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = server.force_exit = True
-    thread.join()
-    listening.close()
+    with listening(made.app, force=True) as ((_, port), _):
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,19 +12,17 @@ import httpx
 import lance
 import numpy as np
 import pytest
-import uvicorn
 from jaxtyping import Float
+from listening import listening
 from playwright.sync_api import BrowserContext, expect
 from test_page_browser import browser, context, visit  # noqa: F401  # fixtures
 from typer.testing import CliRunner
-from waiting import wait_until
 
 import chiasm
 from chiasm.cli.commands import app
 from chiasm.encoders import resolve
 from chiasm.encoders.passages import embed_texts, passages
 from chiasm.serving.app import create_app
-from chiasm.serving.run import Config, listen
 from chiasm.serving.settings import Settings
 from chiasm.types import Text
 from chiasm.verbs.search import Searcher
@@ -197,16 +194,8 @@ def test_a_text_is_not_kept_once_a_passage(collection: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(collection: Path) -> Iterator[str]:
-    app = create_app(Settings(rate=None), Searcher(collection / "index"))
-    listening = listen("127.0.0.1", 0)
-    running = uvicorn.Server(Config(app, app.state.parts.settings))
-    thread = threading.Thread(target=running.run, args=([listening],))
-    thread.start()
-    wait_until(lambda: running.started)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    running.should_exit = running.force_exit = True
-    thread.join()
-    listening.close()
+    with listening(create_app(Settings(rate=None), Searcher(collection / "index")), force=True) as ((_, port), _):
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_the_api_gives_the_passage(server: str) -> None:

@@ -16,13 +16,12 @@ import torch
 import transformers
 from PIL import Image as Pillow
 from sentence_transformers import CrossEncoder
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tiny_models import WORDS, save_tokenizer, spread
 
 from chiasm.errors import EncoderError, MissingExtraError, SpaceError
 from chiasm.retrieval.rerank import CHARACTERS, Reranker
 from chiasm.types import Audio, Image, Media, Text, Video
 
-WORDS = ["[PAD]", "[CLS]", "[UNK]", "[SEP]", "a", "cat", "dog", "red", "big", "photo", "of", "the", "on", "mat"]
 BERT: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -40,24 +39,8 @@ SOUND = Audio(np.zeros(10, np.float32), 8000)
 def save(folder: Path, model: type[Any], **options: Any) -> Path:
     torch.manual_seed(0)
     network = model(transformers.BertConfig(**BERT, **options))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=0.4)
-    network.save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 3)]
-    )
-    transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        unk_token="[UNK]",
-        model_max_length=32,
-    ).save_pretrained(folder)
+    spread(network).save_pretrained(folder)
+    save_tokenizer(folder, length=32, pair="[CLS] $A [SEP] $B:1 [SEP]:1")
     return folder
 
 

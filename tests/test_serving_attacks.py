@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import httpx
 import pytest
 import uvicorn
 from fake_searcher import FakeSearcher, item_row, planted_rows, png
+from listening import listening
 from PIL import Image as PillowImage
 from test_serving import at_work, b64, begun, refused, run, served, settings
 from waiting import LIMIT, wait_until
@@ -33,7 +34,6 @@ from chiasm.serving.guard import Buckets
 from chiasm.serving.keys import KeyRing, make_key
 from chiasm.serving.observe import JsonLines
 from chiasm.serving.run import Config, is_loopback, listen, serve
-from chiasm.serving.settings import Settings
 from chiasm.serving.teaching import Teaching
 
 pytestmark = pytest.mark.anyio
@@ -488,21 +488,6 @@ def test_buckets_fill_with_time_and_their_number_is_bounded() -> None:
 # ------------------------------------------------------------------------------------------- over a socket, for real
 
 
-@contextlib.contextmanager
-def listening(searcher: Any, options: Settings) -> Iterator[tuple[tuple[str, int], uvicorn.Server]]:
-    """A server in a thread, and its address, on a free port of this machine."""
-    server = uvicorn.Server(Config(create_app(options, searcher), options))
-    with listen("127.0.0.1", 0) as bound:
-        thread = threading.Thread(target=server.run, args=([bound],))
-        thread.start()
-        try:
-            wait_until(lambda: server.started)
-            yield bound.getsockname(), server
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 def read_to_end(connection: socket.socket) -> bytes:
     """What comes until the other side ends the connection; fails if it does not."""
     connection.settimeout(LIMIT)
@@ -518,7 +503,7 @@ def test_slow_clients_are_cut_off_and_others_served(rows: list[dict[str, Any]]) 
     options = settings(head_seconds=1.0, body_seconds=0.2)
     head = b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
     with (
-        listening(FakeSearcher(rows), options) as (address, _),
+        listening(create_app(options, FakeSearcher(rows))) as (address, _),
         socket.create_connection(address) as silent,
         socket.create_connection(address) as drip,
     ):
@@ -538,7 +523,7 @@ def test_slow_clients_are_cut_off_and_others_served(rows: list[dict[str, Any]]) 
         stop.set()
         thread.join()
     # From here on only what is tested has a clock that a busy machine could miss.
-    with listening(FakeSearcher(rows), replace(options, head_seconds=LIMIT)) as (address, server):
+    with listening(create_app(replace(options, head_seconds=LIMIT), FakeSearcher(rows))) as (address, server):
         with socket.create_connection(address) as half:
             half.sendall(head + b"\r\n" + b"{")
             url = f"http://127.0.0.1:{address[1]}/v1/search"
@@ -558,7 +543,7 @@ def test_slow_clients_are_cut_off_and_others_served(rows: list[dict[str, Any]]) 
 
 @pytest.mark.race
 def test_a_connection_on_which_nothing_more_comes_is_ended(rows: list[dict[str, Any]]) -> None:
-    with listening(FakeSearcher(rows), settings()) as (address, server):
+    with listening(create_app(settings(), FakeSearcher(rows))) as (address, server):
         server.config.timeout_keep_alive = 1
         with socket.create_connection(address) as quiet:
             quiet.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -568,7 +553,10 @@ def test_a_connection_on_which_nothing_more_comes_is_ended(rows: list[dict[str, 
 @pytest.mark.race
 def test_idle_connections_make_room(rows: list[dict[str, Any]]) -> None:
     searcher = FakeSearcher(rows)
-    with listening(searcher, settings(max_connections=6)) as (address, server), contextlib.ExitStack() as many:
+    with (
+        listening(create_app(settings(max_connections=6), searcher)) as (address, server),
+        contextlib.ExitStack() as many,
+    ):
         url = f"http://127.0.0.1:{address[1]}"
         wait_until(lambda: httpx.get(f"{url}/readyz", timeout=LIMIT).status_code == 200)
         searcher.gate.clear()
@@ -591,7 +579,7 @@ def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("words " * 5_000_000)
     searcher = FakeSearcher([item_row("long", text=[str(path)])])
-    with listening(searcher, settings(write_seconds=0.3)) as (address, server), socket.socket() as lazy:
+    with listening(create_app(settings(write_seconds=0.3), searcher)) as (address, server), socket.socket() as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.connect(address)
         lazy.sendall(b"GET /v1/items/long/files/text/0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -600,7 +588,7 @@ def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
         assert start == b"HTTP/1.1 200"
         wait_until(lambda: not server.server_state.connections)
         assert len(start + read_to_end(lazy)) < path.stat().st_size
-    with listening(searcher, settings(write_seconds=LIMIT)) as (address, _):
+    with listening(create_app(settings(write_seconds=LIMIT), searcher)) as (address, _):
         whole = httpx.get(f"http://127.0.0.1:{address[1]}/v1/items/long/files/text/0", timeout=LIMIT)
         assert len(whole.content) == path.stat().st_size
 
@@ -625,7 +613,7 @@ def test_requests_that_are_not_http_are_refused_and_close_the_connection(
     rows: list[dict[str, Any]], request_: bytes
 ) -> None:
     with (
-        listening(FakeSearcher(rows), settings(head_seconds=1.0)) as (address, server),
+        listening(create_app(settings(head_seconds=1.0), FakeSearcher(rows))) as (address, server),
         socket.create_connection(address) as one,
     ):
         with contextlib.suppress(OSError):  # the server may have ended the connection already

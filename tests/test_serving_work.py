@@ -18,12 +18,13 @@ from typing import Any
 import httpx
 import pytest
 from fake_searcher import FakeSearcher, planted_rows, png
+from listening import listening
 from PIL import Image as PillowImage
 from test_serving import refused, served, settings
-from test_serving_attacks import listening
 from waiting import LIMIT, wait_until
 
 from chiasm import work
+from chiasm.serving.app import create_app
 from chiasm.types import Media
 from chiasm.verbs.query import Query, SearchOptions, SearchResult
 
@@ -94,7 +95,7 @@ async def test_what_is_late_is_not_worked_on_any_more(rows: list[dict[str, Any]]
 def test_work_ends_when_its_client_has_gone(rows: list[dict[str, Any]], what: str) -> None:
     searcher = EndlessSearcher(rows)
     method, path, files = REQUESTS[what]
-    with listening(searcher, settings(answer_seconds=LIMIT)) as (address, _):
+    with listening(create_app(settings(answer_seconds=LIMIT), searcher)) as (address, _):
         url = f"http://127.0.0.1:{address[1]}"
         wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
         begun = len(searcher.begun)
@@ -147,6 +148,7 @@ STUCK = """
     import uvicorn
     from fake_searcher import FakeSearcher, planted_rows
     from test_serving import settings
+
     from chiasm.serving.app import create_app
     from chiasm.serving.run import Config, listen
 

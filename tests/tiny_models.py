@@ -26,11 +26,12 @@ CLASSES = {0: "cat", 1: "dog", 2: "mat"}
 PROMPTS = {"query": "photo of ", "document": "the ", "other": "red "}
 
 
-def save_tokenizer(folder: Path, padding_side: str = "right") -> None:
+def save_tokenizer(folder: Path, padding_side: str = "right", *, length: int = 16, pair: str | None = None) -> None:
+    """Save a tokenizer of words for so many tokens; `pair` is the template of two texts, of cross-encoders."""
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]", pair=pair, special_tokens=[("[CLS]", 1), ("[SEP]", 3)]
     )
     transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
@@ -38,7 +39,7 @@ def save_tokenizer(folder: Path, padding_side: str = "right") -> None:
         cls_token="[CLS]",
         sep_token="[SEP]",
         unk_token="[UNK]",
-        model_max_length=16,
+        model_max_length=length,
         padding_side=padding_side,
     ).save_pretrained(folder)
 

@@ -1,4 +1,4 @@
-"""What the parameters of commands have in common: paths, modalities and numbers, refused in one line where they are wrong."""
+"""Parse the parameters that commands have in common: paths, modalities and numbers, refused in one line where they are wrong."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _TIMM = "timm_wrapper"
 
 @dataclass(frozen=True)
 class Description:
-    """What the library says about a model.
+    """Properties of a model, as the library reports them.
 
     Attributes:
         dim: numbers a vector.

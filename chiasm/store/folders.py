@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chiasm.errors import ManifestError, MediaError
-from chiasm.files import one_form
+from chiasm.files import is_unicode, one_form
 from chiasm.store.listing import Manifest, modality_of, read_table
 from chiasm.store.rows import TABLES
 from chiasm.store.values import ColumnKind, as_kind, joint_kind
@@ -76,7 +76,7 @@ class _Listed:
 
 
 class _Scan:
-    """What lies below a folder: files that may be media by id, tables that describe them, and outcomes of the rest."""
+    """Walks a folder: files that may be media by id, tables that describe them, and outcomes of the rest."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -172,7 +172,7 @@ class _Scan:
 
     def _kind(self, entry: os.DirEntry[str]) -> str:
         """Return "folder", "file", or "" of what is neither and has its outcome."""
-        if not _is_unicode(entry.name):
+        if not is_unicode(entry.name):
             shown = os.fsencode(entry.path).decode("utf-8", "replace")
             self._leave(shown, Outcome.BROKEN, "the name is not valid Unicode; rename it")
             return ""
@@ -193,14 +193,6 @@ class _Scan:
         else:
             self._leave(entry.path, Outcome.UNSUPPORTED, "a device or a pipe, not a file")
         return ""
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 # ------------------------------------------------------------------------------------------------------- columns

@@ -1,10 +1,11 @@
 """The table that a space is searched in: every vector with the columns of its item, so that Lance filters and ranks at once.
 
 `search-DIGEST.lance` holds a row a vector, of whole files and of moments, placed in the space of that digest: all columns
-of its item as `items` has them (but passages without the item's texts), and its own, whose names begin with `_`. Beside it a pointer, `search-DIGEST.json`, names
-the version of the table to read and what that version was made from. `synchronise` brings the table up to date with the
-collection and then replaces the pointer, so a reader sees all of an update or nothing, and a run that is killed leaves
-the table as it was. A version that was opened stays as it is for at least an hour after it was replaced.
+of its item as `items` has them (but passages without the item's texts), and its own, whose names begin with `_`. Beside it
+a pointer, `search-DIGEST.json`, names the version of the table to read and what that version was made from. `synchronise`
+brings the table up to date with the collection and then replaces the pointer, so a reader sees all of an update or
+nothing, and a run that is killed leaves the table as it was. A version that was opened stays as it is for at least an hour
+after it was replaced.
 
 What is left to others: what vectors mean (`chiasm.space`), searching (`chiasm.retrieval.index`).
 """
@@ -269,18 +270,18 @@ def _index(table: lance.LanceDataset, trained: int) -> int:
     count = table.count_rows()
     if count * table.schema.field(VECTOR).type.list_size * 4 <= EXACT_BYTES:
         return trained
-    parts = {index.field_names[0]: len(index.segments) for index in table.describe_indices()}
-    names = {index.field_names[0]: index.name for index in table.describe_indices()}
-    if VECTOR not in parts or count > RETRAIN * trained:
+    known = {index.field_names[0]: index for index in table.describe_indices()}
+    if VECTOR not in known or count > RETRAIN * trained:
         partitions = max(1, round(count / ROWS_A_PARTITION))
         table.create_index(VECTOR, "IVF_SQ", metric="cosine", num_partitions=partitions, replace=True)
         trained = count
     else:
-        merge = parts[VECTOR] if parts[VECTOR] >= PARTS else 0
-        table.optimize.optimize_indices(index_names=[names[VECTOR]], num_indices_to_merge=merge)
+        parts = len(known[VECTOR].segments)
+        merge = parts if parts >= PARTS else 0
+        table.optimize.optimize_indices(index_names=[known[VECTOR].name], num_indices_to_merge=merge)
     for field in table.schema:
-        if field.name in names and field.name != VECTOR:
-            table.optimize.optimize_indices(index_names=[names[field.name]])
+        if field.name in known and field.name != VECTOR:
+            table.optimize.optimize_indices(index_names=[known[field.name].name])
         elif not pa.types.is_nested(field.type) and field.name not in ("_hash", "_text", "_end"):
             kind: Literal["BITMAP", "BTREE"] = "BITMAP" if field.name in ("_modality", "_kind") else "BTREE"
             table.create_scalar_index(field.name, kind)

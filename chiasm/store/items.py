@@ -44,7 +44,7 @@ _Named = dict[str, tuple[Item, str]]  # items with their source, by id
 
 @dataclass(frozen=True)
 class StoredItems:
-    """What came of the items of manifests."""
+    """The items of manifests as a collection has them by now."""
 
     items: dict[str, Item]  # by the ids that they have in the collection
     moved: dict[str, str]  # id before -> id now, of items whose files or folders have other names by now

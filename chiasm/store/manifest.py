@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from chiasm.errors import ManifestError, MediaError
-from chiasm.files import one_form, path_on_disk
+from chiasm.files import is_unicode, one_form, path_on_disk
 from chiasm.store.folders import read_folder
 from chiasm.store.listing import Manifest, modality_of, read_table
 from chiasm.store.rows import TABLES
@@ -114,7 +114,7 @@ def read_manifest(path: str | Path) -> Manifest:
     if not str(path).strip():
         raise ManifestError(repr(str(path)), 'the path is empty; name a folder, a table or a file ("." is this folder)')
     source = Path(path_on_disk(str(Path.cwd()), str(path)))  # links stay: ids come from names as they were given
-    if not _is_unicode(str(source)):
+    if not is_unicode(str(source)):
         raise ManifestError(ascii(str(source)), "the name is not valid Unicode; rename it")
     try:
         if source.is_dir():
@@ -128,14 +128,6 @@ def read_manifest(path: str | Path) -> Manifest:
         raise ManifestError(str(source), f"it cannot be read: {error.strerror or error}") from error
     assert table is not None  # it is None only where columns are asked for
     return table
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _read_file(path: Path) -> Manifest:

@@ -223,7 +223,7 @@ class _Source:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What `align` was asked, for each modality that is moved."""
+    """The request to `align`, the same for each modality that is moved."""
 
     collection: Collection
     start: Space

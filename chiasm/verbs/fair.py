@@ -1,4 +1,4 @@
-"""What is fair to measure on: what a space or a model did not learn from, and how it does on what it was learned without."""
+"""Choose held-out pairs and items: those that a space or a model did not learn from, or was learned without in a fold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chiasm.verbs.model import Model
 from chiasm.verbs.spaces import SavedSpace
 
 On: TypeAlias = Literal["auto", "folds", "training"]
-"""What is measured on: `"auto"`: what was not learned from, else as `"folds"`: all that was learned from, each by maps or heads
+"""The items to measure on: `"auto"`: what was not learned from, else as `"folds"`: all that was learned from, each by maps or heads
 that were learned without it. `"training"`: everything, by what has learned from it."""
 
 

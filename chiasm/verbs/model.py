@@ -33,7 +33,7 @@ _LARGEST_REFERENCE = 2**26  # bytes
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What a recogniser learned from, and what the heads of its folds say of items that they did not see.
+    """Contents that a recogniser learned from, and the outputs of the heads of its folds on items that they did not see.
 
     Attributes:
         contents: digests of the items' contents, see `chiasm.verbs.dataset.Labelled`.
