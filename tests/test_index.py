@@ -31,6 +31,7 @@ def planted(seed: int = 0, rows: int = ROWS) -> pa.Table:
             "id": [f"{seed}-{row}" for row in range(rows)],
             "price": rng.integers(0, 100, rows),
             "kind": np.array(["a", "b"])[rng.integers(0, 2, rows)],
+            "west": vectors[:, 0] < 0,
             "_vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM),
         }
     )
@@ -109,6 +110,28 @@ def test_the_nearest_rows_that_meet_a_condition(one: VectorIndex, where: str | N
     assert np.mean(recalls) >= (1.0 if isinstance(one, ExactIndex) else 0.97)
     if where is not None:
         assert one.count(where) == int(np.asarray(may)[KEPT].sum())
+
+
+@pytest.mark.parametrize(
+    ("where", "may"), [("price < 80", PRICE < 80), ("price < 20", PRICE < 20), ("west", VECTORS[:, 0] < 0)]
+)
+def test_every_way_of_meeting_a_condition(
+    indexes: dict[str, VectorIndex], where: str, may: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Applied to the nearest rows, before, and before since it leaves no row that is near."""
+    monkeypatch.setattr(index, "FEW", 10)
+    for query in unit_rows(np.eye(1, DIM) * 2 + QUERIES).astype(np.float32):  # in the east
+        rows = indexes["lance"].search(query, k=10, columns=COLUMNS, where=where)
+        ids, _ = restated(query, 10, may)
+        assert rows.num_rows == 10
+        assert len(set(rows["id"].to_pylist()) & set(ids)) >= 8
+
+
+def test_a_warm_index_finds_the_same(tmp_path: Path, one: VectorIndex) -> None:
+    warm = type(one)(table(tmp_path, indexed=isinstance(one, LanceIndex)))
+    warm.warm()
+    found, expected = (index.search(QUERIES[0], k=10, columns=COLUMNS) for index in (warm, one))
+    assert found["id"].to_pylist() == expected["id"].to_pylist()
 
 
 def test_a_row_is_nearest_to_itself(one: VectorIndex) -> None:

@@ -19,6 +19,7 @@ from typing import TypeAlias
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
 from chiasm.types import Modality, Scalar
@@ -29,10 +30,13 @@ SCORE = "_score"  # of results: the cosine with the query
 REMEMBERED = 100  # conditions
 PROBES = 20  # partitions that are looked at without a condition: recall@10 of 0.998 among a million
 REFINE = 3  # times k rows are compared by their full vectors
+UNSELECTIVE = 4  # a condition that leaves more than a row in four is applied to the nearest rows, not before
 # The fewer rows a condition leaves, the wider they lie. Where it has nothing to do with the vectors, recall@10 is 1.00 at
 # PROBES for a row in two hundred that is left, and 0.90 for one in a thousand; where it has, they may lie far from the query.
 SPREAD = 0.75
-FEW = 1000  # rows that a condition leaves: so many are read and compared one by one, which takes as long as all codes of a million
+FEW = (
+    2000  # rows that a condition leaves: so many are compared one by one, which takes as long as all codes of a million
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,10 @@ class ExactIndex:
         """Return the number of rows that meet an SQL condition."""
         return len(self._that_meet(where))
 
+    def warm(self) -> None:
+        """Read the vectors, for an index that will be asked often."""
+        _ = self._memory
+
     def search(
         self, query: Float[np.ndarray, " dim"], *, k: int, columns: Sequence[str], where: str | None = None
     ) -> pa.Table:
@@ -154,19 +162,46 @@ class LanceIndex:
             return self._probed(query, k, columns, None, PROBES)
         count = self.count(where)
         if count <= max(FEW, k):
-            rows = self._table.to_table(columns=[*dict.fromkeys([*columns, VECTOR])], filter=where)
-            scores = matrix_of(rows[VECTOR]) @ query
-            order = nearest(scores, k)
-            return rows.take(order).select(list(columns)).append_column(SCORE, pa.array(scores[order], pa.float32()))
+            return self._all(query, k, columns, where)
+        if count * UNSELECTIVE >= self.size:
+            # It takes Lance 15 ms to list half a million rows that a condition leaves, and 2 to pass over as many as it takes.
+            wider = math.ceil(1.5 * k * self.size / count)
+            rows = self._probed(query, wider, columns, where, PROBES, prefilter=False)
+            if len(rows) >= k:
+                return rows.slice(0, k)
         return self._probed(query, k, columns, where, math.ceil(PROBES * (self.size / count) ** SPREAD))
 
+    def _all(self, query: Float[np.ndarray, " dim"], k: int, columns: Sequence[str], where: str) -> pa.Table:
+        """Compare all rows that meet a condition; read the columns of the nearest alone, which takes as long as their vectors."""
+        rows = self._table.to_table(columns=[VECTOR], filter=where, with_row_id=True)
+        scores = matrix_of(rows[VECTOR]) @ query
+        order = nearest(scores, k)
+        ids = rows["_rowid"].take(order)
+        condition = f"_rowid IN ({', '.join(map(str, ids.to_pylist()))})" if len(ids) else "false"
+        table = self._table.to_table(columns=list(columns), filter=condition, with_row_id=True)
+        table = table.take(pc.index_in(ids, value_set=table["_rowid"])).select(list(columns))
+        return table.append_column(SCORE, pa.array(scores[order], pa.float32()))
+
+    def warm(self) -> None:
+        """Read the codes of all partitions, for an index that will be asked often."""
+        for index in self._table.describe_indices():
+            if index.field_names == [VECTOR]:
+                self._table.prewarm_index(index.name)
+
     def _probed(
-        self, query: Float[np.ndarray, " dim"], k: int, columns: Sequence[str], where: str | None, probes: int
+        self,
+        query: Float[np.ndarray, " dim"],
+        k: int,
+        columns: Sequence[str],
+        where: str | None,
+        probes: int,
+        *,
+        prefilter: bool = True,
     ) -> pa.Table:
         rows = self._table.to_table(
             columns=[*columns, "_distance"],
             filter=where,
-            prefilter=True,
+            prefilter=prefilter,
             nearest={
                 "column": VECTOR,
                 "q": query.astype(np.float32),

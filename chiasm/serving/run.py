@@ -157,7 +157,7 @@ def _run(plan: Plan, listening: socket.socket, *, workers: int, local: bool) -> 
 
 def build(plan: Plan) -> FastAPI:
     """Return the application of one process."""
-    searcher = Searcher(plan.collection, space=plan.space, device=plan.device)
+    searcher = Searcher(plan.collection, space=plan.space, device=plan.device, warm=True)
     start = start_of(searcher.collection, searcher.networks)
     classifier = None
     if plan.model is not None:

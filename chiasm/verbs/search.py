@@ -63,15 +63,20 @@ class Searcher:
         collection: the collection.
         space: name of the space. Default: the newest.
         device: `"auto"`, `"cpu"` or `"cuda"`.
+        warm: read the index of a large collection into memory at once (0.4 GB and 0.5 s for a million vectors of 384
+            dimensions), for a process that answers many queries; by default the first ones read what they need.
 
     Raises:
         CollectionError: there is no such collection.
         SpaceError: there is no such space.
     """
 
-    def __init__(self, collection: str | Path, *, space: str | None = None, device: Device = "auto") -> None:
+    def __init__(
+        self, collection: str | Path, *, space: str | None = None, device: Device = "auto", warm: bool = False
+    ) -> None:
         self._space_name = space
         self._device: Device = device
+        self._warm = warm
         self._rerankers: dict[str, Any] = {}
         self._prepared: dict[bytes, str] = {}  # digests of vectors -> the space that they were made in
         self._preparing = Lock()
@@ -123,7 +128,10 @@ class Searcher:
         seen = self._now(collection)  # first: what changes while the rest is read is seen by the next refresh
         saved = space_of(collection, networks, self._space_name)
         table = open_table(collection, saved.space)
-        return State(seen, collection, networks, saved.space, saved.scores, table, index_of(table))
+        index = index_of(table)
+        if self._warm:
+            index.warm()
+        return State(seen, collection, networks, saved.space, saved.scores, table, index)
 
     def status(self) -> Status:
         """Return what the collection holds."""
