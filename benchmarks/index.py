@@ -29,9 +29,9 @@ from jaxtyping import Float, Int
 from benchmarks import record
 from benchmarks.corpora import say
 from chiasm import encoders
-from chiasm.retrieval.index import ExactIndex
 from chiasm.space import Space
 from chiasm.store.collection import FILES, ITEMS, Collection, Vectors
+from chiasm.store.index import ExactIndex
 from chiasm.store.words import FullText
 from chiasm.types import Modality, Text
 from chiasm.verbs.query import Query, SearchOptions

@@ -18,7 +18,6 @@ from chiasm.files import finite
 from chiasm.types import FileOutcome, Outcome
 
 if TYPE_CHECKING:
-    from chiasm.retrieval.index import Hit
     from chiasm.store.add import AddReport
     from chiasm.store.ingest import Progress
     from chiasm.store.reembed import ReembedReport
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from chiasm.verbs.fit import FitReport
     from chiasm.verbs.learn import LearnReport
     from chiasm.verbs.predict import PredictReport
-    from chiasm.verbs.query import SearchResult
+    from chiasm.verbs.query import Hit, SearchResult
     from chiasm.verbs.status import Status
 
 _SPACES = "\t\n\r\v\f\x85\u2028\u2029"

@@ -23,13 +23,13 @@ from chiasm.errors import ChiasmError
 from chiasm.report.page import Card, Page
 from chiasm.report.plots import Bar, bar_chart
 from chiasm.report.sections import show_classification
-from chiasm.retrieval.index import Hit
 from chiasm.store.add import AddReport
 from chiasm.store.collection import Collection
 from chiasm.store.ingest import Progress
 from chiasm.types import Modality, Text
 from chiasm.verbs.align import AlignReport
 from chiasm.verbs.fit import FitReport
+from chiasm.verbs.query import Hit
 from chiasm.verbs.spaces import START
 
 PACKAGE = "tuxpaint-stamps-default"

@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 
 import chiasm
-from chiasm.retrieval.index import Hit
-from chiasm.verbs.query import Query, SearchOptions
+from chiasm.verbs.query import Hit, Query, SearchOptions
 from chiasm.verbs.search import Searcher
 
 LEAST = 0.35  # cosine of question and question below which nobody has asked it: look at some of yours to set it

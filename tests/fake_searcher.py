@@ -19,9 +19,8 @@ from chiasm import media
 from chiasm.errors import CollectionError, SpaceError
 from chiasm.files import digest_file
 from chiasm.media import Limits
-from chiasm.retrieval.index import Hit, Span
 from chiasm.types import Media, Modality, Text
-from chiasm.verbs.query import Query, SearchOptions, SearchResult
+from chiasm.verbs.query import Hit, Query, SearchOptions, SearchResult, Span
 from chiasm.verbs.status import Status
 
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiasm.retrieval import index
-from chiasm.retrieval.index import ExactIndex, LanceIndex, VectorIndex, index_of, matrix_of, nearest
+from chiasm.store import index
+from chiasm.store.index import ExactIndex, LanceIndex, VectorIndex, index_of, nearest
+from chiasm.store.tables import matrix_of
 from chiasm.vectors import unit_rows
 
 ROWS, DIM = 3000, 16

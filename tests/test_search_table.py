@@ -20,9 +20,9 @@ from painter import COLOURS, mixtures, painted, painters, picture, sound, table,
 
 import chiasm
 from chiasm import encoders
-from chiasm.retrieval.index import ExactIndex, LanceIndex
 from chiasm.store import gallery
 from chiasm.store.collection import Collection
+from chiasm.store.index import ExactIndex, LanceIndex
 from chiasm.types import Text
 from chiasm.verbs.query import Query, SearchOptions
 from chiasm.verbs.search import Searcher

@@ -20,7 +20,6 @@ import chiasm
 from chiasm import encoders
 from chiasm.errors import CollectionError, MediaError, SpaceError
 from chiasm.files import digest_file
-from chiasm.retrieval.index import Hit
 from chiasm.retrieval.rerank import Reranked
 from chiasm.retrieval.scores import PairScores, Preparation, ScoreModel
 from chiasm.space import Space
@@ -28,7 +27,7 @@ from chiasm.store.collection import Collection
 from chiasm.types import Image, Media, Text
 from chiasm.verbs import search as searcher
 from chiasm.verbs import spaces
-from chiasm.verbs.query import Query, SearchOptions, SearchResult
+from chiasm.verbs.query import Hit, Query, SearchOptions, SearchResult
 from chiasm.verbs.ranking import full_text, owner_number
 from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import SavedSpace, load_space, placed_vectors, save_space

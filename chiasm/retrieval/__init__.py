@@ -1,5 +1,1 @@
-"""From a query vector to ranked rows: nearest neighbours, what scores are worth, fusion, reranking, diversity."""
-
-from chiasm.retrieval.index import ExactIndex, Hit, LanceIndex
-
-__all__ = ["ExactIndex", "Hit", "LanceIndex"]
+"""What scores are worth, relevance, fusion with words, reranking and diversity."""

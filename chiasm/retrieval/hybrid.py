@@ -6,7 +6,7 @@ a sum over rankings would, puts it behind every item with words; judging it by t
 every item whose words do not match. Here it gets what covered items at that place of the other rankings got on average
 (isotonic regression). So an item without words ranks behind its neighbours that match and before those that do not.
 
-Where rankings come from is left to `chiasm.retrieval.index` and `chiasm.store.words`.
+Where rankings come from is left to `chiasm.store.index` and `chiasm.store.words`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ the query and of the gallery, a `PairScores` knows how vectors are prepared (cen
 with the query's other scores, and, where it was fitted on pairs, how probable it is that a hit is relevant. A `ScoreModel`
 holds one `PairScores` for each pair of modalities and judges the hits of a mixed gallery.
 
-Arrays in, arrays out; searching is left to `chiasm.retrieval.index` and `chiasm.verbs.search`.
+Arrays in, arrays out; searching is left to `chiasm.store.index` and `chiasm.verbs.search`.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ class Vectors:
     def of_table(cls, rows: pa.Table, vectors: Float[np.ndarray, "rows dim"] | None = None) -> Vectors:
         """Return rows of Lance with the columns of `VECTORS`, and with the vectors, by default of the column "vector"."""
         if vectors is None:
-            vectors = matrix_of(rows["vector"].combine_chunks())
+            vectors = matrix_of(rows["vector"])
         items, slots, modalities, hashes, texts, languages = (
             tuple(rows[name].to_pylist()) for name in VECTORS.names[:-2]
         )

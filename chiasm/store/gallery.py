@@ -7,7 +7,7 @@ brings the table up to date with the collection and then replaces the pointer, s
 nothing, and a run that is killed leaves the table as it was. A version that was opened stays as it is for at least an hour
 after it was replaced.
 
-What is left to others: what vectors mean (`chiasm.space`), searching (`chiasm.retrieval.index`).
+What is left to others: what vectors mean (`chiasm.space`), searching (`chiasm.store.index`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,19 @@ from jaxtyping import Float
 
 from chiasm.files import read_record, strict_json, write_whole
 from chiasm.store.collection import FILES, ITEMS, USABLE, Collection, Generation
-from chiasm.store.tables import COMPACT_FRAGMENTS, GRACE_SECONDS, chunks, join_columns, matrix_of, one_of, vector_column
+from chiasm.store.tables import (
+    COMPACT_FRAGMENTS,
+    GRACE_SECONDS,
+    VECTOR,
+    chunks,
+    join_columns,
+    matrix_of,
+    one_of,
+    vector_column,
+)
 from chiasm.types import MODALITIES, Modality
 
 FORMAT_VERSION = 2
-VECTOR = "_vector"  # the column of vectors
 # An exact scan reads about 8 GB/s: 8 ms for 2**26 bytes, 44,000 rows of 384 dimensions. Lance's index takes as long for the
 # 200 candidates of a search. More bytes than that are indexed.
 EXACT_BYTES = 2**26
@@ -218,7 +226,7 @@ class _Table:
                 rows, file = rows.filter(there), file.filter(there)
                 if not rows.num_rows:
                     continue
-                vectors = matrix_of(rows[VECTOR].combine_chunks())
+                vectors = matrix_of(rows[VECTOR])
                 spoken = np.array(rows["_modality"].to_pylist(), dtype=str)
                 placed = np.empty((len(vectors), schema.field(VECTOR).type.list_size), np.float32)
                 for modality in MODALITIES:

@@ -30,6 +30,7 @@ from chiasm.errors import CollectionError
 from chiasm.files import remove_stale
 
 GRACE_SECONDS = 3600.0  # how long data that was replaced stays, for readers that have not noticed yet
+VECTOR = "_vector"  # the column of vectors of a table that is searched
 COMPACT_FRAGMENTS = 32  # more fragments than this are merged: each costs an open file when searching
 COMPACT_DELETED = 0.1  # a larger share of deleted rows is removed from the files for good
 LISTED = 4096  # values in one SQL condition
@@ -237,8 +238,10 @@ def join_columns(rows: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(*(rows[column] for column in columns), SEPARATOR)
 
 
-def matrix_of(column: pa.FixedSizeListArray) -> Float[np.ndarray, "rows dim"]:
-    """Return a column of vectors as a matrix, without a copy where it has one chunk."""
+def matrix_of(column: pa.ChunkedArray | pa.FixedSizeListArray) -> Float[np.ndarray, "rows dim"]:
+    """Return a column of vectors as a matrix, without a copy where it is in one piece."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     flat: Float[np.ndarray, " values"] = column.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), column.type.list_size)
 

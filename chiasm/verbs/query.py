@@ -5,7 +5,7 @@ The same three objects serve the verb, the command line, the server and the page
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -13,8 +13,7 @@ from jaxtyping import Float
 
 from chiasm.errors import CollectionError, SpaceError
 from chiasm.files import one_form
-from chiasm.retrieval.index import Hit
-from chiasm.types import Media, Modality, Text
+from chiasm.types import Media, Modality, Scalar, Text
 
 MOST = 10_000  # hits that can be asked for, with those of the pages before
 
@@ -129,6 +128,33 @@ class Query:
     def is_one_medium(self) -> bool:
         """Whether it is one medium and nothing else, as the queries that probabilities are learned from."""
         return len(self.plus) == 1 and not (self.minus or self.like or self.liked or self.disliked)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A moment of a file among the results."""
+
+    start: float  # from the beginning of the file, in seconds; in a text in characters
+    end: float
+    score: float  # cosine with the query, or the metric that was asked for
+    text: str | None  # the passage itself, or what is said, where it is known
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One item among the results, by its best file or a moment of it."""
+
+    id: str
+    modality: Modality  # of the file
+    score: float  # cosine with the query, or the metric that was asked for
+    path: str | None  # of the file; None for a text that stands in a manifest
+    text: str | None  # the text itself or the passage that was found, or what is said in the sound or in the moment
+    start: float | None = None  # as of `Span`; None: the whole file
+    end: float | None = None
+    probability: float | None = None  # of being relevant; None where it was not learned
+    moments: tuple[Span, ...] = ()  # of the same file, nearest to the query first
+    number: int = 0  # of the file among those of its kind that the item has
+    metadata: dict[str, Scalar] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,10 @@ from chiasm.evaluation.relevance import Abstention, RelevanceMetrics, abstention
 from chiasm.files import open_source
 from chiasm.report.page import Page
 from chiasm.report.search import show_abstention, show_moments, show_relevance
-from chiasm.retrieval.index import Hit
 from chiasm.splits import merge_groups
 from chiasm.store.collection import Collection
 from chiasm.types import Audio, Media, Modality, Text, Video
-from chiasm.verbs.query import Query, SearchOptions, SearchResult
+from chiasm.verbs.query import Hit, Query, SearchOptions, SearchResult
 from chiasm.verbs.search import Searcher, open_query
 
 MOST_BYTES = 10_000_000  # of a file of questions

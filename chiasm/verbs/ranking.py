@@ -23,14 +23,14 @@ from chiasm import work
 from chiasm.encoders.base import Encoder
 from chiasm.errors import SpaceError
 from chiasm.retrieval.diversity import diversify
-from chiasm.retrieval.index import SCORE, VECTOR, Hit, Span, VectorIndex, matrix_of
 from chiasm.retrieval.query import item_vectors
 from chiasm.space import Space
 from chiasm.store.collection import Collection
-from chiasm.store.tables import one_of
+from chiasm.store.index import SCORE, VectorIndex
+from chiasm.store.tables import VECTOR, matrix_of, one_of
 from chiasm.store.where import where_sql
 from chiasm.types import MODALITIES, Modality
-from chiasm.verbs.query import Order, Query, SearchOptions
+from chiasm.verbs.query import Hit, Order, Query, SearchOptions, Span
 
 if TYPE_CHECKING:
     from chiasm.retrieval.scores import Judgement, ScoreModel

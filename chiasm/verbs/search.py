@@ -23,10 +23,10 @@ from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
 from chiasm.errors import CollectionError, MediaError, SpaceError
 from chiasm.media import Limits
-from chiasm.retrieval.index import index_of
 from chiasm.retrieval.query import compose, rocchio
 from chiasm.space import Space
 from chiasm.store.collection import Collection
+from chiasm.store.index import index_of
 from chiasm.types import Media, Modality, Text
 from chiasm.verbs.query import Order, Query, SearchOptions, SearchResult
 from chiasm.verbs.ranking import (

@@ -20,11 +20,11 @@ from jaxtyping import Float, Shaped
 
 from chiasm.encoders.base import Encoder
 from chiasm.errors import SpaceError
-from chiasm.retrieval.index import VECTOR, matrix_of
 from chiasm.saved import DAMAGE, Versions, check_fields, read_arrays, read_object, write_arrays, write_object
 from chiasm.space import FORMAT_VERSION, Space, start_space
 from chiasm.store import gallery
 from chiasm.store.collection import Collection
+from chiasm.store.tables import VECTOR, matrix_of
 from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.dataset import fingerprints_of
 

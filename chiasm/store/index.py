@@ -5,14 +5,13 @@ one, an inverted file of scalar-quantised vectors, the vectors stay on disk (`La
 fewer rows a condition leaves, and where it leaves few, all of them are compared. `index_of` chooses. Both see one version
 of the table, whatever is written to it meanwhile.
 
-What rows mean is left to the callers, making the index to `chiasm.store.gallery`.
+What rows mean is left to the callers, making the table and its index to `chiasm.store.gallery`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
@@ -22,9 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
-from chiasm.types import Modality, Scalar
+from chiasm.store.tables import VECTOR, matrix_of
 
-VECTOR = "_vector"  # the column of vectors
 SCORE = "_score"  # of results: the cosine with the query
 
 REMEMBERED = 100  # conditions
@@ -37,33 +35,6 @@ SPREAD = 0.75
 FEW = (
     2000  # rows that a condition leaves: so many are compared one by one, which takes as long as all codes of a million
 )
-
-
-@dataclass(frozen=True)
-class Span:
-    """A moment of a file among the results."""
-
-    start: float  # from the beginning of the file, in seconds; in a text in characters
-    end: float
-    score: float  # cosine with the query, or the metric that was asked for
-    text: str | None  # the passage itself, or what is said, where it is known
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One item among the results, by its best file or a moment of it."""
-
-    id: str
-    modality: Modality  # of the file
-    score: float  # cosine with the query, or the metric that was asked for
-    path: str | None  # of the file; None for a text that stands in a manifest
-    text: str | None  # the text itself or the passage that was found, or what is said in the sound or in the moment
-    start: float | None = None  # as of `Span`; None: the whole file
-    end: float | None = None
-    probability: float | None = None  # of being relevant; None where it was not learned
-    moments: tuple[Span, ...] = ()  # of the same file, nearest to the query first
-    number: int = 0  # of the file among those of its kind that the item has
-    metadata: dict[str, Scalar] = field(default_factory=dict)
 
 
 class ExactIndex:
@@ -239,10 +210,3 @@ def nearest(scores: Float[np.ndarray, " rows"], k: int) -> Int[np.ndarray, " k"]
         may = np.flatnonzero(scores >= least)  # with all rows that tie with the last one
     order: Int[np.ndarray, " k"] = may[np.argsort(-scores[may], kind="stable")[:k]]
     return order
-
-
-def matrix_of(column: pa.ChunkedArray) -> Float[np.ndarray, "rows dim"]:
-    """Return a column of vectors as a matrix, without a copy where it is in one piece."""
-    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    flat: Float[np.ndarray, " values"] = array.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(array), array.type.list_size)
