@@ -172,9 +172,21 @@ def print_add_report(report: AddReport, to: Path) -> None:
     if report.pruned:
         say(f"  {report.pruned} items removed that are not there any more")
     elif report.gone:
-        shown = ", ".join(report.gone[:5]) + (", ..." if len(report.gone) > 5 else "")
-        say(f"  {len(report.gone)} items are not there any more: {shown}. To remove them, run it again with --prune")
+        say(
+            f"  {len(report.gone)} items are not there any more: {_some(report.gone)}. To remove them, run it again with "
+            "--prune"
+        )
+    if report.outside:
+        say(
+            f"  Files in {_some(report.outside)} lie outside of what was named: they are searched, and `chiasm serve` "
+            "gives them away only with --root FOLDER"
+        )
     say(f'Next: chiasm search {to} "..."')
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first five names."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def print_status(report: Status) -> None:
@@ -183,6 +195,7 @@ def print_status(report: Status) -> None:
     say("  files: " + (_counts(report.outcomes) or "none"))
     say("  embedded: " + (_counts(report.embeddings) or "nothing"))
     say("  columns: " + (", ".join(report.columns) or "none"))
+    say("  roots: " + (", ".join(report.roots) or "none") + " (their files are given away by serve)")
     say("  spaces: " + (", ".join(report.spaces) or "none") + " (search uses the last)")
 
 

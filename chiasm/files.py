@@ -18,7 +18,7 @@ import shutil
 import stat
 import threading
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -242,6 +242,45 @@ def path_on_disk(folder: str, written: str) -> str:
             break
         known = os.path.join(known, found)  # noqa: PTH118
     return os.path.normpath(known)
+
+
+def real_folders(paths: Iterable[str]) -> set[str]:
+    """Return the folders that files really lie in, whatever links lead to them."""
+    of: dict[str, str] = {}  # folder as it is written -> real one: files are many, and folders few
+    folders: set[str] = set()
+    for path in paths:
+        folder = os.path.dirname(path)  # noqa: PTH120  # paths by the thousand
+        if os.path.islink(path):  # noqa: PTH114
+            folders.add(os.path.dirname(os.path.realpath(path)))  # noqa: PTH120
+        else:
+            if folder not in of:
+                of[folder] = os.path.realpath(folder)
+            folders.add(of[folder])
+    return folders
+
+
+def is_within(path: str | Path, folders: Iterable[str | Path]) -> bool:
+    """Return whether a path is one of some folders or lies in one. All are real paths: links are not looked at.
+
+    Example:
+        >>> is_within("/a/b/c.png", ["/a/b"]), is_within("/a/bc.png", ["/a/b"])
+        (True, False)
+    """
+    return any(Path(path).is_relative_to(folder) for folder in folders)
+
+
+def outermost(folders: Iterable[str]) -> list[str]:
+    """Return folders without those that lie in another one, and without `/`, sorted.
+
+    Example:
+        >>> outermost(["/a/b", "/a", "/c", "/"])
+        ['/a', '/c']
+    """
+    kept: list[str] = []
+    for folder in sorted(set(folders), key=lambda path: Path(path).parts):
+        if Path(folder) != Path(folder).parent and not is_within(folder, kept):
+            kept.append(folder)
+    return kept
 
 
 def digest_text(text: str) -> str:

@@ -66,12 +66,13 @@ class FakeSearcher:
     """
 
     modalities: tuple[Modality, ...] = ("image", "text", "audio")
-    collection = SimpleNamespace(path=Path("/secret/place/stamps"), files=list)
-
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows = {str(row["id"]): row for row in rows}
         paths = [path for row in rows for name in ("image", "text", "audio", "video") for path in row.get(name) or ()]
         self.digests = {path: digest_file(path) for path in paths if Path(path).is_absolute() and Path(path).is_file()}
+        place = Path("/secret/place/stamps")
+        roots = tuple({Path(path).parent.resolve() for path in self.digests})
+        self.collection = SimpleNamespace(path=place, files=list, roots=roots, uploads=place / "dropped")
         self.batches: list[int] = []
         self.asked_with: list[tuple[Query, SearchOptions]] = []
         self.threads: set[str] = set()
@@ -160,4 +161,5 @@ class FakeSearcher:
             {"image": len(self.rows)},
             ("colour",),
             ("start",),
+            ("/secret/place",),
         )

@@ -903,7 +903,7 @@ def test_create_opens_what_is_there(made: Collection, folder: Path) -> None:
     again = Collection.create(made.path, encoder="fake")
     assert again.count() == 3
     header = json.loads((made.path / "chiasm.json").read_text())
-    assert (header["format"], header["format_version"], header["encoder"]) == ("chiasm-collection", 4, "fake")
+    assert (header["format"], header["format_version"], header["encoder"]) == ("chiasm-collection", 5, "fake")
     with pytest.raises(CollectionError, match="chiasm reembed"):
         Collection.create(made.path, encoder="other")
 
@@ -956,7 +956,7 @@ def test_a_making_that_was_cut_off_is_done_again(tmp_path: Path, folder: Path) -
         ("\x80", "cannot be read"),
         ("[]", "does not describe a collection"),
         ('{"format": "chiasm-space", "format_version": 1, "encoder": "x"}', "does not describe a collection"),
-        ('{"format": "chiasm-collection", "format_version": 4, "encoder": "fake"}', "is damaged: 'generation'"),
+        ('{"format": "chiasm-collection", "format_version": 5, "encoder": "fake"}', "is damaged: 'generation'"),
         ('{"format": "chiasm-collection", "format_version": 99, "encoder": "fake", "by": "7.0"}', r"version 99 .*7\.0"),
     ],
 )

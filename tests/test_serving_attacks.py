@@ -79,7 +79,7 @@ async def test_no_path_leads_to_a_file_that_is_not_the_collections(client: httpx
     assert "root:" not in answer.text
 
 
-async def test_links_are_followed_no_further_than_their_own_folder(tmp_path: Path) -> None:
+async def test_links_are_followed_no_further_than_the_roots(tmp_path: Path) -> None:
     inside, outside = tmp_path / "media", tmp_path / "private"
     inside.mkdir()
     outside.mkdir()
@@ -102,8 +102,11 @@ async def test_links_are_followed_no_further_than_their_own_folder(tmp_path: Pat
             "by a linked folder": tmp_path / "elsewhere" / "own.png",
         }.items()
     ]
-    async with served(FakeSearcher(rows)) as client:
-        for name in ("leaves", "loop", "pipe", "folder", "gone"):
+    searcher = FakeSearcher(rows)
+    searcher.collection.roots = (inside,)
+    async with served(searcher) as client:
+        refused(await client.get("/v1/items/leaves/files/image/0"), 404, "outside of the folders")
+        for name in ("loop", "pipe", "folder", "gone"):
             refused(await client.get(f"/v1/items/{name}/files/image/0"), 404, "no longer what was added")
         for name in ("stays", "by a linked folder"):
             assert (await client.get(f"/v1/items/{name}/files/image/0")).content == png((4, 5, 6))

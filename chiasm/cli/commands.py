@@ -546,6 +546,10 @@ def serve(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes.")] = 1,
     rate: Annotated[float | None, typer.Option(min=0, max=1e9, help="Requests a second of one key.")] = None,
+    roots: Annotated[
+        list[Path] | None,
+        typer.Option("--root", help="Folder whose files are given away. Default: those that add was given."),
+    ] = None,
     query_log: Annotated[Path | None, typer.Option(help="File to keep the texts of queries in.")] = None,
     max_pixels: Annotated[
         int | None,
@@ -570,6 +574,7 @@ def serve(
             host_names=host_names or (),
             workers=workers,
             rate=rate,
+            roots=roots or (),
             query_log=query_log,
             max_pixels=max_pixels,
             device=device,

@@ -78,6 +78,14 @@ class Listed(Protocol):
     def path(self) -> Path:
         """Its folder; left out of all that is sent to others."""
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Folders whose files may be given away."""
+
+    @property
+    def uploads(self) -> Path:
+        """Where the files are that a server was sent."""
+
     def files(self) -> list[dict[str, Any]]:
         """Return the outcome of every file."""
 
@@ -343,7 +351,8 @@ class Engine:
         added = self._searcher.file_of(item, modality, number)
         if added is None:
             raise Problem(404, "file", "there is no such file; /v1/items lists those that there are")
-        return OwnFile.open(*added)
+        collection, named = self._searcher.collection, self._settings.roots
+        return OwnFile.open(*added, (*(named or collection.roots), collection.uploads))
 
     def _open_own(self, item: str, modality: Modality, number: int) -> Media:
         own = self._own_file(item, modality, number)

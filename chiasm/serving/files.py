@@ -1,11 +1,11 @@
 """Serve the files of items: which ones at all, and under which content type.
 
 A file comes from the collection by item, modality and number; no path is ever taken from a request. It is opened once,
-without following links, and checked and read through that one opening. Where the path that was added is or leads
-through a link, the file that it led to is served only while it lies within the folder of the path's last part: a link
-to elsewhere is answered like a missing file, since whoever may write into a folder of media could point it at anything
-that the server can read. And only content is served whose digest is the one that was recorded when it was added: a
-collection that somebody else made may name any path, and cannot know what is in the file.
+without following links, and checked and read through that one opening. It is served only while it lies, links resolved, in
+one of the folders that were named when files were added, or that the operator names: whoever may write into a folder of
+media, or made the table that was added, could point at anything that the server can read. And only content is served whose
+digest is the one that was recorded when it was added: a collection that somebody else made may name any path and folder,
+and cannot know what is in the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from chiasm import work
 from chiasm.errors import MediaError
+from chiasm.files import is_within
 from chiasm.media import kinds
 from chiasm.media.kinds import Kind
 from chiasm.serving.problems import Problem
@@ -65,13 +66,18 @@ class OwnFile:
     file: FileIO
 
     @classmethod
-    def open(cls, path: Path, digest: str) -> OwnFile:
+    def open(cls, path: Path, digest: str, roots: Sequence[Path]) -> OwnFile:
         """Open a file whose content has a digest (`chiasm.files.digest_file`).
 
+        Args:
+            path: of the file.
+            digest: of what was added.
+            roots: folders, as they are without links, one of which it has to lie in.
+
         Raises:
-            Problem: 404, it is gone, a link that leaves its folder, or its content is another.
+            Problem: 404, it is gone, lies in none of the folders, or its content is another.
         """
-        file = os.fdopen(_opened(path), "rb", buffering=0)
+        file = os.fdopen(_opened(path, roots), "rb", buffering=0)
         try:
             if _digest_of(file) != digest:
                 raise _gone()
@@ -166,11 +172,11 @@ class _FileAnswer(StreamingResponse):
             yield block
 
 
-def _opened(path: Path) -> int:
+def _opened(path: Path, roots: Sequence[Path]) -> int:
     try:
         real = path.resolve(strict=True)
-        if not real.is_relative_to(path.parent.resolve(strict=True)):
-            raise _gone()
+        if not is_within(real, roots):
+            raise Problem(404, "file", "the file lies outside of the folders that this server gives away (serve --root)")
         opened = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, RuntimeError, ValueError):  # gone, a loop of links, a name that is none
         raise _gone() from None
@@ -181,7 +187,7 @@ def _opened(path: Path) -> int:
 
 
 def _gone() -> Problem:
-    return Problem(404, "file", "the file is no longer what was added: it is gone, replaced or a link to elsewhere")
+    return Problem(404, "file", "the file is no longer what was added: it is gone or replaced")
 
 
 def _kind(file: BinaryIO) -> Kind | None:

@@ -82,6 +82,7 @@ def serve(
     host_names: Sequence[str] = (),
     workers: int = 1,
     rate: float | None = None,
+    roots: Sequence[str | Path] = (),
     query_log: str | Path | None = None,
     max_pixels: int | None = None,
     device: Device = "auto",
@@ -98,6 +99,8 @@ def serve(
         host_names: names under which the server is reached, besides its addresses, this machine's name and localhost.
         workers: number of processes, which share the collection.
         rate: requests a second of one key. Default: 50 where keys are needed, otherwise no limit.
+        roots: folders whose files are given away, whatever the collection says. Default: those that `add` was given, or that
+            hold the tables and files which it was given.
         query_log: a file to log the texts of queries in. Default: they are not kept.
         max_pixels: width times height above which an image that is sent is too large. Default: 40 million.
         device: `"auto"`, `"cpu"` or `"cuda"`.
@@ -126,6 +129,7 @@ def serve(
             base,
             host_names=(*base.host_names, *host_names, *(() if local else (socket.gethostname(), socket.getfqdn()))),
             rate=rate if rate is not None or keys is None else base.rate,
+            roots=tuple(map(_root, roots)),
             query_log=None if query_log is None else Path(query_log).absolute(),
             uploads=base.uploads if max_pixels is None else replace(base.uploads, max_pixels=max_pixels),
         ),
@@ -135,6 +139,13 @@ def serve(
         load_model(plan.model)
     with json_log(), listen(host, port) as listening:
         _run(plan, listening, workers=workers, local=local)
+
+
+def _root(path: str | Path) -> Path:
+    folder = Path(path).resolve()
+    if not folder.is_dir():
+        raise ChiasmError(f"the root {path} is no folder. Name one whose files may be given away")
+    return folder
 
 
 def _run(plan: Plan, listening: socket.socket, *, workers: int, local: bool) -> None:
@@ -215,7 +226,7 @@ def take_in(searcher: Searcher, path: Path, name: str) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     ending = Path(name).suffix.lower()
-    kept = collection.path / "dropped" / (digest + (ending if re.fullmatch(r"\.[a-z0-9]{1,5}", ending) else ""))
+    kept = collection.uploads / (digest + (ending if re.fullmatch(r"\.[a-z0-9]{1,5}", ending) else ""))
     kept.parent.mkdir(exist_ok=True)
     if not kept.exists():
         part = temporary_of(kept)

@@ -94,6 +94,9 @@ class Settings:
     refresh_seconds: float = 1.0
     """How old what a search sees may be while `chiasm add` writes."""
 
+    roots: tuple[Path, ...] = ()
+    """Folders whose files are given away, beside what the server was sent. None of them: those that the collection records."""
+
     query_log: Path | None = None
     """A file (SQLite) for the texts of queries. None: they are kept nowhere."""
 

@@ -38,6 +38,7 @@ class AddReport:
     gone: tuple[str, ...]  # ids of items that the folders and tables of this run do not list any more
     pruned: int  # of these, how many were removed
     seconds: float
+    outside: tuple[str, ...] = ()  # folders of files that a server does not give away: none that was named holds them
 
 
 def add_manifests(

@@ -45,7 +45,7 @@ from jaxtyping import Float, Int
 
 from chiasm import __version__
 from chiasm.errors import CollectionError
-from chiasm.files import one_form, strict_json, write_whole
+from chiasm.files import is_within, one_form, outermost, real_folders, strict_json, write_whole
 from chiasm.store.tables import (
     GRACE_SECONDS,
     Tables,
@@ -59,7 +59,7 @@ from chiasm.store.where import where_sql
 from chiasm.types import MODALITIES, Modality, Outcome
 
 FORMAT = "chiasm-collection"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 INDEX_ROWS = 50_000  # of items, from which their ids are indexed
 
 USABLE = (Outcome.OK.value, Outcome.DUPLICATE.value)
@@ -102,6 +102,7 @@ class Generation:
     since: str = ""  # UTC in ISO 8601, when it took over; empty of the first
     fingerprints: Mapping[Modality, str] = field(default_factory=dict)  # at that time, by modality; empty of the first
     replaced: tuple[str, ...] = ()  # tables of earlier encoders, of use only to readers that are late
+    roots: tuple[str, ...] = ()  # see `Collection.roots`
 
     @property
     def age(self) -> float:
@@ -145,10 +146,13 @@ class Generation:
                 header["since"],
                 dict(header["fingerprints"]),
                 tuple(header["replaced"]),
+                tuple(header["roots"]),
             )
             names = (generation.files, *generation.replaced)
             if not all(_TABLE.fullmatch(name) for name in names) or math.isnan(generation.age):
                 raise ValueError("a table has a name that no table has")
+            if not all(isinstance(root, str) and Path(root).is_absolute() for root in generation.roots):
+                raise ValueError("a root is no absolute path")
         except (KeyError, ValueError, TypeError) as error:
             raise CollectionError(f"{path} is damaged: {error}. {mend}") from error
         return generation
@@ -165,6 +169,7 @@ class Generation:
             "since": self.since,
             "fingerprints": dict(self.fingerprints),
             "replaced": list(self.replaced),
+            "roots": list(self.roots),
         }
         write_whole(folder / "chiasm.json", strict_json(header))
 
@@ -335,6 +340,48 @@ class Collection:
         if opened.tables.has(generation.files) and not opened.tables.has("items"):  # which are written first
             raise CollectionError(f"{folder} is damaged: its table of items is gone. {opened.tables.advice}")
         return opened
+
+    # ------------------------------------------------------------------------------------------------- roots
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Return the folders whose files a server may give away, as they are recorded at this moment (`record_roots`).
+
+        `/` counts for nothing, whoever wrote it there: it would let everything through.
+        """
+        recorded = (Path(root) for root in Generation.read(self.path).roots)
+        return tuple(root for root in recorded if root != root.parent)
+
+    @property
+    def uploads(self) -> Path:
+        """Return the folder of the files that a server was sent; it moves with the collection, so it is not recorded."""
+        return self.path.resolve() / "dropped"
+
+    def record_roots(self, folders: Iterable[str]) -> None:
+        """Record folders whose files a server may give away: those that somebody named, links resolved.
+
+        Raises:
+            CollectionError: the disk cannot be written to.
+        """
+        with self.tables.writing():
+            now = Generation.read(self.path)
+            roots = tuple(outermost((*now.roots, *folders)))
+            if roots != now.roots:
+                replace(now, roots=roots).write(self.path)
+
+    def drop_roots(self) -> None:
+        """Forget recorded folders that no file of the collection lies in any more.
+
+        Raises:
+            CollectionError: the disk cannot be written to.
+        """
+        with self.tables.writing():
+            now = Generation.read(self.path)
+            paths = self.tables.rows(now.files, FILES, ["path"])["path"].drop_null().to_pylist()
+            used = real_folders(paths)
+            roots = tuple(root for root in now.roots if any(is_within(folder, [root]) for folder in used))
+            if roots != now.roots:
+                replace(now, roots=roots).write(self.path)
 
     # ------------------------------------------------------------------------------------------------- read
 

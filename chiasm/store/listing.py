@@ -45,6 +45,16 @@ class Manifest:
     outcomes: tuple[FileOutcome, ...] = ()  # files, folders and rows that were seen and belong to no item
     explicit_ids: bool = False  # the ids stand in the table, so they stay when files are renamed
 
+    @property
+    def root(self) -> str:
+        """The folder that was named, or in which the table or file that was named lies; links resolved."""
+        return os.path.realpath(self.source if os.path.isdir(self.source) else os.path.dirname(self.source))  # noqa: PTH112, PTH120
+
+    @property
+    def paths(self) -> list[str]:
+        """The files of the items."""
+        return [source.path for item in self.items for source in item.sources if source.path is not None]
+
 
 # ------------------------------------------------------------------------------------------------ what a file is
 

@@ -209,7 +209,8 @@ def _embedded_slots(collection: Collection) -> set[str]:
 def _switch(collection: Collection, encoders: Mapping[Modality, Encoder]) -> None:
     """Make the tables of this generation those that count, unless they do."""
     generation = collection.generation
-    if Generation.read(collection.path).number == generation.number:  # another process did the same, and was faster
+    now = Generation.read(collection.path)
+    if now.number == generation.number:  # another process did the same, and was faster
         return
     mine = {*tables_of(encoders), generation.files}
     replace(
@@ -217,6 +218,7 @@ def _switch(collection: Collection, encoders: Mapping[Modality, Encoder]) -> Non
         since=datetime.now(UTC).isoformat(timespec="microseconds"),
         fingerprints={modality: encoder.fingerprint for modality, encoder in encoders.items()},
         replaced=tuple(sorted(set(collection.tables.names("embeddings-", "files")) - mine)),
+        roots=now.roots,
     ).write(collection.path)
 
 

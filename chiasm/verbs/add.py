@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chiasm import encoders
 from chiasm.encoders.runtime import Device
+from chiasm.files import is_within, real_folders
 from chiasm.media.limits import limits_of
 from chiasm.store.add import AddReport, add_manifests
 from chiasm.store.collection import Collection
@@ -52,9 +53,15 @@ def add(
     else:  # the encoders first: a name that is none leaves no folder behind
         networks = encoders.resolve(encoder or "offline", device=device)
         collection = Collection.create(to, encoder=encoder or "offline")
+    collection.record_roots(manifest.root for manifest in manifests)
     report = add_manifests(
         collection, manifests, networks, prune=prune, limits=limits_of(max_pixels), on_progress=on_progress
     )
+    if prune:
+        collection.drop_roots()
+    folders = real_folders(path for manifest in manifests for path in manifest.paths)
+    outside = sorted(folder for folder in folders if not is_within(folder, collection.roots))
+    report = replace(report, outside=tuple(outside))
     if report.encoded:  # so that the first search does not have to
         space = space_of(collection, networks, None).space
         open_table(collection, space)

@@ -23,6 +23,7 @@ class Status(Record):
     embeddings: dict[str, int]  # files with vectors by modality
     columns: tuple[str, ...]
     spaces: tuple[str, ...]  # oldest first; the last is the one that is searched
+    roots: tuple[str, ...]  # folders whose files a server gives away
 
 
 def status_of(collection: Collection) -> Status:
@@ -39,6 +40,7 @@ def status_of(collection: Collection) -> Status:
         dict(counts),
         tuple(collection.columns()),
         spaces_of(collection),
+        tuple(map(str, collection.roots)),
     )
 
 
