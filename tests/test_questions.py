@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from media_files import Film
 from painter import COLOURS, mixtures, painted, painters, picture, sound, table, words_of
@@ -174,8 +176,10 @@ def test_without_probabilities_nobody_can_tell(shades: Path, tapes: Path, tmp_pa
 
 
 def test_questions_are_read_line_by_line(tmp_path: Path) -> None:
-    file = written(tmp_path / "q.txt", "\ufeffone question\r\n\n  \nanother one  \none question\n")
-    assert read_questions(file) == ("one question", "another one")
+    text = "\ufeffone question\r\n\n  \nanother one  \none question\n"
+    for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
+        (tmp_path / "q.txt").write_bytes(text.encode(encoding))
+        assert read_questions(tmp_path / "q.txt") == ("one question", "another one")
 
 
 @pytest.mark.parametrize(
@@ -309,15 +313,44 @@ def test_a_recording_that_is_gone(tapes: Path, tmp_path: Path) -> None:
         chiasm.evaluate(made, moments=file)
 
 
+def test_moments_are_read_as_all_tables_are(tapes: Path, tmp_path: Path) -> None:
+    text = "query,item,start,end,remark\nred,a,0,1,x\n\nno words,b,0.5,2,\n"
+    rows = [{"query": "red", "item": "a", "start": 0, "end": 1}, {"query": "no words", "item": "b", "start": 0.5, "end": 2.0}]
+    written(tmp_path / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    written(tmp_path / "t.csv", text)
+    written(tmp_path / "t.tsv", text.replace(",", "\t"))
+    written(tmp_path / "excel.csv", "sep=;\r\n" + text.replace(",", ";"))
+    written(tmp_path / "bom.csv", "\ufeff" + text)
+    written(tmp_path / "table", text)
+    (tmp_path / "wide.csv").write_bytes(text.encode("utf-16"))
+    (tmp_path / "wide.tsv").write_bytes(b"\xfe\xff" + text.replace(",", "\t").encode("utf-16-be"))
+    for name in ("t.jsonl", "t.parquet", "t.csv", "t.tsv", "excel.csv", "bom.csv", "table", "wide.csv", "wide.tsv"):
+        known = read_moments(tmp_path / name, Collection.open(tapes))
+        assert [(one.query, one.item, one.start, one.end) for one in known] == [
+            ("red", "a", 0.0, 1.0),
+            ("no words", "b", 0.5, 2.0),
+        ], name
+
+
+def test_names_of_moments_are_compared_in_one_form(tapes: Path, tmp_path: Path) -> None:
+    made = Path(shutil.copytree(tapes, tmp_path / "collection"))
+    chiasm.add([table(tmp_path / "t.jsonl", [{"id": "caf\u00e9", "text": "red"}])], to=made)
+    picture(tmp_path / "cafe\u0301.png", (1, 0, 0))
+    file = moments(tmp_path, HEAD + "caf\u00e9.png,cafe\u0301,0,2\n")
+    (known,) = read_moments(file, Collection.open(made))
+    assert (known.item, known.path) == ("caf\u00e9", tmp_path / "cafe\u0301.png")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("query,start,end\nred,0,1\n", "no column is called item"),
-        ("", "no column is called query"),
+        ("", "the table has no rows"),
         (HEAD, "the table has no rows"),
         (HEAD + "red,a,0\n", "line 2"),
         (HEAD + "red, white,a,0,1\n", "line 2"),
-        (HEAD + '"red,a,0,1\n', "no CSV"),
+        (HEAD + '"red,a,0,1\n', "quotes of the row"),
         (HEAD + "red,a,0,1\n,a,0,1\n", "line 3, column 'query'"),
         (HEAD + "no.png,a,0,1\n", "there is no file 'no.png'"),
         (HEAD + "red,x,0,1\n", "there is no item 'x'"),

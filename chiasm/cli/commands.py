@@ -398,7 +398,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="TABLE",
-            help="CSV with the columns query, item, start, end (seconds; of a text characters), to be found.",
+            help="Table with the columns query, item, start, end (seconds; of a text characters), to be found.",
         ),
     ] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="For a model: the column with the truth.")] = None,

@@ -45,7 +45,7 @@ class Row:
 
 def csv_rows(path: Path, bad: list[ManifestError]) -> Iterator[Row]:
     """Yield the rows of a CSV table; those with too few or too many cells go to `bad`."""
-    with TextIOWrapper(open_source(path), encoding=_encoding(path), newline="") as file:
+    with TextIOWrapper(open_source(path), encoding=encoding_of(path), newline="") as file:
         line = 1
         try:
             begin = ""
@@ -73,7 +73,7 @@ def csv_rows(path: Path, bad: list[ManifestError]) -> Iterator[Row]:
                 problem = f"the quotes of the row are not closed, or stand inside a cell: {error}"
             raise ManifestError(str(path), problem, line=line) from error
         except UnicodeDecodeError as error:
-            raise _not_unicode(path) from error
+            raise not_unicode(path) from error
 
 
 def _fitted(path: Path, line: int, names: list[str], cells: list[str], bad: list[ManifestError]) -> Row | None:
@@ -88,7 +88,8 @@ def _fitted(path: Path, line: int, names: list[str], cells: list[str], bad: list
     return None
 
 
-def _encoding(path: Path) -> str:
+def encoding_of(path: Path) -> str:
+    """Return the encoding that the mark at the beginning of a file names; UTF-8 where there is none."""
     with open_source(path) as file:
         return marked(file.read(4)) or "utf-8"
 
@@ -112,9 +113,9 @@ def _header(path: Path, cells: list[str], line: int) -> list[str]:
     return names
 
 
-def _not_unicode(path: Path) -> ManifestError:
+def not_unicode(path: Path) -> ManifestError:
     """Return an error that names the line of the first byte that is not UTF-8."""
-    if (encoding := _encoding(path)) not in ("utf-8", "utf-8-sig"):
+    if (encoding := encoding_of(path)) not in ("utf-8", "utf-8-sig"):
         return ManifestError(str(path), f"the table is not the {encoding} that its mark says; save it as UTF-8")
     with open_source(path) as file:
         for number, line in enumerate(file, 1):  # noqa: B007  # the last one, if none is wrong by itself
@@ -127,7 +128,7 @@ def _not_unicode(path: Path) -> ManifestError:
 
 def jsonl_rows(path: Path, bad: list[ManifestError]) -> Iterator[Row]:
     """Yield the rows of a table with a JSON object a line; lines that are none go to `bad`."""
-    with TextIOWrapper(open_source(path), encoding=_encoding(path), newline="\n") as file:
+    with TextIOWrapper(open_source(path), encoding=encoding_of(path), newline="\n") as file:
         try:
             for number, line in enumerate(file, 1):
                 if line.strip():
@@ -136,7 +137,7 @@ def jsonl_rows(path: Path, bad: list[ManifestError]) -> Iterator[Row]:
                     except ManifestError as error:
                         bad.append(error)
         except UnicodeError as error:
-            raise _not_unicode(path) from error
+            raise not_unicode(path) from error
 
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:

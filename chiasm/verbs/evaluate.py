@@ -76,7 +76,7 @@ def evaluate(
         space: name of the space, or the path of one that another collection learned. Default: the newest.
         off_topic: a text file of questions, one per line, that nothing in the collection answers. Measures how many of them
             `search` with `min_probability="auto"` answers all the same, and how many of the texts of `pairs` it answers.
-        moments: a CSV table with the columns query (words, or a file relative to the table), item (id), start and end
+        moments: a table with the columns query (words, or a file relative to the table), item (id), start and end
             (seconds; of a text characters). Measures whether a search of sounds and videos, or of texts, finds these parts.
         label: for a model: the column that holds the truth. Default: the one it was fitted on.
         where: only items that meet this condition.

@@ -6,13 +6,13 @@ what is shown to `chiasm.report.search`.
 
 from __future__ import annotations
 
-import csv
 import io
 import math
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from chiasm.errors import CollectionError, ManifestError, MediaError, SpaceError
 from chiasm.evaluation.intervals import Interval
 from chiasm.evaluation.moments import MomentMetrics, Span, moment_metrics
 from chiasm.evaluation.relevance import Abstention, RelevanceMetrics, abstention, relevance_metrics
-from chiasm.files import open_source
+from chiasm.files import one_form, open_source, path_on_disk
 from chiasm.report.page import Page
 from chiasm.report.search import show_abstention, show_moments, show_relevance
 from chiasm.splits import merge_groups
 from chiasm.store.collection import Collection
+from chiasm.store.rows import TABLES, Row, encoding_of, not_unicode
 from chiasm.types import Audio, Media, Modality, Text, Video
 from chiasm.verbs.query import Hit, Query, SearchOptions, SearchResult
 from chiasm.verbs.search import Searcher, open_query
@@ -258,10 +259,11 @@ class AskedMoments:
 
 
 def read_moments(path: str | Path, collection: Collection) -> tuple[KnownMoment, ...]:
-    """Read the moments of a CSV table with the columns query, item, start and end; other columns are skipped.
+    """Read the moments of a table with the columns query, item, start and end; other columns are skipped.
 
     A query is a file if it names one, relative to the table, or ends as files of pictures, sounds and videos do; else it is
-    words. The same query in several rows has several right answers. Comma, semicolon or tab divide columns.
+    words. The same query in several rows has several right answers. Tables are those of `chiasm.store.manifest`; one whose
+    name does not say what it is, is CSV.
 
     Raises:
         ManifestError: with the line: the table is missing, too large, not UTF-8 or no table, lacks a column or all rows, an
@@ -269,44 +271,35 @@ def read_moments(path: str | Path, collection: Collection) -> tuple[KnownMoment,
             empty, or its file is missing.
     """
     table = Path(path)
-    text = _read_text(table)
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[tuple[int, dict[str, str]]] = []
-    try:
-        names = [name.strip() for name in reader.fieldnames or ()]
-        missing = [name for name in _COLUMNS if name not in names]
-        if missing:
-            problem = f"no column is called {' and none '.join(missing)}; there are {', '.join(names) or 'none'}"
-            raise ManifestError(str(path), f"{problem}. Moments need the columns {', '.join(_COLUMNS)}")
-        reader.fieldnames = names
-        for cells in reader:
-            if any(cells.get(name) is None for name in _COLUMNS) or None in cells:
-                problem = f"the row has more or fewer cells than the {len(names)} columns; quote those that hold a {delimiter!r}"
-                raise ManifestError(str(path), problem, line=reader.line_num)
-            rows.append((reader.line_num, {name: cells[name].strip() for name in _COLUMNS}))
-    except csv.Error as error:
-        raise ManifestError(str(path), f"this is no CSV: {error}", line=reader.line_num) from error
+    read, _ = TABLES.get(table.suffix.lower(), TABLES[".csv"])
+    bad: list[ManifestError] = []
+    with _reading(table):
+        rows = list(islice(read(table, bad), MOST_QUESTIONS + 1))
+    if bad:
+        raise bad[0]
     if not rows:
         raise ManifestError(str(path), "the table has no rows; write a query, an item, and when it begins and ends")
     _check_number(path, len(rows))
-    items = {str(row["id"]): row for row in collection.items(ids=sorted({row["item"] for _, row in rows}))}
-    return tuple(_known_moment(table, line, row, items, collection) for line, row in rows)
+    names = dict.fromkeys(name for row in rows for name in row.values)
+    missing = [name for name in _COLUMNS if name not in names]
+    if missing:
+        problem = f"no column is called {' and none '.join(missing)}; there are {', '.join(names)}"
+        raise ManifestError(str(path), f"{problem}. Moments need the columns {', '.join(_COLUMNS)}")
+    cells = [{name: "" if (v := row.values.get(name)) is None else str(v).strip() for name in _COLUMNS} for row in rows]
+    items = {str(row["id"]): row for row in collection.items(ids=sorted({one_form(one["item"]) for one in cells}))}
+    return tuple(_known_moment(row, of_row, items, collection) for row, of_row in zip(rows, cells, strict=True))
 
 
 def _known_moment(
-    table: Path, line: int, row: Mapping[str, str], items: Mapping[str, Mapping[str, Any]], collection: Collection
+    row: Row, cells: Mapping[str, str], items: Mapping[str, Mapping[str, Any]], collection: Collection
 ) -> KnownMoment:
-    query, item = row["query"], row["item"]
-
-    def wrong(problem: str, column: str) -> ManifestError:
-        return ManifestError(str(table), problem, line=line, column=column)
-
+    query, item = cells["query"], one_form(cells["item"])
+    wrong = row.error
     if not query:
         raise wrong("the query is empty; write words, or the path of a file to search with", "query")
     path = None
     if len(query) <= _LONGEST_NAME and "\0" not in query:
-        path = table.parent / query
+        path = Path(path_on_disk(str(row.path.parent), query))
         if not path.is_file():
             if _MEDIUM.search(query):
                 raise wrong(f"there is no file {query!r}; paths are relative to the table", "query")
@@ -320,11 +313,11 @@ def _known_moment(
     times = []
     for name in ("start", "end"):
         try:
-            times.append(float(row[name]))
+            times.append(float(cells[name]))
         except ValueError:
-            raise wrong(f"a time is a number of {unit}; got {row[name]!r}", name) from None
+            raise wrong(f"a time is a number of {unit}; got {cells[name]!r}", name) from None
         if not (math.isfinite(times[-1]) and times[-1] >= 0):
-            raise wrong(f"a time is a number of {unit} from 0 on; got {row[name]!r}", name)
+            raise wrong(f"a time is a number of {unit} from 0 on; got {cells[name]!r}", name)
     start, end = times
     if end <= start:
         raise wrong(f"a moment ends after it starts; got {start:g} to {end:g} {unit}", "end")
@@ -445,17 +438,23 @@ def _read_text(path: Path) -> str:
     Raises:
         ManifestError: it is missing, too large or not UTF-8.
     """
-    try:
-        with io.TextIOWrapper(open_source(path), encoding="utf-8-sig") as file:
-            size = file.buffer.seek(0, os.SEEK_END)
-            if size > MOST_BYTES:
-                raise ManifestError(str(path), f"the file has {size:,} bytes; at most {MOST_BYTES:,} are read")
-            file.seek(0)
+    with _reading(path), io.TextIOWrapper(open_source(path), encoding=encoding_of(path)) as file:
+        try:
             return file.read()
+        except UnicodeError as error:
+            raise not_unicode(path) from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Refuse a file that is missing or too large."""
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise ManifestError(str(path), f"the file has {size:,} bytes; at most {MOST_BYTES:,} are read")
+        yield
     except FileNotFoundError as error:
         raise ManifestError(str(path), "there is no such file") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(str(path), f"the file is not UTF-8 at byte {error.start:,}; save it as UTF-8") from error
     except OSError as error:
         raise ManifestError(str(path), f"it cannot be read: {error.strerror or error}") from error
 
