@@ -880,7 +880,6 @@ def test_a_wrong_row_is_an_outcome(
         ("text\nhttps://a.org/b.txt\n", 2, "text", "is a URL"),
         ('image\n"[""a.png"", b]"\n', 2, "image", "begins as a JSON array but is none"),
         ('image\n"[1, 2]"\n', 2, "image", "expected a path or a list of paths; got list [1, 2]"),
-        ("image\n" + "a" * 140_000 + "\n", 2, None, "more than 131,072 characters"),
         ('{"image": 3}\n', 1, "image", "expected a path or a list of paths; got int 3"),
         ('{"image": ["a", null]}\n', 1, "image", "got list ['a', None]"),
         ('{"image": {"bytes": "..."}}\n', 1, "image", "got dict {'bytes': '...'}; write the bytes to files"),
@@ -900,12 +899,30 @@ def test_a_wrong_table(content: str, line: int | None, column: str | None, probl
     assert (error.line, error.column) == (line, column)
 
 
+def test_long_cells(tmp_path: Path) -> None:
+    words = "word " * 100_000
+    for mark in ("", "sep=;\n"):
+        manifest = read_manifest(table(tmp_path, f'{mark}text;remark\n"{words}";"{words}"\nshort;x\n', "t.csv"))
+        assert [source.text for item in manifest.items for source in item.sources] == [words, "short"]
+        assert manifest.items[0].metadata["remark"] == words
+        assert manifest.outcomes == ()
+    error = refusal(table(tmp_path, 'text\nfine\n"' + words + "\nnot closed\n", "t.csv"))
+    assert (error.line, "not closed" in str(error)) == (3, True)
+
+
 def test_tables_that_are_not_utf_8(tmp_path: Path) -> None:
     for name, rows in (("t.csv", ["image", "a.png", "ü.png"]), ("t.jsonl", ['{"image": "a"}', "", '{"image": "ü"}'])):
         (tmp_path / name).write_bytes("\n".join(rows).encode("latin-1"))
         error = refusal(tmp_path / name)
         assert error.line == 3
-        assert "save the table as UTF-8" in str(error)
+        for words in ("byte 0xFC is not UTF-8", "save it as UTF-8", "iconv"):
+            assert words in str(error)
+    (tmp_path / "t.csv").rename(tmp_path / "metadata.csv")
+    (tmp_path / "metadata.csv").write_bytes("file_name,x\na.png,1\na.png,ü\n".encode("latin-1"))
+    outcomes = {one.path: one.reason for one in read_manifest(tmp_path).outcomes}
+    assert "byte 0xFC" in outcomes[f"{tmp_path}/metadata.csv, line 3"]
+    (tmp_path / "t.csv").write_bytes(b"\xff\xfe" + "text\nä".encode("utf-16-le") + b"\x00")
+    assert "not the utf-16 that its mark says" in str(refusal(tmp_path / "t.csv"))
 
 
 def test_wrong_parquet(tmp_path: Path) -> None:

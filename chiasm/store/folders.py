@@ -161,8 +161,9 @@ class _Scan:
                 try:
                     table = read_table(Path(path, name), only_file_names=True)
                 except (ManifestError, OSError) as error:
-                    problem = error.problem if isinstance(error, ManifestError) else f"it cannot be read: {error}"
-                    self._leave(f"{path}/{name}", Outcome.BROKEN, problem)
+                    if not isinstance(error, ManifestError):
+                        error = ManifestError(f"{path}/{name}", f"it cannot be read: {error}")
+                    self._leave(error.place, Outcome.BROKEN, error.problem)
                     return name
                 if table is not None:
                     self._tables.append((prefix.rstrip("/"), table))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Types: TypeAlias = Literal["none", "json", "all"]
 """The types that values of a table have: none (all are text), those of JSON (all but dates), or all."""
 
+_LONGEST_CELL = 2**31 - 1  # characters; a text of many has an outcome of its own (`chiasm.media.Limits`)
 _SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)  # what Excel writes into the first line for itself
 
 
@@ -45,6 +46,7 @@ class Row:
 
 def csv_rows(path: Path, bad: list[ManifestError]) -> Iterator[Row]:
     """Yield the rows of a CSV table; those with too few or too many cells go to `bad`."""
+    csv.field_size_limit(max(_LONGEST_CELL, csv.field_size_limit()))  # of the process, so it is only ever raised
     with TextIOWrapper(open_source(path), encoding=encoding_of(path), newline="") as file:
         line = 1
         try:
@@ -67,10 +69,7 @@ def csv_rows(path: Path, bad: list[ManifestError]) -> Iterator[Row]:
                         yield row
                 line = before + reader.line_num + 1
         except csv.Error as error:
-            if "field larger" in str(error):
-                problem = f"a cell has more than {csv.field_size_limit():,} characters; write it into a .txt file"
-            else:
-                problem = f"the quotes of the row are not closed, or stand inside a cell: {error}"
+            problem = f"the quotes of the row are not closed, or stand inside a cell: {error}"
             raise ManifestError(str(path), problem, line=line) from error
         except UnicodeDecodeError as error:
             raise not_unicode(path) from error
@@ -116,14 +115,17 @@ def _header(path: Path, cells: list[str], line: int) -> list[str]:
 def not_unicode(path: Path) -> ManifestError:
     """Return an error that names the line of the first byte that is not UTF-8."""
     if (encoding := encoding_of(path)) not in ("utf-8", "utf-8-sig"):
-        return ManifestError(str(path), f"the table is not the {encoding} that its mark says; save it as UTF-8")
+        return ManifestError(str(path), f"it is not the {encoding} that its mark says; save it as UTF-8")
+    wrong = ""
     with open_source(path) as file:
         for number, line in enumerate(file, 1):  # noqa: B007  # the last one, if none is wrong by itself
             try:
                 line.decode("utf-8-sig")
-            except UnicodeDecodeError:
+            except UnicodeDecodeError as error:
+                wrong = f"byte 0x{line[error.start]:02X} is not UTF-8. "
                 break
-    return ManifestError(str(path), "the line is not UTF-8; save the table as UTF-8", line=number)
+    advice = 'save it as UTF-8 (Excel: "CSV UTF-8"), or convert it, such as by: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW'
+    return ManifestError(str(path), f"{wrong}UTF-8 is read, and UTF-16 with its mark; {advice}", line=number)
 
 
 def jsonl_rows(path: Path, bad: list[ManifestError]) -> Iterator[Row]:
