@@ -129,7 +129,7 @@ def test_a_crafted_collection_gives_no_file_away(tmp_path: Path) -> None:
 
     async def work(client: httpx.AsyncClient) -> None:
         assert (await client.get("/v1/items")).json()["items"][0]["media"][0]["url"] == "/v1/items/own/files/text/0"
-        refused(await client.get("/v1/items/own/files/text/0"), 404, "no longer what was added")
+        refused(await client.get("/v1/items/own/files/text/0"), 404, "outside of the folders")
         words: dict[str, str | bool] = {"text": "passphrase xyzzy", "hybrid": True}
         answer = await client.get("/v1/search", params=words)
         assert "the passphrase" not in answer.text

@@ -159,7 +159,14 @@ class Searcher:
         """
         slot = f"{modality}/{number}"
         rows = [row for row in self.collection.files(ids=[name]) if row["slot"] == slot]
-        return next(((Path(row["path"]), row["hash"]) for row in rows if row["path"] and row["hash"]), None)
+        row = next((row for row in rows if row["path"] and row["hash"]), None)
+        if row is None:
+            return None
+        path = Path(row["path"])
+        sent = self.collection.uploads / path.name
+        if path.parent.name == sent.parent.name and not path.exists():  # the collection has moved, and its uploads with it
+            path = sent
+        return path, row["hash"]
 
     # ---------------------------------------------------------------------------------------------------- the query
 
