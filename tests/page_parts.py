@@ -78,6 +78,7 @@ def make_collection(folder: Path) -> Collection:
         table.writerow(["broken", "broken.png", "", "", ""])
     made = Collection.create(folder / "collection", encoder="fake")
     add_manifests(made, [read_manifest(media / "items.csv")], [FakeEncoder(moment=1.0)])
+    made.record_roots([str(media.resolve())])
     return made
 
 
