@@ -66,6 +66,7 @@ class FakeSearcher:
     """
 
     modalities: tuple[Modality, ...] = ("image", "text", "audio")
+
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows = {str(row["id"]): row for row in rows}
         paths = [path for row in rows for name in ("image", "text", "audio", "video") for path in row.get(name) or ()]

@@ -315,7 +315,10 @@ def test_a_recording_that_is_gone(tapes: Path, tmp_path: Path) -> None:
 
 def test_moments_are_read_as_all_tables_are(tapes: Path, tmp_path: Path) -> None:
     text = "query,item,start,end,remark\nred,a,0,1,x\n\nno words,b,0.5,2,\n"
-    rows = [{"query": "red", "item": "a", "start": 0, "end": 1}, {"query": "no words", "item": "b", "start": 0.5, "end": 2.0}]
+    rows = [
+        {"query": "red", "item": "a", "start": 0, "end": 1},
+        {"query": "no words", "item": "b", "start": 0.5, "end": 2.0},
+    ]
     written(tmp_path / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     written(tmp_path / "t.csv", text)

@@ -185,7 +185,9 @@ def test_what_a_server_was_sent_is_given_away_and_opens_nothing(tmp_path: Path) 
 
     ask(replace(plan(tmp_path / "c"), model=tmp_path / "model"), work)
     assert roots(tmp_path / "c") == [tmp_path / "media"]
-    assert get(narrowed(tmp_path / "c", tmp_path / "model"), sent[0], "image").status_code == 200, "whatever --root says"
+    assert get(narrowed(tmp_path / "c", tmp_path / "model"), sent[0], "image").status_code == 200, (
+        "whatever --root says"
+    )
     (tmp_path / "c").rename(tmp_path / "d")
     assert get(plan(tmp_path / "d"), sent[0], "image").content == png((9, 9, 9)), "they move with the collection"
 

@@ -176,7 +176,9 @@ def _opened(path: Path, roots: Sequence[Path]) -> int:
     try:
         real = path.resolve(strict=True)
         if not is_within(real, roots):
-            raise Problem(404, "file", "the file lies outside of the folders that this server gives away (serve --root)")
+            raise Problem(
+                404, "file", "the file lies outside of the folders that this server gives away (serve --root)"
+            )
         opened = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, RuntimeError, ValueError):  # gone, a loop of links, a name that is none
         raise _gone() from None

@@ -124,7 +124,9 @@ def not_unicode(path: Path) -> ManifestError:
             except UnicodeDecodeError as error:
                 wrong = f"byte 0x{line[error.start]:02X} is not UTF-8. "
                 break
-    advice = 'save it as UTF-8 (Excel: "CSV UTF-8"), or convert it, such as by: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW'
+    advice = (
+        'save it as UTF-8 (Excel: "CSV UTF-8"), or convert it, such as by: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW'
+    )
     return ManifestError(str(path), f"{wrong}UTF-8 is read, and UTF-16 with its mark; {advice}", line=number)
 
 

@@ -164,7 +164,9 @@ class Searcher:
             return None
         path = Path(row["path"])
         sent = self.collection.uploads / path.name
-        if path.parent.name == sent.parent.name and not path.exists():  # the collection has moved, and its uploads with it
+        if (
+            path.parent.name == sent.parent.name and not path.exists()
+        ):  # the collection has moved, and its uploads with it
             path = sent
         return path, row["hash"]
 
