@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from killing import Killed, at_every_step, killed_at
 from painter import foreign, mixtures, painted, painters, picture, sound, table, words_of
 
@@ -16,6 +19,8 @@ import chiasm
 from chiasm import encoders
 from chiasm.alignment.pairs import PairStatistics
 from chiasm.errors import ChiasmError, SpaceError
+from chiasm.serving.run import Plan, build
+from chiasm.serving.settings import Settings
 from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import load_space, save_space
 
@@ -326,6 +331,28 @@ def test_a_space_is_used_where_it_was_not_learned(taught: Path, bare: Path, tmp_
         chiasm.search(bare, "rot", space=str(tmp_path / "more-collection"))
     with pytest.raises(SpaceError, match="has no space 'nowhere'"):
         chiasm.search(bare, "rot", space="nowhere")
+
+
+def test_a_server_uses_a_space_where_it_was_not_learned(taught: Path, bare: Path) -> None:
+    found = {}
+
+    async def ask(app: FastAPI) -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+            params: dict[str, str | int] = {"text": "rot rot gruen", "modality": "image", "k": 1}
+            found.update((await client.get("/v1/search", params=params)).json()["results"][0])
+            found["spaces"] = (await client.get("/v1/status")).json()["spaces"]
+
+    for path in (taught, taught / "spaces" / "aligned"):
+        plan = Plan(collection=bare, model=None, space=str(path), device="cpu", keys=None, settings=Settings(rate=None))
+        app = build(plan)
+        try:
+            asyncio.run(ask(app))
+        finally:
+            app.state.parts.engine.close()
+        assert (found["space"], found["found"], found["spaces"]) == ("aligned", None, ["start"])
+        assert mixtures(3)[int(found["hits"][0]["id"])] == (2, 1, 0)
+    with pytest.raises(SpaceError, match="has no space 'nowhere'"):
+        build(Plan(collection=bare, model=None, space="nowhere", device="cpu", keys=None, settings=Settings()))
 
 
 def test_a_source_that_was_learned_from_is_known_by_its_content(taught: Path, bare: Path) -> None:

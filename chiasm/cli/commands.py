@@ -163,6 +163,7 @@ def search(
     ] = None,
     diversity: Annotated[float, typer.Option(min=0, max=1, help="How much hits are to differ from each other.")] = 0.0,
     space: Space = None,
+    max_pixels: MaxPixels = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -188,6 +189,7 @@ def search(
         rerank=rerank,
         diversity=diversity,
         space=space,
+        max_pixels=max_pixels,
         device=device,
     )
     console.show(result.as_dict(), as_json, lambda: console.print_search_result(result))

@@ -9,7 +9,7 @@ reranker, diversity, the page.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
@@ -22,7 +22,7 @@ from chiasm import encoders, media, work
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
 from chiasm.errors import CollectionError, MediaError, SpaceError
-from chiasm.media import Limits
+from chiasm.media.limits import Limits, limits_of
 from chiasm.retrieval.query import compose, rocchio
 from chiasm.space import Space
 from chiasm.store.collection import Collection
@@ -368,6 +368,7 @@ def search(
     rerank: str | None = None,
     diversity: float = 0.0,
     space: str | None = None,
+    max_pixels: int | None = None,
     device: Device = "auto",
 ) -> SearchResult:
     """Search a collection by words, files and items of it, alone or together.
@@ -388,6 +389,7 @@ def search(
         disliked: ids of hits of an earlier page that were wrong.
         k, offset, modality, where, min_probability, metric, hybrid, rerank, diversity: how to search, see `SearchOptions`.
         space: name of the space to search in, or the path of one that another collection learned. Default: the newest.
+        max_pixels: width times height above which a picture of the query is too large. Default: 250 million.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
@@ -395,11 +397,15 @@ def search(
         CollectionError: `where` is malformed, an option is out of range, or the collection has no vectors.
         MediaError: a file of the query cannot be used.
     """
+    limits = limits_of(max_pixels)
     searcher = Searcher(collection, space=space, device=device)
-    files = [*_opened(searcher, "image", image), *_opened(searcher, "audio", audio), *_opened(searcher, "video", video)]
+    files: list[Media] = []
+    by_modality: Mapping[Modality, Files] = {"image": image, "audio": audio, "video": video}
+    for kind, paths in by_modality.items():
+        files += _opened(searcher, kind, paths, limits)
     query = Query(
         plus=(*([] if text is None else [Text(text)]), *files),
-        minus=(*(Text(words) for words in _listed(minus)), *_opened(searcher, "image", minus_image)),
+        minus=(*(Text(words) for words in _listed(minus)), *_opened(searcher, "image", minus_image, limits)),
         like=tuple(_listed(like)),
         liked=tuple(liked),
         disliked=tuple(disliked),
@@ -424,7 +430,7 @@ def _listed(value: str | Path | Sequence[str | Path] | None) -> list[Any]:
     return [value] if isinstance(value, str | Path) else list(value)
 
 
-def open_query(searcher: Searcher, path: str | Path) -> Media:
+def open_query(searcher: Searcher, path: str | Path, *, limits: Limits = Limits()) -> Media:  # noqa: B008  # frozen
     """Open a file of a query.
 
     Raises:
@@ -432,16 +438,16 @@ def open_query(searcher: Searcher, path: str | Path) -> Media:
         SpaceError: the space lacks its modality.
     """
     try:
-        return searcher.open(path)
+        return searcher.open(path, limits=limits)
     except MediaError as error:
         raise MediaError(error.outcome, f"{path}: {error.reason}") from error
 
 
-def _opened(searcher: Searcher, modality: Modality, files: Files) -> list[Media]:
+def _opened(searcher: Searcher, modality: Modality, files: Files, limits: Limits) -> list[Media]:
     """Open the files of a query, which have to be of the modality that they were passed as."""
     opened = []
     for path in _listed(files):
-        medium = open_query(searcher, path)
+        medium = open_query(searcher, path, limits=limits)
         if medium.modality != modality:
             raise SpaceError(f"{path} was given as {modality} and its content is {medium.modality}")
         opened.append(medium)
