@@ -333,6 +333,17 @@ def test_a_space_is_used_where_it_was_not_learned(taught: Path, bare: Path, tmp_
         chiasm.search(bare, "rot", space="nowhere")
 
 
+def test_spaces_are_named_in_any_form(made: Path) -> None:
+    composed, apart = "\u00e9t\u00e9", "e\u0301te\u0301"
+    for name in (apart, composed):
+        assert chiasm.align(made, method="none", name=name).space == composed
+    assert chiasm.status(made).spaces == ("start", composed)
+    for name in (apart, composed):
+        assert chiasm.search(made, "red", space=name).space == composed
+        assert chiasm.evaluate(made, space=name, on="training").what.startswith(f"space {composed!r}")
+        chiasm.revert(made, space=name)
+
+
 def test_a_server_uses_a_space_where_it_was_not_learned(taught: Path, bare: Path) -> None:
     found = {}
 

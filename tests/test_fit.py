@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,27 @@ def test_copies_stay_on_one_side(tmp_path: Path) -> None:
     found = re.match(r"(\d+) items are copies or near-duplicates of others", fitted.duplicates)
     assert found is not None
     assert int(found[1]) >= 10
+
+
+def test_columns_and_classes_are_named_in_any_form(tmp_path: Path) -> None:
+    """macOS composes accents in one way, tables mostly in the other; both look the same."""
+    path = table(tmp_path / "a", 30, 1)
+    text = path.read_text(encoding="utf-8").replace("colour,", "d\u00e9j\u00e0,").replace(",lot", ",\u00e9tage")
+    path.write_text(text.replace(",red,", ",ros\u00e9,"), encoding="utf-8")
+    made, model = tmp_path / "c", tmp_path / "m"
+    chiasm.add([path], to=made)
+    apart = {name: unicodedata.normalize("NFD", name) for name in ("d\u00e9j\u00e0", "\u00e9tage", "ros\u00e9")}
+    assert all(name != other for name, other in apart.items())
+    column, group, name = apart.values()
+    fitted = fit(made, label=column, group=group, source=made, alpha=0.5, where=f"\"{column}\" <> 'x'", out=model)
+    assert (fitted.label, fitted.classes) == ("d\u00e9j\u00e0", ("blue", "green", "ros\u00e9"))
+    assert fit(made, label=f"{column}, bright", out=tmp_path / "both").label == "d\u00e9j\u00e0, bright"
+    assert chiasm.evaluate(model, made, label=column, where=f"{group} < 4").metrics["accuracy"] > 0.5
+    items = [f"1-{number}" for number in range(1, 4)]
+    said = chiasm.labels(made, items, column=column, label=name)
+    assert (said["label"], "new_labels" in said) == (3, False), "rosé is a class that there is"
+    report = chiasm.learn(model, made, group=group, source=made, unseen="learn", alike=2.0)
+    assert (report.corrections, report.classes_added) == (3, ())
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from chiasm.alignment.pairs import Pairs
 from chiasm.cores import limit_threads
 from chiasm.encoders.runtime import Device
 from chiasm.errors import SpaceError
+from chiasm.files import one_form
 from chiasm.saved import DAMAGE
 from chiasm.space import Space
 from chiasm.splits import holdout_split
@@ -121,6 +122,7 @@ def align(
     """
     from chiasm.verbs.scoring import CrossFitted, fit_scores
 
+    name = one_form(name)
     if name == START:
         raise SpaceError(f"{START!r} is the name of the space that nothing was learned in; choose another")
     opened = Collection.open(collection)

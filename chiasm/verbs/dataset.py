@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from chiasm.alignment.pairs import Pairs
 from chiasm.encoders.base import Encoder
 from chiasm.errors import LabelError, SpaceError
-from chiasm.files import digest_text
+from chiasm.files import digest_text, one_form
 from chiasm.recognition import ModalityArrays
 from chiasm.space import Space
 from chiasm.splits import class_name, merge_groups, near_duplicate_groups
@@ -229,7 +229,7 @@ def labelled_items(
         collection: where they are.
         networks: its encoders.
         space: of the collection, for vectors that modalities share.
-        labels: the columns. What their values mean is left to the caller.
+        labels: the columns, however their accents are composed. What their values mean is left to the caller.
         modalities: which embeddings to use. Default: all that the items have.
         where: only items that meet this condition.
         group: a column whose values keep items together, such as the recording or patient they are of.
@@ -239,6 +239,8 @@ def labelled_items(
     Raises:
         LabelError: no such column or modality, or no such items.
     """
+    labels = [one_form(name) for name in labels]
+    group = None if group is None else one_form(group)
     columns = collection.columns()
     for name in (*labels, *(() if group is None else (group,))):
         if name not in columns:

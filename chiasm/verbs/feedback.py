@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chiasm.errors import LabelError
+from chiasm.files import one_form
 from chiasm.splits import class_name
 from chiasm.store.collection import Collection
 
@@ -44,9 +45,6 @@ def labels(collection: str | Path, items: Sequence[str], *, column: str, label: 
     A label that nothing in the column has is recorded, too, since it may be a new class; it is named under `new_labels`, with
     what else may be meant.
 
-    A label that no item of the collection has is recorded, too, since it may be a new class; `new_label` then says so, and
-    what else may be meant.
-
     Args:
         collection: the collection; its own labels stay as they are.
         items: their ids.
@@ -62,7 +60,7 @@ def labels(collection: str | Path, items: Sequence[str], *, column: str, label: 
     opened = Collection.open(collection)
     table = FeedbackTable(opened)
     table.add([Label(item, column, label) for item in items], who=who)
-    new = _new_labels(opened, column, label)
+    new = _new_labels(opened, one_form(column), label)
     return {**table.count(), **({"new_labels": new} if new else {})}
 
 

@@ -16,6 +16,7 @@ from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.evaluation.predictions import Predictions
 from chiasm.evaluation.record import Record
+from chiasm.files import one_form
 from chiasm.recognition import Recognizer, RungOptions, SourceItems
 from chiasm.recognition.columns import FusionName
 from chiasm.recognition.heads import RungName
@@ -202,6 +203,7 @@ def fit(
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
     space = start_of(opened, networks)
+    label = one_form(label)
     columns = [label] if label in opened.columns() else [part.strip() for part in label.split(",")]
     data = labelled_items(
         opened, networks, space, columns, modalities=modalities, where=where, group=group, alike=alike

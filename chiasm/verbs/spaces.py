@@ -20,6 +20,7 @@ from jaxtyping import Float, Shaped
 
 from chiasm.encoders.base import Encoder
 from chiasm.errors import SpaceError
+from chiasm.files import one_form
 from chiasm.saved import DAMAGE, Versions, check_fields, read_arrays, read_object, write_arrays, write_object
 from chiasm.space import FORMAT_VERSION, Space, start_space
 from chiasm.store import gallery
@@ -73,7 +74,7 @@ class SavedSpace:
 
 def folder_of(collection: Collection, name: str) -> Path:
     """Return where a space of a collection is kept."""
-    return collection.path / "spaces" / name
+    return collection.path / "spaces" / one_form(name)
 
 
 def save_space(folder: Path, saved: SavedSpace) -> str:
@@ -151,8 +152,8 @@ def saved_spaces(collection: Collection) -> tuple[str, ...]:
         SpaceError: one is damaged or of another format version.
     """
     names = [path.parent.name for path in (collection.path / "spaces").glob("*/space.json")]
-    since = {name: _versions(folder_of(collection, name)).since for name in names}
-    return tuple(sorted(names, key=lambda name: (name != START, since[name])))
+    since = {one_form(name): _versions(folder_of(collection, name)).since for name in names}
+    return tuple(sorted(since, key=lambda name: (name != START, since[name])))
 
 
 def spaces_of(collection: Collection) -> tuple[str, ...]:
@@ -213,8 +214,7 @@ def space_of(collection: Collection, networks: Sequence[Encoder], name: str | No
     if folder is not None:
         return replace(_fitting(load_space(folder), folder, networks), scores=None)
     names = spaces_of(collection)
-    if name is None:
-        name = newest_of(collection)
+    name = newest_of(collection) if name is None else one_form(name)
     if name == START:
         return SavedSpace(start_of(collection, networks))
     if name not in names and name in saved_spaces(collection):
