@@ -166,6 +166,8 @@ def print_add_report(report: AddReport, to: Path) -> None:
         f"{to}: {report.items} items. Files: {_counts(report.counts) or 'none'}; {report.encoded} embedded now, "
         f"{report.unchanged} unchanged, in {report.seconds:.1f} s."
     )
+    for note in report.notes:
+        say(f"  {note}")
     _print_outcomes(report.outcomes)
     if report.moved:
         say(f"  {report.moved} items moved with their files; what was said about them stays")
@@ -192,11 +194,26 @@ def _some(names: Sequence[str]) -> str:
 def print_status(report: Status) -> None:
     """Print what a collection holds."""
     say(f"{report.path}: {report.items} items, encoder {report.encoder}")
+    for model in report.models:
+        say("  model: " + _model_words(model))
     say("  files: " + (_counts(report.outcomes) or "none"))
     say("  embedded: " + (_counts(report.embeddings) or "nothing"))
     say("  columns: " + (", ".join(report.columns) or "none"))
     say("  roots: " + (", ".join(report.roots) or "none") + " (their files are given away by serve)")
     say("  spaces: " + (", ".join(report.spaces) or "none") + " (search uses the last)")
+    for note in report.notes:
+        say(f"  {note}")
+
+
+def _model_words(model: Mapping[str, Any]) -> str:
+    """Return the modalities, licence and size of a model in a line."""
+    licence = f"{model['licence']} ({model['licence_from']})" if model["licence"] else "licence unknown"
+    numbers = [
+        f"{model[name] / 1e6:.1f} {unit}"
+        for name, unit in (("parameters", "million parameters"), ("size", "MB"))
+        if model[name] is not None
+    ]
+    return ", ".join([f"{model['name']} for {', '.join(model['modalities'])}: {licence}", *numbers])
 
 
 def print_reembed_report(report: ReembedReport, collection: Path) -> None:
@@ -213,6 +230,8 @@ def print_reembed_report(report: ReembedReport, collection: Path) -> None:
     if report.lost:
         say(f"  {report.lost} files that search could find before have no embedding now")
     _print_outcomes([row for row in report.outcomes if row.outcome not in {Outcome.DUPLICATE, Outcome.UNSUPPORTED}])
+    for note in report.notes:
+        say(f"  {note}")
     if report.spaces:
         say(
             f"Spaces learned with {report.before} are out of use: {', '.join(report.spaces)}. Next: chiasm align {collection}"
@@ -222,7 +241,7 @@ def print_reembed_report(report: ReembedReport, collection: Path) -> None:
 
 def print_search_result(result: SearchResult) -> None:
     """Print a table of hits, best first, or that nothing was found."""
-    for note in result.cut:
+    for note in result.notes:
         say(f"Note: {note}.", err=True)
     if not result.hits:
         say("nothing found")
@@ -316,6 +335,8 @@ def print_predictions(report: PredictReport) -> None:
 def print_evaluation(result: Evaluation) -> None:
     """Print the metrics of a space or of a model."""
     say(f"{result.what}, on {result.measured}:")
+    for note in result.notes:
+        say(f"  {note}")
     for name, words in result.unknown_classes.items():
         say(f"  the model does not know the class {name!r}: {words}, always wrong")
     if {"by_modality", "nothing_found", "moments"} & result.metrics.keys():

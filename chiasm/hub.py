@@ -16,9 +16,10 @@ DESCRIPTIONS = ("*.json", "*.txt", "*.model")  # configuration, tokenizer and pr
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"  # transformers reads the latter with weights_only=True
 TEMPLATES = "*.jinja"
 CARD = "README.md"
+LICENCES = "LICEN[CS]E*"
 
 
-def model_folder(name: str, *, examples: str, revision: str | None = None) -> Path:
+def model_folder(name: str, *, examples: str, revision: str | None = None, card_only: bool = False) -> Path:
     """Return the local folder of a model, downloaded if it is not here yet.
 
     Files come from the hub's own cache where there is no connection or `HF_HUB_OFFLINE` is set.
@@ -27,6 +28,7 @@ def model_folder(name: str, *, examples: str, revision: str | None = None) -> Pa
         name: hub id, or a local folder.
         examples: of what can be named, for messages.
         revision: of a hub id: a branch, a tag or a commit.
+        card_only: whether the model's card and licence are enough.
 
     Raises:
         EncoderError: there is no such model or revision, a folder was named with a revision, or the hub cannot be reached and it is not in the cache.
@@ -41,6 +43,8 @@ def model_folder(name: str, *, examples: str, revision: str | None = None) -> Pa
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
+        if card_only:
+            return Path(hub.snapshot_download(name, revision=revision, allow_patterns=[CARD, LICENCES, "config.json"]))
         snapshot = _download(hub, name, SAFE, revision)
         if not any(snapshot.rglob(SAFE)):
             snapshot = _download(hub, name, "*" + PICKLED, revision)
@@ -60,6 +64,6 @@ def model_folder(name: str, *, examples: str, revision: str | None = None) -> Pa
 
 
 def _download(hub: ModuleType, name: str, weights: str, revision: str | None) -> Path:
-    wanted = [*DESCRIPTIONS, TEMPLATES, CARD, weights]
+    wanted = [*DESCRIPTIONS, TEMPLATES, CARD, LICENCES, weights]
     without = ["onnx/*", "openvino/*"]
     return Path(hub.snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=without))

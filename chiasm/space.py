@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
-from chiasm.alignment.alignment import GaussianKernel, LearnedMap
+from chiasm.alignment.alignment import MIN_PAIRS, GaussianKernel, LearnedMap
 from chiasm.alignment.bridge import TEMPERATURE, TOP, conse
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.cache import fingerprint, make_once
 from chiasm.errors import SpaceError
 from chiasm.saved import DAMAGE, check_fields, read_arrays, read_object, write_arrays, write_object
-from chiasm.types import Media, Modality, Text
+from chiasm.types import MODALITIES, Media, Modality, Text
 from chiasm.vectors import unit_rows
 
 FORMAT = "chiasm-space"
@@ -169,9 +170,29 @@ class Space:
 
     def apart(self) -> tuple[tuple[Modality, Modality], ...]:
         """Return the pairs of modalities that cannot be compared until a map is learned from items that have both."""
-        names = self.modalities if self.blocks else ()
-        pairs = [(one, other) for number, one in enumerate(names) for other in names[number + 1 :]]
+        pairs = combinations(self.modalities if self.blocks else (), 2)
         return tuple((one, other) for one, other in pairs if not self._reach(one) & self._reach(other))
+
+    def notes(self, collection: Path, present: Iterable[str]) -> tuple[str, ...]:
+        """Return a sentence on which modalities can be compared with which, and what changes it; none where all can be.
+
+        Args:
+            collection: whose space it is, for the command.
+            present: modalities that it has files of; beside these only text matters, which queries are made of.
+        """
+        names = [name for name in MODALITIES if name in self.modalities and name in {*present, "text"}]
+        every = {frozenset(pair) for pair in self.apart()}
+        apart = [pair for pair in combinations(names, 2) if frozenset(pair) in every]
+        if not apart:
+            return ()
+        groups: list[tuple[Modality, ...]] = []  # the largest in which all can be compared
+        for group in (group for size in range(len(names), 0, -1) for group in combinations(names, size)):
+            if not {*apart} & {*combinations(group, 2)} and not any({*group} <= {*larger} for larger in groups):
+                groups.append(group)
+        said = [f"{' and '.join(one)} with {'each other' if len(one) > 1 else one[0]}" for one in groups]
+        first, second = next((pair for pair in apart if "text" in pair), apart[0])
+        until = f"until chiasm align {collection} --pairs {first},{second} has learned from {MIN_PAIRS} items or more that have both"
+        return (f"only these can be compared: {', '.join(said)}, {until}",)
 
     def _reach(self, modality: Modality) -> set[tuple[int, int]]:
         """Return the blocks that vectors of a modality are not zero in: its own, and the one that a map leads to."""

@@ -42,15 +42,24 @@ def test_pictures_and_texts_without_a_bridge_until_pairs_make_one(models: Path, 
     name = f"image={models / 'dinov2'},text={models / 'bert'}"
     report = chiasm.add([files], to=tmp_path / "c", encoder=name)
     assert report.counts["ok"] == 48
-    hits = chiasm.search(tmp_path / "c", "red mat").hits
-    assert {hit.modality for hit in hits} == {"text"}, "pictures cannot be compared with words yet"
-    with pytest.raises(SpaceError, match="no map between them is learned yet"):
+    (note,) = report.notes
+    assert note.startswith("only these can be compared: image with image, text with text, until chiasm align")
+    assert "--pairs image,text has learned" in note
+    assert chiasm.status(tmp_path / "c").notes == (note,)
+    found = chiasm.search(tmp_path / "c", "red mat")
+    assert {hit.modality for hit in found.hits} == {"text"}, "pictures cannot be compared with words yet"
+    assert found.notes == (note,)
+    assert chiasm.evaluate(tmp_path / "c").notes == (note,)
+    assert not chiasm.search(tmp_path / "c", "red mat", modality="text").notes, "nothing is left out that was asked for"
+    with pytest.raises(SpaceError, match="image cannot be found by this query: only these can be compared"):
         chiasm.search(tmp_path / "c", "red mat", modality="image")
     seen = chiasm.search(tmp_path / "c", image=files / "0.png", modality="image").hits
     assert seen[0].id == "0"
 
     learned = chiasm.align(tmp_path / "c", method="ridge")
     assert learned.after["text_to_image"]["hit@10"] >= learned.before["text_to_image"]["hit@10"]
+    assert not chiasm.search(tmp_path / "c", "red mat").notes
+    assert not chiasm.evaluate(tmp_path / "c").notes
     hits = chiasm.search(tmp_path / "c", "red mat", modality="image").hits
     assert {hit.modality for hit in hits} == {"image"}
 

@@ -157,6 +157,7 @@ def test_the_status_says_what_can_be_taught(made: Made) -> None:
     answer = get(made, "/v1/status").json()
     assert all(answer[name] for name in ("rates", "labels", "teaches", "learns"))
     assert set(answer["ratings"]) == {"thumb", "label"}
+    assert (answer["models"], answer["notes"]) == ([], [])
     assert get(made, "/v1/drift").json() == {"warnings": ["image: <b>new items differ"]}
 
 

@@ -202,7 +202,7 @@ def test_the_api_gives_the_passage(server: str) -> None:
     answer = httpx.post(f"{server}/v1/search", json={"queries": [{"text": "pirate treasure"}], "k": 2}, timeout=60)
     (found,) = answer.json()["results"]
     hit = found["hits"][0]
-    assert (hit["id"], hit["end"], found["cut"]) == ("fact", len(long_text(FACT)), [])
+    assert (hit["id"], hit["end"], found["notes"]) == ("fact", len(long_text(FACT)), [])
     assert hit["text"] == long_text(FACT)[int(hit["start"]) :]
     assert hit["moments"][0] == {"start": hit["start"], "end": hit["end"], "score": hit["score"], "text": hit["text"]}
 

@@ -617,7 +617,7 @@ def longest(monkeypatch: pytest.MonkeyPatch) -> type[Longest]:
 
 def test_what_is_cut_of_a_long_query_is_said(house: Path, longest: type[Longest]) -> None:
     def cut(words: str, **options: Any) -> tuple[str, ...]:
-        return Searcher(house, device="cpu").search(ask(words), SearchOptions(**options)).cut
+        return Searcher(house, device="cpu").search(ask(words), SearchOptions(**options)).notes
 
     assert cut("red " * 4, rerank="some/model", hybrid=True) == ()
     (note,) = cut("red " * 5, rerank="some/model")

@@ -35,6 +35,12 @@ CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="Fold
 ModelPath = Annotated[Path, typer.Argument(help="Folder of the model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where networks run.")]
+Licence = Annotated[
+    Literal["permissive"] | None,
+    typer.Option(
+        help="Refuse encoders with a model of any other licence, or of none that is known, before it is downloaded."
+    ),
+]
 Where = Annotated[
     str | None, typer.Option(metavar="CONDITION", help="Condition on the columns, e.g. \"label = 'bird'\".")
 ]
@@ -63,6 +69,7 @@ def add(
     encoder: Annotated[
         str | None, typer.Option(help="offline, a hub id or a model folder. Default: the collection's, or offline.")
     ] = None,
+    licence: Licence = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if any file is not ok; sidecars do not count.")
     ] = False,
@@ -79,6 +86,7 @@ def add(
             list(paths),
             to=to,
             encoder=encoder,
+            licence=licence,
             prune=prune,
             max_pixels=max_pixels,
             device=device,
@@ -118,6 +126,7 @@ def remove(
 def reembed(
     collection: CollectionPath,
     encoder: Annotated[str, typer.Option(help="The new one: offline, a hub id or a model folder.")],
+    licence: Licence = None,
     max_pixels: MaxPixels = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -125,7 +134,12 @@ def reembed(
     """Embed all files with another encoder. Searches go on with the old one until the new one takes over."""
     with console.file_progress() as on_progress:
         report = chiasm.reembed(
-            collection, encoder=encoder, max_pixels=max_pixels, device=device, on_progress=on_progress
+            collection,
+            encoder=encoder,
+            licence=licence,
+            max_pixels=max_pixels,
+            device=device,
+            on_progress=on_progress,
         )
     console.show(report.as_dict(), as_json, lambda: console.print_reembed_report(report, collection))
 

@@ -6,10 +6,11 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from chiasm._optional import require
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Moments, View
+from chiasm.encoders.licence import Licence, require_permissive
 from chiasm.encoders.runtime import Device
 from chiasm.errors import EncoderError
 from chiasm.types import MODALITIES, Modality
@@ -28,7 +29,7 @@ class _Part:
     options: dict[str, str] = field(default_factory=dict)
 
 
-def resolve(name: str, *, device: Device = "auto") -> tuple[Encoder, ...]:
+def resolve(name: str, *, licence: Licence | None = None, device: Device = "auto") -> tuple[Encoder, ...]:
     """Return the encoders that a name stands for; at most one a modality is meant to be used, the first.
 
     Args:
@@ -36,17 +37,21 @@ def resolve(name: str, *, device: Device = "auto") -> tuple[Encoder, ...]:
             Options follow behind commas: `"offline,language=de"`, `"offline,translate"`, `"google/embeddinggemma-2,dim=256"`
             (see `offline_encoders` and `HuggingFaceEncoder`). Several encoders stand side by side, each behind the
             modality that it is for: `"image=timm:resnet50,text=BAAI/bge-small-en-v1.5"`.
+        licence: `"permissive"` refuses models whose licence is not known to allow any use (`chiasm.encoders.licence`), those
+            of the hub before they are downloaded.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
-        EncoderError: there is no such encoder, or no such option.
+        EncoderError: there is no such encoder, or no such option, or a licence is refused.
         MissingExtraError: the packages it needs are not installed.
     """
+    if licence not in (None, *get_args(Licence)):
+        raise EncoderError(f"licence takes {', '.join(get_args(Licence))}; got {licence!r}")
     parts = _parse(name)
     text: Encoder | None = None  # of another part, that the words of speech are embedded by
     encoders: list[Encoder] = []
     for part in sorted(parts, key=lambda part: "text" not in part.modalities):
-        own = _encoders_of(part, text, device)
+        own = _encoders_of(part, text, licence, device)
         takes = {modality for encoder in own for modality in encoder.modalities}
         for modality in part.modalities:
             if modality not in takes:
@@ -58,6 +63,8 @@ def resolve(name: str, *, device: Device = "auto") -> tuple[Encoder, ...]:
             if kept:
                 encoders.append(encoder.only(kept))
         text = next((encoder for encoder in encoders if "text" in encoder.modalities), None)
+    if licence == "permissive":
+        require_permissive([model for encoder in encoders for model in encoder.models()])
     return _with_videos(encoders)
 
 
@@ -93,7 +100,7 @@ def _parse(name: str) -> list[_Part]:
     return list(merged.values())
 
 
-def _encoders_of(part: _Part, text: Encoder | None, device: Device) -> tuple[Encoder, ...]:
+def _encoders_of(part: _Part, text: Encoder | None, licence: Licence | None, device: Device) -> tuple[Encoder, ...]:
     """Return the encoders of one part."""
     if part.name.startswith("offline:"):
         raise EncoderError(
@@ -126,7 +133,7 @@ def _encoders_of(part: _Part, text: Encoder | None, device: Device) -> tuple[Enc
             )
         options["dim"] = int(options["dim"])
     name = _timm_model(part.name[len(_TIMM) :]) if part.name.startswith(_TIMM) else part.name
-    return (HuggingFaceEncoder(name, device=device, **options),)
+    return (HuggingFaceEncoder(name, licence=licence, device=device, **options),)
 
 
 def _timm_model(name: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int
 
+from chiasm.encoders.licence import PretrainedModel
 from chiasm.errors import EncoderError
 from chiasm.types import Audio, Media, Modality
 
@@ -170,6 +171,10 @@ class Encoder(ABC):
     def class_head(self) -> ClassHead | None:
         """Return the pretrained classifier that reads these embeddings, where the weights have one (else None)."""
         return None
+
+    def models(self) -> tuple[PretrainedModel, ...]:
+        """Return the networks that it runs, with what is known of their licences and sizes."""
+        return (PretrainedModel(self.name, self.fingerprint),)
 
     def _require(self, modality: Modality) -> None:
         if modality not in self.modalities:

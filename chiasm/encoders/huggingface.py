@@ -21,6 +21,7 @@ from jaxtyping import Float
 from chiasm.encoders import library, passages
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Moments, Prepared, View, resample
 from chiasm.encoders.cache import file_digest, fingerprint
+from chiasm.encoders.licence import Licence, PretrainedModel, licence_of_folder, require_permissive
 from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network, check_device, has_gpu
 from chiasm.errors import EncoderError
 from chiasm.hub import DESCRIPTIONS, PICKLED, SAFE, TEMPLATES, model_folder
@@ -63,6 +64,7 @@ class HuggingFaceEncoder(Encoder):
         dtype: str = "float32",
         prompt: str | None = None,
         revision: str | None = None,
+        licence: Licence | None = None,
         device: Device = "auto",
     ) -> None:
         """Find a model and download it if it is not here yet; the first time on a machine it is loaded, to be described.
@@ -74,20 +76,26 @@ class HuggingFaceEncoder(Encoder):
             dtype: of the weights: `"float32"`, `"float16"` or `"bfloat16"`.
             prompt: name of the model's own prompt for items and queries alike.
             revision: of a hub id: a branch, a tag or a commit.
+            licence: `"permissive"` refuses other models, before they are downloaded.
             device: see `Network`.
 
         Raises:
             EncoderError: there is no such model, the hub cannot be reached, the library does not know the model or it is
-                damaged, an option does not fit it, or there is no such device.
+                damaged, an option does not fit it, its licence is refused, or there is no such device.
             MissingExtraError: sentence-transformers is not installed.
         """
         self._device = check_device(device)
         if dtype not in library.DTYPES:
             raise EncoderError(f"dtype must be one of {', '.join(library.DTYPES)}; got {dtype!r}")
-        self._folder = model_folder(name_or_folder, revision=revision, examples=_EXAMPLES)
         self.name = name_or_folder
+        if licence == "permissive":
+            card = model_folder(name_or_folder, revision=revision, examples=_EXAMPLES, card_only=True)
+            require_permissive([PretrainedModel(self.name, "", *licence_of_folder(card))])
+        self._folder = model_folder(name_or_folder, revision=revision, examples=_EXAMPLES)
         self._dtype = dtype
-        digests = _digests(self._folder)
+        files = _files(self._folder)
+        self._size = sum(file.stat().st_size for file in files.values())
+        digests = (text for name, file in files.items() for text in (name, file_digest(file)))
         self._key = fingerprint("huggingface", _VERSION, passages.VERSION, dtype, *digests)
         self._said = said = library.describe(self._folder, self.name, self._key, dtype=dtype)
         self.dim = said.dim if dim is None else _shortened(self._folder, self.name, said.dim, dim)
@@ -132,6 +140,11 @@ class HuggingFaceEncoder(Encoder):
         """Return the image classifier of the folder, where it reads these vectors and its classes have names."""
         head = library.class_head(self._folder, self.name, self._said) if self.dim == self._said.dim else None
         return None if head is None else ClassHead(*head, tuple(self._said.classes))
+
+    def models(self) -> tuple[PretrainedModel, ...]:
+        """Return the model, with the licence that its card says."""
+        said = licence_of_folder(self._folder)
+        return (PretrainedModel(self.name, self.fingerprint, *said, self._said.parameters, self._size),)
 
     # ----------------------------------------------------------------------------------------------------- modalities
 
@@ -296,17 +309,17 @@ def _token_counts(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     return [len(ids) for ids in encoded["input_ids"]]
 
 
-def _digests(folder: Path) -> list[str]:
-    """Return names and digests of all files that embeddings depend on, wherever the folder is."""
-    digests: dict[str, str] = {}
+def _files(folder: Path) -> dict[str, Path]:
+    """Return all files that embeddings depend on, by their paths inside of the folder, in order."""
+    files: dict[str, Path] = {}
     for part in (folder, *(one for one in folder.rglob("*") if one.is_dir())):
         inside = part.relative_to(folder)
         if {"onnx", "openvino"} & set(inside.parts) or any(name.startswith(".") for name in inside.parts):
             continue
         weights = SAFE if any(part.glob(SAFE)) else PICKLED
         for pattern in (*DESCRIPTIONS, TEMPLATES, weights):
-            digests.update({(inside / file.name).as_posix(): file_digest(file) for file in part.glob(pattern)})
-    return [text for entry in sorted(digests.items()) for text in entry]
+            files.update({(inside / file.name).as_posix(): file for file in part.glob(pattern)})
+    return dict(sorted(files.items()))
 
 
 def _shortened(folder: Path, name: str, whole: int, dim: int) -> int:

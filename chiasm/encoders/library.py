@@ -51,6 +51,7 @@ class Description:
         frames: of a video.
         exact_frames: whether it takes no other number of them.
         classes: names of the classes of its classifier, in order.
+        parameters: of the network, their number.
     """
 
     dim: int
@@ -64,6 +65,7 @@ class Description:
     frames: int = FRAMES
     exact_frames: bool = False
     classes: Sequence[str] = ()
+    parameters: int = 0
 
 
 def describe(folder: Path, name: str, key: str, *, dtype: str) -> Description:
@@ -308,7 +310,8 @@ def _describe(folder: Path, name: str, dtype: str) -> Description:
                 batched.append(modality)
     if len(set(dims.values())) > 1:
         raise EncoderError(f"{name} gives vectors of different lengths: {dims}. A model of this kind is not supported")
-    return replace(described, dim=dims[modalities[0]], inputs=inputs, batched=batched)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return replace(described, dim=dims[modalities[0]], inputs=inputs, batched=batched, parameters=parameters)
 
 
 def _may_batch(model: Any, tried: Sequence[Any], alone: np.ndarray) -> bool:

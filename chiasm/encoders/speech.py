@@ -33,6 +33,7 @@ from chiasm._optional import require
 from chiasm.cores import usable_cores
 from chiasm.encoders.base import Embeddings, Encoder, Moments, Prepared, View, resample
 from chiasm.encoders.cache import file_digest, fingerprint
+from chiasm.encoders.licence import PretrainedModel, licence_of_folder, licence_of_package
 from chiasm.encoders.runtime import Device, check_device
 from chiasm.errors import EncoderError
 from chiasm.types import Audio, Media, Modality, Text
@@ -108,6 +109,7 @@ class SpeechEncoder(Encoder):
         *,
         language: str | None = None,
         translate: bool = False,
+        package: str | None = None,
         device: Device = "auto",
     ) -> None:
         """Name the model's folder; weights are read later.
@@ -118,6 +120,7 @@ class SpeechEncoder(Encoder):
             language: code of the language that is spoken, e.g. `"en"`; None finds it out, sound by sound, which on
                 single words goes wrong more often.
             translate: whether what is not English is written down in English, by Whisper itself.
+            package: that the model comes with, whose licence is its.
             device: `"auto"` is the GPU if CTranslate2 can use one (in float16), else the CPU (in int8).
 
         Raises:
@@ -140,6 +143,7 @@ class SpeechEncoder(Encoder):
         self.view = View(rate=RATE)
         self.batch_size = 32
         self._folder = folder
+        self._package = package
         self._text = text
         self._language = language
         self._translate = translate
@@ -156,6 +160,12 @@ class SpeechEncoder(Encoder):
     def vector_space(self) -> str:
         """That of the text encoder."""
         return self._text.vector_space
+
+    def models(self) -> tuple[PretrainedModel, ...]:
+        """Return Whisper, with the licence that its folder or its package says, and those of the encoder of texts."""
+        said = licence_of_folder(self._folder) if self._package is None else licence_of_package(self._package)
+        size = sum((self._folder / file).stat().st_size for file in FILES)
+        return PretrainedModel("whisper", self.fingerprint, *said, size=size), *self._text.models()
 
     def prepare(self, media: Media) -> Prepared:
         """Return windows of speech, waveforms of at most 10 s at 16 kHz, and their times; none where nobody speaks.

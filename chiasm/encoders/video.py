@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Moments, Prepared, View
 from chiasm.encoders.cache import fingerprint
+from chiasm.encoders.licence import PretrainedModel
 from chiasm.errors import EncoderError
 from chiasm.types import Image, Media, Modality, Video
 from chiasm.vectors import unit_rows
@@ -85,6 +86,11 @@ class VideoEncoder(Encoder):
     def class_head(self) -> ClassHead | None:
         """That of the encoder of images."""
         return self._images.class_head()
+
+    def models(self) -> tuple[PretrainedModel, ...]:
+        """Return those of the encoders that it was put together from."""
+        parts = [self._images, self.sound, self._whole]
+        return tuple(dict.fromkeys(model for part in parts if part is not None for model in part.models()))
 
     def prepare(self, media: Media) -> Prepared:
         """Return the inputs of both encoders."""

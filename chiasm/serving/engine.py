@@ -323,13 +323,15 @@ class Engine:
         return {
             "name": Path(found.path).name,
             "version": __version__,
-            "encoder": Path(found.encoder).name if Path(found.encoder).is_absolute() else found.encoder,
+            "encoder": without_folders(found.encoder),
             "modalities": list(self._searcher.modalities),
             "items": found.items,
             "outcomes": {str(name): count for name, count in found.outcomes.items()},
             "embeddings": found.embeddings,
             "columns": list(found.columns),
             "spaces": list(found.spaces),
+            "models": [{**model, "name": without_folders(model["name"])} for model in found.models],
+            "notes": [self.without_paths(note) for note in found.notes],
             "label": None if self.classifier is None else self.classifier.label,
         }
 
@@ -387,7 +389,8 @@ class Engine:
 
     def _search_one(self, work: tuple[Query, SearchOptions]) -> dict[str, Any]:
         query, options = work
-        return answer_of(self._searcher.search(query, options))
+        found = self._searcher.search(query, options)
+        return answer_of(replace(found, notes=tuple(map(self.without_paths, found.notes))))
 
     # -------------------------------------------------------------------------------------------------------- and back
 
@@ -463,9 +466,17 @@ def answer_of(found: SearchResult) -> dict[str, Any]:
         "found": found.found,
         "threshold": found.threshold,
         "false_hit_rate": found.false_hit_rate,
-        "cut": list(found.cut),
+        "notes": list(found.notes),
         "hits": hits,
     }
+
+
+def without_folders(encoder: str) -> str:
+    """Return the name of an encoder, or of several, with the names of folders in place of their paths."""
+    if Path(encoder).is_dir():
+        return Path(encoder).name
+    parts = [part.rpartition("=") for part in encoder.split(",")]
+    return ",".join(key + sign + (Path(name).name if Path(name).is_absolute() else name) for key, sign, name in parts)
 
 
 def item_of(row: Mapping[str, Any]) -> dict[str, Any]:

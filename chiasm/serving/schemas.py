@@ -249,7 +249,9 @@ class Found(BaseModel):
     found: bool | None = Field(description="Whether any hit is good enough; null where no probabilities are known.")
     threshold: float | None = Field(description="The probability from which a hit is good enough.")
     false_hit_rate: float | None = Field(description="Share of questions without an answer here that reach it.")
-    cut: list[str] = Field(description="What part of a long query was not read by what; vectors are of all of it.")
+    notes: list[str] = Field(
+        description="What part of a long query was not read by what, and which modalities it cannot be compared with."
+    )
     hits: list[Hit]
 
 
@@ -390,6 +392,18 @@ class Accepted(BaseModel):
     stored: int
 
 
+class ModelAnswer(BaseModel):
+    """A network that the encoder runs, as its makers describe it."""
+
+    name: str
+    fingerprint: str
+    licence: str = Field(description="SPDX identifier where it is a permissive one; empty: unknown.")
+    licence_from: str
+    parameters: int | None
+    size: int | None = Field(description="Bytes of its files.")
+    modalities: list[Modality]
+
+
 class StatusAnswer(BaseModel):
     """The served collection and model."""
 
@@ -402,6 +416,8 @@ class StatusAnswer(BaseModel):
     embeddings: dict[str, int] = Field(description="Vectors by modality.")
     columns: list[str]
     spaces: list[str] = Field(description="Oldest first; the last is the one that is searched in.")
+    models: list[ModelAnswer]
+    notes: list[str] = Field(description="Which modalities can be compared with which, where not all can.")
     label: str | None = Field(description="What the model predicts; null without one.")
     ratings: dict[str, int] = Field(description="Stored ratings and labels by kind.")
     rates: bool = Field(description="Whether ratings are stored.")

@@ -39,6 +39,7 @@ class AddReport:
     pruned: int  # of these, how many were removed
     seconds: float
     outside: tuple[str, ...] = ()  # folders of files that a server does not give away: none that was named holds them
+    notes: tuple[str, ...] = ()  # which modalities can be compared with which, where not all can
 
 
 def add_manifests(

@@ -30,7 +30,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -44,6 +44,7 @@ from filelock import FileLock
 from jaxtyping import Float, Int
 
 from chiasm import __version__
+from chiasm.encoders.licence import PretrainedModel
 from chiasm.errors import CollectionError
 from chiasm.files import is_within, one_form, outermost, real_folders, strict_json, write_whole
 from chiasm.store.tables import (
@@ -103,6 +104,7 @@ class Generation:
     fingerprints: Mapping[Modality, str] = field(default_factory=dict)  # at that time, by modality; empty of the first
     replaced: tuple[str, ...] = ()  # tables of earlier encoders, of use only to readers that are late
     roots: tuple[str, ...] = ()  # see `Collection.roots`
+    models: tuple[PretrainedModel, ...] = ()  # that the encoder runs, as of the last run that added files
 
     @property
     def age(self) -> float:
@@ -147,6 +149,7 @@ class Generation:
                 dict(header["fingerprints"]),
                 tuple(header["replaced"]),
                 tuple(header["roots"]),
+                tuple(map(PretrainedModel.from_dict, header["models"])),
             )
             names = (generation.files, *generation.replaced)
             if not all(_TABLE.fullmatch(name) for name in names) or math.isnan(generation.age):
@@ -170,6 +173,7 @@ class Generation:
             "fingerprints": dict(self.fingerprints),
             "replaced": list(self.replaced),
             "roots": list(self.roots),
+            "models": [asdict(model) for model in self.models],
         }
         write_whole(folder / "chiasm.json", strict_json(header))
 
@@ -453,6 +457,11 @@ class Collection:
         """Return the number of files by outcome."""
         return dict(Counter(self.tables.rows(self.generation.files, FILES, ["outcome"])["outcome"].to_pylist()))
 
+    def modalities(self) -> set[str]:
+        """Return the modalities of the files that have an embedding."""
+        rows = self.tables.rows(self.generation.files, FILES, ["modality", "outcome"])
+        return set(rows.filter(pc.is_in(rows["outcome"], value_set=pa.array(USABLE)))["modality"].unique().to_pylist())
+
     def vectors(self, fingerprint: str, *, moments: bool = False) -> Vectors:
         """Return embeddings of one encoder: those of the content that the files had when they were last added.
 
@@ -537,6 +546,14 @@ class Collection:
         left = tuple(name for name in now.replaced if name not in set(tables))
         if left != now.replaced:
             replace(now, replaced=left).write(self.path)
+
+    def keep_models(self, models: Sequence[PretrainedModel]) -> None:
+        """Write down which models the encoder runs, unless that is known."""
+        if self.generation.models == tuple(models):
+            return
+        with self.committing():
+            replace(Generation.read(self.path), models=tuple(models)).write(self.path)
+        self.generation = replace(self.generation, models=tuple(models))
 
     def append_vectors(self, name: str, vectors: Vectors) -> None:
         """Write vectors whose key is not in a table yet, in order, with the lock held."""

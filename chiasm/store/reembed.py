@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chiasm.encoders.base import Encoder
+from chiasm.encoders.licence import models_of
 from chiasm.errors import CollectionError
 from chiasm.files import digest_text
 from chiasm.media import Limits
@@ -44,11 +45,12 @@ class ReembedReport:
     not_taken: dict[Modality, int]  # files that no network of the encoder takes, by modality
     seconds: float
     spaces: tuple[str, ...] = ()  # learned with the encoder before, and not in use any more
+    notes: tuple[str, ...] = ()  # which modalities can be compared with which, where not all can
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON: outcomes as `chiasm add` gives them."""
         outcomes = [{"path": one.path, "outcome": one.outcome.value, "reason": one.reason} for one in self.outcomes]
-        return {**asdict(self), "outcomes": outcomes, "spaces": list(self.spaces)}
+        return {**asdict(self), "outcomes": outcomes, "spaces": list(self.spaces), "notes": list(self.notes)}
 
 
 def reembed_collection(
@@ -217,6 +219,7 @@ def _switch(collection: Collection, encoders: Mapping[Modality, Encoder]) -> Non
         generation,
         since=datetime.now(UTC).isoformat(timespec="microseconds"),
         fingerprints={modality: encoder.fingerprint for modality, encoder in encoders.items()},
+        models=models_of(encoders),
         replaced=tuple(sorted(set(collection.tables.names("embeddings-", "files")) - mine)),
         roots=now.roots,
     ).write(collection.path)

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from chiasm import encoders
+from chiasm.encoders.licence import Licence, models_of
 from chiasm.encoders.runtime import Device
 from chiasm.files import is_within, real_folders
 from chiasm.media.limits import limits_of
 from chiasm.store.add import AddReport, add_manifests
 from chiasm.store.collection import Collection
-from chiasm.store.ingest import Progress
+from chiasm.store.ingest import Progress, first_of
 from chiasm.store.manifest import read_manifests
 from chiasm.store.reembed import ReembedReport, reembed_collection
 from chiasm.verbs.spaces import START, drop_replaced, open_table, space_of, spaces_of
@@ -25,6 +26,7 @@ def add(
     *,
     to: str | Path,
     encoder: str | None = None,
+    licence: Licence | None = None,
     prune: bool = False,
     max_pixels: int | None = None,
     device: Device = "auto",
@@ -36,6 +38,8 @@ def add(
         paths: folders, manifests (CSV, JSONL, Parquet) or single media files.
         to: the collection; made where there is none.
         encoder: `"offline"`, a hub id or a model folder. Default: the collection's, or `"offline"`.
+        licence: `"permissive"` refuses encoders with a model whose licence is not known to allow any use, before it is
+            downloaded.
         prune: whether to remove items that the folders and tables do not list any more. Default: they are reported.
         max_pixels: width times height above which an image is too large. Default: 250 million. If it is named, images that
             were too large are tried again.
@@ -49,11 +53,12 @@ def add(
     manifests = read_manifests(paths)
     if (Path(to) / "chiasm.json").exists():
         collection = Collection.create(to, encoder=encoder or Collection.open(to).encoder)
-        networks = encoders.resolve(collection.encoder, device=device)
+        networks = encoders.resolve(collection.encoder, licence=licence, device=device)
     else:  # the encoders first: a name that is none leaves no folder behind
-        networks = encoders.resolve(encoder or "offline", device=device)
+        networks = encoders.resolve(encoder or "offline", licence=licence, device=device)
         collection = Collection.create(to, encoder=encoder or "offline")
     collection.record_roots(manifest.root for manifest in manifests)
+    collection.keep_models(models_of(first_of(networks)))
     report = add_manifests(
         collection, manifests, networks, prune=prune, limits=limits_of(max_pixels), on_progress=on_progress
     )
@@ -65,6 +70,7 @@ def add(
     if report.encoded:  # so that the first search does not have to
         space = space_of(collection, networks, None).space
         open_table(collection, space)
+        report = replace(report, notes=space.notes(collection.path, collection.modalities()))
     _keep_words(collection)
     if collection.generation.since:  # tables of encoders before go some time after
         drop_replaced(collection)
@@ -88,6 +94,7 @@ def reembed(
     collection: str | Path,
     *,
     encoder: str,
+    licence: Licence | None = None,
     max_pixels: int | None = None,
     device: Device = "auto",
     on_progress: OnProgress | None = None,
@@ -102,6 +109,7 @@ def reembed(
     Args:
         collection: the collection.
         encoder: as in `add`.
+        licence: as in `add`.
         max_pixels: as in `add`.
         device: `"auto"`, `"cpu"` or `"cuda"`.
         on_progress: called after every file.
@@ -114,7 +122,7 @@ def reembed(
     from chiasm.store.words import FullText
 
     before = Collection.open(collection)
-    networks = encoders.resolve(encoder, device=device)
+    networks = encoders.resolve(encoder, licence=licence, device=device)
     report = reembed_collection(before, encoder, networks, limits=limits_of(max_pixels), on_progress=on_progress)
     opened = Collection.open(collection)
     left = set(spaces_of(before)) - set(spaces_of(opened)) - {START}
@@ -125,7 +133,8 @@ def reembed(
         heard = [space.fingerprints["audio"]] if space.starts.get("audio") == "words" else []
         FullText(opened, heard=heard).update()
     drop_replaced(opened)
-    return replace(report, spaces=tuple(name for name in spaces_of(before) if name in left))
+    spaces = tuple(name for name in spaces_of(before) if name in left)
+    return replace(report, spaces=spaces, notes=space.notes(opened.path, opened.modalities()))
 
 
 def _keep_words(collection: Collection) -> None:

@@ -45,6 +45,7 @@ class Evaluation(Record):
     unknown_classes: dict[str, str] = field(default_factory=dict)
     """By class that a model does not know, so that it is always wrong there: how many items, and what may be meant, in words."""
     seen: int = 0  # items measured on that were learned from, by what has learned from them: the numbers are optimistic
+    notes: tuple[str, ...] = ()  # which modalities can be compared with which, where those measured cannot
 
 
 def evaluate(
@@ -163,7 +164,10 @@ def _evaluate_space(
         metrics["moments"] = timed.as_dict()
         measured.append(f"{len(timed.metrics.queries)} queries for moments of {timed.items} files")
         sections.append(timed.show)
-    result = Evaluation(f"space {space.name!r} of {opened.path.name}", "; ".join(measured), metrics, seen=seen)
+    notes = () if pairs is None else space.notes(opened.path, pairs)
+    result = Evaluation(
+        f"space {space.name!r} of {opened.path.name}", "; ".join(measured), metrics, seen=seen, notes=notes
+    )
     if report is not None:
         _save_report(result, sections, report)
     return result
@@ -270,6 +274,8 @@ def _save_report(result: Evaluation, sections: Sequence[Callable[[Page], None]],
     from chiasm.report.page import Page
 
     page = Page(result.what, f"Measured on {result.measured}.")
+    for note in result.notes:
+        page.paragraph(f"{note[0].upper()}{note[1:]}.")
     for name, words in result.unknown_classes.items():
         page.paragraph(f"The model does not know the class {name!r}: {words}, always wrong.")
     for section in sections:

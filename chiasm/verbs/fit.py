@@ -246,6 +246,7 @@ def fit(
         result.as_dict(),
         reference_of(data.arrays.take(train), seed=seed),
         left_out_of(recognizer, data.take(train), {target.column: target.known[train] for target in targets}, others),
+        tuple(one for one in opened.generation.models if set(one.modalities) & set(data.fingerprints)),
     )
     save_model(Path(out), model)
     if report is not None:

@@ -8,7 +8,7 @@ It is replaced by a new version, the one before is kept, and `revert_model` goes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ import numpy as np
 from jaxtyping import Float, Float16
 
 from chiasm import __version__
+from chiasm.encoders.licence import PretrainedModel
 from chiasm.errors import ChiasmError
 from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.saved import Versions, check_fields, read_arrays, read_object, write_arrays, write_object
 from chiasm.types import Modality
 from chiasm.vectors import unit_rows
 
-FORMAT, FORMAT_VERSION = "chiasm-model", 4
+FORMAT, FORMAT_VERSION = "chiasm-model", 5
 SUFFIXES = (".html", ".md", ".json")
 REFERENCE_ROWS = 500  # of each modality
 _ABOUT, _RECOGNIZER, _REFERENCE = "about.json", "recognizer", "reference.safetensors"
@@ -65,6 +66,7 @@ class Model:
         reference: embeddings of some of the items that it learned from, by modality, see `reference_of`. They are kept in
             the model's folder: whoever has the model has them. Without any, drift cannot be told.
         left_out: what `evaluate` needs to measure it on the items that it learned from.
+        pretrained: the networks that embedded them, with their licences.
         version: under which it is stored; empty for a model that is not.
     """
 
@@ -76,6 +78,7 @@ class Model:
     report: Mapping[str, Any]
     reference: Mapping[Modality, Float16[np.ndarray, "rows dim"]] = field(default_factory=dict)
     left_out: HeldOut = HeldOut()  # frozen
+    pretrained: tuple[PretrainedModel, ...] = ()
     version: str = ""
 
     def check(self, fingerprints: Mapping[Modality, str]) -> None:
@@ -147,6 +150,7 @@ def _write(draft: Path, model: Model) -> None:
         "encoder": model.encoder,
         "label": model.label,
         "fingerprints": dict(model.fingerprints),
+        "pretrained": [asdict(one) for one in model.pretrained],
         "trained_on": sorted(model.trained_on),
         "report": dict(model.report),
     }
@@ -165,7 +169,7 @@ def _write(draft: Path, model: Model) -> None:
 
 def _read(source: Path) -> Model:
     about = read_object(source / _ABOUT)
-    check_fields(about, encoder=str, label=str, fingerprints=dict, trained_on=list, report=dict)
+    check_fields(about, encoder=str, label=str, fingerprints=dict, pretrained=list, trained_on=list, report=dict)
     return Model(
         Recognizer.load(source / _RECOGNIZER),
         about["encoder"],
@@ -175,6 +179,7 @@ def _read(source: Path) -> Model:
         about["report"],
         _read_reference(source / _REFERENCE, about["fingerprints"]),
         _read_left_out(source),
+        tuple(map(PretrainedModel.from_dict, about["pretrained"])),
         source.name,
     )
 

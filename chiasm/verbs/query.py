@@ -167,7 +167,8 @@ class SearchResult:
         found: whether any hit is good enough to say that something was found; None where there are no probabilities.
         threshold: probability that the best hit of 97.5 % of the queries with an answer reaches, or the one asked for.
         false_hit_rate: share of queries without an answer whose best hit reaches it all the same, on held-out pairs.
-        cut: what part of a long query was not read by what, in words. Vectors are of all of it.
+        notes: in words, what part of a long query was not read by what (vectors are of all of it), and which modalities could
+            not be compared with the query.
 
     Example:
         >>> SearchResult("start", (Hit("boat", "image", 0.5, "/boat.png", None),)).as_dict()["hits"][0]["path"]
@@ -179,7 +180,7 @@ class SearchResult:
     found: bool | None = None
     threshold: float | None = None
     false_hit_rate: float | None = None
-    cut: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON: metadata columns stand beside the fields of a hit."""
@@ -188,4 +189,4 @@ class SearchResult:
             fields = asdict(hit)
             rows.append({**fields.pop("metadata"), **fields})
         numbers = {"found": self.found, "threshold": self.threshold, "false_hit_rate": self.false_hit_rate}
-        return {"space": self.space, **numbers, "cut": list(self.cut), "hits": rows}
+        return {"space": self.space, **numbers, "notes": list(self.notes), "hits": rows}

@@ -200,12 +200,14 @@ def condition_of(query: Query, options: SearchOptions, state: State, vector: Flo
     away = [*query.like, *query.liked, *query.disliked]
     near = state.space.comparable(vector)
     far = [name for name in state.space.modalities if name not in near]
-    if (options.modality in far) if options.modality is not None else (far and not set(near) & set(state.sizes)):
-        raise SpaceError(
-            f"the query can be compared with {' and '.join(near)} only: the encoders of {', '.join(far)} have spaces of their own, "
-            f"and no map between them is learned yet. With 10 items or more that have both: chiasm align "
-            f"{state.collection.path} --pairs {far[0]},{near[0]}"
-        )
+    heard = options.modality == "video" and "audio" in near  # by its sound track
+    refused = (
+        far and not set(near) & set(state.sizes) if options.modality is None else options.modality in far and not heard
+    )
+    if refused:
+        sought = options.modality or "what is there"
+        notes = state.space.notes(state.collection.path, state.sizes)
+        raise SpaceError(": ".join([f"{sought} cannot be found by this query", *notes]))
     return _all_of(
         None if options.where is None else where_sql(options.where, state.table.schema),
         None if options.modality is None else f"_kind = '{options.modality}'",

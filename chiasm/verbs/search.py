@@ -135,7 +135,7 @@ class Searcher:
 
     def status(self) -> Status:
         """Return what the collection holds."""
-        return status_of(self.collection)
+        return status_of(self.collection, self.space)
 
     # --------------------------------------------------------------------------------------------- items and files
 
@@ -247,8 +247,8 @@ class Searcher:
                 break
             ranking, pool = ranking[: pool // 2], 2 * pool
         hits = hits_of(ranking[options.offset : last], vector, state, options.metric)
-        cut = self._cut(query, fuses, options.rerank)
-        return SearchResult(state.space.name, hits, verdict.found, verdict.threshold, verdict.false_hit_rate, cut)
+        notes = (*self._cut(query, fuses, options.rerank), *_left_out(vector, state, options))
+        return SearchResult(state.space.name, hits, verdict.found, verdict.threshold, verdict.false_hit_rate, notes)
 
     # -------------------------------------------------------------------------------------------------- step by step
 
@@ -281,7 +281,7 @@ class Searcher:
         return rocchio(composed, liked, disliked)
 
     def _cut(self, query: Query, fuses: bool, rerank: str | None) -> tuple[str, ...]:
-        """Return what is not read of a long query, see `SearchResult`."""
+        """Return what is not read of a long query."""
         notes = []
         if fuses:
             from chiasm.store.words import QUERY_CHARACTERS
@@ -330,6 +330,14 @@ def _refuse(options: SearchOptions, state: State) -> None:
     if not state.index.size:
         path = state.collection.path
         raise CollectionError(f"{path} has no embedded files. Add some: chiasm add PATH --to {path}")
+
+
+def _left_out(vector: Float[np.ndarray, " dim"], state: State, options: SearchOptions) -> tuple[str, ...]:
+    """Return what can be compared with what, where files of some modality could not be."""
+    sought = set(state.sizes) if options.modality is None else {options.modality}
+    if sought <= set(state.space.comparable(vector)):
+        return ()
+    return state.space.notes(state.collection.path, state.sizes)
 
 
 def _keys_of(vectors: Float[np.ndarray, "n dim"]) -> list[bytes]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from chiasm.evaluation.record import Record
+from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.types import Outcome
-from chiasm.verbs.spaces import spaces_of
+from chiasm.verbs.spaces import folder_of, load_space, spaces_of
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,24 @@ class Status(Record):
     columns: tuple[str, ...]
     spaces: tuple[str, ...]  # oldest first; the last is the one that is searched
     roots: tuple[str, ...]  # folders whose files a server gives away
+    models: tuple[dict[str, Any], ...] = ()  # that the encoder runs, see `chiasm.encoders.licence.PretrainedModel`
+    notes: tuple[str, ...] = ()  # which modalities can be compared with which, where not all can
 
 
-def status_of(collection: Collection) -> Status:
-    """Return what an opened collection holds."""
+def status_of(collection: Collection, space: Space | None = None) -> Status:
+    """Return what an opened collection holds.
+
+    Args:
+        collection: the collection.
+        space: that is searched. Default: the newest.
+    """
     counts: Counter[str] = Counter()
     for file in collection.files():
         if file["outcome"] in {Outcome.OK, Outcome.DUPLICATE}:
             counts[file["modality"]] += 1
+    spaces = spaces_of(collection)
+    if space is None and spaces:
+        space = load_space(folder_of(collection, spaces[-1])).space
     return Status(
         str(collection.path),
         collection.encoder,
@@ -39,8 +51,10 @@ def status_of(collection: Collection) -> Status:
         collection.outcomes(),
         dict(counts),
         tuple(collection.columns()),
-        spaces_of(collection),
+        spaces,
         tuple(map(str, collection.roots)),
+        tuple(asdict(model) for model in collection.generation.models),
+        () if space is None else space.notes(collection.path, counts),
     )
 
 

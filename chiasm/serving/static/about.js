@@ -11,6 +11,11 @@ export function renderReport(view) {
     : [note("There is no report yet. chiasm evaluate COLLECTION --report COLLECTION/reports/NAME.html writes one and shows it here.")])));
 }
 
+const described = ({ name, modalities, licence, parameters, size }) => [
+  `${name} (${modalities.join(", ")}): ${licence || "licence unknown"}`,
+  parameters && `${(parameters / 1e6).toFixed(1)} million parameters`, size && `${(size / 1e6).toFixed(1)} MB`,
+].filter(Boolean).join(", ");
+
 export async function renderStatus(view, _, { status }) {
   view.ondragover = view.ondrop = view.onpaste = null;
   const counts = (values) => Object.entries(values).map(([name, count]) => `${count} ${name}`).join(", ") || "none";
@@ -18,10 +23,11 @@ export async function renderStatus(view, _, { status }) {
     h("h2", {}, status.name),
     table(["", ""], [
       ["items", String(status.items)], ["files", counts(status.outcomes)], ["embeddings", counts(status.embeddings)],
-      ["encoder", status.encoder], ["columns", status.columns.join(", ") || "none"],
+      ["encoder", status.encoder], ...status.models.map((model) => ["model", described(model)]), ["columns", status.columns.join(", ") || "none"],
       ["spaces", `${status.spaces.join(", ")} (the last is searched)`], ["ratings and labels", counts(status.ratings)],
       ["chiasm", status.version],
-    ]));
+    ]),
+    ...status.notes.map(note));
   const warnings = h("section", { id: "drift" });
   const files = h("section", { id: "outcomes" });
   view.append(warnings, files);

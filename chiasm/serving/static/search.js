@@ -134,7 +134,7 @@ async function hits(state) {
   const { files, page, ...fields } = state;
   const answer = await api.search({ ...fields, k: PAGE + 1, offset: page * PAGE },
     files.map((name) => ({ modality: kindOf(attached.get(name)), file: attached.get(name) })));
-  const notes = answer.cut.map((words) => note(`${words[0].toUpperCase()}${words.slice(1)}.`));
+  const notes = answer.notes.map((words) => note(`${words[0].toUpperCase()}${words.slice(1)}.`));
   if (!answer.hits.length) notes.push(note("Nothing found."));
   else if (answer.found === false) {
     notes.push(note(`Probably nothing here fits: none of these is ${percent(answer.threshold)} probable, as what fits usually is.`));
