@@ -23,6 +23,7 @@ from waiting import LIMIT, wait_until
 from chiasm import Collection, cli, console
 from chiasm.cli import run
 from chiasm.errors import ChiasmError
+from chiasm.store.collection import ITEMS
 
 pytestmark = pytest.mark.race
 STOPPED = "Stopped. What was done is kept; run the same command again."
@@ -251,6 +252,28 @@ def test_the_documents_name_every_exit_code() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- paths
+
+
+@pytest.mark.parametrize("letter", ["\n", "\t", "\x01", "\x1b", "\x7f"])
+def test_a_collection_with_control_characters_is_refused_before_anything_is_made(
+    letter: str, tmp_path: Path, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (f"a{letter}b", f"a{letter}b/collection"):
+        for arguments in (["add", str(texts), "--to"], ["status"], ["search"]):
+            assert run([*arguments, str(tmp_path / name)]) == 1
+            assert "control characters" in capsys.readouterr().err
+    with pytest.raises(ChiasmError, match="control characters"):
+        Collection.open(tmp_path / "a\0b")
+    assert [*tmp_path.iterdir()] == [], "nothing is left"
+
+
+def test_collections_may_have_other_odd_names(tmp_path: Path) -> None:
+    for name in ("a%20b", "a%0Ab", "a?b", "a#b", "a:b", "s3:b", "[b]", "~b", "a\x85b", "a\u2028b", "a\\b", " "):
+        made = Collection.create(tmp_path / name, encoder="fake")
+        with made.tables.writing():
+            made.tables.append("items", ITEMS.empty_table())
+        assert Collection.open(tmp_path / name).count() == 0
+        assert (tmp_path / name / "items.lance").is_dir()
 
 
 def test_the_home_folder_has_one_sign(tmp_path: Path, texts: Path) -> None:

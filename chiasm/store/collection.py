@@ -319,7 +319,7 @@ class Collection:
             CollectionError: the folder is not empty and not a collection, was made with another encoder, or cannot be
                 made.
         """
-        folder = Path(path).expanduser().absolute()
+        folder = _folder(path)
         if not (folder / "chiasm.json").exists():
             _make(folder, encoder)
         opened = cls.open(folder)
@@ -338,7 +338,7 @@ class Collection:
             CollectionError: there is none, its `chiasm.json` is damaged or its items are gone, or it is of another format
                 version.
         """
-        folder = Path(path).expanduser().absolute()
+        folder = _folder(path)
         generation = Generation.read(folder, asked=path)
         opened = cls(folder, generation.encoder, generation)
         if opened.tables.has(generation.files) and not opened.tables.has("items"):  # which are written first
@@ -598,6 +598,15 @@ class Collection:
         if self.count() > INDEX_ROWS:
             self.tables.index("items", "id")
             self.tables.index(self.generation.files, "item")
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path).expanduser().absolute()
+    if any(letter < " " or letter == "\x7f" for letter in str(folder)):
+        raise CollectionError(
+            f"{str(folder)!r} has control characters in it, and tables cannot lie in such a folder. Rename it, or name another"
+        )
+    return folder
 
 
 def _make(folder: Path, encoder: str) -> None:
