@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +14,14 @@ from fake_encoder import FakeEncoder, by_key
 from test_collection import PNG, RED, WAV, write
 
 from chiasm import media
-from chiasm.errors import EncoderError
+from chiasm._optional import require
+from chiasm.encoders.base import Embeddings, Prepared
+from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection, Vectors
 from chiasm.store.ingest import Progress, embed_manifests, embed_media
 from chiasm.store.manifest import read_manifest
-from chiasm.types import Image, Media, Outcome, Text
+from chiasm.types import Image, Media, Modality, Outcome, Text
 
 
 @pytest.fixture
@@ -69,6 +73,36 @@ def test_equal_content_is_embedded_once(folder: Path) -> None:
 def test_an_encoder_that_cannot_be_used_at_all(folder: Path) -> None:
     with pytest.raises(EncoderError, match="weights"):
         embed_manifests([read_manifest(folder)], [FakeEncoder(faults={"an owl": "no weights"})], name="fake")
+
+
+class Lacking(FakeEncoder):
+    """Finds while it is at work that a library of its own is not installed."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__(batch_size=3)
+        self.step = step
+
+    def prepare(self, media: Media) -> Prepared:
+        self._need("prepare")
+        return super().prepare(media)
+
+    def encode_prepared(self, modality: Modality, batch: Sequence[Any]) -> Embeddings:
+        self._need("encode")
+        return super().encode_prepared(modality, batch)
+
+    def _need(self, step: str) -> None:
+        if step == self.step:
+            require("nothing_of_this_name", "speech", "hear")
+
+
+@pytest.mark.parametrize("step", ["prepare", "encode"])
+def test_a_library_that_is_missing_is_not_the_fault_of_a_file(step: str, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingExtraError, match=r"pip install 'chiasm\[speech\]'"):
+        embed_manifests([read_manifest(folder)], [Lacking(step)], name="fake")
+    collection = Collection.create(tmp_path / "collection", encoder="fake")
+    with pytest.raises(MissingExtraError, match="nothing_of_this_name is needed to hear"):
+        add_manifests(collection, [read_manifest(folder)], [Lacking(step)])
+    assert {row["item"] for row in collection.files()} <= {"c", "d"}, "only what is broken and empty is done"
 
 
 def test_nothing_that_can_be_embedded(folder: Path) -> None:

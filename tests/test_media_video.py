@@ -15,6 +15,8 @@ from media_files import Film, frame_number, refused
 
 from chiasm import media
 from chiasm.errors import MediaError
+from chiasm.media import kinds
+from chiasm.media.container import open_container, packets
 from chiasm.types import Outcome, Video
 
 FRAMES, FPS = 50, 25
@@ -352,6 +354,21 @@ def test_a_stream_may_begin_inside_a_packet(name: str, before: bytes, cut: int, 
     video = open_bytes(before + STREAMS[name][cut:], frames=3)
     assert video.duration == pytest.approx(2.0, abs=0.5 if cut else 0.11)
     assert len(set(shown(video))) == 3
+
+
+def test_a_stream_that_begins_in_the_middle(open_bytes: Open) -> None:
+    """An FLV whose header names pictures only, and whose last packet is of a sound."""
+    data = Film(video="flv1", frames=200, size=(48, 32), gop=5).written("flv")
+    sound = bytes([8, 0, 0, 101, *bytes(7), 0x3E, *bytes(100)])
+    at = 13  # behind the header
+    while (following := at + 15 + int.from_bytes(data[at + 1 : at + 4])) < len(data):
+        at = following
+    film = data[:at] + sound + len(sound).to_bytes(4) + data[at:]
+    with open_container(io.BytesIO(film), kinds.FLV) as source:
+        assert len([packet for packet in packets(source, *source.streams) if packet.size]) >= 200
+    video = open_bytes(film, frames=3, track=16_000)
+    assert video.duration == pytest.approx(8.0)
+    assert video.sound is None, "it is not there from the beginning"
 
 
 def test_a_damaged_sound_track_is_broken(open_bytes: Open) -> None:

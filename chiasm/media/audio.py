@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, BinaryIO
 
 import av
@@ -84,7 +85,7 @@ def _packets(file: BinaryIO, kind: Kind) -> float:
     """Return the seconds that the packets of a sound last together, whatever the last page says. Leaves the file at its beginning."""
     seconds = 0.0
     with container.open_container(file, kind) as source:
-        for packet in source.demux(container.main_stream(source, kind)):
+        for packet in container.packets(source, container.main_stream(source, kind)):
             work.check()
             if packet.duration and packet.duration < 2**31 and packet.time_base:  # FFmpeg gives a negative one unsigned
                 seconds += float(packet.duration * packet.time_base)
@@ -154,7 +155,7 @@ def _read_ffmpeg(
         nonlocal begin, end
         form: tuple[int, str, str] | None = None
         resampler = av.AudioResampler(format="flt", rate=file_rate)
-        for frame in source.decode(stream):
+        for frame in chain.from_iterable(packet.decode() for packet in container.packets(source, stream)):
             time = frame.time or 0.0
             begin, end = time if begin is None else begin, max(end, time + frame.samples / frame.sample_rate)
             before, form = form, (frame.sample_rate, frame.layout.name, frame.format.name)

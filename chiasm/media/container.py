@@ -7,19 +7,21 @@ Its errors become `MediaError` here.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import BinaryIO
+from contextlib import contextmanager, suppress
+from typing import BinaryIO, TypeVar, cast
 
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Disposition
+from av.packet import Packet
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from chiasm.errors import MediaError
 from chiasm.media.kinds import Kind
 from chiasm.types import Outcome
 
+_Stream = TypeVar("_Stream", bound=Stream)
 _NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails  # covers of songs, previews of films
 
 
@@ -35,8 +37,16 @@ def open_container(file: BinaryIO, kind: Kind) -> Iterator[InputContainer]:
             yield container
     except av.FFmpegError as error:
         raise MediaError(Outcome.BROKEN, f"the {kind.name} cannot be decoded: {error.strerror}") from error
-    except IndexError as error:  # PyAV's, of a packet whose stream it has not heard of
-        raise MediaError(Outcome.BROKEN, f"the {kind.name} has a stream that begins in the middle of it") from error
+
+
+def packets(source: InputContainer, *streams: _Stream) -> Iterator[Packet[_Stream]]:
+    """Yield the packets of streams in the order of the file, with an empty one of each at the end, as PyAV's demuxers do.
+
+    A stream that begins in the middle of the file is not one of them. PyAV has not heard of it, and asks at the end, behind
+    the last packet of ours, whether it is wanted: in memory that is not its own, which may say yes, and end in an IndexError.
+    """
+    with suppress(IndexError):
+        yield from cast("Iterator[Packet[_Stream]]", source.demux(*streams))
 
 
 def main_stream(container: InputContainer, kind: Kind) -> VideoStream | AudioStream:

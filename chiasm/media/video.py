@@ -98,7 +98,7 @@ def _measure(source: InputContainer, stream: VideoStream, kind: Kind) -> tuple[i
     declared = None if kind == kinds.MPEG_PS else container.duration(source, stream)  # there FFmpeg guesses, badly
     begin = stream.start_time
     if begin is None:  # the pictures begin late after the sound
-        begin = next((packet.pts for packet in source.demux(stream) if packet.pts is not None), 0)
+        begin = next((packet.pts for packet in container.packets(source, stream) if packet.pts is not None), 0)
     end = last = None
     if declared is not None:
         try:
@@ -134,7 +134,7 @@ def _last(source: InputContainer, stream: VideoStream) -> tuple[int | None, int 
     )  # a packet may not say how long it lasts
     picture: int | None = None
     sound = 0
-    for packet in source.demux([stream, *sounds]):
+    for packet in container.packets(source, stream, *sounds):
         work.check()
         if packet.pts is None or not packet.time_base or packet.is_discard:
             continue
@@ -195,7 +195,7 @@ class _Reader:
         """Return where the demuxer lands when it seeks a time: equal for times with the same key picture."""
         try:
             self._source.seek(stamp, stream=self._stream)
-            return next(self._source.demux(self._stream)).pts
+            return next(container.packets(self._source, self._stream)).pts
         except (av.FFmpegError, StopIteration):  # a format that cannot be searched is decoded from its beginning
             return None
 
@@ -239,7 +239,7 @@ class _Reader:
         Whoever joins in the middle of a stream cannot decode pictures that refer to earlier ones: with `forgiving`,
         errors before the first frame are passed over. After it, an error is damage.
         """
-        for packet in self._source.demux(self._stream):
+        for packet in container.packets(self._source, self._stream):
             work.check()
             try:
                 pictures = packet.decode()
