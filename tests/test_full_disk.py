@@ -87,6 +87,81 @@ def test_no_room(arguments: list[str], limit: int, base: Path, tmp_path: Path, m
     assert run(["search", "c", "a circle"]) == 0
 
 
+LAST_WRITE = """
+import resource, shutil, sys
+from pathlib import Path
+import numpy as np, pyarrow as pa
+from chiasm.errors import CollectionError
+from chiasm.store.tables import Tables, vector_column
+from chiasm.store import tables as module
+
+folder, hard = Path(sys.argv[1]), resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+rows = pa.table({"id": [f"item {n}" for n in range(600)], "text": [f"words {n} and {n % 7}" for n in range(600)]})
+rows = rows.append_column("vector", vector_column(np.random.default_rng(0).normal(size=(600, 16))))
+module.COMPACT_FRAGMENTS = 2
+
+def made(name, parts):
+    tables = Tables(folder / name, folder / name / ".lock", "")
+    (folder / name).mkdir()
+    for part in range(parts):
+        with tables.writing():
+            tables.append("t", rows.slice(part * 100, 100))
+    return tables
+
+def sizes(tables):
+    return {path: path.stat().st_size for path in tables.folder.rglob("*") if path.suffix in (".lance", ".idx")}
+
+def contents(tables):
+    return sorted(tables.rows("t", rows.schema)["id"].to_pylist())
+
+def work(tables):
+    with tables.writing():
+        {
+            "create": lambda: tables.append("t", rows),
+            "append": lambda: tables.append("t", rows),
+            "merge": lambda: tables.merge("t", ["id"], rows),
+            "compact": lambda: tables.compact("t"),
+            "values": lambda: tables.index("t", "id"),
+            "words": lambda: tables.index("t", "text", words=True),
+        }[sys.argv[2]]()
+
+parts = {"create": 0, "compact": 4}.get(sys.argv[2], 1)
+whole = made("whole", parts)
+before = sizes(whole)
+work(whole)
+written = {size for path, size in sizes(whole).items() if path not in before and path.is_file()}
+assert written
+for size in written:
+    for cut in (1, 8, 200):
+        tables = made("cut", parts)
+        kept = contents(tables)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size - cut, hard))
+        try:
+            work(tables)
+        except CollectionError as error:
+            assert "cannot be written" in str(error), error
+        else:
+            raise AssertionError(f"{sys.argv[2]} went well without the last {cut} of {size} bytes")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert contents(tables) == kept, "as it was"
+        tables.match("t", "text", "words", ["id"], 3)
+        work(tables)
+        assert contents(tables) == contents(whole)
+        assert bool(tables.match("t", "text", "words", ["id"], 3)) == (sys.argv[2] == "words")
+        shutil.rmtree(tables.folder)
+"""
+
+
+@pytest.mark.parametrize("kind", ["create", "append", "merge", "compact", "values", "words"])
+def test_a_table_whose_last_bytes_found_no_room_is_as_it_was(kind: str, tmp_path: Path) -> None:
+    """Lance does not notice when only the last write to a file fails, and commits it."""
+    done = subprocess.run(
+        [sys.executable, "-c", LAST_WRITE, str(tmp_path), kind], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_killed_runs_have_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()

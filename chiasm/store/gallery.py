@@ -144,6 +144,7 @@ class _Table:
         self._clean(table, before)
         pa.default_memory_pool().release_unused()  # making the index takes as much again
         trained = _index(table, int(before.get("trained", 0)))
+        self.tables.require_whole()
         table = lance.dataset(str(self.path))
         fields = {
             "format_version": FORMAT_VERSION,

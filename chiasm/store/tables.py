@@ -7,6 +7,7 @@ What the columns mean is left to the owners of the tables. To keep tables in an 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -64,6 +65,7 @@ class Tables:
     advice: str
     # What Lance has read of indexes and manifests, kept from one opening of a table to the next.
     session: Session = field(default_factory=Session, repr=False, compare=False)
+    _begun_with: set[Path] = field(default_factory=set, repr=False, compare=False)  # files, when the lock was taken
 
     # ---------------------------------------------------------------------------------------------------------- read
 
@@ -136,7 +138,12 @@ class Tables:
         try:
             with FileLock(self.lock):
                 self._remove_stale()
-                yield
+                self._begun_with.clear()
+                self._begun_with.update(self._files())
+                try:
+                    yield
+                finally:
+                    self.require_whole()
         except OSError as error:
             raise CollectionError(
                 f"{self.folder} cannot be written: {_message(error)}. What was committed is safe: free space or fix the "
@@ -149,6 +156,26 @@ class Tables:
         for pattern in ("*.lance/*/.tmp*", "*.lance/_indices/*/.tmp*"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
+
+    def require_whole(self) -> None:
+        """Undo what was committed since the lock was taken if a file of it lacks its end.
+
+        Lance does not ask how its last write to a file went, and on a full disk commits the file all the same
+        (benchmarks/LOG.md). To be called before anything is deleted or said for good; `writing` does so at its end.
+
+        Raises:
+            OSError: one does.
+        """
+        new = set(self._files()) - self._begun_with
+        short = [path for path in new if path.suffix in _WITH_END and not _has_end(path)]
+        if short:
+            for path in (*(path for path in new if path.suffix == ".manifest"), *short):
+                path.unlink(missing_ok=True)
+            raise OSError(f"the end of {short[0].relative_to(self.folder)} could not be written; the disk may be full")
+
+    def _files(self) -> Iterator[Path]:
+        for pattern in ("_versions/*.manifest", "data/*", "_indices/*/*"):
+            yield from self.folder.glob(f"*.lance/{pattern}")
 
     def append(self, name: str, rows: pa.Table) -> None:
         """Write rows at the end of a table, or make it of them."""
@@ -182,6 +209,7 @@ class Tables:
             table.count_rows(), COMPACT_FRAGMENTS
         ):
             table.optimize.compact_files()
+            self.require_whole()
             # Readers hold a version for the length of one call; an hour is beyond any of them.
             table.cleanup_old_versions(older_than=timedelta(seconds=GRACE_SECONDS))
 
@@ -224,6 +252,16 @@ class Tables:
         """Return the seconds since the last commit to a table."""
         times = [path.stat().st_mtime for path in (self.path(name) / "_versions").glob("*")]
         return time.time() - max(times, default=0.0)
+
+
+_WITH_END = (".lance", ".idx")  # files of Lance's own format, of rows and of indexes
+
+
+def _has_end(path: Path) -> bool:
+    """Return whether a file of Lance's format ends as these do."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 4))
+        return file.read() == b"LANC"
 
 
 def _has_index(table: lance.LanceDataset, column: str) -> bool:
