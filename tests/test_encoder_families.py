@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -389,3 +391,28 @@ def test_a_model_of_all_modalities_sees_videos_whole_and_hears_them(folder_of: A
     np.testing.assert_allclose(result.moments.vectors[:1], seen, atol=1e-5)
     assert result.track is not None
     np.testing.assert_allclose(result.track.vectors, model.encode([sound]).vectors, atol=1e-5)
+
+
+SCALED = """
+import sys
+import numpy as np
+from chiasm.encoders import resolve
+from chiasm.types import Image
+
+pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+(clip, _), (bert,) = (resolve(folder, device="cpu") for folder in sys.argv[1:])
+print("torchvision" in sys.modules, clip.fingerprint, bert.fingerprint, *clip.encode([Image(pixels)]).vectors[0])
+"""
+
+
+def test_pictures_that_another_library_scales_have_another_fingerprint(folder_of: Any, encoder_of: Any) -> None:
+    """A process of its own has no torchvision: `make install` puts it where only these tests see it."""
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed, so only Pillow scales pictures")
+    command = [sys.executable, "-c", SCALED, str(folder_of("clip")), str(folder_of("bert"))]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert (printed[0], printed[2]) == ("False", encoder_of("bert").fingerprint)
+    assert printed[1] != encoder_of("clip").fingerprint
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    here = encoder_of("clip").encode([Image(pixels)]).vectors[0]
+    assert np.abs(here - np.array(printed[3:], float)).max() > 1e-5, "otherwise one fingerprint would do"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -406,3 +407,23 @@ def test_the_best_arguments_can_be_fitted() -> None:
     result = tune(items, trials=4, adapters=("prototypes", "linear"), folds=2)
     assert Recognizer(**result.best).fit(items.arrays, items.labels).score(fresh.arrays, fresh.labels) > 0.7
     assert not result.interrupted
+
+
+class WithoutTorch(PathFinder):
+    """Finds every package but torch."""
+
+    @classmethod
+    def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return None if fullname == "torch" else super().find_spec(fullname, path, target)
+
+
+def test_a_search_without_networks_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Networks" not in search(2).warning
+    monkeypatch.setattr(sys, "meta_path", [WithoutTorch if one is PathFinder else one for one in sys.meta_path])
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    found = search(2)
+    assert (
+        "Networks were not among the trials: PyTorch is not installed (pip install 'chiasm[train]')." in found.warning
+    )
+    assert found.as_dict()["left_out"]
+    assert not search(2, adapters=["linear"], fusions=["concat"]).left_out, "they were not asked for"

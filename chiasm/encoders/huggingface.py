@@ -7,6 +7,7 @@ library runs the model in PyTorch.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -97,12 +98,17 @@ class HuggingFaceEncoder(Encoder):
         self._size = sum(file.stat().st_size for file in files.values())
         digests = (text for name, file in files.items() for text in (name, file_digest(file)))
         self._key = fingerprint("huggingface", _VERSION, passages.VERSION, dtype, *digests)
-        self._said = said = library.describe(self._folder, self.name, self._key, dtype=dtype)
+        # The library scales pictures and frames by torchvision where that is installed, else by Pillow, a little otherwise.
+        scaled_by = ("torchvision",) if importlib.util.find_spec("torchvision") else ()
+        described = fingerprint(self._key, *scaled_by)
+        self._said = said = library.describe(self._folder, self.name, described, dtype=dtype)
         self.dim = said.dim if dim is None else _shortened(self._folder, self.name, said.dim, dim)
         self._prompts = self._choose_prompts(prompt)
-        options = () if (dim, prompt) == (None, None) else (str(dim), str(prompt))
-        self.fingerprint = fingerprint(self._key, *options) if options else self._key
         self.modalities: frozenset[Modality] = frozenset(said.inputs)
+        options = () if (dim, prompt) == (None, None) else (str(dim), str(prompt))
+        if self.modalities & {"image", "video"}:
+            options += scaled_by
+        self.fingerprint = fingerprint(self._key, *options) if options else self._key
         self.batch_size = 256 if self.modalities == {"text"} else 64  # many texts, to find some of the same length
         self.view = View(image_size=said.image_size, rate=said.rate, frames=said.frames)
         self._loading = Lock()

@@ -99,12 +99,15 @@ class Tuning(Record):
     are fewer than 10 complete trials."""
     interrupted: bool
     """True if Ctrl-C ended the search."""
+    left_out: str = ""
+    """Why no network was among the trials; empty where they could be."""
 
     @property
     def warning(self) -> str:
         """Return a sentence on how to read the scores."""
         complete = sum(trial.state == "complete" for trial in self.trials)
-        text = (
+        text = f"Networks were not among the trials: {self.left_out}. " if self.left_out else ""
+        text += (
             f"Brier score {self.on_own_folds.score:.3f} is the best of {complete} complete trials on the folds that it was "
             f"chosen by, so it is optimistic. Chosen on the other folds only, it is {self.nested.score:.3f}, with the "
             f"default {self.nested.default:.3f}."
@@ -317,6 +320,7 @@ def tune(
         trials=tuple(_report(number, trial) for number, trial in enumerate(finished)),
         importance=importance,
         interrupted=interrupted,
+        left_out=torch_is_missing() if adapters is None or fusions is None else "",
     )
 
 
