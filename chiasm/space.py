@@ -31,7 +31,7 @@ from chiasm.types import MODALITIES, Media, Modality, Text
 from chiasm.vectors import unit_rows
 
 FORMAT = "chiasm-space"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 FILES = "maps"
 MOST_DIMENSIONS = 2**16
 
@@ -158,10 +158,28 @@ class Space:
         A row of zeros, in which an encoder recognised nothing, has no place: it stays zero and is near to nothing.
         """
         placed = self.start(modality, vectors)
-        if modality in self.maps:
-            placed = self.maps[modality].place(self.features(modality, vectors, placed), placed)
+        learned = self.map_of(modality)
+        if learned is not None:
+            placed = learned.place(self.features(modality, vectors, placed), placed)
         placed[~vectors.any(axis=1)] = 0
         return placed
+
+    def map_of(self, modality: Modality) -> LearnedMap | None:
+        """Return the map that places a modality: its own, or else one that leads what it could be compared with away.
+
+        So videos follow the pictures of their encoder to the texts that these were aligned with, and stay comparable.
+        """
+        if modality in self.maps or modality not in self.blocks:
+            return self.maps.get(modality)
+        alike = (self.blocks[modality], self.starts[modality])
+        return next(
+            (
+                part
+                for other, part in self.maps.items()
+                if (self.blocks[other], self.starts[other]) == alike and self._end(part) != self.blocks[modality]
+            ),
+            None,
+        )
 
     def comparable(self, vector: Float[np.ndarray, " dim"]) -> tuple[Modality, ...]:
         """Return the modalities that a vector of the space can be compared with: those that share a block with it."""
@@ -196,11 +214,15 @@ class Space:
 
     def _reach(self, modality: Modality) -> set[tuple[int, int]]:
         """Return the blocks that vectors of a modality are not zero in: its own, and the one that a map leads to."""
-        reach = {self.blocks[modality]}
-        if modality in self.maps:
-            weight = np.abs(self.maps[modality].weight)
-            reach.add(max(set(self.blocks.values()), key=lambda block: float(weight[:, slice(*block)].sum())))
-        return reach
+        learned = self.map_of(modality)
+        if learned is None:
+            return {self.blocks[modality]}
+        return {self._end(learned)} | ({self.blocks[modality]} if learned.blend < 1 else set())
+
+    def _end(self, learned: LearnedMap) -> tuple[int, int]:
+        """Return the block that a map leads to."""
+        weight = np.abs(learned.weight)
+        return max(set(self.blocks.values()), key=lambda block: float(weight[:, slice(*block)].sum()))
 
     def embed(self, media: Sequence[Media], encoders: Sequence[Encoder]) -> Float[np.ndarray, "n dim"]:
         """Return unit vectors of opened media (e.g. queries) in the space.

@@ -488,7 +488,7 @@ def test_a_saved_space_is_two_files_and_no_more(tmp_path: Path, start: Space, le
     assert Space.load(tmp_path).name == "aligned"
     header = json.loads((tmp_path / "maps.json").read_text())
     assert header["format"] == "chiasm-space"
-    assert header["format_version"] == 3
+    assert header["format_version"] == 4
     assert header["blends"] == {"image": 0.7}
 
 
@@ -518,7 +518,7 @@ def one_value_changed(folder: Path) -> None:
     [
         (rewritten(format_version=1), "version 1"),
         (rewritten(format="chiasm-model"), "chiasm-model"),
-        (rewritten(format=None), "None version 3"),
+        (rewritten(format=None), "None version 4"),
         (rewritten(starts=None), "'starts' should be of dict"),
         (rewritten(blends={"image": 0.7, "text": 0.7}), "KeyError"),
         (rewritten(blends={"image": "0.7"}), "should be of int or float"),
@@ -555,3 +555,41 @@ def test_a_space_of_other_constants_is_not_used(
     monkeypatch.setattr(module, "START_SHARE", 0.25)
     with pytest.raises(SpaceError, match="of a chiasm that places vectors differently"):
         Space.load(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ what can be compared
+
+
+def apart(**shares: float) -> Space:
+    """Pictures and films of one encoder, words and speech of another; maps of pictures to words, each with its share."""
+    owner: dict[Modality, str] = {"image": "a", "video": "a", "text": "b", "audio": "b"}
+    blocks: dict[Modality, tuple[int, int]] = {"image": (0, 2), "video": (0, 2), "text": (2, 4), "audio": (2, 4)}
+    space = Space("start", 4, owner, dict.fromkeys(owner, "identity"), {}, blocks=blocks)
+    weight = np.array([[0, 0, 0, 1], [0, 0, 1, 0]], np.float32)
+    maps = {name: LearnedMap(weight, np.zeros(4, np.float32), share) for name, share in shares.items()}
+    return space.with_maps("aligned", maps, about={})  # type: ignore[arg-type]  # names of modalities
+
+
+def test_only_what_has_a_map_can_be_compared_with_others() -> None:
+    (note,) = apart().notes(Path("c"), ["video", "audio"])
+    assert note == (
+        "only these can be compared: text and audio with each other, video with video, until chiasm align c --pairs text,video "
+        "has learned from 10 items or more that have both"
+    )
+    (note,) = apart().notes(Path("c"), ["image", "video", "audio"])
+    assert "text and audio with each other" in note
+    assert "image and video with each other" in note
+    assert not apart().notes(Path("c"), ["text"]), "there is nothing else"
+    assert not apart(image=1.0).notes(Path("c"), ["image", "text", "audio", "video"])
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_what_was_comparable_with_a_modality_moves_along(share: float) -> None:
+    space, vector = apart(image=share), np.array([[0.6, 0.8]], np.float32)
+    placed = space.place("image", vector)
+    np.testing.assert_array_equal(space.place("video", vector), placed)
+    assert set(space.comparable(placed[0])) == {"image", "video", "text", "audio"}
+    assert space.apart() == ()
+    np.testing.assert_allclose(space.place("text", vector), [[0, 0, 0.6, 0.8]], atol=1e-6)
+    own = apart(image=share, video=0.3)
+    assert not np.allclose(own.place("video", vector), placed), "a map of its own comes first"

@@ -76,10 +76,10 @@ class PretrainedModel:
 def models_of(encoders: Mapping[Modality, Encoder]) -> tuple[PretrainedModel, ...]:
     """Return the models that encoders run, each once, with the modalities that it is used for."""
     uses: dict[PretrainedModel, list[Modality]] = {}
-    for modality, encoder in encoders.items():
-        for model in encoder.models():
+    for modality in MODALITIES:
+        for model in encoders[modality].models() if modality in encoders else ():
             uses.setdefault(model, []).append(modality)
-    return tuple(replace(model, modalities=tuple(sorted(used, key=MODALITIES.index))) for model, used in uses.items())
+    return tuple(replace(model, modalities=tuple(used)) for model, used in uses.items())
 
 
 def require_permissive(models: Sequence[PretrainedModel]) -> None:

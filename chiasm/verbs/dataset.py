@@ -34,7 +34,8 @@ class NoPairsError(SpaceError):
 def sides_of(space: Space, pairs: tuple[Modality, Modality]) -> tuple[Modality, Modality]:
     """Return the modality that a map is learned for, and the anchor that it is brought to.
 
-    Text is the anchor where it is one of the two, else speech where that goes by words, else the second.
+    Text is the anchor where it is one of the two, else speech where that goes by words, else what texts can be compared with
+    where only one of the two can, else the second.
 
     Raises:
         SpaceError: not two modalities of the space.
@@ -47,7 +48,10 @@ def sides_of(space: Space, pairs: tuple[Modality, Modality]) -> tuple[Modality, 
             raise SpaceError(f"the space {space.name!r} has {', '.join(space.modalities)}, not {modality}")
     if first == second:
         raise SpaceError(f"pairs are of two different modalities; got {first} twice")
-    anchor = "text" if "text" in pairs else "audio" if "audio" in pairs and space.starts["audio"] == "words" else second
+    near_text = [name for name in pairs if name in space.blocks and space.blocks[name] == space.blocks.get("text")]
+    anchor = "text" if "text" in pairs else near_text[0] if len(near_text) == 1 else second
+    if "text" not in pairs and "audio" in pairs and space.starts["audio"] == "words":
+        anchor = "audio"
     return (first if anchor == second else second), anchor
 
 

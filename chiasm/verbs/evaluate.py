@@ -146,7 +146,7 @@ def _evaluate_space(
         fair = fair_pairs(data, saved, on)
         rows, seen = fair.rows, fair.seen
         start, after = fair.measure(data)
-        before = start if data.moved in space.maps else None
+        before = None if space.map_of(data.moved) is None else start
         metrics |= _pair_numbers(after, before)
         measured.append(fair.words)
         shown = _media_of(opened, data, rows) if report is not None or questions is not None else ([], [])

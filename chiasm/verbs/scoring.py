@@ -103,7 +103,7 @@ def _examples(
     names = [name for name in rows if name in space.modalities]
     for place, first in enumerate(names):
         for second in names[place + 1 :]:
-            if (first, second) in known or first in space.maps or second in space.maps:
+            if (first, second) in known or space.map_of(first) or space.map_of(second):
                 continue  # a map places the pairs that it was learned from too well
             try:
                 data = pairs_of(collection, space, (first, second))
