@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from chiasm.alignment.alignment import MIN_PAIRS, GaussianKernel, LearnedMap
 from chiasm.alignment.bridge import TEMPERATURE, TOP, conse
-from chiasm.encoders.base import Encoder
+from chiasm.encoders.base import Encoder, first_of
 from chiasm.encoders.cache import fingerprint, make_once
 from chiasm.errors import SpaceError
 from chiasm.saved import DAMAGE, check_fields, read_arrays, read_object, write_arrays, write_object
@@ -448,10 +448,7 @@ def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
     Raises:
         SpaceError: there is no encoder.
     """
-    owner: dict[Modality, Encoder] = {}
-    for encoder in encoders:
-        for modality in sorted(encoder.modalities):
-            owner.setdefault(modality, encoder)
+    owner = first_of(encoders)
     if not owner:
         raise SpaceError("a space needs at least one encoder; got none")
     fingerprints = {modality: encoder.fingerprint for modality, encoder in owner.items()}

@@ -16,9 +16,10 @@ from painter import COLOURS, painters, picture, sound, table
 import chiasm
 from chiasm import encoders
 from chiasm.alignment.pairs import Pairs
+from chiasm.encoders.base import fingerprints_of
 from chiasm.errors import SpaceError
 from chiasm.store.collection import Collection
-from chiasm.verbs.dataset import fingerprints_of, pairs_of
+from chiasm.verbs.dataset import pairs_of
 from chiasm.verbs.spaces import start_of
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from chiasm.encoders.licence import PretrainedModel
 from chiasm.errors import EncoderError
-from chiasm.types import Audio, Media, Modality
+from chiasm.types import MODALITIES, Audio, Media, Modality
 
 Prepared: TypeAlias = Any
 """One input as its network takes it: an array, a dict of arrays or a string. Only its own encoder looks in."""
@@ -180,3 +180,18 @@ class Encoder(ABC):
         if modality not in self.modalities:
             has = " and ".join(sorted(self.modalities))
             raise EncoderError(f"the encoder {self.name} takes {has}, not {modality}. Use one that takes {modality}")
+
+
+def first_of(encoders: Sequence[Encoder]) -> dict[Modality, Encoder]:
+    """Return the encoder of each modality: the first that has it."""
+    owner: dict[Modality, Encoder] = {}
+    for encoder in encoders:
+        for modality in sorted(encoder.modalities):
+            owner.setdefault(modality, encoder)
+    return owner
+
+
+def fingerprints_of(encoders: Sequence[Encoder]) -> dict[Modality, str]:
+    """Return the fingerprint of the encoder that embeds each modality: the first that has it."""
+    owner = first_of(encoders)
+    return {modality: owner[modality].fingerprint for modality in MODALITIES if modality in owner}

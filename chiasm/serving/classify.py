@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from chiasm.encoders.base import Encoder
+from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.errors import SpaceError
 from chiasm.space import Space
 from chiasm.store.ingest import embed_media
 from chiasm.types import Media, Modality
-from chiasm.verbs.dataset import fingerprints_of, means_by_item, modality_arrays
+from chiasm.verbs.dataset import means_by_item, modality_arrays
 from chiasm.verbs.model import Model
 from chiasm.verbs.predict import describe_items
 

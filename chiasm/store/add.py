@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chiasm.encoders.base import Encoder
+from chiasm.encoders.base import Encoder, first_of
 from chiasm.media import Limits
 from chiasm.store.collection import FILES, ITEMS, KEY, SLOT, USABLE, VECTORS, Collection, Vectors
-from chiasm.store.ingest import COMMIT_ROWS, File, Parts, Progress, Run, files_of, first_of
+from chiasm.store.ingest import COMMIT_ROWS, File, Parts, Progress, Run, files_of
 from chiasm.store.items import store_items
 from chiasm.store.manifest import Manifest
 from chiasm.store.tables import SEPARATOR, join_columns, one_of

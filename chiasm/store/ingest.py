@@ -26,7 +26,7 @@ from typing import Any, Protocol, TypeAlias, cast
 import numpy as np
 
 from chiasm import media
-from chiasm.encoders.base import Encoder, Moments, Prepared
+from chiasm.encoders.base import Encoder, Moments, Prepared, first_of
 from chiasm.errors import EncoderError, MediaError, MissingExtraError
 from chiasm.files import NotAFileError, digest_file, digest_text
 from chiasm.media import Limits
@@ -215,15 +215,6 @@ def name_items(manifests: Sequence[Manifest], sources: Mapping[str, str]) -> dic
                     name += suffix
             items[name] = (item, manifest.source)
     return items
-
-
-def first_of(encoders: Sequence[Encoder]) -> dict[Modality, Encoder]:
-    """Return the encoder of each modality: the first that has it."""
-    owner: dict[Modality, Encoder] = {}
-    for encoder in encoders:
-        for modality in sorted(encoder.modalities):
-            owner.setdefault(modality, encoder)
-    return owner
 
 
 def _by_modality(rows: Sequence[Vectors]) -> dict[Modality, Vectors]:

@@ -16,14 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chiasm.encoders.base import Encoder
+from chiasm.encoders.base import Encoder, first_of
 from chiasm.encoders.licence import models_of
 from chiasm.errors import CollectionError
 from chiasm.files import digest_text
 from chiasm.media import Limits
 from chiasm.store.add import tables_of, update
 from chiasm.store.collection import FILES, ITEMS, SLOT, USABLE, Collection, Generation
-from chiasm.store.ingest import COMMIT_ROWS, Progress, Run, file_stat, first_of
+from chiasm.store.ingest import COMMIT_ROWS, Progress, Run, file_stat
 from chiasm.store.tables import join_columns
 from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Outcome, Source
 

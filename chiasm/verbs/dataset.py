@@ -14,14 +14,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from chiasm.alignment.pairs import Pairs
-from chiasm.encoders.base import Encoder
+from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.errors import LabelError, SpaceError
 from chiasm.files import digest_text, one_form
 from chiasm.recognition import ModalityArrays
 from chiasm.space import Space
 from chiasm.splits import class_name, merge_groups, near_duplicate_groups
 from chiasm.store.collection import Collection, Vectors
-from chiasm.store.ingest import first_of
 from chiasm.types import MODALITIES, Modality, Scalar
 
 _MOST_FOR_DUPLICATES = 20_000  # items: the search for near-duplicates takes the square of their number
@@ -173,12 +172,6 @@ def means_by_item(vectors: Mapping[Modality, Vectors], ids: Sequence[str]) -> Em
         means.present[modality] = counts > 0
         means.hashes[modality] = first
     return means
-
-
-def fingerprints_of(networks: Sequence[Encoder]) -> dict[Modality, str]:
-    """Return the fingerprint of the encoder that embeds each modality: the first that has it."""
-    owner = first_of(networks)
-    return {modality: owner[modality].fingerprint for modality in MODALITIES if modality in owner}
 
 
 def modality_arrays(

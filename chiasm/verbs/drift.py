@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chiasm import encoders
-from chiasm.encoders.base import Encoder
+from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
 from chiasm.evaluation.drift import FEWEST, Drift
@@ -17,7 +17,7 @@ from chiasm.recognition import ModalityArrays
 from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.types import Modality
-from chiasm.verbs.dataset import embedded_items, fingerprints_of, modality_arrays
+from chiasm.verbs.dataset import embedded_items, modality_arrays
 from chiasm.verbs.model import Model, load_model, reference_of
 from chiasm.verbs.spaces import start_of
 

@@ -16,6 +16,7 @@ from jaxtyping import Int
 
 from chiasm import encoders
 from chiasm.alignment.pairs import Pairs
+from chiasm.encoders.base import fingerprints_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
 from chiasm.evaluation.pairs import PairMetrics
@@ -23,7 +24,7 @@ from chiasm.evaluation.record import Record
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.compare import compare_models
-from chiasm.verbs.dataset import fingerprints_of, labelled_items, pairs_of
+from chiasm.verbs.dataset import labelled_items, pairs_of
 from chiasm.verbs.fair import On, fair_items, fair_pairs
 from chiasm.verbs.measure import in_common, measure_columns, unknown_classes
 from chiasm.verbs.model import check_report, load_model

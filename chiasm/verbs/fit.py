@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from chiasm import encoders
 from chiasm.cores import limit_threads
+from chiasm.encoders.base import fingerprints_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.evaluation.predictions import Predictions
@@ -28,7 +29,7 @@ from chiasm.space import Space
 from chiasm.splits import few_shot_split, holdout_split
 from chiasm.store.collection import Collection
 from chiasm.types import Modality
-from chiasm.verbs.dataset import Labelled, class_names, fingerprints_of, labelled_items
+from chiasm.verbs.dataset import Labelled, class_names, labelled_items
 from chiasm.verbs.measure import (
     FOLDS,
     Names,

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Int
 
 from chiasm import encoders
-from chiasm.encoders.base import Encoder
+from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
 from chiasm.evaluation.predictions import Predictions
@@ -38,7 +38,7 @@ from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.verbs.compare import ColumnComparison, compare_column
 from chiasm.verbs.corrections import Corrections, Plan, Unseen, Values, class_set, corrections_of, make_plan
-from chiasm.verbs.dataset import Labelled, class_names, fingerprints_of, labelled_items
+from chiasm.verbs.dataset import Labelled, class_names, labelled_items
 from chiasm.verbs.fit import source_items
 from chiasm.verbs.measure import (
     class_target,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from chiasm import encoders
+from chiasm.encoders.base import fingerprints_of
 from chiasm.encoders.runtime import Device
 from chiasm.media.limits import limits_of
 from chiasm.recognition import ModalityArrays, Recognition, Recognizer
@@ -18,7 +19,7 @@ from chiasm.store.ingest import embed_manifests
 from chiasm.store.manifest import read_manifests
 from chiasm.types import MODALITIES, FileOutcome, Modality
 from chiasm.verbs.add import OnProgress
-from chiasm.verbs.dataset import fingerprints_of, means_by_item, modality_arrays
+from chiasm.verbs.dataset import means_by_item, modality_arrays
 from chiasm.verbs.model import load_model
 
 

@@ -18,7 +18,7 @@ import lance
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from chiasm.encoders.base import Encoder
+from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.errors import SpaceError
 from chiasm.files import one_form
 from chiasm.saved import DAMAGE, Versions, check_fields, read_arrays, read_object, write_arrays, write_object
@@ -27,7 +27,6 @@ from chiasm.store import gallery
 from chiasm.store.collection import Collection
 from chiasm.store.tables import VECTOR, matrix_of
 from chiasm.types import MODALITIES, Modality
-from chiasm.verbs.dataset import fingerprints_of
 
 if TYPE_CHECKING:
     from chiasm.retrieval.scores import ScoreModel
