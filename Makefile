@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check bench docs clean
+.PHONY: install demo test base check bench docs clean
 
 install: $(STAMP)
 
@@ -21,6 +21,15 @@ demo: install
 # One process a core, each with one BLAS thread: several threads a process only wait for each other.
 test: install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8
+
+# The base install as users get it, without an extra and so without PyTorch: another environment, any supported PYTHON.
+BASE := .venv-base
+base:
+	rm -rf $(BASE)
+	$(PYTHON) -m venv $(BASE)
+	$(BASE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt . beartype hypothesis pytest
+	! $(BASE)/bin/python -c 'import torch' 2>/dev/null
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BASE)/bin/pytest -q $(BASE_TESTS)
 
 check: install
 	$(BIN)/ruff check .
