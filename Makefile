@@ -24,6 +24,8 @@ test: install
 
 # The base install as users get it, without an extra and so without PyTorch: another environment, any supported PYTHON.
 BASE := .venv-base
+BASE_TESTS := $(addprefix tests/test_,without_torch.py import.py demo.py media_image.py media_audio.py media_video.py searcher.py)
+
 base:
 	rm -rf $(BASE)
 	$(PYTHON) -m venv $(BASE)
@@ -38,6 +40,8 @@ check: install
 	$(BIN)/pytest -q tests/test_layers.py tests/test_exports.py tests/test_import.py
 
 bench: install
+	$(BIN)/python -m benchmarks.install --write
+	$(BIN)/python -m benchmarks.cold --write
 	$(BIN)/python -m benchmarks.embed --write
 	$(BIN)/python -m benchmarks.graphs --write
 	$(BIN)/python -m benchmarks.transfer --write
@@ -48,6 +52,7 @@ bench: install
 	$(BIN)/python -m benchmarks.probe --write
 	$(BIN)/python -m benchmarks.passages --write
 	$(BIN)/python -m benchmarks.align --write
+	$(BIN)/python -m benchmarks.combination --write
 	$(BIN)/python -m benchmarks.align_cost --write
 	$(BIN)/python -m benchmarks.scores --write
 	$(BIN)/python -m benchmarks.hybrid --write

@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import time
 from collections import Counter
 from importlib.metadata import distributions
 from pathlib import Path
@@ -56,25 +54,16 @@ def measure(version: str, source: Path, folder: Path) -> list[object]:
     """Install and run the demonstration; return what is in the columns after the version."""
     venv = folder / "venv"
     subprocess.run([find_python(version), "-m", "venv", str(venv)], check=True)
+    shutil.copytree(cache_folder() / "debian", folder / "cache" / "debian")
+    environment = {**os.environ, "CHIASM_CACHE": str(folder / "cache")}
+    environment.pop("PYTHONPATH", None)  # what runs is what was installed
     install = [str(venv / "bin" / "pip"), "install", "--quiet", "--no-cache-dir", "--disable-pip-version-check"]
-    seconds, processor = timed([*install, str(source)], folder)
+    seconds, processor = record.timed([*install, str(source)], environment, folder)
     packages = packages_of(venv)
     size = sum(file.stat().st_size for file in packages.rglob("*") if file.is_file())
     torch = "present" if (packages / "torch").exists() else "absent"
-    shutil.copytree(cache_folder() / "debian", folder / "cache" / "debian")
-    shown, _ = timed([str(venv / "bin" / "chiasm"), "demo", "--out", str(folder / "demo")], folder)
+    shown, _ = record.timed([str(venv / "bin" / "chiasm"), "demo", "--out", "demo"], environment, folder)
     return [f"{seconds:.0f}", f"{processor:.0f}", f"{size / 1e6:,.0f}", torch, f"{shown:.0f}"]
-
-
-def timed(command: list[str], folder: Path) -> tuple[float, float]:
-    """Run a command beside a cache of its own, with what it installed; return wall and processor seconds."""
-    environment = {**os.environ, "CHIASM_CACHE": str(folder / "cache")}
-    environment.pop("PYTHONPATH", None)
-    begin, before = time.perf_counter(), os.times()
-    subprocess.run(command, check=True, cwd=folder, env=environment, stdout=sys.stderr)
-    after = os.times()
-    processor = after.children_user + after.children_system - before.children_user - before.children_system
-    return time.perf_counter() - begin, processor
 
 
 def packages_of(venv: Path) -> Path:

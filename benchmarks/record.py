@@ -7,7 +7,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,6 +38,14 @@ def commit() -> str:
         ["git", "status", "--porcelain", "--", "chiasm"], cwd=here.parent, capture_output=True, text=True, check=True
     )
     return revision.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
+
+
+def timed(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> tuple[float, float]:
+    """Run a command in a folder; return its seconds by the wall clock and of the processor. What it prints is no result."""
+    begin, before = time.perf_counter(), os.times()
+    subprocess.run(command, check=True, cwd=folder, env=environment, stdout=sys.stderr)
+    seconds, after = time.perf_counter() - begin, os.times()
+    return seconds, sum(after[2:4]) - sum(before[2:4])  # of children, user and system
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,4 +36,27 @@ def test_import_is_light_and_silent(module: str) -> None:
 
 
 def test_searching_does_not_import_torch() -> None:
-    assert not {"torch", "transformers", "sentence_transformers", "sklearn"} & probe("chiasm.verbs.search")
+    imported = probe("chiasm.verbs.search")
+    assert not {"torch", "transformers", "sentence_transformers", "sklearn"} & imported
+
+
+def test_searching_imports_neither_recognition_nor_the_reading_of_folders() -> None:
+    rooms = {"chiasm.recognition", "chiasm.evaluation.metrics", "chiasm.store.ingest", "chiasm.store.folders"}
+    code = f"import sys, chiasm.verbs.search; print(sorted({rooms!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_command_does_not_import_pandas_and_leaves_it_to_others(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from importlib.util import find_spec
+from chiasm.cli import run
+assert run(["status", {str(tmp_path / "none")!r}]) == 1
+assert "pyarrow" in sys.modules and "pandas" not in sys.modules
+assert find_spec("pandas") is not None
+import pyarrow
+print(list(pyarrow.table({{"number": [1]}}).to_pandas().columns))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['number']\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,11 @@ from chiasm.types import MODALITIES, Modality
 
 class Command(TyperCommand):
     """A command whose paths follow one rule: `~` is the home folder, as in `--out=~/m`, and no path is empty."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, with Arrow imported before."""
+        import_arrow()
+        return super().invoke(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments, and put paths in order."""
@@ -30,6 +36,27 @@ class Command(TyperCommand):
             home = [Path(os.path.expanduser(path)) for path in paths]  # noqa: PTH111  ~nobody is a file of this name
             ctx.params[name] = home if paths is value else home[0]
         return rest
+
+
+class _WithoutPandas:
+    """Hides pandas from those who import it because it is there."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("hidden from Arrow", name=name)
+
+
+def import_arrow() -> None:
+    """Import Arrow into this process of ours without pandas, which takes a third of a second and which no command uses.
+
+    Arrow looks for pandas once, for its first value. What asks for data frames later still gets them.
+    """
+    sys.meta_path.insert(0, _WithoutPandas)
+    try:
+        import pyarrow.dataset  # noqa: F401
+    finally:
+        sys.meta_path.remove(_WithoutPandas)
 
 
 class App(typer.Typer):

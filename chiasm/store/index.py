@@ -93,7 +93,9 @@ class ExactIndex:
             scores = vectors[may] @ query
             order = nearest(scores, k)
             places = may[order]
-        return rows.select(list(columns)).take(places).append_column(SCORE, pa.array(scores[order], pa.float32()))
+        # Of lists, since Arrow imports numpy.ma for arrays: a twentieth of the time of a search from the command line.
+        taken = rows.select(list(columns)).take(pa.array(places.tolist(), pa.int64()))
+        return taken.append_column(SCORE, pa.array(scores[order].tolist(), pa.float32()))
 
     def _that_meet(self, where: str) -> Int[np.ndarray, " rows"]:
         """Places of the rows that meet a condition, remembered: pages and users ask for the same ones again and again."""
