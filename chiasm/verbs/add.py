@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from chiasm import encoders
+from chiasm.encoders.base import first_of
 from chiasm.encoders.licence import Licence, models_of
 from chiasm.encoders.runtime import Device
 from chiasm.files import is_within, real_folders
 from chiasm.media.limits import limits_of
 from chiasm.store.add import AddReport, add_manifests
 from chiasm.store.collection import Collection
-from chiasm.store.ingest import Progress, first_of
+from chiasm.store.ingest import Progress
 from chiasm.store.manifest import read_manifests
 from chiasm.store.reembed import ReembedReport, reembed_collection
 from chiasm.verbs.spaces import START, drop_replaced, open_table, space_of, spaces_of
