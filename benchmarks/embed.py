@@ -80,9 +80,10 @@ def run_bare(session: onnxruntime.InferenceSession, pixels: np.ndarray, batch: i
 def eager_images(pixels: np.ndarray) -> Callable[[], object]:
     import torch
 
-    from benchmarks.torch_networks import load_efficientnet
+    from chiasm.encoders.tensors import read_tensors
+    from chiasm.finetuning.networks import load_efficientnet
 
-    network = load_efficientnet(offline.image_weights())
+    network = load_efficientnet(read_tensors(offline.image_weights().read_bytes()))
 
     def run() -> None:
         with torch.inference_mode():

@@ -12,9 +12,11 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.corpora import say
-from benchmarks.torch_networks import load_efficientnet, load_sentence_bert
+from benchmarks.torch_networks import load_sentence_bert
 from chiasm.encoders import offline, runtime
 from chiasm.encoders.runtime import Arrays, Blueprint, Network
+from chiasm.encoders.tensors import read_tensors
+from chiasm.finetuning.networks import load_efficientnet
 
 ROUNDS = 40
 
@@ -50,7 +52,7 @@ def image_export() -> Blueprint:
     return Blueprint(
         "export-efficientnet",
         "0" * 32,
-        lambda: load_efficientnet(offline.image_weights()),
+        lambda: load_efficientnet(read_tensors(offline.image_weights().read_bytes())),
         {"pixels": ("batch",)},
         random_pictures,
         offline.DIM,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from chiasm.verbs.evaluate import evaluate as evaluate
     from chiasm.verbs.feedback import feedback as feedback
     from chiasm.verbs.feedback import labels as labels
+    from chiasm.verbs.finetune import finetune as finetune
     from chiasm.verbs.fit import fit as fit
     from chiasm.verbs.learn import learn as learn
     from chiasm.verbs.learn import revert as revert
@@ -48,6 +49,7 @@ _MODULES = {
     "drift": "verbs.drift",
     "evaluate": "verbs.evaluate",
     "feedback": "verbs.feedback",
+    "finetune": "verbs.finetune",
     "fit": "verbs.fit",
     "labels": "verbs.feedback",
     "learn": "verbs.learn",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from chiasm.verbs.align import AlignReport
     from chiasm.verbs.drift import DriftReport
     from chiasm.verbs.evaluate import Evaluation
+    from chiasm.verbs.finetune import FinetuneReport
     from chiasm.verbs.fit import FitReport
     from chiasm.verbs.learn import LearnReport
     from chiasm.verbs.predict import PredictReport
@@ -319,6 +320,21 @@ def print_fit_report(report: FitReport) -> None:
             score = point["f1_macro"]
             table.add_row(str(point["shots"]), _decimal(score["estimate"]), _interval((score["low"], score["high"])))
         print_table(table)
+
+
+def print_finetune_report(report: FinetuneReport, collection: Path) -> None:
+    """Print how well each network recognises before and after, and what was written."""
+    table = new_table("", "macro-F1", "accuracy", "Brier score")
+    for part in report.parts:
+        for name, score in (("frozen", part.frozen), ("fine-tuned", part.tuned)):
+            cells = (_decimal(score.f1_macro), _decimal(score.accuracy), _decimal(score.brier))
+            table.add_row(f"{part.modality}, {name}", *cells)
+        if part.left_out:
+            say(f"{part.left_out} items were left out: their {part.modality} cannot be opened")
+    print_table(table)
+    if report.encoder:
+        say(f"Encoder: {report.encoder}")
+        say(f"Next: chiasm reembed {collection} --encoder {report.encoder}")
 
 
 def print_predictions(report: PredictReport) -> None:

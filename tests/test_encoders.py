@@ -110,13 +110,14 @@ def test_class_head_reads_the_embeddings(encoders: dict[str, Encoder]) -> None:
     """The head on our features gives what the whole network gives, and the names stand in ImageNet's order."""
     import torch
 
-    from benchmarks.torch_networks import load_efficientnet
+    from chiasm.encoders.tensors import read_tensors
+    from chiasm.finetuning.networks import load_efficientnet
 
     encoder = encoders["image"]
     head = encoder.class_head()
     assert head is not None
     assert (head.names[0], head.names[1], head.names[999]) == ("tench", "goldfish", "toilet paper")
-    network = load_efficientnet(image_weights()).eval()
+    network = load_efficientnet(read_tensors(image_weights().read_bytes())).eval()
     prepared = encoder.prepare(picture(0))
     with torch.inference_mode():
         expected = network._fc(network(torch.from_numpy(prepared))).numpy()

@@ -51,7 +51,7 @@ def test_options_of_a_verb_are_keyword_only_and_on_the_command_line() -> None:
         name = command.callback.__name__
         if name == "demo":
             continue
-        options = set(inspect.signature(getattr(chiasm, name)).parameters) - {"on_progress", "on_trial"}
+        options = set(inspect.signature(getattr(chiasm, name)).parameters) - {"on_progress", "on_trial", "on_message"}
         flags = set(inspect.signature(command.callback).parameters) - {"as_json", "strict"}
         assert options == flags, name
 

@@ -23,6 +23,7 @@ LAYERS = (
     {"evaluation"},
     {"alignment"},
     {"recognition"},
+    {"finetuning"},
     {"retrieval"},
     {"space"},
     {"report"},

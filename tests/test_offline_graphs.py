@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.torch_networks import load_efficientnet, load_sentence_bert
+from benchmarks.torch_networks import load_sentence_bert
 from chiasm.encoders.offline import ImageEncoder, TextEncoder, class_names, image_weights, text_folder
 from chiasm.encoders.runtime import Device
 from chiasm.encoders.tensors import read_tensors
 from chiasm.errors import EncoderError
+from chiasm.finetuning.networks import load_efficientnet
 from chiasm.types import Image, Text
 
 
@@ -40,7 +41,9 @@ def test_pictures_are_what_pytorch_gives(rows: int) -> None:
     generator = np.random.default_rng(rows)
     pixels = [generator.integers(0, 256, (1, 224, 224, 3), dtype=np.uint8) for _ in range(rows)]
     with torch.inference_mode():
-        expected = load_efficientnet(image_weights())(torch.from_numpy(np.concatenate(pixels))).numpy()
+        expected = load_efficientnet(read_tensors(image_weights().read_bytes()))(
+            torch.from_numpy(np.concatenate(pixels))
+        ).numpy()
     assert largest_difference(encoder.encode_prepared("image", pixels).vectors, expected) < 1e-4
 
 

@@ -364,6 +364,95 @@ def fit(
 
 
 @app.command()
+def finetune(
+    collection: CollectionPath,
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="Column of classes to learn.")],
+    out: Annotated[Path, typer.Option(metavar="ENCODER", help="Folder to write the encoder to; a new one.")],
+    modalities: Annotated[
+        str | None, typer.Option(help="Whose networks are trained. Default: pictures and texts, where there are any.")
+    ] = None,
+    method: Annotated[
+        Literal["lora", "blocks", "norms", "full"],
+        typer.Option(help="Low-rank changes, everything or biases and norms of the last blocks; or the whole network."),
+    ] = "lora",
+    blocks: Annotated[
+        int | None, typer.Option(min=1, max=_MOST, help="How many last blocks. Default: a third.")
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, max=_MOST, help="Rank of low-rank changes.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, max=_MOST, help="Passes over the items at most.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, max=_MOST, help="Items a step.")] = 32,
+    rate: Annotated[float | None, typer.Option(min=0, max=1, help="Learning rate. Default: by the method.")] = None,
+    head_rate: Annotated[float, typer.Option(min=0, max=1, help="Learning rate of the classifier on top.")] = 1e-2,
+    weight_decay: Annotated[float, typer.Option(min=0, help="Of matrices.")] = 1e-2,
+    warmup: Annotated[float, typer.Option(min=0, max=1, help="Share of the steps in which the rate rises.")] = 0.1,
+    label_smoothing: Annotated[float, typer.Option(min=0, max=0.99, help="Share of the target for all classes.")] = 0.1,
+    focal: Annotated[float, typer.Option(min=0, help="Exponent of the focal loss; 0: cross-entropy.")] = 0.0,
+    class_weight: Annotated[
+        Literal["balanced"] | None, typer.Option(help="balanced: every class weighs the same.")
+    ] = None,
+    mixup: Annotated[float, typer.Option(min=0, help="Parameter of MixUp of pictures; 0: none.")] = 0.2,
+    views: Annotated[int, typer.Option(min=0, max=1000, help="Changed copies of every file.")] = 4,
+    average: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the trained weights in the average with the first ones.")
+    ] = 0.5,
+    patience: Annotated[int, typer.Option(min=1, max=_MOST, help="Epochs without a gain after which it stops.")] = 3,
+    folds: Annotated[int, typer.Option(min=2, max=_MOST, help="Parts of the items that are held out in turn.")] = 3,
+    where: Where = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Its values keep items on one side of every split.")
+    ] = None,
+    alike: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Cosine from which files count as near-duplicates, kept on one side as well."),
+    ] = 0.97,
+    keep: Annotated[bool, typer.Option("--keep", help="Write the encoder even if it is not better.")] = False,
+    report_to: Annotated[str, typer.Option(metavar="A,B", help="Trackers: tensorboard, wandb, mlflow.")] = "",
+    report: Annotated[
+        Path | None, typer.Option(metavar="F.html", help="Also write a report: .html, .md or .json.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train an encoder further on labels, in minutes; written only if it is better than the frozen one."""
+    result = chiasm.finetune(
+        collection,
+        label=label,
+        out=out,
+        modalities=None if modalities is None else [modality_of(part) for part in modalities.split(",")],
+        method=method,
+        blocks=blocks,
+        rank=rank,
+        epochs=epochs,
+        batch_size=batch_size,
+        rate=rate,
+        head_rate=head_rate,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        label_smoothing=label_smoothing,
+        focal=focal,
+        class_weight=class_weight,
+        mixup=mixup,
+        views=views,
+        average=average,
+        patience=patience,
+        folds=folds,
+        where=where,
+        group=group,
+        alike=alike,
+        keep=keep,
+        report_to=tuple(name for name in report_to.split(",") if name),
+        report=report,
+        seed=seed,
+        device=device,
+        on_message=partial(console.say, err=True),
+    )
+    console.show(result.as_dict(), as_json, lambda: console.print_finetune_report(result, collection))
+    if report is not None:
+        console.say(f"Report: {report}", err=as_json)
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that fit wrote.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders, tables, files.")],

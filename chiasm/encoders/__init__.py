@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 from chiasm._optional import require
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Moments, View
 from chiasm.encoders.licence import Licence, require_permissive
 from chiasm.encoders.runtime import Device
+from chiasm.encoders.tuned import is_tuned, tuned_parts
 from chiasm.errors import EncoderError
 from chiasm.types import MODALITIES, Modality
 
@@ -29,17 +31,25 @@ class _Part:
     options: dict[str, str] = field(default_factory=dict)
 
 
-def resolve(name: str, *, licence: Licence | None = None, device: Device = "auto") -> tuple[Encoder, ...]:
+def resolve(
+    name: str,
+    *,
+    licence: Licence | None = None,
+    device: Device = "auto",
+    tuned: Mapping[Modality, Encoder] = MappingProxyType({}),
+) -> tuple[Encoder, ...]:
     """Return the encoders that a name stands for; at most one a modality is meant to be used, the first.
 
     Args:
-        name: `"offline"`; the hub id of a sentence-transformers or transformers model, or a folder with one; `"timm:NAME"`.
+        name: `"offline"`; the hub id of a sentence-transformers or transformers model, or a folder with one, also of those
+            that `chiasm finetune` writes; `"timm:NAME"`.
             Options follow behind commas: `"offline,language=de"`, `"offline,translate"`, `"google/embeddinggemma-2,dim=256"`
             (see `offline_encoders` and `HuggingFaceEncoder`). Several encoders stand side by side, each behind the
             modality that it is for: `"image=timm:resnet50,text=BAAI/bge-small-en-v1.5"`.
         licence: `"permissive"` refuses models whose licence is not known to allow any use (`chiasm.encoders.licence`), those
             of the hub before they are downloaded.
         device: `"auto"`, `"cpu"` or `"cuda"`.
+        tuned: encoders that take the place of those of the same modality.
 
     Raises:
         EncoderError: there is no such encoder, or no such option, or a licence is refused.
@@ -48,10 +58,10 @@ def resolve(name: str, *, licence: Licence | None = None, device: Device = "auto
     if licence not in (None, *get_args(Licence)):
         raise EncoderError(f"licence takes {', '.join(get_args(Licence))}; got {licence!r}")
     parts = _parse(name)
-    text: Encoder | None = None  # of another part, that the words of speech are embedded by
+    text = tuned.get("text")  # maybe of another part; the words of speech are embedded by it
     encoders: list[Encoder] = []
     for part in sorted(parts, key=lambda part: "text" not in part.modalities):
-        own = _encoders_of(part, text, licence, device)
+        own = _encoders_of(part, tuned.get("image"), text, licence, device)
         takes = {modality for encoder in own for modality in encoder.modalities}
         for modality in part.modalities:
             if modality not in takes:
@@ -60,8 +70,9 @@ def resolve(name: str, *, licence: Licence | None = None, device: Device = "auto
                 )
         for encoder in own:
             kept = encoder.modalities & set(part.modalities) if part.modalities else encoder.modalities
+            by = next((one for modality, one in tuned.items() if modality in kept), encoder)
             if kept:
-                encoders.append(encoder.only(kept))
+                encoders.append(by.only(kept))
         text = next((encoder for encoder in encoders if "text" in encoder.modalities), None)
     if licence == "permissive":
         require_permissive([model for encoder in encoders for model in encoder.models()])
@@ -100,12 +111,18 @@ def _parse(name: str) -> list[_Part]:
     return list(merged.values())
 
 
-def _encoders_of(part: _Part, text: Encoder | None, licence: Licence | None, device: Device) -> tuple[Encoder, ...]:
-    """Return the encoders of one part."""
+def _encoders_of(
+    part: _Part, image: Encoder | None, text: Encoder | None, licence: Licence | None, device: Device
+) -> tuple[Encoder, ...]:
+    """Return the encoders of one part, those of the offline encoder with others of images and texts where there are any."""
     if part.name.startswith("offline:"):
         raise EncoderError(
             f"{part.name!r} cannot be understood: options stand behind a comma, e.g. offline,language=de"
         )
+    if is_tuned(part.name):
+        if part.options:
+            raise EncoderError(f"{part.name} is an encoder that was trained further, and takes no options")
+        return _read_tuned(Path(part.name), licence, device)
     known = ("language", "translate") if part.name == "offline" else ("dim", "dtype", "prompt", "revision")
     flags = ("translate",)
     for key, value in part.options.items():
@@ -119,7 +136,11 @@ def _encoders_of(part: _Part, text: Encoder | None, licence: Licence | None, dev
         from chiasm.encoders.offline import offline_encoders
 
         return offline_encoders(
-            language=part.options.get("language"), translate="translate" in part.options, text=text, device=device
+            language=part.options.get("language"),
+            translate="translate" in part.options,
+            image=image,
+            text=text,
+            device=device,
         )
     if importlib.util.find_spec("sentence_transformers") is None:  # said before a model is downloaded
         require("sentence_transformers", "huggingface", f"run {part.name}")
@@ -134,6 +155,12 @@ def _encoders_of(part: _Part, text: Encoder | None, licence: Licence | None, dev
         options["dim"] = int(options["dim"])
     name = _timm_model(part.name[len(_TIMM) :]) if part.name.startswith(_TIMM) else part.name
     return (HuggingFaceEncoder(name, licence=licence, device=device, **options),)
+
+
+def _read_tuned(folder: Path, licence: Licence | None, device: Device) -> tuple[Encoder, ...]:
+    """Return the encoders of a folder that `chiasm finetune` wrote: those of its base, some of them trained further."""
+    base, encoders = tuned_parts(folder, device)
+    return resolve(base, licence=licence, device=device, tuned=encoders)
 
 
 def _timm_model(name: str) -> str:

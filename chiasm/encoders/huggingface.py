@@ -104,6 +104,7 @@ class HuggingFaceEncoder(Encoder):
         self._said = said = library.describe(self._folder, self.name, described, dtype=dtype)
         self.dim = said.dim if dim is None else _shortened(self._folder, self.name, said.dim, dim)
         self._prompts = self._choose_prompts(prompt)
+        self.options = {name: value for name, value in (("dim", dim), ("prompt", prompt)) if value is not None}
         self.modalities: frozenset[Modality] = frozenset(said.inputs)
         options = () if (dim, prompt) == (None, None) else (str(dim), str(prompt))
         if self.modalities & {"image", "video"}:
@@ -268,6 +269,11 @@ class HuggingFaceEncoder(Encoder):
                 on_gpu = self._device == "cuda" or (self._device == "auto" and has_gpu())
                 self._model = model.to("meta" if everywhere else "cuda" if on_gpu else "cpu")
             return self._model
+
+    def trainable(self) -> tuple[Any, library.Description, str]:
+        """Return the library's model, loaded anew in float32, what the library says of it, and the prompt of items."""
+        model = library.load(self._folder, self.name, dtype="float32", pooling=self._said.pooling)
+        return model, self._said, self._prompts["document"]
 
     def _load(self) -> Any:
         return library.load(self._folder, self.name, dtype=self._dtype, pooling=self._said.pooling)

@@ -14,9 +14,18 @@ import onnx
 
 _OPSET, _IR = 20, 9  # the first opset with Gelu
 
-# Repeats, stride of the first block, expansion, output channels (Tan & Le 2019, table 1).
-_STAGES = ((1, 1, 1, 16), (2, 2, 6, 24), (2, 2, 6, 40), (3, 2, 6, 80), (3, 1, 6, 112), (4, 2, 6, 192), (1, 1, 6, 320))
-_NORM_EPSILON = 1e-3  # of EfficientNet
+# Repeats, kernel, stride of the first block, expansion, output channels (Tan & Le 2019, table 1).
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+BLOCKS = sum(repeats for repeats, *_ in STAGES)
+NORM_EPSILON = 1e-3  # of EfficientNet
 
 
 class _Graph:
@@ -51,7 +60,7 @@ class _Graph:
         return name
 
 
-def efficientnet_lite0(weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+def efficientnet_lite0(weights: Mapping[str, np.ndarray], *, blocks: int | None = None) -> onnx.ModelProto:
     """Return EfficientNet-Lite0: `pixels`, batch x 224 x 224 x 3 bytes, to 1280 pooled features.
 
     EfficientNet-B0 (Tan & Le 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6 in the place of
@@ -60,6 +69,7 @@ def efficientnet_lite0(weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
 
     Args:
         weights: named as in the published `efficientnet-lite0-*.pth`.
+        blocks: stop behind the first so many, at least 1, and give the output of the last of them as one row.
 
     Raises:
         KeyError: a weight is missing.
@@ -69,7 +79,8 @@ def efficientnet_lite0(weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     x = graph("Div", graph("Sub", pixels, _floats(127)), _floats(128))
     x = _convolve(graph, x, weights, "_conv_stem", "_bn0", stride=2)
     number, channels = 0, 32
-    for repeats, first_stride, expansion, width in _STAGES:
+    inputs = {"pixels": (onnx.TensorProto.UINT8, ("batch", 224, 224, 3))}
+    for repeats, _, first_stride, expansion, width in STAGES:
         for repeat in range(repeats):
             block, stride = f"_blocks.{number}.", first_stride if repeat == 0 else 1
             y = x if expansion == 1 else _convolve(graph, x, weights, f"{block}_expand_conv", f"{block}_bn0")
@@ -77,9 +88,24 @@ def efficientnet_lite0(weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
             y = _convolve(graph, y, weights, f"{block}_project_conv", f"{block}_bn2", bounded=False)
             x = graph("Add", x, y) if stride == 1 and channels == width else y
             number, channels = number + 1, width
+            if number == blocks:
+                return graph.model(graph("Flatten", x), int(np.prod(block_shape(number))), inputs)
     x = _convolve(graph, x, weights, "_conv_head", "_bn1")
     features = graph("Flatten", graph("GlobalAveragePool", x))
-    return graph.model(features, 1280, {"pixels": (onnx.TensorProto.UINT8, ("batch", 224, 224, 3))})
+    return graph.model(features, 1280, inputs)
+
+
+def block_shape(blocks: int) -> tuple[int, int, int]:
+    """Return channels, height and width behind so many blocks of EfficientNet-Lite0.
+
+    Example:
+        >>> block_shape(11)
+        (112, 14, 14)
+    """
+    strides = [stride if repeat == 0 else 1 for repeats, _, stride, _, _ in STAGES for repeat in range(repeats)]
+    widths = [width for repeats, *_, width in STAGES for _ in range(repeats)]
+    side = 112 // int(np.prod(strides[:blocks]))
+    return widths[blocks - 1], side, side
 
 
 def _convolve(
@@ -94,7 +120,7 @@ def _convolve(
 ) -> str:
     """Add a convolution with its normalisation multiplied in and, if it is bounded, ReLU6."""
     kernels = weights[f"{name}.weight"]
-    scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + _NORM_EPSILON)
+    scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + NORM_EPSILON)
     bias = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
     outputs, inputs, size, _ = kernels.shape
     before, after = (

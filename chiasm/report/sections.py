@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from chiasm.evaluation.intervals import Interval
 from chiasm.evaluation.metrics import ReliabilityBin, one_against_rest, precision_recall_curves, roc_curves, shapley
 from chiasm.evaluation.predictions import DRAWS, Predictions
+from chiasm.finetuning.results import TunedPart
 from chiasm.recognition.columns import Details
 from chiasm.recognition.joint import ColumnReport
 from chiasm.recognition.protocols import Comparison, HeldOutClassScores, Incremental, Leak, LearningCurve
@@ -279,6 +280,30 @@ def contributions(details: Details) -> dict[str, float]:
     if len(names) < 2 or len(scores) < 2 ** len(names) - 1 or not all(np.isfinite(score) for score in scores.values()):
         return {}
     return shapley(scores)
+
+
+def show_tuned(page: Page, part: TunedPart) -> None:
+    """Add the comparison of one network trained further with the frozen one, and the curves of its training."""
+    page.section(f"{part.modality.capitalize()}: {part.encoder}", f"{part.words}.")
+    page.table(
+        ("features", "macro-F1", "accuracy", "Brier score"),
+        [
+            (name, one.f1_macro, one.accuracy, one.brier)
+            for name, one in (("frozen", part.frozen), ("fine-tuned", part.tuned))
+        ],
+    )
+    page.paragraph(
+        f"Trained: {part.trained}. {part.items} items, {part.folds}, {part.seconds:.0f} s, {part.items_per_second:.0f} items a "
+        f"second while learning, {part.batch_size} at a time."
+    )
+    series = []
+    for key, name in (("loss", "learned from"), ("eval_loss", "held out")):
+        for number, entries in enumerate(part.history, start=1):
+            points = [(entry["epoch"], entry[key]) for entry in entries if key in entry]
+            if points:
+                series.append(Series(f"{name}, fold {number}", [x for x, _ in points], [y for _, y in points]))
+    if series:
+        page.chart(line_chart("Loss", series, x_label="epoch", y_label="cross-entropy"))
 
 
 def show_tuning(page: Page, tuning: Tuning) -> None:

@@ -100,7 +100,7 @@ def reembed_collection(
             _take_over_rows(before, after, encoders)
         run, _ = update(
             after,
-            _items_of(before),
+            items_of(before),
             encoders,
             limits=limits,
             on_progress=on_progress,
@@ -169,7 +169,7 @@ def _take_over_rows(before: Collection, after: Collection, encoders: Mapping[Mod
             after.tables.append(after.generation.files, rows.filter(same))
 
 
-def _items_of(collection: Collection) -> dict[str, Item]:
+def items_of(collection: Collection) -> dict[str, Item]:
     """Return all items with their sources, as they were added."""
     written = {(row["item"], row["slot"]): (row["path"], row["hash"]) for row in collection.files()}
 

@@ -1,0 +1,40 @@
+"""The comparison of a network that was trained further with the frozen one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from chiasm.evaluation.record import Record
+from chiasm.types import Modality
+
+
+@dataclass(frozen=True)
+class Score(Record):
+    """How well held-out items are recognised."""
+
+    f1_macro: float
+    accuracy: float
+    brier: float  # at the best temperature; 0 is perfect
+
+
+@dataclass(frozen=True)
+class TunedPart(Record):
+    """One network: what training it further brought on items that were held out of it."""
+
+    modality: Modality
+    encoder: str  # that it was trained from
+    trained: str  # which part of it, in words
+    items: int
+    left_out: int  # items whose file could not be opened
+    folds: str  # that were measured, in words
+    frozen: Score  # by the frozen features and their best head
+    tuned: Score
+    better_by: float  # Brier score, above 0: better
+    standard_error: float  # of that
+    is_better: bool
+    words: str
+    seconds: float
+    items_per_second: float  # learned from, with what the frozen part gives stored
+    batch_size: int  # items at a time
+    history: tuple[tuple[Mapping[str, float], ...], ...]  # what was logged, by fold

@@ -1,0 +1,223 @@
+"""`chiasm finetune`: an encoder that is better on held-out items is written, any other is not."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+from tiny_models import save_bert
+
+import chiasm
+from chiasm.cli import run
+from chiasm.encoders.tuned import read_about
+from chiasm.errors import ChiasmError, EncoderError, LabelError
+
+SMALL: dict[str, Any] = {
+    "blocks": 1,
+    "epochs": 1,
+    "views": 1,
+    "batch_size": 8,
+    "folds": 2,
+    "keep": True,
+    "alike": 1.01,
+    "device": "cpu",
+}
+WORDS = {"animal": ["cat", "dog"], "thing": ["mat", "photo"]}
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise with stripes that lie or stand, and a text beside it."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(24):
+        stripes = np.repeat(np.arange(8) % 2, 8)[:, None] * 120 * np.ones((1, 64))
+        pixels = (stripes if number % 2 else stripes.T)[..., None] + rng.integers(0, 130, (64, 64, 3))
+        PillowImage.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        rows.append(
+            {
+                "image": f"{number}.png",
+                "text": f"number {number} of them",
+                "kind": ["stands", "lies"][number % 2],
+                "one": 1,
+            }
+        )
+    collection = folder / "collection"
+    chiasm.add([write_table(folder / "table.csv", rows)], to=collection)
+    return collection
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Words of two kinds among others, embedded by a network that knows nothing yet."""
+    folder = tmp_path_factory.mktemp("texts")
+    save_bert(folder / "bert")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(48):
+        kind = ["animal", "thing"][number % 2]
+        around = [str(word) for word in rng.choice(["a", "the", "red", "big", "of", "on"], 4)]
+        text = " ".join([*around[:2], str(rng.choice(WORDS[kind])), *around[2:]])
+        rows.append(
+            {
+                "text": text,
+                "kind": kind,
+                "rare": "only" if number == 0 else kind,
+                "number": number * 1.5,
+                "place": f"p{number % 12}",
+            }
+        )
+    collection = folder / "collection"
+    chiasm.add([write_table(folder / "table.csv", rows)], to=collection, encoder=str(folder / "bert"))
+    return collection
+
+
+def test_pictures_train_an_encoder_that_every_verb_takes(pictures: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    out = tmp_path / "encoder"
+    result = chiasm.finetune(
+        pictures,
+        label="kind",
+        out=out,
+        modalities=["image"],
+        **SMALL,
+        on_message=said.append,
+        report=tmp_path / "report.html",
+    )
+    (part,) = result.parts
+    assert (part.items, part.left_out, part.folds) == (24, 0, "2 of 2 folds")
+    assert part.trained == "lora, the last 1 of 16 blocks"
+    assert "MB of memory" in said[0]
+    assert said[-1] == part.words
+    about = read_about(out)
+    assert about["base"] == "offline"
+    assert about["parts"]["image"]["about"]["licence"] == "Apache-2.0"
+    assert len(about["parts"]["image"]["about"]["learned_from"]) == 24
+    assert about["parts"]["image"]["about"]["result"]["tuned"]["f1_macro"] == part.tuned.f1_macro
+    assert not out.with_name("encoder.training").exists()
+    assert "Loss" in (tmp_path / "report.html").read_text()
+    report = chiasm.reembed(pictures, encoder=str(out))
+    assert (report.encoded, report.lost) == (24, 0)  # texts keep their vectors
+    model = chiasm.fit(pictures, label="kind", out=tmp_path / "model")
+    assert set(model.modalities) == {"image", "text"}
+    assert chiasm.search(pictures, "number 3 of them").hits
+    chiasm.reembed(pictures, encoder="offline")
+    with pytest.raises(EncoderError, match="name a new folder"):
+        chiasm.finetune(pictures, label="kind", out=out)
+
+
+def test_the_network_of_texts_learns_what_it_did_not_know(texts: Path, tmp_path: Path) -> None:
+    recipe: dict[str, Any] = {
+        "method": "full",
+        "epochs": 20,
+        "rate": 3e-3,
+        "views": 0,
+        "batch_size": 8,
+        "average": 1.0,
+        "patience": 20,
+    }
+    result = chiasm.finetune(texts, label="kind", out=tmp_path / "encoder", **recipe, device="cpu", alike=1.01)
+    (part,) = result.parts
+    assert part.modality == "text"
+    assert part.tuned.f1_macro >= part.frozen.f1_macro
+    assert bool(result.encoder) is part.is_better is (tmp_path / "encoder").exists()
+
+
+def test_what_is_not_better_is_not_written(texts: Path, tmp_path: Path) -> None:
+    """With none of the trained weights in the average nothing changes."""
+    out = tmp_path / "encoder"
+    result = chiasm.finetune(
+        texts, label="kind", out=out, blocks=1, epochs=1, views=0, average=0.0, device="cpu", alike=1.01
+    )
+    assert result.encoder == ""
+    assert not out.exists()
+    assert not out.with_name("encoder.training").exists()
+    assert "not better than frozen features" in result.parts[0].words
+    assert "--keep" in result.parts[0].words
+
+
+def test_a_part_that_was_trained_is_trained_on_and_the_other_stays(pictures: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    chiasm.finetune(
+        pictures,
+        label="kind",
+        out=one,
+        modalities=["image"],
+        **SMALL,
+    )
+    chiasm.reembed(pictures, encoder=str(one))
+    chiasm.finetune(pictures, label="kind", out=two, modalities=["text"], **SMALL)
+    chiasm.reembed(pictures, encoder="offline")
+    about = read_about(two)
+    assert about["base"] == "offline"
+    assert set(about["parts"]) == {"image", "text"}
+    assert (two / "image" / "weights.safetensors").read_bytes() == (one / "image" / "weights.safetensors").read_bytes()
+
+
+def test_the_command_prints_both_scores(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "--label",
+        "kind",
+        "--epochs",
+        "1",
+        "--views",
+        "0",
+        "--folds",
+        "2",
+        "--keep",
+        "--json",
+        "--device",
+        "cpu",
+    ]
+    assert run(["finetune", str(texts), "--out", str(tmp_path / "encoder"), *options]) == 0
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert document["encoder"] == str(tmp_path / "encoder")
+    assert {"frozen", "tuned", "words"} <= set(document["parts"][0])
+    assert "items" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"label": "none"}, "has no column 'none'"),
+        ({"label": "number"}, "column of number"),
+        ({"label": "kind", "where": "kind = 'thing'"}, "2 classes are needed"),
+        ({"label": "kind", "modalities": ["image"]}, "not image"),
+        ({"label": "kind", "blocks": 3}, "has 2 blocks"),
+        ({"label": "kind", "folds": 1}, "folds are 2 or more"),
+    ],
+)
+def test_bad_requests_say_so(options: dict[str, Any], match: str, texts: Path, tmp_path: Path) -> None:
+    with pytest.raises((LabelError, ChiasmError), match=match):
+        chiasm.finetune(texts, out=tmp_path / "encoder", device="cpu", **options)
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_a_class_with_one_item_is_learned_from_or_measured(texts: Path, tmp_path: Path) -> None:
+    recipe: dict[str, Any] = {"epochs": 1, "views": 0, "blocks": 1}
+    result = chiasm.finetune(
+        texts, label="rare", out=tmp_path / "encoder", **recipe, keep=True, device="cpu", alike=1.01
+    )
+    assert (result.parts[0].items, result.classes) == (48, ("animal", "only", "thing"))
+
+
+def test_a_class_of_two_with_one_item_says_so(texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="no fold can be held out"):
+        chiasm.finetune(
+            texts, label="rare", out=tmp_path / "encoder", where="rare <> 'animal'", device="cpu", alike=1.01
+        )

@@ -1,0 +1,437 @@
+"""Networks in training: what is stored, what is trained, and that the encoder that is written is the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from media_files import tone
+from tiny_models import MAKERS
+from torch import Tensor, nn
+
+from chiasm import encoders
+from chiasm.encoders.base import Encoder
+from chiasm.encoders.huggingface import HuggingFaceEncoder
+from chiasm.encoders.offline import ImageEncoder, TextEncoder, class_names, image_weights, text_folder
+from chiasm.encoders.runtime import Arrays
+from chiasm.encoders.tuned import Part, tuned_parts, write_tuned
+from chiasm.errors import ChiasmError, EncoderError, MediaError
+from chiasm.finetuning.recipe import Recipe
+from chiasm.finetuning.towers import Tower, tower_of
+from chiasm.finetuning.trainer import Tuned, embed, stack, train
+from chiasm.finetuning.views import Views, change, store_views
+from chiasm.types import Audio, Image, Media, Modality, Outcome, Text
+
+RNG = np.random.default_rng(0)
+PICTURES = [Image(RNG.integers(0, 256, (40 + 9 * n, 60, 3), dtype=np.uint8)) for n in range(3)]
+TEXTS = [Text("a red cat"), Text("the dog on the mat"), Text("photo")]
+SOUNDS = [Audio(tone(1.5, 16_000, 300.0 * (n + 1)), 16_000) for n in range(2)]
+
+OFFLINE: dict[str, Callable[[], Encoder]] = {
+    "image": lambda: ImageEncoder(image_weights(), class_names(), device="cpu"),
+    "text": lambda: TextEncoder(text_folder(), device="cpu"),
+}
+FAMILIES: list[tuple[str, Modality]] = [
+    ("bert", "text"),
+    ("llama", "text"),
+    ("sentence", "text"),
+    ("clip", "image"),
+    ("clip", "text"),
+    ("siglip", "text"),
+    ("vit", "image"),
+    ("dinov2", "image"),
+    ("resnet", "image"),
+    ("convnext", "image"),
+    ("wav2vec2", "audio"),
+    ("ast", "audio"),
+    ("clap", "audio"),
+]
+
+
+def media_of(modality: Modality) -> Sequence[Media]:
+    media: dict[Modality, Sequence[Media]] = {"image": PICTURES, "text": TEXTS, "audio": SOUNDS}
+    return media[modality]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name) / name
+            torch.manual_seed(0)
+            MAKERS[name](made[name])
+        return made[name]
+
+    return make
+
+
+def embedded(tower: Tower, media: Sequence[Media]) -> np.ndarray:
+    with torch.no_grad():
+        vectors: np.ndarray = tower(**stack(tower.stored(media))).numpy()
+    return vectors
+
+
+def close(values: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    return float(np.abs(values - expected).max()) <= tolerance * float(np.abs(expected).max())
+
+
+@pytest.mark.parametrize("trained", [None, 1, 16])
+def test_the_offline_network_of_pictures_in_two_parts_is_the_encoder(trained: int | None) -> None:
+    encoder = OFFLINE["image"]()
+    tower = tower_of(encoder, "image", trained)
+    assert close(embedded(tower, PICTURES), encoder.encode(PICTURES).vectors, 5e-3)  # half precision between the parts
+
+
+@pytest.mark.parametrize("trained", [None, 6])
+def test_the_offline_network_of_texts_in_two_parts_is_the_encoder(trained: int | None) -> None:
+    encoder = OFFLINE["text"]()
+    assert close(embedded(tower_of(encoder, "text", trained), TEXTS), encoder.encode(TEXTS).vectors, 1e-4)
+
+
+@pytest.mark.parametrize(("name", "modality"), FAMILIES)
+def test_models_of_many_families_are_trained_and_become_the_encoder(
+    name: str, modality: Modality, models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """In two parts it is the encoder; after a step it is not; and what is written is what it has become."""
+    encoder = HuggingFaceEncoder(str(models(name)), device="cpu")
+    media = media_of(modality)
+    tower = tower_of(encoder, modality, 1)
+    assert tower.frozen
+    expected = encoder.encode(media).vectors
+    assert close(embedded(tower, media), expected, 1e-3)
+    stored = tower.stored(media)
+    names = tower.choose("blocks", 1, stack(stored[:1]))
+    assert names
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1.1)
+    tower.merge()
+    changed = embedded(tower, media)
+    assert not close(changed, expected, 1e-3)
+    write_tuned(tmp_path / "encoder", str(models(name)), {modality: Part(tower.kind, tower.save, tower.options, {})})
+    opened = next(
+        one for one in encoders.resolve(str(tmp_path / "encoder"), device="cpu") if modality in one.modalities
+    )
+    assert close(opened.encode(media).vectors, changed, 1e-3)
+    assert opened.fingerprint != encoder.fingerprint
+    assert opened.encode(media).vectors.shape == expected.shape
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_an_offline_encoder_that_was_trained_needs_no_pytorch_and_serves_every_modality(
+    modality: Modality, tmp_path: Path
+) -> None:
+    encoder = OFFLINE[modality]()
+    tower = tower_of(encoder, modality, 1)
+    media = media_of(modality)
+    tower.choose("norms", 1, stack(tower.stored(media[:1])))
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05)
+    tower.merge()
+    write_tuned(tmp_path / "encoder", "offline", {modality: Part(tower.kind, tower.save, tower.options, {})})
+    resolved = encoders.resolve(str(tmp_path / "encoder"), device="cpu")
+    assert {"image", "text", "video"} <= {one for each in resolved for one in each.modalities}
+    own = next(one for one in resolved if modality in one.modalities)
+    assert close(own.encode(media).vectors, embedded(tower, media), 5e-3)
+    before = {m: one.fingerprint for one in encoders.resolve("offline", device="cpu") for m in one.modalities}
+    after = {m: one.fingerprint for one in resolved for m in one.modalities}
+    assert {m for m in after if after[m] != before[m]} >= {modality}
+    other: Modality = "text" if modality == "image" else "image"
+    assert after[other] == before[other]
+    moved = tmp_path / "moved"
+    (tmp_path / "encoder").rename(moved)
+    assert {m: one.fingerprint for one in encoders.resolve(str(moved)) for m in one.modalities} == after
+
+
+def test_low_rank_changes_are_merged() -> None:
+    tower = tower_of(OFFLINE["image"](), "image", 2)
+    start = tower.weights()
+    names = tower.choose("lora", 4, stack(tower.stored(PICTURES[:1])))
+    assert all("lora" in name for name in names)
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.01)
+        trained = tower(**stack(tower.stored(PICTURES))).numpy()
+    tower.merge()
+    assert tower.weights().keys() == start.keys()
+    assert close(embedded(tower, PICTURES), trained, 1e-4)
+    tower.set_weights(start)
+    assert not close(embedded(tower, PICTURES), trained, 1e-3)
+
+
+def test_norms_are_rows_and_blocks_of_all_is_everything_behind() -> None:
+    tower = tower_of(OFFLINE["text"](), "text", 2)
+    sample = stack(tower.stored(TEXTS[:1]))
+    tower.choose("norms", 1, sample)
+    assert {parameter.ndim for parameter in tower.parameters() if parameter.requires_grad} == {1}
+    few = sum(parameter.numel() for parameter in tower.parameters() if parameter.requires_grad)
+    names = tower.choose("blocks", 1, sample)
+    assert sum(parameter.numel() for parameter in tower.parameters() if parameter.requires_grad) > 100 * few
+    assert not any("embeddings" in name or ".layer.3." in name for name in names)
+
+
+def test_what_cannot_be_trained_says_so() -> None:
+    video = next(one for one in encoders.resolve("offline", device="cpu") if one.modalities == {"video"})
+    with pytest.raises(EncoderError, match="cannot be trained on video"):
+        tower_of(video, "video", None)
+    with pytest.raises(EncoderError, match="has 16 blocks"):
+        tower_of(OFFLINE["image"](), "image", 17)
+
+
+def test_a_model_with_two_halves_says_so(models: Callable[[str], Path]) -> None:
+    with pytest.raises(EncoderError, match="for queries and another for documents"):
+        tower_of(HuggingFaceEncoder(str(models("router")), device="cpu"), "text", 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("{", "damaged"),
+        ('{"format": "chiasm-encoder", "format_version": 99}', "version 99"),
+        ('{"format": 1}', "version None"),
+    ],
+)
+def test_a_damaged_encoder_says_so(content: str, match: str, tmp_path: Path) -> None:
+    (tmp_path / "encoder.json").write_text(content)
+    with pytest.raises(EncoderError, match=match):
+        encoders.resolve(str(tmp_path))
+
+
+def test_an_encoder_made_of_one_like_it_says_so(tmp_path: Path) -> None:
+    write_tuned(tmp_path / "one", "offline", {})
+    write_tuned(tmp_path / "two", str(tmp_path / "one"), {})
+    with pytest.raises(EncoderError, match="its base is one like it"):
+        tuned_parts(tmp_path / "two", "cpu")
+    with pytest.raises(EncoderError, match="takes no options"):
+        encoders.resolve(f"image={tmp_path / 'one'},dim=3")
+
+
+def test_weights_that_are_missing_say_so(tmp_path: Path) -> None:
+    tower = tower_of(OFFLINE["image"](), "image", 1)
+    write_tuned(tmp_path / "encoder", "offline", {"image": Part(tower.kind, tower.save, {}, {})})
+    (tmp_path / "encoder" / "image" / "weights.safetensors").write_bytes(b"no")
+    encoder = encoders.resolve(str(tmp_path / "encoder"), device="cpu")[0]
+    with pytest.raises(EncoderError, match="cannot be read"):
+        encoder.encode(PICTURES[:1])
+
+
+# --------------------------------------------------------------------------------------------------------------- views
+
+
+@pytest.mark.parametrize("medium", [PICTURES[0], Text("one two three four"), SOUNDS[0]])
+def test_changed_copies_differ_and_are_the_same_for_the_same_draw(medium: Media) -> None:
+    first, again, other = (change(medium, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    content = [
+        getattr(one, {"image": "pixels", "text": "text", "audio": "waveform"}[one.modality])
+        for one in (first, again, other)
+    ]
+    assert np.array_equal(content[0], content[1])
+    assert not np.array_equal(content[0], content[2])
+
+
+def test_the_smallest_media_are_changed_as_well() -> None:
+    assert change(Image(np.zeros((1, 1, 3), np.uint8)), np.random.default_rng(0)).modality == "image"
+    assert change(Text("one"), np.random.default_rng(0)) == Text("one")
+
+
+def test_views_are_stored_once_and_files_that_cannot_be_opened_are_left_out(tmp_path: Path) -> None:
+    opened: list[int] = []
+
+    def opener(number: int) -> Callable[[], Media]:
+        def open_() -> Media:
+            opened.append(number)
+            if number == 1:
+                raise MediaError(Outcome.BROKEN, "gone")
+            return TEXTS[number]
+
+        return open_
+
+    tower = tower_of(OFFLINE["text"](), "text", 2)
+    openers = [opener(number) for number in range(3)]
+    views = store_views(tower, openers, tmp_path, views=2, seed=0)
+    assert views.items.tolist() == [0, 2]
+    assert np.allclose(embed(tower, views), OFFLINE["text"]().encode([TEXTS[0], TEXTS[2]]).vectors, atol=1e-5)
+    again = store_views(tower, openers, tmp_path, views=2, seed=0)
+    assert opened == [0, 1, 2]
+    for name, array in views.get(1, 1).items():
+        assert np.array_equal(array, again.get(1, 1)[name])
+
+
+def test_shorter_arrays_are_padded_at_their_end() -> None:
+    batch = stack(
+        [{"a": np.ones((1, 2), np.float32), "n": np.array(1)}, {"a": np.ones((3, 2), np.float32), "n": np.array(2)}]
+    )
+    assert batch["a"][0].tolist() == [[1, 1], [0, 0], [0, 0]]
+    assert batch["n"].tolist() == [1, 2]
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+class Planted(Tower):
+    """One matrix, behind stored rows in which the classes lie in directions that the start hardly sees."""
+
+    kind = "library"
+
+    def __init__(self, *, most: int = 1000, poison: bool = False) -> None:
+        super().__init__()
+        self.blocks, self.frozen, self.options = 1, 0, {}
+        self.most, self.poison, self.calls = most, poison, 0
+        self.sizes: list[int] = []
+        self.layer = nn.Linear(6, 4, bias=False)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.eye(4, 6) + 0.02 * torch.eye(4, 6).roll(2, 1))
+
+    def stored(self, media: Sequence[Media]) -> list[Arrays]:
+        return [{"states": np.array(one.text.split(), np.float32)} for one in media if isinstance(one, Text)]
+
+    def forward(self, **arrays: Tensor) -> Tensor:
+        states = arrays["states"]
+        if torch.is_grad_enabled():
+            self.sizes.append(len(states))
+            if len(states) > self.most:
+                raise torch.OutOfMemoryError("not enough")
+            self.calls += 1
+            if self.poison and self.calls > 30:
+                states = states * float("nan")
+        output: Tensor = self.layer(states)
+        return output
+
+    def save(self, folder: Path) -> None:
+        (folder / "matrix").write_text("here")
+
+
+CODES = np.arange(60) % 3
+RECIPE = Recipe(method="full", epochs=12, batch_size=8, rate=0.1, views=0, mixup=0.0, average=1.0)
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Views:
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(60, 6)) * [1, 1, 1, 1, 0.2, 0.2]
+    rows[np.arange(60), 3 + CODES] += 3 * (CODES > 0)
+    openers = [lambda row=row: Text(" ".join(map(str, row))) for row in rows]
+    return store_views(Planted(), openers, tmp_path / "views", views=1, seed=0)
+
+
+def learn(tower: Tower, views: Views, folder: Path, said: list[str] | None = None, recipe: Recipe = RECIPE) -> Tuned:
+    return train(
+        tower,
+        views,
+        CODES,
+        np.arange(60),
+        np.arange(45),
+        recipe,
+        folder,
+        frozen=embed(tower, views),
+        device="cpu",
+        say=(said if said is not None else []).append,
+    )
+
+
+def losses(tuned: Tuned, name: str) -> list[float]:
+    return [entry[name] for entry in tuned.history if name in entry]
+
+
+def test_training_finds_what_the_start_hardly_sees(planted: Views, tmp_path: Path) -> None:
+    tower = Planted()
+    start = tower.weights()
+    tuned = learn(tower, planted, tmp_path / "run")
+    assert losses(tuned, "loss")[-1] < losses(tuned, "loss")[0]
+    assert (tuned.known[tuned.logits[45:].argmax(axis=1)] == CODES[45:]).mean() > 0.6
+    assert all(torch.equal(value, start[name]) for name, value in tower.weights().items())
+
+
+def test_an_average_is_between_the_start_and_the_end(planted: Views, tmp_path: Path) -> None:
+    end = learn(Planted(), planted, tmp_path / "end").weights["layer.weight"]
+    half = Recipe(**{**vars(RECIPE), "average": 0.5})
+    middle = learn(Planted(), planted, tmp_path / "half", recipe=half).weights["layer.weight"]
+    assert torch.allclose(middle, (end + Planted().weights()["layer.weight"]) / 2, atol=1e-6)
+
+
+def test_what_was_trained_is_read_back(planted: Views, tmp_path: Path) -> None:
+    tuned = learn(Planted(), planted, tmp_path / "run")
+    tuned.save(tmp_path / "fold.safetensors")
+    again = Tuned.load(tmp_path / "fold.safetensors")
+    assert again is not None
+    assert np.array_equal(again.logits, tuned.logits)
+    assert torch.equal(again.weights["layer.weight"], tuned.weights["layer.weight"])
+    assert Tuned.load(tmp_path / "none.safetensors") is None
+
+
+def test_too_little_memory_halves_the_batch_and_gives_the_same(planted: Views, tmp_path: Path) -> None:
+    said: list[str] = []
+    whole = learn(Planted(), planted, tmp_path / "whole")
+    tower = Planted(most=3)
+    halved = learn(tower, planted, tmp_path / "halved", said)
+    assert halved.batch_size == 2
+    assert [line.split(":")[0] for line in said] == ["Memory is too small"] * 2
+    assert torch.allclose(halved.weights["layer.weight"], whole.weights["layer.weight"], atol=1e-4)
+
+
+def test_memory_for_not_even_one_item_says_so(planted: Views, tmp_path: Path) -> None:
+    tower = Planted(most=0)
+    tower.choose = lambda *_: [name for name, _ in tower.named_parameters()]  # type: ignore[method-assign]
+    with pytest.raises(ChiasmError, match="one item at a time"):
+        learn(tower, planted, tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_last_checkpoint(planted: Views, tmp_path: Path) -> None:
+    with pytest.raises(ChiasmError, match=r"no longer a finite number at step \d+ of") as error:
+        learn(Planted(poison=True), planted, tmp_path / "run")
+    assert "checkpoint-" in str(error.value)
+    assert [path for path in (tmp_path / "run").iterdir() if path.name in str(error.value)]
+
+
+class Stopped(Exception):
+    """In place of a kill."""
+
+
+class Killed(Planted):
+    """Ends the process of training in the middle of its third epoch."""
+
+    def forward(self, **arrays: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and self.calls >= 12:
+            raise Stopped
+        return super().forward(**arrays)
+
+
+def test_after_a_kill_the_numbers_are_the_same(planted: Views, tmp_path: Path) -> None:
+    recipe = Recipe(**{**vars(RECIPE), "mixup": 0.5})
+    whole = learn(Planted(), planted, tmp_path / "whole", recipe=recipe)
+    with pytest.raises(Stopped):
+        learn(Killed(), planted, tmp_path / "killed", recipe=recipe)
+    assert list((tmp_path / "killed").glob("checkpoint-*"))
+    again = learn(Planted(), planted, tmp_path / "killed", recipe=recipe)
+    assert torch.equal(again.weights["layer.weight"], whole.weights["layer.weight"])
+    assert losses(again, "eval_loss") == losses(whole, "eval_loss")
+
+
+def test_classes_weigh_the_same_if_asked(planted: Views, tmp_path: Path) -> None:
+    plain = learn(Planted(), planted, tmp_path / "plain")
+    focal = learn(Planted(), planted, tmp_path / "focal", recipe=Recipe(**{**vars(RECIPE), "focal": 2.0}))
+    assert losses(focal, "loss")[0] < losses(plain, "loss")[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"method": "magic"}, "method takes"),
+        ({"method": "full", "blocks": 2}, "leave blocks out"),
+        ({"epochs": 0}, "epochs must be"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be"),
+        ({"rate": float("nan")}, "rate must be"),
+    ],
+)
+def test_options_out_of_range_say_so(options: Mapping[str, object], match: str) -> None:
+    with pytest.raises(ChiasmError, match=match):
+        Recipe(**options)  # type: ignore[arg-type]
