@@ -27,7 +27,7 @@ from chiasm.encoders.base import Encoder, first_of
 from chiasm.encoders.cache import fingerprint, make_once
 from chiasm.errors import SpaceError
 from chiasm.saved import DAMAGE, check_fields, read_arrays, read_object, write_arrays, write_object
-from chiasm.types import MODALITIES, Media, Modality, Text
+from chiasm.types import MODALITIES, Image, Media, Modality, Text
 from chiasm.vectors import unit_rows
 
 FORMAT = "chiasm-space"
@@ -243,6 +243,21 @@ class Space:
                 raise SpaceError(f"{encoder.name} found nothing in the {modality} that it can embed{words}")
             result[own] = self.place(modality, vectors)
         return result
+
+    def fuses(self, encoders: Sequence[Encoder]) -> bool:
+        """Return whether one encoder takes pictures and words, and both as one input."""
+        if not {"image", "text"} <= self.fingerprints.keys():
+            return False
+        return self.fingerprints["image"] == self.fingerprints["text"] and self.encoder("text", encoders).fuses
+
+    def embed_fused(
+        self, pairs: Sequence[tuple[Image, Text]], encoders: Sequence[Encoder]
+    ) -> Float[np.ndarray, "pairs dim"]:
+        """Return unit vectors of pictures with words, each pair as one input of the encoder of both.
+
+        They stand where texts do: maps lead to these, and were not learned for such vectors.
+        """
+        return self.place("text", self.encoder("text", encoders).encode_fused(pairs))
 
     def encoder(self, modality: Modality, encoders: Sequence[Encoder]) -> Encoder:
         """Return the encoder of a modality among several, checked against the space.

@@ -85,6 +85,9 @@ class FakeSearcher:
     def open(self, path: Path, *, limits: Limits) -> Media:
         return media.load(path, image_size=8, rate=8000, limits=limits)
 
+    def parts(self, query: Query, /) -> Sequence[Media]:
+        return (*query.plus, *query.minus)
+
     def prepare(self, given: Sequence[Media], /) -> np.ndarray:
         self.asked += 1
         assert self.gate.wait(LIMIT)

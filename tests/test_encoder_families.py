@@ -34,7 +34,7 @@ TAKES: dict[str, set[str]] = {
     "clip": {"image", "text"}, "siglip": {"image", "text"}, "siglip2": {"image", "text"}, "clap": {"audio", "text"},
     "bert": {"text"}, "llama": {"text"}, "sentence": {"text"}, "router": {"text"}, "dinov2": {"image"}, "vit": {"image"},
     "convnext": {"image"}, "resnet": {"image"}, "wav2vec2": {"audio"}, "hubert": {"audio"}, "ast": {"audio"},
-    "whisper": {"audio"}, "videomae": {"video"}, "timm": {"image"}, "omni": {"audio", "image", "text", "video"},
+    "whisper": {"audio"}, "videomae": {"video"}, "timm": {"image"}, "omni": {"audio", "image", "text", "video"}, "qwen": {"image", "text", "video"},
 }  # fmt: skip
 
 
@@ -156,9 +156,8 @@ def media_of(kind: str, modality: str) -> Sequence[Media]:
     media = MEDIA[modality]
     if modality == "audio":
         return media[:-1]  # it fails on the shortest
-    return [
-        medium for medium in media if not isinstance(medium, Video) or kind != "videomae" or len(medium.frames) == 4
-    ]
+    takes = {"videomae": {4}, "qwen": {4, 7}}.get(kind)
+    return [one for one in media if not isinstance(one, Video) or takes is None or len(one.frames) in takes]
 
 
 @pytest.mark.filterwarnings("ignore:.*is run by PyTorch, slower on a CPU:RuntimeWarning")
@@ -416,3 +415,22 @@ def test_pictures_that_another_library_scales_have_another_fingerprint(folder_of
     pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
     here = encoder_of("clip").encode([Image(pixels)]).vectors[0]
     assert np.abs(here - np.array(printed[3:], float)).max() > 1e-5, "otherwise one fingerprint would do"
+
+
+@pytest.mark.filterwarnings("ignore:.*is run by PyTorch, slower on a CPU:RuntimeWarning")
+def test_a_picture_with_words_is_one_input_where_the_library_says_so(folder_of: Any, encoder_of: Any) -> None:
+    encoder, model = encoder_of("qwen"), SentenceTransformer(str(folder_of("qwen")), device="cpu")
+    assert model.supports(("image", "text"))
+    pairs = [(picture(0), Text("a cat")), (picture(1, 300, 40), Text("the big red dog")), (picture(0), Text("a dog"))]
+    expected = [
+        model.encode_query([{"image": library_input(one), "text": words.text}], show_progress_bar=False)[0]
+        for one, words in pairs
+    ]
+    fused = encoder.encode_fused(pairs)
+    np.testing.assert_allclose(fused, np.stack(expected), atol=1e-5)
+    assert np.abs(fused[0] - fused[2]).max() > 1e-3, "words matter"
+    assert np.abs(fused[0] - encoder.encode_queries([Text("a cat")]).vectors[0]).max() > 1e-3, "and pictures"
+    for kind in ("clip", "omni"):
+        assert not SentenceTransformer(str(folder_of(kind)), device="cpu").supports(("image", "text"))
+        with pytest.raises(EncoderError, match="no picture with words"):
+            encoder_of(kind).encode_fused(pairs)

@@ -263,10 +263,60 @@ def save_omni(folder: Path) -> None:
     SentenceTransformer(modules=modules, device="cpu", prompts=PROMPTS).save(str(folder))
 
 
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }} {% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for part in message['content'] %}{% if part['type'] in ['image', 'video'] %}"
+    "<|vision_start|><|{{ part['type'] }}_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "<|im_end|>{% endfor %}"
+)
+
+
+def save_qwen(folder: Path) -> None:
+    """Qwen3-VL as an embedding model: pictures, words, videos, and pictures with words go through one chat template."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    special += ["<|image_pad|>", "<|video_pad|>"]
+    words = [*special, "[UNK]", "user", "system", *WORDS[4:], *"<>.0123456789", "seconds"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=inner, pad_token="<|endoftext|>", unk_token="[UNK]", additional_special_tokens=special[1:],
+        model_max_length=4096,
+    )  # fmt: skip
+    config = transformers.Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(words), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
+        },
+        vision_config={
+            "depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32,
+            "num_position_embeddings": 64, "deepstack_visual_indexes": [0], "patch_size": 16,
+        },
+        image_token_id=vocabulary["<|image_pad|>"], video_token_id=vocabulary["<|video_pad|>"],
+        vision_start_token_id=vocabulary["<|vision_start|>"], vision_end_token_id=vocabulary["<|vision_end|>"],
+    )  # fmt: skip
+    bare = folder.with_name("qwen-bare")
+    spread(transformers.Qwen3VLModel(config)).save_pretrained(bare)
+    size: Any = {"shortest_edge": 32 * 32, "longest_edge": 128 * 128}
+    processor: Any = transformers.Qwen3VLProcessor
+    processor(
+        image_processor=Qwen2VLImageProcessorPil(patch_size=16, size=size),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(size=size, cap_pixels_per_frame=True),
+        chat_template=CHAT,
+    ).save_pretrained(bare)
+    modules = [Transformer(str(bare)), Pooling(32, "lasttoken"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     "clip": save_clip, "siglip": save_siglip, "siglip2": save_siglip2, "clap": save_clap, "bert": save_bert,
     "llama": save_llama, "sentence": save_sentence, "router": save_router, "dinov2": save_dinov2, "vit": save_vit,
     "convnext": save_convnext, "resnet": save_resnet, "wav2vec2": save_wav2vec2, "hubert": save_hubert, "ast": save_ast,
-    "whisper": save_whisper, "videomae": save_videomae, "timm": save_timm, "omni": save_omni,
+    "whisper": save_whisper, "videomae": save_videomae, "timm": save_timm, "omni": save_omni, "qwen": save_qwen,
 }  # fmt: skip
-NEED_TORCHVISION = ("omni", "timm", "videomae")
+NEED_TORCHVISION = ("omni", "qwen", "timm", "videomae")

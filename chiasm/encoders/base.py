@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from chiasm.encoders.licence import PretrainedModel
 from chiasm.errors import EncoderError
-from chiasm.types import MODALITIES, Audio, Media, Modality
+from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Text
 
 Prepared: TypeAlias = Any
 """One input as its network takes it: an array, a dict of arrays or a string. Only its own encoder looks in."""
@@ -115,6 +115,7 @@ class Encoder(ABC):
     view: View
     batch_size: int  # inputs a call of `encode_prepared` at which the network is fastest
     sound: Encoder | None = None  # of videos: whose vectors `Embeddings.track` are; it takes audio
+    fuses: bool = False  # whether `encode_fused` takes a picture and words as one input
 
     def only(self, modalities: frozenset[Modality]) -> Self:
         """Return the same encoder for some of its modalities."""
@@ -152,6 +153,14 @@ class Encoder(ABC):
     def encode_queries(self, media: Sequence[Media]) -> Embeddings:
         """Embed media that others are searched with, as `encode` does unless the network makes a difference."""
         return self.encode(media)
+
+    def encode_fused(self, pairs: Sequence[tuple[Image, Text]]) -> Float[np.ndarray, "pairs dim"]:  # noqa: ARG002
+        """Embed what is searched with, each a picture and words as one input; a row a pair.
+
+        Raises:
+            EncoderError: the network takes each alone only (`fuses`).
+        """
+        raise EncoderError(f"the encoder {self.name} takes no picture with words as one input")
 
     def _in_order(
         self, media: Sequence[Media], embed: Callable[[Modality, Sequence[Prepared]], Embeddings]

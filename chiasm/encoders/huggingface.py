@@ -106,10 +106,11 @@ class HuggingFaceEncoder(Encoder):
         self._prompts = self._choose_prompts(prompt)
         self.options = {name: value for name, value in (("dim", dim), ("prompt", prompt)) if value is not None}
         self.modalities: frozenset[Modality] = frozenset(said.inputs)
-        options = () if (dim, prompt) == (None, None) else (str(dim), str(prompt))
+        options: tuple[str, ...] = () if (dim, prompt) == (None, None) else (str(dim), str(prompt))
         if self.modalities & {"image", "video"}:
             options += scaled_by
         self.fingerprint = fingerprint(self._key, *options) if options else self._key
+        self.fuses = said.fuses
         self.batch_size = 256 if self.modalities == {"text"} else 64  # many texts, to find some of the same length
         self.view = View(image_size=said.image_size, rate=said.rate, frames=said.frames)
         self._loading = Lock()
@@ -127,13 +128,12 @@ class HuggingFaceEncoder(Encoder):
             return self._windows(media)
         if isinstance(media, Video):
             count = len(media.frames)
-            wanted = self._said.frames if self._said.exact_frames else min(self._said.frames, count)
+            most, fewest = self._said.frames, self._said.fewest_frames
+            wanted = most if self._said.exact_frames else max(fewest, min(most, count))
             picked = np.linspace(0, count - 1, wanted).round().astype(int)
             return library.video_input(media.frames[picked], media.duration)
         assert isinstance(media, Image)
-        from PIL import Image as PillowImage
-
-        return self._one("image", PillowImage.fromarray(media.pixels))
+        return self._one("image", _picture(media))
 
     def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
         """Embed prepared inputs of one modality, a row each."""
@@ -142,6 +142,12 @@ class HuggingFaceEncoder(Encoder):
     def encode_queries(self, media: Sequence[Media]) -> Embeddings:
         """Embed what is searched with, in order."""
         return self._in_order(media, partial(self._encode, task="query"))
+
+    def encode_fused(self, pairs: Sequence[tuple[Image, Text]]) -> Float[np.ndarray, "pairs dim"]:
+        """Embed pictures with words, a row each, with the prompt of queries."""
+        if not self.fuses:
+            return super().encode_fused(pairs)
+        return self._run_library([library.fused_input(_picture(image), text.text) for image, text in pairs], "query", 1)
 
     def class_head(self) -> ClassHead | None:
         """Return the image classifier of the folder, where it reads these vectors and its classes have names."""
@@ -172,13 +178,16 @@ class HuggingFaceEncoder(Encoder):
             names = self._said.inputs[modality]
             stacked = {name: np.concatenate([one[name] for one in inputs]) for name in names}
             return self._finished(self._networks[modality].run_rows(stacked))
-        return self._run_library(modality, inputs, task)
+        return self._run_library(inputs, task, self._together(modality))
 
-    def _run_library(self, modality: Modality, inputs: Sequence[Any], task: str) -> Float[np.ndarray, "inputs dim"]:
+    def _together(self, modality: Modality) -> int:
+        """Return how many inputs the library may run at a time."""
+        return _TOGETHER if modality in self._said.batched else 1
+
+    def _run_library(self, inputs: Sequence[Any], task: str, size: int) -> Float[np.ndarray, "inputs dim"]:
         import torch
 
         model = self._loaded()
-        size = _TOGETHER if modality in self._said.batched else 1
         encode = model.encode_query if task == "query" else model.encode_document
         half = torch.autocast("cuda", torch.bfloat16) if model.device.type == "cuda" else nullcontext()
         with torch.inference_mode(), half:
@@ -200,7 +209,7 @@ class HuggingFaceEncoder(Encoder):
     def _embed_texts(self, texts: Sequence[str], task: str) -> Float[np.ndarray, "texts dim"]:
         inputs = [library.text_input(text) for text in texts]
         if "text" not in self._networks:
-            return self._run_library("text", inputs, task)
+            return self._run_library(inputs, task, self._together("text"))
 
         def padded(rows: Sequence[int]) -> Arrays:
             made = library.features(self._loaded(), [inputs[row] for row in rows], self._prompts[task], task)
@@ -312,6 +321,12 @@ class HuggingFaceEncoder(Encoder):
             return {"document": prompts[chosen], "query": prompts[chosen]}
         document = next((prompts[name] for name in _DOCUMENT if name in prompts), "")
         return {"document": document, "query": prompts.get("query", "")}
+
+
+def _picture(image: Image) -> Any:
+    from PIL import Image as PillowImage
+
+    return PillowImage.fromarray(image.pixels)
 
 
 def _token_counts(tokenizer: Any, texts: Sequence[str]) -> list[int]:

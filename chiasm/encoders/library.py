@@ -50,8 +50,10 @@ class Description:
         window: samples of sound that it takes at a time.
         frames: of a video.
         exact_frames: whether it takes no other number of them.
+        fewest_frames: that it takes.
         classes: names of the classes of its classifier, in order.
         parameters: of the network, their number.
+        fuses: whether it takes a picture and words as one input, by the way that it takes each alone (a chat template).
     """
 
     dim: int
@@ -64,8 +66,10 @@ class Description:
     window: int = 0
     frames: int = FRAMES
     exact_frames: bool = False
+    fewest_frames: int = 1
     classes: Sequence[str] = ()
     parameters: int = 0
+    fuses: bool = False
 
 
 def describe(folder: Path, name: str, key: str, *, dtype: str) -> Description:
@@ -190,6 +194,11 @@ def text_input(text: str) -> dict[str, str]:
     return {"text": text}
 
 
+def fused_input(picture: Any, text: str) -> dict[str, Any]:
+    """Return a picture and words as the library takes them as one input."""
+    return {"image": picture, **text_input(text)}
+
+
 def audio_input(waveform: np.ndarray, rate: int) -> dict[str, Any]:
     """Return a sound as the library takes it."""
     return {"array": np.asarray(waveform, np.float32), "sampling_rate": rate}
@@ -286,6 +295,7 @@ def _describe(folder: Path, name: str, dtype: str) -> Description:
         window=_window(extractor, rate),
         frames=frames if isinstance(frames, int) else FRAMES,
         exact_frames=isinstance(frames, int),
+        fewest_frames=int(getattr(part(model, "temporal_patch_size"), "temporal_patch_size", 1)),
     )
     if plain and model[0].module_output_name == "token_embeddings" and modalities != ["text"]:
         described = _choose_pooling(model, folder, name, described, modalities[0], missing)
@@ -311,7 +321,28 @@ def _describe(folder: Path, name: str, dtype: str) -> Description:
     if len(set(dims.values())) > 1:
         raise EncoderError(f"{name} gives vectors of different lengths: {dims}. A model of this kind is not supported")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return replace(described, dim=dims[modalities[0]], inputs=inputs, batched=batched, parameters=parameters)
+    return replace(
+        described,
+        dim=dims[modalities[0]],
+        inputs=inputs,
+        batched=batched,
+        parameters=parameters,
+        fuses=_fuses(model, described),
+    )
+
+
+def _fuses(model: Any, described: Description) -> bool:
+    """Return whether a picture and words are one input, of the same kind as each alone.
+
+    The library also names pairs that a head of their own reads (BLIP): those vectors are not trained to lie near others.
+    """
+    if "message" not in model.modalities or not model.supports(("image", "text")):
+        return False
+    (image,), (text,) = (samples(modality, 1, described) for modality in ("image", "text"))
+    try:
+        return bool(np.isfinite(model.encode_query([fused_input(image, text["text"])], show_progress_bar=False)).all())
+    except Exception:  # noqa: BLE001  a processor may raise anything
+        return False
 
 
 def _may_batch(model: Any, tried: Sequence[Any], alone: np.ndarray) -> bool:

@@ -37,13 +37,14 @@ from chiasm.serving.schemas import Asked, Plain
 from chiasm.serving.settings import Settings
 from chiasm.serving.teaching import StoreFile
 from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Outcome, Text, Video
-from chiasm.verbs.query import Query, SearchOptions, SearchResult
+from chiasm.verbs.query import Part, Query, SearchOptions, SearchResult
 from chiasm.verbs.status import Status
 from chiasm.work import check, current
 
 T = TypeVar("T")
 
 _PREDICT = "predict"
+_FUSED = "picture with words"
 _NO_PREDICTION: Mapping[str, Any] = {
     "label": None,
     "probability": None,
@@ -104,8 +105,11 @@ class Searcher(Protocol):
     def open(self, path: Path, *, limits: Limits) -> Media:
         """Open a file as its encoder takes it."""
 
-    def prepare(self, given: Sequence[Media], /) -> Float[np.ndarray, "n dim"]:
-        """Return unit vectors of opened media."""
+    def parts(self, query: Query, /) -> Sequence[Part]:
+        """Return the inputs that a query is embedded by."""
+
+    def prepare(self, parts: Sequence[Part], /) -> Float[np.ndarray, "n dim"]:
+        """Return their unit vectors."""
 
     def search(self, query: Query, /, options: SearchOptions) -> SearchResult:
         """Return the hits of one query."""
@@ -211,10 +215,11 @@ class Engine:
 
     async def prepared(self, queries: Sequence[Query]) -> list[Query]:
         """Embed queries: the expensive part, done once however many pages are looked at."""
-        vectors = await self._embedded([medium for query in queries for medium in (*query.plus, *query.minus)])
+        parts = [self._searcher.parts(query) for query in queries]
+        vectors = await self._embedded([part for own in parts for part in own])
         found, begin = [], 0
-        for query in queries:
-            end = begin + len(query.plus) + len(query.minus)
+        for query, own in zip(queries, parts, strict=True):
+            end = begin + len(own)
             found.append(replace(query, vectors=np.stack(vectors[begin:end])) if end > begin else query)
             begin = end
         return found
@@ -394,21 +399,21 @@ class Engine:
 
     # -------------------------------------------------------------------------------------------------------- and back
 
-    async def _embedded(self, media: Sequence[Media]) -> list[Float[np.ndarray, " dim"]]:
+    async def _embedded(self, parts: Sequence[Part]) -> list[Float[np.ndarray, " dim"]]:
         has = self._searcher.modalities
-        for medium in media:
+        for medium in (medium for part in parts for medium in (part if isinstance(part, tuple) else (part,))):
             if medium.modality not in has:
                 raise SpaceError(f"this collection can be searched with {', '.join(has)}, not {medium.modality}")
-        if not media:
+        if not parts:
             return []
         futures: dict[int, asyncio.Future[Any]] = {}
         lanes: dict[str, list[int]] = {}
-        for number, medium in enumerate(media):
-            lanes.setdefault(medium.modality, []).append(number)
+        for number, part in enumerate(parts):
+            lanes.setdefault(_FUSED if isinstance(part, tuple) else part.modality, []).append(number)
         for lane, rows in lanes.items():
-            futures |= zip(rows, self._encodes.submit(lane, [media[row] for row in rows]), strict=True)
+            futures |= zip(rows, self._encodes.submit(lane, [parts[row] for row in rows]), strict=True)
         self._metrics.waiting.set(len(self._encodes))
-        return await self._all([futures[row] for row in range(len(media))])
+        return await self._all([futures[row] for row in range(len(parts))])
 
     async def _found(self, work: Sequence[tuple[Query, SearchOptions]]) -> list[dict[str, Any]]:
         return await self._all(self._searches.submit("search", work))

@@ -13,12 +13,14 @@ from jaxtyping import Float
 
 from chiasm.errors import CollectionError, SpaceError
 from chiasm.files import one_form
-from chiasm.types import Media, Modality, Scalar, Text
+from chiasm.types import Image, Media, Modality, Scalar, Text
 
 MOST = 10_000  # hits that can be asked for, with those of the pages before
 
 Metric: TypeAlias = Literal["cosine", "dot", "l2"]
 Order: TypeAlias = Metric | Literal["auto"]
+Part: TypeAlias = Media | tuple[Image, Text]
+"""One input of an encoder: a medium, or a picture with words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ class Query:
         like: ids of items to find others like; they are not hits themselves.
         liked: ids of earlier hits with a thumb up: the query moves towards them, and they are not shown again.
         disliked: ids of earlier hits with a thumb down.
-        vectors: unit vectors of `plus` and then of `minus`, where they were prepared before (`Searcher.prepare`).
+        vectors: unit vectors of its parts (`Searcher.parts`), where they were prepared before (`Searcher.prepare`).
 
     Example:
         >>> Query((Text("a red boat"),), minus=(Text("people"),)).words
@@ -108,6 +110,14 @@ class Query:
     def words(self) -> str:
         """The words of `plus`, for full text and rerankers; empty where there are none."""
         return " ".join(medium.text for medium in self.plus if isinstance(medium, Text))
+
+    @property
+    def picture_with_words(self) -> tuple[Image, Text] | None:
+        """What is searched for, where that is one picture and one text."""
+        match self.plus:
+            case (Image() as image, Text() as text) | (Text() as text, Image() as image):
+                return image, text
+        return None
 
     @property
     def modality(self) -> Modality:

@@ -28,7 +28,7 @@ from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.store.index import index_of
 from chiasm.types import Media, Modality, Text
-from chiasm.verbs.query import Order, Query, SearchOptions, SearchResult
+from chiasm.verbs.query import Order, Part, Query, SearchOptions, SearchResult
 from chiasm.verbs.ranking import (
     Row,
     State,
@@ -185,14 +185,18 @@ class Searcher:
             path, image_size=view.image_size, rate=view.rate, frames=view.frames, fps=view.fps, limits=limits
         )
 
-    def prepare(self, queries: Sequence[Media], /) -> Float[np.ndarray, "n dim"]:
-        """Return unit vectors of opened media: most of the cost of a search.
+    def parts(self, query: Query, /) -> tuple[Part, ...]:
+        """Return the inputs that a query is embedded by: its media, a picture and words as one where the encoder takes both."""
+        return _parts_of(query, self._state)
+
+    def prepare(self, parts: Sequence[Part], /) -> Float[np.ndarray, "n dim"]:
+        """Return unit vectors of parts of queries: most of the cost of a search.
 
         Raises:
             SpaceError: a modality that the space lacks, or nothing in a medium that can be embedded.
         """
         state = self._state
-        vectors = _embedded(queries, state)
+        vectors = _embedded(parts, state)
         with self._preparing:
             for key in _keys_of(vectors):
                 self._prepared[key] = state.space.digest
@@ -256,21 +260,21 @@ class Searcher:
         if not (query.plus or query.like):
             what = "only what is not wanted" if query.minus else "nothing"
             raise SpaceError(f"a search needs a text, an image, a sound, a video or an item to go by; got {what}")
-        parts = (*query.plus, *query.minus)
-        vectors = query.vectors
-        if vectors is None:
+        parts, vectors = _parts_of(query, state), query.vectors
+        if vectors is None or any(  # prepared before a refresh, in another space
+            self._prepared.get(key, state.space.digest) != state.space.digest for key in _keys_of(vectors)
+        ):
             vectors = _embedded(parts, state)
         elif len(vectors) != len(parts):
             raise SpaceError(f"a query of {len(parts)} media needs as many vectors; got {len(vectors)}")
-        elif any(self._prepared.get(key, state.space.digest) != state.space.digest for key in _keys_of(vectors)):
-            vectors = _embedded(parts, state)  # prepared before a refresh, in another space
+        wanted = len(parts) - len(query.minus)
         named = [*query.like, *query.liked, *query.disliked]
         of_items = state.vectors_of(named)
         if missing := [name for name in dict.fromkeys(named) if name not in of_items]:
             more = f" (and {len(missing) - 1} more of those named)" if len(missing) > 1 else ""
             raise SpaceError(f"there is no item {missing[0]!r:.200}{more} with an embedded file in this collection")
-        plus = np.stack([*vectors[: len(query.plus)], *(of_items[name] for name in query.like)])
-        minus = vectors[len(query.plus) :] if query.minus else None
+        plus = np.stack([*vectors[:wanted], *(of_items[name] for name in query.like)])
+        minus = vectors[wanted:] if query.minus else None
         composed = compose(plus, minus=minus) if len(plus) > 1 or minus is not None else plus[0]
         if not (query.liked or query.disliked):
             return composed
@@ -344,11 +348,24 @@ def _keys_of(vectors: Float[np.ndarray, "n dim"]) -> list[bytes]:
     return [blake2b(vector.tobytes(), digest_size=16).digest() for vector in vectors]
 
 
-def _embedded(parts: Sequence[Media], state: State) -> Float[np.ndarray, "n dim"]:
-    for medium in parts:
+def _parts_of(query: Query, state: State) -> tuple[Part, ...]:
+    pair = query.picture_with_words
+    if pair is None or not state.space.fuses(state.networks):
+        return (*query.plus, *query.minus)
+    return (pair, *query.minus)
+
+
+def _embedded(parts: Sequence[Part], state: State) -> Float[np.ndarray, "n dim"]:
+    for medium in (medium for part in parts for medium in (part if isinstance(part, tuple) else (part,))):
         if isinstance(medium, Text) and not medium.text.strip():
             raise SpaceError("the query is empty. Say in words what to look for")
-    return state.space.embed(parts, state.networks)
+    pairs = {row: part for row, part in enumerate(parts) if isinstance(part, tuple)}
+    vectors = np.empty((len(parts), state.space.dim), np.float32)
+    alone = [row for row in range(len(parts)) if row not in pairs]
+    vectors[alone] = state.space.embed([part for part in parts if not isinstance(part, tuple)], state.networks)
+    if pairs:
+        vectors[[*pairs]] = state.space.embed_fused([*pairs.values()], state.networks)
+    return vectors
 
 
 # ------------------------------------------------------------------------------------------------------------ the verb
@@ -381,7 +398,8 @@ def search(
 ) -> SearchResult:
     """Search a collection by words, files and items of it, alone or together.
 
-    Several parts make one query: those to find are added up, those to avoid are projected out. For many searches, keep a
+    Several parts make one query: those to find are added up, but a picture and words are one where the encoder takes both as
+    one input; those to avoid are projected out. For many searches, keep a
     `chiasm.Searcher`.
 
     Args:
