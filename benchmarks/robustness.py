@@ -1,4 +1,4 @@
-"""What mutated files, kills and attackers do to chiasm. Each step counts what it tried and what went wrong, which has to be 0.
+"""What mutated files, kills, attackers and a busy machine do to chiasm. Each step counts what it tried and what went wrong, which has to be 0.
 
 `python -m benchmarks.robustness [STEP...]`; without steps all of them. The seeds are fixed.
 """
@@ -9,12 +9,13 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks import robustness_kills, robustness_media, robustness_requests
+from benchmarks import robustness_kills, robustness_media, robustness_races, robustness_requests
 
 STEPS: dict[str, Callable[[], None]] = {
     "media": robustness_media.main,
     "kills": robustness_kills.main,
     "requests": robustness_requests.main,
+    "races": robustness_races.main,
 }
 
 
