@@ -197,6 +197,9 @@ def print_status(report: Status) -> None:
     say(f"{report.path}: {report.items} items, encoder {report.encoder}")
     for model in report.models:
         say("  model: " + _model_words(model))
+    if report.int8:
+        cosines = ", ".join(f"{cosine:.3f} ({modality})" for modality, cosine in sorted(report.int8.items()))
+        say(f"  int8: mean cosine to float32 {cosines}")
     say("  files: " + (_counts(report.outcomes) or "none"))
     say("  embedded: " + (_counts(report.embeddings) or "nothing"))
     say("  columns: " + (", ".join(report.columns) or "none"))

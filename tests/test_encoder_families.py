@@ -307,7 +307,7 @@ def test_options_stand_behind_commas(folder_of: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "term"),
     [
-        ("size=3", "has no option 'size=3'. Its options are dim, dtype, prompt, revision"),
+        ("size=3", "has no option 'size=3'. Its options are dim, dtype, int8, prompt, revision"),
         ("translate", "has no option 'translate'"),
         ("dim", "has no option 'dim'"),
         ("dim=", "cannot be understood at 'dim='"),

@@ -196,10 +196,11 @@ def test_options_of_the_offline_encoders(name: str, language: str | None, transl
     ("name", "term"),
     [
         ("offline,", "cannot be understood at ''"),
-        ("offline,german", "offline has no option 'german'. Its options are language, translate"),
+        ("offline,german", "offline has no option 'german'. Its options are int8, language, translate"),
         ("offline,language", "offline has no option 'language'"),
         ("offline,language=", "cannot be understood at 'language='"),
         ("offline,translate=fr", "offline has no option 'translate=fr'"),
+        ("offline,int8=yes", "offline has no option 'int8=yes'"),
         ("offline,translate,translate", "cannot be understood at 'translate'"),
         ("offline,language=de,language=fr", "cannot be understood at 'language=fr'"),
         ("offline,language=de,", "cannot be understood at ''"),

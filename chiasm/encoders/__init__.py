@@ -17,7 +17,7 @@ from chiasm.encoders.tuned import is_tuned, tuned_parts
 from chiasm.errors import EncoderError
 from chiasm.types import MODALITIES, Modality
 
-__all__ = ["ClassHead", "Embeddings", "Encoder", "Moments", "View", "resolve"]
+__all__ = ["ClassHead", "Embeddings", "Encoder", "Moments", "View", "resolve", "uses_int8"]
 
 _TIMM = "timm:"
 
@@ -43,7 +43,7 @@ def resolve(
     Args:
         name: `"offline"`; the hub id of a sentence-transformers or transformers model, or a folder with one, also of those
             that `chiasm finetune` writes; `"timm:NAME"`.
-            Options follow behind commas: `"offline,language=de"`, `"offline,translate"`, `"google/embeddinggemma-2,dim=256"`
+            Options follow behind commas: `"offline,language=de"`, `"offline,int8"`, `"google/embeddinggemma-2,dim=256"`
             (see `offline_encoders` and `HuggingFaceEncoder`). Several encoders stand side by side, each behind the
             modality that it is for: `"image=timm:resnet50,text=BAAI/bge-small-en-v1.5"`.
         licence: `"permissive"` refuses models whose licence is not known to allow any use (`chiasm.encoders.licence`), those
@@ -77,6 +77,11 @@ def resolve(
     if licence == "permissive":
         require_permissive([model for encoder in encoders for model in encoder.models()])
     return _with_videos(encoders)
+
+
+def uses_int8(name: str) -> bool:
+    """Return whether any of the encoders that a name stands for is in int8."""
+    return any("int8" in part.options for part in _parse(name))
 
 
 def _parse(name: str) -> list[_Part]:
@@ -123,8 +128,9 @@ def _encoders_of(
         if part.options:
             raise EncoderError(f"{part.name} is an encoder that was trained further, and takes no options")
         return _read_tuned(Path(part.name), licence, device)
-    known = ("language", "translate") if part.name == "offline" else ("dim", "dtype", "prompt", "revision")
-    flags = ("translate",)
+    offline, others = ("int8", "language", "translate"), ("dim", "dtype", "int8", "prompt", "revision")
+    known = offline if part.name == "offline" else others
+    flags = ("int8", "translate")
     for key, value in part.options.items():
         if key not in known or (key in flags) != (not value):
             examples = "offline,language=de and offline,translate" if part.name == "offline" else f"{part.name},dim=256"
@@ -140,13 +146,14 @@ def _encoders_of(
             translate="translate" in part.options,
             image=image,
             text=text,
+            int8="int8" in part.options,
             device=device,
         )
     if importlib.util.find_spec("sentence_transformers") is None:  # said before a model is downloaded
         require("sentence_transformers", "huggingface", f"run {part.name}")
     from chiasm.encoders.huggingface import HuggingFaceEncoder
 
-    options: dict[str, Any] = dict(part.options)
+    options: dict[str, Any] = {**part.options, "int8": "int8" in part.options}
     if "dim" in options:
         if not options["dim"].isdigit():
             raise EncoderError(

@@ -185,6 +185,13 @@ class Encoder(ABC):
         """Return the networks that it runs, with what is known of their licences and sizes."""
         return (PretrainedModel(self.name, self.fingerprint),)
 
+    def int8_cosines(self) -> dict[Modality, float]:
+        """Return the mean cosine of vectors in int8 to those in float32, by modality, as measured when int8 was made.
+
+        Empty: the networks are in float32, or have not been used on this machine yet.
+        """
+        return {}
+
     def _require(self, modality: Modality) -> None:
         if modality not in self.modalities:
             has = " and ".join(sorted(self.modalities))

@@ -92,8 +92,7 @@ def make_once(kind: str, name: str, key: str, make: Callable[[Path], Mapping[str
         EncoderError: the folder cannot be written.
         Exception: what `make` raises; nothing is kept then.
     """
-    readable = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[-60:].strip(".-")
-    folder = cache_folder() / kind / f"{readable}-{key[:16]}"
+    folder = _folder(kind, name, key)
     notes = _notes(folder)
     if notes is not None:
         return folder, notes
@@ -102,6 +101,16 @@ def make_once(kind: str, name: str, key: str, make: Callable[[Path], Mapping[str
         if notes is None:
             notes = _make(folder, make)
     return folder, notes
+
+
+def notes_of(kind: str, name: str, key: str) -> dict[str, str] | None:
+    """Return the notes of what `make_once` made by these names; None if it is not there."""
+    return _notes(_folder(kind, name, key))
+
+
+def _folder(kind: str, name: str, key: str) -> Path:
+    readable = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[-60:].strip(".-")
+    return cache_folder() / kind / f"{readable}-{key[:16]}"
 
 
 def _make(folder: Path, make: Callable[[Path], Mapping[str, str]]) -> dict[str, str]:

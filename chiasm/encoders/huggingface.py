@@ -8,6 +8,7 @@ library runs the model in PyTorch.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,11 +20,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from chiasm.encoders import library, passages
+from chiasm.encoders import examples, library, passages
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Moments, Prepared, View, resample
 from chiasm.encoders.cache import file_digest, fingerprint
 from chiasm.encoders.licence import Licence, PretrainedModel, licence_of_folder, require_permissive
-from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network, check_device, has_gpu
+from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network, check_device, has_gpu, in_int8
 from chiasm.errors import EncoderError
 from chiasm.hub import DESCRIPTIONS, PICKLED, SAFE, TEMPLATES, model_folder
 from chiasm.types import Audio, Image, Media, Modality, Text, Video
@@ -63,6 +64,7 @@ class HuggingFaceEncoder(Encoder):
         *,
         dim: int | None = None,
         dtype: str = "float32",
+        int8: bool = False,
         prompt: str | None = None,
         revision: str | None = None,
         licence: Licence | None = None,
@@ -75,6 +77,7 @@ class HuggingFaceEncoder(Encoder):
             dim: numbers of a vector that are kept, the first; vectors have unit length then. Only for models that say that
                 they were trained for it (Matryoshka).
             dtype: of the weights: `"float32"`, `"float16"` or `"bfloat16"`.
+            int8: whether what ONNX Runtime runs of it runs in 8-bit integers.
             prompt: name of the model's own prompt for items and queries alike.
             revision: of a hub id: a branch, a tag or a commit.
             licence: `"permissive"` refuses other models, before they are downloaded.
@@ -88,6 +91,8 @@ class HuggingFaceEncoder(Encoder):
         self._device = check_device(device)
         if dtype not in library.DTYPES:
             raise EncoderError(f"dtype must be one of {', '.join(library.DTYPES)}; got {dtype!r}")
+        if int8 and dtype != "float32":
+            raise EncoderError(f"int8 and dtype={dtype} are two choices of the same: leave one of them out")
         self.name = name_or_folder
         if licence == "permissive":
             card = model_folder(name_or_folder, revision=revision, examples=_EXAMPLES, card_only=True)
@@ -110,13 +115,16 @@ class HuggingFaceEncoder(Encoder):
         if self.modalities & {"image", "video"}:
             options += scaled_by
         self.fingerprint = fingerprint(self._key, *options) if options else self._key
+        if int8:
+            self._check_int8(said.inputs)
+            self.fingerprint = in_int8(self.fingerprint)
         self.fuses = said.fuses
         self.batch_size = 256 if self.modalities == {"text"} else 64  # many texts, to find some of the same length
         self.view = View(image_size=said.image_size, rate=said.rate, frames=said.frames)
         self._loading = Lock()
         self._model: Any = None
         self._networks = {
-            modality: self._network(modality, names, device) for modality, names in said.inputs.items() if names
+            modality: self._network(modality, names, int8, device) for modality, names in said.inputs.items() if names
         }
 
     def prepare(self, media: Media) -> Prepared:
@@ -158,6 +166,11 @@ class HuggingFaceEncoder(Encoder):
         """Return the model, with the licence that its card says."""
         said = licence_of_folder(self._folder)
         return (PretrainedModel(self.name, self.fingerprint, *said, self._said.parameters, self._size),)
+
+    def int8_cosines(self) -> dict[Modality, float]:
+        """Return how close int8 is to float32."""
+        cosines = {modality: network.cosine() for modality, network in self._networks.items()}
+        return {modality: cosine for modality, cosine in cosines.items() if cosine is not None}
 
     # ----------------------------------------------------------------------------------------------------- modalities
 
@@ -287,7 +300,22 @@ class HuggingFaceEncoder(Encoder):
     def _load(self) -> Any:
         return library.load(self._folder, self.name, dtype=self._dtype, pooling=self._said.pooling)
 
-    def _network(self, modality: Modality, names: Sequence[str], device: Device) -> Network:
+    def _check_int8(self, inputs: Mapping[Modality, Sequence[str]]) -> None:
+        """Refuse int8 where PyTorch runs the model, say so where it runs a part."""
+        left = sorted(modality for modality, names in inputs.items() if not names)
+        if len(left) == len(inputs):
+            raise EncoderError(
+                f"{self.name} cannot be run in int8: there is no ONNX graph of it, since its inputs are not plain arrays "
+                "that stack, and PyTorch runs it. Leave int8 out"
+            )
+        if left:
+            warnings.warn(
+                f"{self.name} is not in int8 for {' and '.join(left)}: PyTorch runs these, as they are",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def _network(self, modality: Modality, names: Sequence[str], int8: bool, device: Device) -> Network:
         import importlib.metadata
 
         # The classes of the model are the libraries', so an export belongs to their versions.
@@ -301,7 +329,21 @@ class HuggingFaceEncoder(Encoder):
             partial(self._sample, modality, names),
             self._said.dim,
         )
-        return Network(blueprint, device=device)
+        return Network(blueprint, device=device, examples=partial(self._examples, modality, names) if int8 else None)
+
+    def _examples(self, modality: Modality, names: Sequence[str], held: bool) -> list[Arrays]:
+        if modality == "text":
+            inputs = ([library.text_input(text)] for text in examples.TEXTS)
+            made = (library.features(self._loaded(), one, self._prompts["document"], "document") for one in inputs)
+            return [{name: one[name].numpy() for name in names} for one in made]
+        if modality == "image":
+            from PIL import Image as PillowImage
+
+            pictures = examples.photographs() if held else examples.shapes()
+            return [self._one(modality, PillowImage.fromarray(pixels)) for pixels in pictures]
+        rate = self._said.rate or 16_000
+        waves = examples.sounds(rate, max(1600, self._said.window), seed=int(held))
+        return [self._one(modality, library.audio_input(wave, rate)) for wave in waves]
 
     def _sample(self, modality: Modality, names: Sequence[str], rows: int, generator: np.random.Generator) -> Arrays:
         inputs = library.samples(modality, rows, self._said, generator)

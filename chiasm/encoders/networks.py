@@ -28,35 +28,40 @@ BLOCKS = sum(repeats for repeats, *_ in STAGES)
 NORM_EPSILON = 1e-3  # of EfficientNet
 
 
-class _Graph:
-    """A graph in the making, nodes in the order of their calculation."""
+class Builder:
+    """A graph in the making, nodes in the order of their calculation.
 
-    def __init__(self) -> None:
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
+    Args:
+        prefix: of all names, where nodes come into a graph that is there.
+    """
 
-    def __call__(self, operator: str, *inputs: str | np.ndarray, **attributes: Any) -> str:
+    def __init__(self, prefix: str = "") -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._prefix = prefix
+
+    def __call__(self, operator: str, *inputs: str | np.ndarray, output: str | None = None, **attributes: Any) -> str:
         """Add a node, with the arrays among its inputs as constants; return the name of its output."""
         names = [name if isinstance(name, str) else self._constant(name) for name in inputs]
-        output = f"{operator}_{len(self._nodes)}"
-        self._nodes.append(onnx.helper.make_node(operator, names, [output], **attributes))
+        output = output or f"{self._prefix}{operator}_{len(self.nodes)}"
+        self.nodes.append(onnx.helper.make_node(operator, names, [output], **attributes))
         return output
 
     def model(self, output: str, dim: int, inputs: Mapping[str, tuple[int, tuple[str | int, ...]]]) -> onnx.ModelProto:
         """Return the model. Inputs have an element type and a shape, where names stand for sizes that vary."""
         describe = onnx.helper.make_tensor_value_info
         graph = onnx.helper.make_graph(
-            self._nodes,
+            self.nodes,
             "network",
             [describe(name, kind, shape) for name, (kind, shape) in inputs.items()],
             [describe(output, onnx.TensorProto.FLOAT, ("batch", dim))],
-            self._constants,
+            self.constants,
         )
         return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", _OPSET)], ir_version=_IR)
 
     def _constant(self, array: np.ndarray) -> str:
-        name = f"constant_{len(self._constants)}"
-        self._constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        name = f"{self._prefix}constant_{len(self.constants)}"
+        self.constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
 
@@ -74,7 +79,7 @@ def efficientnet_lite0(weights: Mapping[str, np.ndarray], *, blocks: int | None 
     Raises:
         KeyError: a weight is missing.
     """
-    graph = _Graph()
+    graph = Builder()
     pixels = graph("Cast", graph("Transpose", "pixels", perm=(0, 3, 1, 2)), to=onnx.TensorProto.FLOAT)
     x = graph("Div", graph("Sub", pixels, _floats(127)), _floats(128))
     x = _convolve(graph, x, weights, "_conv_stem", "_bn0", stride=2)
@@ -109,7 +114,7 @@ def block_shape(blocks: int) -> tuple[int, int, int]:
 
 
 def _convolve(
-    graph: _Graph,
+    graph: Builder,
     x: str,
     weights: Mapping[str, np.ndarray],
     name: str,
@@ -154,7 +159,7 @@ def sentence_bert(weights: Mapping[str, np.ndarray], *, layers: int, heads: int,
     Raises:
         KeyError: a weight is missing.
     """
-    graph = _Graph()
+    graph = Builder()
 
     def normalise(x: str, name: str) -> str:
         scale, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]

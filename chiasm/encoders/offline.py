@@ -23,11 +23,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image as PillowImage
 from tokenizers import Tokenizer
 
-from chiasm.encoders import passages
+from chiasm.encoders import examples, passages
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint, make_once
 from chiasm.encoders.licence import PretrainedModel, licence_of_folder, licence_of_package
-from chiasm.encoders.runtime import Arrays, Device, Graph, Network, pad
+from chiasm.encoders.runtime import Arrays, Device, Graph, Network, in_int8, pad
 from chiasm.encoders.tensors import read_tensors
 from chiasm.encoders.video import VideoEncoder
 from chiasm.errors import EncoderError, MissingExtraError
@@ -60,13 +60,16 @@ class ImageEncoder(Encoder):
     first ten by their captions through the class names, this finds 0.45.
     """
 
-    def __init__(self, weights: Path, class_names: Sequence[str], *, device: Device = "auto") -> None:
+    def __init__(
+        self, weights: Path, class_names: Sequence[str], *, int8: bool = False, device: Device = "auto"
+    ) -> None:
         """Name the weights; they are read later.
 
         Args:
             weights: the published `.pth` file, no other is read; or a `.safetensors` file with the same weights, trained
                 further.
             class_names: of the 1000 ImageNet classes, in the order of the network's outputs.
+            int8: whether it runs in 8-bit integers.
             device: see `Network`.
 
         Raises:
@@ -81,8 +84,10 @@ class ImageEncoder(Encoder):
         self.batch_size = 64
         self._weights = weights
         self._class_names = tuple(class_names)
-        self.fingerprint = fingerprint(self.name, _VERSION, file_digest(weights))
-        self._network = Network(Graph(self.name, self.fingerprint, self._build, DIM), device=device)
+        key = fingerprint(self.name, _VERSION, file_digest(weights))
+        self.fingerprint = in_int8(key) if int8 else key
+        graph = Graph(self.name, key, self._build, DIM)
+        self._network = Network(graph, device=device, examples=_pictures if int8 else None)
 
     def prepare(self, media: Media) -> Prepared:
         """Return the pixels of a picture, `1 x 224 x 224 x 3` bytes."""
@@ -124,6 +129,10 @@ class ImageEncoder(Encoder):
         )
         return Network(graph, device=self._network.device), shape
 
+    def int8_cosines(self) -> dict[Modality, float]:
+        """Return how close int8 is to float32."""
+        return _known("image", self._network)
+
     def _build(self) -> onnx.ModelProto:
         from chiasm.encoders.networks import efficientnet_lite0
 
@@ -149,6 +158,16 @@ class ImageEncoder(Encoder):
         return read_tensors(content)
 
 
+def _pictures(held: bool) -> list[Arrays]:
+    pictures = examples.photographs() if held else examples.shapes()
+    return [{"pixels": fit(pixels)[None]} for pixels in pictures]
+
+
+def _known(modality: Modality, network: Network) -> dict[Modality, float]:
+    cosine = network.cosine()
+    return {} if cosine is None else {modality: cosine}
+
+
 def fit(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "224 224 3"]:
     """Scale a whole picture into the network's square; what it leaves free gets the colour of the picture's border."""
     height, width = pixels.shape[:2]
@@ -171,13 +190,16 @@ def fit(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "224 2
 class TextEncoder(Encoder):
     """Mean-pooled BERT, vectors of length 1; the same as sentence-transformers gives for the same folder."""
 
-    def __init__(self, folder: Path, *, name: str = "all-MiniLM-L6-v2", device: Device = "auto") -> None:
+    def __init__(
+        self, folder: Path, *, name: str = "all-MiniLM-L6-v2", int8: bool = False, device: Device = "auto"
+    ) -> None:
         """Name the model's folder; weights are read later.
 
         Args:
             folder: holds `config.json`, `tokenizer.json` and `model.safetensors` of a BERT model whose sentence
                 embedding is the normalised mean over the tokens.
             name: of the model, for messages.
+            int8: whether it runs in 8-bit integers.
             device: see `Network`.
 
         Raises:
@@ -185,7 +207,8 @@ class TextEncoder(Encoder):
         """
         self.folder = folder
         digests = (file_digest(folder / file) for file in _TEXT_FILES)
-        self.fingerprint = fingerprint(name, _VERSION, passages.VERSION, *digests)
+        key = fingerprint(name, _VERSION, passages.VERSION, *digests)
+        self.fingerprint = in_int8(key) if int8 else key
         self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if self._config.get("model_type") != "bert" or self._config.get("hidden_act") != "gelu":
             raise EncoderError(
@@ -197,7 +220,8 @@ class TextEncoder(Encoder):
         self.dim = int(self._config["hidden_size"])
         self.view = View()
         self.batch_size = 256  # enough to find texts of the same length in it
-        self._network = Network(Graph(name, self.fingerprint, self._build, self.dim), device=device)
+        graph = Graph(name, key, self._build, self.dim)
+        self._network = Network(graph, device=device, examples=self._examples if int8 else None)
 
     def prepare(self, media: Media) -> Prepared:
         """Return the text itself: a whole batch is cut into tokens at once."""
@@ -233,6 +257,13 @@ class TextEncoder(Encoder):
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def int8_cosines(self) -> dict[Modality, float]:
+        """Return how close int8 is to float32."""
+        return _known("text", self._network)
+
+    def _examples(self, held: bool) -> list[Arrays]:  # noqa: ARG002  nothing is learned from texts, so they are all held
+        return [_padded([ids]) for ids in self._tokens(examples.TEXTS)]
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -272,6 +303,7 @@ def offline_encoders(
     translate: bool = False,
     image: Encoder | None = None,
     text: Encoder | None = None,
+    int8: bool = False,
     device: Device = "auto",
 ) -> tuple[Encoder, ...]:
     """Images, texts, videos and, where a Whisper model is at hand, speech, in videos too.
@@ -281,6 +313,7 @@ def offline_encoders(
         translate: whether speech is written down in English, see `SpeechEncoder`.
         image: embeds pictures and frames; None: EfficientNet-Lite0.
         text: embeds texts and what is spoken; None: all-MiniLM-L6-v2.
+        int8: whether the networks of pictures and texts run in 8-bit integers.
         device: see `Network`.
 
     Raises:
@@ -289,8 +322,8 @@ def offline_encoders(
         EncoderError: `CHIASM_WHISPER` names a folder that holds no model, or a choice on speech was made and there is
             no Whisper model.
     """
-    image = image or ImageEncoder(image_weights(), class_names(), device=device)
-    text = text or TextEncoder(text_folder(), device=device)
+    image = image or ImageEncoder(image_weights(), class_names(), int8=int8, device=device)
+    text = text or TextEncoder(text_folder(), int8=int8, device=device)
     model = whisper_folder()
     chooses = language is not None or translate
     if chooses and model is None:

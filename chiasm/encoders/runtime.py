@@ -2,7 +2,7 @@
 
 On a CPU a PyTorch module is exported once to ONNX, checked against PyTorch on random inputs and kept in the cache. From
 then on PyTorch is not even imported, which matters to a command line. What is an ONNX graph from the start (`Graph`)
-never needs it. Small batches run side by side, one core each:
+never needs it. Either kind may be quantised to int8 (`chiasm.encoders.int8`), for CPUs. Small batches run side by side, one core each:
 their activations stay in a core's cache and no core waits for another, which is up to twice as fast on two cores as
 sharing each large batch between them. So `Network.run` takes many small batches at once. On a GPU it is one large batch
 after the other, and autocast for a PyTorch module.
@@ -30,8 +30,10 @@ from jaxtyping import Float, Int
 
 from chiasm._optional import require, torch_is_missing
 from chiasm.cores import usable_cores
-from chiasm.encoders.cache import fingerprint, make_once
+from chiasm.encoders import int8
+from chiasm.encoders.cache import fingerprint, make_once, notes_of
 from chiasm.errors import EncoderError
+from chiasm.vectors import unit_rows
 
 if TYPE_CHECKING:
     import onnx
@@ -40,12 +42,17 @@ if TYPE_CHECKING:
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = get_args(Device)
 Arrays: TypeAlias = Mapping[str, np.ndarray]
+Examples: TypeAlias = Callable[[bool], Sequence[Arrays]]
+"""Gives inputs like those of users, a batch each: to quantise a network by, or, if true, others to measure it by."""
 
 TOLERANCE = 1e-4
 """Largest difference between ONNX Runtime and PyTorch, as a share of the largest absolute value of PyTorch's output.
 
 Float32 rounding in another order gives about 1e-6 here; a wrongly exported operator gives 1e-2 and more.
 """
+
+LEAST_COSINE = 0.95
+"""Mean cosine of the vectors in int8 to those in float32 below which int8 is refused."""
 
 _OPSET = 18
 _CUDA = "CUDAExecutionProvider"
@@ -101,7 +108,9 @@ class Blueprint:
 class Network:
     """A network that can be run. Making one is cheap: it is loaded by the first `run`, from any thread."""
 
-    def __init__(self, blueprint: Blueprint | Graph, *, device: Device = "auto") -> None:
+    def __init__(
+        self, blueprint: Blueprint | Graph, *, device: Device = "auto", examples: Examples | None = None
+    ) -> None:
         """Choose how to run.
 
         Args:
@@ -109,12 +118,19 @@ class Network:
             device: `"auto"` is the GPU if there is one that PyTorch (for a `Graph` ONNX Runtime) can use, else the CPU.
                 There ONNX Runtime runs it, or PyTorch (with a warning) where it cannot be exported or the export does
                 not give the same answers.
+            examples: for a network in int8, which runs on the CPU; None: it is in float32.
 
         Raises:
-            EncoderError: there is no such device.
+            EncoderError: there is no such device, or int8 was asked for on a GPU.
         """
         self.blueprint = blueprint
         self.device = check_device(device)
+        self._examples = examples
+        if examples is not None and device == "cuda":
+            raise EncoderError(
+                f"int8 is for CPUs, and {blueprint.name} was to run in it on device='cuda'. Use device='cpu' or 'auto', or "
+                "leave int8 out: on a GPU networks run in half precision"
+            )
         self._runner: _OnnxRuntime | _PyTorch | None = None
         self._loading = Lock()
 
@@ -155,6 +171,14 @@ class Network:
             vectors[group] = output
         return vectors
 
+    def cosine(self) -> float | None:
+        """Return the mean cosine between the vectors in int8 and in float32, measured when the former was made.
+
+        None: it is not in int8, or it has not been made on this machine yet.
+        """
+        notes = None if self._examples is None else notes_of(*_int8_place(self.blueprint))
+        return None if notes is None else float(notes["cosine"])
+
     def _size(self, sizes: tuple[int, int]) -> int:
         small, large = sizes
         return small if self._loaded().side_by_side else large
@@ -166,6 +190,8 @@ class Network:
             return self._runner
 
     def _load(self) -> _OnnxRuntime | _PyTorch:
+        if self._examples is not None:
+            return _OnnxRuntime(_quantised(self.blueprint, self._examples), "cpu")
         if isinstance(self.blueprint, Graph):
             return _OnnxRuntime(_written(self.blueprint), self.device)
         if self.device == "cuda" or (self.device == "auto" and has_gpu()):
@@ -318,6 +344,60 @@ def _written(graph: Graph) -> Path:
         return {"name": graph.name, "fingerprint": graph.key, "onnxruntime": version}
 
     return make_once("networks", graph.name, fingerprint(graph.key, version), write)[0] / "network.onnx"
+
+
+def in_int8(key: str) -> str:
+    """Return the key of a network in int8, by that of the one in float32."""
+    return fingerprint(key, "int8", int8.VERSION)
+
+
+def _int8_place(blueprint: Blueprint | Graph) -> tuple[str, str, str]:
+    """Return where in the cache a network in int8 is."""
+    version = importlib.metadata.version("onnxruntime")
+    return "networks", f"{blueprint.name}-int8", fingerprint(in_int8(blueprint.key), version)
+
+
+def _quantised(blueprint: Blueprint | Graph, examples: Examples) -> Path:
+    """Return the file of a network in int8 in the cache.
+
+    Raises:
+        EncoderError: it has no graph to quantise, or its vectors are too far from those of float32.
+    """
+    refusal = f"{blueprint.name} cannot be run in int8: %s. Leave int8 out"
+
+    def write(folder: Path) -> dict[str, str]:
+        try:
+            network = _written(blueprint) if isinstance(blueprint, Graph) else _exported(blueprint)
+        except _NotExportable as reason:
+            raise EncoderError(refusal % f"it has no ONNX graph, {reason}") from reason
+        try:
+            int8.quantise(network, folder / "network.onnx", examples(False))
+            cosines = _cosines(_session(network), _session(folder / "network.onnx"), examples(True))
+        except (EncoderError, OSError):
+            raise  # a full disk says nothing about the network
+        except Exception as error:  # the quantiser and the runtime raise anything
+            words = f"quantising it failed ({type(error).__name__}: {str(error).strip()[:300]})"
+            raise EncoderError(refusal % words) from error
+        notes = {"name": blueprint.name, "fingerprint": blueprint.key, "examples": str(len(cosines))}
+        if not cosines.mean() >= LEAST_COSINE:  # not "less": it may be NaN
+            (folder / "network.onnx").unlink()
+        return {**notes, "cosine": f"{cosines.mean():.6f}", "lowest": f"{cosines.min():.6f}"}
+
+    folder, notes = make_once(*_int8_place(blueprint), write)
+    if not float(notes["cosine"]) >= LEAST_COSINE:
+        raise EncoderError(
+            refusal
+            % f"its vectors have a mean cosine of {float(notes['cosine']):.3f} to those of float32, and {LEAST_COSINE} is the least"
+        )
+    return folder / "network.onnx"
+
+
+def _cosines(session: Any, other: Any, batches: Sequence[Arrays]) -> Float[np.ndarray, " rows"]:
+    """Return the cosine between the answers of two networks to each row."""
+    answers = (np.concatenate([one.run(None, dict(batch))[0] for batch in batches]) for one in (session, other))
+    first, second = (unit_rows(vectors) for vectors in answers)
+    cosines: Float[np.ndarray, " rows"] = (first * second).sum(axis=1)
+    return cosines
 
 
 def _exported(blueprint: Blueprint) -> Path:

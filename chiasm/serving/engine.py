@@ -336,6 +336,7 @@ class Engine:
             "columns": list(found.columns),
             "spaces": list(found.spaces),
             "models": [{**model, "name": without_folders(model["name"])} for model in found.models],
+            "int8": found.int8,
             "notes": [self.without_paths(note) for note in found.notes],
             "label": None if self.classifier is None else self.classifier.label,
         }

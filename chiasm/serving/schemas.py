@@ -417,6 +417,7 @@ class StatusAnswer(BaseModel):
     columns: list[str]
     spaces: list[str] = Field(description="Oldest first; the last is the one that is searched in.")
     models: list[ModelAnswer]
+    int8: dict[str, float] = Field(description="Mean cosine of vectors in int8 to float32, by modality.")
     notes: list[str] = Field(description="Which modalities can be compared with which, where not all can.")
     label: str | None = Field(description="What the model predicts; null without one.")
     ratings: dict[str, int] = Field(description="Stored ratings and labels by kind.")

@@ -135,7 +135,7 @@ class Searcher:
 
     def status(self) -> Status:
         """Return what the collection holds."""
-        return status_of(self.collection, self.space)
+        return status_of(self.collection, self.space, self.networks)
 
     # --------------------------------------------------------------------------------------------- items and files
 

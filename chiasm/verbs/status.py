@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chiasm.encoders import Encoder, resolve, uses_int8
+from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.evaluation.record import Record
 from chiasm.space import Space
 from chiasm.store.collection import Collection
@@ -27,15 +30,19 @@ class Status(Record):
     spaces: tuple[str, ...]  # oldest first; the last is the one that is searched
     roots: tuple[str, ...]  # folders whose files a server gives away
     models: tuple[dict[str, Any], ...] = ()  # that the encoder runs, see `chiasm.encoders.licence.PretrainedModel`
+    int8: dict[str, float] = field(
+        default_factory=dict
+    )  # mean cosine to float32, by modality, as measured on this machine
     notes: tuple[str, ...] = ()  # which modalities can be compared with which, where not all can
 
 
-def status_of(collection: Collection, space: Space | None = None) -> Status:
+def status_of(collection: Collection, space: Space | None = None, networks: Sequence[Encoder] | None = None) -> Status:
     """Return what an opened collection holds.
 
     Args:
         collection: the collection.
         space: that is searched. Default: the newest.
+        networks: the collection's encoders, where they are at hand.
     """
     counts: Counter[str] = Counter()
     for file in collection.files():
@@ -54,8 +61,21 @@ def status_of(collection: Collection, space: Space | None = None) -> Status:
         spaces,
         tuple(map(str, collection.roots)),
         tuple(asdict(model) for model in collection.generation.models),
+        _int8(collection.encoder, networks),
         () if space is None else space.notes(collection.path, counts),
     )
+
+
+def _int8(encoder: str, networks: Sequence[Encoder] | None) -> dict[str, float]:
+    """Return the cosines of an encoder in int8; none where it has not been used on this machine, or cannot be."""
+    if networks is None:
+        if not uses_int8(encoder):
+            return {}
+        try:
+            networks = resolve(encoder, device="cpu")
+        except (EncoderError, MissingExtraError):
+            return {}
+    return {modality: cosine for network in networks for modality, cosine in network.int8_cosines().items()}
 
 
 def status(collection: str | Path) -> Status:
