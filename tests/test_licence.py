@@ -14,13 +14,13 @@ from tiny_models import save_bert
 import chiasm
 from chiasm.cli import run
 from chiasm.encoders import resolve
+from chiasm.encoders.base import first_of
 from chiasm.encoders.licence import is_permissive, licence_of_folder, licence_of_package, models_of
 from chiasm.encoders.offline import image_weights
 from chiasm.encoders.tensors import read_tensors
 from chiasm.errors import CollectionError, EncoderError
 from chiasm.serving.engine import without_folders
 from chiasm.store.collection import Collection
-from chiasm.store.ingest import first_of
 from chiasm.verbs.model import load_model
 
 
@@ -53,6 +53,13 @@ def test_others_are_not_permissive(licence: str) -> None:
     [
         ({"README.md": "---\nlicense: apache-2.0\n---\n# A model"}, "Apache-2.0", "README.md"),
         ({"README.md": "---\nlicense: [mit, cc-by-4.0]\n---\n"}, "MIT AND CC-BY-4.0", "README.md"),
+        ({"README.md": "---\nlicense:\n  - mit\n- gpl-3.0\ntags:\n- a\n---\n"}, "MIT AND gpl-3.0", "README.md"),
+        (
+            {"README.md": "---\nlanguage: en\nlicense: 'Apache License 2.0' # as of 2024\n---\n"},
+            "Apache-2.0",
+            "README.md",
+        ),
+        ({"README.md": "license: mit\n"}, "", ""),
         (
             {"README.md": "---\nlicense: other\nlicense_name: house-rules\nlicense_link: https://example.com\n---\n"},
             "other: house-rules",

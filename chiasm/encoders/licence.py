@@ -123,9 +123,7 @@ _KNOWN = {_words(name): identifier for name, identifier in {**{one: one for one 
 
 
 def _named(licence: object) -> str:
-    """Return a licence by its identifier where that is known; a list of several as all of them."""
-    if isinstance(licence, list):
-        return " AND ".join(filter(None, map(_named, licence)))
+    """Return a licence by its identifier where that is known."""
     text = " ".join(str(licence or "").split())
     return "" if text.lower() in {"unknown", "none"} else _KNOWN.get(_words(text), text[:_LONGEST])
 
@@ -158,19 +156,25 @@ def licence_of_package(name: str) -> tuple[str, str]:
 
 
 def _of_card(card: Path) -> tuple[str, str] | None:
-    if not card.is_file():
-        return None
-    from huggingface_hub import metadata_load
-
     try:
-        said = metadata_load(card) or {}
-    except Exception:  # noqa: BLE001  a head that is no YAML says nothing
+        head = re.match(r"\s*---\s*\n(.*?)\n---", card.read_text("utf-8-sig", errors="replace"), re.S)
+    except OSError:
         return None
-    licence = _named(said.get("license"))
-    if licence == "other" and said.get("license_name"):
-        licence = f"other: {said['license_name']}"
-    link = f", {said['license_link']}" if licence and said.get("license_link") else ""
-    return (licence, f"{CARD}{link}") if licence else None
+    names = ("license", "license_name", "license_link")
+    licences, own, links = (_listed(name, head[1]) for name in names) if head else ([], [], [])
+    licence = " AND ".join(filter(None, map(_named, licences)))
+    if licence == "other" and own:
+        licence = f"other: {own[0]}"
+    return (licence, ", ".join([CARD, *links])) if licence else None
+
+
+def _listed(name: str, head: str) -> list[str]:
+    """Return the value of a field of a card's head, or its values: in brackets, or one a line.
+
+    A base installation has no library for YAML, and more of it is not needed.
+    """
+    found = re.search(rf"^{name}:[ \t]*(.*(?:\n[ \t]*- .*)*)", head, re.M)
+    return [] if found is None else re.findall(r"[^\s\[\],'\"#-][^\[\],'\"\n#]*", re.sub(r"\s#.*", "", found[1]))
 
 
 def _of_timm(config: Path) -> tuple[str, str] | None:
