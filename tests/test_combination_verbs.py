@@ -27,8 +27,10 @@ from chiasm.encoders import resolve
 from chiasm.encoders.video import FPS, FRAMES
 from chiasm.errors import SpaceError
 from chiasm.serving.run import build
+from chiasm.space import start_space
 from chiasm.store.collection import Collection
 from chiasm.types import Modality
+from chiasm.verbs.dataset import class_names, labelled_items
 
 KINDS = {"cat": ((220, 30, 30), 300.0), "dog": ((30, 40, 220), 3000.0)}
 pytestmark = pytest.mark.filterwarnings("ignore:.*is run by PyTorch, slower on a CPU:RuntimeWarning")
@@ -129,6 +131,13 @@ def test_two_encoders_of_one_modality_each(models: Path, files: Path, tmp_path: 
     table.write_text(f'query,item,start,end\n"{passage.text}",long,{passage.start},{passage.end}\n')
     assert chiasm.evaluate(made, moments=table).metrics["moments"]["queries"] == 1
 
+    networks = resolve(name)
+    data = labelled_items(Collection.open(made), networks, start_space(networks), ["label"], alike=2.0)
+    assert {part: array.shape[1] for part, array in data.arrays.shared.items()} == {"text": 16}
+    assert {part: array.shape[1] for part, array in data.arrays.vectors.items()} == {"image": 16}
+    assert class_names(["cat"], start_space(networks), networks, data.arrays)["cat"].shape == (16,)
+    pictures = chiasm.fit(made, label="label", out=tmp_path / "pictures", modalities=["image"], alike=2.0)
+    assert pictures.metrics["accuracy"] > 0.8, "names of classes say nothing about pictures here"
     model = learn_and_recognise(made, files, tmp_path, ("image", "text"))
     picture = b64((files / "dog/1.png").read_bytes())
     both, by_picture, status = search_over_rest(

@@ -16,6 +16,8 @@ from page_parts import EVIL, EVIL_ID, Made, make, rising
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 from waiting import LIMIT
 
+from chiasm.encoders.licence import PretrainedModel
+
 pytestmark = pytest.mark.race
 HITS = "#results .card"
 # The page's recorder, and then: wait until it has recorded so many bytes.
@@ -285,8 +287,13 @@ def test_the_report_and_the_status_are_shown(seen: Visit, made: Made) -> None:
     (reports / "one.html").write_text("<h1>Recall is fine</h1>")
     seen.tab("Report")
     expect(seen.page.frame_locator("#report").locator("h1")).to_have_text("Recall is fine")
+    made.searcher.collection.keep_models(
+        [PretrainedModel("somebody/tiny", "", "MIT", "README.md", 2_000_000, None, ("text",))]
+    )
+    seen.page.reload()
     seen.tab("Status")
     expect(seen.page.locator("#outcomes")).to_contain_text("media/broken.png")
+    expect(seen.page.locator("main")).to_contain_text("somebody/tiny (text): MIT, 2.0 million parameters")
 
 
 def test_the_page_fits_a_phone(browser: Browser, address: str) -> None:

@@ -179,6 +179,8 @@ def modality_arrays(
 ) -> ModalityArrays:
     """Return embeddings of items, with their vectors in a space beside them or, where the encoder is of that space, instead.
 
+    What cannot be compared with texts before anything is learned, and so not with names of classes, has its embeddings alone.
+
     Args:
         found: the embeddings.
         space: whose start gives the shared vectors; what was learned in it is not used, since its pairs may be among the
@@ -189,19 +191,26 @@ def modality_arrays(
     vectors: dict[Modality, Float[np.ndarray, "items _"]] = {}
     present: dict[Modality, Bool[np.ndarray, " items"]] = {}
     shared: dict[Modality, Float[np.ndarray, "items dim"]] = {}
+    block = _shared_block(space)
     for modality in modalities:
         own = found.arrays[modality] if rows is None else found.arrays[modality][rows]
         has = found.present[modality] if rows is None else found.present[modality][rows]
         present[modality] = has
         if space.starts.get(modality) == "classes":
             vectors[modality] = own
-        if modality in space.starts:
-            shared[modality] = np.zeros((len(own), space.dim), np.float32)
+        if modality in space.starts and space.blocks.get(modality, block) == block:
+            shared[modality] = np.zeros((len(own), block[1] - block[0]), np.float32)
             if has.any():
-                shared[modality][has] = space.start(modality, own[has])
+                shared[modality][has] = space.start(modality, own[has])[:, slice(*block)]
         else:
             vectors[modality] = own
     return ModalityArrays(vectors, present, shared)
+
+
+def _shared_block(space: Space) -> tuple[int, int]:
+    """Return the columns of a start space in which texts are, else most modalities: those that recognition shares."""
+    blocks = [*space.blocks.values()] or [(0, space.dim)]
+    return space.blocks.get("text") or max(blocks, key=blocks.count)
 
 
 def labelled_items(
@@ -297,19 +306,21 @@ def cell_value(value: Any) -> Any:
 
 
 def class_names(
-    labels: Sequence[str], space: Space, networks: Sequence[Encoder]
+    labels: Sequence[str], space: Space, networks: Sequence[Encoder], arrays: ModalityArrays
 ) -> dict[str, Float[np.ndarray, " dim"]]:
-    """Return the embedded names of classes in a space, for those whose label is a word; empty where the space has no text.
+    """Return the embedded names of classes in the vectors that items share, for those whose label is a word.
+
+    Empty where the space has no text, or no modality of the items can be compared with it.
 
     `_`, `-` and `/` are read as blanks. Labels without two letters in a row (numbers, codes) are left out.
     """
-    if "text" not in space.modalities:
+    if "text" not in space.modalities or not arrays.shared:
         return {}
     words = {label: " ".join(re.sub(r"[_\-/]+", " ", label).lower().split()) for label in labels}
     named = [label for label in labels if re.search(r"[^\W\d_]{2}", words[label])]
     if not named:
         return {}
-    vectors = space.embed_names([words[label] for label in named], networks)
+    vectors = space.embed_names([words[label] for label in named], networks)[:, slice(*_shared_block(space))]
     return dict(zip(named, vectors, strict=True))
 
 

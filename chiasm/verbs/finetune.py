@@ -359,7 +359,7 @@ class _Climb:
         self, data: Labelled, codes: Int[np.ndarray, " items"], folds: int
     ) -> Float[np.ndarray, "items classes"]:
         """Return log-probabilities of held-out items by the frozen features and their best head."""
-        names = class_names(self.target.names.tolist(), self.space, self.networks)
+        names = class_names(self.target.names.tolist(), self.space, self.networks, data.arrays)
         items = Items.check(data.arrays, self.target.names[codes], data.groups, names=names or None)
         result = cross_validate(
             lambda: Recognizer(random_state=self.recipe.seed), items, folds=folds, seed=self.recipe.seed

@@ -213,7 +213,7 @@ def fit(
     options.check(targets)
     is_named = names and len(targets) == 1 and targets[0].kind != "number"
     other, others = (None, ()) if source is None else source_items(source, label, data.fingerprints, space, device)
-    named = class_names(targets[0].names.tolist(), space, networks) if is_named else {}
+    named = class_names(targets[0].names.tolist(), space, networks, data.arrays) if is_named else {}
     learned = _Learned(data, targets, options, named, other)
     train = learned.training_rows()
     tuning = learned.search(train, study=Path(f"{out}.study"), on_trial=on_trial) if tune else None

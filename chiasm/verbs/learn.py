@@ -200,7 +200,7 @@ def learn_again(
     if plan.is_news:
         refit = _Refit(saved.recognizer, data, plan, source)
         if options.names and refit.is_named:
-            refit.names = dict(class_names(refit.targets[0].names.tolist(), space, networks))
+            refit.names = dict(class_names(refit.targets[0].names.tolist(), space, networks, data.arrays))
         new = refit.fit(np.flatnonzero(plan.new), plan.truth)
         report = _compare(replace(report, switched=options.switch), saved.recognizer, new, refit)
         if report.switched:
