@@ -172,15 +172,17 @@ def test_a_damaged_entry_is_said(damage: object, tmp_path: Path) -> None:
         Collection.open(tmp_path / "c")
 
 
-def test_a_model_of_the_hub_is_refused_by_its_card_alone(asked: list[str], tmp_path: Path) -> None:  # noqa: F811
+def test_models_of_the_hub_are_refused_by_their_cards_alone(asked: list[str], model: Path) -> None:  # noqa: F811
     snapshot = Path(constants.HF_HUB_CACHE) / "models--somebody--tiny/snapshots/abc"
     snapshot.mkdir(parents=True)
     (snapshot / "README.md").write_text("---\nlicense: gemma\n---\n")
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs/main").write_text("abc")
-    with pytest.raises(EncoderError, match="'gemma'"):
-        resolve("somebody/tiny", licence="permissive")
-    assert len(asked) == 1
+    (model / "README.md").write_text("---\nlicense: mit\n---\n")
+    for name in ("somebody/tiny", f"text={model},image=somebody/tiny"):
+        with pytest.raises(EncoderError, match="somebody/tiny has the licence 'gemma'"):
+            resolve(name, licence="permissive")
+    assert len(asked) == 2, "once a name"
 
 
 def test_a_server_names_folders_without_their_paths() -> None:

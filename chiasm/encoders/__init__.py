@@ -11,10 +11,11 @@ from typing import Any, get_args
 
 from chiasm._optional import require
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Moments, View
-from chiasm.encoders.licence import Licence, require_permissive
+from chiasm.encoders.licence import Licence, PretrainedModel, licence_of_folder, require_permissive
 from chiasm.encoders.runtime import Device
 from chiasm.encoders.tuned import is_tuned, tuned_parts
 from chiasm.errors import EncoderError
+from chiasm.hub import model_folder
 from chiasm.types import MODALITIES, Modality
 
 __all__ = ["ClassHead", "Embeddings", "Encoder", "Moments", "View", "resolve", "uses_int8"]
@@ -58,6 +59,8 @@ def resolve(
     if licence not in (None, *get_args(Licence)):
         raise EncoderError(f"licence takes {', '.join(get_args(Licence))}; got {licence!r}")
     parts = _parse(name)
+    if licence == "permissive":  # by their cards, before the weights of any are downloaded
+        require_permissive([_of_card(part) for part in parts if not _is_own(part.name)])
     text = tuned.get("text")  # maybe of another part; the words of speech are embedded by it
     encoders: list[Encoder] = []
     for part in sorted(parts, key=lambda part: "text" not in part.modalities):
@@ -149,8 +152,7 @@ def _encoders_of(
             int8="int8" in part.options,
             device=device,
         )
-    if importlib.util.find_spec("sentence_transformers") is None:  # said before a model is downloaded
-        require("sentence_transformers", "huggingface", f"run {part.name}")
+    name = _hub_name(part.name)
     from chiasm.encoders.huggingface import HuggingFaceEncoder
 
     options: dict[str, Any] = {**part.options, "int8": "int8" in part.options}
@@ -160,8 +162,28 @@ def _encoders_of(
                 f"dim is the number of values of a vector, e.g. {part.name},dim=256; got dim={options['dim']}"
             )
         options["dim"] = int(options["dim"])
-    name = _timm_model(part.name[len(_TIMM) :]) if part.name.startswith(_TIMM) else part.name
-    return (HuggingFaceEncoder(name, licence=licence, device=device, **options),)
+    return (HuggingFaceEncoder(name, device=device, **options),)
+
+
+def _is_own(name: str) -> bool:
+    """Return whether a name is that of no model of others."""
+    return name.partition(":")[0] == "offline" or is_tuned(name)
+
+
+def _hub_name(name: str) -> str:
+    """Return the folder or hub id of a model; packages that are missing are said before it is downloaded."""
+    if importlib.util.find_spec("sentence_transformers") is None:
+        require("sentence_transformers", "huggingface", f"run {name}")
+    return _timm_model(name[len(_TIMM) :]) if name.startswith(_TIMM) else name
+
+
+def _of_card(part: _Part) -> PretrainedModel:
+    """Return what the card of a model says, of which no more is downloaded."""
+    from chiasm.encoders.huggingface import EXAMPLES
+
+    name, revision = _hub_name(part.name), part.options.get("revision")
+    card = model_folder(name, revision=revision, examples=EXAMPLES, card_only=True)
+    return PretrainedModel(part.name, "", *licence_of_folder(card))
 
 
 def _read_tuned(folder: Path, licence: Licence | None, device: Device) -> tuple[Encoder, ...]:

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from chiasm.encoders import examples, library, passages
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Moments, Prepared, View, resample
 from chiasm.encoders.cache import file_digest, fingerprint
-from chiasm.encoders.licence import Licence, PretrainedModel, licence_of_folder, require_permissive
+from chiasm.encoders.licence import PretrainedModel, licence_of_folder
 from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network, check_device, has_gpu, in_int8
 from chiasm.errors import EncoderError
 from chiasm.hub import DESCRIPTIONS, PICKLED, SAFE, TEMPLATES, model_folder
@@ -36,7 +36,7 @@ _VERSION = "2"  # of everything here and in `library` that changes embeddings
 _HOP = 0.5  # of a window of sound, from one to the next
 _SHORTEST = 0.1  # seconds of sound that every network takes; shorter ones are followed by silence
 _TOGETHER = 8  # inputs that the library runs at a time
-_EXAMPLES = "'offline', a local folder with a config.json, or an id such as 'openai/clip-vit-base-patch32'"
+EXAMPLES = "'offline', a local folder with a config.json, or an id such as 'openai/clip-vit-base-patch32'"
 _DOCUMENT = ("document", "passage", "corpus")  # names of the prompt of items, as of `encode_document`
 
 
@@ -67,7 +67,6 @@ class HuggingFaceEncoder(Encoder):
         int8: bool = False,
         prompt: str | None = None,
         revision: str | None = None,
-        licence: Licence | None = None,
         device: Device = "auto",
     ) -> None:
         """Find a model and download it if it is not here yet; the first time on a machine it is loaded, to be described.
@@ -80,12 +79,11 @@ class HuggingFaceEncoder(Encoder):
             int8: whether what ONNX Runtime runs of it runs in 8-bit integers.
             prompt: name of the model's own prompt for items and queries alike.
             revision: of a hub id: a branch, a tag or a commit.
-            licence: `"permissive"` refuses other models, before they are downloaded.
             device: see `Network`.
 
         Raises:
             EncoderError: there is no such model, the hub cannot be reached, the library does not know the model or it is
-                damaged, an option does not fit it, its licence is refused, or there is no such device.
+                damaged, an option does not fit it, or there is no such device.
             MissingExtraError: sentence-transformers is not installed.
         """
         self._device = check_device(device)
@@ -94,10 +92,7 @@ class HuggingFaceEncoder(Encoder):
         if int8 and dtype != "float32":
             raise EncoderError(f"int8 and dtype={dtype} are two choices of the same: leave one of them out")
         self.name = name_or_folder
-        if licence == "permissive":
-            card = model_folder(name_or_folder, revision=revision, examples=_EXAMPLES, card_only=True)
-            require_permissive([PretrainedModel(self.name, "", *licence_of_folder(card))])
-        self._folder = model_folder(name_or_folder, revision=revision, examples=_EXAMPLES)
+        self._folder = model_folder(name_or_folder, revision=revision, examples=EXAMPLES)
         self._dtype = dtype
         files = _files(self._folder)
         self._size = sum(file.stat().st_size for file in files.values())
