@@ -8,6 +8,7 @@ of that fifth searches the other kind in it. The peer is scikit-learn's RidgeCV 
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -54,7 +55,10 @@ def main() -> None:
 
 def save_pictures_model(folder: Path) -> None:
     """Save EfficientNet-Lite0 as a model of timm without a classifier."""
-    sys.path.append(str(Path(sys.prefix) / "test-packages"))  # where `make install` puts it
+    sys.path.append(str(Path(__file__).parent.parent / "tests"))
+    import torchvision_on_cpu
+
+    torchvision_on_cpu.allow()  # and timm, which `make install` puts beside it
     import timm
     import torch
 
@@ -67,6 +71,9 @@ def save_pictures_model(folder: Path) -> None:
         expected, output = published(pixels), model.eval()((pixels.permute(0, 3, 1, 2).float() - 127) / 128)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
     timm.models.save_for_hf(model, folder, safe_serialization=True)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["model_args"]  # transformers passes the number of classes itself
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def measure(words: str, collection: Path) -> list[list[object]]:
