@@ -310,7 +310,8 @@ def print_fit_report(report: FitReport) -> None:
         say(f"Adapter: {report.chosen['rung']}; fusion: {report.chosen['fusion']}")
     for name, words in report.unknown_classes.items():
         say(f"The source has a class {name!r} that the target lacks: {words}, left out")
-    for note in (report.chosen.get("source"), report.chosen.get("semi"), report.duplicates):
+    adaptation = (report.chosen.get("adaptation") or {}).get("sentence")
+    for note in (adaptation, report.chosen.get("source"), report.chosen.get("semi"), report.duplicates):
         if note:
             say(note)
     if "tuning" in report.also:

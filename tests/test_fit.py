@@ -180,6 +180,63 @@ def test_a_source_unlabelled_items_and_a_search(made: tuple[Path, Path], tmp_pat
     assert "Search for hyperparameters" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_target_without_labels(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """Pictures of the same colours in other light, whose labels are not looked at."""
+    path = table(tmp_path / "a", 60, 9)
+    for picture in path.parent.glob("*.png"):
+        with Image.open(picture) as opened:
+            pixels = np.asarray(opened).astype(float)
+        Image.fromarray(np.clip(0.5 * pixels + 90, 0, 255).astype(np.uint8)).save(picture)
+    target = tmp_path / "target"
+    chiasm.add([path], to=target)
+    images: dict[str, Any] = {"label": "colour", "modalities": ["image"], "adapter": "auto"}
+    plain = fit(made[0], out=tmp_path / "plain", **images)
+    fitted = fit(made[0], out=tmp_path / "model", target=target, report=tmp_path / "report.json", **images)
+    assert fitted.target == str(target)
+    assert plain.chosen["adaptation"] is None
+    assert (fitted.chosen["adaptation"]["way"], fitted.chosen["adaptation"]["items"]) == ("same", 60)
+    assert "no labels of target to measure by" in fitted.measured
+    titles = [block.get("title") for block in json.loads((tmp_path / "report.json").read_text("utf-8"))["blocks"]]
+    assert "Adaptation to the target" in titles
+    before, after = (chiasm.evaluate(tmp_path / name, target).metrics["accuracy"] for name in ("plain", "model"))
+    assert after >= before
+    assert chiasm.drift(tmp_path / "model", target).modalities["image"].status == "none", "as the target is"
+    with pytest.raises(ChiasmError, match="all 54 items were learned from"):
+        chiasm.evaluate(tmp_path / "model", made[0])
+    told = fit(made[0], out=tmp_path / "other", target=target, shares="other", **images)
+    assert told.chosen["adaptation"]["way"] == "predicted"
+
+
+def test_what_is_no_target(made: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = made
+    chiasm.add([table(tmp_path / "a", 3, 4)], to=tmp_path / "few")
+    chiasm.remove(tmp_path / "few", where="id is not null")
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "a.txt").write_text("red paint", encoding="utf-8")
+    chiasm.add([tmp_path / "words"], to=tmp_path / "texts")
+    (tmp_path / "link").symlink_to(first)
+    for options, message in (
+        ({"target": first}, "is the collection itself"),
+        ({"target": tmp_path / "link"}, "is the collection itself"),
+        ({"target": tmp_path / "few"}, "no embedding of image or text among its 0 items"),
+        (
+            {"target": tmp_path / "texts", "modalities": ["image"]},
+            "no embedding of image among its 1 items",
+        ),
+        ({"target": tmp_path / "nothing"}, "nothing"),
+        ({"target": second, "source": second}, "source: not together with a target"),
+        ({"target": second, "tune": 2, "semi": "spreading"}, "semi, tune: not together with a target"),
+        ({"shares": "same"}, "shares are those of a target"),
+        ({"target": second, "label": "bright"}, "target: only for one column of classes"),
+        ({"target": second, "label": "colour,bright"}, "target: only for one column of classes"),
+    ):
+        with pytest.raises(ChiasmError, match=message):
+            fit(first, **({"label": "colour", "out": tmp_path / "model"} | options))
+    few = fit(first, label="colour", out=tmp_path / "model", target=tmp_path / "texts")
+    assert few.modalities == ("text",), "learned from what the target has"
+    assert "1 items say too little" in few.chosen["adaptation"]["sentence"]
+
+
 def test_a_search_leaves_what_was_said(made: tuple[Path, Path], tmp_path: Path) -> None:
     fitted = fit(
         made[0], label="colour", out=tmp_path / "model", tune=2, sampler="random", adapter="network", fusion="concat",
@@ -365,14 +422,15 @@ def test_what_cannot_be_done_says_why(
     assert not (tmp_path / "model").exists()
 
 
-def test_a_source_of_another_encoder_is_refused(
-    made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("role", ["source", "target"])
+def test_a_domain_of_another_encoder_is_refused(
+    made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
     chiasm.add([table(tmp_path / "c", 12, 4)], to=tmp_path / "third")
     versions = iter(["1", "2"])
     monkeypatch.setattr(encoders, "resolve", lambda *_, **__: [FakeEncoder(("image", "text"), version=next(versions))])
-    with pytest.raises(ChiasmError, match=r"the source .* has image embeddings of another encoder"):
-        fit(made[0], label="colour", out=tmp_path / "model", source=tmp_path / "third")
+    with pytest.raises(ChiasmError, match=rf"the {role} .* has image embeddings of another encoder"):
+        fit(made[0], label="colour", out=tmp_path / "model", **{role: tmp_path / "third"})
 
 
 def test_a_class_with_one_example_is_learned_and_stated(tmp_path: Path) -> None:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems
-from chiasm.recognition import fitting as module
+from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems, fitting, training_set
 from chiasm.recognition.columns import FusionName, join, route
 from chiasm.recognition.fitting import (
-    Data,
     Options,
-    State,
     choose_across,
     choose_fusion,
     choose_rung,
     choose_source,
     learn,
+    move_source,
 )
 from chiasm.recognition.heads import RUNGS
 from chiasm.recognition.ladder import deal_folds, f1_macro
@@ -27,6 +26,7 @@ from chiasm.recognition.linear_probe import LinearProbe
 from chiasm.recognition.modalities import Features
 from chiasm.recognition.networks import NetworkOptions
 from chiasm.recognition.targets import Target
+from chiasm.recognition.training_set import Data, State
 from chiasm.training import Training
 from chiasm.types import Modality
 from chiasm.vectors import expected_calibration_error
@@ -105,6 +105,24 @@ def test_a_source_that_would_hurt_is_refused() -> None:
     assert helped.details_.alpha == 0
     assert helped.details_.source
     np.testing.assert_array_equal(helped.predict_proba(FRESH), linear().fit(X, y).predict_proba(FRESH))
+
+
+def test_a_source_is_moved_where_that_is_better() -> None:
+    """Its labels are right for its rows as they are, or for those that they are moved to."""
+    X, y = planted(12, seed=1, noise=2.0, kinds=("image",))
+    arrays, labels = planted(200, seed=2, noise=1.5, offset=3.0, kinds=("image",))
+    unlabelled, _ = planted(150, seed=3, noise=2.0, kinds=("image",))
+    features, codes = Features.of(arrays), np.searchsorted(NAMES, labels)
+    elsewhere = np.argsort(codes, kind="stable")[(np.argsort(np.argsort(codes, kind="stable")) + 50) % 200]
+    assert (codes[elsewhere] == (codes + 1) % 4).all()
+    for given, used in ((codes, False), (codes[elsewhere], True)):
+        data = data_of(X, y, folds=3, source=(arrays, given), source_features=features, unlabelled=unlabelled)
+        assert move_source(data, [("image",)], seed=0).source_moved["image",].shape == (200, DIM)
+        moved = replace(data, source_moved={("image",): features.rows(arrays, ("image",), elsewhere)})
+        state, words = choose_source(moved, Options(), State(), ("image",))
+        assert state.alpha > 0
+        assert state.source_moved == ("moved among those of the target" in words) == used
+        assert not move_source(replace(data, unlabelled=None), [("image",)], seed=0).source_moved
 
 
 def test_the_weight_of_a_source_can_be_said() -> None:
@@ -218,7 +236,7 @@ def test_the_caption_of_a_held_out_picture_is_held_out_too(monkeypatch: pytest.M
     rows = rng.normal(size=(40, DIM)).astype(np.float32)
     X = ModalityArrays(shared={"image": rows, "text": rows.copy()})
     y = NAMES[rng.permutation(np.arange(40) % 4)]
-    monkeypatch.setattr(module, "ACROSS", 5.0)
+    monkeypatch.setattr(training_set, "ACROSS", 5.0)
     model = Recognizer(adapter="prototypes", fusion="mean", unknown=None).fit(X, y)
     for name in ("image", "text"):
         assert model.details_.subsets[name] < 0.5
@@ -567,8 +585,8 @@ def test_classes_that_cannot_be_added(options: Any, labels: Any, message: str) -
 
 
 def test_exemplars_of_many_items_are_chosen_by_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_EXEMPLARS", 50)
-    monkeypatch.setattr(module, "_EXEMPLARS", 6)
+    monkeypatch.setattr(fitting, "_MOST_EXEMPLARS", 50)
+    monkeypatch.setattr(fitting, "_EXEMPLARS", 6)
     X, y = planted(80, seed=45)
     model = linear().fit(X, y)
     assert np.bincount(fitted_of(model)[1]).tolist() == [6, 6, 6, 6]

@@ -298,6 +298,14 @@ def fit(
         typer.Option(metavar="COLLECTION", help="Another domain with the same column, to learn from as well."),
     ] = None,
     alpha: Annotated[str, typer.Option(help="Weight of the source: auto, or a number from 0 to below 1.")] = "auto",
+    target: Annotated[
+        Path | None,
+        typer.Option(metavar="COLLECTION", help="Another domain without labels, to be good at; unless it could hurt."),
+    ] = None,
+    shares: Annotated[
+        Literal["auto", "same", "other"],
+        typer.Option(help="Whether the classes are as frequent in the target; auto: go by what is predicted."),
+    ] = "auto",
     semi: Annotated[
         Literal["self-training", "spreading"] | None, typer.Option(help="Use items without a label, too.")
     ] = None,
@@ -346,6 +354,8 @@ def fit(
             names=names,
             source=source,
             alpha=number_or_auto(alpha, "--alpha"),
+            target=target,
+            shares=shares,
             semi=semi,
             class_weight=class_weight,
             tune=tune,

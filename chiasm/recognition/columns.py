@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Shaped
 
+from chiasm.recognition.adaptation import Adaptation
 from chiasm.recognition.confidence import Calibration, ConformalScores, ConformalSets
 from chiasm.recognition.heads import Head, Log, RungName
 from chiasm.recognition.ladder import RungReport
@@ -78,6 +79,7 @@ class Details:
         source: the decision about the source, in words; empty without one.
         alpha: weight of the source.
         semi: the decision about unlabelled items, in words.
+        adaptation: the decision about a target domain without labels; None without one.
         across: modalities whose head also learns from the other modalities' vectors.
         thresholds: of each label on its probability, for items with the largest set of modalities.
         notes: what is done, and why, for labels that are hardly known.
@@ -96,6 +98,7 @@ class Details:
     source: str = ""
     alpha: float = 0.0
     semi: str = ""
+    adaptation: Adaptation | None = None
     across: tuple[str, ...] = ()
     thresholds: dict[str, float] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
@@ -114,6 +117,8 @@ class Details:
         values = dict(fields)
         values["rungs"] = tuple(RungReport(**entry) for entry in values["rungs"])
         values["across"] = tuple(values["across"])
+        if values.get("adaptation") is not None:
+            values["adaptation"] = Adaptation.from_dict(values["adaptation"])
         if values["fusion_gain"] is not None:
             values["fusion_gain"] = tuple(values["fusion_gain"])
         return cls(**values)

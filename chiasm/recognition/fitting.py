@@ -9,14 +9,16 @@ function of the data, the options and what was chosen before (`State`); none cha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError
+from chiasm.recognition.adaptation import STRENGTH, Adaptation, Shares, decide, transport
 from chiasm.recognition.columns import Details, Exemplars, Fitted, FusionName, join, network_outputs, route, stacked
 from chiasm.recognition.confidence import Calibration, ConformalSets, calibrate
 from chiasm.recognition.heads import RUNGS, Head, Log, RungName
@@ -40,9 +42,9 @@ from chiasm.recognition.modalities import Features, ModalityArrays, Subset, dese
 from chiasm.recognition.new_classes import choose_exemplars
 from chiasm.recognition.sources import choose_alpha
 from chiasm.recognition.targets import Target
+from chiasm.recognition.training_set import Data, State
 from chiasm.recognition.unknown import ScoreName, UnknownDetector, fit_unknown_detector
 from chiasm.recognition.unlabelled import SemiName, guess_labels
-from chiasm.splits import Labels, Shots
 from chiasm.types import Modality
 from chiasm.vectors import brier_scores
 
@@ -53,10 +55,6 @@ LEARNED: tuple[Literal["gated"], Literal["attention"]] = ("gated", "attention")
 """Fusions that are networks: they are fitted when asked for, since they take seconds where the others take none."""
 
 ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
-ACROSS = 0.2
-"""Weight of an item as a shot for another modality. (Measured on stamps at 1, 2 and 5 shots: captions as shots for
-pictures 0.472, 0.518, 0.563 without, 0.482, 0.521, 0.568 at weight 1, 0.485, 0.524, 0.580 at 0.3; pictures as shots for
-captions hurt at every weight, so whether to is decided on held-out items.)"""
 FEWEST_TO_COMPARE = 3
 """Items of the median class below which fusions are not compared: differences on so few held-out items are chance."""
 FEWEST_TO_CLIMB = 6
@@ -71,20 +69,6 @@ _EXEMPLARS = 20
 _MOST_FOR_NOVELTY = 5000  # items that detectors of unknown ones are fitted on at most
 
 
-@dataclass(frozen=True, eq=False)
-class SourceItems:
-    """Labelled items of another domain.
-
-    Example:
-        >>> source = SourceItems(ModalityArrays({"text": np.eye(2)}), ["bird", "fish"])
-        >>> len(source.arrays)
-        2
-    """
-
-    arrays: ModalityArrays
-    labels: Labels
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of the caller; `"auto"` is chosen on held-out items.
@@ -96,6 +80,7 @@ class Options:
         alpha: weight of the source.
         semi: how unlabelled items are used.
         unknown: score by which items of no known class are told, or None for no such thing.
+        shares: whether the classes of a target without labels are as frequent as those of the items.
         rungs: options of the rungs.
     """
 
@@ -104,6 +89,7 @@ class Options:
     alpha: float | Literal["auto"] = "auto"
     semi: SemiName | None = None
     unknown: ScoreName | Literal["auto"] | None = "auto"
+    shares: Shares = "auto"
     rungs: RungOptions = field(default_factory=RungOptions)
 
     def __post_init__(self) -> None:
@@ -112,123 +98,12 @@ class Options:
             ("fusion", self.fusion, ("auto", *get_args(FusionName))),
             ("use of unlabelled items", self.semi, (None, *get_args(SemiName))),
             ("score of the unknown", self.unknown, (None, "auto", *get_args(ScoreName))),
+            ("knowledge of shares", self.shares, get_args(Shares)),
         ):
             if value not in names:
                 raise ChiasmError(f"there is no {what} {value!r}: take {', '.join(name for name in names if name)}")
         if self.alpha != "auto" and not (isinstance(self.alpha, int | float) and 0 <= self.alpha < 1):
             raise ChiasmError(f"alpha is the weight of the source, 'auto' or from 0 to below 1; got {self.alpha!r}")
-
-
-@dataclass(frozen=True)
-class State:
-    """The choices made so far."""
-
-    rung: RungName = "linear"
-    alpha: float = 0.0
-    across: tuple[Modality, ...] = ()
-    """Modalities whose head also learns from the other modalities' vectors."""
-    semi: SemiName | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Data:
-    """The training data.
-
-    Attributes:
-        target: the classes; every value known.
-        arrays: embeddings of the items.
-        features: how they become rows.
-        fold_of: the fold of each item, -1 where it is always learned from.
-        groups: items of one group are never on both sides of a fold.
-        names: embedded names of classes in the shared space, and whose they are.
-        source: items of another domain and their classes.
-        source_features: how the source's embeddings become rows: each domain is centred by its own mean.
-        unlabelled: more items of this domain.
-    """
-
-    target: Target
-    arrays: ModalityArrays
-    features: Features
-    fold_of: Int[np.ndarray, " items"]
-    groups: Int[np.ndarray, " items"] | None = None
-    names: tuple[Float[np.ndarray, "named dim"], Int[np.ndarray, " named"]] | None = None
-    source: tuple[ModalityArrays, Int[np.ndarray, " source"]] | None = None
-    source_features: Features | None = None
-    unlabelled: ModalityArrays | None = None
-
-    @property
-    def codes(self) -> Int[np.ndarray, " items"]:
-        """The class of each item, by number."""
-        return self.target.values
-
-    @property
-    def classes(self) -> int:
-        """Return the number of classes, including those known by name only."""
-        return len(self.target.names)
-
-    @property
-    def per_class(self) -> float:
-        """Items of the median class."""
-        counts = np.bincount(self.codes)
-        return float(np.median(counts[counts > 0]))
-
-    def task(self, part: Subset, state: State) -> Task:
-        """Return what a head learns from: all items that have a set of modalities, and what stands beside them."""
-        rows = self.arrays.having(part)
-        anchors = None
-        if self.names is not None and any(name in self.features.shared for name in part):
-            anchors = Shots(self.features.anchors(self.names[0], part), self.names[1])
-        source = self.source_shots(part, state.alpha)
-        others, fold = self._other_modalities(part[0]) if part in {(name,) for name in state.across} else (None, None)
-        extra, extra_fold = others or source, fold
-        if others is not None and source is not None and fold is not None:
-            extra, extra_fold = source + others, np.concatenate([np.full(len(source), -1), fold])
-        groups = None if self.groups is None else self.groups[rows]
-        features = self.features.rows(self.arrays, part, rows)
-        return Task(features, self.codes[rows], self.fold_of[rows], groups, anchors, extra, extra_fold)
-
-    def source_shots(self, part: Subset, alpha: float) -> Shots | None:
-        """Return rows of the source, weighted so that alpha is their share of the loss; None where it has none."""
-        if self.source is None or self.source_features is None or not alpha:
-            return None
-        arrays, codes = self.source
-        if not set(part) <= set(self.source_features.modalities):
-            return None
-        rows = arrays.having(part)
-        if not len(rows):
-            return None
-        features = self.source_features.rows(arrays, part, rows)
-        weight = alpha / (1 - alpha) * len(self.arrays.having(part)) / len(rows)
-        return Shots(features, codes[rows], np.full(len(rows), weight))
-
-    def _other_modalities(self, name: Modality) -> tuple[Shots | None, Int[np.ndarray, " extra"] | None]:
-        """Items in other modalities as shots of this one (cross-modal few-shot, Lin et al. 2023), and their folds.
-
-        An item that is held out is held out in all its modalities: its caption would tell the class of its picture.
-        """
-        shots: Shots | None = None
-        folds = [np.empty(0, dtype=np.int64)]
-        for other in self.features.shared:
-            rows = self.arrays.having((other,))
-            if other != name and len(rows):
-                X = self.features.across(self.arrays, other, rows, name)
-                more = Shots(X, self.codes[rows], np.full(len(rows), ACROSS))
-                shots = more if shots is None else shots + more
-                folds.append(self.fold_of[rows])
-        return shots, None if shots is None else np.concatenate(folds)
-
-    def unlabelled_rows(self, part: Subset) -> Float[np.ndarray, "rows dim"]:
-        """Return feature rows of the unlabelled items that have a set of modalities."""
-        items = self.unlabelled
-        if items is None or not set(part) <= set(items.modalities):
-            return np.empty((0, self.features.width(part)), np.float32)
-        return self.features.rows(items, part, items.having(part))
-
-    def spread(self, log: Log, part: Subset) -> Log:
-        """Return log-probabilities of a task's rows as those of all items, NaN elsewhere."""
-        every = np.full((len(self.codes), self.classes), np.nan)
-        every[self.arrays.having(part)] = log
-        return every
 
 
 def fit_classes(
@@ -241,6 +116,7 @@ def fit_classes(
     names: tuple[Float[np.ndarray, "named dim"], Int[np.ndarray, " named"]] | None = None,
     source: tuple[ModalityArrays, Int[np.ndarray, " source"]] | None = None,
     unlabelled: ModalityArrays | None = None,
+    domain: ModalityArrays | None = None,
 ) -> Fitted:
     """Learn classes from labelled items.
 
@@ -253,6 +129,7 @@ def fit_classes(
         names: embedded names of classes in the shared space, and whose they are.
         source: items of another domain and their classes.
         unlabelled: more items of this domain.
+        domain: items without labels of another domain that is to be recognised; `source` and `unlabelled` are None then.
 
     Raises:
         LabelError: no modality has items of two classes, or the chosen adapter cannot be fitted.
@@ -267,7 +144,9 @@ def fit_classes(
     data = Data(target, arrays, features, fold_of, groups, names, source, theirs, unlabelled)
     main = parts[-1]
 
-    state, source_words = choose_source(data, options, State(), main)
+    data, options, moving, adaptation = choose_target(data, options, domain, parts)
+    data = move_source(data, parts, options.rungs.seed)
+    state, source_words = choose_source(data, options, moving, main)
     state, reports, climbed = choose_rung(data, options, state, main)
     learned = {
         part: climbed if climbed is not None and part == main else learn(data, options, state, part) for part in parts
@@ -294,13 +173,14 @@ def fit_classes(
         source=source_words,
         alpha=state.alpha,
         semi=semi_words,
+        adaptation=adaptation,
         across=state.across,
     )
     return Fitted(
         target.column,
         "classes",
         target.names,
-        features,
+        data.features,
         heads,
         details,
         fusion.name,
@@ -320,7 +200,7 @@ def fit_classes(
 def learn(data: Data, options: Options, state: State, part: Subset, *, strength: float | None = None) -> Learned:
     """Fit the head of a set of modalities, and predict each of its items by one that did not see it.
 
-    Where other modalities' vectors are shots, the strength is the one chosen without them. Where unlabelled items have
+    Where other modalities' vectors are shots, the strength is the one chosen without them, with moved rows a fixed one. Where unlabelled items have
     guessed labels, these were made from the labels, too, and are made anew without those held out.
 
     Args:
@@ -333,8 +213,8 @@ def learn(data: Data, options: Options, state: State, part: Subset, *, strength:
     task = data.task(part, state)
     rung = "linear" if options.adapter == "auto" and why_not(state.rung, task) else state.rung
     if rung == "linear" and strength is None and task.extra_fold is not None:
-        without = learn(data, options, replace(state, across=()), part)
-        strength = without.head.numbers["strength"]
+        without = replace(state, across=())
+        strength = STRENGTH if state.moved else learn(data, options, without, part).head.numbers["strength"]
     rungs = options.rungs if strength is None else replace(options.rungs, strengths=(strength,))
     if state.semi is None:
         return fit_rung(rung, task, data.classes, rungs)
@@ -369,8 +249,58 @@ def _with_guesses(data: Data, task: Task, part: Subset, semi: SemiName) -> Task:
 # ------------------------------------------------------------------------------------------------------------- choices
 
 
+def choose_target(
+    data: Data, options: Options, domain: ModalityArrays | None, parts: Sequence[Subset]
+) -> tuple[Data, Options, State, Adaptation | None]:
+    """Decide whether to move the items among those of a domain without labels, and move them.
+
+    Where the classes are as frequent there, the items are also shifted to its mean, so that both are centred by their own.
+
+    Args:
+        data: the items, all of them the source.
+        options: what is fixed.
+        domain: the other items.
+        parts: sets of modalities that get a head, the largest last.
+    """
+    if domain is None:
+        return data, options, State(), None
+    able = [part for part in parts if set(part) <= set(domain.modalities) and len(domain.having(part))]
+    if not able:
+        lacking = f"The target is not adapted to: it has no items with {' or '.join(data.features.modalities)}."
+        return data, options, State(), Adaptation(way="none", items=0, sentence=lacking)
+    main = able[-1]
+    rows = domain.having(main)
+    probe = learn(data, replace(options, adapter="linear"), State(), main).head
+    there = data.features.moved_to(Features.of(domain))
+    plain, centred = (
+        np.exp(probe.log_probabilities(features.rows(domain, main, rows), data.classes))
+        for features in (data.features, there)
+    )
+    decision = decide(plain, centred, data.codes[data.arrays.having(main)], data.target.names, shares=options.shares)
+    if decision.adaptation.way == "none":
+        return data, options, State(), decision.adaptation
+    if decision.weight is None:
+        data = replace(data, arrays=data.features.shifted(data.arrays, there), features=there)
+    else:
+        weight = dict(enumerate(decision.weight.tolist()))
+        options = replace(options, rungs=replace(options.rungs, class_weight=weight))
+    moved = {}
+    for part in able:
+        mine = data.arrays.having(part)
+        moved[part] = transport(
+            data.features.rows(data.arrays, part, mine),
+            data.features.rows(domain, part, domain.having(part)),
+            mass=None if decision.weight is None else decision.weight[data.codes[mine]],
+            seed=options.rungs.seed,
+        )
+    return replace(data, moved=moved), options, State(moved=True), decision.adaptation
+
+
 def choose_source(data: Data, options: Options, state: State, main: Subset) -> tuple[State, str]:
-    """Choose the weight of the source by the linear probe's held-out Brier score, and say why."""
+    """Choose the weight of the source, and whether its moved rows are taken, by the linear probe's held-out Brier score.
+
+    Also say why.
+    """
     if data.source is None:
         return state, ""
     if data.source_shots(main, 0.5) is None:
@@ -378,23 +308,44 @@ def choose_source(data: Data, options: Options, state: State, main: Subset) -> t
     if options.alpha != "auto":
         alpha = float(options.alpha)
         return replace(state, alpha=alpha), f"The source is used with weight {alpha:g}, as asked."
-    losses = {}
-    for alpha in ALPHAS:
-        task = data.task(main, replace(state, alpha=alpha))
-        log = fit_rung("linear", task, data.classes, options.rungs).held_out
-        losses[alpha] = brier_scores(np.exp(log), task.codes)
-    fold_of = data.fold_of[data.arrays.having(main)]
-    scored = np.all([np.isfinite(loss) for loss in losses.values()], axis=0)
-    folds = np.unique(fold_of[scored])
-    if len(folds) < 2:
-        return state, "Too few items can be held out to choose the weight of the source on, so it is not used."
-    choice = choose_alpha(
-        {
-            alpha: np.array([-loss[scored & (fold_of == fold)].mean() for fold in folds])
-            for alpha, loss in losses.items()
-        }
-    )
-    return replace(state, alpha=choice.alpha), choice.sentence
+    choices = {}
+    for moved in (False, True) if main in data.source_moved else (False,):
+        losses = {}
+        for alpha in ALPHAS:
+            task = data.task(main, replace(state, alpha=alpha, source_moved=moved))
+            log = fit_rung("linear", task, data.classes, options.rungs).held_out
+            losses[alpha] = brier_scores(np.exp(log), task.codes)
+        fold_of = data.fold_of[data.arrays.having(main)]
+        scored = np.all([np.isfinite(loss) for loss in losses.values()], axis=0)
+        folds = np.unique(fold_of[scored])
+        if len(folds) < 2:
+            return state, "Too few items can be held out to choose the weight of the source on, so it is not used."
+        choices[moved] = choose_alpha(
+            {
+                alpha: np.array([-loss[scored & (fold_of == fold)].mean() for fold in folds])
+                for alpha, loss in losses.items()
+            }
+        )
+    moved = max(choices, key=lambda way: choices[way].scores[choices[way].alpha])
+    words = choices[moved].sentence
+    if moved:
+        words += " Its items are moved among those of the target, labelled or not: better than as they are."
+    return replace(state, alpha=choices[moved].alpha, source_moved=moved), words
+
+
+def move_source(data: Data, parts: Sequence[Subset], seed: int) -> Data:
+    """Move the source's rows among the items', labelled or not; nothing without unlabelled items, or without POT."""
+    if data.source is None or data.source_features is None or find_spec("ot") is None:
+        return data
+    arrays, _ = data.source
+    moved = {}
+    for part in parts:
+        unlabelled = data.unlabelled_rows(part)
+        if len(unlabelled) and set(part) <= set(data.source_features.modalities) and len(arrays.having(part)):
+            own = data.features.rows(data.arrays, part, data.arrays.having(part))
+            theirs = data.source_features.rows(arrays, part, arrays.having(part))
+            moved[part] = transport(theirs, np.vstack([own, unlabelled]), seed=seed)
+    return replace(data, source_moved=moved)
 
 
 def choose_rung(
@@ -404,6 +355,9 @@ def choose_rung(
     if options.adapter != "auto":
         return replace(state, rung=options.adapter), untried(options.adapter, None, "chosen by the caller"), None
     task = data.task(main, state)
+    if state.moved:
+        why = "the probe is what the target is adapted to with"
+        return state, untried("linear", None, why), None
     if data.per_class < FEWEST_TO_CLIMB:
         why = f"with fewer than {FEWEST_TO_CLIMB} items of the median class a comparison says little"
         return state, untried("linear", task, why), None
@@ -416,7 +370,12 @@ def choose_across(
 ) -> tuple[State, dict[Subset, Learned]]:
     """Take other modalities as shots for every modality whose held-out items are recognised better with them."""
     taken = dict(learned)
-    if len(data.features.shared) < 2 or state.rung not in {"prototypes", "linear"} or data.per_class > _MANY:
+    if (
+        len(data.features.shared) < 2
+        or state.rung not in {"prototypes", "linear"}
+        or data.per_class > _MANY
+        or state.moved
+    ):
         return state, taken
     for part, before in learned.items():
         if len(part) > 1 or part[0] not in data.features.shared:
@@ -695,6 +654,3 @@ def choose_kept(data: Data, options: Options, main: Subset) -> Exemplars:
             chosen.append(own[picked])
         rows = np.unique(np.concatenate(chosen))
     return Exemplars(data.arrays.take(rows).only(data.features.modalities), data.codes[rows])
-
-
-__all__ = ["ALPHAS", "LEARNED", "Data", "FusionName", "Options", "SourceItems", "State", "fit_classes"]

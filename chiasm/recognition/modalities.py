@@ -234,6 +234,30 @@ class Features:
             {name: mean for name, mean in self.shared.items() if name in modalities},
         )
 
+    def moved_to(self, other: Features) -> Features:
+        """Return these with the means of others, where these have any."""
+        means = (
+            {name: theirs.get(name, mean) for name, mean in mine.items()}
+            for mine, theirs in ((self.own, other.own), (self.shared, other.shared))
+        )
+        return Features(*means)
+
+    def shifted(self, arrays: ModalityArrays, other: Features) -> ModalityArrays:
+        """Return items whose rows by other features are what they are by these."""
+
+        def shift(
+            part: Mapping[Modality, Float[np.ndarray, "items _"]],
+            mine: Mapping[Modality, Float[np.ndarray, " _"]],
+            theirs: Mapping[Modality, Float[np.ndarray, " _"]],
+        ) -> dict[Modality, Float[np.ndarray, "items _"]]:
+            return {
+                name: array + (theirs[name] - mine[name]) if name in mine else array for name, array in part.items()
+            }
+
+        return ModalityArrays(
+            shift(arrays.vectors, self.own, other.own), arrays.present, shift(arrays.shared, self.shared, other.shared)
+        )
+
     def width(self, subset: Subset) -> int:
         """Columns of the feature rows of a set of modalities."""
         return sum(len(part[name]) for name in subset for part in (self.own, self.shared) if name in part)

@@ -25,8 +25,8 @@ from chiasm.evaluation.metrics import (
     incremental_metrics,
 )
 from chiasm.evaluation.record import Record
-from chiasm.recognition.fitting import SourceItems
 from chiasm.recognition.modalities import Arrays, ModalityArrays, as_arrays
+from chiasm.recognition.training_set import SourceItems
 from chiasm.splits import (
     Labels,
     Split,

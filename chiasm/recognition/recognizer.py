@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 
 from chiasm.errors import ChiasmError, LabelError
+from chiasm.recognition.adaptation import Shares
 from chiasm.recognition.columns import Details, Fitted, FusionName, Recognition
-from chiasm.recognition.fitting import Options, SourceItems, fit_classes
+from chiasm.recognition.fitting import Options, fit_classes
 from chiasm.recognition.heads import RungName
 from chiasm.recognition.joint import ColumnReport, share_network
 from chiasm.recognition.ladder import RungOptions
@@ -34,6 +35,7 @@ from chiasm.recognition.new_classes import add_classes
 from chiasm.recognition.regressions import fit_label_column, fit_number_column
 from chiasm.recognition.storage import KINDS, damaged, describe_column, read_folder, restore_column, write_folder
 from chiasm.recognition.targets import Target
+from chiasm.recognition.training_set import SourceItems
 from chiasm.recognition.unknown import ScoreName
 from chiasm.recognition.unlabelled import SemiName
 from chiasm.saved import DAMAGE
@@ -81,6 +83,8 @@ class Recognizer:
         semi: use of unlabelled items, `"self-training"`, `"spreading"` or None.
         unknown: score by which items of no known class are told, `"auto"`, or None to leave that out.
         class_weight: `"balanced"` gives every class the same total weight; a mapping gives weights by class.
+        shares: of classes, with a target domain that has no labels: whether they are as frequent there (`"same"`) or not
+            (`"other"`); `"auto"` goes by what is predicted of it, and leaves the domain alone where they seem not to be.
         threshold: of labels, above which probability an item has one; `"f1"` chooses on held-out items.
         folds: of the cross-validations.
         options: of the rungs; of labels and numbers, only its `strengths`; of several columns, only its `network`.
@@ -103,6 +107,7 @@ class Recognizer:
         semi: SemiName | None = None,
         unknown: ScoreName | Literal["auto"] | None = "auto",
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        shares: Shares = "auto",
         threshold: float | Literal["f1"] = "f1",
         folds: int = 5,
         options: RungOptions | None = None,
@@ -114,6 +119,7 @@ class Recognizer:
         self.semi = semi
         self.unknown = unknown
         self.class_weight = class_weight
+        self.shares = shares
         self.threshold = threshold
         self.folds = folds
         self.options = options
@@ -176,6 +182,7 @@ class Recognizer:
         names: Names | None = None,
         source: SourceItems | None = None,
         unlabelled: ModalityArrays | None = None,
+        domain: ModalityArrays | None = None,
     ) -> Recognizer:
         """Learn from labelled items, each with at least one modality.
 
@@ -187,6 +194,7 @@ class Recognizer:
                 one more shot, and all that the zero-shot rung needs. What has a name and no items is known by its name.
             source: items of another domain. Those whose class is among those of y are learned from.
             unlabelled: more items of this domain, for `semi`.
+            domain: items of the target domain without labels, which the recogniser is to be good at; X is its source.
 
         Raises:
             LabelError: labels are missing, of one class only or not one an item; items without any modality; no
@@ -199,18 +207,32 @@ class Recognizer:
         targets = self._targets(y, arrays, names)
         refuse_empty_items(arrays, arrays.modalities)
         group = None if groups is None else group_codes(groups, len(arrays))
-        for other, what in ((None if source is None else source.arrays, "source"), (unlabelled, "unlabelled items")):
+        if domain is not None and (source is not None or unlabelled is not None):
+            raise ChiasmError("with a target domain, X is its source: leave source and unlabelled items out")
+        others = (
+            (None if source is None else source.arrays, "source"),
+            (unlabelled, "unlabelled items"),
+            (domain, "target domain"),
+        )
+        for other, what in others:
             if other is not None:
                 _refuse_unlike(other, arrays, what)
         if len(targets) > 1 or targets[0].kind != "classes":
-            self._refuse_options(targets, source=source, unlabelled=unlabelled, names=names)
+            self._refuse_options(targets, source=source, unlabelled=unlabelled, domain=domain, names=names)
         columns = {}
         for target in targets:
             rows = np.flatnonzero(target.known)
             own = None if group is None else np.unique(group[rows], return_inverse=True)[1]
             try:
                 columns[target.column] = self._fit_column(
-                    target.take(rows), arrays.take(rows), own, names, source, unlabelled, alone=len(targets) == 1
+                    target.take(rows),
+                    arrays.take(rows),
+                    own,
+                    names,
+                    source,
+                    unlabelled,
+                    domain,
+                    alone=len(targets) == 1,
                 )
             except LabelError as error:
                 if len(targets) == 1:
@@ -457,6 +479,7 @@ class Recognizer:
         names: Names | None,
         source: SourceItems | None,
         unlabelled: ModalityArrays | None,
+        domain: ModalityArrays | None,
         *,
         alone: bool,
     ) -> Fitted:
@@ -480,6 +503,7 @@ class Recognizer:
             alpha=self.alpha,
             semi=self.semi,
             unknown=self.unknown if alone else None,
+            shares=self.shares,
             rungs=replace(rungs, class_weight=self._weights(target.names), seed=self.random_state),
         )
         return fit_classes(
@@ -491,6 +515,7 @@ class Recognizer:
             names=embedded,
             source=None if source is None else _known_source(source, target.names),
             unlabelled=unlabelled,
+            domain=domain,
         )
 
     def _weights(self, classes: Shaped[np.ndarray, " classes"]) -> Mapping[int, float] | Literal["balanced"] | None:
@@ -503,9 +528,9 @@ class Recognizer:
 
     def _refuse_options(self, targets: list[Target], **arguments: object) -> None:
         """Refuse what is for one column of classes alone, or for one column."""
-        of_classes = ("adapter", "fusion", "alpha", "semi", "class_weight")
+        of_classes = ("adapter", "fusion", "alpha", "semi", "class_weight", "shares")
         told = [name for name in of_classes if getattr(self, name) != _DEFAULTS[name]]
-        told += [name for name in ("source", "unlabelled") if arguments[name] is not None]
+        told += [name for name in ("source", "unlabelled", "domain") if arguments[name] is not None]
         if arguments["names"] and (len(targets) > 1 or targets[0].kind == "number"):
             told.append("names")
         if told:

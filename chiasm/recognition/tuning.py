@@ -23,7 +23,8 @@ from jaxtyping import Float64, Int, Shaped
 from chiasm._optional import require, torch_is_missing
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.evaluation.record import Record
-from chiasm.recognition.fitting import LEARNED, FusionName
+from chiasm.recognition.columns import FusionName
+from chiasm.recognition.fitting import LEARNED
 from chiasm.recognition.heads import RUNGS, RungName
 from chiasm.recognition.ladder import RungOptions
 from chiasm.recognition.protocols import Items

@@ -17,6 +17,7 @@ from chiasm.evaluation.intervals import Interval
 from chiasm.evaluation.metrics import ReliabilityBin, one_against_rest, precision_recall_curves, roc_curves, shapley
 from chiasm.evaluation.predictions import DRAWS, Predictions
 from chiasm.finetuning.results import TunedPart
+from chiasm.recognition.adaptation import Adaptation
 from chiasm.recognition.columns import Details
 from chiasm.recognition.joint import ColumnReport
 from chiasm.recognition.protocols import Comparison, HeldOutClassScores, Incremental, Leak, LearningCurve
@@ -251,8 +252,30 @@ def show_choices(page: Page, details: Details) -> None:
     for words in (details.source, details.semi):
         if words:
             page.paragraph(words)
+    if details.adaptation is not None:
+        _show_adaptation(page, details.adaptation)
     if details.across:
         page.paragraph(f"The heads of {', '.join(details.across)} are also trained on the other modalities' vectors.")
+
+
+def _show_adaptation(page: Page, adaptation: Adaptation) -> None:
+    page.section("Adaptation to the target", adaptation.sentence)
+    page.table(
+        ("chosen from the target's data", "value"),
+        [
+            ("items", adaptation.items),
+            ("way", adaptation.way),
+            *(
+                (f"shares of classes, {name}: difference from the source", value)
+                for name, value in adaptation.differences.items()
+            ),
+        ],
+    )
+    if adaptation.shares:
+        page.table(
+            ("class", "share in the source", "predicted in the target"),
+            [(name, *pair) for name, pair in adaptation.shares.items()],
+        )
 
 
 def _show_modalities(page: Page, details: Details) -> None:

@@ -12,13 +12,14 @@ from jaxtyping import Int
 
 from chiasm import encoders
 from chiasm.cores import limit_threads
-from chiasm.encoders.base import fingerprints_of
+from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.evaluation.predictions import Predictions
 from chiasm.evaluation.record import Record
 from chiasm.files import one_form
-from chiasm.recognition import Recognizer, RungOptions, SourceItems
+from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems
+from chiasm.recognition.adaptation import Shares
 from chiasm.recognition.columns import FusionName
 from chiasm.recognition.heads import RungName
 from chiasm.recognition.protocols import Items
@@ -29,7 +30,13 @@ from chiasm.space import Space
 from chiasm.splits import few_shot_split, holdout_split
 from chiasm.store.collection import Collection
 from chiasm.types import Modality
-from chiasm.verbs.dataset import Labelled, class_names, labelled_items
+from chiasm.verbs.dataset import (
+    Labelled,
+    class_names,
+    embedded_items,
+    labelled_items,
+    modality_arrays,
+)
 from chiasm.verbs.measure import (
     FOLDS,
     Names,
@@ -43,7 +50,7 @@ from chiasm.verbs.measure import (
     strange_names,
     targets_of,
 )
-from chiasm.verbs.model import Model, check_report, reference_of, save_model
+from chiasm.verbs.model import HeldOut, Model, check_report, reference_of, save_model
 from chiasm.verbs.protocols import ProtocolName, run_protocols
 from chiasm.verbs.spaces import start_of
 
@@ -69,6 +76,7 @@ class FitReport(Record):
     """Choices made on held-out items, see `chiasm.recognition.columns.Details`; of several columns, by name."""
     unknown_classes: dict[str, str]  # classes of a source that the target lacks, left out: how many items, in words
     duplicates: str  # how many items are alike, and what a random split would have done with them, in words
+    target: str = ""  # the collection without labels that it is to be good at, see `chosen["adaptation"]`
     also: dict[str, Any] = field(default_factory=dict)  # by the names asked for with `also`, and `tuning`
 
 
@@ -87,6 +95,8 @@ class FitOptions:
     names: bool = True
     source: str | Path | None = None
     alpha: float | Literal["auto"] = "auto"
+    target: str | Path | None = None
+    shares: Shares = "auto"
     semi: SemiName | None = None
     class_weight: Literal["balanced"] | None = None
     tune: int = 0
@@ -102,6 +112,15 @@ class FitOptions:
             raise ChiasmError(f"also takes {', '.join(get_args(ProtocolName))}; got {unknown[0]!r}")
         if self.shots is not None and self.nested:
             raise ChiasmError("nested measures by folds, shots on the items that were not drawn: take one of them")
+        if self.target is None and self.shares != "auto":
+            raise ChiasmError("shares are those of a target's classes, and there is none. Name it, or leave them out")
+        apart = ("shots", "adapter", "fusion", "source", "alpha", "semi", "tune", "nested", "also", "log_dir")
+        others = [name for name in apart if getattr(self, name) != getattr(FitOptions, name)]
+        if self.target is not None and others:
+            raise ChiasmError(
+                f"{', '.join(others)}: not together with a target, which the collection is the source of and which has no labels "
+                "to choose or measure by. Leave it out; a target with some labels is fitted itself: chiasm fit TARGET --source"
+            )
 
     def check(self, targets: Sequence[Target]) -> None:
         """Refuse what is for one column of classes only.
@@ -138,6 +157,8 @@ def fit(
     names: bool = True,
     source: str | Path | None = None,
     alpha: float | Literal["auto"] = "auto",
+    target: str | Path | None = None,
+    shares: Shares = "auto",
     semi: SemiName | None = None,
     class_weight: Literal["balanced"] | None = None,
     tune: int = 0,
@@ -174,6 +195,12 @@ def fit(
         source: a collection of another domain, embedded alike, with the same column; its items of classes that the target
             has are learned from as well.
         alpha: weight of the source, or `"auto"`.
+        target: a collection of another domain, embedded alike, that the recogniser is to be good at. Its labels, if it has
+            any, are not looked at: the items of the collection are moved among those of the target, unless that could hurt
+            (`chiasm.recognition.adaptation`). Nothing can be measured there without labels, so the numbers are of the
+            collection.
+        shares: whether the classes are as frequent in the target: `"same"`, `"other"`, or `"auto"`, which leaves it alone
+            where they seem not to be.
         semi: how items without a label are used.
         class_weight: `"balanced"` gives every class the same total weight.
         tune: so many trials of a search for hyperparameters (Optuna); what is not `"auto"` above stays as it is. The study
@@ -193,19 +220,22 @@ def fit(
 
     Raises:
         LabelError: no such column, one class only, classes too small for `shots`, a column of unique ids.
-        ChiasmError: the source is embedded otherwise, or a choice that there is not.
+        ChiasmError: the source or target is embedded otherwise, the target is the collection itself or has nothing to adapt
+            to, a choice that there is not, or choices that do not go together.
     """
     check_report(report)
     options = FitOptions(
         task=task, modalities=modalities, shots=shots, where=where, group=group, alike=alike, adapter=adapter,
-        fusion=fusion, names=names, source=source, alpha=alpha, semi=semi, class_weight=class_weight, tune=tune,
-        sampler=sampler, nested=nested, also=also, log_dir=log_dir, seed=seed,
+        fusion=fusion, names=names, source=source, alpha=alpha, target=target, shares=shares, semi=semi,
+        class_weight=class_weight, tune=tune, sampler=sampler, nested=nested, also=also, log_dir=log_dir, seed=seed,
     )  # fmt: skip
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
     space = start_of(opened, networks)
     label = one_form(label)
     columns = [label] if label in opened.columns() else [part.strip() for part in label.split(",")]
+    domain = None if target is None else target_items(target, opened, networks, space, modalities, device)
+    modalities = modalities if domain is None else domain.modalities
     data = labelled_items(
         opened, networks, space, columns, modalities=modalities, where=where, group=group, alike=alike
     )
@@ -214,7 +244,7 @@ def fit(
     is_named = names and len(targets) == 1 and targets[0].kind != "number"
     other, others = (None, ()) if source is None else source_items(source, label, data.fingerprints, space, device)
     named = class_names(targets[0].names.tolist(), space, networks, data.arrays) if is_named else {}
-    learned = _Learned(data, targets, options, named, other)
+    learned = _Learned(data, targets, options, named, other, domain)
     train = learned.training_rows()
     tuning = learned.search(train, study=Path(f"{out}.study"), on_trial=on_trial) if tune else None
     recognizer, measured_on, measured = learned.fit_and_measure(train, tuning)
@@ -235,18 +265,24 @@ def fit(
         chosen=details_of(recognizer),
         unknown_classes={} if other is None else strange_names(other.labels, targets[0].names.tolist()),
         duplicates=duplicates(data, targets[0], seed),
+        target="" if target is None else str(target),
         also={name: value.as_dict() for name, value in also_found.items()}
         | ({} if tuning is None else {"tuning": tuning.as_dict()}),
     )
+    adaptation = None if domain is None else recognizer.details_.adaptation
+    adapted = None if adaptation is None or adaptation.way == "none" else domain
+    known = {target.column: target.known[train] for target in targets}
     model = Model(
         recognizer,
         opened.encoder,
         label,
         dict(data.fingerprints),
-        frozenset(data.ids[row] for row in train),
+        frozenset() if adapted is not None else frozenset(data.ids[row] for row in train),
         result.as_dict(),
-        reference_of(data.arrays.take(train), seed=seed),
-        left_out_of(recognizer, data.take(train), {target.column: target.known[train] for target in targets}, others),
+        reference_of(data.arrays.take(train) if adapted is None else adapted, seed=seed),
+        HeldOut(others=frozenset(data.contents))
+        if adapted
+        else left_out_of(recognizer, data.take(train), known, others),
         tuple(one for one in opened.generation.models if set(one.modalities) & set(data.fingerprints)),
     )
     save_model(Path(out), model)
@@ -264,6 +300,7 @@ class _Learned:
     options: FitOptions
     names: Names
     source: SourceItems | None
+    domain: ModalityArrays | None
 
     def training_rows(self) -> Int[np.ndarray, " rows"]:
         """Return all items, or `shots` of each class."""
@@ -307,7 +344,7 @@ class _Learned:
             return lambda: Recognizer(random_state=options.seed)
         arguments: dict[str, Any] = {
             "adapter": options.adapter, "fusion": options.fusion, "alpha": options.alpha, "semi": options.semi,
-            "class_weight": options.class_weight, "random_state": options.seed,
+            "class_weight": options.class_weight, "shares": options.shares, "random_state": options.seed,
         }  # fmt: skip
         asked = {"alpha": options.alpha != "auto", "class_weight": options.class_weight is not None}
         if tuning is not None:
@@ -325,7 +362,8 @@ class _Learned:
             self.data.groups[rows],
             names=self.names or None,
             source=self.source,
-            unlabelled=self.data.unlabelled if is_classes else None,
+            unlabelled=self.data.unlabelled if is_classes and self.domain is None else None,
+            domain=self.domain,
         )
 
     def fit_and_measure(
@@ -353,6 +391,8 @@ class _Learned:
             f"{len(column)} of {len(train)} items, each by heads that did not see it ({FOLDS} folds; rung and fusion were "
             "chosen on the same folds)"
         )
+        if options.target is not None:
+            words += f". They are of the source: there are no labels of {Path(options.target).name} to measure by"
         return recognizer, {target.column: column}, words
 
 
@@ -399,12 +439,58 @@ def source_items(
     """Return the labelled items of another collection, embedded by the same encoders, and their contents."""
     opened = Collection.open(source)
     networks = encoders.resolve(opened.encoder, device=device)
-    theirs = fingerprints_of(networks)
-    for modality, fingerprint in fingerprints.items():
-        if theirs.get(modality) != fingerprint:
-            raise ChiasmError(
-                f"the source {source} has {modality} embeddings of another encoder ({theirs.get(modality, 'none')}, the "
-                f"target {fingerprint}). Add its files with the target's encoder"
-            )
+    _refuse_other_encoders(f"the source {source}", fingerprints_of(networks), "target", fingerprints)
     labelled = labelled_items(opened, networks, space, [label], modalities=tuple(fingerprints))
     return SourceItems(labelled.arrays, labelled.labels), labelled.contents
+
+
+def target_items(
+    target: str | Path,
+    source: Collection,
+    networks: Sequence[Encoder],
+    space: Space,
+    modalities: Sequence[Modality] | None,
+    device: Device,
+) -> ModalityArrays:
+    """Return the items of a collection without labels, in the modalities that its source is to be learned in.
+
+    Args:
+        target: the collection.
+        source: the labelled collection.
+        networks: its encoders.
+        space: its start space.
+        modalities: of the source. Default: all of which the target has items.
+        device: of the target's encoders.
+
+    Raises:
+        ChiasmError: it is the source itself, embedded otherwise, or has no items with such a modality.
+    """
+    opened = Collection.open(target)
+    if opened.path.resolve() == source.path.resolve():
+        raise ChiasmError(f"{target} is the collection itself: a target is another one, of another domain")
+    known = fingerprints_of(networks)
+    theirs = fingerprints_of(encoders.resolve(opened.encoder, device=device))
+    wanted = {modality: known[modality] for modality in modalities or known if modality in known}
+    _refuse_other_encoders(f"the target {target}", theirs, "source", {m: f for m, f in wanted.items() if m in theirs})
+    ids = opened.ids()
+    found = embedded_items(opened, ids, {modality: known[modality] for modality in wanted if modality in theirs})
+    used = [modality for modality, has in found.present.items() if has.any()]
+    lacking = [modality for modality in modalities or () if modality not in used]
+    if not used or lacking:
+        raise ChiasmError(
+            f"the target {target} has no embedding of {' or '.join(lacking or wanted)} among its {len(ids)} items. Add some, or "
+            "learn from modalities that it has"
+        )
+    has_any = np.flatnonzero(np.any([found.present[modality] for modality in used], axis=0))
+    return modality_arrays(found, space, used, has_any)
+
+
+def _refuse_other_encoders(
+    what: str, theirs: Mapping[Modality, str], other: str, wanted: Mapping[Modality, str]
+) -> None:
+    for modality, fingerprint in wanted.items():
+        if theirs.get(modality) != fingerprint:
+            raise ChiasmError(
+                f"{what} has {modality} embeddings of another encoder ({theirs.get(modality, 'none')}, the {other} "
+                f"{fingerprint}). Add its files with the {other}'s encoder"
+            )

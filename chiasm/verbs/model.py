@@ -158,7 +158,7 @@ def _write(draft: Path, model: Model) -> None:
     if model.reference:
         write_arrays(draft / _REFERENCE, model.reference)
     write_object(draft / _ABOUT, about)
-    if left_out.contents:
+    if left_out.contents or left_out.others:
         columns = [*left_out.outputs]
         write_arrays(
             draft / f"{_LEFT_OUT}.safetensors", {str(n): left_out.outputs[name] for n, name in enumerate(columns)}
