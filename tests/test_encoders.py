@@ -276,6 +276,37 @@ def test_an_export_that_differs_is_not_used(cache: Path) -> None:
         other.run([{"x": np.zeros((2, 3), np.float32)}])
 
 
+def test_pytorch_gives_texts_of_any_length_in_their_order() -> None:
+    """In batches of like length, as on a GPU; the export of this network is refused, so that PyTorch runs it here."""
+    import torch
+
+    from chiasm.encoders.runtime import Blueprint, pad
+
+    class Sums(torch.nn.Module):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            wrong = float(torch.onnx.is_in_onnx_export())
+            return torch.stack([ids.sum(1).float() + wrong, (ids > 0).sum(1).float()], dim=1)
+
+    def sample(rows: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        return {"ids": generator.integers(1, 9, (rows, 5))}
+
+    network = Network(Blueprint("sums", "4" * 32, Sums, {"ids": ("batch", "tokens")}, sample, dim=2), device="cpu")
+    generator = np.random.default_rng(0)
+    texts = [generator.integers(1, 9, int(length)).tolist() for length in generator.integers(1, 2000, 60)]
+    shapes: list[tuple[int, int]] = []
+
+    def padded(rows: Sequence[int]) -> dict[str, np.ndarray]:
+        ids = pad([texts[row] for row in rows])
+        shapes.append(ids.shape)
+        return {"ids": ids}
+
+    with pytest.warns(RuntimeWarning, match="sums is run by PyTorch"):
+        vectors = network.run_tokens([len(text) for text in texts], padded)
+    assert vectors.tolist() == [[sum(text), len(text)] for text in texts]
+    assert max(rows for rows, _ in shapes) > 8
+    assert sum(rows * tokens for rows, tokens in shapes) < 1.5 * sum(map(len, texts)), "little is padding"
+
+
 @pytest.mark.parametrize("damage", [b"", b"cut"])
 def test_damaged_cache_is_made_again(damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHIASM_CACHE", str(tmp_path))

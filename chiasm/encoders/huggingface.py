@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from chiasm.encoders import examples, library, passages
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Moments, Prepared, View, resample
 from chiasm.encoders.cache import file_digest, fingerprint
 from chiasm.encoders.licence import PretrainedModel, licence_of_folder
-from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network, check_device, has_gpu, in_int8
+from chiasm.encoders.runtime import Arrays, Blueprint, Device, Network, check_device, half_precision, has_gpu, in_int8
 from chiasm.errors import EncoderError
 from chiasm.hub import DESCRIPTIONS, PICKLED, SAFE, TEMPLATES, model_folder
 from chiasm.types import Audio, Image, Media, Modality, Text, Video
@@ -35,7 +34,7 @@ MAX_TOKENS = 8192  # of a passage, also where the model itself knows no limit: a
 _VERSION = "2"  # of everything here and in `library` that changes embeddings
 _HOP = 0.5  # of a window of sound, from one to the next
 _SHORTEST = 0.1  # seconds of sound that every network takes; shorter ones are followed by silence
-_TOGETHER = 8  # inputs that the library runs at a time
+_TOGETHER = (8, 64)  # inputs that the library runs at a time, on a CPU and on a GPU; it sorts them by length
 EXAMPLES = "'offline', a local folder with a config.json, or an id such as 'openai/clip-vit-base-patch32'"
 _DOCUMENT = ("document", "passage", "corpus")  # names of the prompt of items, as of `encode_document`
 
@@ -190,15 +189,23 @@ class HuggingFaceEncoder(Encoder):
 
     def _together(self, modality: Modality) -> int:
         """Return how many inputs the library may run at a time."""
-        return _TOGETHER if modality in self._said.batched else 1
+        on_gpu = self._loaded().device.type == "cuda"
+        return _TOGETHER[on_gpu] if modality in self._said.batched else 1
 
     def _run_library(self, inputs: Sequence[Any], task: str, size: int) -> Float[np.ndarray, "inputs dim"]:
         import torch
 
         model = self._loaded()
         encode = model.encode_query if task == "query" else model.encode_document
-        half = torch.autocast("cuda", torch.bfloat16) if model.device.type == "cuda" else nullcontext()
-        with torch.inference_mode(), half:
+        if model.device.type == "cpu" and self._dtype == "float32":
+            warnings.warn(
+                f"{self.name} is run by PyTorch, slower on a CPU than ONNX Runtime, where its inputs are not plain arrays that "
+                "stack",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        # Weights that are in half precision already stay in the one that was chosen.
+        with torch.inference_mode(), half_precision(model.device.type if self._dtype == "float32" else "cpu"):
             vectors = encode(list(inputs), prompt=self._prompts[task], batch_size=size, show_progress_bar=False)
         return self._finished(np.asarray(vectors, np.float32))
 

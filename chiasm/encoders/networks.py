@@ -6,7 +6,7 @@ Each takes weights and returns the whole graph, preprocessing of arrays and pool
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,13 @@ class Builder:
         return name
 
 
-def efficientnet_lite0(weights: Mapping[str, np.ndarray], *, blocks: int | None = None) -> onnx.ModelProto:
+def efficientnet_lite0(
+    weights: Mapping[str, np.ndarray],
+    *,
+    blocks: int | None = None,
+    stages: Sequence[tuple[int, ...]] = STAGES,
+    side: int = 224,
+) -> onnx.ModelProto:
     """Return EfficientNet-Lite0: `pixels`, batch x 224 x 224 x 3 bytes, to 1280 pooled features.
 
     EfficientNet-B0 (Tan & Le 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6 in the place of
@@ -75,6 +81,8 @@ def efficientnet_lite0(weights: Mapping[str, np.ndarray], *, blocks: int | None 
     Args:
         weights: named as in the published `efficientnet-lite0-*.pth`.
         blocks: stop behind the first so many, at least 1, and give the output of the last of them as one row.
+        stages: of another network of the series.
+        side: pixels of the input, a multiple of 32.
 
     Raises:
         KeyError: a weight is missing.
@@ -84,8 +92,8 @@ def efficientnet_lite0(weights: Mapping[str, np.ndarray], *, blocks: int | None 
     x = graph("Div", graph("Sub", pixels, _floats(127)), _floats(128))
     x = _convolve(graph, x, weights, "_conv_stem", "_bn0", stride=2)
     number, channels = 0, 32
-    inputs = {"pixels": (onnx.TensorProto.UINT8, ("batch", 224, 224, 3))}
-    for repeats, _, first_stride, expansion, width in STAGES:
+    inputs = {"pixels": (onnx.TensorProto.UINT8, ("batch", side, side, 3))}
+    for repeats, _, first_stride, expansion, width in stages:
         for repeat in range(repeats):
             block, stride = f"_blocks.{number}.", first_stride if repeat == 0 else 1
             y = x if expansion == 1 else _convolve(graph, x, weights, f"{block}_expand_conv", f"{block}_bn0")

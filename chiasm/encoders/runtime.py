@@ -19,7 +19,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -222,9 +222,6 @@ class _PyTorch:
                 "PyTorch that is built for the GPU's driver"
             )
         self.device = device
-        # bf16 has the range of float32; fp16 is for GPUs that would only emulate bf16. On a CPU neither is used.
-        fast = device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-        self.dtype = torch.bfloat16 if fast else torch.float16
         self.module = blueprint.build().eval().to(device)
         self.inputs = tuple(blueprint.axes)
 
@@ -232,11 +229,15 @@ class _PyTorch:
         import torch
 
         outputs: list[torch.Tensor] = []
-        with torch.inference_mode(), torch.autocast(self.device, dtype=self.dtype, enabled=self.device == "cuda"):
+        with torch.inference_mode(), half_precision(self.device):
             for batch in batches:
-                tensors = [torch.from_numpy(batch[name]).to(self.device) for name in self.inputs]
+                tensors = [self._moved(torch.from_numpy(batch[name])) for name in self.inputs]
                 outputs.append(self.module(*tensors).float())
         return [output.cpu().numpy() for output in outputs]  # after the loop: a GPU is not waited for in between
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor on the device. From pinned memory it is copied to a GPU while that calculates."""
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else tensor
 
 
 class _OnnxRuntime:
@@ -261,6 +262,17 @@ class _OnnxRuntime:
     def _one(self, batch: Arrays) -> Float[np.ndarray, "batch dim"]:
         output: Float[np.ndarray, "batch dim"] = self.session.run(None, dict(batch))[0]
         return output
+
+
+def half_precision(device: str) -> AbstractContextManager[Any]:
+    """Return what makes PyTorch calculate in half precision on a GPU; on a CPU it changes nothing."""
+    if device != "cuda":
+        return nullcontext()
+    import torch
+
+    # bf16 has the range of float32; fp16 is for GPUs that would only emulate bf16.
+    fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast("cuda", torch.bfloat16 if fast else torch.float16)
 
 
 def check_device(device: Device) -> Device:
