@@ -65,16 +65,14 @@ def main() -> None:
         compared("all-MiniLM-L6-v2, 2 to 256 tokens a text", text._network, text_export(), texts),
     ]
     columns = ("network", "largest difference, share of the largest value", "speed: graph / export", "quartiles")
-    body = [record.table(columns, rows), "", *smaller()]
-    record.write(
-        "graphs", "Graphs without PyTorch, int8, EfficientNet-Lite2", "inputs: 0; folds: 100 to 104", "\n".join(body)
-    )
+    record.write("graphs", "Graphs without PyTorch", "inputs: 0", record.table(columns, rows))
+    smaller()
 
 
 # ---------------------------------------------------------------------------------------------- int8 and EfficientNet-Lite2
 
 
-def smaller() -> list[str]:
+def smaller() -> None:
     """Size, speed, cosine and what a probe makes of the networks in int8, and of EfficientNet-Lite2."""
     stamps = [row for row in stamps_rows(stamps_root(say)) if row["category"] != "symbols"]
     categories = np.array([row["category"] for row in stamps])
@@ -99,24 +97,30 @@ def smaller() -> list[str]:
             begin = time.process_time()
             runs[name](slice(None, None, step))
             seconds[name].append((time.process_time() - begin) / len(stamps[::step]))
+    scores = {name: probe(made[probed], categories[probed]) for name, made in vectors.items()}
     rows: list[list[object]] = []
     for name in (LITE0, f"{LITE0} int8", LITE2, f"{LITE2} int8", MINILM, f"{MINILM} int8"):
-        rate = 1 / float(np.median(seconds[name]))
-        ratio = np.median(np.array(seconds[MINILM if name.startswith(MINILM) else LITE0]) / np.array(seconds[name]))
+        peer = MINILM if name.startswith(MINILM) else LITE0
+        ratio = float(np.median(np.array(seconds[peer]) / np.array(seconds[name])))
         cosines = (unit_rows(vectors[name]) * unit_rows(vectors[name.removesuffix(" int8")])).sum(axis=1)
         close = f"{cosines.mean():.3f} ({cosines.min():.3f})" if name.endswith("int8") else ""
-        scores = probe(vectors[name][probed], categories[probed])
-        error = scores.std(ddof=1) / np.sqrt(len(scores))
-        rows.append(
-            [name, f"{megabytes(name):.1f}", f"{rate:.0f}", float(ratio), close, float(scores.mean()), float(error)]
-        )
-        say(str(rows[-1]))
+        difference = scores[name] - scores[peer]
+        error = difference.std(ddof=1) / np.sqrt(len(difference))
+        beside = f"{difference.mean():+.3f} ({error:.3f})" if name != peer else ""
+        rate = f"{1 / np.median(seconds[name]):.0f}"
+        rows.append([name, f"{megabytes(name):.1f}", rate, ratio, close, float(scores[name].mean()), beside])
     columns = (
-        "network", "MB", "vectors a second of one core", "speed / float32 of the default", "cosine to float32 (least)",
-        "macro-F1 of the probe", "standard error over folds",
+        "network", "MB", "vectors a second of one core", "speed / default in float32", "cosine to float32 (least)",
+        "macro-F1 of the probe", "difference to the default (standard error over folds)",
     )  # fmt: skip
-    head = f"{len(stamps)} stamps and their captions, {probed.sum()} of them in the probe; ratios are medians of {TURNS} turns."
-    return [head, "", record.table(columns, rows), "", added()]
+    head = (
+        f"{len(stamps)} stamps and their captions, {probed.sum()} of them in the probe; speed over {len(stamps[::step])} of them, "
+        f"medians of {TURNS} turns."
+    )
+    body = "\n".join([head, "", record.table(columns, rows), "", added()])
+    record.write(
+        "int8", "int8, and EfficientNet-Lite2", "folds: 100 to 104", body, command="python -m benchmarks.graphs"
+    )
 
 
 def loaded(path: str) -> np.ndarray:

@@ -13,6 +13,8 @@ from tiny_models import CLASSES, MAKERS, WORDS
 import chiasm
 from chiasm.errors import SpaceError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is run by PyTorch, slower on a CPU:RuntimeWarning")
+
 COLOURS = {"red": (220, 30, 30), "cat": (30, 200, 40), "dog": (40, 40, 210), "mat": (230, 220, 20)}
 
 

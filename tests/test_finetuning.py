@@ -25,6 +25,8 @@ from chiasm.finetuning.trainer import Tuned, embed, stack, train
 from chiasm.finetuning.views import Views, change, store_views
 from chiasm.types import Audio, Image, Media, Modality, Outcome, Text
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is run by PyTorch, slower on a CPU:RuntimeWarning")
+
 RNG = np.random.default_rng(0)
 PICTURES = [Image(RNG.integers(0, 256, (40 + 9 * n, 60, 3), dtype=np.uint8)) for n in range(3)]
 TEXTS = [Text("a red cat"), Text("the dog on the mat"), Text("photo")]
