@@ -29,7 +29,7 @@ from chiasm.verbs.model import load_model
     [
         "apache-2.0", "Apache License 2.0", "Apache License, Version 2.0", "Apache Software License", "MIT", "The MIT License",
         "bsd", "BSD-3-Clause", "3-Clause BSD License", 'BSD 3-Clause "New" or "Revised" License', "0BSD", "isc", "unlicense",
-        "cc0-1.0", "cc-by-4.0", "CC BY 4.0", "zlib", "BSL-1.0", "MIT OR GPL-3.0", "MIT AND Apache-2.0",
+        "cc0-1.0", "CC0", "cc-by-4.0", "CC BY 4.0", "Apache2.0", "zlib", "BSL-1.0", "MIT OR GPL-3.0", "MIT AND Apache-2.0",
     ],
 )  # fmt: skip
 def test_permissive_licences_in_many_spellings(licence: str) -> None:
@@ -41,7 +41,7 @@ def test_permissive_licences_in_many_spellings(licence: str) -> None:
     [
         "", "other", "unknown", "cc-by-nc-4.0", "cc-by-sa-4.0", "CC BY-NC 4.0", "gpl-3.0", "AGPL", "mpl-2.0", "openrail", "gemma",
         "llama3.1", "other: apache-2.0", "MIT AND GPL-3.0", "Apache-2.0 WITH terms", "(MIT OR Apache-2.0) AND GPL-3.0",
-        "bsd-3-clause-clear",
+        "bsd-3-clause-clear", "cc", "MIT AND unknown",
     ],
 )  # fmt: skip
 def test_others_are_not_permissive(licence: str) -> None:
@@ -59,6 +59,7 @@ def test_others_are_not_permissive(licence: str) -> None:
             "Apache-2.0",
             "README.md",
         ),
+        ({"README.md": "---\nlicense: [mit, unknown]\n---\n"}, "MIT AND unknown", "README.md"),
         ({"README.md": "license: mit\n"}, "", ""),
         (
             {"README.md": "---\nlicense: other\nlicense_name: house-rules\nlicense_link: https://example.com\n---\n"},

@@ -29,7 +29,11 @@ PERMISSIVE = (
 )  # fmt: skip
 """SPDX identifiers of licences that allow any use, at most with attribution."""
 
-_OTHER_NAMES = {"Apache": "Apache-2.0", "BSD": "BSD"}  # as classifiers of packages and the hub have them
+_OTHER_NAMES = {
+    "Apache": "Apache-2.0",
+    "BSD": "BSD",
+    "CC0": "CC0-1.0",
+}  # as classifiers of packages and the hub have them
 _FILLERS = frozenset({"the", "license", "licence", "version", "v", "software", "new", "revised", "simplified", "0"})
 _LONGEST = 80  # characters of what is no known licence
 
@@ -116,7 +120,7 @@ def is_permissive(licence: str) -> bool:
 
 def _words(licence: str) -> frozenset[str]:
     """Return the words by which a licence is told, in any order."""
-    return frozenset(re.findall(r"\d+[a-z]+|[a-z]+|\d+", licence.lower())) - _FILLERS
+    return frozenset(re.findall(r"0bsd|cc0|[a-z]+|\d+", licence.lower())) - _FILLERS
 
 
 _KNOWN = {_words(name): identifier for name, identifier in {**{one: one for one in PERMISSIVE}, **_OTHER_NAMES}.items()}
@@ -162,7 +166,7 @@ def _of_card(card: Path) -> tuple[str, str] | None:
         return None
     names = ("license", "license_name", "license_link")
     licences, own, links = (_listed(name, head[1]) for name in names) if head else ([], [], [])
-    licence = " AND ".join(filter(None, map(_named, licences)))
+    licence = " AND ".join(_named(one) or one for one in licences) if any(map(_named, licences)) else ""
     if licence == "other" and own:
         licence = f"other: {own[0]}"
     return (licence, ", ".join([CARD, *links])) if licence else None
