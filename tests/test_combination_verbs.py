@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,25 +11,32 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from listening import listening
 from media_files import Film, sound_bytes, tone
 from PIL import Image as PillowImage
+from playwright.sync_api import BrowserContext, expect
 from sentence_transformers import SentenceTransformer
 from test_encoder_families import library_input
 from test_encoder_speech import plant_words
+from test_page_browser import browser, context, visit  # noqa: F401  fixtures
 from test_serving import b64
 from test_serving_run import plan
 from tiny_models import MAKERS, WORDS
+from waiting import LIMIT
 
 import chiasm
 from chiasm import media
 from chiasm.encoders import resolve
 from chiasm.encoders.video import FPS, FRAMES
 from chiasm.errors import SpaceError
+from chiasm.serving.app import create_app
 from chiasm.serving.run import build
+from chiasm.serving.settings import Settings
 from chiasm.space import start_space
 from chiasm.store.collection import Collection
 from chiasm.types import Modality
 from chiasm.verbs.dataset import class_names, labelled_items
+from chiasm.verbs.search import Searcher
 
 KINDS = {"cat": ((220, 30, 30), 300.0), "dog": ((30, 40, 220), 3000.0)}
 pytestmark = pytest.mark.filterwarnings("ignore:.*is run by PyTorch, slower on a CPU:RuntimeWarning")
@@ -70,20 +76,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def search_over_rest(collection: Path, model: Path | None, *bodies: dict[str, Any]) -> list[dict[str, Any]]:
-    """Answers of the server, the status last."""
+def ask_over_rest(collection: Path, model: Path | None, *bodies: dict[str, Any]) -> list[dict[str, Any]]:
+    """Answers of the server to searches and to items that it is to recognise, the status last."""
     answers: list[dict[str, Any]] = []
-
-    async def inside() -> None:
-        app = build(plan(collection, model))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
-            try:
-                answers.extend([(await client.post("/v1/search", json=body)).json() for body in bodies])
-                answers.append((await client.get("/v1/status")).json())
-            finally:
-                app.state.parts.engine.close()
-
-    asyncio.run(inside())
+    with (
+        listening(build(plan(collection, model)), force=True) as ((_, port), _),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT) as client,
+    ):
+        for body in bodies:
+            route = "predict" if "items" in body else "search"
+            answers.append(client.post(f"/v1/{route}", json=body).json())
+        answers.append(client.get("/v1/status").json())
     return answers
 
 
@@ -140,20 +143,30 @@ def test_two_encoders_of_one_modality_each(models: Path, files: Path, tmp_path: 
     assert pictures.metrics["accuracy"] > 0.8, "names of classes say nothing about pictures here"
     model = learn_and_recognise(made, files, tmp_path, ("image", "text"))
     picture = b64((files / "dog/1.png").read_bytes())
-    both, by_picture, status = search_over_rest(
-        made, model, {"queries": [{"text": "cat"}], "k": 30}, {"queries": [{"image": picture}], "modality": "image"}
+    both, by_picture, recognised, status = ask_over_rest(
+        made,
+        model,
+        {"queries": [{"text": "cat"}], "k": 30},
+        {"queries": [{"image": picture}], "modality": "image"},
+        {"items": [{"image": picture}, {"text": "cat a cat"}]},
     )
     assert {hit["modality"] for hit in hits_of(both)} >= {"image"}
     assert hits_of(by_picture)[0]["id"] == "dog/1"
+    assert [one["label"] for one in recognised["predictions"]] == ["dog", "cat"]
     assert [one["name"] for one in status["models"]] == ["dinov2", "bert"]
     assert status["encoder"] == "image=dinov2,text=bert"
     assert str(tmp_path) not in str(status)
 
 
-def test_without_a_map_the_server_says_what_can_be_compared(models: Path, files: Path, tmp_path: Path) -> None:
+def test_without_a_map_the_server_and_the_page_say_what_can_be_compared(
+    models: Path,
+    files: Path,
+    tmp_path: Path,
+    context: BrowserContext,  # noqa: F811
+) -> None:
     made = tmp_path / "c"
     chiasm.add([files], to=made, encoder=f"image={models / 'dinov2'},text={models / 'bert'}")
-    free, refused, status = search_over_rest(
+    free, refused, status = ask_over_rest(
         made, None, {"queries": [{"text": "cat"}]}, {"queries": [{"text": "cat"}], "modality": "image"}
     )
     (note,) = status["notes"]
@@ -163,6 +176,12 @@ def test_without_a_map_the_server_says_what_can_be_compared(models: Path, files:
     assert free["results"][0]["notes"] == [note]
     assert {hit["modality"] for hit in hits_of(free)} == {"text"}
     assert note in refused["detail"]
+    with listening(create_app(Settings(rate=None), Searcher(made)), force=True) as ((_, port), _):
+        seen = visit(context, f"http://127.0.0.1:{port}")
+        seen.search("cat")
+        expect(seen.page.locator("#results")).to_contain_text(f"{note[0].upper()}{note[1:]}.")
+        seen.tab("Status")
+        expect(seen.page.locator("main")).to_contain_text(note)
 
 
 def test_speech_beside_another_encoder_of_texts(
@@ -204,7 +223,7 @@ def test_a_joint_encoder_beside_one_of_sounds(models: Path, files: Path, tmp_pat
     assert not chiasm.search(made, "a dog", k=50).notes
     model = learn_and_recognise(made, files, tmp_path, ("image", "text", "audio"))
     sound = b64((files / "cat/0.wav").read_bytes())
-    answer, _ = search_over_rest(made, model, {"queries": [{"audio": sound}], "modality": "audio", "k": 1})
+    answer, _ = ask_over_rest(made, model, {"queries": [{"audio": sound}], "modality": "audio", "k": 1})
     assert hits_of(answer)[0]["id"] == "cat/0"
 
 
@@ -257,7 +276,7 @@ def test_a_picture_with_words_is_one_query_of_a_model_that_takes_both(files: Pat
     assert {hit.id: hit.score for hit in found} == pytest.approx(best, abs=1e-5)
     query = {"text": "a red cat", "image": b64(path.read_bytes())}
     bodies = [{"queries": [{**query, **more}], "k": 40} for more in ({}, {"minus": "the mat"})]
-    same, less, _ = search_over_rest(made, None, *bodies)
+    same, less, _ = ask_over_rest(made, None, *bodies)
     assert {hit["id"]: hit["score"] for hit in hits_of(same)} == pytest.approx(best, abs=1e-5)
     expected = chiasm.search(made, "a red cat", image=path, minus="the mat", k=40).hits
     assert [hit["id"] for hit in hits_of(less)] == [hit.id for hit in expected]
