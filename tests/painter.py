@@ -101,7 +101,7 @@ def words_of(parts: Sequence[int]) -> str:
     return " ".join(word for colour, count in zip(COLOURS, parts, strict=True) for word in [colour] * count)
 
 
-def picture(path: Path, parts: Sequence[int]) -> str:
+def picture(path: Path, parts: Sequence[float]) -> str:
     """Write a picture of one mixture; gives its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rgb = tuple(round(255 * part / max(parts)) for part in parts)

@@ -16,13 +16,15 @@ from killing import Killed, at_every_step, killed_at
 from painter import foreign, mixtures, painted, painters, picture, sound, table, words_of
 
 import chiasm
-from chiasm import encoders
+from chiasm import encoders, media
 from chiasm.alignment.pairs import PairStatistics
 from chiasm.errors import ChiasmError, SpaceError
+from chiasm.serving.classify import Classifier
 from chiasm.serving.run import Plan, build
 from chiasm.serving.settings import Settings
+from chiasm.verbs.model import load_model
 from chiasm.verbs.search import Searcher
-from chiasm.verbs.spaces import load_space, save_space
+from chiasm.verbs.spaces import load_space, save_space, start_of
 
 HELD_OUT_AT_LEAST = 6
 
@@ -342,6 +344,72 @@ def test_spaces_are_named_in_any_form(made: Path) -> None:
         assert chiasm.search(made, "red", space=name).space == composed
         assert chiasm.evaluate(made, space=name, on="training").what.startswith(f"space {composed!r}")
         chiasm.revert(made, space=name)
+
+
+def coloured(folder: Path, shift: float = 0.05) -> Path:
+    """Pictures without captions, labelled with the foreign word of their strongest colour."""
+    words = ("rot", "gruen", "blau")
+    rows = []
+    for number, parts in enumerate(mixtures(4)):
+        if sorted(parts)[-1] > sorted(parts)[-2]:
+            path = picture(folder / f"{number}.png", [part + shift for part in parts])
+            rows.append({"id": str(number), "image": path, "farbe": words[parts.index(max(parts))]})
+    return table(folder / "t.jsonl", rows)
+
+
+def test_a_model_is_fitted_in_a_space_that_was_learned_elsewhere(taught: Path, tmp_path: Path) -> None:
+    """The names of the classes are foreign words, which only the captions of the other collection explain."""
+    chiasm.add([coloured(tmp_path / "media")], to=tmp_path / "c")
+    options: dict[str, Any] = {"label": "farbe", "adapter": "zero-shot", "alike": 2.0}
+    plain = chiasm.fit(tmp_path / "c", out=tmp_path / "plain", **options).metrics["accuracy"]
+    for path in (taught, taught / "spaces" / "aligned"):
+        fitted = chiasm.fit(tmp_path / "c", out=tmp_path / "model", space=str(path), **options)
+        assert fitted.metrics["accuracy"] > 0.9 > plain + 0.2
+    assert chiasm.status(tmp_path / "c").spaces == ("start",), "it was only used"
+    shutil.move(taught, tmp_path / "away")
+    try:
+        again = chiasm.evaluate(tmp_path / "model", tmp_path / "c")
+        assert again.metrics["accuracy"] == fitted.metrics["accuracy"]
+        told = chiasm.predict(tmp_path / "model", [tmp_path / "media" / "t.jsonl"]).predictions
+        right = {row["id"]: row["farbe"] for row in chiasm.Collection.open(tmp_path / "c").items()}
+        assert sum(one.label == right[one.id] for one in told) / len(told) == pytest.approx(fitted.metrics["accuracy"])
+        opened = chiasm.Collection.open(tmp_path / "c")
+        classifier = Classifier(load_model(tmp_path / "model"), painters(), start_of(opened, painters()))
+        (said,) = classifier.predict([[media.load(tmp_path / "media" / "0.png")]], level=0.9, false_alarm_rate=0.05)
+        assert said.said["label"] == next(one.label for one in told if one.id == "0")
+        chiasm.labels(tmp_path / "c", ["0"], column="farbe", label="rot")
+        assert (
+            chiasm.learn(tmp_path / "model", tmp_path / "c", unseen="learn", alike=2.0)
+            .columns[0]
+            .new_metrics["accuracy"]
+            > 0.9
+        )
+        assert load_model(tmp_path / "model").space is not None
+        with pytest.raises(ChiasmError, match="another space"):
+            chiasm.evaluate(tmp_path / "model", tmp_path / "c", against=tmp_path / "plain")
+    finally:
+        shutil.move(tmp_path / "away", taught)
+
+
+def test_a_space_that_knows_the_items_is_refused(taught: Path, tmp_path: Path) -> None:
+    made = Path(shutil.copytree(taught, tmp_path / "c"))
+    chiasm.add([coloured(tmp_path / "media")], to=made)
+    chiasm.add([coloured(tmp_path / "media")], to=tmp_path / "d")
+    options: dict[str, Any] = {"label": "farbe", "out": tmp_path / "model", "alike": 2.0}
+    for space, message in (
+        ("aligned", "of this collection"),
+        ("start", "of this collection"),
+        (str(tmp_path / "d"), "has learned no space"),
+        ("nowhere", "has no space 'nowhere'"),
+    ):
+        with pytest.raises(SpaceError, match=message):
+            chiasm.fit(made, space=space, **options)
+    chiasm.add([coloured(tmp_path / "seen", 0)], to=tmp_path / "d")
+    with pytest.raises(
+        SpaceError, match=r"\d+ of the \d+ items have contents that the space 'aligned' was learned from"
+    ):
+        chiasm.fit(tmp_path / "d", space=str(taught), **options)
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_server_uses_a_space_where_it_was_not_learned(taught: Path, bare: Path) -> None:

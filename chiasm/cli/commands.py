@@ -297,6 +297,9 @@ def fit(
         Path | None,
         typer.Option(metavar="COLLECTION", help="Another domain with the same column, to learn from as well."),
     ] = None,
+    space: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Space that another collection learned, to meet class names in.")
+    ] = None,
     alpha: Annotated[str, typer.Option(help="Weight of the source: auto, or a number from 0 to below 1.")] = "auto",
     target: Annotated[
         Path | None,
@@ -353,6 +356,7 @@ def fit(
             fusion=fusion,
             names=names,
             source=source,
+            space=space,
             alpha=number_or_auto(alpha, "--alpha"),
             target=target,
             shares=shares,

@@ -42,7 +42,7 @@ class Classifier:
         model.check(fingerprints_of(encoders))
         self.label = model.label
         self._model = model
-        self._start = start
+        self._space = model.space or start
         self._encoder = {m: next(e for e in encoders if m in e.modalities) for m in model.fingerprints}
 
     @property
@@ -70,7 +70,7 @@ class Classifier:
                 f"the model takes {', '.join(self._encoder)}; it finds none of these in item {int(np.argmin(usable))}"
                 f"{reasons}"
             )
-        found = modality_arrays(means, self._start, [*means.arrays])
+        found = modality_arrays(means, self._space, [*means.arrays])
         said = describe_items(self._model.recognizer, found, level=level, false_alarm_rate=false_alarm_rate)
         return [
             Recognised(tuple(m for m in means.arrays if means.present[m][row]), one) for row, one in enumerate(said)

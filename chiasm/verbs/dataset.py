@@ -179,12 +179,11 @@ def modality_arrays(
 ) -> ModalityArrays:
     """Return embeddings of items, with their vectors in a space beside them or, where the encoder is of that space, instead.
 
-    What cannot be compared with texts before anything is learned, and so not with names of classes, has its embeddings alone.
+    What cannot be compared with texts in the space, and so not with names of classes, has its embeddings alone.
 
     Args:
         found: the embeddings.
-        space: whose start gives the shared vectors; what was learned in it is not used, since its pairs may be among the
-            items that a recogniser is measured on.
+        space: that gives the shared vectors: a start, or one that was learned from other contents than these.
         modalities: which of them.
         rows: which items. Default: all.
     """
@@ -196,19 +195,20 @@ def modality_arrays(
         own = found.arrays[modality] if rows is None else found.arrays[modality][rows]
         has = found.present[modality] if rows is None else found.present[modality][rows]
         present[modality] = has
-        if space.starts.get(modality) == "classes":
-            vectors[modality] = own
-        if modality in space.starts and space.blocks.get(modality, block) == block:
-            shared[modality] = np.zeros((len(own), block[1] - block[0]), np.float32)
+        if modality in space.starts:
+            placed = np.zeros((len(own), block[1] - block[0]), np.float32)
             if has.any():
-                shared[modality][has] = space.start(modality, own[has])[:, slice(*block)]
-        else:
+                placed[has] = space.place(modality, own[has])[:, slice(*block)]
+            if space.blocks.get(modality, block) == block or placed.any():
+                shared[modality] = placed
+        is_own = modality in shared and space.starts[modality] != "classes" and space.map_of(modality) is None
+        if not is_own:
             vectors[modality] = own
     return ModalityArrays(vectors, present, shared)
 
 
 def _shared_block(space: Space) -> tuple[int, int]:
-    """Return the columns of a start space in which texts are, else most modalities: those that recognition shares."""
+    """Return the columns of a space in which texts are, else most modalities: those that recognition shares."""
     blocks = [*space.blocks.values()] or [(0, space.dim)]
     return space.blocks.get("text") or max(blocks, key=blocks.count)
 

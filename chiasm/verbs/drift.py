@@ -81,7 +81,7 @@ def collection_drift(
         raise ChiasmError(
             f"{collection.path} has no embedded items that the model was not trained on, so there is nothing to compare"
         )
-    return drift_of(model, modality_arrays(embedded, space, used))
+    return drift_of(model, modality_arrays(embedded, model.space or space, used))
 
 
 def drift_of(model: Model, incoming: ModalityArrays) -> DriftReport:

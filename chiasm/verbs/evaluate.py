@@ -234,7 +234,12 @@ def _evaluate_model(
     columns = list(saved.recognizer.columns_)
     if label is not None and len(columns) == 1:
         columns = [label]
-    data = labelled_items(opened, networks, start_of(opened, networks), columns, modalities=modalities, where=where)
+    space = saved.space or start_of(opened, networks)
+    if other is not None and (other.space or start_of(opened, networks)).digest != space.digest:
+        raise ChiasmError(
+            f"{against} places items in another space than {path}: the two cannot be asked about the same vectors"
+        )
+    data = labelled_items(opened, networks, space, columns, modalities=modalities, where=where)
     fair = fair_items(saved, data, [] if other is None else [other], on)
     by_column = fair.predict(saved)
     metrics = measure_columns(by_column)

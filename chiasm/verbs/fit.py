@@ -14,7 +14,7 @@ from chiasm import encoders
 from chiasm.cores import limit_threads
 from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.encoders.runtime import Device
-from chiasm.errors import ChiasmError, LabelError
+from chiasm.errors import ChiasmError, LabelError, SpaceError
 from chiasm.evaluation.predictions import Predictions
 from chiasm.evaluation.record import Record
 from chiasm.files import one_form
@@ -52,7 +52,7 @@ from chiasm.verbs.measure import (
 )
 from chiasm.verbs.model import HeldOut, Model, check_report, reference_of, save_model
 from chiasm.verbs.protocols import ProtocolName, run_protocols
-from chiasm.verbs.spaces import start_of
+from chiasm.verbs.spaces import SavedSpace, saved_spaces, space_of, start_of
 
 if TYPE_CHECKING:
     from chiasm.recognition.tuning import Tuning
@@ -94,6 +94,7 @@ class FitOptions:
     fusion: FusionName | Literal["auto"] = "auto"
     names: bool = True
     source: str | Path | None = None
+    space: str | None = None
     alpha: float | Literal["auto"] = "auto"
     target: str | Path | None = None
     shares: Shares = "auto"
@@ -130,7 +131,7 @@ class FitOptions:
         """
         if len(targets) == 1 and targets[0].kind == "classes":
             return
-        everywhere = {"task", "modalities", "where", "group", "alike", "seed"}
+        everywhere = {"task", "modalities", "where", "group", "alike", "space", "seed"}
         given = [name for name, value in vars(self).items() if value != getattr(FitOptions, name)]
         if len(targets) == 1 and targets[0].kind == "labels":
             everywhere.add("names")
@@ -156,6 +157,7 @@ def fit(
     fusion: FusionName | Literal["auto"] = "auto",
     names: bool = True,
     source: str | Path | None = None,
+    space: str | None = None,
     alpha: float | Literal["auto"] = "auto",
     target: str | Path | None = None,
     shares: Shares = "auto",
@@ -194,6 +196,10 @@ def fit(
         names: whether the names of the classes, embedded in the collection's space, count as one more shot each.
         source: a collection of another domain, embedded alike, with the same column; its items of classes that the target
             has are learned from as well.
+        space: path of a space that another collection learned (its folder, or that collection, whose newest it is then):
+            names of classes and modalities meet in it, and the model takes it along. Default: the start, in which nothing
+            was learned. One of this collection, or that learned from contents of these items, is refused: it would be measured
+            on what it knows.
         alpha: weight of the source, or `"auto"`.
         target: a collection of another domain, embedded alike, that the recogniser is to be good at. Its labels, if it has
             any, are not looked at: the items of the collection are moved among those of the target, unless that could hurt
@@ -220,30 +226,34 @@ def fit(
 
     Raises:
         LabelError: no such column, one class only, classes too small for `shots`, a column of unique ids.
+        SpaceError: there is no such space, it is of other encoders, or it learned from these items.
         ChiasmError: the source or target is embedded otherwise, the target is the collection itself or has nothing to adapt
             to, a choice that there is not, or choices that do not go together.
     """
     check_report(report)
     options = FitOptions(
         task=task, modalities=modalities, shots=shots, where=where, group=group, alike=alike, adapter=adapter,
-        fusion=fusion, names=names, source=source, alpha=alpha, target=target, shares=shares, semi=semi,
+        fusion=fusion, names=names, source=source, space=space, alpha=alpha, target=target, shares=shares, semi=semi,
         class_weight=class_weight, tune=tune, sampler=sampler, nested=nested, also=also, log_dir=log_dir, seed=seed,
     )  # fmt: skip
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
-    space = start_of(opened, networks)
+    saved = None if space is None else _foreign_space(opened, networks, space)
+    place = start_of(opened, networks) if saved is None else saved.space
     label = one_form(label)
     columns = [label] if label in opened.columns() else [part.strip() for part in label.split(",")]
-    domain = None if target is None else target_items(target, opened, networks, space, modalities, device)
+    domain = None if target is None else target_items(target, opened, networks, place, modalities, device)
     modalities = modalities if domain is None else domain.modalities
     data = labelled_items(
-        opened, networks, space, columns, modalities=modalities, where=where, group=group, alike=alike
+        opened, networks, place, columns, modalities=modalities, where=where, group=group, alike=alike
     )
+    if saved is not None:
+        _refuse_taught(opened, saved, data)
     targets = targets_of(data, task)
     options.check(targets)
     is_named = names and len(targets) == 1 and targets[0].kind != "number"
-    other, others = (None, ()) if source is None else source_items(source, label, data.fingerprints, space, device)
-    named = class_names(targets[0].names.tolist(), space, networks, data.arrays) if is_named else {}
+    other, others = (None, ()) if source is None else source_items(source, label, data.fingerprints, place, device)
+    named = class_names(targets[0].names.tolist(), place, networks, data.arrays) if is_named else {}
     learned = _Learned(data, targets, options, named, other, domain)
     train = learned.training_rows()
     tuning = learned.search(train, study=Path(f"{out}.study"), on_trial=on_trial) if tune else None
@@ -284,11 +294,42 @@ def fit(
         if adapted
         else left_out_of(recognizer, data.take(train), known, others),
         tuple(one for one in opened.generation.models if set(one.modalities) & set(data.fingerprints)),
+        None if saved is None else saved.space,
     )
     save_model(Path(out), model)
     if report is not None:
         _write_report(report, result, recognizer, measured_on, tuning, also_found)
     return result
+
+
+def _foreign_space(collection: Collection, networks: Sequence[Encoder], path: str) -> SavedSpace:
+    """Return a space that another collection learned.
+
+    Raises:
+        SpaceError: it is one of this collection, there is none, or it is of other encoders.
+    """
+    if path in saved_spaces(collection):
+        raise SpaceError(
+            f"the space {path!r} is of this collection, and a model would be measured on what has taught it. Name the path of "
+            "one that another collection learned, or leave it out"
+        )
+    return space_of(collection, networks, path)
+
+
+def _refuse_taught(collection: Collection, saved: SavedSpace, data: Labelled) -> None:
+    """Refuse a space that was learned from contents of some of the items.
+
+    Raises:
+        SpaceError: it was.
+    """
+    hashes = embedded_items(collection, data.ids, data.fingerprints).hashes
+    taught = {item for one in saved.left_out.values() for item in (*one.hashes, *one.others)}
+    count = sum(not taught.isdisjoint(of_item) for of_item in zip(*hashes.values(), strict=True))
+    if count:
+        raise SpaceError(
+            f"{count} of the {len(data.ids)} items have contents that the space {saved.space.name!r} was learned from, so a "
+            "model would be measured on what it knows. Leave them out (where), or take another space"
+        )
 
 
 @dataclass(frozen=True, eq=False)

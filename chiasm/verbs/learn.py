@@ -137,7 +137,7 @@ def learn(
     contents: tuple[str, ...] = ()
     if source is not None:
         saved = load_model(Path(model))
-        other, contents = source_items(source, saved.label, saved.fingerprints, space, device)
+        other, contents = source_items(source, saved.label, saved.fingerprints, saved.space or space, device)
     return learn_again(model, opened, networks, space, options, source=other, contents=contents)
 
 
@@ -185,6 +185,7 @@ def learn_again(
     options = options or LearnOptions()
     saved = load_model(Path(folder))
     saved.check(fingerprints_of(networks))
+    space = saved.space or space
     corrections = corrections_of(collection, list(saved.recognizer.columns_))
     data = labelled_items(
         collection, networks, space, list(corrections), modalities=tuple(saved.fingerprints), group=options.group,

@@ -21,14 +21,15 @@ from chiasm.encoders.licence import PretrainedModel
 from chiasm.errors import ChiasmError
 from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.saved import Versions, check_fields, read_arrays, read_object, write_arrays, write_object
+from chiasm.space import Space
 from chiasm.types import Modality
 from chiasm.vectors import unit_rows
 
-FORMAT, FORMAT_VERSION = "chiasm-model", 5
+FORMAT, FORMAT_VERSION = "chiasm-model", 6
 SUFFIXES = (".html", ".md", ".json")
 REFERENCE_ROWS = 500  # of each modality
 _ABOUT, _RECOGNIZER, _REFERENCE = "about.json", "recognizer", "reference.safetensors"
-_LEFT_OUT = "left-out"
+_LEFT_OUT, _SPACE = "left-out", "space"
 _LARGEST_REFERENCE = 2**26  # bytes
 
 
@@ -67,6 +68,7 @@ class Model:
             the model's folder: whoever has the model has them. Without any, drift cannot be told.
         left_out: what `evaluate` needs to measure it on the items that it learned from.
         pretrained: the networks that embedded them, with their licences.
+        space: that was learned elsewhere, and that items are placed in; None: the start of the encoders.
         version: under which it is stored; empty for a model that is not.
     """
 
@@ -79,6 +81,7 @@ class Model:
     reference: Mapping[Modality, Float16[np.ndarray, "rows dim"]] = field(default_factory=dict)
     left_out: HeldOut = HeldOut()  # frozen
     pretrained: tuple[PretrainedModel, ...] = ()
+    space: Space | None = None
     version: str = ""
 
     def check(self, fingerprints: Mapping[Modality, str]) -> None:
@@ -158,6 +161,8 @@ def _write(draft: Path, model: Model) -> None:
     if model.reference:
         write_arrays(draft / _REFERENCE, model.reference)
     write_object(draft / _ABOUT, about)
+    if model.space is not None:
+        model.space.save(draft / _SPACE)
     if left_out.contents or left_out.others:
         columns = [*left_out.outputs]
         write_arrays(
@@ -180,6 +185,7 @@ def _read(source: Path) -> Model:
         _read_reference(source / _REFERENCE, about["fingerprints"]),
         _read_left_out(source),
         tuple(map(PretrainedModel.from_dict, about["pretrained"])),
+        Space.load(source / _SPACE) if (source / _SPACE).exists() else None,
         source.name,
     )
 

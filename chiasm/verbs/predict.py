@@ -87,7 +87,7 @@ def predict(
         path = (media[0].path or media[0].text) if media else None
         predictions.append(Prediction(item_id, path, None, None, {}, ()))
     if len(usable):
-        arrays = modality_arrays(means, start_space(networks), [*vectors], usable)
+        arrays = modality_arrays(means, saved.space or start_space(networks), [*vectors], usable)
         answers = describe_items(saved.recognizer, arrays, level=level, false_alarm_rate=false_alarm_rate)
         for row, answer in zip(usable.tolist(), answers, strict=True):
             own = tuple(modality for modality in vectors if means.present[modality][row])
