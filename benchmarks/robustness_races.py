@@ -86,7 +86,7 @@ def main() -> None:
     with busy(asked.loops), ThreadPoolExecutor(asked.processes) as pool:
         for _ in pool.map(one_more, [file for part in range(asked.rounds) for file in every if done[file] <= part]):
             pass
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for file in every:
         own = [one for one in runs if one["file"] == file]
         passed, skipped = (sum(one[name] for one in own) for name in ("passed", "skipped"))

@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from chiasm import encoders
 from chiasm.cores import limit_threads
-from chiasm.encoders.base import Encoder, fingerprints_of
+from chiasm.encoders.base import fingerprints_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError, SpaceError
 from chiasm.evaluation.predictions import Predictions
@@ -52,7 +52,7 @@ from chiasm.verbs.measure import (
 )
 from chiasm.verbs.model import HeldOut, Model, check_report, reference_of, save_model
 from chiasm.verbs.protocols import ProtocolName, run_protocols
-from chiasm.verbs.spaces import SavedSpace, saved_spaces, space_of, start_of
+from chiasm.verbs.spaces import SavedSpace, space_of, start_of
 
 if TYPE_CHECKING:
     from chiasm.recognition.tuning import Tuning
@@ -196,9 +196,9 @@ def fit(
         names: whether the names of the classes, embedded in the collection's space, count as one more shot each.
         source: a collection of another domain, embedded alike, with the same column; its items of classes that the target
             has are learned from as well.
-        space: path of a space that another collection learned (its folder, or that collection, whose newest it is then):
-            names of classes and modalities meet in it, and the model takes it along. Default: the start, in which nothing
-            was learned. One of this collection, or that learned from contents of these items, is refused: it would be measured
+        space: path of a space that another collection learned (its folder, or that collection, whose newest it is then), or
+            the name of one: names of classes and modalities meet in it, and the model takes it along. Default: the start, in
+            which nothing was learned. One that learned from contents of these items is refused: the model would be measured
             on what it knows.
         alpha: weight of the source, or `"auto"`.
         target: a collection of another domain, embedded alike, that the recogniser is to be good at. Its labels, if it has
@@ -238,7 +238,7 @@ def fit(
     )  # fmt: skip
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
-    saved = None if space is None else _foreign_space(opened, networks, space)
+    saved = None if space is None else space_of(opened, networks, space)
     place = start_of(opened, networks) if saved is None else saved.space
     label = one_form(label)
     columns = [label] if label in opened.columns() else [part.strip() for part in label.split(",")]
@@ -300,20 +300,6 @@ def fit(
     if report is not None:
         _write_report(report, result, recognizer, measured_on, tuning, also_found)
     return result
-
-
-def _foreign_space(collection: Collection, networks: Sequence[Encoder], path: str) -> SavedSpace:
-    """Return a space that another collection learned.
-
-    Raises:
-        SpaceError: it is one of this collection, there is none, or it is of other encoders.
-    """
-    if path in saved_spaces(collection):
-        raise SpaceError(
-            f"the space {path!r} is of this collection, and a model would be measured on what has taught it. Name the path of "
-            "one that another collection learned, or leave it out"
-        )
-    return space_of(collection, networks, path)
 
 
 def _refuse_taught(collection: Collection, saved: SavedSpace, data: Labelled) -> None:
