@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from chiasm import encoders
 from chiasm.cores import limit_threads
-from chiasm.encoders.base import fingerprints_of
+from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError, SpaceError
 from chiasm.evaluation.predictions import Predictions
