@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,17 +26,20 @@ from chiasm.cores import usable_cores
 from chiasm.demo import stamps_root
 from chiasm.encoders import offline
 from chiasm.encoders.cache import cache_folder
+from chiasm.encoders.huggingface import HuggingFaceEncoder
 from chiasm.store.manifest import read_manifest
-from chiasm.types import Text
+from chiasm.types import Audio, Image, Media, Text, Video
 
 ROUNDS = 3
 TEXTS = 4000
+TOGETHER = 32  # inputs a call
 
 
 def main() -> None:
     rows = [*images(), *texts(), *again()]
     body = record.table(("what", "engine", "a second", "chiasm / this"), rows)
     record.write("embed", "Embedding", "texts: 0", body)
+    families()
 
 
 def images() -> list[list[object]]:
@@ -129,6 +133,44 @@ def again() -> list[list[object]]:
             subprocess.run(command, check=True, capture_output=True)
             times.append(time.perf_counter() - begin)
     return [["add again, 8,000 unchanged files", "command line, new process", f"{min(times):.2f} s", ""]]
+
+
+def families() -> None:
+    """Inputs a second of one core by tiny random models of every family: what surrounds a network, not the network."""
+    from tests import torchvision_on_cpu
+
+    torchvision_on_cpu.allow()  # before transformers looks for it
+    from tests.tiny_models import MAKERS
+
+    generator = np.random.default_rng(0)
+    inputs: dict[str, Media] = {
+        "text": Text("the big red dog on the mat"),
+        "image": Image(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)),
+        "audio": Audio(generator.normal(0, 0.1, 8000).astype(np.float32), 16_000),
+        "video": Video(generator.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8), np.arange(4, dtype=np.float32), 4.0),
+    }
+    rows: list[list[object]] = []
+    with tempfile.TemporaryDirectory() as root, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the libraries say of models that are this small
+        for kind, save in MAKERS.items():
+            save(Path(root) / kind)
+            encoder = HuggingFaceEncoder(str(Path(root) / kind), device="cpu")
+            row: list[object] = [kind]
+            for modality, medium in inputs.items():
+                row.append("")
+                if modality in encoder.modalities:
+                    encoder.encode([medium])
+                    begin = time.process_time()
+                    encoder.encode([medium] * TOGETHER)
+                    row[-1] = f"{TOGETHER / (time.process_time() - begin):.0f}"
+            say(str(row))
+            rows.append(row)
+    body = (
+        "Tiny random models, as of the tests: their networks take next to no time, so this is what surrounds a network "
+        f"(preparing inputs, tokens, batches). {TOGETHER} equal inputs a call, processor's time.\n\n"
+    )
+    body += record.table(("family", *inputs), rows)
+    record.write("families", "What surrounds a network", "inputs: 0", body, command="python -m benchmarks.embed")
 
 
 def measure(rates: dict[str, float], name: str, count: int, run: Callable[[], object]) -> None:
