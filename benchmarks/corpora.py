@@ -162,4 +162,5 @@ def modality_arrays(data: Pairs, space: Space) -> ModalityArrays:
 
 
 def embedded_names(data: Pairs, space: Space) -> dict[str, Float[np.ndarray, " dim"]]:
-    return class_names(sorted(set(data.categories.tolist())), space, encoders.resolve("offline"))
+    labels = sorted(set(data.categories.tolist()))
+    return class_names(labels, space, encoders.resolve("offline"), modality_arrays(data, space))
