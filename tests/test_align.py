@@ -433,6 +433,18 @@ def test_a_server_uses_a_space_where_it_was_not_learned(taught: Path, bare: Path
         build(Plan(collection=bare, model=None, space="nowhere", device="cpu", keys=None, settings=Settings()))
 
 
+def test_without_pairs_vectors_are_compared_as_was_best_on_the_source(taught: Path, bare: Path) -> None:
+    """Its queries stand for the words that the target lacks; how probable a hit is here, they do not tell."""
+    there = load_space(taught / "spaces" / "aligned").space.about["scores"]["text_to_image"]
+    here = chiasm.align(bare, source=taught).scores["text_to_image"]
+    assert here == {"preparation": there["preparation"]}
+    scores = load_space(bare / "spaces" / "aligned").scores
+    assert scores is not None
+    pair = scores.pairs["text", "image"]
+    assert pair.rows == len(mixtures(3)), "centred and scaled by what is here"
+    assert chiasm.search(bare, "rot rot gruen", modality="image", k=1).hits[0].probability is None
+
+
 def test_a_source_that_was_learned_from_is_known_by_its_content(taught: Path, bare: Path) -> None:
     chiasm.align(bare, source=taught)
     again = chiasm.evaluate(taught, space=str(bare))

@@ -135,7 +135,7 @@ def align(
     results = [plan.learn(one) for one in wanted]
     space = start.with_maps(name, {one.moved: one.map for one in results if one.map is not None}, about={})
     gallery = placed_vectors(opened, space)
-    crossed = [CrossFitted(one.own, one.crossed) for one in results if one.own is not None]
+    crossed = [CrossFitted(one.taught, one.crossed, one.elsewhere) for one in results if one.taught is not None]
     scores = fit_scores(opened, space, gallery, networks, learned=crossed, seed=seed)
     report = AlignReport(
         space=name,
@@ -202,10 +202,11 @@ class _Learned:
     report: Aligned
     numbers: dict[str, Any]  # "before", "after", "gain" and "geometry" for the report
     left_out: LeftOut
-    own: Pairs | None = None  # of the collection, where it has enough
+    taught: Pairs | None = None  # that it was learned from, or that it was measured on as if it had not been
     crossed: Float[np.ndarray, "pairs dim"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     """Of its pairs, each by a map that did not learn from its group."""
     choice: AlignmentChoice | None = None
+    elsewhere: bool = False  # whether the pairs are of the source
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +274,7 @@ class _Plan:
             words = f"{learned.report.held_out} held-out pairs of the source {source.name}; {nothing}"
             report = replace(learned.report, pairs=0, source_pairs=len(source.pairs.items), alpha=1.0, measured=words)
             others = frozenset(source.pairs.moved_hashes)
-            return replace(learned, own=None, report=report, left_out=replace(learned.left_out, others=others))
+            return replace(learned, elsewhere=True, report=report, left_out=replace(learned.left_out, others=others))
         assert source.sums is not None
         if self.method not in (None, "ridge"):
             raise SpaceError(

@@ -7,10 +7,11 @@ Which pairs of modalities have examples, and what stands for a query of each, is
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,7 +21,7 @@ from chiasm.alignment.alignment import MIN_PAIRS
 from chiasm.alignment.pairs import Pairs
 from chiasm.encoders.base import Encoder
 from chiasm.errors import MediaError, SpaceError
-from chiasm.retrieval.scores import MAX_QUERIES, HeldOut, PairScores, ScoreModel
+from chiasm.retrieval.scores import MAX_QUERIES, HeldOut, PairScores, Preparation, ScoreModel
 from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality, Text
@@ -35,6 +36,8 @@ class CrossFitted:
 
     data: Pairs
     placed: Float[np.ndarray, "pairs dim"]
+    elsewhere: bool = False
+    """Whether they are of another collection: they tell how vectors are best compared, not how probable a hit is here."""
 
 
 def fit_scores(
@@ -57,7 +60,8 @@ def fit_scores(
         space: whose scores.
         gallery: all vectors of the collection in it.
         networks: its encoders.
-        learned: pairs that the space has learned from, placed without their own group.
+        learned: pairs that the space has learned from, placed without their own group. Those of another collection choose the
+            preparation of vectors, whose means and hubs are those of this one; its queries stand for those that this one lacks.
         seed: of samples and folds.
     """
     spoken = gallery.modalities
@@ -66,23 +70,45 @@ def fit_scores(
         name: np.flatnonzero((spoken == name) & gallery.vectors.any(axis=1)) for name in MODALITIES
     }
     rows = {name: chosen for name, chosen in rows.items() if len(chosen)}
-    known = _examples(collection, space, rows, learned)
+    known = _examples(collection, space, rows, [one for one in learned if not one.elsewhere])
+    there = _both_ways(one for one in learned if one.elsewhere)
     short_texts = _short_texts(collection, space, gallery, rows, networks, seed) if "text" in rows else None
     if short_texts is not None:
         known["text", "text"] = short_texts
     found: dict[tuple[Modality, Modality], PairScores] = {}
-    for asked, searched in product(rows, rows):
+    for asked, searched in product(dict.fromkeys([*rows, *(asked for asked, _ in there)]), rows):
+        pairs, other = known.get((asked, searched)), there.get((asked, searched))
         if asked not in space.modalities:
+            continue
+        preparation: Preparation | Literal["auto"] = "auto"
+        if pairs is None and other is not None:
+            preparation = PairScores.fit(other.rows, other.queries, pairs=other, seed=seed).choice.preparation
+        if asked in rows:
+            bank, bank_owners = gallery.vectors[rows[asked]], owners[rows[asked]]
+        elif other is not None:
+            bank, bank_owners = other.queries, -1 - np.arange(len(other.queries))  # owners that no item has
+        else:
             continue
         found[asked, searched] = PairScores.fit(
             gallery.vectors[rows[searched]],
-            gallery.vectors[rows[asked]],
+            bank,
             gallery_owners=owners[rows[searched]],
-            bank_owners=owners[rows[asked]],
-            pairs=known.get((asked, searched)),
+            bank_owners=bank_owners,
+            pairs=pairs,
+            preparation=preparation,
             seed=seed,
         )
     return ScoreModel(found)
+
+
+def _both_ways(learned: Iterable[CrossFitted]) -> dict[tuple[Modality, Modality], HeldOut]:
+    """Queries and what they look for, each side of the pairs by the other."""
+    known = {}
+    for one in learned:
+        data = one.data
+        known[data.anchor, data.moved] = HeldOut(data.anchors, data.groups, one.placed, data.groups)
+        known[data.moved, data.anchor] = HeldOut(one.placed, data.groups, data.anchors, data.groups)
+    return known
 
 
 def _examples(
@@ -92,14 +118,7 @@ def _examples(
     learned: Sequence[CrossFitted],
 ) -> dict[tuple[Modality, Modality], HeldOut]:
     """Queries and what they look for, of every two modalities that items have both of."""
-    known: dict[tuple[Modality, Modality], HeldOut] = {}
-
-    def add(data: Pairs, placed: Float[np.ndarray, "pairs dim"]) -> None:
-        known[data.anchor, data.moved] = HeldOut(data.anchors, data.groups, placed, data.groups)
-        known[data.moved, data.anchor] = HeldOut(placed, data.groups, data.anchors, data.groups)
-
-    for one in learned:
-        add(one.data, one.placed)
+    known = _both_ways(learned)
     names = [name for name in rows if name in space.modalities]
     for place, first in enumerate(names):
         for second in names[place + 1 :]:
@@ -109,7 +128,7 @@ def _examples(
                 data = pairs_of(collection, space, (first, second))
             except SpaceError:  # no item has both
                 continue
-            add(data, data.start)
+            known |= _both_ways([CrossFitted(data, data.start)])
     return known
 
 
