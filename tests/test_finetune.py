@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +225,96 @@ def test_a_class_of_two_with_one_item_says_so(texts: Path, tmp_path: Path) -> No
         chiasm.finetune(
             texts, label="rare", out=tmp_path / "encoder", where="rare <> 'animal'", device="cpu", alike=1.01
         )
+
+
+# --------------------------------------------------------------------------------------------------- source and target
+
+
+@pytest.fixture(scope="module")
+def other(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts of another domain, some of a class that the first does not have and one that the first has, too."""
+    folder = tmp_path_factory.mktemp("other")
+    rows = [
+        {"text": f"{number} big {word}", "kind": kind}
+        for kind, words in {**WORDS, "colour": ["red"]}.items()
+        for word in words
+        for number in range(6)
+    ]
+    rows.append({"text": str(chiasm.Collection.open(texts).items()[0]["text"][0]), "kind": "animal"})
+    collection = folder / "collection"
+    encoder = chiasm.Collection.open(texts).encoder
+    chiasm.add([write_table(folder / "table.csv", rows)], to=collection, encoder=encoder)
+    return collection
+
+
+@pytest.mark.parametrize("strategy", ["joint", "alternating"])
+def test_a_source_is_learned_from_and_not_measured(strategy: Any, texts: Path, other: Path, tmp_path: Path) -> None:
+    result = chiasm.finetune(
+        texts,
+        label="kind",
+        out=tmp_path / "encoder",
+        source=other,
+        alpha=0.7,
+        strategy=strategy,
+        epochs=1,
+        views=0,
+        blocks=1,
+        keep=True,
+        device="cpu",
+        alike=1.01,
+    )
+    assert result.parts[0].items == 48
+    assert result.parts[0].source_items == 24
+    assert result.recipe["alpha"] == 0.7
+    assert result.classes == ("animal", "thing")
+
+
+def test_a_source_that_does_not_fit_says_so(texts: Path, other: Path, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(ChiasmError, match="Embed it like the target"):
+        chiasm.finetune(texts, label="kind", out=tmp_path / "encoder", source=pictures)
+    with pytest.raises(LabelError, match="that the target does not have"):
+        chiasm.finetune(other, label="kind", out=tmp_path / "encoder", source=other, alike=1.01)
+    with pytest.raises(LabelError, match="there is no source"):
+        chiasm.finetune(texts, label="kind", out=tmp_path / "encoder", strategy="alternating")
+
+
+# ---------------------------------------------------------------------------------------------------- several processes
+
+
+def test_two_processes_give_the_losses_of_one(texts: Path, tmp_path: Path) -> None:
+    options = [
+        "--label",
+        "kind",
+        "--method",
+        "full",
+        "--epochs",
+        "3",
+        "--views",
+        "1",
+        "--batch-size",
+        "8",
+        "--folds",
+        "2",
+    ]
+    options += ["--keep", "--json", "--device", "cpu", "--alike", "1"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    documents = []
+    for name, command in (("one", [sys.executable]), ("two", launch)):
+        run_of = [*command, "-m", "chiasm", "finetune", str(texts), "--out", str(tmp_path / name), *options]
+        done = subprocess.run(
+            run_of, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        assert done.returncode == 0, done.stderr
+        documents.append(json.loads(done.stdout))
+    one, two = ([entry for fold in document["parts"][0]["history"] for entry in fold] for document in documents)
+    for key in ("loss", "eval_loss"):
+        values = [[entry[key] for entry in history if key in entry] for history in (one, two)]
+        assert len(values[0]) >= 4
+        assert values[0] == pytest.approx(values[1], abs=1e-5)
+    assert documents[0]["parts"][0]["tuned"] == pytest.approx(documents[1]["parts"][0]["tuned"], abs=1e-5)
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])

@@ -21,7 +21,7 @@ from chiasm.encoders.tuned import Part, tuned_parts, write_tuned
 from chiasm.errors import ChiasmError, EncoderError, MediaError
 from chiasm.finetuning.recipe import Recipe
 from chiasm.finetuning.towers import Tower, tower_of
-from chiasm.finetuning.trainer import Tuned, embed, stack, train
+from chiasm.finetuning.trainer import Classifier, Examples, Tuned, embed, row_weights, stack, train
 from chiasm.finetuning.views import Views, change, store_views
 from chiasm.types import Audio, Image, Media, Modality, Outcome, Text
 
@@ -325,19 +325,18 @@ def planted(tmp_path: Path) -> Views:
     return store_views(Planted(), openers, tmp_path / "views", views=1, seed=0)
 
 
-def learn(tower: Tower, views: Views, folder: Path, said: list[str] | None = None, recipe: Recipe = RECIPE) -> Tuned:
-    return train(
-        tower,
-        views,
-        CODES,
-        np.arange(60),
-        np.arange(45),
-        recipe,
-        folder,
-        frozen=embed(tower, views),
-        device="cpu",
-        say=(said if said is not None else []).append,
-    )
+def learn(
+    tower: Tower,
+    views: Views,
+    folder: Path,
+    said: list[str] | None = None,
+    recipe: Recipe = RECIPE,
+    source: np.ndarray | None = None,
+) -> Tuned:
+    examples = Examples(CODES, np.arange(60), np.zeros(60, dtype=bool) if source is None else source)
+    rows = np.flatnonzero(examples.source | (np.arange(60) < 45))
+    say = (said if said is not None else []).append
+    return train(tower, views, examples, rows, recipe, folder, frozen=embed(tower, views), device="cpu", say=say)
 
 
 def losses(tuned: Tuned, name: str) -> list[float]:
@@ -418,10 +417,42 @@ def test_after_a_kill_the_numbers_are_the_same(planted: Views, tmp_path: Path) -
     assert losses(again, "eval_loss") == losses(whole, "eval_loss")
 
 
-def test_classes_weigh_the_same_if_asked(planted: Views, tmp_path: Path) -> None:
+def test_the_focal_loss_weighs_what_is_known_less(planted: Views, tmp_path: Path) -> None:
     plain = learn(Planted(), planted, tmp_path / "plain")
     focal = learn(Planted(), planted, tmp_path / "focal", recipe=Recipe(**{**vars(RECIPE), "focal": 2.0}))
     assert losses(focal, "loss")[0] < losses(plain, "loss")[0]
+
+
+# -------------------------------------------------------------------------------------------------- source and target
+
+
+def test_in_turn_the_source_trains_the_network_and_the_target_the_head() -> None:
+    recipe = Recipe(**{**vars(RECIPE), "strategy": "alternating"})
+    for is_source in (True, False):
+        tower = Planted()
+        model = Classifier(tower, torch.zeros(4), torch.ones(3, 4), torch.zeros(3), recipe).train()
+        batch = {"targets": torch.eye(3), "weights": torch.ones(3), "source": torch.full((3,), is_source)}
+        model(**batch, states=torch.randn(3, 6))["loss"].backward()
+        assert (tower.layer.weight.grad is not None) is is_source
+        assert (model.weight.grad is not None) is not is_source
+
+
+def test_alpha_is_the_share_of_the_source_in_the_loss() -> None:
+    codes, source = np.array([0, 0, 0, 1, 0, 1]), np.array([True, True, True, True, False, False])
+    held = np.array([False] * 5 + [True])
+    for balance in (None, "balanced"):
+        recipe = Recipe(**{**vars(RECIPE), "alpha": 0.3, "class_weight": balance})
+        weights = row_weights(codes, source, held, recipe)
+        assert weights[source].sum() / weights[~held].sum() == pytest.approx(0.3)
+        assert weights[~held].mean() == pytest.approx(1)
+    assert weights[3] == pytest.approx(2 * weights[0])
+
+
+def test_training_in_turn_learns_from_the_source(planted: Views, tmp_path: Path) -> None:
+    recipe = Recipe(**{**vars(RECIPE), "strategy": "alternating"})
+    tuned = learn(Planted(), planted, tmp_path / "run", recipe=recipe, source=np.arange(60) < 30)
+    assert not torch.allclose(tuned.weights["layer.weight"], Planted().weights()["layer.weight"], atol=1e-3)
+    assert losses(tuned, "eval_loss")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ LAYERS = (
     {"serving"},
     {"demo", "console"},
     {"cli"},
+    {"__main__"},
 )
 ORDER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 ARRAYS_ONLY = {"alignment", "recognition", "retrieval", "evaluation"}

@@ -6,6 +6,7 @@ verbs' business, what they print is `console`'s, how they end is `chiasm.cli`'s.
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import asdict
 from functools import partial
@@ -385,6 +386,15 @@ def finetune(
     modalities: Annotated[
         str | None, typer.Option(help="Whose networks are trained. Default: pictures and texts, where there are any.")
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(metavar="COLLECTION", help="Another domain with the same column, to learn from as well."),
+    ] = None,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Weight of the source in the loss.")] = 0.5,
+    strategy: Annotated[
+        Literal["joint", "alternating"],
+        typer.Option(help="Source and target at once, or in turn: the source trains the network, the target the head."),
+    ] = "joint",
     method: Annotated[
         Literal["lora", "blocks", "norms", "full"],
         typer.Option(help="Low-rank changes, everything or biases and norms of the last blocks; or the whole network."),
@@ -434,6 +444,9 @@ def finetune(
         label=label,
         out=out,
         modalities=None if modalities is None else [modality_of(part) for part in modalities.split(",")],
+        source=source,
+        alpha=alpha,
+        strategy=strategy,
         method=method,
         blocks=blocks,
         rank=rank,
@@ -461,6 +474,8 @@ def finetune(
         device=device,
         on_message=partial(console.say, err=True),
     )
+    if int(os.environ.get("RANK", "0")):  # of torchrun: the first process speaks for all
+        return
     console.show(result.as_dict(), as_json, lambda: console.print_finetune_report(result, collection))
     if report is not None:
         console.say(f"Report: {report}", err=as_json)

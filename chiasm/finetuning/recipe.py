@@ -10,6 +10,7 @@ import numpy as np
 from chiasm.errors import ChiasmError
 
 Method: TypeAlias = Literal["lora", "blocks", "norms", "full"]
+Strategy: TypeAlias = Literal["joint", "alternating"]
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 _RATES: dict[Method, float] = {"lora": 1e-3, "blocks": 1e-4, "norms": 1e-3, "full": 5e-5}
 
@@ -37,6 +38,9 @@ class Recipe:
         views: changed copies of every medium, of which each epoch takes one.
         average: share of the trained weights in the average with those of the start.
         patience: epochs without a lower loss on held-out items after which training stops.
+        alpha: weight of the source, where there is one: the loss is `alpha * source + (1 - alpha) * target`.
+        strategy: of learning from a source and a target: "joint", or "alternating": in every epoch first the source's
+            batches train the network while the head is kept, then the target's train the head while the network is kept.
         seed: of everything that is drawn.
         report_to: trackers of the library: "tensorboard", "wandb", "mlflow".
 
@@ -65,12 +69,16 @@ class Recipe:
     views: int = 4
     average: float = 0.5
     patience: int = 3
+    alpha: float = 0.5
+    strategy: Strategy = "joint"
     seed: int = 0
     report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise ChiasmError(f"method takes {', '.join(get_args(Method))}; got {self.method!r}")
+        if self.strategy not in get_args(Strategy):
+            raise ChiasmError(f"strategy takes {', '.join(get_args(Strategy))}; got {self.strategy!r}")
         if unknown := sorted(set(self.report_to) - set(TRACKERS)):
             raise ChiasmError(f"report_to takes {', '.join(TRACKERS)}; got {unknown[0]!r}")
         if self.method == "full" and self.blocks is not None:
@@ -78,7 +86,7 @@ class Recipe:
         for name, least in (("rank", 1), ("epochs", 1), ("batch_size", 1), ("views", 0), ("patience", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ChiasmError(f"{name} must be a whole number of at least {least}; got {getattr(self, name)!r}")
-        limits = {"rate": 1.0, "head_rate": 1.0, "warmup": 1.0, "average": 1.0, "label_smoothing": 0.99}
+        limits = {"rate": 1.0, "head_rate": 1.0, "warmup": 1.0, "average": 1.0, "alpha": 1.0, "label_smoothing": 0.99}
         for name in (*limits, "weight_decay", "clip", "focal", "mixup"):
             value, most = getattr(self, name), limits.get(name, np.inf)
             if value is not None and not 0 <= value <= most:

@@ -25,7 +25,8 @@ class TunedPart(Record):
     modality: Modality
     encoder: str  # that it was trained from
     trained: str  # which part of it, in words
-    items: int
+    items: int  # of the target, learned from and measured on in turn
+    source_items: int
     left_out: int  # items whose file could not be opened
     folds: str  # that were measured, in words
     frozen: Score  # by the frozen features and their best head

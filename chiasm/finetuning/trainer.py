@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ import psutil
 import torch
 import transformers
 from accelerate.utils.memory import should_reduce_batch_size
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from transformers.trainer_utils import get_last_checkpoint
 
-from chiasm.encoders.runtime import Arrays, Device, has_gpu
+from chiasm.encoders.runtime import Arrays, Device
 from chiasm.errors import ChiasmError
+from chiasm.finetuning.processes import count, on_cpu
 from chiasm.finetuning.recipe import Recipe
 from chiasm.finetuning.towers import Tower
 from chiasm.finetuning.views import Views, store_views
@@ -53,15 +54,22 @@ class Classifier(nn.Module):
         self.register_buffer("mean", mean)
         self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
 
-    def logits(self, embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
-        """Return the scores of the classes."""
-        return functional.linear(functional.normalize(embeddings, dim=1) - self.mean, self.weight, self.bias)
-
     def forward(
-        self, targets: Float[Tensor, "batch classes"], weights: Float[Tensor, " batch"], **arrays: Tensor
+        self,
+        targets: Float[Tensor, "batch classes"],
+        weights: Float[Tensor, " batch"],
+        source: Bool[Tensor, " batch"],
+        **arrays: Tensor,
     ) -> dict[str, Tensor]:
         """Return the mean loss of a batch and its scores; the targets may be mixed."""
-        scores = self.logits(self.tower(**arrays))
+        embeddings = self.tower(**arrays)
+        weight, bias = self.weight, self.bias
+        if self.recipe.strategy == "alternating" and self.training:
+            if source.all():
+                weight, bias = weight.detach(), bias.detach()
+            else:
+                embeddings = embeddings.detach()
+        scores = functional.linear(functional.normalize(embeddings, dim=1) - self.mean, weight, bias)
         log = functional.log_softmax(scores, dim=1)
         smooth = self.recipe.label_smoothing
         losses = -((1 - smooth) * targets + smooth / targets.shape[1]).mul(log).sum(dim=1)
@@ -78,50 +86,88 @@ class Classifier(nn.Module):
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Labelled items, a row each, in the order of their stored views.
+
+    Attributes:
+        codes: class of each.
+        groups: items of one group are never on both sides of a split.
+        source: which are of another domain, from which is learned and on which nothing is measured.
+    """
+
+    codes: Int[np.ndarray, " items"]
+    groups: Int[np.ndarray, " items"]
+    source: Bool[np.ndarray, " items"]
+
+
 class _Items(Dataset[dict[str, Any]]):
-    """Stored items with their targets: in training another view in every epoch, mixed with another item."""
+    """Stored items with their targets: in training another view in every epoch, mixed with another item of its domain."""
 
     def __init__(
         self,
         views: Views,
         rows: Int[np.ndarray, " rows"],
-        codes: Int[np.ndarray, " rows"],
-        classes: int,
+        targets: Float[np.ndarray, "rows classes"],
+        weights: Float[np.ndarray, " rows"],
+        source: Bool[np.ndarray, " rows"],
         recipe: Recipe,
         *,
-        weights: Float[np.ndarray, " rows"],
         learned: bool,
     ) -> None:
-        self.views, self.rows, self.codes, self.classes = views, rows, codes, classes
-        self.recipe, self.weights, self.learned = recipe, weights, learned
+        self.views, self.rows, self.targets, self.weights, self.source = views, rows, targets, weights, source
+        self.recipe, self.learned = recipe, learned
         self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Note the epoch, which the views are drawn by."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        target = np.eye(self.classes, dtype=np.float32)[self.codes[place]]
-        weight = self.weights[place]
+        target, weight, source = self.targets[place], self.weights[place], self.source[place]
         if not self.learned:
-            return {"arrays": self.views.get(self.rows[place], 0), "targets": target, "weights": weight}
+            arrays = self.views.get(self.rows[place], 0)
+            return {"arrays": arrays, "targets": target, "weights": weight, "source": source}
         # By item and epoch alone, so that it is the same in any number of processes and after a kill.
         rng = np.random.default_rng([self.recipe.seed, self.epoch, int(self.rows[place])])
         arrays = self._draw(place, rng)
         if self.recipe.mixup:
-            share, other = np.float32(rng.beta(self.recipe.mixup, self.recipe.mixup)), int(rng.integers(len(self)))
+            share = np.float32(rng.beta(self.recipe.mixup, self.recipe.mixup))
+            other = int(rng.choice(np.flatnonzero(self.source == source)))
             beside = self._draw(other, rng)
             if all(array.dtype.kind == "f" and array.shape == beside[name].shape for name, array in arrays.items()):
                 arrays = {name: share * array + (1 - share) * beside[name] for name, array in arrays.items()}
-                target = share * target + (1 - share) * np.eye(self.classes, dtype=np.float32)[self.codes[other]]
+                target = share * target + (1 - share) * self.targets[other]
                 weight = share * weight + (1 - share) * self.weights[other]
-        return {"arrays": arrays, "targets": target, "weights": weight}
+        return {"arrays": arrays, "targets": target, "weights": weight, "source": source}
 
     def _draw(self, place: int, rng: np.random.Generator) -> Arrays:
         return self.views.get(self.rows[place], int(rng.integers(min(1, self.views.views - 1), self.views.views)))
+
+
+class _Order(Sampler[int]):
+    """The order of the items in an epoch: shuffled, and filled up to whole batches, the source before the target if in turn.
+
+    It is the same in any number of processes, and after a kill.
+    """
+
+    def __init__(self, items: _Items, batch: int) -> None:
+        self.items, self.batch = items, batch
+        in_turn = items.recipe.strategy == "alternating"
+        parts = (items.source, ~items.source) if in_turn else (np.ones(len(items), dtype=bool),)
+        self.parts = [np.flatnonzero(part) for part in parts if part.any()]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order and the views of an epoch."""
+        self.items.epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(-(-len(part) // self.batch) * self.batch for part in self.parts)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.items.recipe.seed, self.items.epoch])
+        for part in self.parts:
+            order = rng.permutation(part)
+            yield from np.resize(order, -(-len(part) // self.batch) * self.batch).tolist()
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -129,6 +175,7 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     batch = stack([item["arrays"] for item in items])
     batch["targets"] = torch.from_numpy(np.stack([item["targets"] for item in items]))
     batch["weights"] = torch.tensor(np.array([item["weights"] for item in items], np.float32))
+    batch["source"] = torch.tensor([bool(item["source"]) for item in items])
     return batch
 
 
@@ -171,6 +218,11 @@ class _Trainer(transformers.Trainer):
             self.optimizer = torch.optim.AdamW(groups)
         return self.optimizer
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        items = self.train_dataset if train_dataset is None else train_dataset
+        assert isinstance(items, _Items)
+        return _Order(items, self.args.train_batch_size * self.args.gradient_accumulation_steps * count())
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Learn from one batch, and refuse a loss that is no number."""
         loss: Tensor = super().training_step(*args, **kwargs)
@@ -182,17 +234,6 @@ class _Trainer(transformers.Trainer):
                 "rate (--rate), or look for items with strange values"
             )
         return loss
-
-
-class _Epochs(transformers.TrainerCallback):
-    """Tells the items the epoch: the library does so in one process, but not in several."""
-
-    def __init__(self, items: _Items) -> None:
-        self.items = items
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Tell it."""
-        self.items.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,8 +295,7 @@ def embed(tower: Tower, views: Views) -> Float[np.ndarray, "items dim"]:
 def train(
     tower: Tower,
     views: Views,
-    codes: Int[np.ndarray, " items"],
-    groups: Int[np.ndarray, " items"],
+    examples: Examples,
     rows: Int[np.ndarray, " rows"],
     recipe: Recipe,
     folder: Path,
@@ -266,13 +306,13 @@ def train(
 ) -> Tuned:
     """Train a network on some of the items, and average it with itself as it was.
 
-    A fifth of them, whole groups, is held out for early stopping. After a kill the training goes on at its last epoch.
+    A fifth of those of the target, whole groups, is held out for early stopping. After a kill the training goes on at its
+    last epoch.
 
     Args:
         tower: as it starts; it is the same again afterwards.
         views: stored items.
-        codes: class of each item.
-        groups: of each item.
+        examples: their classes.
         rows: the items that are learned from.
         recipe: how.
         folder: for checkpoints.
@@ -283,17 +323,16 @@ def train(
     Raises:
         ChiasmError: the loss is no longer finite, or one item does not fit into memory.
     """
-    known, dense = np.unique(codes[rows], return_inverse=True)
-    own_groups = np.unique(groups[rows], return_inverse=True)[1]
-    held = held_out_rows(dense, seed=recipe.seed, groups=own_groups)
-    learned = np.ones(len(rows), dtype=bool) if held is None else ~held
-    weights = class_weights(dense, np.ones(len(rows)), recipe.class_weight).astype(np.float32)
+    known, dense = np.unique(examples.codes[rows], return_inverse=True)
+    source = examples.source[rows]
+    held = _held_out(dense, examples.groups[rows], source, recipe)
+    weights = row_weights(dense, source, held, recipe)
     start = tower.weights()
-    mean = unit_rows(frozen[rows]).mean(axis=0)
+    mean = np.average(unit_rows(frozen[rows]), axis=0, weights=weights)
     probe = fit_classes(
-        unit_rows(frozen[rows]) - mean,
+        unit_rows(frozen[rows]) - mean.astype(np.float32),
         dense,
-        fold_of=deal_folds(dense, 5, seed=recipe.seed, groups=own_groups),
+        fold_of=np.where(source, -1, deal_folds(dense, 5, seed=recipe.seed, groups=examples.groups[rows])),
         weight=weights,
     )
     center, coef, intercept = (
@@ -302,11 +341,12 @@ def train(
     tower.choose(recipe.method, recipe.rank, stack([views.get(int(rows[0]), 0)]))
     model = Classifier(tower, center, coef, intercept, recipe)
 
-    def items(some: np.ndarray, *, learned: bool) -> _Items:
-        return _Items(views, rows[some], dense[some], len(known), recipe, weights=weights[some], learned=learned)
+    def items(some: Bool[np.ndarray, " rows"], *, learned: bool) -> _Items:
+        targets = np.eye(len(known), dtype=np.float32)[dense[some]]
+        return _Items(views, rows[some], targets, weights[some], source[some], recipe, learned=learned)
 
-    evaluated = None if held is None else items(held, learned=False)
-    trainer = _fit(model, items(learned, learned=True), evaluated, recipe, folder, device, say)
+    evaluated = _filled(items(held, learned=False)) if held.any() else None
+    trainer = _fit(model, items(~held, learned=True), evaluated, recipe, folder, device, say)
     model.cpu()
     tower.merge()
     share = recipe.average
@@ -316,13 +356,59 @@ def train(
         for parameter, before in ((model.weight, coef), (model.bias, intercept)):
             parameter.mul_(share).add_((1 - share) * before)
         embeddings = embed(tower, views)
-        logits = model.logits(torch.from_numpy(embeddings)).numpy()
+        centred = functional.normalize(torch.from_numpy(embeddings), dim=1) - model.mean
+        logits = functional.linear(centred, model.weight, model.bias).numpy()
     tower.set_weights(start)
     log = trainer.state.log_history
     rate = next(
         (entry["train_samples_per_second"] for entry in reversed(log) if "train_samples_per_second" in entry), 0.0
     )
     return Tuned(tuned, embeddings, logits, known, tuple(log), trainer.args.per_device_train_batch_size, float(rate))
+
+
+def _held_out(
+    codes: Int[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"], source: Bool[np.ndarray, " rows"], recipe: Recipe
+) -> Bool[np.ndarray, " rows"]:
+    """Return which rows of the target early stopping goes by; none where there are too few."""
+    held = np.zeros(len(codes), dtype=bool)
+    if not source.all():
+        own = (np.unique(array[~source], return_inverse=True)[1] for array in (codes, groups))
+        codes, groups = own
+        found = held_out_rows(codes, seed=recipe.seed, groups=groups)
+        held[~source] = False if found is None else found
+    return held
+
+
+def _filled(items: _Items) -> _Items:
+    """Return items to measure on; for several processes with some again at weight 0, so that each has as many."""
+    length = len(items)
+    if count() == 1:
+        return items
+    step = min(_BLOCK, -(-length // count())) * count()
+    whole = -(-length // step) * step
+    places = np.arange(whole) % length
+    weights = np.where(np.arange(whole) < length, items.weights[places] * np.float32(whole / length), np.float32(0))
+    return _Items(
+        items.views,
+        items.rows[places],
+        items.targets[places],
+        weights,
+        items.source[places],
+        items.recipe,
+        learned=False,
+    )
+
+
+def row_weights(
+    codes: Int[np.ndarray, " rows"], source: Bool[np.ndarray, " rows"], held: Bool[np.ndarray, " rows"], recipe: Recipe
+) -> Float[np.ndarray, " rows"]:
+    """Return the weight of each row in the mean loss: of its class, and of its domain so that alpha is the source's share."""
+    weights = class_weights(codes, np.ones(len(codes)), recipe.class_weight)
+    for domain, share in ((source, recipe.alpha), (~source, 1 - recipe.alpha)):
+        learned = domain & ~held
+        if source.any() and learned.any():
+            weights[learned] *= share * (~held).sum() / weights[learned].sum()
+    return weights.astype(np.float32)
 
 
 def _fit(
@@ -335,7 +421,7 @@ def _fit(
     say: Callable[[str], None],
 ) -> transformers.Trainer:
     """Train, with half the batch wherever memory is too small for it."""
-    batch, steps = max(1, recipe.batch_size // _processes()), 1
+    batch, steps = max(1, recipe.batch_size // count()), 1
     while True:
         trainer = _trainer(model, learned, evaluated, recipe, folder, device, batch, steps)
         try:
@@ -360,10 +446,6 @@ def _last_checkpoint(folder: Path) -> str | None:
     return last
 
 
-def _processes() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-
-
 def _trainer(
     model: Classifier,
     learned: _Items,
@@ -374,19 +456,17 @@ def _trainer(
     batch: int,
     steps: int,
 ) -> transformers.Trainer:
-    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     stops = evaluated is not None
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=batch,
-        per_device_eval_batch_size=_BLOCK,
+        per_device_eval_batch_size=_BLOCK if evaluated is None else min(_BLOCK, len(evaluated) // count()),
         gradient_accumulation_steps=steps,
         lr_scheduler_type="cosine",
         warmup_steps=recipe.warmup,
         max_grad_norm=recipe.clip,
         seed=recipe.seed,
-        data_seed=recipe.seed,
         eval_strategy="epoch" if stops else "no",
         save_strategy="epoch",
         logging_strategy="epoch",
@@ -397,13 +477,15 @@ def _trainer(
         label_names=["targets"],
         remove_unused_columns=False,
         dataloader_pin_memory=False,
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=recipe.strategy == "alternating",
         prediction_loss_only=True,
         report_to=list(recipe.report_to) or "none",
-        use_cpu=device == "cpu" or not has_gpu(),
+        use_cpu=on_cpu(device),
         disable_tqdm=True,
+        log_level="error",
+        log_level_replica="error",
     )
-    callbacks: list[Any] = [_Epochs(learned)]
+    callbacks: list[Any] = []
     if stops:
         callbacks.append(transformers.EarlyStoppingCallback(early_stopping_patience=recipe.patience))
     trainer = _Trainer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +20,12 @@ from chiasm.cores import limit_threads
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
 from chiasm.encoders.tuned import Part, is_tuned, read_about, write_tuned
-from chiasm.errors import EncoderError, LabelError
+from chiasm.errors import ChiasmError, EncoderError, LabelError
 from chiasm.evaluation.record import Record
 from chiasm.files import digest_text, read_record, strict_json, write_whole
-from chiasm.finetuning.recipe import Method, Recipe
+from chiasm.finetuning.recipe import Method, Recipe, Strategy
 from chiasm.finetuning.results import Score, TunedPart
-from chiasm.recognition import Recognizer
+from chiasm.recognition import Recognizer, SourceItems
 from chiasm.recognition.ladder import f1_macro, paired, tempered_brier
 from chiasm.recognition.protocols import Items, cross_validate
 from chiasm.recognition.targets import Target
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     import torch
 
     from chiasm.finetuning.towers import Tower
-    from chiasm.finetuning.trainer import Tuned
+    from chiasm.finetuning.trainer import Examples, Tuned
     from chiasm.finetuning.views import Views
 
 _USUAL: tuple[Modality, ...] = ("image", "text")
@@ -71,6 +72,9 @@ def finetune(
     label: str,
     out: str | Path,
     modalities: Sequence[Modality] | None = None,
+    source: str | Path | None = None,
+    alpha: float = 0.5,
+    strategy: Strategy = "joint",
     method: Method = "lora",
     blocks: int | None = None,
     rank: int = 8,
@@ -110,6 +114,11 @@ def finetune(
         label: the column of classes to learn.
         out: folder to write, which does not exist yet; it is an encoder that every verb takes.
         modalities: whose networks are trained, each on its own. Default: pictures and texts, where the items have them.
+        source: a collection of another domain, embedded alike, with the same column; its items of classes that the target
+            has are learned from as well, and nothing is measured on them.
+        alpha: weight of the source: the loss is `alpha * source + (1 - alpha) * target`.
+        strategy: `"joint"`, or `"alternating"`: in every epoch first the source's batches train the network (the shared one)
+            while its head (the adaptation network) is kept, then the target's train the head while the network is kept.
         method: what is trained of the last blocks: low-rank changes ("lora"), everything ("blocks"), biases and normalisations
             ("norms"); or the whole network ("full").
         blocks: how many last blocks. Default: a third.
@@ -139,7 +148,7 @@ def finetune(
         on_message: called with each line for people.
 
     Raises:
-        LabelError: no such column, it is not of classes, or there is one class only.
+        LabelError: no such column, it is not of classes, there is one class only, or the source has none of the classes.
         EncoderError: the encoder cannot be trained, or the folder exists.
         ChiasmError: the loss is no longer finite, or memory is too small.
         MissingExtraError: PyTorch and its libraries are not installed.
@@ -162,9 +171,15 @@ def finetune(
         views=views,
         average=average,
         patience=patience,
+        alpha=alpha,
+        strategy=strategy,
         seed=seed,
         report_to=tuple(report_to),
     )
+    if source is None and strategy == "alternating":
+        raise LabelError(
+            "alternating is in turn between a source and a target, and there is no source. Name one (source)"
+        )
     folder = Path(out)
     if folder.exists():
         raise EncoderError(
@@ -172,27 +187,35 @@ def finetune(
         )
     for library in ("torch", "transformers", "accelerate", "sentence_transformers", "peft"):
         require(library, "train", "train an encoder")
+    from chiasm.finetuning import processes
+
+    processes.join(device)
+    say = on_message if processes.is_first() else lambda _: None
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
     space = start_of(opened, networks)
-    chosen = _modalities(opened, networks, modalities)
+    work = folder.with_name(f"{folder.name}.training")
     reports, parts = [], dict[Modality, Part]()
-    for modality in chosen:
+    for modality in _modalities(opened, networks, modalities):
         data = labelled_items(
             opened, networks, space, [label], modalities=[modality], where=where, group=group, alike=alike
         )
         target = _classes(data)
-        work = folder.with_name(f"{folder.name}.training") / modality
-        climb = _Climb(opened, networks, space, data, target, modality, recipe, folds, keep, work, device, on_message)
+        beside = None if source is None else _read_source(source, label, modality, networks, space, data, target)
+        climb = _Climb(
+            opened, networks, space, data, target, beside, modality, recipe, folds, keep, work / modality, device, say
+        )
         result, part = climb.run()
         reports.append(result)
-        on_message(result.words)
+        say(result.words)
         if result.is_better or keep:
             parts[modality] = part
-    if parts:
-        base, others = _base(opened.encoder)
-        write_tuned(folder, base, others | parts)
-    shutil.rmtree(folder.with_name(f"{folder.name}.training"), ignore_errors=True)
+    processes.wait()
+    with processes.first_alone():
+        if parts and processes.is_first():
+            base, others = _base(opened.encoder)
+            write_tuned(folder, base, others | parts)
+        shutil.rmtree(work, ignore_errors=True)
     finished = FinetuneReport(
         encoder=str(folder) if parts else "",
         base=opened.encoder,
@@ -201,6 +224,8 @@ def finetune(
         parts=tuple(reports),
         recipe=asdict(recipe),
     )
+    if not processes.is_first():
+        return finished
     if report is not None:
         _write_report(report, finished)
     return finished
@@ -255,6 +280,57 @@ def _base(name: str) -> tuple[str, dict[Modality, Part]]:
 
 
 @dataclass(frozen=True, eq=False)
+class _Source:
+    """The items of another domain, of classes that the target has and of contents that it does not have."""
+
+    collection: Collection
+    data: Labelled
+    codes: Int[np.ndarray, " items"]  # as the target numbers its classes
+
+
+def _read_source(
+    source: str | Path,
+    label: str,
+    modality: Modality,
+    networks: Sequence[Encoder],
+    space: Space,
+    target_data: Labelled,
+    target: Target,
+) -> _Source:
+    """Read the labelled items of another collection.
+
+    Raises:
+        LabelError: it has no item of a class of the target that the target itself does not have.
+        ChiasmError: it is embedded otherwise.
+    """
+    opened = Collection.open(source)
+    own = first_of(networks)[modality]
+    theirs = first_of(encoders.resolve(opened.encoder)).get(modality)
+    if theirs is None or theirs.fingerprint != own.fingerprint:
+        raise ChiasmError(
+            f"the source {source} is embedded by {opened.encoder!r}, which is not the target's network of {modality}. Embed "
+            "it like the target (chiasm reembed)"
+        )
+    data = labelled_items(opened, networks, space, [label], modalities=[modality])
+    known = {str(name): code for code, name in enumerate(target.names)}
+    taken = set(target_data.contents)
+    rows = np.array(
+        [
+            row
+            for row, (name, content) in enumerate(zip(data.labels, data.contents, strict=True))
+            if str(name) in known and content not in taken
+        ],
+        dtype=np.int64,
+    )
+    if not len(rows):
+        raise LabelError(
+            f"the source {source} has no item of the classes {', '.join(list(known)[:5])} that the target does not have itself"
+        )
+    data = data.take(rows)
+    return _Source(opened, data, np.array([known[str(name)] for name in data.labels]))
+
+
+@dataclass(frozen=True, eq=False)
 class _Climb:
     """The comparison of one frozen network with the same one trained further."""
 
@@ -263,6 +339,7 @@ class _Climb:
     space: Space
     data: Labelled
     target: Target
+    source: _Source | None
     modality: Modality
     recipe: Recipe
     folds: int
@@ -273,24 +350,31 @@ class _Climb:
 
     def run(self) -> tuple[TunedPart, Part]:
         """Train in folds until it is known whether that is better."""
+        from chiasm.finetuning import processes
         from chiasm.finetuning.trainer import embed
         from chiasm.finetuning.views import store_views
 
         begin = time.monotonic()
         encoder = first_of(self.networks)[self.modality]
         tower = self._tower(encoder)
-        self._begin(encoder)
+        with processes.first_alone():
+            self._begin(encoder)
         openers = self._openers(encoder)
         self.say(self._estimate(tower, openers))
-        views = store_views(tower, openers, self.folder / "views", views=1 + self.recipe.views, seed=self.recipe.seed)
-        data, codes = self.data.take(views.items), self.target.values[views.items]
+        with processes.first_alone():
+            views = store_views(
+                tower, openers, self.folder / "views", views=1 + self.recipe.views, seed=self.recipe.seed
+            )
+        own = views.items[views.items < len(self.data.ids)]
+        data, codes = self.data.take(own), self.target.values[own]
+        examples = self._examples(data, codes, views.items[len(own) :] - len(self.data.ids))
         splits = self._splits(codes, data.groups)
         frozen_log = self._frozen(data, codes, len(splits))
         frozen = embed(tower, views)
         tuned_log = np.full(frozen_log.shape, np.nan)
         tuned: list[Tuned] = []
         for number, split in enumerate(splits):
-            tuned.append(self._train(tower, views, codes, data.groups, split, frozen, number))
+            tuned.append(self._train(tower, views, examples, split, frozen, number))
             tuned_log[split.test] = _spread(tuned[-1], split.test, frozen_log.shape[1])
             gain, error = paired(tempered_brier(frozen_log, codes), tempered_brier(tuned_log, codes))
             if gain < -error and not self.keep:
@@ -303,7 +387,8 @@ class _Climb:
             encoder=encoder.name,
             trained=f"{self.recipe.method}, the last {tower.blocks - tower.frozen} of {tower.blocks} blocks",
             items=len(codes),
-            left_out=len(self.data.ids) - len(codes),
+            source_items=int(examples.source.sum()),
+            left_out=len(openers) - len(views.items),
             folds=f"{len(tuned)} of {len(splits)} folds",
             frozen=scores[0],
             tuned=scores[1],
@@ -328,7 +413,13 @@ class _Climb:
 
     def _begin(self, encoder: Encoder) -> None:
         """Go on with what a run that was stopped left of the same work; remove what is of another one."""
+        from chiasm.finetuning.processes import is_first
+
+        if not is_first():
+            return
         values = [self.data.ids, self.data.contents, self.target.values.tolist(), self.data.groups.tolist()]
+        if self.source is not None:
+            values += [self.source.data.ids, self.source.data.contents, self.source.codes.tolist()]
         request = {"key": digest_text(str([encoder.fingerprint, asdict(self.recipe), self.folds, *values]))}
         if self.folder.exists() and read_record(self.folder / "request.json") != request:
             shutil.rmtree(self.folder)
@@ -338,8 +429,28 @@ class _Climb:
         write_whole(self.folder / "request.json", strict_json(request))
 
     def _openers(self, encoder: Encoder) -> list[Callable[[], Media]]:
-        items = items_of(self.collection)
-        return [partial(_open, items[item], self.modality, encoder) for item in self.data.ids]
+        """Return what opens the media of the target's items, then of the source's."""
+        openers: list[Callable[[], Media]] = []
+        sides = [(self.collection, self.data)]
+        if self.source is not None:
+            sides.append((self.source.collection, self.source.data))
+        for collection, data in sides:
+            items = items_of(collection)
+            openers += [partial(_open, items[item], self.modality, encoder) for item in data.ids]
+        return openers
+
+    def _examples(
+        self, data: Labelled, codes: Int[np.ndarray, " items"], of_source: Int[np.ndarray, " source"]
+    ) -> Examples:
+        """Return the classes of the target's items, then of the source's."""
+        from chiasm.finetuning.trainer import Examples
+
+        groups, source = data.groups, np.zeros(len(codes), dtype=bool)
+        if self.source is not None:
+            theirs = self.source.data.groups[of_source] + groups.max() + 1
+            codes, groups = np.append(codes, self.source.codes[of_source]), np.append(groups, theirs)
+            source = np.append(source, np.ones(len(of_source), dtype=bool))
+        return Examples(codes, np.unique(groups, return_inverse=True)[1], source)
 
     def _splits(self, codes: Int[np.ndarray, " items"], groups: Int[np.ndarray, " items"]) -> tuple[Split, ...]:
         """Return the folds, each of which has two classes at least to learn from."""
@@ -360,7 +471,10 @@ class _Climb:
     ) -> Float[np.ndarray, "items classes"]:
         """Return log-probabilities of held-out items by the frozen features and their best head."""
         names = class_names(self.target.names.tolist(), self.space, self.networks, data.arrays)
-        items = Items.check(data.arrays, self.target.names[codes], data.groups, names=names or None)
+        source = None
+        if self.source is not None:
+            source = SourceItems(self.source.data.arrays, self.target.names[self.source.codes])
+        items = Items.check(data.arrays, self.target.names[codes], data.groups, names=names or None, source=source)
         result = cross_validate(
             lambda: Recognizer(random_state=self.recipe.seed), items, folds=folds, seed=self.recipe.seed
         )
@@ -372,12 +486,12 @@ class _Climb:
         self,
         tower: Tower,
         views: Views,
-        codes: Int[np.ndarray, " items"],
-        groups: Int[np.ndarray, " items"],
+        examples: Examples,
         split: Split,
         frozen: Float[np.ndarray, "items dim"],
         number: int,
     ) -> Tuned:
+        from chiasm.finetuning import processes
         from chiasm.finetuning.trainer import Tuned, train
 
         path = self.folder / f"fold-{number}.safetensors"
@@ -385,27 +499,21 @@ class _Climb:
         if done is not None:
             return done
         checkpoints = self.folder / f"fold-{number}"
+        rows = np.append(split.train, np.flatnonzero(examples.source))
         tuned = train(
-            tower,
-            views,
-            codes,
-            groups,
-            split.train,
-            self.recipe,
-            checkpoints,
-            frozen=frozen,
-            device=self.device,
-            say=self.say,
+            tower, views, examples, rows, self.recipe, checkpoints, frozen=frozen, device=self.device, say=self.say
         )
-        tuned.save(path)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        processes.wait()
+        if processes.is_first():
+            tuned.save(path)
+            shutil.rmtree(checkpoints, ignore_errors=True)
         return tuned
 
     def _estimate(self, tower: Tower, openers: Sequence[Callable[[], Media]]) -> str:
         """Say how long it will take and how much memory, by a few items that are put through everything once."""
         from chiasm.finetuning.trainer import estimate
 
-        cost = estimate(tower, openers[:_TRIED], self.recipe, self.folder / "tried")
+        cost = estimate(tower, openers[:_TRIED], self.recipe, self.folder / f"tried-{os.getpid()}")
         epochs = self.recipe.epochs * (self.folds - 1) * 0.8  # a fifth of what is learned from is held out to stop by
         seconds = len(openers) * ((1 + self.recipe.views) * cost.seconds_a_view + epochs * cost.seconds_an_item)
         size = len(openers) * (1 + self.recipe.views) * cost.bytes_a_view
