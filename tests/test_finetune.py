@@ -118,8 +118,10 @@ def test_pictures_train_an_encoder_that_every_verb_takes(pictures: Path, tmp_pat
     assert (report.encoded, report.lost) == (24, 0)  # texts keep their vectors
     model = chiasm.fit(pictures, label="kind", out=tmp_path / "model")
     assert set(model.modalities) == {"image", "text"}
+    assert "has learned from 24 of the 24 items" in model.measured
     assert chiasm.search(pictures, "number 3 of them").hits
     chiasm.reembed(pictures, encoder="offline")
+    assert "has learned from" not in chiasm.fit(pictures, label="kind", out=tmp_path / "model").measured
     with pytest.raises(EncoderError, match="name a new folder"):
         chiasm.finetune(pictures, label="kind", out=out)
 
@@ -210,6 +212,12 @@ def test_bad_requests_say_so(options: dict[str, Any], match: str, texts: Path, t
     with pytest.raises((LabelError, ChiasmError), match=match):
         chiasm.finetune(texts, out=tmp_path / "encoder", device="cpu", **options)
     assert not (tmp_path / "encoder").exists()
+
+
+def test_integers_are_not_trained(tmp_path: Path) -> None:
+    chiasm.Collection.create(tmp_path / "collection", encoder="offline,int8")
+    with pytest.raises(EncoderError, match="8-bit integers"):
+        chiasm.finetune(tmp_path / "collection", label="kind", out=tmp_path / "encoder")
 
 
 def test_a_class_with_one_item_is_learned_from_or_measured(texts: Path, tmp_path: Path) -> None:

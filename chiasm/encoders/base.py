@@ -114,6 +114,7 @@ class Encoder(ABC):
     dim: int
     view: View
     batch_size: int  # inputs a call of `encode_prepared` at which the network is fastest
+    learned_from: frozenset[str] = frozenset()  # digests of files whose labels it was trained further on
     sound: Encoder | None = None  # of videos: whose vectors `Embeddings.track` are; it takes audio
     fuses: bool = False  # whether `encode_fused` takes a picture and words as one input
 

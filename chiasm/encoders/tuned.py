@@ -120,10 +120,11 @@ def tuned_parts(folder: Path, device: Device) -> tuple[str, dict[Modality, Encod
         raise EncoderError(
             f"the encoder {folder} is damaged (its base is one like it). Train it again: chiasm finetune"
         )
-    return about["base"], {
-        modality: _open(folder / modality, part["kind"], part["options"], device)
-        for modality, part in about["parts"].items()
-    }
+    encoders: dict[Modality, Encoder] = {}
+    for modality, part in about["parts"].items():
+        encoders[modality] = _open(folder / modality, part["kind"], part["options"], device)
+        encoders[modality].learned_from = frozenset(part["about"].get("learned_from", ()))
+    return about["base"], encoders
 
 
 def _open(folder: Path, kind: str, options: Mapping[str, Any], device: Device) -> Encoder:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from chiasm.alignment.pairs import Pairs
-from chiasm.encoders.base import Encoder, fingerprints_of
+from chiasm.encoders.base import Encoder, fingerprints_of, first_of
 from chiasm.errors import LabelError, SpaceError
 from chiasm.files import digest_text, one_form
 from chiasm.recognition import ModalityArrays
@@ -297,6 +297,15 @@ def labelled_items(
         modality_arrays(found, space, used, others) if len(others) else None,
         {modality: wanted[modality] for modality in used},
         tuple({modality: files[0] for modality in MODALITIES if (files := rows[row][modality])} for row in keep),
+    )
+
+
+def taught_by(collection: Collection, networks: Sequence[Encoder], ids: Sequence[str]) -> int:
+    """Return how many of some items an encoder was trained further on (`chiasm finetune`), told by the content of their files."""
+    tuned = {modality: one for modality, one in first_of(networks).items() if one.learned_from}
+    hashes = embedded_items(collection, ids, {modality: one.fingerprint for modality, one in tuned.items()}).hashes
+    return sum(
+        any(hashes[modality][row] in one.learned_from for modality, one in tuned.items()) for row in range(len(ids))
     )
 
 

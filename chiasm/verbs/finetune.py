@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from chiasm import encoders, media
 from chiasm._optional import require
 from chiasm.cores import limit_threads
-from chiasm.encoders.base import Encoder
+from chiasm.encoders.base import Encoder, first_of
 from chiasm.encoders.runtime import Device
 from chiasm.encoders.tuned import Part, is_tuned, read_about, write_tuned
 from chiasm.errors import ChiasmError, EncoderError, LabelError
@@ -32,7 +32,6 @@ from chiasm.recognition.targets import Target
 from chiasm.space import Space
 from chiasm.splits import Split, grouped_stratified_folds
 from chiasm.store.collection import Collection
-from chiasm.store.ingest import first_of
 from chiasm.store.reembed import items_of
 from chiasm.types import MODALITIES, Item, Media, Modality, Source, Text
 from chiasm.vectors import log_softmax
@@ -192,6 +191,11 @@ def finetune(
     processes.join(device)
     say = on_message if processes.is_first() else lambda _: None
     opened = Collection.open(collection)
+    if encoders.uses_int8(opened.encoder):
+        raise EncoderError(
+            f"{opened.encoder!r} is in 8-bit integers, which cannot be trained. Move the collection to the encoder without "
+            "int8 first (chiasm reembed)"
+        )
     networks = encoders.resolve(opened.encoder, device=device)
     space = start_of(opened, networks)
     work = folder.with_name(f"{folder.name}.training")
