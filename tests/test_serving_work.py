@@ -25,6 +25,7 @@ from waiting import LIMIT, wait_until
 
 from chiasm import work
 from chiasm.serving.app import create_app
+from chiasm.serving.files import OwnFile
 from chiasm.types import Media
 from chiasm.verbs.query import Query, SearchOptions, SearchResult
 
@@ -112,6 +113,41 @@ def test_work_ends_when_its_client_has_gone(rows: list[dict[str, Any]], what: st
         searcher.endless.clear()
         assert httpx.request(method, url + path, files=files).status_code == 200
         assert 'status="499"' in httpx.get(f"{url}/metrics").text
+
+
+async def test_a_file_is_closed_however_its_request_ends(
+    rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the request has ended when a thread opens it."""
+    opened: list[OwnFile] = []
+    open_file = OwnFile.open
+
+    def noted(*asked: Any) -> OwnFile:
+        opened.append(open_file(*asked))
+        return opened[-1]
+
+    monkeypatch.setattr(OwnFile, "open", noted)
+    searcher = FakeSearcher(rows)
+    found = searcher.file_of
+
+    def slow(*arguments: Any) -> Any:
+        assert searcher.gate.wait(LIMIT)
+        return found(*arguments)
+
+    searcher.file_of = slow  # type: ignore[method-assign]
+    path = "/v1/items/boat/files/{}/0"
+    async with served(searcher, settings(answer_seconds=0.2)) as client:
+        whole = await client.get(path.format("image"))
+        assert (whole.status_code, opened[-1].file.closed) == (200, True)
+        same = {"If-None-Match": whole.headers["etag"]}
+        assert (await client.get(path.format("image"), headers=same)).status_code == 304
+        refused(await client.get(path.format("image"), headers={"Range": "bytes=9999-"}), 416)
+        assert [own.file.closed for own in opened] == [True] * 3
+        searcher.gate.clear()
+        refused(await client.get(path.format("image")), 503, "not ready after")
+        assert len(opened) == 3
+        searcher.gate.set()
+        wait_until(lambda: len(opened) == 4 and opened[-1].file.closed)
 
 
 async def test_a_batch_goes_on_for_those_who_still_wait(rows: list[dict[str, Any]]) -> None:

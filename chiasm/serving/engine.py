@@ -360,12 +360,14 @@ class Engine:
         if added is None:
             raise Problem(404, "file", "there is no such file; /v1/items lists those that there are")
         collection, named = self._searcher.collection, self._settings.roots
-        return OwnFile.open(*added, (*(named or collection.roots), collection.uploads))
+        own = OwnFile.open(*added, (*(named or collection.roots), collection.uploads))
+        visit = current()
+        assert isinstance(visit, Visit)  # only requests ask for files
+        visit.keep(own.file)
+        return own
 
     def _open_own(self, item: str, modality: Modality, number: int) -> Media:
-        own = self._own_file(item, modality, number)
-        with own.file:
-            return self._searcher.open(own.path, limits=self._settings.uploads)
+        return self._searcher.open(self._own_file(item, modality, number).path, limits=self._settings.uploads)
 
     def _encode(self, lane: str, work: Sequence[Any]) -> Sequence[Any]:
         self._metrics.batch(lane, len(work))

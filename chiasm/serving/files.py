@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -22,7 +22,6 @@ from typing import BinaryIO
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from chiasm import work
 from chiasm.errors import MediaError
@@ -110,7 +109,7 @@ def file_answer(own: OwnFile, modality: Modality, request: Request) -> Response:
     """Return a response with a file of an item, whole or the part that the Range header asks for (RFC 9110, 14.2).
 
     Args:
-        own: the file, which is closed with the response.
+        own: the file; closing it is left to who opened it.
         modality: what the collection has it as. A file that is something else is not served.
         request: for its headers.
 
@@ -118,58 +117,37 @@ def file_answer(own: OwnFile, modality: Modality, request: Request) -> Response:
         Problem: 404 it is no file of this modality; 416 the range lies outside.
     """
     file = own.file
-    try:
-        status = os.fstat(file.fileno())
-        kind = _kind(file)
-        if kind is None or kind.modality not in _MODALITIES[modality]:
-            raise _gone()
-        tag, known = f'"{status.st_mtime_ns:x}-{status.st_size:x}"', _type(kind, modality)
-        headers = {
-            "Content-Disposition": f"{'inline' if known else 'attachment'}; {_name(own.path)}",
-            "Accept-Ranges": "bytes",
-            "Cache-Control": "private, no-cache",
-            "ETag": tag,
-        }
-        if request.headers.get("if-none-match") == tag:
-            file.close()
-            return Response(status_code=304, headers=headers)
-        part = _range(request.headers.get("range"), status.st_size, request.headers.get("if-range"), tag)
-    except BaseException:
-        file.close()
-        raise
+    status = os.fstat(file.fileno())
+    kind = _kind(file)
+    if kind is None or kind.modality not in _MODALITIES[modality]:
+        raise _gone()
+    tag, known = f'"{status.st_mtime_ns:x}-{status.st_size:x}"', _type(kind, modality)
+    headers = {
+        "Content-Disposition": f"{'inline' if known else 'attachment'}; {_name(own.path)}",
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",
+        "ETag": tag,
+    }
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    part = _range(request.headers.get("range"), status.st_size, request.headers.get("if-range"), tag)
     begin, end = part or (0, status.st_size)
     headers["Content-Length"] = str(end - begin)
     if part is not None:
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{status.st_size}"
-    return _FileAnswer(
-        file, begin, end, status=206 if part else 200, headers=headers, kind=known or "application/octet-stream"
+    return StreamingResponse(
+        _blocks(file, begin, end), 206 if part else 200, headers, known or "application/octet-stream"
     )
 
 
-class _FileAnswer(StreamingResponse):
-    """Stream an open file, which is closed however the response ends."""
-
-    def __init__(
-        self, file: FileIO, begin: int, end: int, *, status: int, headers: Mapping[str, str], kind: str
-    ) -> None:
-        self._file, self._begin, self._end = file, begin, end
-        super().__init__(self._blocks(), status_code=status, headers=headers, media_type=kind)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._file.close()
-
-    def _blocks(self) -> Iterator[bytes]:
-        at = self._begin
-        while at < self._end:
-            block = os.pread(self._file.fileno(), min(_BLOCK, self._end - at), at)
-            if not block:
-                raise OSError("the file became shorter while it was sent")
-            at += len(block)
-            yield block
+def _blocks(file: FileIO, begin: int, end: int) -> Iterator[bytes]:
+    at = begin
+    while at < end:
+        block = os.pread(file.fileno(), min(_BLOCK, end - at), at)
+        if not block:
+            raise OSError("the file became shorter while it was sent")
+        at += len(block)
+        yield block
 
 
 def _opened(path: Path, roots: Sequence[Path]) -> int:

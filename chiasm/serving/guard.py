@@ -17,6 +17,8 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from io import FileIO
+from threading import Lock
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -107,6 +109,8 @@ class Visit(Work):
         self._size = 0
         self._left = False
         self.until: float | None = None  # when its answer has to be there, by the clock of the loop
+        self._files: list[FileIO] = []
+        self._keeping = Lock()
 
     def hold(self, size: int) -> None:
         """Add bytes that are held until the request is answered.
@@ -117,11 +121,22 @@ class Visit(Work):
         self._held.take(size)
         self._size += size
 
+    def keep(self, file: FileIO) -> None:
+        """Close a file when the request ends, however it does; at once where it has. From any thread."""
+        with self._keeping:
+            if not self._left:
+                self._files.append(file)
+                return
+        file.close()
+
     def leave(self) -> None:
         """Release what the request holds; work that is still done for it is given up."""
         self._held.give(self._size)
         self._size = 0
-        self._left = True
+        with self._keeping:
+            self._left = True
+        for file in self._files:
+            file.close()
 
 
 class _Client:
