@@ -200,8 +200,9 @@ def fit_classes(
 def learn(data: Data, options: Options, state: State, part: Subset, *, strength: float | None = None) -> Learned:
     """Fit the head of a set of modalities, and predict each of its items by one that did not see it.
 
-    Where other modalities' vectors are shots, the strength is the one chosen without them, with moved rows a fixed one. Where unlabelled items have
-    guessed labels, these were made from the labels, too, and are made anew without those held out.
+    Where other modalities' vectors are shots, the strength is the one chosen without them; with moved rows it is fixed.
+    Where unlabelled items have guessed labels, these were made from the labels, too, and are made anew without those
+    held out.
 
     Args:
         data: what is learned from.
@@ -261,6 +262,9 @@ def choose_target(
         options: what is fixed.
         domain: the other items.
         parts: sets of modalities that get a head, the largest last.
+
+    Returns:
+        The items, shifted and with their moved rows, the options, whether to learn from the moved rows, and the decision.
     """
     if domain is None:
         return data, options, State(), None
@@ -271,7 +275,7 @@ def choose_target(
     main = able[-1]
     rows = domain.having(main)
     probe = learn(data, replace(options, adapter="linear"), State(), main).head
-    there = data.features.moved_to(Features.of(domain))
+    there = data.features.with_means_of(Features.of(domain))
     plain, centred = (
         np.exp(probe.log_probabilities(features.rows(domain, main, rows), data.classes))
         for features in (data.features, there)

@@ -234,8 +234,8 @@ class Features:
             {name: mean for name, mean in self.shared.items() if name in modalities},
         )
 
-    def moved_to(self, other: Features) -> Features:
-        """Return these with the means of others, where these have any."""
+    def with_means_of(self, other: Features) -> Features:
+        """Return these with the means of other features, where those have any."""
         means = (
             {name: theirs.get(name, mean) for name, mean in mine.items()}
             for mine, theirs in ((self.own, other.own), (self.shared, other.shared))
@@ -243,7 +243,7 @@ class Features:
         return Features(*means)
 
     def shifted(self, arrays: ModalityArrays, other: Features) -> ModalityArrays:
-        """Return items whose rows by other features are what they are by these."""
+        """Return items shifted so that their rows by other features are what they were by these."""
 
         def shift(
             part: Mapping[Modality, Float[np.ndarray, "items _"]],

@@ -116,7 +116,19 @@ class FitOptions:
             raise ChiasmError("nested measures by folds, shots on the items that were not drawn: take one of them")
         if self.target is None and self.shares != "auto":
             raise ChiasmError("shares are those of a target's classes, and there is none. Name it, or leave them out")
-        apart = ("shots", "adapter", "fusion", "source", "alpha", "semi", "tune", "nested", "also", "log_dir")
+        apart = (
+            "shots",
+            "adapter",
+            "fusion",
+            "source",
+            "alpha",
+            "semi",
+            "class_weight",
+            "tune",
+            "nested",
+            "also",
+            "log_dir",
+        )
         others = [name for name in apart if getattr(self, name) != getattr(FitOptions, name)]
         if self.target is not None and others:
             raise ChiasmError(
