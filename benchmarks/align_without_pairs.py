@@ -66,22 +66,20 @@ def corrected(
     taught: PairArrays,
     crossed: Float[np.ndarray, "m dim"],
 ) -> list[Hits]:
-    """Hits in each fold, vectors compared as was best on the pairs of `taught`, with the queries of these."""
+    """Hits in each fold, vectors compared as was best on the pairs of `taught`.
+
+    Captions that ask are known from these pairs alone, pictures that ask from the target.
+    """
     found = []
-    sides = [(taught.Y, crossed, target.Y, placed), (crossed, taught.Y, placed, target.Y)]
-    fitted = [
-        PairScores.fit(
-            gallery,
-            asked,
-            preparation=PairScores.fit(
-                searched, asked, pairs=HeldOut(asked, taught.codes, searched, taught.codes)
-            ).choice.preparation,
-        )
-        for asked, searched, _, gallery in sides
-    ]
+    sides = [(taught.Y, crossed, taught.Y, target.Y, placed), (crossed, taught.Y, placed, placed, target.Y)]
+    fitted = []
+    for asked, searched, bank, _, gallery in sides:
+        pairs = HeldOut(asked, taught.codes, searched, taught.codes)
+        preparation = PairScores.fit(searched, asked, pairs=pairs).choice.preparation
+        fitted.append(PairScores.fit(gallery, bank, preparation=preparation))
     for fold in folds:
         both = []
-        for one, (_, _, queries, gallery) in zip(fitted, sides, strict=True):
+        for one, (*_, queries, gallery) in zip(fitted, sides, strict=True):
             scores = one.prepared.queries(queries[fold]) @ one.prepared.rows(gallery[fold]).T
             both.append(rate(scores, target.take(fold)))
         found.append((both[0], both[1]))
