@@ -137,10 +137,11 @@ def again() -> list[list[object]]:
 
 def families() -> None:
     """Inputs a second of one core by tiny random models of every family: what surrounds a network, not the network."""
-    from tests import torchvision_on_cpu
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    import torchvision_on_cpu
 
     torchvision_on_cpu.allow()  # before transformers looks for it
-    from tests.tiny_models import MAKERS
+    from tiny_models import MAKERS
 
     generator = np.random.default_rng(0)
     inputs: dict[str, Media] = {
