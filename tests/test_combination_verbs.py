@@ -275,8 +275,8 @@ def test_a_picture_with_words_is_one_query_of_a_model_that_takes_both(files: Pat
     best = {item: float((stored.vectors[[one == item for one in stored.items]] @ fused).max()) for item in stored.items}
     assert {hit.id: hit.score for hit in found} == pytest.approx(best, abs=1e-5)
     query = {"text": "a red cat", "image": b64(path.read_bytes())}
-    bodies = [{"queries": [{**query, **more}], "k": 40} for more in ({}, {"minus": "the mat"})]
-    same, less, _ = ask_over_rest(made, None, *bodies)
+    less_mat = {**query, "minus": "the mat"}
+    same, less, _ = ask_over_rest(made, None, {"queries": [query], "k": 40}, {"queries": [less_mat], "k": 40})
     assert {hit["id"]: hit["score"] for hit in hits_of(same)} == pytest.approx(best, abs=1e-5)
     expected = chiasm.search(made, "a red cat", image=path, minus="the mat", k=40).hits
     assert [hit["id"] for hit in hits_of(less)] == [hit.id for hit in expected]
