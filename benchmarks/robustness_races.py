@@ -99,7 +99,7 @@ def main() -> None:
     body += f"\n\nProcesses that wanted one of the cores meanwhile (load): {loads[0]:.0f} to {loads[-1]:.0f}, "
     body += f"in the middle {loads[len(loads) // 2]:.0f}.\n"
     names = Counter(f"{Path(one['file']).name}::{name}" for one in runs for name in one["wrong"])
-    body += "".join(f"\n- failed {count} times: {name}" for name, count in names.items())
+    body += "".join(f"\n- failed: {name}, {count}" for name, count in names.items())
     record.write(
         "robustness_races", "Tests of races on a busy machine", "none", body,
         command="python -m benchmarks.robustness races",
