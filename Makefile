@@ -58,6 +58,7 @@ bench: install
 	$(BIN)/python -m benchmarks.hybrid --write
 	$(BIN)/python -m benchmarks.moments --write
 	$(BIN)/python -m benchmarks.speech --write
+	$(BIN)/python -m benchmarks.sounds --write
 	$(BIN)/python -m benchmarks.serve --write
 	$(BIN)/python -m benchmarks.robustness --write
 

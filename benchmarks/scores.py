@@ -49,7 +49,8 @@ def main() -> None:
     X, Y = space.features("image", stamps.image, start), space.start("text", stamps.text)
     groups = np.unique(stamps.captions, return_inverse=True)[1].ravel()
     spoken = spoken_stamps()
-    said = np.array([row for row, name in enumerate(stamps.ids) if name in spoken and spoken[name].any()])
+    words = next(network for network in networks if "text" in network.modalities).dim
+    said = np.array([row for row, name in enumerate(stamps.ids) if name in spoken and spoken[name][:words].any()])
     S = space.start("audio", np.stack([spoken[stamps.ids[row]] for row in said]))
     names = space.embed([Text(short(caption)) for caption in stamps.captions], networks)
     off = [line for line in Path(__file__).with_name("offtopic.txt").read_text(encoding="utf-8").splitlines() if line]

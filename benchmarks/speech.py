@@ -31,6 +31,7 @@ from chiasm.alignment.pairs import PairArrays
 from chiasm.demo import fetch_debian
 from chiasm.encoders.cache import cache_folder
 from chiasm.encoders.offline import offline_encoders
+from chiasm.encoders.sound import SoundEncoder
 from chiasm.encoders.speech import RATE, SpeechEncoder
 from chiasm.evaluation.ranking import retrieval_metrics
 from chiasm.splits import Split, group_folds
@@ -197,18 +198,22 @@ def stored(prompts: Prompts, encoder: str) -> Heard:
     begin = time.monotonic()
     chiasm.add([manifest], to=folder, encoder=encoder)
     seconds = 0.0 if known else time.monotonic() - begin
-    *_, speech = encoders.resolve(encoder)
-    rows = Collection.open(folder).vectors(speech.fingerprint)
+    *_, sound = encoders.resolve(encoder)
+    assert isinstance(sound, SoundEncoder)
+    assert sound.speech is not None
+    rows, speech = Collection.open(folder).vectors(sound.fingerprint), sound.speech
     vectors, texts = np.zeros((len(prompts.ids), speech.dim), np.float32), [""] * len(prompts.ids)
     place = {item: row for row, item in enumerate(prompts.ids)}
     for item, vector, text in zip(rows.items, rows.vectors, rows.texts, strict=True):
-        vectors[place[item]], texts[place[item]] = vector, text or ""
+        vectors[place[item]], texts[place[item]] = vector[: speech.dim], text or ""
     return Heard(unit_rows(vectors), texts, seconds)
 
 
 def features(prompts: Prompts) -> Float[np.ndarray, "prompts features"]:
     """Of each prompt, means and deviations over its speech of the encoder's last states; kept in the cache."""
-    *_, speech = offline_encoders(language="en")
+    *_, sound = offline_encoders(language="en")
+    assert isinstance(sound, SoundEncoder)
+    speech = sound.speech
     assert isinstance(speech, SpeechEncoder)
     path = cache_folder() / "benchmarks" / f"speech-features-{speech.fingerprint[:16]}.npz"
     if path.is_file():
@@ -219,9 +224,9 @@ def features(prompts: Prompts) -> Float[np.ndarray, "prompts features"]:
 
     model = speech._loaded()  # the weights that transcribe, with their decoder left out
     rows = []
-    for number, sound in enumerate(prompts.paths):
+    for number, prompt in enumerate(prompts.paths):
         states = []
-        for window in speech.prepare(media.load(sound)).windows:
+        for window in speech.prepare(media.load(prompt)).windows:
             padded = np.pad(window, (0, PADDED * RATE - len(window)))
             spectrum = model.feature_extractor(padded, padding=0)[None].astype(np.float32)
             encoded = model.model.encode(ctranslate2.StorageView.from_array(spectrum))

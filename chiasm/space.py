@@ -2,7 +2,8 @@
 
 Every modality has a start: a joint encoder's embedding as it is, words (texts and transcripts) in the text encoder's
 space, images through the names of their classes (`alignment.bridge`). What cannot be compared with the others has a block
-of the vectors to itself, where they are zero, and only finds its like. A learned map (`alignment.alignment`) may follow.
+of the vectors to itself, where they are zero, and only finds its like. Sounds have two: those with words stand among the
+texts, the others in a block of their own. A learned map (`alignment.alignment`) may follow.
 All vectors of a space have unit length; the score of two is their cosine.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from chiasm.alignment.alignment import MIN_PAIRS, GaussianKernel, LearnedMap
 from chiasm.alignment.bridge import TEMPERATURE, TOP, conse
@@ -31,7 +32,7 @@ from chiasm.types import MODALITIES, Image, Media, Modality, Text
 from chiasm.vectors import unit_rows
 
 FORMAT = "chiasm-space"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 FILES = "maps"
 MOST_DIMENSIONS = 2**16
 
@@ -40,6 +41,8 @@ NAME_TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}.")
 START_SHARE = 0.5  # weight of the start among the features of a learned map; the encoder's own vector has 1
 
 StartKind: TypeAlias = Literal["identity", "words", "classes"]
+Block: TypeAlias = tuple[int, int]
+"""First and last column (excluded) of a part of the vectors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +57,9 @@ class Space:
         tensors: arrays of the starts: `centre` [dim], `names` [classes, dim], `head.weight`, `head.bias`.
         classes: hex digest over the class names and how they were embedded; empty without them.
         maps: modality -> learned map, where there is one.
-        blocks: modality -> first and last column (excluded) of its start, where not all modalities can be compared; vectors
-            of other modalities are zero there until a map leads to them.
+        blocks: modality -> where its start is, where not all can be compared; vectors of other modalities are zero there until
+            a map leads to them. Of several, one for each part of its embeddings, a vector has the first of which its part is
+            not zero.
         created: UTC time in ISO 8601.
         about: numbers on how it was learned, for people and reports.
 
@@ -72,7 +76,7 @@ class Space:
     tensors: Mapping[str, Float[np.ndarray, "..."]]
     classes: str = ""
     maps: Mapping[Modality, LearnedMap] = field(default_factory=dict)
-    blocks: Mapping[Modality, tuple[int, int]] = field(default_factory=dict)
+    blocks: Mapping[Modality, tuple[Block, ...]] = field(default_factory=dict)
     created: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -89,7 +93,7 @@ class Space:
             "fingerprints": dict(self.fingerprints),
             "starts": dict(self.starts),
             "blends": {modality: part.blend for modality, part in self.maps.items()},
-            "blocks": {modality: list(block) for modality, block in self.blocks.items()},
+            "blocks": dict(self.blocks),
             "constants": [START_SHARE, TOP, TEMPERATURE],
         }
         state = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=8)
@@ -122,13 +126,32 @@ class Space:
 
     def start(self, modality: Modality, vectors: Float[np.ndarray, "n embedding"]) -> Float[np.ndarray, "n dim"]:
         """Return unit vectors of embeddings before any learned map."""
-        start = self._own_start(modality, vectors)
         if modality not in self.blocks:
-            return start
-        first, last = self.blocks[modality]
+            return self._own_start(modality, vectors)
+        (first, last), *others = self.blocks[modality]
         placed = np.zeros((len(vectors), self.dim), np.float32)
-        placed[:, first:last] = start
+        if not others:
+            placed[:, first:last] = self._own_start(modality, vectors)
+            return placed
+        column = last - first
+        here = vectors[:, :column].any(axis=1)
+        placed[here, first:last] = self._own_start(modality, vectors[here, :column])
+        for first, last in others:
+            part = vectors[:, column : column + last - first]
+            here = part.any(axis=1) & ~placed.any(axis=1)
+            placed[here, first:last] = unit_rows(part[here])
+            column += last - first
         return placed
+
+    def alone(self, modality: Modality, placed: Float[np.ndarray, "n dim"]) -> Bool[np.ndarray, " n"]:
+        """Return which vectors of the space find only their like, although others of their modality can be compared."""
+        others = self.blocks.get(modality, ())[1:]
+        if not others:
+            return np.zeros(len(placed), bool)
+        outside = np.ones(self.dim, bool)
+        for block in others:
+            outside[slice(*block)] = False
+        return np.asarray(placed.any(axis=1) & ~placed[:, outside].any(axis=1))
 
     def _own_start(self, modality: Modality, vectors: Float[np.ndarray, "n embedding"]) -> Float[np.ndarray, "n width"]:
         kind = self.starts[self._require(modality)]
@@ -146,8 +169,8 @@ class Space:
         self, modality: Modality, vectors: Float[np.ndarray, "n embedding"], start: Float[np.ndarray, "n dim"]
     ) -> Float[np.ndarray, "n features"]:
         """Return the input of a learned map. Nothing in it depends on other rows, so statistics of several sources add up."""
-        first, last = self.blocks.get(modality, (0, self.dim))  # all else is zero
-        own = start[:, first:last]
+        blocks = self.blocks.get(modality, ((0, self.dim),))  # all else is zero
+        own = np.hstack([start[:, first:last] for first, last in blocks])
         if self.starts[self._require(modality)] == "classes":
             return np.hstack([unit_rows(vectors), np.float32(START_SHARE) * own])
         return own
@@ -176,14 +199,14 @@ class Space:
             (
                 part
                 for other, part in self.maps.items()
-                if (self.blocks[other], self.starts[other]) == alike and self._end(part) != self.blocks[modality]
+                if (self.blocks[other], self.starts[other]) == alike and self._end(part) not in self.blocks[modality]
             ),
             None,
         )
 
     def comparable(self, vector: Float[np.ndarray, " dim"]) -> tuple[Modality, ...]:
         """Return the modalities that a vector of the space can be compared with: those that share a block with it."""
-        reached = {block for block in set(self.blocks.values()) if vector[slice(*block)].any()}
+        reached = {block for block in self._every_block if vector[slice(*block)].any()}
         return tuple(name for name in self.modalities if not self.blocks or reached & self._reach(name))
 
     def apart(self) -> tuple[tuple[Modality, Modality], ...]:
@@ -212,24 +235,34 @@ class Space:
         until = f"until chiasm align {collection} --pairs {first},{second} has learned from {MIN_PAIRS} items or more that have both"
         return (f"only these can be compared: {', '.join(said)}, {until}",)
 
-    def _reach(self, modality: Modality) -> set[tuple[int, int]]:
+    def meets(self, vector: Float[np.ndarray, " dim"]) -> tuple[bool, bool]:
+        """Return whether a vector can be compared with vectors that are not `alone`, and with those that are."""
+        alone = {block for own in self.blocks.values() for block in own[1:]}
+        reached = [block in alone for block in self._every_block if vector[slice(*block)].any()]
+        return not all(reached) or not self.blocks, any(reached)
+
+    def _reach(self, modality: Modality) -> set[Block]:
         """Return the blocks that vectors of a modality are not zero in: its own, and the one that a map leads to."""
         learned = self.map_of(modality)
         if learned is None:
-            return {self.blocks[modality]}
-        return {self._end(learned)} | ({self.blocks[modality]} if learned.blend < 1 else set())
+            return set(self.blocks[modality])
+        return {self._end(learned)} | (set(self.blocks[modality]) if learned.blend < 1 else set())
 
-    def _end(self, learned: LearnedMap) -> tuple[int, int]:
+    def _end(self, learned: LearnedMap) -> Block:
         """Return the block that a map leads to."""
         weight = np.abs(learned.weight)
-        return max(set(self.blocks.values()), key=lambda block: float(weight[:, slice(*block)].sum()))
+        return max(self._every_block, key=lambda block: float(weight[:, slice(*block)].sum()))
+
+    @cached_property
+    def _every_block(self) -> tuple[Block, ...]:
+        return tuple(sorted({block for own in self.blocks.values() for block in own}))
 
     def embed(self, media: Sequence[Media], encoders: Sequence[Encoder]) -> Float[np.ndarray, "n dim"]:
         """Return unit vectors of opened media (e.g. queries) in the space.
 
         Raises:
             SpaceError: a modality that the space lacks, another encoder than the space was made with, or a medium in
-                which its encoder finds nothing (e.g. a sound without words).
+                which its encoder finds nothing.
         """
         result = np.empty((len(media), self.dim), np.float32)
         rows: dict[Modality, list[int]] = {}
@@ -239,8 +272,7 @@ class Space:
             encoder = self.encoder(modality, encoders)
             vectors = encoder.encode_queries([media[row] for row in own]).vectors
             if not vectors.any(axis=1).all():
-                words = " (no words were recognised)" if modality == "audio" else ""
-                raise SpaceError(f"{encoder.name} found nothing in the {modality} that it can embed{words}")
+                raise SpaceError(f"{encoder.name} found nothing in the {modality} that it can embed")
             result[own] = self.place(modality, vectors)
         return result
 
@@ -275,21 +307,14 @@ class Space:
                         "paths, so that the files are embedded anew"
                     )
                 return encoder
-        raise SpaceError(
-            f"the space {self.name!r} knows {modality}, but its encoder is not installed here"
-            + (". Run: pip install 'chiasm[speech]' and give it a Whisper model" if modality == "audio" else "")
-        )
+        raise SpaceError(f"the space {self.name!r} knows {modality}, but its encoder is not installed here")
 
     def _require(self, modality: Modality) -> Modality:
         if modality not in self.fingerprints:
-            advice = (
-                "To search with speech: pip install 'chiasm[speech]', give it a Whisper model (see docs/encoders.md), "
-                "and run chiasm add again"
-                if modality == "audio"
-                else f"docs/encoders.md names encoders that take {modality}: add the files to a new collection with "
-                "chiasm add --encoder NAME"
+            raise SpaceError(
+                f"the space {self.name!r} has {', '.join(self.modalities)}, not {modality}. docs/encoders.md names encoders "
+                f"that take {modality}: add the files to a new collection with chiasm add --encoder NAME"
             )
-            raise SpaceError(f"the space {self.name!r} has {', '.join(self.modalities)}, not {modality}. {advice}")
         return modality
 
     # ------------------------------------------------------------------------------------------------ learn and keep
@@ -335,7 +360,7 @@ class Space:
             "digest": self.digest,
             "fingerprints": dict(self.fingerprints),
             "starts": dict(self.starts),
-            "blocks": {modality: list(block) for modality, block in self.blocks.items()},
+            "blocks": dict(self.blocks),
             "classes": self.classes,
             "blends": {modality: part.blend for modality, part in self.maps.items()},
             "about": dict(self.about),
@@ -356,10 +381,13 @@ class Space:
         if self.blocks and set(self.blocks) != set(self.starts):
             raise ValueError(f"blocks are of {', '.join(self.blocks)}, not of all modalities")
         for modality, kind in self.starts.items():
-            first, last = self.blocks.get(modality, (0, self.dim))
-            if not 0 <= first < last <= self.dim:
-                raise ValueError(f"the block of {modality} goes from {first} to {last} of {self.dim}")
-            width = last - first
+            blocks = self.blocks.get(modality, ((0, self.dim),))
+            if not blocks:
+                raise ValueError(f"{modality} has no block")
+            for first, last in blocks:
+                if not 0 <= first < last <= self.dim:
+                    raise ValueError(f"a block of {modality} goes from {first} to {last} of {self.dim}")
+            width = blocks[0][1] - blocks[0][0]
             if kind == "classes":
                 expected |= {"names": (None, width), "head.weight": (None, len(self.tensors["names"]))}
                 expected["head.bias"] = (len(self.tensors["names"]),)
@@ -417,7 +445,10 @@ class Space:
                 dim=header["dim"],
                 fingerprints=header["fingerprints"],
                 starts=header["starts"],
-                blocks={name: (int(first), int(last)) for name, (first, last) in header["blocks"].items()},
+                blocks={
+                    name: tuple((int(first), int(last)) for first, last in own)
+                    for name, own in header["blocks"].items()
+                },
                 maps={modality: _map_of(modality, blend, tensors) for modality, blend in header["blends"].items()},
                 tensors=tensors,
                 classes=header["classes"],
@@ -469,7 +500,7 @@ def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
     fingerprints = {modality: encoder.fingerprint for modality, encoder in owner.items()}
     groups: dict[str, list[Modality]] = {}  # by vector space, that of texts first
     for modality in sorted(owner, key=lambda modality: modality != "text"):
-        groups.setdefault(owner[modality].vector_space, []).append(modality)
+        groups.setdefault(owner[modality].parts[0][0], []).append(modality)
     starts: dict[Modality, StartKind] = dict.fromkeys(owner, "identity")
     tensors: dict[str, Float[np.ndarray, "..."]] = {}
     key = ""
@@ -488,14 +519,21 @@ def start_space(encoders: Sequence[Encoder], *, name: str = "start") -> Space:
                 starts.update(dict.fromkeys(joined[0], "words"))
                 starts.update(dict.fromkeys(bridged, "classes"))
                 joined = [joined[0] + bridged, *(one for one in joined[1:] if one is not bridged)]
-    blocks: dict[Modality, tuple[int, int]] = {}
+    blocks: dict[Modality, tuple[Block, ...]] = {}
     dim = 0
     for modalities in joined:
-        width = owner[modalities[0]].dim
-        blocks |= dict.fromkeys(modalities, (dim, dim + width))
+        width = owner[modalities[0]].parts[0][1]
+        blocks |= dict.fromkeys(modalities, ((dim, dim + width),))
         dim += width
+    alone: dict[str, Block] = {}
+    for modality, encoder in owner.items():
+        for space, width in encoder.parts[1:]:
+            if space not in alone:
+                alone[space] = dim, dim + width
+                dim += width
+            blocks[modality] += (alone[space],)
     in_order: dict[Modality, StartKind] = {modality: starts[modality] for modality in owner}
-    several = blocks if len(joined) > 1 else {}
+    several = blocks if len(joined) + len(alone) > 1 else {}
     return Space(name, dim, fingerprints, in_order, tensors, key, blocks=several, created=_now())
 
 

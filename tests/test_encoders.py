@@ -26,6 +26,7 @@ from chiasm.encoders.offline import (
     whisper_folder,
 )
 from chiasm.encoders.runtime import Network
+from chiasm.encoders.sound import SoundEncoder
 from chiasm.encoders.speech import SpeechEncoder, _Transcript
 from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.types import Audio, Image, Media, Text, Video
@@ -150,11 +151,13 @@ def test_warm_text_does_not_import_torch(encoders: dict[str, Encoder]) -> None:
 
 
 def test_speech_is_written_down_and_stands_among_texts(encoders: dict[str, Encoder], tmp_path: Path) -> None:
-    """Silence and noise have no words; the vector is zero then, and the words are kept where there are some."""
-    speech = encoders["audio"]
-    assert speech.vector_space == encoders["text"].vector_space
-    result = speech.encode([noise(0, 1.0)])
-    assert (result.texts[0] == "") == (not result.vectors.any())
+    """A noise has no words; its part of the vector is zero then, and the words are kept where there are some."""
+    sound, width = encoders["audio"], encoders["text"].dim
+    assert sound.vector_space == encoders["text"].vector_space
+    assert sound.parts[0] == encoders["text"].parts[0]
+    result = sound.encode([noise(0, 1.0)])
+    assert (result.texts[0] == "") == (not result.vectors[:, :width].any())
+    assert result.vectors[:, width:].any()
 
 
 def test_speech_embeds_what_was_said(encoders: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,14 +167,15 @@ def test_speech_embeds_what_was_said(encoders: dict[str, Encoder], monkeypatch: 
     monkeypatch.setattr(SpeechEncoder, "_transcribe", lambda self, sounds: ([[said], []], ("en", None)))
     result = speech.encode_prepared("audio", [nothing, nothing])
     assert result.texts == ("a red car", "")
-    assert np.allclose(result.vectors[0], encoders["text"].encode([Text("a red car")]).vectors[0], atol=1e-5)
-    assert not result.vectors[1].any()
+    width = encoders["text"].dim
+    assert np.allclose(result.vectors[0, :width], encoders["text"].encode([Text("a red car")]).vectors[0], atol=1e-5)
+    assert not result.vectors[1].any(), "nothing is heard in silence"
 
 
 @pytest.mark.parametrize("samples", [16_000, 8_000, 300])
 def test_nobody_speaks_in_silence(samples: int, encoders: dict[str, Encoder]) -> None:
     prepared = encoders["audio"].prepare(Audio(np.zeros(samples, np.float32), 16_000))
-    assert (prepared.windows, prepared.starts) == ((), ())
+    assert (prepared.speech.windows, prepared.speech.starts) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -184,12 +188,12 @@ def test_nobody_speaks_in_silence(samples: int, encoders: dict[str, Encoder]) ->
     ],
 )
 def test_options_of_the_offline_encoders(name: str, language: str | None, translate: bool) -> None:
-    *_, video, speech = resolve(name)
-    expected = SpeechEncoder(
+    image, _, video, sound = resolve(name)
+    speech = SpeechEncoder(
         whisper_folder() or Path(), TextEncoder(text_folder()), language=language, translate=translate
     )
-    assert speech.fingerprint == expected.fingerprint
-    assert video.sound is speech
+    assert sound.fingerprint == SoundEncoder(image, speech).fingerprint
+    assert video.sound is sound
 
 
 @pytest.mark.parametrize(
@@ -217,9 +221,10 @@ def test_choices_on_speech_need_a_model(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("chiasm.encoders.offline.whisper_folder", lambda: None)
     with pytest.raises(EncoderError, match=r"there is no Whisper model here\. Put its folder into CHIASM_WHISPER"):
         resolve("offline,translate")
-    image, _, video = resolve("offline")
+    image, _, video, sound = resolve("offline")
     assert video.modalities == {"video"}
-    assert (video.sound, video.vector_space) == (None, image.fingerprint)
+    assert (video.sound, video.vector_space) == (sound, image.fingerprint)
+    assert sound.fingerprint == SoundEncoder(image).fingerprint
 
 
 def test_parts_of_a_model_are_joined_once(tmp_path: Path) -> None:

@@ -135,7 +135,9 @@ def test_nothing_is_placed_twice(made: Path) -> None:
 
     def synchronise() -> int:
         fingerprints = space.fingerprints.values()
-        version = gallery.synchronise(collection, "other", fingerprints, dim=space.dim, place=place).version
+        version = gallery.synchronise(
+            collection, "other", fingerprints, dim=space.dim, place=place, alone=space.alone
+        ).version
         return int(version)
 
     first = synchronise()

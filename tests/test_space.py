@@ -80,6 +80,14 @@ class Fake(Encoder):
         return self.head
 
 
+class Ear(Fake):
+    """Words of six numbers and a sound beside them."""
+
+    @property
+    def parts(self) -> tuple[tuple[str, int], ...]:
+        return (self.vector_space, 6), (self.fingerprint, self.dim - 6)
+
+
 def head(dim: int = 8, seed: int = 0) -> ClassHead:
     rng = np.random.default_rng(seed)
     weight, bias = rng.standard_normal((dim, len(CLASSES))), rng.standard_normal(len(CLASSES))
@@ -259,6 +267,47 @@ def test_what_has_no_bridge_finds_only_its_like(tmp_path: Path) -> None:
     assert again.comparable(again.place("audio", raw["audio"])[0]) == ("image", "video", "text", "audio")
 
 
+def test_sounds_without_words_stand_alone_and_those_with_words_among_the_texts(tmp_path: Path) -> None:
+    def placed(space: Space) -> Matrix:
+        """Words and sound; sound alone; nothing."""
+        return space.place("audio", np.stack([raw[0], np.append(np.zeros(6, np.float32), raw[1, 6:]), 0 * raw[0]]))
+
+    ear = Ear("ear", ["audio"], vector_space="words-1-6", dim=9)
+    space = start_space([image_encoder(), text_encoder(), ear])
+    assert (space.dim, space.apart()) == (6 + 3, ())
+    raw = vectors(2, 9)
+    both, alone, nothing = placed(space)
+    np.testing.assert_allclose(both, space.place("text", raw[:1, :6])[0], atol=1e-6)
+    np.testing.assert_allclose(alone, np.append(np.zeros(6), unit_rows(raw[1:, 6:])[0]), atol=1e-6)
+    assert not nothing.any()
+    assert space.alone("audio", placed(space)).tolist() == [False, True, False]
+    assert not space.alone("text", both[None]).any()
+    assert space.comparable(both) == ("image", "video", "text", "audio")
+    assert space.comparable(alone) == ("audio",)
+    assert [space.meets(vector) for vector in (both, alone, unit_rows((both + alone)[None])[0])] == [
+        (True, False),
+        (False, True),
+        (True, True),
+    ]
+    space.save(tmp_path)
+    again = Space.load(tmp_path)
+    assert (again.blocks, again.digest) == (space.blocks, space.digest)
+    np.testing.assert_array_equal(placed(again), placed(space))
+
+    features = space.features("audio", raw, space.start("audio", raw))
+    weight = np.hstack([np.ones((features.shape[1], 6)), np.zeros((features.shape[1], 3))]).astype(np.float32)
+    led = space.with_maps("led", {"audio": LearnedMap(weight, np.zeros(9, np.float32), 0.5)}, about={})
+    assert not led.alone("audio", placed(led)).any(), "a map leads them to the others"
+
+
+def test_sounds_without_words_where_there_are_no_texts() -> None:
+    space = start_space([Ear("ear", ["audio"], vector_space="words-1-6", dim=9)])
+    raw = vectors(2, 9)
+    raw[1, :6] = 0
+    assert space.dim == 9
+    assert space.alone("audio", space.place("audio", raw)).tolist() == [False, True]
+
+
 def test_encoders_without_any_bridge_stand_side_by_side() -> None:
     space = start_space([image_encoder(head=None), text_encoder()])
     assert space.apart() == (("image", "text"), ("video", "text"))
@@ -365,7 +414,7 @@ def test_media_are_embedded_in_order_and_by_modality_at_once(learned: Space, enc
 
 
 def test_a_sound_without_words_is_no_query(start: Space, encoders: list[Encoder]) -> None:
-    with pytest.raises(SpaceError, match="no words were recognised"):
+    with pytest.raises(SpaceError, match="found nothing in the audio"):
         start.embed([sound(0.5), sound(0)], encoders)
     with pytest.raises(SpaceError, match=r"words found nothing in the text that it can embed$"):
         start.embed([Text("")], encoders)
@@ -373,7 +422,7 @@ def test_a_sound_without_words_is_no_query(start: Space, encoders: list[Encoder]
 
 def test_a_modality_that_the_space_lacks(encoders: list[Encoder]) -> None:
     space = start_space(encoders[:2])
-    message = r"'start' has image, video, text, not audio. .* pip install 'chiasm\[speech\]'"
+    message = r"'start' has image, video, text, not audio. .* encoders that take audio"
     for ask in (
         lambda: space.embed([sound(0.5)], encoders),
         lambda: space.place("audio", vectors(1, 6)),
@@ -488,7 +537,7 @@ def test_a_saved_space_is_two_files_and_no_more(tmp_path: Path, start: Space, le
     assert Space.load(tmp_path).name == "aligned"
     header = json.loads((tmp_path / "maps.json").read_text())
     assert header["format"] == "chiasm-space"
-    assert header["format_version"] == 4
+    assert header["format_version"] == 5
     assert header["blends"] == {"image": 0.7}
 
 
@@ -518,7 +567,7 @@ def one_value_changed(folder: Path) -> None:
     [
         (rewritten(format_version=1), "version 1"),
         (rewritten(format="chiasm-model"), "chiasm-model"),
-        (rewritten(format=None), "None version 4"),
+        (rewritten(format=None), "None version 5"),
         (rewritten(starts=None), "'starts' should be of dict"),
         (rewritten(blends={"image": 0.7, "text": 0.7}), "KeyError"),
         (rewritten(blends={"image": "0.7"}), "should be of int or float"),
@@ -563,7 +612,8 @@ def test_a_space_of_other_constants_is_not_used(
 def apart(**shares: float) -> Space:
     """Pictures and films of one encoder, words and speech of another; maps of pictures to words, each with its share."""
     owner: dict[Modality, str] = {"image": "a", "video": "a", "text": "b", "audio": "b"}
-    blocks: dict[Modality, tuple[int, int]] = {"image": (0, 2), "video": (0, 2), "text": (2, 4), "audio": (2, 4)}
+    seen, said = ((0, 2),), ((2, 4),)
+    blocks: dict[Modality, tuple[tuple[int, int], ...]] = {"image": seen, "video": seen, "text": said, "audio": said}
     space = Space("start", 4, owner, dict.fromkeys(owner, "identity"), {}, blocks=blocks)
     weight = np.array([[0, 0, 0, 1], [0, 0, 1, 0]], np.float32)
     maps = {name: LearnedMap(weight, np.zeros(4, np.float32), share) for name, share in shares.items()}

@@ -60,7 +60,7 @@ class Moments:
 class Embeddings:
     """Vectors, a row an input, as the network gives them, with transcripts and moments.
 
-    A row of zeros says that there was nothing to embed, e.g. no words in a sound.
+    A row of zeros says that there was nothing to embed.
 
     Attributes:
         vectors: of whole inputs, float32.
@@ -130,6 +130,15 @@ class Encoder(ABC):
     def vector_space(self) -> str:
         """Equal for encoders whose vectors can be compared with each other: the own fingerprint, unless it is shared."""
         return self.fingerprint
+
+    @property
+    def parts(self) -> tuple[tuple[str, int], ...]:
+        """Vector spaces that stand side by side in its vectors, and their widths; zeros where a vector has nothing of one."""
+        return ((self.vector_space, self.dim),)
+
+    def remark(self, text: str | None) -> str:  # noqa: ARG002
+        """Return what is said about a file that was embedded, by its `Embeddings.texts`; "" for nothing."""
+        return ""
 
     @abstractmethod
     def prepare(self, media: Media) -> Prepared:

@@ -28,6 +28,7 @@ from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint, make_once
 from chiasm.encoders.licence import PretrainedModel, licence_of_folder, licence_of_package
 from chiasm.encoders.runtime import Arrays, Device, Graph, Network, in_int8, pad
+from chiasm.encoders.sound import SoundEncoder
 from chiasm.encoders.tensors import read_tensors
 from chiasm.encoders.video import VideoEncoder
 from chiasm.errors import EncoderError, MissingExtraError
@@ -306,7 +307,7 @@ def offline_encoders(
     int8: bool = False,
     device: Device = "auto",
 ) -> tuple[Encoder, ...]:
-    """Images, texts, videos and, where a Whisper model is at hand, speech, in videos too.
+    """Images, texts, sounds and videos; where a Whisper model is at hand, also what is said in them.
 
     Args:
         language: that is spoken, see `SpeechEncoder`.
@@ -322,7 +323,8 @@ def offline_encoders(
         EncoderError: `CHIASM_WHISPER` names a folder that holds no model, or a choice on speech was made and there is
             no Whisper model.
     """
-    image = image or ImageEncoder(image_weights(), class_names(), int8=int8, device=device)
+    pictures = ImageEncoder(image_weights(), class_names(), int8=int8, device=device)
+    image = image or pictures
     text = text or TextEncoder(text_folder(), int8=int8, device=device)
     model = whisper_folder()
     chooses = language is not None or translate
@@ -330,13 +332,14 @@ def offline_encoders(
         raise EncoderError(
             f"language and translate are choices on speech, and there is no Whisper model here. Put its folder into {WHISPER}"
         )
-    if model is None or (importlib.util.find_spec("faster_whisper") is None and not chooses):
-        return image, text, VideoEncoder(image)
-    from chiasm.encoders.speech import SpeechEncoder
+    speech: Encoder | None = None
+    if model is not None and (chooses or importlib.util.find_spec("faster_whisper") is not None):
+        from chiasm.encoders.speech import SpeechEncoder
 
-    package = None if os.environ.get(WHISPER) else _WHISPER_PARTS[0]
-    speech = SpeechEncoder(model, text, language=language, translate=translate, package=package, device=device)
-    return image, text, VideoEncoder(image, speech), speech
+        package = None if os.environ.get(WHISPER) else _WHISPER_PARTS[0]
+        speech = SpeechEncoder(model, text, language=language, translate=translate, package=package, device=device)
+    sound = SoundEncoder(pictures, speech)
+    return image, text, VideoEncoder(image, sound), sound
 
 
 def image_weights() -> Path:

@@ -48,11 +48,12 @@ FILES = ("model.bin", "config.json", "tokenizer.json")
 
 MOMENT = 10.0  # seconds of a moment at most; a sound that is no longer is one moment
 
-_VERSION = "3"  # of everything here that changes transcripts and moments
+_VERSION = "4"  # of everything here that changes transcripts and moments
 _SHORT, _FULL = 15, 30  # seconds that windows are padded to
 _MARGIN = 5  # seconds of padding at least, with _SHORT
 _PAD = 0.2  # seconds kept before and after speech
 _FAINT = 0.3  # probability of speech from which a sound of one moment is heard; the detector's own bar is 0.5
+_CLEAR = 0.65  # probability of speech from which words are believed whatever Whisper thinks of them
 _PAUSE = 0.5  # seconds of silence at which speech may be cut
 _BREAK = 1.0  # seconds of silence at which it is cut
 _BLOCK = 600  # seconds that the detector, which needs several copies, hears at once
@@ -65,6 +66,7 @@ _WORDS = (
 _BATCH_CPU, _BATCH_CUDA = 4, 16
 _LOOPS = 2.4  # ratio of compression above which a transcript repeats itself (Radford et al. 2022, section 4.5)
 _NO_SPEECH, _UNSURE = 0.6, -1.0  # probability of no speech, mean log-probability of the tokens (ibid.)
+_DOUBTED = 0.25, -0.7  # the same where it is not clear that somebody speaks: Whisper hears words in barks, too
 
 Waveform: TypeAlias = Float[np.ndarray, " samples"]
 
@@ -77,6 +79,7 @@ class _Speech:
     starts: tuple[float, ...]  # seconds
     ends: tuple[float, ...]
     seconds: float  # of the sound
+    unclear: frozenset[int] = frozenset()  # numbers of the windows in which perhaps nobody speaks
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class _Transcript:
     readings: tuple[tuple[str, float], ...]  # text and weight, the likeliest first; none: no words
     language: str | None  # code; None: no words
     certainty: float  # of the language
+    doubtful: bool = False  # whether it is believed only where somebody clearly speaks
 
     @property
     def text(self) -> str:
@@ -181,6 +185,7 @@ class SpeechEncoder(Encoder):
             tuple(start / RATE for start, _ in spans),
             tuple(end / RATE for _, end in spans),
             len(waveform) / RATE,
+            frozenset(number for number, (start, end) in enumerate(spans) if not _is_clear(waveform[start:end])),
         )
 
     def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
@@ -233,7 +238,16 @@ class SpeechEncoder(Encoder):
         """Transcribe every window of each sound; also return the language of each sound."""
         rows = [row for row, sound in enumerate(sounds) for _ in sound.windows]
         windows = [window for sound in sounds for window in sound.windows]
+        unclear = [number in sound.unclear for sound in sounds for number in range(len(sound.windows))]
+
+        def believed(heard: Sequence[_Transcript], numbers: Sequence[int]) -> list[_Transcript]:
+            return [
+                _Transcript((), None, one.certainty) if one.doubtful and unclear[number] else one
+                for one, number in zip(heard, numbers, strict=True)
+            ]
+
         transcripts = self._transcribe_windows(windows, [self._language] * len(windows))
+        transcripts = believed(transcripts, range(len(windows)))
         # One sound is in one language: that of most of it. What was taken for another one is heard again.
         votes: list[dict[str, float]] = [{} for _ in sounds]
         for row, window, transcript in zip(rows, windows, transcripts, strict=True):
@@ -247,7 +261,7 @@ class SpeechEncoder(Encoder):
         again = self._transcribe_windows(
             [windows[number] for number in wrong], [languages[rows[number]] for number in wrong]
         )
-        for number, transcript in zip(wrong, again, strict=True):
+        for number, transcript in zip(wrong, believed(again, wrong), strict=True):
             transcripts[number] = transcript
         by_sound: list[list[_Transcript]] = [[] for _ in sounds]
         for row, transcript in zip(rows, transcripts, strict=True):
@@ -345,8 +359,11 @@ class SpeechEncoder(Encoder):
             readings = tuple(
                 (text, float(weight)) for text, weight in zip(texts, weights / weights.sum(), strict=True) if text
             )
+            doubtful = result.no_speech_prob > _DOUBTED[0] or likelihood < _DOUBTED[1]
             has_words = texts[0] and not silent
-            transcripts.append(_Transcript(readings if has_words else (), language if has_words else None, certainty))
+            transcripts.append(
+                _Transcript(readings if has_words else (), language if has_words else None, certainty, doubtful)
+            )
         return transcripts
 
     def _loaded(self) -> WhisperModel:
@@ -409,6 +426,12 @@ def _spans(waveform: Waveform) -> list[tuple[int, int]]:
             else:
                 spans.append((start, end))
     return spans
+
+
+def _is_clear(waveform: Waveform) -> bool:
+    from faster_whisper.vad import VadOptions, get_speech_timestamps
+
+    return bool(get_speech_timestamps(waveform, VadOptions(threshold=_CLEAR, min_speech_duration_ms=0)))
 
 
 def _loops(text: str) -> bool:

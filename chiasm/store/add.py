@@ -39,7 +39,9 @@ class AddReport:
     pruned: int  # of these, how many were removed
     seconds: float
     outside: tuple[str, ...] = ()  # folders of files that a server does not give away: none that was named holds them
-    notes: tuple[str, ...] = ()  # which modalities can be compared with which, where not all can
+    notes: tuple[
+        str, ...
+    ] = ()  # e.g. that sounds have no words, or which modalities can be compared with which, where not all can
 
 
 def add_manifests(
@@ -96,7 +98,16 @@ def add_manifests(
     seconds = time.monotonic() - begin
     moved = len(stored.moved)
     return AddReport(
-        collection.count(), counts, outcomes, run.encoded, len(plan.unchanged), moved, stored.gone, pruned, seconds
+        collection.count(),
+        counts,
+        outcomes,
+        run.encoded,
+        len(plan.unchanged),
+        moved,
+        stored.gone,
+        pruned,
+        seconds,
+        notes=tuple(f"{count} {'file' if count == 1 else 'files'}: {remark}" for remark, count in run.remarks.items()),
     )
 
 

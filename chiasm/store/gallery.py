@@ -20,7 +20,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from chiasm.files import read_record, strict_json, write_whole
 from chiasm.store.collection import FILES, ITEMS, USABLE, Collection, Generation
@@ -36,7 +36,7 @@ from chiasm.store.tables import (
 )
 from chiasm.types import MODALITIES, Modality
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # An exact scan reads about 8 GB/s: 8 ms for 2**26 bytes, 44,000 rows of 384 dimensions. Lance's index takes as long for the
 # 200 candidates of a search. More bytes than that are indexed.
 EXACT_BYTES = 2**26
@@ -49,17 +49,21 @@ _OWN = pa.schema(
         *((name, pa.string()) for name in ("_slot", "_hash", "_modality", "_kind", "_text")),
         ("_start", pa.float64()),  # seconds, of texts characters; null: of the whole file
         ("_end", pa.float64()),
+        ("_alone", pa.bool_()),
     ]
 )
 """Of a row itself, and `VECTOR`. `_slot`: "image/0" for the item's first image. `_modality`: of the vector. `_kind`: of the
-file, "video" also for its sound track. `_text`: the transcript, or the passage."""
+file, "video" also for its sound track. `_text`: the transcript, or the passage. `_alone`: see `Space.alone`."""
 
 Place: TypeAlias = Callable[[Modality, Float[np.ndarray, "rows dim"]], Float[np.ndarray, "rows dim"]]
 """Embeddings of one modality -> unit vectors in the space."""
 
+Alone: TypeAlias = Callable[[Modality, Float[np.ndarray, "rows dim"]], Bool[np.ndarray, " rows"]]
+"""Unit vectors of one modality in the space -> whether each finds only its like."""
+
 
 def synchronise(
-    collection: Collection, name: str, fingerprints: Iterable[str], *, dim: int, place: Place
+    collection: Collection, name: str, fingerprints: Iterable[str], *, dim: int, place: Place, alone: Alone
 ) -> lance.LanceDataset:
     """Bring the search table of a space up to date with a collection, and open it.
 
@@ -71,6 +75,7 @@ def synchronise(
         fingerprints: of the space's encoders.
         dim: numbers a vector in the space.
         place: from embeddings to vectors of the space; called with those that the table lacks.
+        alone: which vectors find only their like.
 
     Raises:
         CollectionError: the table cannot be written or read.
@@ -82,7 +87,7 @@ def synchronise(
         version = collection.version  # before what is read below: what comes meanwhile is seen by the next run
         if (current := table.pinned(version)) is not None:  # another process did the same, and was faster
             return current
-        table.update(sorted(set(fingerprints)), dim=dim, place=place)
+        table.update(sorted(set(fingerprints)), dim=dim, place=place, alone=alone)
         return table.publish(version)
 
 
@@ -168,7 +173,7 @@ class _Table:
 
     # ------------------------------------------------------------------------------------------------------- content
 
-    def update(self, fingerprints: Sequence[str], *, dim: int, place: Place) -> None:
+    def update(self, fingerprints: Sequence[str], *, dim: int, place: Place, alone: Alone) -> None:
         """Write rows of items that are new or have changed, delete those of items that are gone or have changed."""
         items = self.tables.rows("items", ITEMS).drop_columns(["_source"])
         files = self._files(items)
@@ -187,7 +192,7 @@ class _Table:
             stored = _keys(table.to_table(columns=["id", "_slot", "_hash"]))
             fresh = files.filter(pc.invert(pc.is_in(_keys(files), value_set=stored)))
         if fresh.num_rows:
-            batches = self._batches(fingerprints, items, fresh, schema, place)
+            batches = self._batches(fingerprints, items, fresh, schema, place, alone)
             reader = pa.RecordBatchReader.from_batches(schema, batches)
             lance.write_dataset(reader, str(self.path), mode="append")
         table = lance.dataset(str(self.path))
@@ -203,7 +208,13 @@ class _Table:
         return files.select(columns[:-1]).rename_columns(["id", "_slot", "_hash", "_kind"])
 
     def _batches(
-        self, fingerprints: Sequence[str], items: pa.Table, files: pa.Table, schema: pa.Schema, place: Place
+        self,
+        fingerprints: Sequence[str],
+        items: pa.Table,
+        files: pa.Table,
+        schema: pa.Schema,
+        place: Place,
+        alone: Alone,
     ) -> Iterator[pa.RecordBatch]:
         """Rows of some files, with the columns of their items."""
         item_of_file = pc.index_in(files["id"], value_set=items["id"])
@@ -230,13 +241,16 @@ class _Table:
                 vectors = matrix_of(rows[VECTOR])
                 spoken = np.array(rows["_modality"].to_pylist(), dtype=str)
                 placed = np.empty((len(vectors), schema.field(VECTOR).type.list_size), np.float32)
+                only = np.zeros(len(vectors), bool)
                 for modality in MODALITIES:
-                    if (spoken == modality).any():
-                        placed[spoken == modality] = place(modality, vectors[spoken == modality])
+                    if (mine := spoken == modality).any():
+                        placed[mine] = place(modality, vectors[mine])
+                        only[mine] = alone(modality, placed[mine])
                 of_item = items.take(item_of_file.take(file))
                 columns = {name: of_item[name] for name in of_item.schema.names}
-                columns |= {name: rows[name] for name in _OWN.names if name != "_kind"}
+                columns |= {name: rows[name] for name in _OWN.names if name not in {"_kind", "_alone"}}
                 columns["_kind"] = files["_kind"].take(file)
+                columns["_alone"] = pa.array(only)
                 columns["text"] = _without_passages(columns["text"], columns)
                 columns[VECTOR] = vector_column(placed)
                 yield from pa.table([columns[name] for name in schema.names], schema=schema).to_batches()
@@ -292,7 +306,7 @@ def _index(table: lance.LanceDataset, trained: int) -> int:
         if field.name in known and field.name != VECTOR:
             table.optimize.optimize_indices(index_names=[known[field.name].name])
         elif not pa.types.is_nested(field.type) and field.name not in ("_hash", "_text", "_end"):
-            kind: Literal["BITMAP", "BTREE"] = "BITMAP" if field.name in ("_modality", "_kind") else "BTREE"
+            kind: Literal["BITMAP", "BTREE"] = "BITMAP" if field.name in ("_modality", "_kind", "_alone") else "BTREE"
             table.create_scalar_index(field.name, kind)
     return trained
 

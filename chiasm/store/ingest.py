@@ -453,6 +453,7 @@ class Run:
         known: Mapping[str, str] | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()  # on files that are ok
         self.not_ok: list[FileOutcome] = []
         self.encoded = 0
 
@@ -480,6 +481,8 @@ class Run:
             self.counts[outcome.outcome.value] += 1
             if outcome.outcome is not Outcome.OK:
                 self.not_ok.append(outcome)
+            elif outcome.reason:
+                self.remarks[outcome.reason] += 1
 
     def execute(self, pending: list[File]) -> None:
         """Read in several threads, encode in this one, commit in between."""
@@ -535,7 +538,7 @@ class Run:
             if isinstance(result, MediaError):
                 file.end(result.outcome, result.reason)
             else:
-                file.take(result)
+                self._take(file, result)
                 self.encoded += 1
             self._finish(file)
 
@@ -550,8 +553,8 @@ class Run:
             for file in part:
                 original = self._claimed.get(file.hash)
                 if file.hash in stored:
-                    file.take(stored[file.hash])
-                    file.encoder, file.modality = file.parts[0][0], file.parts[0][1].modalities[0]
+                    file.encoder, file.modality = stored[file.hash][0][0], stored[file.hash][0][1].modalities[0]
+                    self._take(file, stored[file.hash])
                     self._finish(file)
                 elif original is not None and original.outcome not in USABLE:
                     file.encoder, file.modality = original.encoder, original.modality
@@ -561,6 +564,11 @@ class Run:
                     for by_hash in (self._known, self._claimed, self._owners):
                         by_hash.pop(file.hash, None)
                     self._again.append(file)
+
+    def _take(self, file: File, parts: Parts) -> None:
+        file.take(parts)
+        if file.outcome is Outcome.OK:
+            file.reason = self._encoders[file.modality].remark(parts[0][1].texts[0])
 
     def _finish(self, file: File) -> None:
         self._finished.append(file)

@@ -71,7 +71,8 @@ def add(
     if report.encoded:  # so that the first search does not have to
         space = space_of(collection, networks, None).space
         open_table(collection, space)
-        report = replace(report, notes=space.notes(collection.path, collection.modalities()))
+        notes = space.notes(collection.path, collection.modalities())
+        report = replace(report, notes=(*report.notes, *notes))
     _keep_words(collection)
     if collection.generation.since:  # tables of encoders before go some time after
         drop_replaced(collection)

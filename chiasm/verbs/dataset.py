@@ -47,7 +47,7 @@ def sides_of(space: Space, pairs: tuple[Modality, Modality]) -> tuple[Modality, 
             raise SpaceError(f"the space {space.name!r} has {', '.join(space.modalities)}, not {modality}")
     if first == second:
         raise SpaceError(f"pairs are of two different modalities; got {first} twice")
-    near_text = [name for name in pairs if name in space.blocks and space.blocks[name] == space.blocks.get("text")]
+    near_text = [name for name in pairs if space.blocks.get(name, ())[:1] == space.blocks.get("text")]
     anchor = "text" if "text" in pairs else near_text[0] if len(near_text) == 1 else second
     if "text" not in pairs and "audio" in pairs and space.starts["audio"] == "words":
         anchor = "audio"
@@ -177,7 +177,7 @@ def means_by_item(vectors: Mapping[Modality, Vectors], ids: Sequence[str]) -> Em
 def modality_arrays(
     found: Embedded, space: Space, modalities: Sequence[Modality], rows: Int[np.ndarray, " rows"] | None = None
 ) -> ModalityArrays:
-    """Return embeddings of items, with their vectors in a space beside them or, where the encoder is of that space, instead.
+    """Return embeddings of items, with their vectors in a space beside them or, where that says all that they do, instead.
 
     What cannot be compared with texts in the space, and so not with names of classes, has its embeddings alone.
 
@@ -199,18 +199,18 @@ def modality_arrays(
             placed = np.zeros((len(own), block[1] - block[0]), np.float32)
             if has.any():
                 placed[has] = space.place(modality, own[has])[:, slice(*block)]
-            if space.blocks.get(modality, block) == block or placed.any():
+            if space.blocks.get(modality, (block,))[0] == block or placed.any():
                 shared[modality] = placed
         is_own = modality in shared and space.starts[modality] != "classes" and space.map_of(modality) is None
-        if not is_own:
+        if not is_own or len(space.blocks.get(modality, ())) > 1:
             vectors[modality] = own
     return ModalityArrays(vectors, present, shared)
 
 
 def _shared_block(space: Space) -> tuple[int, int]:
     """Return the columns of a space in which texts are, else most modalities: those that recognition shares."""
-    blocks = [*space.blocks.values()] or [(0, space.dim)]
-    return space.blocks.get("text") or max(blocks, key=blocks.count)
+    blocks = {modality: own[0] for modality, own in space.blocks.items()} or {"text": (0, space.dim)}
+    return blocks.get("text") or max(blocks.values(), key=[*blocks.values()].count)
 
 
 def labelled_items(

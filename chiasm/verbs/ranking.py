@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from chiasm.retrieval.scores import Judgement, ScoreModel
     from chiasm.store.words import FullText
 
+FINDS_SOUNDS = "no words were recognised in the query, so it finds sounds without words"
 SPANS = 5  # moments of one file that a hit names
 OFFSETS = 100_000  # hub offsets of rows that are remembered
 
@@ -126,6 +127,11 @@ class State:
         """Whether any vector is of a moment."""
         return bool(self.table.count_rows(filter="_start IS NOT NULL"))
 
+    @cached_property
+    def has_alone(self) -> bool:
+        """Whether any vector finds only its like, see `Space.alone`."""
+        return bool(self.table.count_rows(filter="_alone"))
+
     def rows(
         self, ids: Sequence[str], query: Float[np.ndarray, " dim"] | None = None, *, where: str | None = None
     ) -> list[Row]:
@@ -199,6 +205,7 @@ def condition_of(query: Query, options: SearchOptions, state: State, vector: Flo
     """
     away = [*query.like, *query.liked, *query.disliked]
     near = state.space.comparable(vector)
+    meets_others, meets_alone = state.space.meets(vector)
     far = [name for name in state.space.modalities if name not in near]
     heard = options.modality == "video" and "audio" in near  # by its sound track
     refused = (
@@ -207,12 +214,15 @@ def condition_of(query: Query, options: SearchOptions, state: State, vector: Flo
     if refused:
         sought = options.modality or "what is there"
         notes = state.space.notes(state.collection.path, state.sizes)
+        if not meets_others:
+            notes = (FINDS_SOUNDS, *notes)
         raise SpaceError(": ".join([f"{sought} cannot be found by this query", *notes]))
     return _all_of(
         None if options.where is None else where_sql(options.where, state.table.schema),
         None if options.modality is None else f"_kind = '{options.modality}'",
         f"NOT {one_of('id', away)}" if away else None,
         one_of("_modality", near) if far else None,
+        "_alone" if not meets_others else "NOT _alone" if state.has_alone and not meets_alone else None,
     )
 
 

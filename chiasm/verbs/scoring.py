@@ -69,9 +69,10 @@ def fit_scores(
     rows: dict[Modality, Int[np.ndarray, " rows"]] = {
         name: np.flatnonzero((spoken == name) & gallery.vectors.any(axis=1)) for name in MODALITIES
     }
+    rows = {name: chosen[~space.alone(name, gallery.vectors[chosen])] for name, chosen in rows.items()}
     rows = {name: chosen for name, chosen in rows.items() if len(chosen)}
     known = _examples(collection, space, rows, [one for one in learned if not one.elsewhere])
-    there = _both_ways(one for one in learned if one.elsewhere)
+    there = _both_ways((one for one in learned if one.elsewhere), space)
     short_texts = _short_texts(collection, space, gallery, rows, networks, seed) if "text" in rows else None
     if short_texts is not None:
         known["text", "text"] = short_texts
@@ -101,13 +102,16 @@ def fit_scores(
     return ScoreModel(found)
 
 
-def _both_ways(learned: Iterable[CrossFitted]) -> dict[tuple[Modality, Modality], HeldOut]:
-    """Queries and what they look for, each side of the pairs by the other."""
+def _both_ways(learned: Iterable[CrossFitted], space: Space) -> dict[tuple[Modality, Modality], HeldOut]:
+    """Queries and what they look for, each side of the pairs by the other; without those that find only their like."""
     known = {}
     for one in learned:
         data = one.data
-        known[data.anchor, data.moved] = HeldOut(data.anchors, data.groups, one.placed, data.groups)
-        known[data.moved, data.anchor] = HeldOut(one.placed, data.groups, data.anchors, data.groups)
+        keep = ~(space.alone(data.moved, one.placed) | space.alone(data.anchor, data.anchors))
+        if keep.any():
+            moved, anchors, groups = one.placed[keep], data.anchors[keep], data.groups[keep]
+            known[data.anchor, data.moved] = HeldOut(anchors, groups, moved, groups)
+            known[data.moved, data.anchor] = HeldOut(moved, groups, anchors, groups)
     return known
 
 
@@ -118,7 +122,7 @@ def _examples(
     learned: Sequence[CrossFitted],
 ) -> dict[tuple[Modality, Modality], HeldOut]:
     """Queries and what they look for, of every two modalities that items have both of."""
-    known = _both_ways(learned)
+    known = _both_ways(learned, space)
     names = [name for name in rows if name in space.modalities]
     for place, first in enumerate(names):
         for second in names[place + 1 :]:
@@ -128,7 +132,7 @@ def _examples(
                 data = pairs_of(collection, space, (first, second))
             except SpaceError:  # no item has both
                 continue
-            known |= _both_ways([CrossFitted(data, data.start)])
+            known |= _both_ways([CrossFitted(data, data.start)], space)
     return known
 
 

@@ -30,6 +30,7 @@ from chiasm.store.index import index_of
 from chiasm.types import Media, Modality, Text
 from chiasm.verbs.query import Order, Part, Query, SearchOptions, SearchResult
 from chiasm.verbs.ranking import (
+    FINDS_SOUNDS,
     Row,
     State,
     candidates_of,
@@ -341,6 +342,8 @@ def _left_out(vector: Float[np.ndarray, " dim"], state: State, options: SearchOp
     sought = set(state.sizes) if options.modality is None else {options.modality}
     if sought <= set(state.space.comparable(vector)):
         return ()
+    if not state.space.meets(vector)[0]:
+        return (FINDS_SOUNDS,)
     return state.space.notes(state.collection.path, state.sizes)
 
 

@@ -284,7 +284,14 @@ def _fitting(saved: SavedSpace, folder: Path, networks: Sequence[Encoder]) -> Sa
 
 def open_table(collection: Collection, space: Space) -> lance.LanceDataset:
     """Open the search table of a space, brought up to date: see `chiasm.store.gallery`."""
-    return gallery.synchronise(collection, space.digest, space.fingerprints.values(), dim=space.dim, place=space.place)
+    return gallery.synchronise(
+        collection,
+        space.digest,
+        space.fingerprints.values(),
+        dim=space.dim,
+        place=space.place,
+        alone=space.alone,
+    )
 
 
 def drop_replaced(collection: Collection) -> None:
