@@ -67,4 +67,4 @@ docs: install
 	$(BIN)/python -c "from chiasm.serving.app import openapi_text; print(openapi_text(), end='')" > docs/openapi.json
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BASE) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import sys
@@ -19,8 +20,9 @@ class Command(TyperCommand):
     """A command whose paths follow one rule: `~` is the home folder, as in `--out=~/m`, and no path is empty."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, with Arrow imported before."""
+        """Run the command, with Arrow imported before and garbage collected from now on."""
         import_arrow()
+        gc.enable()
         return super().invoke(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
