@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import record
 from benchmarks.corpora import say
-from chiasm.demo import stamps_root
+from chiasm.demo import PACKAGE, stamps_root
 from chiasm.encoders.cache import cache_folder
 
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -54,7 +54,8 @@ def measure(version: str, source: Path, folder: Path) -> list[object]:
     """Install and run the demonstration; return what is in the columns after the version."""
     venv = folder / "venv"
     subprocess.run([find_python(version), "-m", "venv", str(venv)], check=True)
-    shutil.copytree(cache_folder() / "debian", folder / "cache" / "debian")
+    corpus = Path("debian") / PACKAGE
+    shutil.copytree(cache_folder() / corpus, folder / "cache" / corpus)
     environment = {**os.environ, "CHIASM_CACHE": str(folder / "cache")}
     environment.pop("PYTHONPATH", None)  # what runs is what was installed
     install = [str(venv / "bin" / "pip"), "install", "--quiet", "--no-cache-dir", "--disable-pip-version-check"]

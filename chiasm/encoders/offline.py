@@ -23,7 +23,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image as PillowImage
 from tokenizers import Tokenizer
 
-from chiasm.encoders import examples, passages
+from chiasm.encoders import passages
 from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint, make_once
 from chiasm.encoders.licence import PretrainedModel, licence_of_folder, licence_of_package
@@ -160,6 +160,8 @@ class ImageEncoder(Encoder):
 
 
 def _pictures(held: bool) -> list[Arrays]:
+    from chiasm.encoders import examples  # with Pillow's drawing, which a search needs as little as the rest of them
+
     pictures = examples.photographs() if held else examples.shapes()
     return [{"pixels": fit(pixels)[None]} for pixels in pictures]
 
@@ -264,6 +266,8 @@ class TextEncoder(Encoder):
         return _known("text", self._network)
 
     def _examples(self, held: bool) -> list[Arrays]:  # noqa: ARG002  nothing is learned from texts, so they are all held
+        from chiasm.encoders import examples
+
         return [_padded([ids]) for ids in self._tokens(examples.TEXTS)]
 
     @cached_property
