@@ -45,7 +45,7 @@ def main() -> None:
         f"Asked for: 60 s, 900 MB, no torch. What takes the room, in MB, on Python {PYTHONS[-1]}: {room}.",
         "",
         "pandas and duckdb are required by the package that ships all-MiniLM-L6-v2, and nothing here imports them. What pip compiles",
-        "is counted.",
+        f"is counted. Load of the machine meanwhile: {os.getloadavg()[0]:.1f}.",
     ]
     record.write("install", "Installation without extras", "none", "\n".join(body))
 
