@@ -83,6 +83,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "rare": "only" if number == 0 else kind,
                 "number": number * 1.5,
                 "place": f"p{number % 12}",
+                "empty": "",
             }
         )
     collection = folder / "collection"
@@ -201,6 +202,7 @@ def test_the_command_prints_both_scores(texts: Path, tmp_path: Path, capsys: pyt
     ("options", "match"),
     [
         ({"label": "none"}, "has no column 'none'"),
+        ({"label": "empty"}, "no item has both a value"),
         ({"label": "number"}, "column of number"),
         ({"label": "kind", "where": "kind = 'thing'"}, "2 classes are needed"),
         ({"label": "kind", "modalities": ["image"]}, "not image"),

@@ -130,7 +130,7 @@ def _encoders_of(
     if is_tuned(part.name):
         if part.options:
             raise EncoderError(f"{part.name} is an encoder that was trained further, and takes no options")
-        return _read_tuned(Path(part.name), licence, device)
+        return _read_tuned(Path(part.name).expanduser(), licence, device)
     offline, others = ("int8", "language", "translate"), ("dim", "dtype", "int8", "prompt", "revision")
     known = offline if part.name == "offline" else others
     flags = ("int8", "translate")

@@ -48,7 +48,7 @@ class Part:
 
 def is_tuned(name: str) -> bool:
     """Return whether a name is that of an encoder folder."""
-    return bool(name) and (Path(name) / ABOUT).is_file()
+    return bool(name) and (Path(name).expanduser() / ABOUT).is_file()
 
 
 def write_tuned(folder: Path, base: str, parts: Mapping[Modality, Part]) -> None:

@@ -63,7 +63,8 @@ class Classifier(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the mean loss of a batch and its scores; the targets may be mixed."""
         embeddings = self.tower(**arrays)
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if self.recipe.strategy == "alternating" and self.training:
             if source.all():
                 weight, bias = weight.detach(), bias.detach()
@@ -227,7 +228,7 @@ class _Trainer(transformers.Trainer):
         """Learn from one batch, and refuse a loss that is no number."""
         loss: Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
-            last = _last_checkpoint(Path(self.args.output_dir))
+            last = _last_checkpoint(Path(str(self.args.output_dir)))
             raise ChiasmError(
                 f"the loss is no longer a finite number at step {self.state.global_step + 1} of {self.state.max_steps}. "
                 f"{'The last good checkpoint is in ' + last if last else 'There is no checkpoint yet'}. Take a lower learning "

@@ -22,7 +22,7 @@ from chiasm.encoders.runtime import Device
 from chiasm.encoders.tuned import Part, is_tuned, read_about, write_tuned
 from chiasm.errors import ChiasmError, EncoderError, LabelError
 from chiasm.evaluation.record import Record
-from chiasm.files import digest_text, read_record, strict_json, write_whole
+from chiasm.files import digest_text, one_form, read_record, strict_json, write_whole
 from chiasm.finetuning.recipe import Method, Recipe, Strategy
 from chiasm.finetuning.results import Score, TunedPart
 from chiasm.recognition import Recognizer, SourceItems
@@ -35,7 +35,7 @@ from chiasm.store.collection import Collection
 from chiasm.store.reembed import items_of
 from chiasm.types import MODALITIES, Item, Media, Modality, Source, Text
 from chiasm.vectors import log_softmax
-from chiasm.verbs.dataset import Labelled, class_names, embedded_items, labelled_items
+from chiasm.verbs.dataset import Labelled, cell_value, class_names, embedded_items, labelled_items
 from chiasm.verbs.measure import targets_of
 from chiasm.verbs.model import check_report
 from chiasm.verbs.spaces import start_of
@@ -199,21 +199,38 @@ def finetune(
     networks = encoders.resolve(opened.encoder, device=device)
     space = start_of(opened, networks)
     work = folder.with_name(f"{folder.name}.training")
-    reports, parts = [], dict[Modality, Part]()
-    for modality in _modalities(opened, networks, modalities):
+    label = one_form(label)
+    climbs = []  # all of what is wrong with the data is said before anything is trained
+    for modality in _modalities(opened, networks, modalities, label):
         data = labelled_items(
             opened, networks, space, [label], modalities=[modality], where=where, group=group, alike=alike
         )
         target = _classes(data)
         beside = None if source is None else _read_source(source, label, modality, networks, space, data, target)
-        climb = _Climb(
-            opened, networks, space, data, target, beside, modality, recipe, folds, keep, work / modality, device, say
+        climbs.append(
+            _Climb(
+                opened,
+                networks,
+                space,
+                data,
+                target,
+                beside,
+                modality,
+                recipe,
+                folds,
+                keep,
+                work / modality,
+                device,
+                say,
+            )
         )
+    reports, parts = [], dict[Modality, Part]()
+    for climb in climbs:
         result, part = climb.run()
         reports.append(result)
         say(result.words)
         if result.is_better or keep:
-            parts[modality] = part
+            parts[climb.modality] = part
     processes.wait()
     with processes.first_alone():
         if parts and processes.is_first():
@@ -236,20 +253,23 @@ def finetune(
 
 
 def _modalities(
-    collection: Collection, networks: Sequence[Encoder], asked: Sequence[Modality] | None
+    collection: Collection, networks: Sequence[Encoder], asked: Sequence[Modality] | None, label: str
 ) -> list[Modality]:
-    """Return the modalities whose networks are trained: those asked for, else pictures and texts that items have."""
+    """Return the modalities whose networks are trained: those asked for, else pictures and texts of labelled items."""
     owner = first_of(networks)
-    present = {modality for row in collection.items() for modality in MODALITIES if row[modality]}
+    labelled = [row for row in collection.items() if cell_value(row.get(label)) is not None]
+    present = {modality for row in labelled for modality in MODALITIES if row[modality]}
     usual: list[Modality] = [modality for modality in _USUAL if modality in owner and modality in present]
     chosen = usual if asked is None else list(dict.fromkeys(asked))
     for modality in chosen:
         if modality not in owner:
             raise LabelError(f"the encoder {collection.encoder!r} has {', '.join(owner)}, not {modality}")
-    if not chosen:
+    if not chosen and labelled:
         raise LabelError(
-            f"no item of {collection.path} has a picture or a text. Name the modality to train on (modalities)"
+            f"no item with a value in {label!r} has a picture or a text. Name the modality to train on (modalities)"
         )
+    if not chosen:
+        return [next(iter(owner))]  # what is wrong with the column is said by whoever reads it
     if len({owner[modality].fingerprint for modality in chosen}) < len(chosen):
         if asked is not None:
             raise EncoderError(f"{owner[chosen[0]].name} is one network for {' and '.join(chosen)}: name one of them")
@@ -270,11 +290,11 @@ def _base(name: str) -> tuple[str, dict[Modality, Part]]:
     """Return the base of an encoder, and the parts of it that were trained further before."""
     if not is_tuned(name):
         return name, {}
-    about = read_about(Path(name))
+    about = read_about(Path(name).expanduser())
     parts: dict[Modality, Part] = {
         modality: Part(
             part["kind"],
-            partial(shutil.copytree, Path(name) / modality, dirs_exist_ok=True),
+            partial(shutil.copytree, Path(name).expanduser() / modality, dirs_exist_ok=True),
             part["options"],
             part["about"],
         )
