@@ -152,12 +152,8 @@ def test_long_sounds_have_moments_and_pauses_none(encoder: SoundEncoder) -> None
     assert moments.starts.tolist() == [0, 10, 30]
     assert moments.ends.tolist() == [10, 20, 40]
     assert moments.texts == (None,) * 3
-    like_hum, like_noise = (
-        moments.vectors @ embedded(encoder, hum(3.0, 5), noise(3.0, 5)).T @ np.eye(2)[[0, 1]].T @ [1, -1] > 0,
-        None,
-    )
-    assert like_hum.tolist() == [True, True, False]
-    assert like_noise is None
+    alike = moments.vectors @ embedded(encoder, hum(3.0, 5), noise(3.0, 5)).T
+    assert (alike[:, 0] > alike[:, 1]).tolist() == [True, True, False]
 
 
 def test_what_lies_between_words() -> None:
@@ -167,7 +163,7 @@ def test_what_lies_between_words() -> None:
 
 def test_words_stand_beside_the_sound(images: ImageEncoder) -> None:
     both = SoundEncoder(images, Listener())
-    assert both.parts == (("listener-1", 2), (SoundEncoder(images).fingerprint and both.parts[1][0], DIM))
+    assert both.parts == (("listener-1", 2), *SoundEncoder(images).parts)
     spoken = noise(15.0)
     spoken[4 * RATE : 6 * RATE] = 1
     result = both.encode_prepared("audio", [both.prepare(Audio(one, RATE)) for one in (spoken, noise(1.0))])
@@ -195,7 +191,6 @@ def test_what_it_says_about_itself(images: ImageEncoder, encoder: SoundEncoder) 
     }
     assert len(fingerprints) == 3
     assert SoundEncoder(images).fingerprint == encoder.fingerprint
-    assert SoundEncoder(images, Listener()).parts[1] == encoder.parts[0]
     with pytest.raises(EncoderError, match="take image"):
         SoundEncoder(Listener())
     with pytest.raises(EncoderError, match="take audio"):
