@@ -19,10 +19,11 @@ from sklearn.linear_model import RidgeCV
 import chiasm
 from benchmarks import record
 from benchmarks.corpora import say, stamps_table
-from benchmarks.torch_networks import load_efficientnet
 from chiasm import encoders
 from chiasm.encoders import offline
+from chiasm.encoders.tensors import read_tensors
 from chiasm.evaluation.intervals import paired_difference
+from chiasm.finetuning.networks import load_efficientnet
 from chiasm.splits import holdout_split
 from chiasm.store.collection import Collection
 from chiasm.vectors import unit_rows
@@ -62,7 +63,7 @@ def save_pictures_model(folder: Path) -> None:
     import timm
     import torch
 
-    published = load_efficientnet(offline.image_weights())
+    published = load_efficientnet(read_tensors(offline.image_weights().read_bytes()))
     model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
     tensors = [tensor for name, tensor in published.state_dict().items() if not name.startswith("_fc.")]
     model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))

@@ -20,7 +20,7 @@ from chiasm.errors import CollectionError, SpaceError
 from chiasm.files import digest_file
 from chiasm.media import Limits
 from chiasm.types import Media, Modality, Text
-from chiasm.verbs.query import Hit, Query, SearchOptions, SearchResult, Span
+from chiasm.verbs.query import Hit, Part, Query, SearchOptions, SearchResult, Span
 from chiasm.verbs.status import Status
 
 
@@ -85,10 +85,10 @@ class FakeSearcher:
     def open(self, path: Path, *, limits: Limits) -> Media:
         return media.load(path, image_size=8, rate=8000, limits=limits)
 
-    def parts(self, query: Query, /) -> Sequence[Media]:
+    def parts(self, query: Query, /) -> Sequence[Part]:
         return (*query.plus, *query.minus)
 
-    def prepare(self, given: Sequence[Media], /) -> np.ndarray:
+    def prepare(self, given: Sequence[Part], /) -> np.ndarray:
         self.asked += 1
         assert self.gate.wait(LIMIT)
         self.batches.append(len(given))
@@ -98,7 +98,7 @@ class FakeSearcher:
             raise RuntimeError("a secret of the inside: /etc/shadow")
         if "nothing" in texts:
             raise SpaceError("fake found nothing in the text that it can embed")
-        rows = np.stack([embed(medium) for medium in given])
+        rows = np.stack([embed(part) for part in given if not isinstance(part, tuple)])
         unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return unit
 
