@@ -133,8 +133,8 @@ def change(medium: Media, rng: np.random.Generator) -> Media:
     sound one with noise, of another loudness. Videos stay as they are.
 
     Example:
-        >>> change(Text("a red car"), np.random.default_rng(1)).text.split().__len__() <= 3
-        True
+        >>> change(Text("a red car"), np.random.default_rng(1)).text
+        'a car red'
     """
     if isinstance(medium, Image):
         return Image(_changed_picture(medium.pixels, rng))
