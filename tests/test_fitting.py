@@ -108,18 +108,18 @@ def test_a_source_that_would_hurt_is_refused() -> None:
 
 
 def test_a_source_is_moved_where_that_is_better() -> None:
-    """Its labels are right for its rows as they are, or for those that they are moved to."""
+    """The classes are told apart by its rows as they are, or by those that they are moved to."""
     X, y = planted(12, seed=1, noise=2.0, kinds=("image",))
-    arrays, labels = planted(200, seed=2, noise=1.5, offset=3.0, kinds=("image",))
+    good, labels = planted(200, seed=2, noise=1.5, offset=3.0, kinds=("image",))
+    noise = ModalityArrays(shared={"image": planted(200, seed=2, noise=6.0, kinds=("image",))[0].shared["image"]})
     unlabelled, _ = planted(150, seed=3, noise=2.0, kinds=("image",))
-    features, codes = Features.of(arrays), np.searchsorted(NAMES, labels)
-    elsewhere = np.argsort(codes, kind="stable")[(np.argsort(np.argsort(codes, kind="stable")) + 50) % 200]
-    assert (codes[elsewhere] == (codes + 1) % 4).all()
-    for given, used in ((codes, False), (codes[elsewhere], True)):
-        data = data_of(X, y, folds=3, source=(arrays, given), source_features=features, unlabelled=unlabelled)
+    rows = [Features.of(one).rows(one, ("image",), np.arange(200)) for one in (good, noise)]
+    for arrays, moved, used in ((good, rows[1], False), (noise, rows[0], True)):
+        source = (arrays, np.searchsorted(NAMES, labels))
+        data = data_of(X, y, folds=3, source=source, source_features=Features.of(arrays), unlabelled=unlabelled)
         assert move_source(data, [("image",)], seed=0).source_moved["image",].shape == (200, DIM)
-        moved = replace(data, source_moved={("image",): features.rows(arrays, ("image",), elsewhere)})
-        state, words = choose_source(moved, Options(), State(), ("image",))
+        given = replace(data, source_moved={("image",): moved})
+        state, words = choose_source(given, Options(), State(), ("image",))
         assert state.alpha > 0
         assert state.source_moved == ("moved among those of the target" in words) == used
         assert not move_source(replace(data, unlabelled=None), [("image",)], seed=0).source_moved

@@ -55,6 +55,8 @@ LEARNED: tuple[Literal["gated"], Literal["attention"]] = ("gated", "attention")
 """Fusions that are networks: they are fitted when asked for, since they take seconds where the others take none."""
 
 ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+MOST = 0.97
+"""Weight of a source that is tried as well where it is moved among the target's items: it is more like them then."""
 FEWEST_TO_COMPARE = 3
 """Items of the median class below which fusions are not compared: differences on so few held-out items are chance."""
 FEWEST_TO_CLIMB = 6
@@ -216,6 +218,8 @@ def learn(data: Data, options: Options, state: State, part: Subset, *, strength:
     if rung == "linear" and strength is None and task.extra_fold is not None:
         without = replace(state, across=())
         strength = STRENGTH if state.moved else learn(data, options, without, part).head.numbers["strength"]
+    if rung == "linear" and state.source_moved:
+        strength = STRENGTH
     rungs = options.rungs if strength is None else replace(options.rungs, strengths=(strength,))
     if state.semi is None:
         return fit_rung(rung, task, data.classes, rungs)
@@ -312,14 +316,15 @@ def choose_source(data: Data, options: Options, state: State, main: Subset) -> t
     if options.alpha != "auto":
         alpha = float(options.alpha)
         return replace(state, alpha=alpha), f"The source is used with weight {alpha:g}, as asked."
-    choices = {}
+    choices, errors = {}, {}
+    having = data.arrays.having(main)
+    codes, fold_of = data.codes[having], data.fold_of[having]
     for moved in (False, True) if main in data.source_moved else (False,):
-        losses = {}
-        for alpha in ALPHAS:
-            task = data.task(main, replace(state, alpha=alpha, source_moved=moved))
-            log = fit_rung("linear", task, data.classes, options.rungs).held_out
-            losses[alpha] = brier_scores(np.exp(log), task.codes)
-        fold_of = data.fold_of[data.arrays.having(main)]
+        logs = {}
+        for alpha in (*ALPHAS, MOST) if moved else ALPHAS:
+            trial = replace(state, alpha=alpha, source_moved=moved and alpha > 0)
+            logs[alpha] = learn(data, replace(options, adapter="linear"), trial, main).held_out
+        losses = {alpha: brier_scores(np.exp(log), codes) for alpha, log in logs.items()}
         scored = np.all([np.isfinite(loss) for loss in losses.values()], axis=0)
         folds = np.unique(fold_of[scored])
         if len(folds) < 2:
@@ -330,7 +335,9 @@ def choose_source(data: Data, options: Options, state: State, main: Subset) -> t
                 for alpha, loss in losses.items()
             }
         )
-    moved = max(choices, key=lambda way: choices[way].scores[choices[way].alpha])
+        # Moved rows are learned with a stronger penalty, so their probabilities are flatter: calibration makes them alike.
+        errors[moved] = float(np.nanmean(tempered_brier(logs[choices[moved].alpha], codes)))
+    moved = min((way for way in choices if choices[way].alpha), key=lambda way: errors[way], default=False)
     words = choices[moved].sentence
     if moved:
         words += " Its items are moved among those of the target, labelled or not: better than as they are."

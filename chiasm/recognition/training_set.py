@@ -52,7 +52,7 @@ class State:
     moved: bool = False
     """Whether the items' rows, moved among those of the target, are learned from as well."""
     source_moved: bool = False
-    """Whether the source's rows are those moved among the items' and the unlabelled ones."""
+    """Whether the source's rows, moved among the items' and the unlabelled ones, are learned from as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +129,11 @@ class Data:
         if not len(rows):
             return None
         features = self.source_features.rows(arrays, part, rows)
-        if moved:
-            features = self.source_moved.get(part, features)
-        weight = alpha / (1 - alpha) * len(self.arrays.having(part)) / len(rows)
-        return Shots(features, codes[rows], np.full(len(rows), weight))
+        labels = codes[rows]
+        if moved and part in self.source_moved:
+            features, labels = np.vstack([features, self.source_moved[part]]), np.tile(labels, 2)
+        weight = alpha / (1 - alpha) * len(self.arrays.having(part)) / len(labels)
+        return Shots(features, labels, np.full(len(labels), weight))
 
     def _other_modalities(self, name: Modality) -> tuple[Shots | None, Int[np.ndarray, " extra"] | None]:
         """Items in other modalities as shots of this one (cross-modal few-shot, Lin et al. 2023), and their folds.
