@@ -18,9 +18,8 @@ from statistics import median
 
 import chiasm
 from benchmarks import record
-from benchmarks.corpora import emoji_table, say, stamps_table
+from benchmarks.corpora import benchmarks_folder, emoji_table, say, stamps_table
 from chiasm.cores import usable_cores
-from chiasm.encoders.cache import cache_folder
 
 PAIRS, SOURCE = 400, 800
 RUNS = 3
@@ -41,7 +40,7 @@ print(json.dumps([*seconds, report.after["text_to_image"]["hit@10"], report.afte
 
 
 def main() -> None:
-    folder = cache_folder() / "benchmarks"
+    folder = benchmarks_folder()
     mine = collection(stamps_table(folder), folder / f"stamps-{PAIRS}", PAIRS)
     source = collection(emoji_table("google", folder), folder / f"emoji-{SOURCE}", SOURCE)
     rows: list[list[object]] = []

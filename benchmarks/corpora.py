@@ -22,8 +22,8 @@ from chiasm.demo import SMALLEST_CLASS, stamps_root, stamps_rows
 from chiasm.encoders.cache import cache_folder
 from chiasm.recognition import ModalityArrays
 from chiasm.space import Space, start_space
-from chiasm.store.collection import Collection
-from chiasm.verbs.dataset import class_names
+from chiasm.store.collection import FORMAT_VERSION, Collection
+from chiasm.verbs.dataset import class_names, shared_block
 
 EMOJI_VERSION = "16.0.0"
 
@@ -97,9 +97,14 @@ def _table(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
+def benchmarks_folder() -> Path:
+    """Return where corpora are kept, embedded; by the format of collections, since those of another are made anew."""
+    return cache_folder() / "benchmarks" / f"format-{FORMAT_VERSION}"
+
+
 def pairs(name: str) -> Pairs:
     """`"stamps"` or `"emoji-VENDOR"`, embedded by the offline encoder."""
-    folder = cache_folder() / "benchmarks"
+    folder = benchmarks_folder()
     manifest = stamps_table(folder) if name == "stamps" else emoji_table(name.removeprefix("emoji-"), folder)
     chiasm.add([manifest], to=folder / name)
     collection = Collection.open(folder / name)
@@ -123,7 +128,7 @@ def pairs(name: str) -> Pairs:
 
 def spoken_stamps() -> dict[str, Float[np.ndarray, " dim"]]:
     """Embeddings of the English spoken descriptions of captioned stamps, by the stamp's id; few stamps have one."""
-    folder = cache_folder() / "benchmarks"
+    folder = benchmarks_folder()
     rows = [row for row in stamps_rows(stamps_root(say)) if row["audio"]]
     manifest = folder / "stamps-spoken.csv"
     with manifest.open("w", encoding="utf-8", newline="") as file:
@@ -157,7 +162,8 @@ def offline_space() -> Space:
 
 def modality_arrays(data: Pairs, space: Space) -> ModalityArrays:
     """As `chiasm fit` hands them to the recogniser."""
-    shared = {"image": space.start("image", data.image), "text": space.start("text", data.text)}
+    own = slice(*shared_block(space))
+    shared = {"image": space.start("image", data.image)[:, own], "text": space.start("text", data.text)[:, own]}
     return ModalityArrays({"image": data.image}, shared=shared)
 
 

@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
-from benchmarks.corpora import pairs, say
+from benchmarks.corpora import benchmarks_folder, pairs, say
 from chiasm.client import Client, ServerError
-from chiasm.encoders.cache import cache_folder
 from chiasm.types import Text
 from chiasm.verbs.query import Query
 from chiasm.verbs.search import Searcher
@@ -42,7 +41,7 @@ def main() -> None:
     asked, rest = parser.parse_known_args()
     sys.argv[1:] = rest  # the others are the record's
     texts = pairs("stamps").captions.tolist()
-    folder = cache_folder() / "benchmarks" / "stamps"
+    folder = benchmarks_folder() / "stamps"
     searcher = Searcher(folder)
     in_process(searcher, texts[:CLIENTS])
     with served(folder) as (url, process, seconds):

@@ -25,7 +25,7 @@ from jaxtyping import Float, Shaped
 
 import chiasm
 from benchmarks import record
-from benchmarks.corpora import say
+from benchmarks.corpora import benchmarks_folder, say
 from chiasm import encoders, media
 from chiasm.demo import fetch_debian, stamps_root
 from chiasm.encoders.cache import cache_folder
@@ -142,7 +142,7 @@ def files(root: Path) -> list[Path]:
 
 def stored(name: str, paths: list[Path], labels: list[str], groups: list[str]) -> Corpus:
     """The sounds in a collection in the cache; those that cannot be opened, or are silent, are left out."""
-    folder = cache_folder() / "benchmarks" / f"sounds-{name.replace(' ', '-').lower()}"
+    folder = benchmarks_folder() / f"sounds-{name.replace(' ', '-').lower()}"
     manifest = folder.with_suffix(".csv")
     manifest.parent.mkdir(parents=True, exist_ok=True)
     with manifest.open("w", encoding="utf-8", newline="") as file:

@@ -23,13 +23,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 import chiasm
 from benchmarks import record
-from benchmarks.corpora import say
+from benchmarks.corpora import benchmarks_folder, say
 from chiasm import encoders, media
 from chiasm.alignment.alignment import Alignment
 from chiasm.alignment.closed_form import CcaAlignment, RidgeAlignment
 from chiasm.alignment.pairs import PairArrays
 from chiasm.demo import fetch_debian
-from chiasm.encoders.cache import cache_folder
 from chiasm.encoders.offline import offline_encoders
 from chiasm.encoders.sound import SoundEncoder
 from chiasm.encoders.speech import RATE, SpeechEncoder
@@ -187,7 +186,7 @@ def lengths(paths: Sequence[Path]) -> Iterator[float]:
 
 def stored(prompts: Prompts, encoder: str) -> Heard:
     """The prompts in a collection in the cache."""
-    folder = cache_folder() / "benchmarks" / f"speech-{encoder.partition(':')[2] or 'found'}"
+    folder = benchmarks_folder() / f"speech-{encoder.partition(':')[2] or 'found'}"
     manifest = folder.with_suffix(".csv")
     manifest.parent.mkdir(parents=True, exist_ok=True)
     with manifest.open("w", encoding="utf-8", newline="") as file:
@@ -215,7 +214,7 @@ def features(prompts: Prompts) -> Float[np.ndarray, "prompts features"]:
     assert isinstance(sound, SoundEncoder)
     speech = sound.speech
     assert isinstance(speech, SpeechEncoder)
-    path = cache_folder() / "benchmarks" / f"speech-features-{speech.fingerprint[:16]}.npz"
+    path = benchmarks_folder() / f"speech-features-{speech.fingerprint[:16]}.npz"
     if path.is_file():
         kept = np.load(path)
         if kept["ids"].tolist() == prompts.ids:

@@ -334,7 +334,7 @@ def test_a_hub_id_is_its_snapshot_folder(kind: str, folders: dict[str, Path], mo
     assert by_id.fingerprint == by_folder.fingerprint
     media = [Text(text) for text in TEXTS]
     np.testing.assert_allclose(by_id.encode(media).vectors, by_folder.encode(media).vectors, atol=1e-6)
-    wanted = ["*.json", "*.txt", "*.model", "*.jinja", "README.md", "*.safetensors"]
+    wanted = ["*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICEN[CS]E*", "*.safetensors"]
     assert requests == [("somebody/tiny", "v1", wanted)]
 
 

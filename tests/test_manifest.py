@@ -313,7 +313,7 @@ def test_metadata_tables_that_cannot_be_followed(tmp_path: Path) -> None:
     found = {outcome.path.removeprefix(f"{tmp_path}/in/"): outcome for outcome in manifest.outcomes}
     assert {name: outcome.outcome for name, outcome in found.items()} == {
         "metadata.csv, ../secret": Outcome.NOT_READ,
-        "more/metadata.csv": Outcome.BROKEN,
+        "more/metadata.csv, line 2": Outcome.BROKEN,
         "other/metadata.csv": Outcome.NOT_READ,
     }
     assert "outside of the folder" in found["metadata.csv, ../secret"].reason

@@ -220,6 +220,7 @@ def test_it_follows_scikit_learns_conventions() -> None:
         "adapter": "auto",
         "fusion": "auto",
         "alpha": "auto",
+        "shares": "auto",
         "semi": None,
         "unknown": "auto",
         "class_weight": None,

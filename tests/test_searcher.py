@@ -200,7 +200,7 @@ def test_modalities_that_the_space_lacks(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert searched.modalities == ("image", "text")
     with pytest.raises(SpaceError, match="has image, text; cannot find by 'audio'"):
         searched.search(ask("red"), SearchOptions(modality="audio"))
-    with pytest.raises(SpaceError, match=r"has image, text, not audio.*pip install"):
+    with pytest.raises(SpaceError, match=r"has image, text, not audio.*--encoder"):
         searched.open(sound(tmp_path / "a.wav", "red"))
 
 

@@ -407,14 +407,14 @@ def finetune(
     batch_size: Annotated[int, typer.Option(min=1, max=_MOST, help="Items a step.")] = 32,
     rate: Annotated[float | None, typer.Option(min=0, max=1, help="Learning rate. Default: by the method.")] = None,
     head_rate: Annotated[float, typer.Option(min=0, max=1, help="Learning rate of the classifier on top.")] = 1e-2,
-    weight_decay: Annotated[float, typer.Option(min=0, help="Of matrices.")] = 1e-2,
+    weight_decay: Annotated[float, typer.Option(min=0, max=1, help="Of matrices.")] = 1e-2,
     warmup: Annotated[float, typer.Option(min=0, max=1, help="Share of the steps in which the rate rises.")] = 0.1,
     label_smoothing: Annotated[float, typer.Option(min=0, max=0.99, help="Share of the target for all classes.")] = 0.1,
-    focal: Annotated[float, typer.Option(min=0, help="Exponent of the focal loss; 0: cross-entropy.")] = 0.0,
+    focal: Annotated[float, typer.Option(min=0, max=10, help="Exponent of the focal loss; 0: cross-entropy.")] = 0.0,
     class_weight: Annotated[
         Literal["balanced"] | None, typer.Option(help="balanced: every class weighs the same.")
     ] = None,
-    mixup: Annotated[float, typer.Option(min=0, help="Parameter of MixUp of pictures; 0: none.")] = 0.2,
+    mixup: Annotated[float, typer.Option(min=0, max=10, help="Parameter of MixUp of pictures; 0: none.")] = 0.2,
     views: Annotated[int, typer.Option(min=0, max=1000, help="Changed copies of every file.")] = 4,
     average: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the trained weights in the average with the first ones.")

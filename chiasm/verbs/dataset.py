@@ -190,7 +190,7 @@ def modality_arrays(
     vectors: dict[Modality, Float[np.ndarray, "items _"]] = {}
     present: dict[Modality, Bool[np.ndarray, " items"]] = {}
     shared: dict[Modality, Float[np.ndarray, "items dim"]] = {}
-    block = _shared_block(space)
+    block = shared_block(space)
     for modality in modalities:
         own = found.arrays[modality] if rows is None else found.arrays[modality][rows]
         has = found.present[modality] if rows is None else found.present[modality][rows]
@@ -207,7 +207,7 @@ def modality_arrays(
     return ModalityArrays(vectors, present, shared)
 
 
-def _shared_block(space: Space) -> tuple[int, int]:
+def shared_block(space: Space) -> tuple[int, int]:
     """Return the columns of a space in which texts are, else most modalities: those that recognition shares."""
     blocks = {modality: own[0] for modality, own in space.blocks.items()} or {"text": (0, space.dim)}
     return blocks.get("text") or max(blocks.values(), key=[*blocks.values()].count)
@@ -329,7 +329,7 @@ def class_names(
     named = [label for label in labels if re.search(r"[^\W\d_]{2}", words[label])]
     if not named:
         return {}
-    vectors = space.embed_names([words[label] for label in named], networks)[:, slice(*_shared_block(space))]
+    vectors = space.embed_names([words[label] for label in named], networks)[:, slice(*shared_block(space))]
     return dict(zip(named, vectors, strict=True))
 
 
