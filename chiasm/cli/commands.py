@@ -17,7 +17,23 @@ import typer
 
 import chiasm
 from chiasm import __version__, console
-from chiasm.cli.parameters import App, modality_of, number_or_auto, pair_of, pairs_of
+from chiasm.cli.parameters import (
+    App,
+    CollectionPath,
+    Device,
+    Json,
+    Licence,
+    MaxPixels,
+    ModelPath,
+    Pairs,
+    Seed,
+    Space,
+    Where,
+    modality_of,
+    number_or_auto,
+    pair_of,
+    pairs_of,
+)
 from chiasm.types import MODALITIES, Outcome
 
 _MOST = 2**31 - 1  # of whatever is counted: more fits into no table of ours
@@ -31,34 +47,6 @@ app = App(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="Folder of the collection.")]
-ModelPath = Annotated[Path, typer.Argument(help="Folder of the model.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where networks run.")]
-Licence = Annotated[
-    Literal["permissive"] | None,
-    typer.Option(
-        help="Refuse encoders with a model of any other licence, or of none that is known, before it is downloaded."
-    ),
-]
-Where = Annotated[
-    str | None, typer.Option(metavar="CONDITION", help="Condition on the columns, e.g. \"label = 'bird'\".")
-]
-Space = Annotated[
-    str | None, typer.Option(help="Name of the space, or the path of another collection's. Default: the newest.")
-]
-MaxPixels = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=10**10,
-        envvar="CHIASM_MAX_PIXELS",
-        help="Width times height above which an image is too large. Default: 250 million.",
-    ),
-]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random splits.")]
-Pairs = Annotated[str, typer.Option(metavar="A,B", help="Two modalities, e.g. image,text.")]
 
 
 @app.command()

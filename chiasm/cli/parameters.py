@@ -1,4 +1,4 @@
-"""Parse the parameters that commands have in common: paths, modalities and numbers, refused in one line where they are wrong."""
+"""The parameters that commands have in common, and how paths, modalities and numbers are parsed: refused in one line where wrong."""
 
 from __future__ import annotations
 
@@ -8,12 +8,40 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
 from chiasm.types import MODALITIES, Modality
+
+CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="Folder of the collection.")]
+ModelPath = Annotated[Path, typer.Argument(help="Folder of the model.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where networks run.")]
+Licence = Annotated[
+    Literal["permissive"] | None,
+    typer.Option(
+        help="Refuse encoders with a model of any other licence, or of none that is known, before it is downloaded."
+    ),
+]
+Where = Annotated[
+    str | None, typer.Option(metavar="CONDITION", help="Condition on the columns, e.g. \"label = 'bird'\".")
+]
+Space = Annotated[
+    str | None, typer.Option(help="Name of the space, or the path of another collection's. Default: the newest.")
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=10**10,
+        envvar="CHIASM_MAX_PIXELS",
+        help="Width times height above which an image is too large. Default: 250 million.",
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random splits.")]
+Pairs = Annotated[str, typer.Option(metavar="A,B", help="Two modalities, e.g. image,text.")]
 
 
 class Command(TyperCommand):

@@ -58,7 +58,7 @@ class _Sound:
 
 
 class SoundEncoder(Encoder):
-    """What is said in a sound, if an encoder of speech is given, and then how it sounds: 128 numbers of unit length.
+    """Embed what is said in a sound, if an encoder of speech is given, and then how it sounds: 128 numbers of unit length.
 
     The first part is that of the encoder of speech: zeros where no words were recognised. The second part does not depend
     on how loud a sound is. Of sounds of more than 10 s there are moments: those of speech, and what lies between them cut

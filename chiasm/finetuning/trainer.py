@@ -503,7 +503,7 @@ def _trainer(
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training takes, by a few items."""
+    """Time and memory that a training takes, estimated on a few items."""
 
     seconds_a_view: float
     seconds_an_item: float  # of one epoch

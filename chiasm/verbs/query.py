@@ -113,7 +113,7 @@ class Query:
 
     @property
     def picture_with_words(self) -> tuple[Image, Text] | None:
-        """What is searched for, where that is one picture and one text."""
+        """The picture and the text that are searched for, where these are all; else None."""
         match self.plus:
             case (Image() as image, Text() as text) | (Text() as text, Image() as image):
                 return image, text
