@@ -120,7 +120,7 @@ def test_every_way_of_meeting_a_condition(
     indexes: dict[str, VectorIndex], where: str, may: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Applied to the nearest rows, before, and before since it leaves no row that is near."""
-    monkeypatch.setattr(index, "FEW", 10)
+    monkeypatch.setattr(index, "FEW", 0)
     for query in unit_rows(np.eye(1, DIM) * 2 + QUERIES).astype(np.float32):  # in the east
         rows = indexes["lance"].search(query, k=10, columns=COLUMNS, where=where)
         ids, _ = restated(query, 10, may)

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 
 from chiasm.files import read_record, strict_json, write_whole
 from chiasm.store.collection import FILES, ITEMS, USABLE, Collection, Generation
+from chiasm.store.index import ROWS_A_PARTITION
 from chiasm.store.tables import (
     COMPACT_FRAGMENTS,
     GRACE_SECONDS,
@@ -40,7 +41,6 @@ FORMAT_VERSION = 3
 # An exact scan reads about 8 GB/s: 8 ms for 2**26 bytes, 44,000 rows of 384 dimensions. Lance's index takes as long for the
 # 200 candidates of a search. More bytes than that are indexed.
 EXACT_BYTES = 2**26
-ROWS_A_PARTITION = 1000
 RETRAIN = 2.0  # the index of the vectors is made anew when the table has grown by this factor
 PARTS = 8  # of the index of the vectors, which a search looks through one after the other
 _BATCH = 8192  # rows that are placed and written at a time

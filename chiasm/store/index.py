@@ -32,9 +32,8 @@ UNSELECTIVE = 4  # a condition that leaves more than a row in four is applied to
 # The fewer rows a condition leaves, the wider they lie. Where it has nothing to do with the vectors, recall@10 is 1.00 at
 # PROBES for a row in two hundred that is left, and 0.90 for one in a thousand; where it has, they may lie far from the query.
 SPREAD = 0.75
-FEW = (
-    2000  # rows that a condition leaves: so many are compared one by one, which takes as long as all codes of a million
-)
+FEW = 2  # rows that are compared one by one in the time that the codes of a partition take
+ROWS_A_PARTITION = 1000
 
 
 class ExactIndex:
@@ -134,7 +133,8 @@ class LanceIndex:
         if where is None:
             return self._probed(query, k, columns, None, PROBES)
         count = self.count(where)
-        if count <= max(FEW, k):
+        probes = math.ceil(PROBES * (self.size / max(1, count)) ** SPREAD)
+        if count <= max(k, FEW * min(probes, self.size / ROWS_A_PARTITION)):
             return self._all(query, k, columns, where)
         if count * UNSELECTIVE >= self.size:
             # It takes Lance 15 ms to list half a million rows that a condition leaves, and 2 to pass over as many as it takes.
@@ -142,7 +142,7 @@ class LanceIndex:
             rows = self._probed(query, wider, columns, where, PROBES, prefilter=False)
             if len(rows) >= k:
                 return rows.slice(0, k)
-        return self._probed(query, k, columns, where, math.ceil(PROBES * (self.size / count) ** SPREAD))
+        return self._probed(query, k, columns, where, probes)
 
     def _all(self, query: Float[np.ndarray, " dim"], k: int, columns: Sequence[str], where: str) -> pa.Table:
         """Compare all rows that meet a condition; read the columns of the nearest alone, which takes as long as their vectors."""
