@@ -186,7 +186,7 @@ def lengths(paths: Sequence[Path]) -> Iterator[float]:
 
 def stored(prompts: Prompts, encoder: str) -> Heard:
     """The prompts in a collection in the cache."""
-    folder = benchmarks_folder() / f"speech-{encoder.partition(':')[2] or 'found'}"
+    folder = benchmarks_folder() / f"speech-{encoder.partition(',')[2].replace('=', '-') or 'found'}"
     manifest = folder.with_suffix(".csv")
     manifest.parent.mkdir(parents=True, exist_ok=True)
     with manifest.open("w", encoding="utf-8", newline="") as file:
