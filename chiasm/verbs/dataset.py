@@ -8,14 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from chiasm import encoders
 from chiasm.alignment.pairs import Pairs
 from chiasm.encoders.base import Encoder, fingerprints_of, first_of
-from chiasm.errors import LabelError, SpaceError
+from chiasm.encoders.runtime import Device
+from chiasm.errors import ChiasmError, LabelError, SpaceError
 from chiasm.files import digest_text, one_form
 from chiasm.recognition import ModalityArrays
 from chiasm.space import Space
@@ -298,6 +301,44 @@ def labelled_items(
         {modality: wanted[modality] for modality in used},
         tuple({modality: files[0] for modality in MODALITIES if (files := rows[row][modality])} for row in keep),
     )
+
+
+def labelled_source(
+    source: str | Path, label: str, fingerprints: Mapping[Modality, str], space: Space, device: Device
+) -> tuple[Collection, Labelled]:
+    """Return another collection and its labelled items.
+
+    Args:
+        source: the collection.
+        label: the column.
+        fingerprints: of the encoders by which it has to be embedded; other modalities are left out.
+        space: that gives the shared vectors.
+        device: of its encoders.
+
+    Raises:
+        ChiasmError: it is embedded by others.
+        LabelError: no item has a label.
+    """
+    opened = Collection.open(source)
+    networks = encoders.resolve(opened.encoder, device=device)
+    refuse_other_encoders(f"the source {source}", fingerprints_of(networks), "target", fingerprints)
+    return opened, labelled_items(opened, networks, space, [label], modalities=tuple(fingerprints))
+
+
+def refuse_other_encoders(
+    what: str, theirs: Mapping[Modality, str], other: str, wanted: Mapping[Modality, str]
+) -> None:
+    """Refuse embeddings of other encoders than those that are wanted.
+
+    Raises:
+        ChiasmError: names the modality and both encoders.
+    """
+    for modality, fingerprint in wanted.items():
+        if theirs.get(modality) != fingerprint:
+            raise ChiasmError(
+                f"{what} has {modality} embeddings of another encoder ({theirs.get(modality, 'none')}, the {other} "
+                f"{fingerprint}). Embed it like the {other} (chiasm reembed)"
+            )
 
 
 def taught_by(collection: Collection, networks: Sequence[Encoder], ids: Sequence[str]) -> int:

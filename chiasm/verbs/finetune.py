@@ -20,7 +20,7 @@ from chiasm.cores import limit_threads
 from chiasm.encoders.base import Encoder, first_of
 from chiasm.encoders.runtime import Device
 from chiasm.encoders.tuned import Part, is_tuned, read_about, write_tuned
-from chiasm.errors import ChiasmError, EncoderError, LabelError
+from chiasm.errors import EncoderError, LabelError
 from chiasm.evaluation.record import Record
 from chiasm.files import digest_text, one_form, read_record, strict_json, write_whole
 from chiasm.finetuning.recipe import Method, Recipe, Strategy
@@ -35,7 +35,7 @@ from chiasm.store.collection import Collection
 from chiasm.store.reembed import items_of
 from chiasm.types import MODALITIES, Item, Media, Modality, Source, Text
 from chiasm.vectors import log_softmax
-from chiasm.verbs.dataset import Labelled, cell_value, class_names, embedded_items, labelled_items
+from chiasm.verbs.dataset import Labelled, cell_value, class_names, embedded_items, labelled_items, labelled_source
 from chiasm.verbs.measure import targets_of
 from chiasm.verbs.model import check_report
 from chiasm.verbs.spaces import start_of
@@ -206,7 +206,7 @@ def finetune(
             opened, networks, space, [label], modalities=[modality], where=where, group=group, alike=alike
         )
         target = _classes(data)
-        beside = None if source is None else _read_source(source, label, modality, networks, space, data, target)
+        beside = None if source is None else _read_source(source, label, space, data, target, device)
         climbs.append(
             _Climb(
                 opened,
@@ -315,11 +315,10 @@ class _Source:
 def _read_source(
     source: str | Path,
     label: str,
-    modality: Modality,
-    networks: Sequence[Encoder],
     space: Space,
     target_data: Labelled,
     target: Target,
+    device: Device,
 ) -> _Source:
     """Read the labelled items of another collection.
 
@@ -327,15 +326,7 @@ def _read_source(
         LabelError: it has no item of a class of the target that the target itself does not have.
         ChiasmError: it is embedded otherwise.
     """
-    opened = Collection.open(source)
-    own = first_of(networks)[modality]
-    theirs = first_of(encoders.resolve(opened.encoder)).get(modality)
-    if theirs is None or theirs.fingerprint != own.fingerprint:
-        raise ChiasmError(
-            f"the source {source} is embedded by {opened.encoder!r}, which is not the target's network of {modality}. Embed "
-            "it like the target (chiasm reembed)"
-        )
-    data = labelled_items(opened, networks, space, [label], modalities=[modality])
+    opened, data = labelled_source(source, label, target_data.fingerprints, space, device)
     known = {str(name): code for code, name in enumerate(target.names)}
     taken = set(target_data.contents)
     rows = np.array(

@@ -35,7 +35,9 @@ from chiasm.verbs.dataset import (
     class_names,
     embedded_items,
     labelled_items,
+    labelled_source,
     modality_arrays,
+    refuse_other_encoders,
     taught_by,
 )
 from chiasm.verbs.measure import (
@@ -482,10 +484,7 @@ def source_items(
     device: Device,
 ) -> tuple[SourceItems, tuple[str, ...]]:
     """Return the labelled items of another collection, embedded by the same encoders, and their contents."""
-    opened = Collection.open(source)
-    networks = encoders.resolve(opened.encoder, device=device)
-    _refuse_other_encoders(f"the source {source}", fingerprints_of(networks), "target", fingerprints)
-    labelled = labelled_items(opened, networks, space, [label], modalities=tuple(fingerprints))
+    _, labelled = labelled_source(source, label, fingerprints, space, device)
     return SourceItems(labelled.arrays, labelled.labels), labelled.contents
 
 
@@ -516,7 +515,7 @@ def target_items(
     known = fingerprints_of(networks)
     theirs = fingerprints_of(encoders.resolve(opened.encoder, device=device))
     wanted = {modality: known[modality] for modality in modalities or known if modality in known}
-    _refuse_other_encoders(f"the target {target}", theirs, "source", {m: f for m, f in wanted.items() if m in theirs})
+    refuse_other_encoders(f"the target {target}", theirs, "source", {m: f for m, f in wanted.items() if m in theirs})
     ids = opened.ids()
     found = embedded_items(opened, ids, {modality: known[modality] for modality in wanted if modality in theirs})
     used = [modality for modality, has in found.present.items() if has.any()]
@@ -528,14 +527,3 @@ def target_items(
         )
     has_any = np.flatnonzero(np.any([found.present[modality] for modality in used], axis=0))
     return modality_arrays(found, space, used, has_any)
-
-
-def _refuse_other_encoders(
-    what: str, theirs: Mapping[Modality, str], other: str, wanted: Mapping[Modality, str]
-) -> None:
-    for modality, fingerprint in wanted.items():
-        if theirs.get(modality) != fingerprint:
-            raise ChiasmError(
-                f"{what} has {modality} embeddings of another encoder ({theirs.get(modality, 'none')}, the {other} "
-                f"{fingerprint}). Add its files with the {other}'s encoder"
-            )
