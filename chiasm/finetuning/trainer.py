@@ -243,7 +243,6 @@ class Tuned:
 
     Attributes:
         weights: of the tower.
-        embeddings: of the medium of every item, a row each.
         logits: of every item, a column a class of those learned from.
         known: these classes, by number.
         history: what the library logged, by epoch.
@@ -252,7 +251,6 @@ class Tuned:
     """
 
     weights: Mapping[str, Tensor]
-    embeddings: Float[np.ndarray, "items dim"]
     logits: Float[np.ndarray, "items known"]
     known: Int[np.ndarray, " known"]
     history: Sequence[Mapping[str, float]]
@@ -263,7 +261,7 @@ class Tuned:
         """Write it into one file."""
         arrays = {f"{_WEIGHT}{name}": tensor.numpy() for name, tensor in self.weights.items()}
         about = {"history": self.history, "batch_size": self.batch_size, "items_per_second": self.items_per_second}
-        arrays |= {"embeddings": self.embeddings, "logits": self.logits, "known": self.known}
+        arrays |= {"logits": self.logits, "known": self.known}
         write_arrays(path, arrays, {"about": json.dumps(about)})
 
     @classmethod
@@ -277,7 +275,7 @@ class Tuned:
             for name, array in arrays.items()
             if name.startswith(_WEIGHT)
         }
-        return cls(weights, arrays["embeddings"], arrays["logits"], arrays["known"], **json.loads(about["about"]))
+        return cls(weights, arrays["logits"], arrays["known"], **json.loads(about["about"]))
 
 
 def embed(tower: Tower, views: Views) -> Float[np.ndarray, "items dim"]:
@@ -356,15 +354,14 @@ def train(
     with torch.no_grad():
         for parameter, before in ((model.weight, coef), (model.bias, intercept)):
             parameter.mul_(share).add_((1 - share) * before)
-        embeddings = embed(tower, views)
-        centred = functional.normalize(torch.from_numpy(embeddings), dim=1) - model.mean
+        centred = functional.normalize(torch.from_numpy(embed(tower, views)), dim=1) - model.mean
         logits = functional.linear(centred, model.weight, model.bias).numpy()
     tower.set_weights(start)
     log = trainer.state.log_history
     rate = next(
         (entry["train_samples_per_second"] for entry in reversed(log) if "train_samples_per_second" in entry), 0.0
     )
-    return Tuned(tuned, embeddings, logits, known, tuple(log), trainer.args.per_device_train_batch_size, float(rate))
+    return Tuned(tuned, logits, known, tuple(log), trainer.args.per_device_train_batch_size, float(rate))
 
 
 def _held_out(
