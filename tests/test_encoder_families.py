@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from PIL import Image as PillowImage
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from test_encoders import noise, picture
-from tiny_models import CLASSES, MAKERS, NEED_TORCHVISION, PROMPTS
+from tiny_models import CLASSES, PROMPTS, saved_model
 
 from chiasm.encoders import resolve
 from chiasm.encoders.huggingface import HuggingFaceEncoder
@@ -56,17 +57,7 @@ MEDIA: dict[str, Sequence[Media]] = {
 
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    root = tmp_path_factory.mktemp("models")
-
-    def make(kind: str) -> Path:
-        if kind in NEED_TORCHVISION and importlib.util.find_spec("torchvision") is None:
-            pytest.skip(f"{kind} needs torchvision and timm, which make install puts beside the environment")
-        if not (root / kind).exists():
-            torch.manual_seed(0)
-            MAKERS[kind](root / kind)
-        return root / kind
-
-    return make
+    return partial(saved_model, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from test_encoders import INPUTS, noise, picture
-from tiny_models import MAKERS, NEED_TORCHVISION
+from tiny_models import saved_model
 
 import chiasm
 from chiasm.encoders import Encoder, examples, int8, resolve
@@ -29,17 +29,7 @@ from chiasm.vectors import unit_rows
 
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    root = tmp_path_factory.mktemp("models")
-
-    def make(kind: str) -> Path:
-        if kind in NEED_TORCHVISION and importlib.util.find_spec("torchvision") is None:
-            pytest.skip(f"{kind} needs torchvision, which make install puts beside the environment")
-        if not (root / kind).exists():
-            torch.manual_seed(0)
-            MAKERS[kind](root / kind)
-        return root / kind
-
-    return make
+    return partial(saved_model, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

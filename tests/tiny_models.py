@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
@@ -320,3 +322,13 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "whisper": save_whisper, "videomae": save_videomae, "timm": save_timm, "omni": save_omni, "qwen": save_qwen,
 }  # fmt: skip
 NEED_TORCHVISION = ("omni", "qwen", "timm", "videomae")
+
+
+def saved_model(root: Path, kind: str) -> Path:
+    """Return the folder of a model of a kind, made when it is first asked for; skip where its processors cannot run."""
+    if kind in NEED_TORCHVISION and importlib.util.find_spec("torchvision") is None:
+        pytest.skip(f"{kind} needs torchvision and timm, which make install puts beside the environment")
+    if not (root / kind).exists():
+        torch.manual_seed(0)
+        MAKERS[kind](root / kind)
+    return root / kind
