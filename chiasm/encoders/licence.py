@@ -1,4 +1,4 @@
-"""What the makers of models say about them: the licence and the size, and which licences are permissive.
+"""Licence and size of models, as their makers state them, and which licences are permissive.
 
 A model's card says its licence (the head of `README.md`), else the configuration of timm or a licence file beside the weights;
 a package that ships weights, its metadata or its licence file. Nothing here is legal advice: it is what was written there.

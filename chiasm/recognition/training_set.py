@@ -1,4 +1,4 @@
-"""What classes are learned from: items of the target, and the names, items of a source and moved rows beside them.
+"""The training set of classes: items of the target, and the names, items of a source and moved rows beside them.
 
 `Data` gives the rows of a set of modalities as a `Task` of the ladder, with what a `State` of choices puts beside them. What is
 chosen, and how, is left to `chiasm.recognition.fitting`.

@@ -1,1 +1,1 @@
-"""What scores are worth, relevance, fusion with words, reranking and diversity."""
+"""The worth of scores, relevance, fusion with words, reranking and diversity."""

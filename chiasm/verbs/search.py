@@ -165,10 +165,8 @@ class Searcher:
             return None
         path = Path(row["path"])
         sent = self.collection.uploads / path.name
-        if (
-            path.parent.name == sent.parent.name and not path.exists()
-        ):  # the collection has moved, and its uploads with it
-            path = sent
+        if path.parent.name == sent.parent.name and not path.exists():
+            path = sent  # the collection has moved, and its uploads with it
         return path, row["hash"]
 
     # ---------------------------------------------------------------------------------------------------- the query
