@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from chiasm.verbs.align import AlignReport
     from chiasm.verbs.drift import DriftReport
     from chiasm.verbs.evaluate import Evaluation
+    from chiasm.verbs.export import ExportReport
     from chiasm.verbs.finetune import FinetuneReport
     from chiasm.verbs.fit import FitReport
     from chiasm.verbs.learn import LearnReport
@@ -218,6 +219,13 @@ def _model_words(model: Mapping[str, Any]) -> str:
         if model[name] is not None
     ]
     return ", ".join([f"{model['name']} for {', '.join(model['modalities'])}: {licence}", *numbers])
+
+
+def print_export_report(report: ExportReport) -> None:
+    """Print what was written where, and what was not."""
+    copied = f", {report.files} files copied" if report.files else ""
+    say(f"{report.items} items{copied} as {report.format}: {report.path}")
+    _print_outcomes(report.outcomes)
 
 
 def print_reembed_report(report: ReembedReport, collection: Path) -> None:

@@ -112,6 +112,23 @@ def remove(
 
 
 @app.command()
+def export(
+    collection: CollectionPath,
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A .csv or .parquet file, or a new folder.")],
+    format: Annotated[  # noqa: A002  # its name in every tool
+        Literal["auto", "csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio"],
+        typer.Option(help="auto: by the suffix; the others are folders with copies of the files."),
+    ] = "auto",
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="Column of labels, for folders.")] = "label",
+    where: Where = None,
+    as_json: Json = False,
+) -> None:
+    """Write items as a table, or as a folder that another tool reads."""
+    report = chiasm.export(collection, out=out, format=format, label=label, where=where)
+    console.show(report.as_dict(), as_json, lambda: console.print_export_report(report))
+
+
+@app.command()
 def reembed(
     collection: CollectionPath,
     encoder: Annotated[str, typer.Option(help="The new one: offline, a hub id or a model folder.")],

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -35,6 +36,7 @@ from PIL.ImageFile import ImageFile
 
 from chiasm import work
 from chiasm.errors import MediaError
+from chiasm.files import open_source
 from chiasm.media import kinds, metadata
 from chiasm.media.kinds import Kind
 from chiasm.media.limits import Limits
@@ -104,6 +106,26 @@ def read(data: bytes, kind: Kind, *, image_size: int | None, limits: Limits) -> 
         ) from error
     orientation = metadata.read_orientation(exif) if isinstance(exif, bytes) else plain.orientation
     return Image(np.ascontiguousarray(_TURNS[orientation](pixels)))
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """Return width and height of a picture as it is stored, from its header alone.
+
+    Raises:
+        MediaError: it cannot be read, or is no picture.
+    """
+    try:
+        with open_source(path) as file:
+            kind = kinds.recognise(file)
+            file.seek(0)
+            if kind not in _PLUGINS:
+                raise MediaError(Outcome.UNSUPPORTED, f"a picture was expected; the file is {kind.name}")
+            with _PLUGINS[kind](file) as picture:  # type: ignore[arg-type]  # any open file
+                return picture.size
+    except MediaError:
+        raise
+    except Exception as error:  # as in `read`
+        raise MediaError(Outcome.BROKEN, f"its size cannot be read: {error}") from error
 
 
 def _check_size(size: tuple[int, int], limits: Limits) -> None:

@@ -218,8 +218,10 @@ def _refuse_none(known: Sequence[Any], column: str) -> None:
 
 
 def split_labels(text: str) -> tuple[str, ...]:
-    """Return the labels in a text that divides them by ";" or "|"."""
-    return tuple(dict.fromkeys(class_name(part) for part in _SEPARATOR.split(text) if part.strip()))
+    """Return the labels in a text that divides them by ";" or "|", or is a JSON array of them."""
+    parts = _list_in(text)
+    every = _SEPARATOR.split(text) if isinstance(parts, str) else parts
+    return tuple(dict.fromkeys(class_name(part) for part in every if part.strip()))
 
 
 def _splits(known: list[Any]) -> bool:
