@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import psutil
@@ -43,16 +43,45 @@ _WEIGHT = "weight/"
 _BLOCK = 64  # items that go through the network at once when nothing is learned
 
 
-class Classifier(nn.Module):
+class Learner(nn.Module):
+    """Networks with their loss, as the loop takes them.
+
+    Attributes:
+        recipe: how they learn.
+        at_once: items that go through a network at a time.
+        contrasts: whether the items of a batch are compared with each other: then a batch is one loss, however little of it
+            goes through a network at a time.
+        head: parameters that have the learning rate of the head.
+    """
+
+    contrasts: ClassVar[bool] = False
+    at_once: int = 1
+    head: Sequence[nn.Parameter] = ()
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self._keys_to_ignore_on_save: list[str] | None = None  # asked for by the library
+
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return what is learned, which is all that a checkpoint has to hold."""
+        return {
+            name: parameter.detach().contiguous()
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        }
+
+
+class Classifier(Learner):
     """A network with a linear layer on its embeddings, of unit length and centred."""
 
     def __init__(self, tower: Tower, mean: Tensor, weight: Tensor, bias: Tensor, recipe: Recipe) -> None:
-        super().__init__()
-        self.tower, self.recipe = tower, recipe
-        self._keys_to_ignore_on_save: list[str] | None = None  # asked for by the library
+        super().__init__(recipe)
+        self.tower = tower
         self.mean: Tensor
         self.register_buffer("mean", mean)
         self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+        self.head = (self.weight, self.bias)
 
     def forward(
         self,
@@ -78,14 +107,6 @@ class Classifier(nn.Module):
             losses = losses * (1 - (targets * log.exp()).sum(dim=1)) ** self.recipe.focal
         return {"loss": (weights * losses).mean(), "logits": scores}
 
-    def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return what is learned, which is all that a checkpoint has to hold."""
-        return {
-            name: parameter.detach().contiguous()
-            for name, parameter in self.named_parameters()
-            if parameter.requires_grad
-        }
-
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -102,7 +123,26 @@ class Examples:
     source: Bool[np.ndarray, " items"]
 
 
-class _Items(Dataset[dict[str, Any]]):
+class Drawn(Dataset[dict[str, Any]]):
+    """Items that are drawn anew in every epoch.
+
+    Attributes:
+        source: which are of another domain.
+        recipe: how they are learned from.
+        epoch: that they are drawn for.
+        collate: makes a batch of them.
+    """
+
+    source: Bool[np.ndarray, " rows"]
+    recipe: Recipe
+    epoch: int = 0
+    collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+class _Items(Drawn):
     """Stored items with their targets: in training another view in every epoch, mixed with another item of its domain."""
 
     def __init__(
@@ -117,11 +157,7 @@ class _Items(Dataset[dict[str, Any]]):
         learned: bool,
     ) -> None:
         self.views, self.rows, self.targets, self.weights, self.source = views, rows, targets, weights, source
-        self.recipe, self.learned = recipe, learned
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.rows)
+        self.recipe, self.learned, self.collate = recipe, learned, collate
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         target, weight, source = self.targets[place], self.weights[place], self.source[place]
@@ -142,7 +178,12 @@ class _Items(Dataset[dict[str, Any]]):
         return {"arrays": arrays, "targets": target, "weights": weight, "source": source}
 
     def _draw(self, place: int, rng: np.random.Generator) -> Arrays:
-        return self.views.get(self.rows[place], int(rng.integers(min(1, self.views.views - 1), self.views.views)))
+        return draw_view(self.views, int(self.rows[place]), rng)
+
+
+def draw_view(views: Views, item: int, rng: np.random.Generator) -> Arrays:
+    """Return one of the changed copies of an item; the item as it is where there are none."""
+    return views.get(item, int(rng.integers(min(1, views.views - 1), views.views)))
 
 
 class _Order(Sampler[int]):
@@ -151,7 +192,7 @@ class _Order(Sampler[int]):
     It is the same in any number of processes, and after a kill.
     """
 
-    def __init__(self, items: _Items, batch: int) -> None:
+    def __init__(self, items: Drawn, batch: int) -> None:
         self.items, self.batch = items, batch
         in_turn = items.recipe.strategy == "alternating"
         parts = (items.source, ~items.source) if in_turn else (np.ones(len(items), dtype=bool),)
@@ -200,10 +241,10 @@ class _Trainer(transformers.Trainer):
 
     def create_optimizer(self, model: Any = None) -> Any:  # noqa: ARG002
         """Return the optimiser: decay of matrices alone, and the head at its own rate."""
-        assert isinstance(self.model, Classifier)
+        assert isinstance(self.model, Learner)
         recipe = self.model.recipe
         if self.optimizer is None:
-            head = {id(self.model.weight), id(self.model.bias)}
+            head = {id(parameter) for parameter in self.model.head}
             groups = []
             for is_head, rate in ((True, recipe.head_rate), (False, recipe.network_rate)):
                 for is_matrix, decay in ((True, recipe.weight_decay), (False, 0.0)):
@@ -221,7 +262,7 @@ class _Trainer(transformers.Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         items = self.train_dataset if train_dataset is None else train_dataset
-        assert isinstance(items, _Items)
+        assert isinstance(items, Drawn)
         return _Order(items, self.args.train_batch_size * self.args.gradient_accumulation_steps * count())
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -345,7 +386,7 @@ def train(
         return _Items(views, rows[some], targets, weights[some], source[some], recipe, learned=learned)
 
     evaluated = _filled(items(held, learned=False)) if held.any() else None
-    trainer = _fit(model, items(~held, learned=True), evaluated, recipe, folder, device, say)
+    trainer = fit(model, items(~held, learned=True), evaluated, folder, device, say)
     model.cpu()
     tower.merge()
     share = recipe.average
@@ -358,10 +399,13 @@ def train(
         logits = functional.linear(centred, model.weight, model.bias).numpy()
     tower.set_weights(start)
     log = trainer.state.log_history
-    rate = next(
-        (entry["train_samples_per_second"] for entry in reversed(log) if "train_samples_per_second" in entry), 0.0
-    )
-    return Tuned(tuned, logits, known, tuple(log), trainer.args.per_device_train_batch_size, float(rate))
+    return Tuned(tuned, logits, known, tuple(log), model.at_once, items_per_second(log))
+
+
+def items_per_second(log: Sequence[Mapping[str, float]]) -> float:
+    """Return how many items were learned from in a second."""
+    name = "train_samples_per_second"
+    return float(next((entry[name] for entry in reversed(log) if name in entry), 0.0))
 
 
 def _held_out(
@@ -401,7 +445,17 @@ def row_weights(
     codes: Int[np.ndarray, " rows"], source: Bool[np.ndarray, " rows"], held: Bool[np.ndarray, " rows"], recipe: Recipe
 ) -> Float[np.ndarray, " rows"]:
     """Return the weight of each row in the mean loss: of its class, and of its domain so that alpha is the source's share."""
-    weights = class_weights(codes, np.ones(len(codes)), recipe.class_weight)
+    return domain_weights(class_weights(codes, np.ones(len(codes)), recipe.class_weight), source, held, recipe)
+
+
+def domain_weights(
+    weights: Float[np.ndarray, " rows"],
+    source: Bool[np.ndarray, " rows"],
+    held: Bool[np.ndarray, " rows"],
+    recipe: Recipe,
+) -> Float[np.ndarray, " rows"]:
+    """Return weights of rows scaled so that alpha is the source's share of those that are learned from."""
+    weights = weights.copy()
     for domain, share in ((source, recipe.alpha), (~source, 1 - recipe.alpha)):
         learned = domain & ~held
         if source.any() and learned.any():
@@ -409,19 +463,31 @@ def row_weights(
     return weights.astype(np.float32)
 
 
-def _fit(
-    model: Classifier,
-    learned: _Items,
-    evaluated: _Items | None,
-    recipe: Recipe,
+def fit(
+    model: Learner,
+    learned: Drawn,
+    evaluated: Drawn | None,
     folder: Path,
     device: Device,
     say: Callable[[str], None],
 ) -> transformers.Trainer:
-    """Train, with half the batch wherever memory is too small for it."""
-    batch, steps = max(1, recipe.batch_size // count()), 1
+    """Train, with half as many items at a time wherever memory is too small for them.
+
+    Args:
+        model: what learns.
+        learned: from these.
+        evaluated: early stopping goes by their loss; None: it trains to the end.
+        folder: for checkpoints; training goes on at the last that is there.
+        device: where it is trained.
+        say: called with what people should know.
+
+    Raises:
+        ChiasmError: the loss is no longer finite, or one item does not fit into memory.
+    """
+    batch, steps = max(1, model.recipe.batch_size // count()), 1
     while True:
-        trainer = _trainer(model, learned, evaluated, recipe, folder, device, batch, steps)
+        model.at_once = batch
+        trainer = _trainer(model, learned, evaluated, folder, device, batch, steps)
         try:
             trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
         except (RuntimeError, MemoryError) as error:
@@ -445,16 +511,17 @@ def _last_checkpoint(folder: Path) -> str | None:
 
 
 def _trainer(
-    model: Classifier,
-    learned: _Items,
-    evaluated: _Items | None,
-    recipe: Recipe,
+    model: Learner,
+    learned: Drawn,
+    evaluated: Drawn | None,
     folder: Path,
     device: Device,
     batch: int,
     steps: int,
 ) -> transformers.Trainer:
-    stops = evaluated is not None
+    recipe, stops = model.recipe, evaluated is not None
+    if model.contrasts:
+        batch, steps = batch * steps, 1
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=recipe.epochs,
@@ -472,7 +539,7 @@ def _trainer(
         load_best_model_at_end=stops,
         metric_for_best_model="eval_loss" if stops else None,
         greater_is_better=False if stops else None,
-        label_names=["targets"],
+        label_names=["weights"],
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=recipe.strategy == "alternating",
@@ -491,7 +558,7 @@ def _trainer(
         args=arguments,
         train_dataset=learned,
         eval_dataset=evaluated,
-        data_collator=collate,
+        data_collator=learned.collate,
         callbacks=callbacks,
     )
     trainer.remove_callback(transformers.PrinterCallback)
