@@ -1,7 +1,7 @@
 """Tests that wait, kill, race or count time, again and again, while other work keeps every core busy.
 
-A round is one process of pytest for each test file. What was run stands in a log, a line a process, and the same command goes
-on with it until every file has had its rounds.
+A process of pytest runs the tests of one file ten times: most of a process's time is imports. What was run stands in a log, a line a
+process, and the same command goes on with it until every file has had its rounds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from benchmarks import record
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 50
+TOGETHER = 10  # rounds of a process
 CORES = len(os.sched_getaffinity(0))
 PYTEST = (sys.executable, "-m", "pytest", "-m", "race", "-q", "-o", "addopts=", "-p", "no:cacheprovider")
 LOOP = "import os\nos.nice(10)\nwhile True: pass"
@@ -49,17 +50,23 @@ def files() -> list[str]:
     return sorted({line.partition("::")[0] for line in listed.splitlines() if "::" in line})
 
 
-def run(file: str) -> dict[str, Any]:
-    """Run such tests of a file once, and return how they ended."""
+def run(file: str, rounds: int) -> dict[str, Any]:
+    """Run such tests of a file so many times, and return how they ended."""
     with tempfile.TemporaryDirectory(prefix="chiasm-races-") as folder:
         report = Path(folder, "report.xml")
-        command = [*PYTEST, file, f"--junitxml={report}", f"--basetemp={folder}/tests"]
+        command = [*PYTEST, "--keep-duplicates", *[file] * rounds, f"--junitxml={report}", f"--basetemp={folder}/tests"]
         printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
         cases = [*ET.parse(report).iter("testcase")] if report.exists() else []  # written by pytest, a line above
-    ends = {case.get("name"): {part.tag for part in case} for case in cases}
-    wrong = [name for name, tags in ends.items() if tags & {"failure", "error"}]
-    skipped = sum("skipped" in tags for tags in ends.values())
-    end = {"file": file, "passed": len(ends) - len(wrong) - skipped, "skipped": skipped, "wrong": wrong}
+    ends = [(case.get("name"), {part.tag for part in case}) for case in cases]
+    wrong = [name for name, tags in ends if tags & {"failure", "error"}]
+    skipped = sum("skipped" in tags for _, tags in ends)
+    end = {
+        "file": file,
+        "rounds": rounds,
+        "passed": len(ends) - len(wrong) - skipped,
+        "skipped": skipped,
+        "wrong": wrong,
+    }
     return {**end, "load": os.getloadavg()[0], **({} if ends and not wrong else {"printed": printed[-20_000:]})}
 
 
@@ -73,26 +80,33 @@ def main() -> None:
     log: Path = asked.log
     log.touch()
     runs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    done = Counter(one["file"] for one in runs)
+    done: Counter[str] = Counter()
+    for one in runs:
+        done[one["file"]] += one["rounds"]
     every = files()
     lock = Lock()
 
-    def one_more(file: str) -> None:
-        end = run(file)
+    def one_more(file: str, rounds: int) -> None:
+        end = run(file, rounds)
         with lock, log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(end) + "\n")
             runs.append(end)
 
     with busy(asked.loops), ThreadPoolExecutor(asked.processes) as pool:
-        for _ in pool.map(one_more, [file for part in range(asked.rounds) for file in every if done[file] <= part]):
+        starts = range(0, asked.rounds, TOGETHER)
+        left = [
+            (file, min(TOGETHER, asked.rounds - start)) for start in starts for file in every if done[file] <= start
+        ]
+        for _ in pool.map(lambda one: one_more(*one), left):
             pass
     rows: list[tuple[Any, ...]] = []
     for file in every:
         own = [one for one in runs if one["file"] == file]
         passed, skipped = (sum(one[name] for one in own) for name in ("passed", "skipped"))
         wrong = sum(len(one["wrong"]) for one in own)
+        rounds = sum(one["rounds"] for one in own)
         without = sum(not (one["passed"] or one["wrong"] or one["skipped"]) for one in own)
-        rows.append((Path(file).name, len(own), passed + wrong, passed, wrong, without, skipped))
+        rows.append((Path(file).name, rounds, passed + wrong, passed, wrong, without, skipped))
     rows.append(("all", min(row[1] for row in rows), *(sum(row[place] for row in rows) for place in range(2, 7))))
     loads = sorted(one["load"] for one in runs)
     body = record.table(("file", "rounds", "runs of a test", "passed", "failed", "without an end", "skipped"), rows)
