@@ -244,6 +244,14 @@ def path_on_disk(folder: str, written: str) -> str:
     return os.path.normpath(known)
 
 
+def names_in(folder: str | Path) -> list[str]:
+    """Return the names in a folder, sorted; none where it cannot be read, or is none."""
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208  # names are asked for, not paths
+    except OSError:
+        return []
+
+
 def real_folders(paths: Iterable[str]) -> set[str]:
     """Return the folders that files really lie in, whatever links lead to them."""
     of: dict[str, str] = {}  # folder as it is written -> real one: files are many, and folders few

@@ -18,6 +18,7 @@ from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.manifest import read_manifest
 from chiasm.types import Outcome
+from chiasm.verbs.export import Format
 
 BOXES = '[["cat", 0.1, 0.2, 0.5, 0.25]]'
 
@@ -131,8 +132,9 @@ def test_ids_never_lead_out_of_the_folder(tmp_path: Path) -> None:
     table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     made = Collection.create(tmp_path / "c", encoder="fake")
     add_manifests(made, [read_manifest(table)], [FakeEncoder()])
-    for format_ in ("imagefolder", "coco"):
-        report = chiasm.export(made.path, out=tmp_path / format_, format=format_)  # type: ignore[arg-type]
+    formats: tuple[Format, ...] = ("imagefolder", "coco")
+    for format_ in formats:
+        report = chiasm.export(made.path, out=tmp_path / format_, format=format_)
         assert report.files == len(ids)
         assert len(list((tmp_path / format_).rglob("*.png"))) == len(ids)
     assert {path.name for path in tmp_path.iterdir()} == {"x.png", "t.jsonl", "c", "imagefolder", "coco"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -184,31 +183,13 @@ def test_only_txt_and_md_are_captions(name: str, tmp_path: Path) -> None:
     assert named.outcomes[0].outcome is Outcome.NOT_READ
 
 
-def test_a_coco_file_says_how_it_is_read(tmp_path: Path) -> None:
-    touch(tmp_path, "1.jpg")
+def test_a_file_of_annotations_says_that_its_folder_is_to_be_named(tmp_path: Path) -> None:
     pictures = [{"id": number, "file_name": "1.jpg"} for number in range(9000)]
     coco = {"info": {}, "images": pictures, "annotations": [{"image_id": 1}], "categories": [{"id": 1, "name": "cat"}]}
     table(tmp_path, json.dumps(coco), "ann.json")
     table(tmp_path, '{"images": 3}', "other.json")
-    manifest = read_manifest(tmp_path)
-    reasons = {Path(outcome.path).name: outcome.reason for outcome in manifest.outcomes}
-    assert "image,label" in reasons["ann.json"]
-    assert "COCO" not in reasons["other.json"]
-    assert "COCO" in read_manifest(tmp_path / "ann.json").outcomes[0].reason
-
-
-def test_the_table_that_the_documents_make_of_coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    documents = (Path(__file__).parent.parent / "docs" / "files.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", documents.partition("### COCO")[2], re.DOTALL)
-    coco = {
-        "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}],
-        "annotations": [{"image_id": 7, "category_id": 2}, {"image_id": 7, "category_id": 1}],
-        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-    }
-    table(tmp_path, json.dumps(coco), "ann.json")
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/files.md", "exec"), {})  # of our own documents
-    assert names_and_rows(read_manifest(tmp_path / "photos.csv")) == {"a": {"label": "cat;dog"}, "b": {"label": None}}
+    assert "COCO: add the folder" in read_manifest(tmp_path / "ann.json").outcomes[0].reason
+    assert "COCO" not in read_manifest(tmp_path / "other.json").outcomes[0].reason
 
 
 def test_what_chiasm_wrote_is_passed_over(tmp_path: Path) -> None:

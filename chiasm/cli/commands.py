@@ -59,6 +59,10 @@ def add(
         str | None, typer.Option(help="offline, a hub id or a model folder. Default: the collection's, or offline.")
     ] = None,
     licence: Licence = None,
+    layout: Annotated[
+        Literal["auto", "folder", "coco", "voc", "yolo", "labelstudio", "webdataset"],
+        typer.Option(help="Which annotations of a folder are read; auto: those that are there, folder: none."),
+    ] = "auto",
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if any file is not ok; sidecars do not count.")
     ] = False,
@@ -76,6 +80,7 @@ def add(
             to=to,
             encoder=encoder,
             licence=licence,
+            layout=layout,
             prune=prune,
             max_pixels=max_pixels,
             device=device,

@@ -1,7 +1,8 @@
 """A folder read as items: what lies in it, what is passed over, and what its folders and `metadata` tables say.
 
 Layouts of Hugging Face's ImageFolder and AudioFolder are understood: a folder a class, folders that are splits, and a
-`metadata` table beside the files. What a file is by its name is in `chiasm.store.listing`.
+`metadata` table beside the files. Annotations of other tools are read by `chiasm.store.annotations`. What a file is by its name
+is in `chiasm.store.listing`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from pathlib import Path
 
 from chiasm.errors import ManifestError, MediaError
 from chiasm.files import is_unicode, one_form
+from chiasm.store.annotations import SPLITS, Annotations, Layout, Note, read_annotations
 from chiasm.store.listing import Manifest, modality_of, read_table
 from chiasm.store.rows import TABLES
-from chiasm.store.values import ColumnKind, as_kind, joint_kind
+from chiasm.store.values import ColumnKind, as_kind, joint_kind, kind_of
 from chiasm.types import FileOutcome, Item, Outcome, Scalar, Source
 
 _LEFT_BY_SYSTEMS = (
@@ -24,28 +26,22 @@ _LEFT_BY_SYSTEMS = (
     "#snapshot", "$recycle.bin", "system volume information", "lost+found", "__pycache__",
 )  # fmt: skip
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # the first that is there counts
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
-"""Names of folders that Hugging Face reads as splits, and what it calls these."""
-
 _HEADERS = {"chiasm.json", "model.json", "space.json", "recognizer.json"}
 _LARGEST_HEADER = 2**24  # bytes
 
 
-def read_folder(folder: Path) -> Manifest:
+def read_folder(folder: Path, *, layout: Layout = "auto") -> Manifest:
     """Read a folder as a list of items, see `chiasm.store.manifest.read_manifest`.
 
     Raises:
-        ManifestError: it is empty.
+        ManifestError: it is empty, or not laid out as was said.
     """
-    scan = _Scan(str(folder))
+    annotations = read_annotations(folder, layout)
+    scan = _Scan(str(folder), annotations)
     listed = scan.items()
     if not listed and not scan.outcomes:
         raise ManifestError(str(folder), "the folder is empty; put media files into it, or name another")
-    columns, items = _described(listed)
+    columns, items = _described(listed, by_folder=annotations is None)
     scan.outcomes.sort(key=lambda outcome: outcome.path)
     return Manifest(str(folder), items, columns, tuple(scan.outcomes))
 
@@ -74,13 +70,21 @@ class _Listed:
     metadata: dict[str, Scalar] = field(default_factory=dict)  # of its row in a table
     columns: Mapping[str, ColumnKind] = field(default_factory=dict)  # of that table
 
+    def take(self, note: Note) -> None:
+        """Add what annotations say about one of its files."""
+        self.sources += [Source("text", text=text) for text in dict.fromkeys(note.texts)]
+        values = {name: value for name, value in note.columns.items() if value is not None}
+        self.metadata = {**self.metadata, **values}
+        self.columns = {**self.columns, **{name: kind_of(value) for name, value in values.items()}}
+
 
 class _Scan:
     """Walks a folder: files that may be media by id, tables that describe them, and outcomes of the rest."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, annotations: Annotations | None = None) -> None:
         self.root = root
-        self.outcomes: list[FileOutcome] = []
+        self.annotations = Annotations(root) if annotations is None else annotations
+        self.outcomes: list[FileOutcome] = [*self.annotations.outcomes]
         self._files: dict[str, list[tuple[str, str]]] = {}  # id -> relative folder and path of its files
         self._tables: list[tuple[str, Manifest]] = []  # relative folder
         for path, prefix, stem in self._walk():
@@ -113,7 +117,17 @@ class _Scan:
                     self._leave(path, error.outcome, error.reason)
                 else:
                     items.setdefault(name, _Listed(name, one_form(folder), [])).sources.append(source)
+        self._annotate(items)
         return [items[name] for name in sorted(items)]
+
+    def _annotate(self, items: dict[str, _Listed]) -> None:
+        """Give items what annotations say about their files, and make items of the texts that stand in annotations."""
+        for item in items.values():
+            for path in [source.path for source in item.sources]:
+                if path in self.annotations.notes:
+                    item.take(self.annotations.notes[path])
+        for name, note in self.annotations.written.items():
+            items.setdefault(name, _Listed(name, "", [])).take(note)
 
     def _leave(self, path: str, outcome: Outcome, reason: str) -> None:
         self.outcomes.append(FileOutcome(path, outcome, reason))
@@ -151,7 +165,7 @@ class _Scan:
                 stem, dot, _ = name.rpartition(".")
                 if kind == "folder":
                     (linked if entry.is_symlink() else folders).append((entry.path, f"{prefix}{name}/"))
-                elif kind == "file":
+                elif kind == "file" and entry.path not in self.annotations.sources:
                     yield entry.path, prefix, stem if dot else name
 
     def _describe(self, path: str, prefix: str, names: set[str]) -> str | None:
@@ -199,8 +213,13 @@ class _Scan:
 # ------------------------------------------------------------------------------------------------------- columns
 
 
-def _described(listed: list[_Listed]) -> tuple[dict[str, ColumnKind], tuple[Item, ...]]:
-    """Return the columns of items, and the items with all of them: those of their folders and those of their tables."""
+def _described(listed: list[_Listed], *, by_folder: bool) -> tuple[dict[str, ColumnKind], tuple[Item, ...]]:
+    """Return the columns of items, and the items with all of them: those of their folders and those of their tables.
+
+    Args:
+        listed: the items.
+        by_folder: whether a folder is the label of what is in it.
+    """
     splits = _split_folders({item.folder for item in listed})
     rows: list[dict[str, Scalar]] = []
     for item in listed:
@@ -208,9 +227,9 @@ def _described(listed: list[_Listed]) -> tuple[dict[str, ColumnKind], tuple[Item
         parents = ["/".join(steps[:number]) for number in range(len(steps))]
         of_split = [parent in splits for parent in parents]
         classes = [step for step, is_split in zip(steps, of_split, strict=True) if not is_split]
-        row: dict[str, Scalar] = {"folder": item.folder or ".", "label": classes[-1] if classes else None}
+        row: dict[str, Scalar] = {"folder": item.folder or ".", "label": classes[-1] if classes and by_folder else None}
         if any(of_split):
-            row["split"] = _SPLITS[steps[of_split.index(True)].lower()]
+            row["split"] = SPLITS[steps[of_split.index(True)].lower()]
         rows.append(row | item.metadata)
     kinds: dict[str, set[ColumnKind]] = {"folder": {"string"}, "label": set()}
     for item, row in zip(listed, rows, strict=True):
@@ -239,4 +258,4 @@ def _split_folders(folders: set[str]) -> set[str]:
         steps = folder.split("/") if folder else []
         for number, step in enumerate(steps):
             children.setdefault("/".join(steps[:number]), set()).add(step)
-    return {parent for parent, names in children.items() if all(name.lower() in _SPLITS for name in names)}
+    return {parent for parent, names in children.items() if all(name.lower() in SPLITS for name in names)}

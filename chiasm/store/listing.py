@@ -21,6 +21,7 @@ from chiasm.errors import ManifestError, MediaError
 from chiasm.files import REPORT_MARK, one_form, open_source, path_on_disk
 from chiasm.media.kinds import modality_of_name
 from chiasm.media.text import describe
+from chiasm.store.annotations import kind_of_json
 from chiasm.store.rows import TABLES, Row
 from chiasm.store.values import ColumnKind, column_of, is_missing
 from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Outcome, Scalar, Source
@@ -60,12 +61,11 @@ class Manifest:
 
 
 _LOOKED_INTO = 2**16  # bytes at each end of a file, to tell what its text is
-_OF_COCO = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _OF_STATISTICS = re.compile(rb'"format"\s*:\s*"chiasm-')
-_COCO = (
-    'a COCO annotation file, which is not read; write its labels as a table, such as "image,label" and below it '
-    '"photo1.jpg,cat;dog", and add that (how: docs/files.md)'
-)
+_ANNOTATIONS = {
+    "coco": "annotations of COCO: add the folder that they and their pictures are in",
+    "labelstudio": "tasks of Label Studio: add the folder that they and their files are in",
+}
 _OTHER_TEXT = "text that is not called .txt or .md is not read; rename it, or name it in a text column of a table"
 
 
@@ -80,8 +80,8 @@ def modality_of(path: str) -> Modality:
     if path.lower().endswith(".safetensors") and _OF_STATISTICS.search(_ends(path)):
         raise MediaError(Outcome.NOT_READ, "statistics that chiasm wrote")
     if modality is None and (modality := media.sniff(path)) == "text":
-        is_coco = path.lower().endswith(".json") and len({*_OF_COCO.findall(_ends(path))}) > 1
-        raise MediaError(Outcome.NOT_READ, _COCO if is_coco else _OTHER_TEXT)
+        kind = kind_of_json(path) if path.lower().endswith(".json") else ""
+        raise MediaError(Outcome.NOT_READ, _ANNOTATIONS.get(kind, _OTHER_TEXT))
     if path.lower().endswith(".md") and _ends(path).rstrip().endswith(REPORT_MARK.encode()):
         raise MediaError(Outcome.NOT_READ, "a report that chiasm wrote")
     return modality
@@ -214,7 +214,7 @@ def _media_of(row: Row, columns: dict[str, Modality | None], *, is_text: bool) -
 
 def _part(row: Row, column: str, modality: Modality | None, written: str) -> _Part:
     folder, stripped = str(row.path.parent), written.strip()
-    if modality == "text" and not _names_text(folder, stripped):
+    if modality == "text" and not names_text(folder, stripped):
         return _Part(modality, written, None)
     if ":" in stripped and _URL.match(stripped):
         raise row.error(f"{stripped!r} is a URL; download the file and write its path", column)
@@ -232,7 +232,7 @@ def _part(row: Row, column: str, modality: Modality | None, written: str) -> _Pa
         raise row.error(f"{stripped!r}: {error.reason}", column, outcome=error.outcome) from error
 
 
-def _names_text(folder: str, cell: str) -> bool:
+def names_text(folder: str, cell: str) -> bool:
     """Return whether a cell of a text column names a file: it ends in .txt or .md, or there is a file of this name."""
     if "\n" in cell or len(cell) > 4096:
         return False

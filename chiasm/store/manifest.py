@@ -14,6 +14,7 @@ from pathlib import Path
 
 from chiasm.errors import ManifestError, MediaError
 from chiasm.files import is_unicode, one_form, path_on_disk
+from chiasm.store.annotations import Layout
 from chiasm.store.folders import read_folder
 from chiasm.store.listing import Manifest, modality_of, read_table
 from chiasm.store.rows import TABLES
@@ -32,7 +33,7 @@ _NEAR_TABLES = {
 }
 
 
-def read_manifests(paths: Sequence[str | Path]) -> list[Manifest]:
+def read_manifests(paths: Sequence[str | Path], *, layout: Layout = "auto") -> list[Manifest]:
     """Read folders, tables and files that are named together, such as by `photos/*`.
 
     Files of one folder with the same name but for the extension are one item, as they are where the folder is named.
@@ -44,7 +45,7 @@ def read_manifests(paths: Sequence[str | Path]) -> list[Manifest]:
         raise ManifestError("no path", "name at least one folder, table or file")
     manifests: list[Manifest] = []
     files: dict[str, int] = {}  # path without extension -> place of its manifest
-    for manifest in map(read_manifest, paths):
+    for manifest in (read_manifest(path, layout=layout) for path in paths):
         stem = os.path.splitext(one_form(manifest.source))[0]  # noqa: PTH122
         if [source.path for item in manifest.items for source in item.sources] == [manifest.source]:
             place = files.setdefault(stem, len(manifests))
@@ -61,7 +62,7 @@ def read_manifests(paths: Sequence[str | Path]) -> list[Manifest]:
     return manifests
 
 
-def read_manifest(path: str | Path) -> Manifest:
+def read_manifest(path: str | Path, *, layout: Layout = "auto") -> Manifest:
     """Read a folder, a table or one media file as a list of items.
 
     **A folder** is read with all folders below. Files with the same path but for the extension are one item
@@ -103,8 +104,12 @@ def read_manifest(path: str | Path) -> Manifest:
     Ids, names of columns, metadata and folders have their accents composed (Unicode NFC), and files are found whether
     theirs are or not.
 
+    Annotations of COCO, Label Studio, Pascal VOC or YOLO in a folder are columns of its items: `label` (several with ";"
+    between), `boxes` (`chiasm.store.boxes`), `split`; captions are texts. Folders are then no labels.
+
     Args:
         path: the folder, table or media file.
+        layout: of a folder: which annotations to read. `"auto"` takes those that are there, `"folder"` none.
 
     Raises:
         ManifestError: with file, line (of Parquet: row, from 1) and column: the path is empty, missing or unreadable; the
@@ -118,7 +123,9 @@ def read_manifest(path: str | Path) -> Manifest:
         raise ManifestError(ascii(str(source)), "the name is not valid Unicode; rename it")
     try:
         if source.is_dir():
-            return read_folder(source)
+            return read_folder(source, layout=layout)
+        if layout not in ("auto", "folder"):
+            raise ManifestError(str(source), f"the layout {layout} is of folders, and this is none; name the folder")
         if not source.is_file():
             raise ManifestError(str(source), "there is no such file or folder")
         if source.suffix.lower() not in TABLES:
@@ -136,7 +143,7 @@ def _read_file(path: Path) -> Manifest:
     except MediaError as error:
         reason = error.reason
         advice = _NEAR_TABLES.get(path.suffix.lower())
-        if advice is not None and "COCO" not in reason:
+        if advice is not None and "annotations" not in reason and "Label Studio" not in reason:
             reason = f"{path.suffix.lower()} is not read as a table; {advice}"
         elif error.outcome is Outcome.UNSUPPORTED:
             reason += f"; expected a folder, a media file or a table ({', '.join(sorted(TABLES))})"

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from chiasm import encoders
-from chiasm.encoders.base import first_of
+from chiasm.encoders.base import Encoder, first_of
 from chiasm.encoders.licence import Licence, models_of
 from chiasm.encoders.runtime import Device
 from chiasm.files import is_within, real_folders
 from chiasm.media.limits import limits_of
 from chiasm.store.add import AddReport, add_manifests
+from chiasm.store.annotations import Layout
 from chiasm.store.collection import Collection
 from chiasm.store.ingest import Progress
-from chiasm.store.manifest import read_manifests
 from chiasm.store.reembed import ReembedReport, reembed_collection
+from chiasm.store.sources import Data, manifests_of
 from chiasm.verbs.spaces import START, drop_replaced, open_table, space_of, spaces_of
 
 OnProgress = Callable[[Progress], None]
 
 
 def add(
-    paths: Sequence[str | Path],
+    paths: Data,
     *,
     to: str | Path,
     encoder: str | None = None,
     licence: Licence | None = None,
+    layout: Layout = "auto",
     prune: bool = False,
     max_pixels: int | None = None,
     device: Device = "auto",
@@ -36,11 +39,15 @@ def add(
     """Store and embed what folders, tables and files list.
 
     Args:
-        paths: folders, manifests (CSV, JSONL, Parquet) or single media files.
+        paths: folders, manifests (CSV, JSONL, Parquet), shards of WebDataset (.tar) or single media files; or data in memory: a
+            DataFrame, a `datasets.Dataset`, a mapping of columns to values, or a list of pictures. Its media that are in no
+            file are kept in the collection's folder.
         to: the collection; made where there is none.
         encoder: `"offline"`, a hub id or a model folder. Default: the collection's, or `"offline"`.
         licence: `"permissive"` refuses encoders with a model whose licence is not known to allow any use, before it is
             downloaded.
+        layout: what annotations of folders are read: `"coco"`, `"voc"`, `"yolo"`, `"labelstudio"`; `"webdataset"` unpacks its
+            shards; `"auto"` takes what is there, `"folder"` none.
         prune: whether to remove items that the folders and tables do not list any more. Default: they are reported.
         max_pixels: width times height above which an image is too large. Default: 250 million. If it is named, images that
             were too large are tried again.
@@ -51,14 +58,19 @@ def add(
         ManifestError: a path does not exist, a table is wrong, or no path holds an item; nothing is stored then.
         CollectionError: the collection is of another version or encoder, or cannot be written.
     """
-    manifests = read_manifests(paths)
-    if (Path(to) / "chiasm.json").exists():
-        collection = Collection.create(to, encoder=encoder or Collection.open(to).encoder)
-        networks = encoders.resolve(collection.encoder, licence=licence, device=device)
-    else:  # the encoders first: a name that is none leaves no folder behind
+
+    @cache
+    def opened() -> tuple[Collection, Sequence[Encoder]]:
+        if (Path(to) / "chiasm.json").exists():
+            there = Collection.create(to, encoder=encoder or Collection.open(to).encoder)
+            return there, encoders.resolve(there.encoder, licence=licence, device=device)
+        # The encoders first: a name that is none leaves no folder behind.
         networks = encoders.resolve(encoder or "offline", licence=licence, device=device)
-        collection = Collection.create(to, encoder=encoder or "offline")
-    collection.record_roots(manifest.root for manifest in manifests)
+        return Collection.create(to, encoder=encoder or "offline"), networks
+
+    manifests = manifests_of(paths, lambda: opened()[0].uploads, layout=layout)
+    collection, networks = opened()
+    collection.record_roots(one.root for one in manifests if not is_within(one.root, [collection.uploads]))
     collection.keep_models(models_of(first_of(networks)))
     report = add_manifests(
         collection, manifests, networks, prune=prune, limits=limits_of(max_pixels), on_progress=on_progress
@@ -66,7 +78,7 @@ def add(
     if prune:
         collection.drop_roots()
     folders = real_folders(path for manifest in manifests for path in manifest.paths)
-    outside = sorted(folder for folder in folders if not is_within(folder, collection.roots))
+    outside = sorted(folder for folder in folders if not is_within(folder, (*collection.roots, collection.uploads)))
     report = replace(report, outside=tuple(outside))
     if report.encoded:  # so that the first search does not have to
         space = space_of(collection, networks, None).space

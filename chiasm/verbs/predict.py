@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from chiasm.media.limits import limits_of
 from chiasm.recognition import ModalityArrays, Recognition, Recognizer
 from chiasm.space import start_space
 from chiasm.store.ingest import embed_manifests
-from chiasm.store.manifest import read_manifests
+from chiasm.store.sources import Data, manifests_of
 from chiasm.types import MODALITIES, FileOutcome, Modality
 from chiasm.verbs.add import OnProgress
 from chiasm.verbs.dataset import means_by_item, modality_arrays
@@ -52,7 +52,7 @@ class PredictReport:
 
 def predict(
     model: str | Path,
-    paths: Sequence[str | Path],
+    paths: Data,
     *,
     level: float = 0.9,
     false_alarm_rate: float = 0.05,
@@ -64,7 +64,7 @@ def predict(
 
     Args:
         model: a folder that `fit` wrote.
-        paths: as for `add`. Items may have any subset of the modalities that the model was fitted on.
+        paths: as for `add`, data in memory included. Items may have any subset of the modalities that the model was fitted on.
         level: how often each item's set of classes is to hold the true one.
         false_alarm_rate: the share of items of known classes that may be called unknown.
         max_pixels: as for `add`.
@@ -74,10 +74,11 @@ def predict(
     saved = load_model(Path(model))
     networks = encoders.resolve(saved.encoder, device=device)
     saved.check(fingerprints_of(networks))
-    manifests = read_manifests(paths)
-    files = embed_manifests(
-        manifests, networks, name=saved.encoder, limits=limits_of(max_pixels), on_progress=on_progress
-    )
+    with TemporaryDirectory() as room:  # for media that are in no file
+        manifests = manifests_of(paths, lambda: Path(room))
+        files = embed_manifests(
+            manifests, networks, name=saved.encoder, limits=limits_of(max_pixels), on_progress=on_progress
+        )
     vectors = {modality: files.vectors[modality] for modality in saved.fingerprints if modality in files.vectors}
     means = means_by_item(vectors, [*files.items])
     usable = np.flatnonzero(np.any([*means.present.values()], axis=0)) if vectors else np.zeros(0, int)
