@@ -46,7 +46,7 @@ COLOURS = ("red", "green", "blue", "orange", "purple", "black", "brown", "pink")
 VERBS: dict[str, list[str]] = {
     "add": ["add", "new", "--to", "c"],
     "add to a new collection": ["add", "media", "--to", "other"],
-    "remove": ["remove", "c", "--where", "label = 'square'"],
+    "remove": ["remove", "c", "--where", "label = 'square'", "--yes"],
     "reembed": ["reembed", "c", "--encoder", "offline,language=de"],
     "align": ["align", "c"],
     "statistics": ["statistics", "c", "--out", "sums.safetensors"],

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
+from chiasm import work
 from chiasm._optional import require
 from chiasm.errors import ChiasmError
 from chiasm.splits import deal
@@ -209,7 +210,8 @@ def fit_network(
         best, best_epoch = copy.deepcopy(network.state_dict()), 0
         if validation is not None:
             validation_losses.append(_validated(network, loss, validation, training)[0])
-        for epoch in range(training.epochs if stop_after is None else min(stop_after, training.epochs)):
+        epochs = training.epochs if stop_after is None else min(stop_after, training.epochs)
+        for epoch in work.steps(range(epochs), "epochs"):
             train_losses.append(_finite(steps.epoch(epoch, main, beside), epoch, "training"))
             scalars = {"loss/train": train_losses[-1], "learning_rate": steps.rate}
             if validation is None:

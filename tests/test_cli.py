@@ -130,7 +130,7 @@ def test_search_by_words_finds_the_words(collection: Path) -> None:
     assert best["id"] == "square/purple"
     assert best["modality"] == "text"
     assert best["score"] == pytest.approx(1, abs=1e-3)
-    assert best["label"] == "square"
+    assert best["metadata"] == {"folder": "square", "label": "square"}
     assert Path(best["path"]).is_file()
     assert len(report["hits"]) == 3
 
@@ -156,7 +156,7 @@ def test_search_by_a_metric(collection: Path) -> None:
 
 def test_search_with_a_condition(collection: Path) -> None:
     report = chiasm_json("search", collection, "a red circle", "--where", "label = 'square'", "--k", 100)
-    assert {hit["label"] for hit in report["hits"]} == {"square"}
+    assert {hit["metadata"]["label"] for hit in report["hits"]} == {"square"}
     assert len(report["hits"]) == 8
 
 
@@ -271,7 +271,12 @@ def test_fit_several_labels(tmp_path: Path) -> None:
 def test_remove(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "collection"
     chiasm("add", folder / "circle", "--to", target)
-    assert chiasm_json("remove", target, "--where", "id = 'red'")["removed"] == 1
+    which = ("remove", target, "--where", "id = 'red'")
+    assert chiasm_json(*which, "--dry-run") == {"removed": 0, "ids": ["red"], "dry_run": True}
+    refused = chiasm(*which, code=2)
+    assert "--yes" in refused.stderr, "nobody is there to be asked"
+    assert chiasm_json(*which, "--yes")["removed"] == 1
+    assert "0 items removed" in chiasm(*which).stdout, "nothing to ask about"
     hits = chiasm_json("search", target, "a red circle on white paper", "--k", 50)["hits"]
     assert "red" not in {hit["id"] for hit in hits}
 

@@ -64,7 +64,7 @@ def names(folder: Path) -> set[str]:
         ["make-key", "keys"],
         ["labels", "c", "circle/red", "--column", "label", "--label", "x"],
         ["feedback", "c", "circle/red", "--verdict", "up"],
-        ["remove", "c", "--where", "id = 'circle/red'"],
+        ["remove", "c", "--where", "id = 'circle/red'", "--yes"],
     ],
     ids=" ".join,
 )

@@ -16,7 +16,8 @@ from test_serving import refused
 from test_serving_run import ask, plan, table
 
 import chiasm
-from chiasm import console, encoders
+from chiasm import encoders
+from chiasm.cli import results
 from chiasm.errors import ChiasmError, CollectionError
 from chiasm.files import digest_file
 from chiasm.serving.run import Plan
@@ -109,7 +110,7 @@ def test_a_table_does_not_open_folders_that_nobody_named(tmp_path: Path, capsys:
     report = chiasm.add([lists], to=tmp_path / "c")
     assert (report.counts, roots(tmp_path / "c")) == ({"ok": 4}, [near.parent])
     assert report.outside == (str(far.parent), str(far.parent / "deep"))
-    console.print_add_report(report, tmp_path / "c")
+    results.print_add_report(report, tmp_path / "c")
     assert "--root" in capsys.readouterr().out
     made = plan(tmp_path / "c")
     assert get(made, "near").text == "near"

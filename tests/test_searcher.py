@@ -368,7 +368,7 @@ def test_fields_of_a_hit(house: Path) -> None:
     row = search(ask("red rose"), SearchOptions(k=1)).as_dict()
     assert json.loads(json.dumps(row))["hits"][0]["moments"] == []
     assert row["space"] == "start"
-    assert row["hits"][0].items() >= {"id": "rose", "room": "hall", "year": 1, "moments": ()}.items()
+    assert row["hits"][0].items() >= {"id": "rose", "metadata": {"room": "hall", "year": 1}, "moments": ()}.items()
 
 
 def test_a_moment_and_the_best_ones_first(house: Path) -> None:

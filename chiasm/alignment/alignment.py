@@ -19,6 +19,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
+from chiasm import work
 from chiasm.alignment.pairs import PairArrays, Source
 from chiasm.errors import SpaceError
 from chiasm.splits import deal
@@ -217,7 +218,7 @@ def choose(method: str, task: Task, candidates: Iterable[Candidate], blends: Seq
     """Return the best candidate and blend; of equal scores the first wins: less source, less of the learned map."""
     best, best_blend, best_score = Settings(), 0.0, -1.0
     by_alpha: dict[float, float] = {}
-    for settings, predictions in candidates:
+    for settings, predictions in work.steps(candidates, "settings"):
         for blend, score in zip(blends, task.scores(predictions, blends), strict=True):
             by_alpha[settings.alpha] = max(by_alpha.get(settings.alpha, -1.0), score)
             if score > best_score:

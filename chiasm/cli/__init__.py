@@ -10,6 +10,7 @@ import errno
 import gc
 import io
 import os
+import re
 import signal
 import sys
 import traceback
@@ -19,7 +20,6 @@ from pathlib import Path
 from types import FrameType
 
 FAILED, USAGE, BUG, STOPPED, UNREAD = 1, 2, 70, 130, 141
-TRACEBACK = "CHIASM_TRACEBACK"  # environment variable: say where an error arose
 _STOPPED = "Stopped. What was done is kept; run the same command again."
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 
@@ -88,10 +88,10 @@ def run(arguments: Sequence[str], stops: Stops | None = None) -> int:
             console.flush()
         except BaseException as error:  # noqa: BLE001  there is nobody above
             stops.running = False
-            return _report(error, stopped=stops.received is not None)
+            return _report(error, arguments, stopped=stops.received is not None)
     except KeyboardInterrupt:  # between the two lines above
-        return _report(KeyboardInterrupt(), stopped=True)
-    return _report(KeyboardInterrupt(), stopped=True) if code == STOPPED else code
+        return _report(KeyboardInterrupt(), arguments, stopped=True)
+    return _report(KeyboardInterrupt(), arguments, stopped=True) if code == STOPPED else code
 
 
 def _check_text(arguments: Sequence[str]) -> None:
@@ -107,16 +107,22 @@ def _check_text(arguments: Sequence[str]) -> None:
             ) from None
 
 
-def _report(error: BaseException, *, stopped: bool) -> int:
-    """Print an error in one line and return the exit code that it means."""
+def _report(error: BaseException, arguments: Sequence[str], *, stopped: bool) -> int:
+    """Print an error in one line, and as JSON where that was asked for, and return the exit code that it means.
+
+    The arguments are looked at as they came: the error may be that they cannot be parsed.
+    """
     from chiasm import console
 
     code, lines = _explain(error, stopped=stopped)
-    if os.environ.get(TRACEBACK):
+    document = {"error": {"code": code, "kind": type(error).__name__, "message": " ".join(lines)}}
+    if {"-v", "--verbose"} & {*arguments}:
         lines = [line for part in traceback.format_exception(error) for line in part.splitlines()] + lines
-    with suppress(OSError):  # nobody reads standard error
+    with suppress(OSError):  # nobody reads standard error, or standard output
         for line in lines:
             console.say(line, err=True)
+        if lines and ("--json" in arguments or re.search(r"--format[= ]jsonl?\b", " ".join(arguments))):
+            console.print_json(document)
     return code
 
 
@@ -161,7 +167,7 @@ def _of_system(error: OSError) -> str:
         errno.EROFS: "Name another place",
         errno.ENAMETOOLONG: "Give it a shorter name",
         errno.EMFILE: "Raise the limit on open files (ulimit -n) and run the same command again",
-    }.get(error.errno or 0, f"{TRACEBACK}=1 shows where this arose")
+    }.get(error.errno or 0, "--verbose shows where this arose")
     return f"{place}{what}. {advice}"
 
 
@@ -174,7 +180,7 @@ def _of_bug(error: BaseException) -> str:
     words = str(error).strip().partition("\n")[0][:300]
     return (
         f"this is a bug in chiasm {__version__}: {type(error).__name__}: {words}{where}. Please report it with what the same "
-        f"command prints after {TRACEBACK}=1. What was done is kept"
+        f"command prints with --verbose. What was done is kept"
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
+from chiasm import work
 from chiasm._optional import torch_is_missing
 from chiasm.errors import LabelError
 from chiasm.recognition.heads import BLOCK, RUNGS, Head, Log, RungName
@@ -197,7 +198,7 @@ def climb(
     reports: list[RungReport] = []
     best: Learned | None = None
     best_scores = np.full(len(task.codes), np.nan)
-    for rung in RUNGS:
+    for rung in work.steps(RUNGS, "adapters"):
         reason = why_not(rung, task)
         if not reason and rung == "network" and len(task.rows) < networks_from:
             reason = f"it is tried from {networks_from} rows on, or when asked for; there are {len(task.rows)}"

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Float64, Int, Shaped
 
+from chiasm import work
 from chiasm._optional import require, torch_is_missing
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.evaluation.record import Record
@@ -294,9 +295,14 @@ def tune(
     optuna = require("optuna", "tune", "search for hyperparameters")
     name = _digest(items, splits, (space, sampler, folds, seed))
     interrupted = False
+
+    def unfinished() -> Iterator[list[Any]]:
+        while len(finished := _finished(opened)) < trials:
+            yield finished
+
     with _quiet(optuna), _opened(optuna, None if study is None else Path(study), name) as opened:
         try:
-            while len(finished := _finished(opened)) < trials:
+            for finished in work.steps(unfinished(), "trials", total=trials):
                 opened.sampler = _sampler(optuna, sampler, len(finished), space, seed)
                 opened.optimize(_objective(items, splits, space, make, finished, seed), n_trials=1)
                 if on_trial is not None:

@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 
-from chiasm import media
+from chiasm import media, work
 from chiasm.encoders.base import Encoder, Moments, Prepared, first_of
 from chiasm.errors import EncoderError, MediaError, MissingExtraError
 from chiasm.files import NotAFileError, digest_file, digest_text
@@ -575,6 +575,7 @@ class Run:
         self.tally([file.result])
         self._done += 1
         self._failed += file.outcome not in USABLE
+        work.tell(work.Step("files", self._done, self._total, self._failed))
         if self._on_progress is not None:
             self._on_progress(Progress(self._done, self._total, self._failed))
         if self._is_due(len(self._finished)):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from chiasm import work
 from chiasm.errors import LabelError
 from chiasm.evaluation.predictions import Predictions, measure
 from chiasm.recognition import Recognition, Recognizer, SourceItems
@@ -252,7 +253,7 @@ def cross_validated(
     else:
         splits = group_folds(data.groups, folds, seed=seed)
     parts: dict[str, list[Predictions]] = {}
-    for split in splits:
+    for split in work.steps(splits, "folds"):
         training = [target.take(split.train) for target in targets]
         recognizer = make().fit(
             data.arrays.take(split.train), training, data.groups[split.train], names=names or None, source=source,

@@ -193,10 +193,5 @@ class SearchResult:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON: metadata columns stand beside the fields of a hit."""
-        rows = []
-        for hit in self.hits:
-            fields = asdict(hit)
-            rows.append({**fields.pop("metadata"), **fields})
-        numbers = {"found": self.found, "threshold": self.threshold, "false_hit_rate": self.false_hit_rate}
-        return {"space": self.space, **numbers, "notes": list(self.notes), "hits": rows}
+        """Return it for JSON, by the names of its fields."""
+        return {**asdict(self), "notes": list(self.notes), "hits": [asdict(hit) for hit in self.hits]}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int
 
-from chiasm import media
+from chiasm import media, work
 from chiasm.alignment.pairs import Pairs
 from chiasm.errors import CollectionError, ManifestError, MediaError, SpaceError
 from chiasm.evaluation.intervals import Interval
@@ -164,7 +164,10 @@ def ask_off_topic(
         Query((Text(texts[place]),), vectors=data.anchors[row][None]) for place, row in zip(places, pairs, strict=True)
     ]
     on_topic, off_topic = (
-        [searcher.search(query, SearchOptions(modality=searched, where=where, k=HITS)) for query in queries]
+        [
+            searcher.search(query, SearchOptions(modality=searched, where=where, k=HITS))
+            for query in work.steps(queries, "questions")
+        ]
         for queries in (answered, unanswered)
     )
 
@@ -361,7 +364,7 @@ def ask_moments(searcher: Searcher, known: Sequence[KnownMoment], *, where: str 
     queries = dict(zip(words, _prepare(searcher, [Text(query) for query in words]), strict=True))
     predicted = {}
     lengths: dict[Path, float] = {}
-    for query in truth:
+    for query in work.steps(truth, "questions"):
         path = paths[query]
         asked = queries[query] if path is None else Query((open_query(searcher, path),))
         predicted[query] = _spans(searcher, asked, modalities, where, lengths)
@@ -425,7 +428,7 @@ def _length(path: Path) -> float:
 def _prepare(searcher: Searcher, parts: Sequence[Media]) -> list[Query]:
     """Return queries of one medium each, embedded batch by batch."""
     queries = []
-    for start in range(0, len(parts), _BATCH):
+    for start in work.steps(range(0, len(parts), _BATCH), "batches of questions"):
         batch = parts[start : start + _BATCH]
         for medium, vector in zip(batch, searcher.prepare(batch), strict=True):
             queries.append(Query((medium,), vectors=vector[None]))

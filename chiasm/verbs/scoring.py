@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from chiasm import media
+from chiasm import media, work
 from chiasm.alignment.alignment import MIN_PAIRS
 from chiasm.alignment.pairs import Pairs
 from chiasm.encoders.base import Encoder
@@ -77,7 +77,8 @@ def fit_scores(
     if short_texts is not None:
         known["text", "text"] = short_texts
     found: dict[tuple[Modality, Modality], PairScores] = {}
-    for asked, searched in product(dict.fromkeys([*rows, *(asked for asked, _ in there)]), rows):
+    both = [*product(dict.fromkeys([*rows, *(asked for asked, _ in there)]), rows)]
+    for asked, searched in work.steps(both, "pairs of modalities"):
         pairs, other = known.get((asked, searched)), there.get((asked, searched))
         if asked not in space.modalities:
             continue

@@ -1,0 +1,150 @@
+"""The fifth panel of the help: what changes or takes away what is there, and keys."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import chiasm
+from chiasm import console
+from chiasm.cli import complete, results
+from chiasm.cli.parameters import App, CollectionPath, Device, Licence, MaxPixels, Pairs, Where, pair_of
+
+app = App("Manage")
+
+
+@app.verb(
+    "chiasm remove photos.index --where \"folder = 'trash'\" --dry-run",
+    "chiasm remove photos.index --where \"id = 'boats/17'\" --yes",
+    then="chiasm status photos.index",
+)
+def remove(
+    collection: CollectionPath,
+    where: Annotated[str, typer.Option(metavar="CONDITION", help="Which items, e.g. \"id = 'animals/bird'\".")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete items with their outcomes and vectors (the files themselves stay)."""
+    ids = chiasm.Collection.open(collection).ids(where=where)
+    if dry_run:
+        count, words = 0, "would be removed"
+    else:
+        if ids and not yes:
+            _ask(f"Remove {len(ids)} items from {collection}: {console.some(ids)}?")
+        count, words = chiasm.remove(collection, where=where), "removed"
+    console.show(
+        {"removed": count, "ids": ids, "dry_run": dry_run},
+        lambda: console.say(f"{len(ids)} items {words} from {collection}" + (f": {console.some(ids)}" if ids else "")),
+    )
+
+
+def _ask(question: str) -> None:
+    """Go on only if a person at the terminal says so."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise typer.BadParameter(f"{question} Nobody is there to be asked: say --yes, or look first with --dry-run")
+    if not typer.confirm(console.printable(question), err=True):
+        console.note("Nothing was removed.")
+        raise typer.Exit(1)
+
+
+@app.verb(
+    "chiasm export photos.index --out photos.parquet",
+    "chiasm export photos.index --out photos-coco --format coco --label species",
+    then="open it with the other tool; chiasm add reads it back.",
+    doing="Writing",
+)
+def export(
+    collection: CollectionPath,
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A .csv or .parquet file, or a new folder.")],
+    format: Annotated[  # noqa: A002  # its name in every tool
+        Literal["auto", "csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio"],
+        typer.Option(metavar="NAME", help="auto: by the suffix; the others are folders with copies of the files."),
+    ] = "auto",
+    label: Annotated[
+        str,
+        typer.Option(metavar="COLUMN", help="Column of labels, for folders.", autocompletion=complete.columns),
+    ] = "label",
+    where: Where = None,
+) -> None:
+    """Write items as a table, or as a folder that another tool reads."""
+    report = chiasm.export(collection, out=out, format=format, label=label, where=where)
+    console.show(report.as_dict(), lambda: results.print_export_report(report))
+
+
+@app.verb(
+    "chiasm reembed photos.index --encoder openai/clip-vit-base-patch32",
+    "chiasm reembed photos.index --encoder ./encoder",
+    then="chiasm align photos.index and chiasm fit, which start anew.",
+    doing="Embedding again",
+)
+def reembed(
+    collection: CollectionPath,
+    encoder: Annotated[str, typer.Option(metavar="ENCODER", help="The new one: offline, a hub id or a model folder.")],
+    licence: Licence = None,
+    max_pixels: MaxPixels = None,
+    device: Device = "auto",
+) -> None:
+    """Embed all files with another encoder. Searches go on with the old one until the new one takes over."""
+    report = chiasm.reembed(
+        collection,
+        encoder=encoder,
+        licence=licence,
+        max_pixels=max_pixels,
+        device=device,
+    )
+    console.show(report.as_dict(), lambda: results.print_reembed_report(report, collection))
+
+
+@app.verb(
+    "chiasm statistics photos.index --out photos.safetensors",
+    "chiasm statistics talks.index --out talks.safetensors --pairs audio,text",
+    then="chiasm align OTHER --source photos.safetensors",
+    doing="Summing up",
+)
+def statistics(
+    collection: CollectionPath,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write (.safetensors).")],
+    pairs: Pairs = "image,text",
+    where: Where = None,
+    device: Device = "auto",
+) -> None:
+    """Write what `align --source` needs of this collection, without its data."""
+    count = chiasm.statistics(collection, out=out, pairs=pair_of(pairs), where=where, device=device)
+    console.show(
+        {"pairs": count, "path": str(out)},
+        lambda: console.say(f"Statistics of {count} pairs are in {out}. Use them: chiasm align OTHER --source {out}"),
+    )
+
+
+@app.verb(
+    "chiasm revert birds",
+    "chiasm revert photos.index --space aligned",
+    then="chiasm evaluate, to see what it is worth.",
+)
+def revert(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A model; or a collection, for its space.")],
+    space: Annotated[
+        str | None,
+        typer.Option(metavar="SPACE", help="Of a collection. Default: the newest.", autocompletion=complete.spaces),
+    ] = None,
+) -> None:
+    """Bring back the model that learn or fit replaced, or the space that align did."""
+    version = chiasm.revert(target, space=space)
+    console.show({"version": version}, lambda: console.say(f"{target} is back at version {version}"))
+
+
+@app.verb(
+    "chiasm make-key keys.json --name office",
+    "chiasm make-key keys.json --name phone --json",
+    then="chiasm serve photos.index --host 0.0.0.0 --api-key-file keys.json",
+)
+def make_key(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File that keeps the hashes of keys.")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the key, for the log.")] = "default",
+) -> None:
+    """Make an API key for serve; it is shown once."""
+    key = chiasm.make_key(file, name=name)
+    console.show({"key": key, "name": name}, lambda: console.say(key))

@@ -1,0 +1,400 @@
+"""Results as people read them: one function a verb, which prints a sentence, a small table and where the rest is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chiasm.console import Table, clock, current, new_table, note, print_table, remark, say, some
+from chiasm.types import FileOutcome, Outcome
+
+if TYPE_CHECKING:
+    from chiasm.store.add import AddReport
+    from chiasm.store.reembed import ReembedReport
+    from chiasm.verbs.align import AlignReport
+    from chiasm.verbs.drift import DriftReport
+    from chiasm.verbs.evaluate import Evaluation
+    from chiasm.verbs.export import ExportReport
+    from chiasm.verbs.finetune import FinetuneReport
+    from chiasm.verbs.fit import FitReport
+    from chiasm.verbs.learn import LearnReport
+    from chiasm.verbs.predict import PredictReport
+    from chiasm.verbs.query import Hit, SearchResult
+    from chiasm.verbs.status import Status
+
+LONGEST = 300  # characters of a text that are shown among hits
+SHOWN = 20  # files that were not used
+
+
+def print_counts(counts: dict[str, Any]) -> None:
+    """Print numbers by name."""
+    say(", ".join(f"{name}: {value}" for name, value in counts.items() if name != "new_labels"))
+    for name, words in counts.get("new_labels", {}).items():
+        say(f"{name!r} is new: {words}")
+
+
+def print_add_report(report: AddReport, to: Path) -> None:
+    """Print what `add` did, with the first twenty files that are not ok."""
+    say(
+        f"{to}: {report.items} items. Files: {_counts(report.counts) or 'none'}; {report.encoded} embedded now, "
+        f"{report.unchanged} unchanged, in {report.seconds:.1f} s."
+    )
+    for words in report.notes:
+        say(f"  {words}")
+    _print_outcomes(report.outcomes)
+    if report.moved:
+        say(f"  {report.moved} items moved with their files; what was said about them stays")
+    if report.pruned:
+        say(f"  {report.pruned} items removed that are not there any more")
+    elif report.gone:
+        say(
+            f"  {len(report.gone)} items are not there any more: {some(report.gone)}. To remove them, run it again with "
+            "--prune"
+        )
+    if report.outside:
+        say(
+            f"  Files in {some(report.outside)} lie outside of what was named: they are searched, and `chiasm serve` "
+            "gives them away only with --root FOLDER"
+        )
+    remark(f'Next: chiasm search {to} "..."')
+
+
+def print_status(report: Status) -> None:
+    """Print what a collection holds."""
+    say(f"{report.path}: {report.items} items, encoder {report.encoder}")
+    for model in report.models:
+        say("  model: " + _model_words(model))
+    if report.int8:
+        cosines = ", ".join(f"{cosine:.3f} ({modality})" for modality, cosine in sorted(report.int8.items()))
+        say(f"  int8: mean cosine to float32 {cosines}")
+    say("  files: " + (_counts(report.outcomes) or "none"))
+    say("  embedded: " + (_counts(report.embeddings) or "nothing"))
+    say("  columns: " + (", ".join(report.columns) or "none"))
+    say("  roots: " + (", ".join(report.roots) or "none") + " (their files are given away by serve)")
+    say("  spaces: " + (", ".join(report.spaces) or "none") + " (search uses the last)")
+    for words in report.notes:
+        say(f"  {words}")
+
+
+def _model_words(model: Mapping[str, Any]) -> str:
+    """Return the modalities, licence and size of a model in a line."""
+    licence = f"{model['licence']} ({model['licence_from']})" if model["licence"] else "licence unknown"
+    numbers = [
+        f"{model[name] / 1e6:.1f} {unit}"
+        for name, unit in (("parameters", "million parameters"), ("size", "MB"))
+        if model[name] is not None
+    ]
+    return ", ".join([f"{model['name']} for {', '.join(model['modalities'])}: {licence}", *numbers])
+
+
+def print_export_report(report: ExportReport) -> None:
+    """Print what was written where, and what was not."""
+    copied = f", {report.files} files copied" if report.files else ""
+    say(f"{report.items} items{copied} as {report.format}: {report.path}")
+    _print_outcomes(report.outcomes)
+
+
+def print_reembed_report(report: ReembedReport, collection: Path) -> None:
+    """Print what another encoder took over, and what has to be trained again."""
+    if report.before == report.encoder:
+        say(f"{collection} has the encoder {report.encoder} already: there is nothing to do")
+        return
+    say(
+        f"{collection}: {report.encoder} has replaced {report.before}. Files: {_counts(report.counts)}; {report.encoded} "
+        f"embedded now, {report.reused} reuse an embedding, in {report.seconds:.1f} s."
+    )
+    for modality, count in sorted(report.not_taken.items()):
+        say(f"  {count} of {modality}: {report.encoder} does not take {modality}")
+    if report.lost:
+        say(f"  {report.lost} files that search could find before have no embedding now")
+    _print_outcomes([row for row in report.outcomes if row.outcome not in {Outcome.DUPLICATE, Outcome.UNSUPPORTED}])
+    for words in report.notes:
+        say(f"  {words}")
+    if report.spaces:
+        say(
+            f"Spaces learned with {report.before} are out of use: {', '.join(report.spaces)}. Next: chiasm align {collection}"
+        )
+    say(f"Models trained with {report.before} must be trained again: chiasm fit {collection}")
+
+
+def print_search_result(result: SearchResult) -> None:
+    """Print a table of hits, best first, or that nothing was found."""
+    for remarked in result.notes:
+        note(f"Note: {remarked}.")
+    if not result.hits:
+        say("nothing found")
+        return
+    if result.found is False and result.threshold is not None:
+        note(
+            f"Probably nothing: no hit reaches the probability of {result.threshold:.3g} that the best hit of 97.5 % of the "
+            "answerable queries reaches. --min-probability auto leaves such hits out."
+        )
+    has_probability = any(hit.probability is not None for hit in result.hits)
+    table = new_table("score", *(("probability",) if has_probability else ()), "modality", "id", "path or text")
+    for hit in result.hits:
+        probability = "" if hit.probability is None else f"{hit.probability:.3g}"
+        said = hit.text if hit.path is None or hit.start is not None else None
+        content = " ".join(filter(None, (hit.path, _span(hit), _shortened(said or ""))))
+        table.add_row(f"{hit.score:.3f}", *((probability,) if has_probability else ()), hit.modality, hit.id, content)
+    print_table(table)
+
+
+def _shortened(text: str) -> str:
+    """Return the beginning of a text, as much of it as a cell of a table holds."""
+    return text if len(text) <= LONGEST else text[:LONGEST] + "\u2026"
+
+
+def _span(hit: Hit) -> str:
+    """Return where in its file a hit was found; empty for the whole file."""
+    if hit.start is None or hit.end is None:
+        return ""
+    if hit.modality == "text":
+        return f"characters {hit.start:,.0f} to {hit.end:,.0f}:"
+    return f"[{clock(hit.start)} to {clock(hit.end)}]"
+
+
+def print_align_report(report: AlignReport, collection: Path, source: Path | None) -> None:
+    """Print what alignment learned, and retrieval before and after on held-out pairs."""
+    for modality, part in report.aligned.items():
+        where = f"{part.pairs} pairs of {collection}" if part.pairs else f"{part.source_pairs} pairs of {source} alone"
+        say(f"Space {report.space!r}: {modality} aligned on {where} by {part.method}")
+        if part.pairs and part.source_pairs:
+            say(f"  with {part.source_pairs} pairs of {source} at weight alpha = {part.alpha:.2f}")
+        if part.blend == 0 and part.method != "none":
+            say("  No learned map was better than the start, so the space stays as it was.")
+    measured = dict.fromkeys(part.measured for part in report.aligned.values())
+    say(f"Before and after on {', '.join(measured)}:")
+    print_table(_retrieval_table({"before": report.before, "after": report.after}))
+    for direction, scores in report.scores.items():
+        if "answered" in scores:
+            say(
+                f"Probabilities of {direction.replace('_', ' ')}: off by {scores['calibration_error']:.3f} on average; of "
+                f"queries about things that are not there, {100 * scores['answered']['foreign']:.0f} % still get an answer"
+            )
+
+
+def print_fit_report(report: FitReport) -> None:
+    """Print what was trained, the choices that were made, and the metrics on items it was not trained on."""
+    target = (
+        f"{len(report.classes)} classes of {report.label!r}" if report.chosen.get("kind") == "classes" else report.label
+    )
+    say(f"{report.model}: {target} from {', '.join(report.modalities)}, trained on {report.items} items")
+    if report.chosen.get("kind") == "classes":
+        say(f"Adapter: {report.chosen['rung']}; fusion: {report.chosen['fusion']}")
+    for name, words in report.unknown_classes.items():
+        say(f"The source has a class {name!r} that the target lacks: {words}, left out")
+    adaptation = (report.chosen.get("adaptation") or {}).get("sentence")
+    for words in (adaptation, report.chosen.get("source"), report.chosen.get("semi"), report.duplicates):
+        if words:
+            say(words)
+    if "tuning" in report.also:
+        say(report.also["tuning"]["warning"])
+    say(f"Measured on {report.measured}:")
+    _print_metrics(report.metrics)
+    if "learning-curve" in report.also:
+        table = new_table("shots", "macro-F1", "95 % interval")
+        for point in report.also["learning-curve"]["points"]:
+            score = point["f1_macro"]
+            table.add_row(str(point["shots"]), _decimal(score["estimate"]), _interval((score["low"], score["high"])))
+        print_table(table)
+
+
+def print_finetune_report(report: FinetuneReport, collection: Path) -> None:
+    """Print how well each network recognises before and after, and what was written."""
+    table = new_table("", "macro-F1", "accuracy", "Brier score")
+    for part in report.parts:
+        for name, score in (("frozen", part.frozen), ("fine-tuned", part.tuned)):
+            cells = (_decimal(score.f1_macro), _decimal(score.accuracy), _decimal(score.brier))
+            table.add_row(f"{part.modality}, {name}", *cells)
+        if part.left_out:
+            say(f"{part.left_out} items were left out: their {part.modality} cannot be opened")
+    print_table(table)
+    if report.encoder:
+        say(f"Encoder: {report.encoder}")
+        remark(f"Next: chiasm reembed {collection} --encoder {report.encoder}")
+
+
+def print_predictions(report: PredictReport) -> None:
+    """Print a table of predictions, then the files that could not be used."""
+    table = new_table("probability", "label", "set", "from", "id")
+    for row in report.predictions:
+        label = "(nothing usable)" if row.label is None else f"unknown, like {row.label}" if row.unknown else row.label
+        others = ", ".join(row.set) if len(row.set) <= 4 else f"{len(row.set)} classes"
+        table.add_row(_decimal(row.probability), label, others, ", ".join(row.modalities), row.id)
+    print_table(table)
+    _print_outcomes(report.outcomes)
+
+
+def print_evaluation(result: Evaluation) -> None:
+    """Print the metrics of a space or of a model."""
+    say(f"{result.what}, on {result.measured}:")
+    for words in result.notes:
+        say(f"  {words}")
+    for name, words in result.unknown_classes.items():
+        say(f"  the model does not know the class {name!r}: {words}, always wrong")
+    if {"by_modality", "nothing_found", "moments"} & result.metrics.keys():
+        _print_search_metrics(result.metrics)
+        return
+    _print_metrics(result.metrics)
+    if "against" in result.metrics:
+        _print_comparison(result.metrics["against"])
+
+
+def print_learn_report(report: LearnReport) -> None:
+    """Print what was learned from corrections, and how the new model compares with the old one."""
+    say(
+        f"{report.corrections} items with corrected labels ({report.overruled} differ from the collection's), {report.items} "
+        f"trained on; compared on {report.compared}"
+    )
+    for column in report.columns:
+        say(
+            f"  {column.column}: {column.score} {column.old:.3f} before, {column.new:.3f} now, difference "
+            f"{column.difference:+.3f} ({column.interval[0]:+.3f} to {column.interval[1]:+.3f})"
+        )
+    if report.classes_added:
+        say(f"Classes that are new: {', '.join(report.classes_added)}")
+    if report.classes_gone:
+        say(f"Classes that have no items any more: {', '.join(report.classes_gone)}")
+    for name, missing in report.waiting.items():
+        say(f"Class {name!r} is not known yet, and needs {missing} more examples")
+    say(f"{'The new model replaces the old one' if report.switched else 'The old model stays'}: {report.why}")
+
+
+def print_drift_report(report: DriftReport) -> None:
+    """Print how far new items lie from the training items."""
+    for modality, drift in report.modalities.items():
+        say(f"{modality}: MMD p = {drift.p_value:.3f}, PSI {drift.psi:.2f}")
+    for modality, count in report.too_few.items():
+        say(f"{modality}: {count} items are too few to tell")
+    for warning in report.warnings:
+        say(f"Warning: {warning}")
+
+
+def _counts(counts: Mapping[Any, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def _print_outcomes(outcomes: Sequence[FileOutcome]) -> None:
+    most = len(outcomes) if current().verbose else SHOWN
+    beside: dict[str, list[str]] = {}  # paths of files that are not to be read, by reason
+    for row in outcomes:
+        if row.outcome is Outcome.NOT_READ:
+            beside.setdefault(row.reason, []).append(row.path)
+    shown = [row for row in outcomes if row.outcome is not Outcome.NOT_READ]
+    for row in shown[:most]:
+        say(f"  {row.outcome}: {row.path}: {row.reason}")
+    if len(shown) > most:
+        say(f"  and {len(shown) - most} more (--verbose shows all)")
+    for reason, paths in beside.items():
+        others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        say(f"  not read: {paths[0]}{others}: {reason}")
+
+
+def _retrieval_table(results: dict[str, dict[str, dict[str, float]]]) -> Table:
+    shown = ("hit@1", "hit@5", "hit@10", "mrr", "median_rank")
+    table = new_table("", "direction", *shown)
+    for when, directions in results.items():
+        for direction, metrics in directions.items():
+            if shown[0] not in metrics:
+                continue
+            table.add_row(when, direction.replace("_", " "), *(f"{metrics[name]:.3f}" for name in shown))
+    return table
+
+
+def _print_search_metrics(metrics: dict[str, Any]) -> None:
+    """Print search metrics under the names that they have in the JSON document."""
+    directions = {name: part for name, part in metrics.items() if "hit@1" in part and "intervals" in part}
+    if directions:
+        _print_directions(directions, metrics.get("before", {}), metrics.get("gain", {}))
+        say("In a gallery of both (favour 1: neither is put first):")
+        table = new_table("query", "finds", "recall@10", "favour")
+        for query, targets in metrics["by_modality"].items():
+            for target, part in targets.items():
+                table.add_row(query, target, _decimal(part["recall"]), _decimal(part["favour"]))
+        print_table(table)
+    if "nothing_found" in metrics:
+        found = metrics["nothing_found"]
+        say(
+            f"When nothing fits ({found['searched']} files; least probability {found['threshold']:.3f}; probabilities are off by "
+            f"{found['relevance']['calibration_error']:.3f} on average):"
+        )
+        table = new_table("questions", "number", "get an answer", "95 % interval")
+        for name, number, share in (
+            ("with an answer", found["answerable"], found["answered"]),
+            ("without (false hits)", found["off_topic"], found["false_hits"]),
+        ):
+            table.add_row(name, str(number), _decimal(share["estimate"]), _interval((share["low"], share["high"])))
+        print_table(table)
+    if "moments" in metrics:
+        say("Moments (IoU: what is in both by what is in either):")
+        _print_metrics(metrics["moments"])
+
+
+def _print_directions(
+    directions: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]], gain: dict[str, dict[str, Any]]
+) -> None:
+    """Print one column a direction, or one table a direction if there is a space to compare with."""
+    names = [name for name in next(iter(directions.values())) if name not in {"intervals", "queries"}]
+
+    def with_ends(part: dict[str, Any], name: str) -> str:
+        ends = part["intervals"].get(name)
+        return f"{part[name]:.3f}" + ("" if ends is None else f"  {_interval(ends)}")
+
+    if not before:
+        table = new_table("metric", *(f"{name.replace('_', ' ')} (95 % interval)" for name in directions))
+        for name in names:
+            table.add_row(name.replace("_", " "), *(with_ends(part, name) for part in directions.values()))
+        print_table(table)
+        return
+    for direction, part in directions.items():
+        table = new_table(
+            direction.replace("_", " "), "start", "now (95 % interval)", "difference (95 % interval)", "p"
+        )
+        for name in names:
+            old, paired = before[direction][name], gain.get(direction, {}).get(name)
+            change = f"{part[name] - old:+.3f}"
+            if paired is not None:
+                change += f"  {_interval((paired['interval']['low'], paired['interval']['high']), signed=True)}"
+            chance = "" if paired is None else f"{paired['p_value']:.3f}"
+            table.add_row(name.replace("_", " "), f"{old:.3f}", with_ends(part, name), change, chance)
+        print_table(table)
+
+
+def _decimal(number: float | None) -> str:
+    return "" if number is None else f"{number:.3f}"
+
+
+def _interval(ends: Sequence[float], *, signed: bool = False) -> str:
+    low, high = (f"{end:+.3f}" if signed else f"{end:.3f}" for end in ends)
+    return f"{low} to {high}"
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    for column, of_column in metrics.get("columns", {}).items():
+        say(f"{column}:")
+        _print_metrics(of_column)
+    if "columns" in metrics:
+        return
+    table = new_table("metric", "value", "95 % interval")
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            ends = metrics.get("intervals", {}).get(name)
+            table.add_row(
+                name.replace("_", " "), f"{value:.3f}", "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+            )
+    print_table(table)
+
+
+def _print_comparison(against: dict[str, Any]) -> None:
+    table = new_table("metric", "this", Path(against["model"]).name, "difference", "standard error", "p")
+    for name, part in against["metrics"].items():
+        numbers = (part[key] for key in ("this", "other", "difference", "standard_error", "p_value"))
+        table.add_row(name, *(f"{number:.3f}" for number in numbers))
+    print_table(table)
+
+
+def name_report(path: Path | None) -> None:
+    """Print where the report is, if one was written."""
+    if path is not None:
+        remark(f"Report: {path}")
