@@ -162,7 +162,7 @@ def mixed(
     Memory is the server's resident set: the mean of the last tenth of the time against that of the second tenth, by
     which everything has been used.
     """
-    rows = [row for row in searcher.items(limit=200) if row["image"]]
+    rows = [row for row in searcher.collection.items()[:200] if row["image"]]
     files = [Path(row["image"][0]).read_bytes() for row in rows]
     counts: Counter[str] = Counter()
     lock = threading.Lock()

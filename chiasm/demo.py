@@ -51,6 +51,7 @@ class _Corpus:
     texts: tuple[str, ...] = ()  # text queries
     image: Path | None = None  # image query
     audio: Path | None = None  # spoken query
+    root: Path | None = None  # that the table names files in, if it lies elsewhere
 
 
 def run(
@@ -76,6 +77,8 @@ def run(
 
     say(f"1. Add: embed every file of {corpus.name} once")
     added = chiasm.add([corpus.path], to=collection, on_progress=on_progress)
+    if corpus.root is not None:  # so that `serve` shows the pictures
+        Collection.open(collection).record_roots([str(corpus.root.resolve())])
     counts = ", ".join(f"{count} {name}" for name, count in sorted(added.counts.items()))
     say(f"   {added.items} items; files: {counts}; {added.encoded} embedded in {added.seconds:.1f} s")
 
@@ -225,6 +228,7 @@ def _stamps(out: Path, say: Callable[[str], None]) -> _Corpus:
         TEXT_QUERIES,
         picture if picture.is_file() else Path(rows[0]["image"]),
         Path(asked["audio"]),
+        root,
     )
 
 

@@ -42,7 +42,7 @@ def main(prompts: str | Path, collection: str | Path = "prompts.chiasm") -> list
         hits = searcher.search(Query((Text(text),)), SearchOptions(k=1, **options)).hits
         return (hits[0].id, hits[0].text or "") if hits else ("", "")
 
-    texts = {str(row["id"]): row["text"][0] for row in searcher.items(limit=100_000, where="text IS NOT NULL")}
+    texts = {str(row["id"]): row["text"][0] for row in searcher.collection.items(where="text IS NOT NULL")}
     doubts = []
     for item, text in texts.items():
         heard = nearest(text, modality="audio", where="id = '{}'".format(item.replace("'", "''")))[1]

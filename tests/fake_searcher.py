@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from fake_encoder import embed
 from media_files import image_bytes
 from PIL import Image as PillowImage
@@ -19,7 +20,7 @@ from chiasm import media
 from chiasm.errors import CollectionError, SpaceError
 from chiasm.files import digest_file
 from chiasm.media import Limits
-from chiasm.types import Media, Modality, Text
+from chiasm.types import MODALITIES, Media, Modality, Text
 from chiasm.verbs.query import Hit, Part, Query, SearchOptions, SearchResult, Span
 from chiasm.verbs.status import Status
 
@@ -73,7 +74,10 @@ class FakeSearcher:
         self.digests = {path: digest_file(path) for path in paths if Path(path).is_absolute() and Path(path).is_file()}
         place = Path("/secret/place/stamps")
         roots = tuple({Path(path).parent.resolve() for path in self.digests})
-        self.collection = SimpleNamespace(path=place, files=list, roots=roots, uploads=place / "dropped")
+        self.collection = SimpleNamespace(
+            path=place, files=list, roots=roots, uploads=place / "dropped", version=(1,), columns=self.columns,
+            table=self.table,
+        )  # fmt: skip
         self.batches: list[int] = []
         self.asked_with: list[tuple[Query, SearchOptions]] = []
         self.threads: set[str] = set()
@@ -140,21 +144,30 @@ class FakeSearcher:
         self.refreshed += 1
         return False
 
-    def item(self, item: str, /) -> dict[str, Any] | None:
-        return self.rows.get(item)
+    def columns(self) -> list[str]:
+        return sorted({name for row in self.rows.values() for name in row} - {"id", *MODALITIES})
 
-    def items(self, *, after: str | None, limit: int, where: str | None) -> list[dict[str, Any]]:
+    def table(self, columns: Sequence[str], *, where: str | None) -> pa.Table:
         if where is not None and not where.startswith("id = '"):
             raise CollectionError("the condition is malformed. Write for instance: id = 'bird'")
-        names = sorted(name for name in self.rows if where in (None, f"id = '{name}'"))
-        return [self.rows[name] for name in names if after is None or name > after][:limit]
+        rows = [row for name, row in self.rows.items() if where in (None, f"id = '{name}'")]
+        kinds = {name: pa.list_(pa.string()) for name in MODALITIES}
+        return pa.table({name: pa.array([row.get(name) for row in rows], kinds.get(name)) for name in columns})
 
-    def file_of(self, item: str, modality: Modality, number: int, /) -> tuple[Path, str] | None:
-        row = self.rows.get(item)
-        files = (row or {}).get(modality) or []
-        if number >= len(files) or not Path(files[number]).is_absolute():
-            return None
-        return Path(files[number]), self.digests.get(files[number], "")
+    def items(self, *, ids: Sequence[str]) -> list[dict[str, Any]]:
+        return [self.rows[name] for name in ids if name in self.rows]
+
+    def moments_of(self, name: str, /) -> list[dict[str, Any]]:
+        return [{"slot": "image/0", "start": 0.0, "end": 1.5, "text": "said"}] if name in self.rows else []
+
+    def files_of(self, ids: Sequence[str], /) -> dict[tuple[str, str], tuple[Path, str]]:
+        found = {}
+        for row in self.items(ids=ids):
+            for modality in MODALITIES:
+                for number, file in enumerate(row.get(modality) or ()):
+                    if Path(file).is_absolute():
+                        found[str(row["id"]), f"{modality}/{number}"] = (Path(file), self.digests.get(file, ""))
+        return found
 
     def status(self) -> Status:
         return Status(

@@ -28,6 +28,7 @@ from chiasm.types import Image, Media, Modality
 from chiasm.verbs.compare import ColumnComparison
 from chiasm.verbs.drift import DriftReport
 from chiasm.verbs.learn import LearnReport
+from chiasm.verbs.review import Doubt, Review
 from chiasm.verbs.search import Searcher
 
 EVIL = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
@@ -144,6 +145,14 @@ class Kept:
         self.learned += 1
         return learn_report(switched=True)
 
+    def review(self, most: int) -> Review:
+        doubts = (
+            Doubt("rose", "suspect", "warm", "cold", 0.8),
+            Doubt("green", "unsure", "cold", "cold", 0.5),
+            Doubt("blue", "spread", "cold", "cold", 0.9),
+        )
+        return Review(doubts[:most], ("warm", "cold"), 1)
+
     def drift(self) -> DriftReport:
         return DriftReport({}, {}, ("image: <b>new items differ",))
 
@@ -166,7 +175,13 @@ def make(folder: Path, patch: pytest.MonkeyPatch, **options: Any) -> Made:
     searcher = Searcher(make_collection(folder).path)
     kept = Kept()
     teaching = Teaching(
-        rate=kept.feedback, label=kept.label, add=kept.file, learn=kept.learn, drift=kept.drift, counts=kept.counts
+        rate=kept.feedback,
+        label=kept.label,
+        add=kept.file,
+        learn=kept.learn,
+        drift=kept.drift,
+        counts=kept.counts,
+        review=kept.review,
     )
     app = create_app(
         Settings(rate=None, batch_wait=0.001, **options),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from fake_searcher import png
-from page_parts import EVIL, EVIL_ID, Made, make
+from page_parts import Made, make
 
 from chiasm.serving.map import project
 from chiasm.serving.page import newest_report
@@ -73,12 +74,14 @@ def test_no_script_of_the_page_makes_html_of_text(script: str) -> None:
 
 def test_the_map_has_a_point_an_item_with_the_value_of_the_column(made: Made) -> None:
     answer = get(made, "/v1/map", modality="image", column="label").json()
-    points = {point["id"]: point for point in answer["points"]}
-    assert answer["total"] == len(points) == 6
-    assert points["red"]["value"] == "warm"
-    assert points[EVIL_ID]["caption"] == EVIL[:80]
-    assert all(-1 <= point[axis] <= 1 for point in points.values() for axis in ("x", "y"))
-    assert get(made, "/v1/map", modality="video").json() == {"points": [], "total": 0}
+    plane = np.frombuffer(base64.b64decode(answer["xy"]), "<u2").reshape(-1, 2)
+    assert answer["total"] == len(answer["ids"]) == len(plane) == 6
+    assert plane.min(axis=0).tolist() == [0, 0] and plane.max(axis=0).tolist() == [65535, 65535]
+    groups = dict(zip(answer["ids"], base64.b64decode(answer["groups"]), strict=True))
+    assert answer["names"] == ["cold", "warm", "none"]
+    assert {name for name, group in groups.items() if answer["names"][group] == "warm"} == {"red", "rose"}
+    assert get(made, "/v1/map", modality="video").json() == {"ids": [], "xy": "", "names": [], "groups": "", "total": 0}
+    assert get(made, "/v1/map", column="none").status_code == 422
     assert get(made, "/v1/map", layout="sphere").status_code == 422
 
 

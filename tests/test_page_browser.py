@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from fake_searcher import png
@@ -90,10 +90,15 @@ class Visit:
         self.page.locator("#tabs").get_by_role("link", name=name).click()
 
     def search(self, words: str) -> None:
-        self.page.get_by_label("Search with words").fill(words)
-        with self.page.expect_response("**/v1/search"):
-            self.page.get_by_label("Search with words").press("Enter")
+        self.page.locator("#words").fill(words)
+        with self.page.expect_response("**/v1/search*"):
+            self.page.locator("#words").press("Enter")
         expect(self.hits.first).to_be_visible()
+
+    def act(self, item: str, act: str) -> None:
+        """Press a button of a card, which is shown while the pointer is over it."""
+        self.card(item).hover()
+        self.card(item).locator(f"[data-act={act}]").click()
 
 
 def visit(context: BrowserContext, address: str, query: str = "") -> Visit:
@@ -136,46 +141,102 @@ def picture(name: str, colour: tuple[int, int, int]) -> list[Any]:
 
 
 def test_words_are_searched_with_the_keyboard_alone(seen: Visit) -> None:
-    seen.page.get_by_label("Search with words").focus()
+    seen.page.locator("#words").focus()
     seen.page.keyboard.type("a red square")
     seen.page.keyboard.press("Enter")
     expect(seen.hits.first).to_have_attribute("data-id", "red")
     image = seen.hits.first.locator("img")
-    assert urlsplit(str(image.get_attribute("src"))).path == "/v1/items/red/files/image/0"
-    assert image.evaluate("one => one.complete && one.naturalWidth") == 16
-    for _ in range(30):
+    address = urlsplit(str(image.get_attribute("src")))
+    assert address.path == "/v1/items/red/files/image/0"
+    assert {"v", "size"} <= set(parse_qs(address.query)), "a preview, and not the file"
+    image.evaluate("one => one.decode()")
+    assert image.evaluate("one => one.naturalWidth") == 16
+    for _ in range(40):
         seen.page.keyboard.press("Tab")
         if seen.page.evaluate("document.activeElement.dataset.act") == "up":
             break
     assert seen.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     seen.page.keyboard.press("Enter")
-    expect(seen.page.locator("#unrate")).to_contain_text("1 ratings")
+    expect(seen.page.locator(".chips")).to_contain_text("1 rated")
+
+
+def test_a_card_says_the_words_of_the_item_and_how_sure_the_hit_is(seen: Visit) -> None:
+    seen.search("a red square")
+    expect(seen.hits.first.locator(".caption")).to_have_text("a red square")
+    expect(seen.hits.first.locator(".worth")).not_to_be_empty()
+    assert seen.hits.first.locator("img").get_attribute("alt") == "a red square"
 
 
 def test_the_address_is_the_state(seen: Visit, context: BrowserContext, address: str) -> None:
-    seen.search("a red square")
-    seen.card("red").locator("[data-act=like]").click()
+    seen.search("a red square -pinkish")
+    expect(seen.page.locator(".chips")).to_contain_text("not pinkish")
+    seen.page.locator("[data-column=label] label", has_text="warm").click()
+    expect(seen.hits).to_have_count(2)
+    seen.act("red", "like")
     expect(seen.page.locator(".chips")).to_contain_text("like red")
-    expect(seen.hits.first).not_to_have_attribute("data-id", "red")
+    expect(seen.hits).to_have_count(1)
     link = urlsplit(seen.page.url).query
     seen.page.go_back()
-    expect(seen.hits.first).to_have_attribute("data-id", "red")
-    assert seen.page.get_by_label("Search with words").input_value() == "a red square"
+    expect(seen.page.locator(".chips")).to_contain_text("not pinkish")
+    expect(seen.page.locator("#words")).to_have_value("a red square")
+    seen.page.go_back()
+    expect(seen.page.locator("[data-column=label] input:checked")).to_have_count(0)
     other = visit(context, address, f"?{link}")
     expect(other.page.locator(".chips")).to_contain_text("like red")
+    expect(other.page.locator("[data-column=label] input:checked")).to_have_count(1)
+    expect(other.hits).to_have_count(1)
     other.page.close()
 
 
-def test_a_picture_is_looked_for_and_a_filter_changes_what_is_found(seen: Visit) -> None:
+def test_a_search_with_a_file_has_an_address_that_others_can_open(
+    seen: Visit, context: BrowserContext, address: str
+) -> None:
     seen.page.locator("#file").set_input_files(picture("x.png", (20, 20, 230)))
     expect(seen.page.locator(".chips")).to_contain_text("x.png")
     expect(seen.hits.first).to_have_attribute("data-id", "blue")
     assert seen.items()[:2] == ["blue", "sky"]
-    seen.page.locator("summary", has_text="Filters").click()
+    other = visit(context, address, f"?{urlsplit(seen.page.url).query}")
+    expect(other.hits.first).to_have_attribute("data-id", "blue")
+    other.page.locator(".chip button").click()
+    expect(other.page.locator(".chips")).to_have_count(0)
+    other.page.close()
+
+
+def test_a_picture_is_dropped_and_pasted(seen: Visit) -> None:
+    data = list(png((230, 20, 20)))
+    event = """([kind, bytes]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], kind + ".png", { type: "image/png" }));
+        const target = kind === "drop" ? document.getElementById("view") : document;
+        const event = kind === "drop" ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
+            : new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+        target.dispatchEvent(event);
+    }"""
+    for kind in ("drop", "paste"):
+        seen.page.evaluate(event, [kind, data])
+        expect(seen.page.locator(".chips")).to_contain_text(f"{kind}.png")
+        expect(seen.hits.first).to_have_attribute("data-id", "red")
+        seen.page.locator(".brand").click()
+        expect(seen.page.locator(".chips")).to_have_count(0)
+
+
+def test_what_there_is_is_counted_and_narrowed_down(seen: Visit) -> None:
+    expect(seen.page.locator("#total")).to_have_text("9 items")
+    label = seen.page.locator("[data-column=label]")
+    expect(label.locator("label", has_text="warm")).to_contain_text("2")
+    label.locator("label", has_text="warm").click()
+    expect(seen.page.locator("#total")).to_have_text("2 items")
+    assert set(seen.items()) == {"red", "rose"}
+    expect(label.locator("label", has_text="cold")).to_contain_text("4")
+    seen.page.locator("#unfilter").click()
+    seen.page.locator("[data-has=audio]").click()
+    expect(seen.page.locator("#total")).to_have_text("2 items")
+    assert set(seen.items()) == {"falling", "rising"}
+    seen.page.locator("#unfilter").click()
+    seen.page.locator("summary", has_text="More").click()
     seen.page.locator("#where").fill("label = 'warm'")
     seen.page.locator("#where").press("Enter")
-    expect(seen.hits).to_have_count(2)
-    assert set(seen.items()) == {"red", "rose"}
+    expect(seen.page.locator("#total")).to_have_text("2 items")
     seen.page.locator("#where").fill("label =")
     seen.page.locator("#where").press("Enter")
     expect(seen.page.locator("#results .problem")).to_contain_text("cannot be used")
@@ -185,10 +246,12 @@ def test_a_sound_is_looked_for_and_its_player_jumps_to_the_moment(seen: Visit) -
     files: list[Any] = [{"name": "x.wav", "mimeType": "audio/wav", "buffer": rising()}]
     seen.page.locator("#file").set_input_files(files)
     expect(seen.hits.first).to_have_attribute("data-id", "rising")
-    other = seen.card("falling")
-    assert "/v1/items/falling/files/audio/0#t=2.0,3.0" in str(other.locator("audio").get_attribute("src"))
-    other.locator(".moments button").last.click()
-    seen.page.wait_for_function("() => document.querySelector('[data-id=falling] audio').duration > 2.9")
+    seen.card("falling").locator("a.open").click()
+    item = seen.page.locator("#item")
+    expect(item.locator("audio")).to_have_attribute("src", "/v1/items/falling/files/audio/0#t=2.0,3.0")
+    expect(item.locator(".mark")).to_have_count(3)
+    item.locator(".mark").nth(1).click()
+    seen.page.wait_for_function("() => document.querySelector('#item audio').currentTime >= 1")
 
 
 def test_a_sound_is_recorded_and_looked_for(seen: Visit) -> None:
@@ -205,29 +268,86 @@ def test_thumbs_rank_anew_at_once_and_are_stored(seen: Visit, made: Made) -> Non
     seen.search("grass")
     before = seen.items()
     chosen = next(name for name in before[2:] if name != EVIL_ID)
-    seen.card(chosen).locator("[data-act=up]").click()
-    expect(seen.page.locator("#unrate")).to_contain_text("1 ratings")
+    seen.act(chosen, "up")
+    expect(seen.page.locator(".chips")).to_contain_text("1 rated")
     expect(seen.card(chosen)).to_have_count(0)
     assert seen.items() != [name for name in before if name != chosen]
     assert made.kept.thumbs == [(chosen, "up", "grass", "address 127.0.0.1")]
-    seen.page.locator("#unrate").click()
+    seen.page.get_by_role("button", name="Remove ratings").click()
     expect(seen.card(chosen)).to_have_count(1)
+
+
+def test_an_item_is_looked_at_and_left_with_the_keyboard(seen: Visit, made: Made) -> None:
+    seen.search("a red square")
+    first, second = seen.items()[:2]
+    seen.hits.first.locator("a.open").focus()
+    seen.page.keyboard.press("Enter")
+    item = seen.page.locator("#item")
+    expect(item.locator("h2")).to_have_text("a red square")
+    expect(item).to_contain_text("Why:")
+    expect(item.locator("#neighbours a").first).to_be_visible()
+    expect(item.locator(".files a")).to_have_attribute("download", "")
+    link = seen.page.url
+    seen.page.keyboard.press("ArrowRight")
+    expect(item.locator(".id")).to_have_text(second)
+    seen.page.keyboard.press("ArrowLeft")
+    expect(item.locator(".id")).to_have_text(first)
+    item.locator("input[name=label]").fill("crimson")
+    item.locator("input[name=label]").press("Enter")
+    expect(seen.page.locator("#toast")).to_contain_text("crimson")
+    assert made.kept.labels[-1] == (first, "crimson", "address 127.0.0.1")
+    seen.page.keyboard.press("Escape")
+    expect(item).not_to_be_visible()
+    seen.page.goto(link)
+    expect(item.locator(".id")).to_have_text(first)
+
+
+def test_items_are_chosen_put_on_a_list_and_taken_along(seen: Visit, made: Made) -> None:
+    pick = '[data-id="{}"] .pick'
+    seen.page.locator(pick.format("blue")).check(force=True)
+    seen.page.locator(pick.format("rose")).click(force=True, modifiers=["Shift"])
+    count = seen.items().index("rose") - seen.items().index("blue") + 1
+    bar = seen.page.locator(".selected")
+    expect(bar).to_contain_text(f"{count} items selected")
+    bar.locator("#add-to-list").click()
+    seen.page.locator("dialog[open] input").fill("for later")
+    seen.page.keyboard.press("Enter")
+    expect(seen.page.locator("#toast")).to_contain_text(f"has {count} items")
+    seen.page.locator("#facets label", has_text="for later").click()
+    expect(seen.page.locator("#total")).to_have_text(f"{count} items")
+    assert "list=for+later" in seen.page.url
+    seen.page.locator(pick.format("blue")).check(force=True)
+    bar.locator("#select-all").click()
+    expect(bar).to_contain_text(f"{count} items selected")
+    with seen.page.expect_download() as download:
+        bar.locator("#csv").click()
+    assert download.value.suggested_filename == "collection.csv"
+    assert len(download.value.path().read_text().strip().splitlines()) == count + 1
+    seen.page.locator("#toast").evaluate("one => one.textContent = ''")
+    bar.locator("#label").click()
+    seen.page.locator("dialog[open] input").fill("grey")
+    seen.page.keyboard.press("Enter")
+    expect(seen.page.locator("#toast")).to_contain_text("labelled “grey”")
+    assert made.kept.labels[-count:] == [(name, "grey", "address 127.0.0.1") for name in seen.items()]
+    seen.page.locator("#delete-list").click()
+    expect(seen.page.locator("#total")).to_have_text("9 items")
 
 
 def test_hostile_captions_and_ids_do_nothing(seen: Visit) -> None:
     seen.search(EVIL)
     assert seen.items()[0] == EVIL_ID
     expect(seen.hits.first.locator(".caption")).to_contain_text("<script>window.hacked=1</script>")
-    assert seen.hits.first.locator("img").evaluate("one => one.complete && one.naturalWidth") == 16
-    seen.hits.first.locator("button.caption").click()
-    expect(seen.page.locator("dialog h2")).to_contain_text("<script>")
+    seen.hits.first.locator("img").evaluate("one => one.decode()")
+    seen.hits.first.locator("a.open").click()
+    expect(seen.page.locator("#item h2")).to_contain_text("<script>")
     seen.page.keyboard.press("Escape")
+    seen.hits.first.hover()
     seen.hits.first.locator("[data-act=like]").click()
     expect(seen.page.locator(".chips")).to_contain_text(EVIL_ID)
     assert EVIL_ID not in seen.items()
-    seen.tab("Map")
+    seen.page.locator("#show-map").click()
     expect(seen.page.locator("canvas")).to_be_visible()
-    seen.tab("Status")
+    seen.tab("Health")
     expect(seen.page.locator("#drift")).to_contain_text("<b>new items differ")
     assert seen.page.evaluate("window.hacked") is None
 
@@ -236,52 +356,80 @@ def test_an_event_handler_that_gets_into_the_page_is_stopped_by_its_policy(
     context: BrowserContext, address: str
 ) -> None:
     one = visit(context, address)
+    expect(one.hits.first).to_be_visible()
     with one.page.expect_console_message(lambda message: "Content Security Policy" in message.text):
         one.page.evaluate(
-            "document.body.insertAdjacentHTML('beforeend', '<img src=\"/none\" onerror=\"window.hacked=1\">')"
+            "document.body.insertAdjacentHTML('beforeend', '<img id=evil src=\"/none\" onerror=\"window.hacked=1\">')"
         )
-    one.page.wait_for_function("() => [...document.images].every((image) => image.complete)")
+    one.page.wait_for_function("() => document.getElementById('evil').complete")
     assert one.page.evaluate("window.hacked") is None
     one.page.close()
 
 
-def test_files_are_recognised_corrected_and_learned_from(seen: Visit, made: Made) -> None:
-    seen.tab("Classify")
+def test_files_are_recognised_and_corrected(seen: Visit, made: Made) -> None:
+    seen.tab("Teach")
     seen.page.locator("#drop").set_input_files([*picture("a.png", (250, 10, 10)), *picture("b.png", (90, 90, 90))])
     cards = seen.page.locator("#predictions .card")
     expect(cards).to_have_count(2)
     expect(cards.first.locator(".prediction")).to_have_text("warm 90 %")
     expect(cards.last.locator(".prediction")).to_contain_text("unknown")
+    expect(cards.last.locator("input")).to_have_value("")
     cards.last.locator("input").fill("grey")
     cards.last.locator("input").press("Enter")
     expect(cards.last).to_contain_text("Kept: grey")
     assert made.kept.files[-1] == (png((90, 90, 90)), "b.png", "grey")
-    seen.page.locator("#review").click()
-    expect(cards).to_have_count(6)
-    card = seen.page.locator("#predictions .card", has_text="the deep sea")
-    card.locator("input").fill("deep")
-    card.get_by_role("button", name="Correct").click()
-    expect(card).to_contain_text("Kept: deep")
-    assert made.kept.labels[-1] == ("blue", "deep", "address 127.0.0.1")
+
+
+def test_doubtful_items_are_labelled_with_number_keys_and_learned_from(seen: Visit, made: Made) -> None:
+    seen.tab("Teach")
+    desk = seen.page.locator("#desk")
+    expect(desk.locator(".why")).to_have_text("Probably labelled wrong")
+    expect(desk).to_contain_text("Labelled warm. The model says cold (80 %).")
+    expect(desk.locator("input[name=label]")).to_have_value("")
+    expect(seen.page.locator("#until")).to_have_text("11 more until the next learning")
+    seen.page.keyboard.press("2")
+    expect(desk.locator(".why")).to_have_text("The model is unsure")
+    assert made.kept.labels[-1] == ("rose", "cold", "address 127.0.0.1")
+    expect(seen.page.locator("#until")).to_have_text("10 more until the next learning")
+    seen.page.keyboard.press("u")
+    expect(desk.locator(".why")).to_have_text("Probably labelled wrong")
+    expect(seen.page.locator("#until")).to_have_text("11 more until the next learning")
+    assert made.kept.labels[-1] == ("rose", "warm", "address 127.0.0.1")
     seen.page.locator("#learn").click()
     expect(seen.page.locator("#learned")).to_contain_text("The new model replaces the old one")
-    expect(seen.page.locator("#learned")).to_contain_text("0.800 now")
+    expect(seen.page.locator("#learned")).to_contain_text("0.700 before, 0.800 now")
     assert made.kept.learned == 1
 
 
-def test_the_map_is_walked_with_the_keyboard(seen: Visit) -> None:
-    seen.tab("Map")
-    seen.page.locator("canvas").focus()
-    captions = set()
+def test_the_map_is_walked_with_the_keyboard_and_a_lasso_narrows_down_the_grid(seen: Visit) -> None:
+    seen.page.locator("#show-map").click()
+    canvas = seen.page.locator("canvas")
+    canvas.focus()
+    names = set()
     for _ in range(6):
         seen.page.keyboard.press("ArrowRight")
-        captions.add(seen.page.locator("#map .note").first.text_content())
-    assert len(captions) == 6
+        names.add(seen.page.locator("#map .hover b").first.text_content())
+    assert len(names) == 6
     seen.page.keyboard.press("Enter")
-    expect(seen.page.locator("dialog")).to_be_visible()
+    expect(seen.page.locator("#item")).to_be_visible()
+    seen.page.keyboard.press("Escape")
+    seen.page.locator("#lasso").click()
+    box = canvas.bounding_box()
+    assert box is not None
+    corners = [(0.01, 0.01), (0.99, 0.01), (0.99, 0.99), (0.01, 0.99)]
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
+    seen.page.mouse.move(*places[0])
+    seen.page.mouse.down()
+    for place in places[1:]:
+        seen.page.mouse.move(*place, steps=4)
+    seen.page.mouse.up()
+    expect(seen.page.locator("#total")).to_have_text("6 items")
+    assert "lasso=" in seen.page.url
+    seen.page.get_by_role("button", name="Remove the lasso").click()
+    expect(seen.page.locator("#total")).to_have_text("9 items")
 
 
-def test_the_report_and_the_status_are_shown(seen: Visit, made: Made) -> None:
+def test_the_report_and_the_health_are_shown(seen: Visit, made: Made) -> None:
     reports = made.searcher.collection.path / "reports"
     reports.mkdir(exist_ok=True)
     (reports / "one.html").write_text("<h1>Recall is fine</h1>")
@@ -291,7 +439,8 @@ def test_the_report_and_the_status_are_shown(seen: Visit, made: Made) -> None:
         [PretrainedModel("somebody/tiny", "", "MIT", "README.md", 2_000_000, None, ("text",))]
     )
     seen.page.reload()
-    seen.tab("Status")
+    seen.tab("Health")
+    expect(seen.page.locator("#sentence")).to_contain_text("1 file could not be used")
     expect(seen.page.locator("#outcomes")).to_contain_text("media/broken.png")
     expect(seen.page.locator("main")).to_contain_text("somebody/tiny (text): MIT, 2.0 million parameters")
 
@@ -307,12 +456,12 @@ def test_the_page_fits_a_phone(browser: Browser, address: str) -> None:
         "#results button, #go", "all => all.filter(one => one.offsetWidth && one.offsetHeight < 24).length"
     )
     assert small == 0, "buttons can be hit with a finger"
+    expect(one.page.locator("#shoot")).to_be_visible()
     contents = {
         "Search": HITS,
-        "Classify": "#choose",
-        "Map": "canvas",
-        "Report": "#report, main [role=status]",
-        "Status": "#outcomes",
+        "Teach": "#choose",
+        "Report": "#report, main h2",
+        "Health": "#outcomes",
     }
     for name, content in contents.items():
         one.tab(name)

@@ -675,19 +675,14 @@ def test_hits_that_differ(shades: Path) -> None:
 
 def test_items_and_files(house: Path) -> None:
     searched = Searcher(house)
-    assert [row["id"] for row in searched.items(limit=3)] == ["film", "leaf", "note"]
-    assert [row["id"] for row in searched.items(after="note", limit=2)] == ["page", "rose"]
-    assert [row["id"] for row in searched.items(where="year < 3")] == ["leaf", "rose"]
-    row = searched.item("rose")
-    assert row is not None
-    assert row["text"] == ["red rose"]
-    assert searched.item("nosuch") is None
-    added = searched.file_of("rose", "image", 0)
-    assert added is not None
-    assert added[0].name == "rose.png"
-    assert added[1] == digest_file(added[0])
-    for name, modality, number in [("rose", "image", 1), ("rose", "image", -1), ("rose", "text", 0), ("x", "image", 0)]:
-        assert searched.file_of(name, modality, number) is None  # type: ignore[arg-type]
+    assert [row["id"] for row in searched.items(ids=["rose", "nosuch", "film"])] == ["rose", "film"]
+    assert searched.items(ids=["rose"])[0]["text"] == ["red rose"]
+    assert searched.items(ids=[]) == []
+    files = searched.files_of(["rose", "nosuch"])
+    assert list(files) == [("rose", "image/0")], "its text stands in the table"
+    path, digest = files["rose", "image/0"]
+    assert (path.name, digest) == ("rose.png", digest_file(path))
+    assert searched.files_of([]) == {}
     status = searched.status()
     assert status.items == 8
     assert status.embeddings == {"image": 4, "text": 6, "audio": 1, "video": 1}

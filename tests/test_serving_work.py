@@ -128,13 +128,13 @@ async def test_a_file_is_closed_however_its_request_ends(
 
     monkeypatch.setattr(OwnFile, "open", noted)
     searcher = FakeSearcher(rows)
-    found = searcher.file_of
+    found = searcher.files_of
 
     def slow(*arguments: Any) -> Any:
         assert searcher.gate.wait(LIMIT)
         return found(*arguments)
 
-    searcher.file_of = slow  # type: ignore[method-assign]
+    searcher.files_of = slow  # type: ignore[method-assign]
     path = "/v1/items/boat/files/{}/0"
     async with served(searcher, settings(answer_seconds=0.2)) as client:
         whole = await client.get(path.format("image"))

@@ -6,58 +6,55 @@ The work is left to `engine`, admission to `guard`, the names of fields to `sche
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, TypeAlias
-from urllib.parse import unquote
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Path, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi import Query as FromQuery
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from pydantic import AfterValidator, BaseModel
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from chiasm import __version__
+from chiasm.encoders.cache import cache_folder
 from chiasm.errors import ChiasmError
-from chiasm.files import one_form
-from chiasm.serving import page, schemas
+from chiasm.serving import browsing, choosing, page, schemas
 from chiasm.serving.bodies import Given, read_json, read_upload, things, visit_of
+from chiasm.serving.browsing import item_of
+from chiasm.serving.catalogue import Catalogue
 from chiasm.serving.classify import Classifier
 from chiasm.serving.engine import Engine, Opened, Searcher
-from chiasm.serving.files import file_answer
 from chiasm.serving.guard import Guard
 from chiasm.serving.keys import KeyRing
+from chiasm.serving.lists import SavedLists
 from chiasm.serving.map import Mapper
 from chiasm.serving.observe import Metrics, QueryLog, logger
+from chiasm.serving.parts import (
+    NDJSON,
+    PAGE,
+    ItemId,
+    Parts,
+    json_answer,
+    json_body,
+    lacks,
+    lines,
+    parts_of,
+    streams,
+    wants_lines,
+)
 from chiasm.serving.problems import MEDIA_TYPE, Problem, of_error
 from chiasm.serving.settings import Settings
 from chiasm.serving.teaching import StoreLabels, StoreRatings, Teaching
-from chiasm.types import Modality
+from chiasm.serving.uploads import Uploads
 from chiasm.verbs.query import Query, SearchOptions
-
-NDJSON = "application/x-ndjson"
-_PAGE = 500  # rows that a stream asks for at a time
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The parts that the routes use; in the application's state as `parts`."""
-
-    engine: Engine
-    settings: Settings
-    metrics: Metrics
-    teaching: Teaching
-    mapper: Mapper | None
-    queries: QueryLog | None
 
 
 def create_app(
@@ -80,7 +77,8 @@ def create_app(
         mapper: draws the map.
     """
     metrics = Metrics()
-    engine = Engine(searcher, classifier, settings=settings, metrics=metrics)
+    uploads = Uploads(cache_folder() / "uploads", most_bytes=settings.kept_uploads, keep_free=settings.keep_free)
+    engine = Engine(searcher, classifier, settings=settings, metrics=metrics, uploads=uploads)
     queries = None if settings.query_log is None else QueryLog(settings.query_log)
 
     @asynccontextmanager
@@ -94,7 +92,10 @@ def create_app(
             queries.close()
 
     app = _described(life)
-    app.state.parts = Parts(engine, settings, metrics, teaching, mapper, queries)
+    app.state.parts = Parts(
+        engine, settings, metrics, teaching, Catalogue(lambda: searcher.collection), uploads,
+        SavedLists(searcher.collection.path), mapper, queries,
+    )  # fmt: skip
     app.add_middleware(Guard, settings=settings, keys=keys, metrics=metrics)
     return app
 
@@ -134,12 +135,12 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     schemas.FeedbackRequest,
     schemas.LabelsRequest,
     schemas.AddRequest,
+    schemas.UploadRequest,
+    schemas.ListChange,
+    schemas.ExportRequest,
+    schemas.Chosen,
     schemas.ProblemDetails,
 )
-
-
-def _json_body(model: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": _content(model.__name__)}}}
 
 
 def _body(model: type[BaseModel], words: type[BaseModel], options: type[BaseModel]) -> dict[str, Any]:
@@ -178,6 +179,8 @@ def _described(life: Any) -> FastAPI:
         },
     )
     app.include_router(router)
+    app.include_router(browsing.router, responses=PROBLEMS)
+    app.include_router(choosing.router, responses=PROBLEMS)
     app.include_router(page.router)
 
     def document() -> dict[str, Any]:
@@ -210,7 +213,7 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 async def _on_chiasm_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ChiasmError)
     problem = of_error(error)
-    problem.detail = _parts(request).engine.without_paths(problem.detail)
+    problem.detail = parts_of(request).engine.without_paths(problem.detail)
     if problem.status >= 500:
         logger.error("encoder failed", exc_info=error, extra={"fields": {"id": visit_of(request).id}})
     return problem.response(visit_of(request).id)
@@ -234,20 +237,12 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 
 router = APIRouter(responses=PROBLEMS)
 
-ItemId: TypeAlias = Annotated[str, AfterValidator(lambda raw: one_form(unquote(raw)))]
-"""An id in a path, which `guard` leaves percent-encoded: it may hold slashes, line ends and the names of routes."""
 
-
-def _parts(request: Request) -> Parts:
-    parts: Parts = request.app.state.parts
-    return parts
-
-
-def _with_model(request: Request) -> Engine:
+def with_model(request: Request) -> Engine:
     """Return the engine of a server that has a model."""
-    engine = _parts(request).engine
+    engine = parts_of(request).engine
     if engine.classifier is None:
-        raise _lacks("model", "Start it with one: chiasm serve COLLECTION --model MODEL")
+        raise lacks("model", "Start it with one: chiasm serve COLLECTION --model MODEL")
     return engine
 
 
@@ -255,54 +250,25 @@ async def _opened(
     request: Request, whole: type[BaseModel], name: str, words: type[schemas.Plain], options: type[BaseModel]
 ) -> tuple[list[Opened], dict[str, Any]]:
     """Read the body of a request and open its files; see `things`. Return them with the options."""
-    parts = _parts(request)
+    parts = parts_of(request)
     async with things(request, whole, name, words=words, options=options, settings=parts.settings) as (given, values):
         return await parts.engine.open(given, visit_of(request)), values
 
 
-def _json(value: Any) -> Response:
-    return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
-
-
-def _wants_lines(request: Request) -> bool:
-    return NDJSON in request.headers.get("accept", "")
-
-
-def _lines(rows: AsyncIterator[Mapping[str, Any]], first: Sequence[Mapping[str, Any]], request: Request) -> Response:
-    """Stream one JSON line a row. The first rows are passed in, so that a bad request has been refused before the status is sent."""
-
-    async def written() -> AsyncIterator[bytes]:
-        yield b"".join(to_json(row, inf_nan_mode="null") + b"\n" for row in first)
-        try:
-            async for row in rows:
-                visit_of(request).until = None  # each part has its own time
-                yield to_json(row, inf_nan_mode="null") + b"\n"
-        except (ChiasmError, Problem) as error:  # the status is sent; a last line tells that this is not all
-            problem = error if isinstance(error, Problem) else of_error(error)
-            yield to_json({"problem": problem.as_dict(visit_of(request).id)}) + b"\n"
-
-    return StreamingResponse(written(), media_type=NDJSON)
-
-
-def _streams(name: str, model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    lines = {NDJSON: {"schema": {"type": "string", "description": f"A line of JSON a {name}."}}}
-    return {200: {"model": model, "content": lines}}
-
-
-@router.get("/v1/search", responses=_streams("hit", schemas.SearchAnswer), tags=["search"])
+@router.get("/v1/search", responses=streams("hit", schemas.SearchAnswer), tags=["search"])
 async def search_words(request: Request, query: Annotated[schemas.SearchWords, FromQuery()]) -> Response:
     """Search with words or by items."""
-    if query.text is None and not query.like:
+    if query.text is None and not query.like and not query.uploads:
         raise Problem(422, "invalid", "text: words to look for are needed, or in like an item to go by")
     words = schemas.Asked(**{name: getattr(query, name) for name in schemas.Asked.model_fields})
     options = {name: getattr(query, name) for name in schemas.SearchOptions.model_fields}
-    opened = await _parts(request).engine.open([Given(words)], visit_of(request))
-    return await _search(request, opened, SearchOptions(**options))
+    opened = await parts_of(request).engine.open([Given(words)], visit_of(request))
+    return await _search(request, opened, options)
 
 
 @router.post(
     "/v1/search",
-    responses=_streams("hit", schemas.SearchAnswer),
+    responses=streams("hit", schemas.SearchAnswer),
     openapi_extra=_body(schemas.SearchRequest, schemas.Asked, schemas.SearchOptions),
     tags=["search"],
 )
@@ -312,18 +278,22 @@ async def search(request: Request) -> Response:
     With `Accept: application/x-ndjson` the hits of one query come as lines, as many as are asked for.
     """
     opened, options = await _opened(request, schemas.SearchRequest, "queries", schemas.Asked, schemas.SearchOptions)
-    return await _search(request, opened, SearchOptions(**options))
+    return await _search(request, opened, options)
 
 
-async def _search(request: Request, opened: Sequence[Opened], options: SearchOptions) -> Response:
-    parts = _parts(request)
-    if _wants_lines(request):
+async def _search(request: Request, opened: Sequence[Opened], asked: Mapping[str, Any]) -> Response:
+    parts = parts_of(request)
+    shows_cards = asked["cards"]
+    options = SearchOptions(**{name: value for name, value in asked.items() if name != "cards"})
+    if wants_lines(request):
         if len(opened) != 1:
             raise Problem(422, "invalid", f"NDJSON gives the hits of one query; got {len(opened)}")
         (query,) = await parts.engine.prepared([opened[0].query])
-        first = await parts.engine.page(query, replace(options, k=min(options.k, _PAGE)))
+        first = await parts.engine.page(query, replace(options, k=min(options.k, PAGE)))
+        if shows_cards:
+            await parts.engine.add_cards([first])
         await _log_queries(request, opened, [first])
-        return _lines(_more_hits(parts.engine, query, options, len(first["hits"])), first["hits"], request)
+        return lines(_more_hits(parts.engine, query, options, len(first["hits"]), shows_cards), first["hits"], request)
     if options.k > schemas.MOST_HITS:
         raise Problem(
             422,
@@ -331,17 +301,22 @@ async def _search(request: Request, opened: Sequence[Opened], options: SearchOpt
             f"k: {options.k} hits come only as a stream. Ask for at most {schemas.MOST_HITS}, or send Accept: {NDJSON}",
         )
     found = await parts.engine.search([one.query for one in opened], options)
+    if shows_cards:
+        await parts.engine.add_cards(found)
     await _log_queries(request, opened, found)
-    return _json({"results": [{"query": number, **one} for number, one in enumerate(found)]})
+    return json_answer({"results": [{"query": number, **one} for number, one in enumerate(found)]})
 
 
 async def _more_hits(
-    engine: Engine, query: Query, options: SearchOptions, sent: int
+    engine: Engine, query: Query, options: SearchOptions, sent: int, shows_cards: bool
 ) -> AsyncIterator[Mapping[str, Any]]:
-    last = min(options.k, _PAGE)
-    while sent < options.k and last == _PAGE:
-        page = replace(options, k=min(options.k - sent, _PAGE), offset=options.offset + sent)
-        hits = (await engine.page(query, page))["hits"]
+    last = min(options.k, PAGE)
+    while sent < options.k and last == PAGE:
+        page = replace(options, k=min(options.k - sent, PAGE), offset=options.offset + sent)
+        found = await engine.page(query, page)
+        if shows_cards:
+            await engine.add_cards([found])
+        hits = found["hits"]
         for hit in hits:
             yield hit
         last = len(hits)
@@ -349,7 +324,7 @@ async def _more_hits(
 
 
 async def _log_queries(request: Request, opened: Sequence[Opened], found: Sequence[Mapping[str, Any]]) -> None:
-    parts = _parts(request)
+    parts = parts_of(request)
     if parts.queries is None:
         return
     rows = []
@@ -366,10 +341,10 @@ async def _log_queries(request: Request, opened: Sequence[Opened], found: Sequen
 )
 async def predict(request: Request) -> Response:
     """Recognise items with the model that the server was started with."""
-    engine = _with_model(request)
+    engine = with_model(request)
     opened, options = await _opened(request, schemas.PredictRequest, "items", schemas.Plain, schemas.PredictOptions)
     predictions = await engine.predict(opened, **options)
-    return _json({"predictions": [{"item": number, **one} for number, one in enumerate(predictions)]})
+    return json_answer({"predictions": [{"item": number, **one} for number, one in enumerate(predictions)]})
 
 
 @router.get("/v1/items/{item:path}/prediction", responses={200: {"model": schemas.ItemPrediction}}, tags=["recognise"])
@@ -377,11 +352,11 @@ async def item_prediction(
     request: Request, item: ItemId, query: Annotated[schemas.PredictOptions, FromQuery()]
 ) -> Response:
     """Recognise an item of the collection from its own files."""
-    engine = _with_model(request)
-    row = await _item(request, item)
+    engine = with_model(request)
+    row = await item_of(request, item)
     opened = await engine.open_item(row, visit_of(request))
     (prediction,) = await engine.predict([opened], **query.model_dump())
-    return _json(prediction)
+    return json_answer(prediction)
 
 
 @router.post(
@@ -393,60 +368,8 @@ async def item_prediction(
 async def embed(request: Request) -> Response:
     """Return the vectors of items in the served space."""
     opened, _ = await _opened(request, schemas.EmbedRequest, "items", schemas.Plain, schemas.NoOptions)
-    vectors = await _parts(request).engine.embed(opened)
-    return _json({"embeddings": [{"item": number, "vectors": one} for number, one in enumerate(vectors)]})
-
-
-@router.get("/v1/items", responses=_streams("item", schemas.ItemsAnswer), tags=["items"])
-async def items(request: Request, query: Annotated[schemas.ItemsQuery, FromQuery()]) -> Response:
-    """List items in the order of their ids. With `Accept: application/x-ndjson`: all of them, a line each."""
-    engine = _parts(request).engine
-    after = _id_of(query.after)
-    if _wants_lines(request):
-        first = await engine.items(after, _PAGE, query.where)
-        return _lines(_more_items(engine, first, query.where), first, request)
-    found = await engine.items(after, query.limit + 1, query.where)
-    shown = found[: query.limit]
-    return _json({"items": shown, "next": _cursor_of(shown[-1]["id"]) if len(found) > query.limit else None})
-
-
-async def _more_items(
-    engine: Engine, page: list[dict[str, Any]], where: str | None
-) -> AsyncIterator[Mapping[str, Any]]:
-    while len(page) == _PAGE:
-        page = await engine.items(page[-1]["id"], _PAGE, where)
-        for one in page:
-            yield one
-
-
-@router.get(
-    "/v1/items/{item:path}/files/{modality}/{number}",
-    responses={
-        200: {"description": "The file.", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
-        206: {"description": "Part of it.", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
-        304: {"description": "It is as it was."},
-    },
-    tags=["items"],
-)
-async def item_file(
-    request: Request, item: ItemId, modality: Modality, number: Annotated[int, Path(ge=0, le=10**6)]
-) -> Response:
-    """Return a file of an item, by its position among the item's files of that modality."""
-    engine = _parts(request).engine
-    return await engine.read(file_answer, await engine.file_of(item, modality, number), modality, request)
-
-
-@router.get("/v1/items/{item:path}", responses={200: {"model": schemas.Item}}, tags=["items"])
-async def item(request: Request, item: ItemId) -> Response:
-    """Return one item."""
-    return _json(await _item(request, item))
-
-
-async def _item(request: Request, item: str) -> dict[str, Any]:
-    row = await _parts(request).engine.item(item)
-    if row is None:
-        raise Problem(404, "item", "there is no item of this id; /v1/items lists those that there are")
-    return row
+    vectors = await parts_of(request).engine.embed(opened)
+    return json_answer({"embeddings": [{"item": number, "vectors": one} for number, one in enumerate(vectors)]})
 
 
 @router.post(
@@ -457,85 +380,84 @@ async def _item(request: Request, item: str) -> dict[str, Any]:
 )
 async def add_item(request: Request) -> Response:
     """Add a file with its label to the collection, for the model to learn from."""
-    parts = _parts(request)
+    parts = parts_of(request)
     if parts.teaching.add is None:
-        raise _lacks("place for new files", "Start it with a model: chiasm serve COLLECTION --model MODEL")
+        raise lacks("place for new files", "Start it with a model: chiasm serve COLLECTION --model MODEL")
     async with read_upload(request) as (upload, name, label):
         item = await parts.engine.add(parts.teaching.add, upload, name=name, label=label, who=visit_of(request).who)
-    return _json({"id": item})
-
-
-@router.get("/v1/map", responses={200: {"model": schemas.MapAnswer}}, tags=["items"])
-async def map_items(request: Request, query: Annotated[schemas.MapQuery, FromQuery()]) -> Response:
-    """Project the embeddings of one modality to the plane."""
-    parts = _parts(request)
-    if parts.mapper is None:
-        raise _lacks("map", "Serve a collection with chiasm serve")
-    points, total = await parts.engine.read(parts.mapper.points, query.modality, query.column, query.layout)
-    return _json({"points": [vars(point) for point in points], "total": total})
-
-
-@router.get("/v1/outcomes", responses={200: {"model": schemas.OutcomesAnswer}}, tags=["items"])
-async def outcomes(request: Request) -> Response:
-    """List the files that could not be used, with reasons."""
-    return _json(await _parts(request).engine.outcomes(schemas.MOST_OUTCOMES))
+    return json_answer({"id": item})
 
 
 @router.post(
     "/v1/feedback",
     responses={200: {"model": schemas.Accepted}},
-    openapi_extra=_json_body(schemas.FeedbackRequest),
+    openapi_extra=json_body(schemas.FeedbackRequest),
     tags=["teach"],
 )
 async def feedback(request: Request) -> Response:
     """Rate hits up or down."""
-    return await _store(request, _parts(request).teaching.rate, schemas.FeedbackRequest, "feedback")
+    return await _store(request, parts_of(request).teaching.rate, schemas.FeedbackRequest, "feedback")
 
 
 @router.post(
     "/v1/labels",
     responses={200: {"model": schemas.Accepted}},
-    openapi_extra=_json_body(schemas.LabelsRequest),
+    openapi_extra=json_body(schemas.LabelsRequest),
     tags=["teach"],
 )
 async def labels(request: Request) -> Response:
     """Correct the labels of items, for the model to learn from."""
-    return await _store(request, _parts(request).teaching.label, schemas.LabelsRequest, "labels")
+    return await _store(request, parts_of(request).teaching.label, schemas.LabelsRequest, "labels")
+
+
+@router.get("/v1/review", responses={200: {"model": schemas.ReviewAnswer}}, tags=["teach"])
+async def review(request: Request, query: Annotated[schemas.ReviewQuery, FromQuery()]) -> Response:
+    """Choose items whose labels are worth a look: likely mistakes first, then what the model is unsure of, then a spread."""
+    parts = parts_of(request)
+    if parts.teaching.review is None:
+        raise lacks("model to judge labels", "Start it with one: chiasm serve COLLECTION --model MODEL")
+    return json_answer((await parts.engine.read(parts.teaching.review, query.limit)).as_dict())
 
 
 @router.post("/v1/learn", responses={200: {"model": schemas.LearnAnswer}}, tags=["teach"])
 async def learn(request: Request) -> Response:
     """Train the model again with the corrected labels; the new model replaces the old one unless it is worse."""
-    teach = _parts(request).teaching.learn
+    teach = parts_of(request).teaching.learn
     if teach is None:
-        raise _lacks("model that learns", "Start it with one: chiasm serve COLLECTION --model MODEL")
-    return _json((await asyncio.to_thread(teach)).as_dict())
+        raise lacks("model that learns", "Start it with one: chiasm serve COLLECTION --model MODEL")
+    return json_answer((await asyncio.to_thread(teach)).as_dict())
 
 
 @router.get("/v1/drift", responses={200: {"model": schemas.DriftAnswer}}, tags=["server"])
 async def drift(request: Request) -> Response:
     """Tell how far the items lie from those that the model was trained on."""
-    compare = _parts(request).teaching.drift
+    compare = parts_of(request).teaching.drift
     if compare is None:
-        raise _lacks("model to compare with", "Start it with one: chiasm serve COLLECTION --model MODEL")
-    return _json({"warnings": (await _parts(request).engine.read(compare)).warnings})
+        raise lacks("model to compare with", "Start it with one: chiasm serve COLLECTION --model MODEL")
+    return json_answer({"warnings": (await parts_of(request).engine.read(compare)).warnings})
 
 
 @router.get("/v1/status", responses={200: {"model": schemas.StatusAnswer}}, tags=["server"])
 async def status(request: Request) -> Response:
     """Describe the served collection."""
-    parts = _parts(request)
+    parts = parts_of(request)
     teaching = parts.teaching
     ratings = {} if teaching.counts is None else await parts.engine.read(teaching.counts)
-    offers = {"rates": teaching.rate, "labels": teaching.label, "teaches": teaching.add, "learns": teaching.learn}
+    offers = {
+        "rates": teaching.rate,
+        "labels": teaching.label,
+        "teaches": teaching.add,
+        "learns": teaching.learn,
+        "edits": teaching.remove,
+    }
     answer = await parts.engine.status()
-    return _json({**answer, "ratings": ratings, **{name: part is not None for name, part in offers.items()}})
+    return json_answer({**answer, "ratings": ratings, **{name: part is not None for name, part in offers.items()}})
 
 
 @router.get("/healthz", responses={200: {"model": schemas.Health}}, tags=["server"])
 async def healthz() -> Response:
     """Report that the process is alive."""
-    return _json({"status": "ok"})
+    return json_answer({"status": "ok"})
 
 
 @router.get(
@@ -545,8 +467,8 @@ async def healthz() -> Response:
 )
 async def readyz(request: Request) -> Response:
     """Report whether the warm-up is done."""
-    if _parts(request).engine.ready:
-        return _json({"status": "ok"})
+    if parts_of(request).engine.ready:
+        return json_answer({"status": "ok"})
     return Response(to_json({"status": "starting"}), status_code=503, media_type="application/json")
 
 
@@ -559,7 +481,7 @@ async def readyz(request: Request) -> Response:
 )
 async def metrics(request: Request) -> Response:
     """Return metrics in Prometheus' text format."""
-    return Response(_parts(request).metrics.text(), media_type="text/plain; version=0.0.4")
+    return Response(parts_of(request).metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 async def _store(
@@ -569,26 +491,9 @@ async def _store(
     what: str,
 ) -> Response:
     """Store the entries of one sender."""
-    parts = _parts(request)
+    parts = parts_of(request)
     if take is None:
-        raise _lacks(f"place for {what}", "It was started to be read from only")
+        raise lacks(f"place for {what}", "It was started to be read from only")
     store: Callable[..., int] = take
     body = await read_json(request, model, parts.settings)
-    return _json({"stored": await parts.engine.read(partial(store, body.entries, who=visit_of(request).who))})
-
-
-def _lacks(what: str, advice: str) -> Problem:
-    return Problem(404, "not-served", f"this server has no {what}. {advice}")
-
-
-def _cursor_of(item: str) -> str:
-    return base64.urlsafe_b64encode(item.encode()).decode().rstrip("=")
-
-
-def _id_of(cursor: str | None) -> str | None:
-    if cursor is None:
-        return None
-    try:
-        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError) as error:
-        raise Problem(422, "invalid", "after: has to be what `next` of the last page said") from error
+    return json_answer({"stored": await parts.engine.read(partial(store, body.entries, who=visit_of(request).who))})

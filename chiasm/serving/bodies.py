@@ -141,6 +141,22 @@ async def read_upload(request: Request) -> AsyncIterator[tuple[Upload, str, str]
         yield Upload(file.file, None, suffix_of_name(file.filename or "")), file.filename or "", label
 
 
+@asynccontextmanager
+async def read_file(request: Request) -> AsyncIterator[Upload]:
+    """Yield the only part of a multipart form, a file.
+
+    Raises:
+        Problem: 415 the body is of another type; 422 it has other parts.
+    """
+    if type_of(request) != "multipart/form-data":
+        raise _wrong_type(request, "multipart/form-data")
+    async with request.form(max_files=1, max_fields=1, max_part_size=_FIELD_BYTES) as form:
+        file = form.get("file")
+        if not isinstance(file, UploadFile) or len(form.multi_items()) != 1:
+            raise Problem(422, "invalid", "the form needs one part, a file named file")
+        yield Upload(file.file, None, suffix_of_name(file.filename or ""))
+
+
 def parse(model: type[ModelT], values: dict[str, Any]) -> ModelT:
     """Parse the values of a query string or form.
 
@@ -189,7 +205,7 @@ def _of_form(form: FormData, words: type[Plain], options: type[BaseModel]) -> tu
     plain = parse(words, said)
     given = list(alone)
     if files or said:
-        if not files and plain.text is None and not getattr(plain, "like", ()):
+        if not files and plain.text is None and not (getattr(plain, "like", ()) or getattr(plain, "uploads", ())):
             raise Problem(422, "invalid", "the query says what is not wanted, and not what is: add a text or a file")
         given.insert(0, Given(plain, tuple(files.values())))
     if not given:

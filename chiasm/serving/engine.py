@@ -11,14 +11,13 @@ import asyncio
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, cast
-from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Float
@@ -26,16 +25,19 @@ from jaxtyping import Float
 from chiasm import __version__
 from chiasm.errors import ChiasmError, MediaError, SpaceError
 from chiasm.media import Limits
+from chiasm.serving import catalogue
 from chiasm.serving.batching import Batcher
 from chiasm.serving.bodies import Given, Upload
+from chiasm.serving.cards import Cards
 from chiasm.serving.classify import Classifier, Recognised
-from chiasm.serving.files import OwnFile
+from chiasm.serving.files import OwnFile, url_of
 from chiasm.serving.guard import Visit
 from chiasm.serving.observe import Metrics, logger, where_from
 from chiasm.serving.problems import Problem
 from chiasm.serving.schemas import Asked, Plain
 from chiasm.serving.settings import Settings
 from chiasm.serving.teaching import StoreFile
+from chiasm.serving.uploads import Uploads
 from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Outcome, Text, Video
 from chiasm.verbs.query import Part, Query, SearchOptions, SearchResult
 from chiasm.verbs.status import Status
@@ -72,7 +74,7 @@ class Opened:
         return Query(self.media, minus, words.like, words.liked, words.disliked)
 
 
-class Listed(Protocol):
+class Listed(catalogue.Listed, Protocol):
     """A collection, as far as a server needs it."""
 
     @property
@@ -117,14 +119,14 @@ class Searcher(Protocol):
     def refresh(self) -> bool:
         """Load what was added meanwhile."""
 
-    def item(self, name: str, /) -> dict[str, Any] | None:
-        """Return the row of one item."""
+    def items(self, *, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the rows of items in this order, of those that are there."""
 
-    def items(self, *, after: str | None, limit: int, where: str | None) -> list[dict[str, Any]]:
-        """Return rows in the order of their ids, those after an id."""
+    def moments_of(self, name: str, /) -> list[dict[str, Any]]:
+        """Return the moments and passages of an item's files, in order."""
 
-    def file_of(self, name: str, modality: Modality, number: int, /) -> tuple[Path, str] | None:
-        """Return one of the item's own files, and the digest of what was added."""
+    def files_of(self, ids: Sequence[str], /) -> dict[tuple[str, str], tuple[Path, str]]:
+        """Return items' own files by item and slot: where each is, and the digest of what was added."""
 
     def status(self) -> Status:
         """Return what the collection holds."""
@@ -138,10 +140,17 @@ class Engine:
         classifier: the model that recognises, if there is one.
         settings: bounds.
         metrics: where batches are counted.
+        uploads: files that queries name.
     """
 
     def __init__(
-        self, searcher: Searcher, classifier: Classifier | None, *, settings: Settings, metrics: Metrics
+        self,
+        searcher: Searcher,
+        classifier: Classifier | None,
+        *,
+        settings: Settings,
+        metrics: Metrics,
+        uploads: Uploads,
     ) -> None:
         self.classifier = classifier
         self.ready = False
@@ -149,6 +158,8 @@ class Engine:
         self._searcher = searcher
         self._settings = settings
         self._metrics = metrics
+        self._uploads = uploads
+        self._cards = Cards()
         self._encodes: Batcher[Any, Any] = Batcher(
             self._encode, most=settings.batch, wait=settings.batch_wait, capacity=settings.max_media, name="encode"
         )
@@ -204,6 +215,12 @@ class Engine:
                         f"what was sent as {upload.modality} of {number} is {medium.modality} by its content. Send it "
                         "under that name"
                     )
+                visit.hold(_size(medium))
+                media.append(medium)
+            for name in thing.words.uploads if isinstance(thing.words, Asked) else ():
+                medium = await self.read(
+                    partial(self._searcher.open, limits=self._settings.uploads), self._uploads.path(name)
+                )
                 visit.hold(_size(medium))
                 media.append(medium)
             opened.append(Opened(tuple(media), thing.words))
@@ -296,21 +313,48 @@ class Engine:
 
     async def item(self, item: str) -> dict[str, Any] | None:
         """Return one item, see `schemas.Item`."""
-        row = await self.read(self._searcher.item, item)
-        return None if row is None else item_of(row)
+        return next(iter(await self.items([item])), None)
 
-    async def items(self, after: str | None, limit: int, where: str | None) -> list[dict[str, Any]]:
-        """Return a page of items in the order of their ids."""
-        rows = await self.read(lambda: self._searcher.items(after=after, limit=limit, where=where))
-        return [item_of(row) for row in rows]
+    async def items(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return items in this order, of those that are there."""
+        return [{**item_of(row), **card} for row, card in await self.read(self._with_cards, ids)]
+
+    async def moments(self, item: str) -> list[dict[str, Any]]:
+        """Return the moments of an item's files, see `schemas.ItemMoment`."""
+        rows = await self.read(self._searcher.moments_of, item)
+        parts = [(row["slot"].partition("/"), row) for row in rows]
+        return [
+            {"modality": modality, "number": int(number), "start": row["start"], "end": row["end"], "text": row["text"]}
+            for (modality, _, number), row in parts
+        ]
+
+    async def add_cards(self, found: Sequence[dict[str, Any]]) -> None:
+        """Add to each hit what stands for its item where many are shown."""
+        ids = list(dict.fromkeys(hit["id"] for one in found for hit in one["hits"]))
+        cards = {str(row["id"]): card for row, card in await self.read(self._with_cards, ids)}
+        for one in found:
+            one["hits"] = [{**hit, **cards.get(hit["id"], {})} for hit in one["hits"]]
+
+    def _with_cards(self, ids: Sequence[str]) -> list[tuple[dict[str, Any], dict[str, str | None]]]:
+        rows, added = self._searcher.items(ids=ids), self._searcher.files_of(ids)
+        return [(row, self._cards.of(row, added, self._roots)) for row in rows]
 
     async def file_of(self, item: str, modality: Modality, number: int) -> OwnFile:
-        """Open a file of an item, if it still is what was added.
+        """Open a file of an item, if it still is what was added; it is closed when the request ends.
 
         Raises:
             Problem: 404, it is not, or there is none.
         """
         return await self.read(self._own_file, item, modality, number)
+
+    def open_files(self, ids: Sequence[str]) -> Iterator[tuple[str, str, OwnFile | Problem]]:
+        """Yield item, slot and the opened file of each file of some items, or why it is not given away. May block."""
+        for (item, slot), added in self._searcher.files_of(ids).items():
+            check()
+            try:
+                yield item, slot, OwnFile.open(*added, self._roots)
+            except Problem as problem:
+                yield item, slot, problem
 
     def without_paths(self, text: str) -> str:
         """Return an error message with the collection's name in place of its path."""
@@ -356,15 +400,20 @@ class Engine:
             return self._searcher.open(Path(file.name), limits=self._settings.uploads)
 
     def _own_file(self, item: str, modality: Modality, number: int) -> OwnFile:
-        added = self._searcher.file_of(item, modality, number)
+        added = self._searcher.files_of([item]).get((item, f"{modality}/{number}"))
         if added is None:
             raise Problem(404, "file", "there is no such file; /v1/items lists those that there are")
-        collection, named = self._searcher.collection, self._settings.roots
-        own = OwnFile.open(*added, (*(named or collection.roots), collection.uploads))
+        own = OwnFile.open(*added, self._roots)
         visit = current()
         assert isinstance(visit, Visit)  # only requests ask for files
         visit.keep(own.file)
         return own
+
+    @property
+    def _roots(self) -> tuple[Path, ...]:
+        """Return the folders whose files may be given away."""
+        collection = self._searcher.collection
+        return (*(self._settings.roots or collection.roots), collection.uploads)
 
     def _open_own(self, item: str, modality: Modality, number: int) -> Media:
         return self._searcher.open(self._own_file(item, modality, number).path, limits=self._settings.uploads)
@@ -466,6 +515,8 @@ def answer_of(found: SearchResult) -> dict[str, Any]:
             "url": None if hit.path is None else url_of(hit.id, hit.modality, hit.number),
             "moments": [vars(moment) for moment in hit.moments],
             "metadata": hit.metadata,
+            "caption": None,
+            "preview": None,
         }
         for hit in found.hits
     ]
@@ -503,11 +554,6 @@ def item_of(row: Mapping[str, Any]) -> dict[str, Any]:
             )
     metadata = {name: value for name, value in row.items() if name not in {"id", *MODALITIES}}
     return {"id": str(row["id"]), "media": media, "metadata": metadata}
-
-
-def url_of(item: str, modality: Modality, number: int) -> str:
-    """Return the path under which a file is served."""
-    return f"/v1/items/{quote(item, safe='')}/files/{modality}/{number}"
 
 
 def _size(medium: Media) -> int:

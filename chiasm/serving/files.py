@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -63,6 +64,7 @@ class OwnFile:
 
     path: Path
     file: FileIO
+    digest: str
 
     @classmethod
     def open(cls, path: Path, digest: str, roots: Sequence[Path]) -> OwnFile:
@@ -83,7 +85,7 @@ class OwnFile:
         except BaseException:
             file.close()
             raise
-        return cls(path, file)
+        return cls(path, file, digest)
 
 
 _DIGESTS: dict[tuple[int, ...], str] = {}  # of files as they were, so that a film is not read whole for each part of it
@@ -103,6 +105,11 @@ def _digest_of(file: FileIO) -> str:
             _DIGESTS.clear()
         _DIGESTS[key] = state.hexdigest()
     return _DIGESTS[key]
+
+
+def url_of(item: str, modality: Modality, number: int) -> str:
+    """Return the path under which a file is served."""
+    return f"/v1/items/{quote(item, safe='')}/files/{modality}/{number}"
 
 
 def file_answer(own: OwnFile, modality: Modality, request: Request) -> Response:

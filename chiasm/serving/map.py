@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import base64
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float, UInt8
 
+from chiasm.errors import CollectionError
 from chiasm.store.collection import Collection
 from chiasm.types import Modality
 from chiasm.verbs.search import Searcher
@@ -17,19 +19,9 @@ from chiasm.verbs.spaces import placed_vectors
 
 Layout: TypeAlias = Literal["overview", "neighbours"]
 
-MOST_POINTS: dict[Layout, int] = {"overview": 20_000, "neighbours": 2000}  # t-SNE takes a minute for many more
-_CAPTION = 80  # characters
-
-
-@dataclass(frozen=True)
-class Point:
-    """One item on the map; coordinates lie in [-1, 1]."""
-
-    id: str
-    x: float
-    y: float
-    caption: str
-    value: Any  # of the column that colours; None if there is none
+MOST_POINTS: dict[Layout, int] = {"overview": 200_000, "neighbours": 2000}  # t-SNE takes a minute for many more
+MOST_GROUPS = 9  # that are told apart by their colours
+_BLOCK = 10_000  # rows that are worked on in double precision at a time
 
 
 def project(
@@ -53,10 +45,16 @@ def project(
     if len(vectors) < 3:
         plane = np.stack([np.arange(len(vectors)), np.zeros(len(vectors))], axis=1)
     else:
-        centred = (vectors - vectors.mean(axis=0)).astype(np.float64)
-        axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :50]
+        mean = vectors.mean(axis=0, dtype=np.float64)
+        blocks = [slice(start, start + _BLOCK) for start in range(0, len(vectors), _BLOCK)]
+        scatter = np.zeros((vectors.shape[1], vectors.shape[1]))
+        for block in blocks:
+            centred = vectors[block] - mean
+            scatter += centred.T @ centred
+        axes = np.linalg.eigh(scatter)[1][:, ::-1][:, : 50 if layout == "neighbours" else 2]
         largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
-        components = centred @ (axes * np.sign(largest))  # a sign rule, so that the map is the same every time
+        axes = axes * np.sign(largest)  # a sign rule, so that the map is the same every time
+        components = np.concatenate([(vectors[block] - mean) @ axes for block in blocks])
         plane = np.pad(components[:, :2], ((0, 0), (0, max(0, 2 - components.shape[1]))))
         if layout == "neighbours" and len(vectors) >= 10:
             from sklearn.manifold import TSNE
@@ -79,12 +77,12 @@ class Mapper:
         self._searcher = searcher
         self._planes: dict[tuple[Any, ...], tuple[list[str], Float[np.ndarray, "points 2"], int]] = {}
 
-    def points(self, modality: Modality, column: str | None, layout: Layout) -> tuple[list[Point], int]:
-        """Return the points of a map, and the number of items; of too many, some are drawn at random.
+    def draw(self, modality: Modality, column: str | None, layout: Layout) -> dict[str, Any]:
+        """Return the points of a map, see `schemas.MapAnswer`; of too many, some are drawn at random.
 
         Args:
             modality: whose embeddings; of several files of an item the mean counts.
-            column: whose values colour the points.
+            column: whose values group the points.
             layout: see `project`.
 
         Raises:
@@ -96,27 +94,60 @@ class Mapper:
             made = self._project(collection, modality, layout)
             self._planes = {**dict(list(self._planes.items())[-7:]), key: made}
         names, plane, total = self._planes[key]
-        rows = {str(row["id"]): row for row in collection.items(ids=names)} if names else {}
-        points = []
-        for name, (x, y) in zip(names, plane.tolist(), strict=True):
-            row = rows.get(name, {})
-            value = row.get(column) if column else None
-            points.append(Point(name, x, y, _caption(name, row.get("text") or ()), value))
-        return points, total
+        groups, numbers = _groups(collection, names, column) if column else ([], np.zeros(0, np.uint8))
+        return {
+            "ids": names,
+            "xy": _base64(np.rint((plane + 1) * 32767.5).astype("<u2")),
+            "names": groups,
+            "groups": _base64(numbers),
+            "total": total,
+        }
 
     def _project(
         self, collection: Collection, modality: Modality, layout: Layout
     ) -> tuple[list[str], Float[np.ndarray, "points 2"], int]:
         placed = placed_vectors(collection, self._searcher.space)
         rows = np.flatnonzero((placed.modalities == modality) & np.isnan(placed.starts))
-        names, owners = np.unique(placed.items[rows], return_inverse=True)
+        names, first, owners = np.unique(placed.items[rows], return_index=True, return_inverse=True)
         drawn = np.sort(np.random.default_rng(0).permutation(len(names))[: MOST_POINTS[layout]])
-        means = np.zeros((len(names), placed.vectors.shape[1]))
-        np.add.at(means, owners, placed.vectors[rows])
-        means /= np.maximum(np.bincount(owners, minlength=len(names)), 1)[:, None]
-        return names[drawn].tolist(), project(means[drawn].astype(np.float32), layout), len(names)
+        if len(names) == len(rows):
+            vectors = placed.vectors[rows[first[drawn]]]
+        else:
+            order = np.argsort(owners, kind="stable")
+            begins = np.searchsorted(owners[order], np.arange(len(names)))
+            means = np.add.reduceat(placed.vectors[rows[order]], begins, axis=0)
+            vectors = means[drawn] / np.bincount(owners)[drawn, None].astype(np.float32)
+        return names[drawn].tolist(), project(vectors, layout), len(names)
 
 
-def _caption(name: str, texts: Sequence[str]) -> str:
-    inline = next((text for text in texts if not Path(text).is_absolute()), None)
-    return (inline or name)[:_CAPTION]
+def _groups(collection: Collection, names: list[str], column: str) -> tuple[list[str], UInt8[np.ndarray, " points"]]:
+    """Return names of groups of a column's values, and the group of each item; the last group is for the rest.
+
+    The most frequent values have groups of their own, the others share one; numbers are grouped by fifths.
+    """
+    if column not in collection.columns():
+        raise CollectionError(
+            f"there is no column {column!r:.200}. Columns: {', '.join(collection.columns()) or 'none'}"
+        )
+    table = collection.table(["id", column])
+    values = table[column].take(pc.index_in(pa.array(names, pa.string()), value_set=table["id"]))
+    different = pc.count_distinct(values).as_py()
+    if (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)) and different > MOST_GROUPS:
+        numbers = values.to_numpy().astype(np.float64)
+        edges = np.unique(np.nanquantile(numbers, [0.2, 0.4, 0.6, 0.8]))
+        shown = [f"{edge:g}" for edge in edges]
+        between = [f"{low} to {high}" for low, high in pairwise(shown)]
+        codes = np.where(np.isnan(numbers), len(edges) + 1, np.searchsorted(edges, numbers, side="right"))
+        return [f"below {shown[0]}", *between, f"from {shown[-1]}", "none"], codes.astype(np.uint8)
+    texts = values.cast(pa.string())
+    counted = pc.value_counts(texts.drop_null())
+    rows = sorted(
+        zip(counted.field(1).to_pylist(), counted.field(0).to_pylist(), strict=True), key=lambda row: (-row[0], row[1])
+    )
+    own = [name for _, name in rows[: MOST_GROUPS if different <= MOST_GROUPS else MOST_GROUPS - 1]]
+    codes = pc.fill_null(pc.index_in(texts, value_set=pa.array(own, pa.string())), len(own)).to_numpy()
+    return [*own, "others" if len(own) < len(rows) else "none"], codes.astype(np.uint8)
+
+
+def _base64(numbers: np.ndarray) -> str:
+    return base64.b64encode(numbers.tobytes()).decode("ascii")

@@ -33,7 +33,7 @@ from uvicorn.supervisors import Multiprocess
 
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError
-from chiasm.files import temporary_of
+from chiasm.files import one_form, temporary_of
 from chiasm.serving.app import create_app
 from chiasm.serving.classify import Classifier
 from chiasm.serving.keys import KeyRing
@@ -50,6 +50,7 @@ from chiasm.store.manifest import read_manifest
 from chiasm.verbs.drift import DriftReport, collection_drift
 from chiasm.verbs.learn import LearnReport, learn_again
 from chiasm.verbs.model import load_model
+from chiasm.verbs.review import Review, review_items
 from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import start_of
 
@@ -68,6 +69,7 @@ class Plan:
     space: str | None
     device: Device
     keys: KeyRing | None
+    edit: bool = False
     settings: Settings
 
 
@@ -85,6 +87,7 @@ def serve(
     roots: Sequence[str | Path] = (),
     query_log: str | Path | None = None,
     max_pixels: int | None = None,
+    edit: bool = False,
     device: Device = "auto",
 ) -> None:
     """Serve a page for people and a REST API for programs until stopped (Ctrl-C, SIGTERM); running requests finish.
@@ -103,6 +106,7 @@ def serve(
             hold the tables and files which it was given.
         query_log: a file to log the texts of queries in. Default: they are not kept.
         max_pixels: width times height above which an image that is sent is too large. Default: 40 million.
+        edit: whether whoever may come in may remove items from the collection.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
@@ -125,6 +129,7 @@ def serve(
         space=space,
         device=device,
         keys=keys,
+        edit=edit,
         settings=replace(
             base,
             host_names=(*base.host_names, *host_names, *(() if local else (socket.gethostname(), socket.getfqdn()))),
@@ -192,7 +197,12 @@ def build(plan: Plan) -> FastAPI:
         table.add([Label(item, _only_column(classifier), label)], who=who)
         return item
 
-    teaching = Teaching(rate=rate, label=label, counts=table.count)
+    def remove(ids: Sequence[str]) -> int:
+        removed = searcher.collection.remove(map(one_form, ids))
+        searcher.refresh()
+        return removed
+
+    teaching = Teaching(rate=rate, label=label, counts=table.count, remove=remove if plan.edit else None)
     if model is not None:
 
         def learn() -> LearnReport:
@@ -204,7 +214,10 @@ def build(plan: Plan) -> FastAPI:
         def drift() -> DriftReport:
             return collection_drift(load_model(model), searcher.collection, searcher.networks, start)
 
-        teaching = replace(teaching, add=add, learn=learn, drift=drift)
+        def review(most: int) -> Review:
+            return review_items(load_model(model), searcher.collection, searcher.networks, start, most=most)
+
+        teaching = replace(teaching, add=add, learn=learn, drift=drift, review=review)
     app = create_app(
         plan.settings, searcher, classifier=classifier, keys=plan.keys, teaching=teaching, mapper=Mapper(searcher)
     )

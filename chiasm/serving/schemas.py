@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from chiasm.files import one_form
+from chiasm.serving.previews import Size
 from chiasm.types import MODALITIES, Modality
 
 MOST_THINGS = 64
@@ -21,6 +22,8 @@ MOST_ITEMS = 500
 MOST_ENTRIES = 1000
 MOST_OFFSET = 10_000
 MOST_OUTCOMES = 200
+MOST_CHOSEN = 10_000
+MOST_IDS = 100_000
 
 
 def _decoded(value: Any) -> bytes:
@@ -46,6 +49,8 @@ Where: TypeAlias = Annotated[
         description="Condition on the columns, e.g. `label = 'bird'`; see docs/search.md.",
     ),
 ]
+ListName: TypeAlias = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(one_form)]
+UploadName: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}(\.[a-z0-9]{1,5})?$")]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -69,6 +74,9 @@ class Asked(Plain):
     like: Ids = Field((), description="Items to find others like.")
     liked: Ids = Field((), description="Hits that got a thumb up: the query moves towards them.")
     disliked: Ids = Field((), description="Hits that got a thumb down.")
+    uploads: Annotated[tuple[UploadName, ...], Field(max_length=8)] = Field(
+        (), description="Files to search with that were sent before, see /v1/uploads."
+    )
 
 
 class _Files(BaseModel):
@@ -79,7 +87,8 @@ class _Files(BaseModel):
     @property
     def is_empty(self) -> bool:
         """Whether it has nothing to go by."""
-        return all(getattr(self, name, None) is None for name in MODALITIES) and not getattr(self, "like", ())
+        named = getattr(self, "like", ()) or getattr(self, "uploads", ())
+        return all(getattr(self, name, None) is None for name in MODALITIES) and not named
 
 
 class Thing(_Files, Plain):
@@ -118,6 +127,7 @@ class SearchOptions(_Strict):
     )
     hybrid: bool = Field(False, description="Rank by the words of the query in texts and columns, too.")
     diversity: Share = Field(0.0, description="How much hits are to differ from those before them.")
+    cards: bool = Field(False, description="Say `caption` and `preview` with each hit, for showing many.")
 
 
 class SearchRequest(SearchOptions):
@@ -136,6 +146,80 @@ class ItemsQuery(_Strict):
     after: str | None = Field(None, min_length=1, max_length=4000, description="`next` of the page before.")
     limit: int = Field(100, ge=1, le=MOST_ITEMS)
     where: Where | None = None
+    sort: str | None = Field(
+        None,
+        min_length=1,
+        max_length=201,
+        description="Column to sort by, behind `-` for falling values. Default: `id`.",
+    )
+    within: ListName | None = Field(None, description="Only items of this list, see /v1/lists.")
+    ids: Annotated[tuple[Id, ...], Field(max_length=MOST_ITEMS)] = Field(
+        (), description="These items instead, in this order; with nothing else."
+    )
+
+
+class ReviewQuery(_Strict):
+    """How much to look at."""
+
+    limit: int = Field(60, ge=1, le=MOST_ITEMS)
+
+
+class IdsQuery(_Strict):
+    """Which items to name."""
+
+    where: Where | None = None
+    sort: str | None = Field(None, min_length=1, max_length=201, description="As of /v1/items.")
+    within: ListName | None = Field(None, description="Only items of this list, see /v1/lists.")
+
+
+class UploadQuery(_Strict):
+    """A picture of a file to search with."""
+
+    size: Size = Size.TINY
+
+
+class FacetsQuery(_Strict):
+    """What to count."""
+
+    where: Where | None = None
+    within: ListName | None = Field(None, description="Only items of this list, see /v1/lists.")
+    column: Annotated[tuple[str, ...], Field(max_length=40)] = Field((), description="Columns. Default: the first 40.")
+
+
+class FileQuery(_Strict):
+    """How to send a file."""
+
+    size: Size | None = Field(None, description="A preview instead: pixels of the longer side of a picture of it.")
+    v: str | None = Field(None, max_length=64, description="The version of the file that `preview` named.")
+
+
+class ListChange(_Strict):
+    """A change to a list, which is made where there is none."""
+
+    name: ListName
+    add: Annotated[tuple[Id, ...], Field(max_length=MOST_CHOSEN)] = ()
+    remove: Annotated[tuple[Id, ...], Field(max_length=MOST_CHOSEN)] = ()
+
+
+class ListQuery(_Strict):
+    """One list."""
+
+    name: ListName
+
+
+class Chosen(_Strict):
+    """Items by their ids."""
+
+    ids: list[Id] = Field(min_length=1, max_length=MOST_CHOSEN)
+
+
+class ExportRequest(_Strict):
+    """What to take along: items by their ids, or all that meet conditions."""
+
+    format: Literal["csv", "parquet", "zip"] = Field(description="`zip`: the files of the items.")
+    ids: Annotated[tuple[Id, ...], Field(max_length=MOST_CHOSEN)] = ()
+    where: Where | None = None
+    within: ListName | None = None
 
 
 class NoOptions(_Strict):
@@ -192,6 +276,12 @@ class AddRequest(_Strict):
     label: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
+class UploadRequest(_Strict):
+    """A file to search with."""
+
+    file: bytes = Field(json_schema_extra={"format": "binary"})
+
+
 class MapQuery(_Strict):
     """The map to draw."""
 
@@ -239,6 +329,8 @@ class Hit(BaseModel):
     url: str | None = Field(description="Where the file is served; null for a text of a table.")
     moments: list[Moment]
     metadata: dict[str, Any]
+    caption: str | None = Field(description="Words that stand for the item, where `cards` was asked for.")
+    preview: str | None = Field(description="Where a picture of the item is, to be asked for with `size`.")
 
 
 class Found(BaseModel):
@@ -320,13 +412,99 @@ class Item(BaseModel):
     id: str
     media: list[Medium]
     metadata: dict[str, Any]
+    caption: str = Field(description="Words that stand for it: the beginning of its text, or a name.")
+    preview: str | None = Field(description="Where a picture of it is, to be asked for with `size`; null without one.")
+
+
+class ItemMoment(BaseModel):
+    """A time span of a recording, or a passage of a text."""
+
+    modality: Modality
+    number: int = Field(description="Of the file among the item's files of this modality.")
+    start: float = Field(description="In seconds; in a text in characters.")
+    end: float
+    text: str | None = Field(description="What is said in it, or the passage.")
+
+
+class MomentsAnswer(BaseModel):
+    """The moments of an item's files, in order."""
+
+    moments: list[ItemMoment]
+
+
+class IdsAnswer(BaseModel):
+    """Ids in order."""
+
+    ids: list[str]
+    total: int = Field(description="Of all of them, also where only the first are listed.")
 
 
 class ItemsAnswer(BaseModel):
-    """Items by their ids, and where to go on."""
+    """Items in order, and where to go on."""
 
     items: list[Item]
+    total: int = Field(description="Items on all pages together.")
     next: str | None = Field(description="To be sent as `after` for the next page; null on the last.")
+
+
+class FacetValue(BaseModel):
+    """One value of a column."""
+
+    value: Any
+    count: int
+
+
+class Facet(BaseModel):
+    """A column by its values, or as a range."""
+
+    name: str
+    kind: Literal["values", "range"]
+    missing: int = Field(description="Items without a value.")
+    values: list[FacetValue] = Field([], description="The most frequent ones, with the number of items.")
+    more: int = Field(0, description="Values that are not listed.")
+    low: Any = Field(None, description="Of a range: the smallest value; dates in ISO 8601.")
+    high: Any = None
+    bins: list[int] = Field([], description="Items in equal parts of the range.")
+
+
+class FacetsAnswer(BaseModel):
+    """Items counted by their columns, without columns of texts that hardly repeat."""
+
+    total: int
+    modalities: dict[Modality, int] = Field(description="Items that have any, by modality.")
+    columns: list[Facet]
+
+
+class ListsAnswer(BaseModel):
+    """Lists with the number of their ids."""
+
+    lists: dict[str, int]
+
+
+class ListAnswer(BaseModel):
+    """One list."""
+
+    name: str
+    ids: list[str]
+
+
+class ListSize(BaseModel):
+    """A list after a change."""
+
+    name: str
+    size: int
+
+
+class Removed(BaseModel):
+    """How many items were removed."""
+
+    removed: int
+
+
+class Uploaded(BaseModel):
+    """A file that was kept for searches."""
+
+    upload: str = Field(description="Its name, for `uploads` of a search.")
 
 
 class Added(BaseModel):
@@ -335,20 +513,13 @@ class Added(BaseModel):
     id: str
 
 
-class MapPoint(BaseModel):
-    """One item on the map; coordinates lie in [-1, 1]."""
-
-    id: str
-    x: float
-    y: float
-    caption: str
-    value: Any = Field(description="Of the column; null without one.")
-
-
 class MapAnswer(BaseModel):
-    """The points, of too many items some drawn at random."""
+    """The points, of too many items some drawn at random. Numbers are little-endian and base64, since there may be many."""
 
-    points: list[MapPoint]
+    ids: list[str]
+    xy: str = Field(description="x and y of each point, from 0 to 65535, as unsigned integers of 16 bits.")
+    names: list[str] = Field(description="Of the groups of values of the column; the last is for the rest.")
+    groups: str = Field(description="The number of each point's group, as a byte; empty without a column.")
     total: int = Field(description="Items with an embedding of this modality.")
 
 
@@ -378,6 +549,26 @@ class LearnAnswer(BaseModel):
     items: int = Field(description="That the new model was trained on.")
     compared: str
     columns: list[dict[str, Any]]
+
+
+class Doubt(BaseModel):
+    """An item whose label is worth a look."""
+
+    id: str
+    kind: Literal["suspect", "unsure", "spread"] = Field(
+        description="Its label is likely to be wrong; the model is unsure; or it stands for the rest."
+    )
+    label: str | None
+    prediction: str = Field(description="Of a model that has not learned from the item.")
+    probability: float
+
+
+class ReviewAnswer(BaseModel):
+    """Items to look at, in this order."""
+
+    items: list[Doubt]
+    classes: list[str] = Field(description="That the model knows, the most frequent first.")
+    waiting: int = Field(description="Corrections that the model has not learned yet.")
 
 
 class DriftAnswer(BaseModel):
@@ -425,6 +616,7 @@ class StatusAnswer(BaseModel):
     labels: bool = Field(description="Whether corrected labels are stored.")
     teaches: bool = Field(description="Whether files are added with a label.")
     learns: bool = Field(description="Whether the model learns.")
+    edits: bool = Field(description="Whether items are removed on demand.")
 
 
 class Health(BaseModel):

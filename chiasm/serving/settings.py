@@ -19,6 +19,10 @@ UPLOADS = Limits(
 """Limits on uploaded files: enough for what a phone records, not for a film."""
 
 
+PREVIEWS = Limits(max_bytes=2 * 2**30, max_bytes_whole=256 * 2**20, max_pixels=120_000_000)
+"""Limits on files of which previews are made: what cameras make."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Limits of one server process. Times are in seconds, sizes in bytes.
@@ -90,6 +94,12 @@ class Settings:
 
     burst: float = 400.0
     """Requests at once before `rate` holds."""
+
+    previews: Limits = PREVIEWS
+    """Of each file of which a preview is made."""
+
+    kept_uploads: int = 2**30
+    """Bytes of the files of queries that are kept, so that the address of a search with a file can be sent to others."""
 
     refresh_seconds: float = 1.0
     """How old what a search sees may be while `chiasm add` writes."""

@@ -10,6 +10,7 @@ from typing import Protocol
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
 from chiasm.verbs.drift import DriftReport
 from chiasm.verbs.learn import LearnReport
+from chiasm.verbs.review import Review
 
 
 class StoreRatings(Protocol):
@@ -54,6 +55,8 @@ class Teaching:
         label: stores corrected labels.
         add: adds uploaded files with their labels.
         learn: trains the model again, has the server use it if it replaces the old one, and reports the comparison.
+        review: chooses items whose labels are worth a look.
+        remove: removes items from the collection and returns how many there were.
         drift: compares new items with those that the model was trained on.
         counts: stored ratings and labels by kind.
     """
@@ -62,5 +65,7 @@ class Teaching:
     label: StoreLabels | None = None
     add: StoreFile | None = None
     learn: Callable[[], LearnReport] | None = None
+    review: Callable[[int], Review] | None = None
+    remove: Callable[[Sequence[str]], int] | None = None
     drift: Callable[[], DriftReport] | None = None
     counts: Callable[[], Mapping[str, int]] | None = None

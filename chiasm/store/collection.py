@@ -419,7 +419,7 @@ class Collection:
                 composed = list(dict.fromkeys(map(one_form, ids)))
                 rows = pa.concat_tables([table.to_table(filter=one_of("id", part)) for part in chunks(composed)])
         else:
-            rows = self._items_where(where)
+            rows = self.table(where=where)
         return list(rows.drop_columns(["_source"]).to_pylist())
 
     def ids(self, *, where: str | None = None) -> list[str]:
@@ -431,9 +431,18 @@ class Collection:
         Raises:
             CollectionError: as `items`.
         """
-        return sorted(self._items_where(where, ["id"])["id"].to_pylist())
+        return sorted(self.table(["id"], where=where)["id"].to_pylist())
 
-    def _items_where(self, where: str | None, columns: Sequence[str] = ()) -> pa.Table:
+    def table(self, columns: Sequence[str] = (), *, where: str | None = None) -> pa.Table:
+        """Return columns of the items table, in its order.
+
+        Args:
+            columns: which. Default: all.
+            where: as in `items`.
+
+        Raises:
+            CollectionError: as `items`.
+        """
         table = self.tables.open("items")
         if where is None or table is None:
             return self.tables.rows("items", ITEMS, columns)

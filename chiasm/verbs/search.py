@@ -8,7 +8,6 @@ reranker, diversity, the page.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -22,11 +21,13 @@ from chiasm import encoders, media, work
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
 from chiasm.errors import CollectionError, MediaError, SpaceError
+from chiasm.files import one_form
 from chiasm.media.limits import Limits, limits_of
 from chiasm.retrieval.query import compose, rocchio
 from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.store.index import index_of
+from chiasm.store.tables import one_of
 from chiasm.types import Media, Modality, Text
 from chiasm.verbs.query import Order, Part, Query, SearchOptions, SearchResult
 from chiasm.verbs.ranking import (
@@ -140,34 +141,45 @@ class Searcher:
 
     # --------------------------------------------------------------------------------------------- items and files
 
-    def items(self, *, after: str | None = None, limit: int = 100, where: str | None = None) -> list[dict[str, Any]]:
-        """Return rows of items in the order of their ids, those after an id."""
-        collection = self.collection
-        ids = collection.ids(where=where)
-        first = 0 if after is None else bisect_right(ids, after)
-        rows = {str(row["id"]): row for row in collection.items(ids=ids[first : first + limit])}
-        return [rows[name] for name in ids[first : first + limit] if name in rows]
+    def items(self, *, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the rows of items, in the order of their ids as given; those that are not there are left out.
 
-    def item(self, name: str, /) -> dict[str, Any] | None:
-        """Return the row of one item: its id, a list of paths (texts: paths or the texts) a modality, metadata."""
-        rows = self.collection.items(ids=[name])
-        return rows[0] if rows else None
-
-    def file_of(self, name: str, modality: Modality, number: int, /) -> tuple[Path, str] | None:
-        """Return one of an item's own files, and the digest of its content when it was added (`chiasm.files.digest_file`).
-
-        None where there is none, it could not be read, or it is a text that stands in the manifest.
+        A row has the id, a list of paths (texts: paths or the texts) a modality, and the metadata.
         """
-        slot = f"{modality}/{number}"
-        rows = [row for row in self.collection.files(ids=[name]) if row["slot"] == slot]
-        row = next((row for row in rows if row["path"] and row["hash"]), None)
-        if row is None:
-            return None
-        path = Path(row["path"])
-        sent = self.collection.uploads / path.name
-        if path.parent.name == sent.parent.name and not path.exists():
-            path = sent  # the collection has moved, and its uploads with it
-        return path, row["hash"]
+        rows = {str(row["id"]): row for row in self.collection.items(ids=ids)}
+        return [rows[name] for name in map(one_form, ids) if name in rows]
+
+    def files_of(self, ids: Sequence[str], /) -> dict[tuple[str, str], tuple[Path, str]]:
+        """Return items' own files by item and slot (`image/0`): where each is, and the digest of its content when it was added.
+
+        Without those that could not be read, and texts that stand in the manifest. The digest is `chiasm.files.digest_file`'s.
+        """
+        found = {}
+        uploads = self.collection.uploads
+        for row in self.collection.files(ids=ids) if ids else ():
+            if row["path"] and row["hash"]:
+                path = Path(row["path"])
+                if path.parent.name == uploads.name and not path.exists():
+                    path = uploads / path.name  # the collection has moved, and its uploads with it
+                found[str(row["item"]), str(row["slot"])] = (path, str(row["hash"]))
+        return found
+
+    def moments_of(self, name: str, /) -> list[dict[str, Any]]:
+        """Return the moments and passages of an item's files, in order: slot, start, end, and what is said where it is known."""
+        rows = self._state.table.to_table(
+            columns=["_slot", "_start", "_end", "_text"],
+            filter=f"{one_of('id', [one_form(name)])} AND _start IS NOT NULL",
+        )
+        moments = {
+            (str(slot), float(start), float(end)): {
+                "slot": str(slot),
+                "start": float(start),
+                "end": float(end),
+                "text": text,
+            }
+            for slot, start, end, text in zip(*(column.to_pylist() for column in rows.columns), strict=True)
+        }  # a moment of a video may be placed by its pictures and by its sound
+        return [moments[key] for key in sorted(moments)]
 
     # ---------------------------------------------------------------------------------------------------- the query
 

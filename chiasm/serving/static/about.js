@@ -1,14 +1,17 @@
-// Report and status: the newest report of the collection, what is served, and which files could not be used.
+// Report and Health: one plain sentence first, then what is behind it.
 
 import * as api from "./api.js";
-import { h, note, problem, table } from "./dom.js";
+import { counted, h, note, number, problem, table } from "./dom.js";
 
 export function renderReport(view) {
-  view.ondragover = view.ondrop = view.onpaste = null;
+  if (view.firstElementChild) return;
+  view.replaceChildren(note("Loading …"));
   fetch("/report", { method: "HEAD" }).then((answer) => view.replaceChildren(...(answer.ok
-    ? [h("p", {}, h("a", { href: "/report", target: "_blank", rel: "noopener" }, "Open alone")),
+    ? [h("div", { class: "row between" }, h("h2", {}, "Newest report"), h("a", { href: "/report", target: "_blank", rel: "noopener" }, "Open alone")),
       h("iframe", { id: "report", src: "/report", sandbox: "", title: "Newest report" })]
-    : [note("There is no report yet. chiasm evaluate COLLECTION --report COLLECTION/reports/NAME.html writes one and shows it here.")])));
+    : [h("h2", {}, "Nothing was measured yet"),
+      note("chiasm evaluate COLLECTION --report COLLECTION/reports/NAME.html measures how good the answers are, and shows it here.")])),
+  (error) => view.replaceChildren(problem(error)));
 }
 
 const described = ({ name, modalities, licence, parameters, size }) => [
@@ -16,28 +19,32 @@ const described = ({ name, modalities, licence, parameters, size }) => [
   parameters && `${(parameters / 1e6).toFixed(1)} million parameters`, size && `${(size / 1e6).toFixed(1)} MB`,
 ].filter(Boolean).join(", ");
 
-export async function renderStatus(view, _, { status }) {
-  view.ondragover = view.ondrop = view.onpaste = null;
-  const counts = (values) => Object.entries(values).map(([name, count]) => `${count} ${name}`).join(", ") || "none";
-  view.replaceChildren(
-    h("h2", {}, status.name),
-    table(["", ""], [
-      ["items", String(status.items)], ["files", counts(status.outcomes)], ["embeddings", counts(status.embeddings)],
+const counts = (values) => Object.entries(values).map(([name, count]) => `${number(count)} ${name}`).join(", ") || "none";
+
+export async function renderHealth(view, _, { status }) {
+  if (view.firstElementChild) return;
+  const sentence = h("p", { id: "sentence", class: "sentence", role: "status" }, "Looking …");
+  const warnings = h("section", { id: "drift" });
+  const files = h("section", { id: "outcomes" });
+  view.replaceChildren(sentence, warnings, files, h("h2", {}, "What is served"),
+    table([], [
+      ["items", number(status.items)], ["files", counts(status.outcomes)], ["embeddings", counts(status.embeddings)],
       ["encoder", status.encoder], ...status.models.map((model) => ["model", described(model)]), ["columns", status.columns.join(", ") || "none"],
       ["spaces", `${status.spaces.join(", ")} (the last is searched)`], ["ratings and labels", counts(status.ratings)],
       ["chiasm", status.version],
     ]),
     ...status.notes.map(note));
-  const warnings = h("section", { id: "drift" });
-  const files = h("section", { id: "outcomes" });
-  view.append(warnings, files);
-  if (status.learns) {
-    await api.drift().then(({ warnings: rows }) => warnings.replaceChildren(
-      rows.length ? h("ul", {}, rows.map((row) => h("li", { class: "problem" }, row))) : note("New items look like those that the model was trained on.")),
-    (error) => warnings.replaceChildren(problem(error)));
+  const [drift, outcomes] = await Promise.all([
+    status.learns ? api.drift().catch((error) => ({ warnings: [], note: error.message })) : { warnings: [] },
+    api.outcomes().catch((error) => ({ files: [], total: 0, error })),
+  ]);
+  const bad = [drift.warnings.length && "new items are unlike those that the model has learned from", outcomes.total && `${counted(outcomes.total, "file")} could not be used`].filter(Boolean);
+  sentence.textContent = bad.length ? `Worth a look: ${bad.join("; ")}.` : `All is well: ${counted(status.items, "item")}, every file could be used${status.learns ? ", and new items look like those that the model has learned from" : ""}.`;
+  sentence.classList.add(bad.length ? "look" : "well");
+  warnings.replaceChildren(drift.warnings.length ? h("ul", {}, drift.warnings.map((row) => h("li", {}, row))) : "", drift.note ? note(drift.note) : "");
+  if (outcomes.error) files.replaceChildren(problem(outcomes.error));
+  else if (outcomes.files.length) {
+    files.replaceChildren(h("h2", {}, `Files that could not be used (${number(outcomes.total)})`),
+      table(["file", "outcome", "reason"], outcomes.files.map((row) => [row.file, row.outcome, row.reason])));
   }
-  await api.outcomes().then(({ files: rows, total }) => rows.length && files.replaceChildren(
-    h("h2", {}, `Files that could not be used (${total})`),
-    table(["file", "outcome", "reason"], rows.map((row) => [row.file, row.outcome, row.reason]))),
-  (error) => files.replaceChildren(problem(error)));
 }

@@ -1,40 +1,58 @@
-// The URL is the state: ?view=NAME&... ; Back and a copied link work. Each view renders itself from it.
+// Start the page, and show the view that the address names.
 
 import * as api from "./api.js";
-import { renderReport, renderStatus } from "./about.js";
-import * as classify from "./classify.js";
+import { renderHealth, renderReport } from "./about.js";
 import { h, problem } from "./dom.js";
-import * as map from "./map.js";
 import * as search from "./search.js";
+import { read, write } from "./state.js";
+import * as teach from "./teach.js";
 
 const VIEWS = {
   search: ["Search", search.render],
-  classify: ["Classify", classify.render],
-  map: ["Map", map.render],
+  teach: ["Teach", teach.render],
   report: ["Report", renderReport],
-  status: ["Status", renderStatus],
+  health: ["Health", renderHealth],
 };
 const view = document.getElementById("view");
 const tabs = document.getElementById("tabs");
 let status = null;
+let shown = "";
 
-function go(name, query = "") {
-  history.pushState(null, "", `/?view=${name}${query ? `&${query}` : ""}`);
+// Go to a state; one that only replaces what a slider or a text field says leaves no step for Back.
+function go(values, { replace = false } = {}) {
+  history[replace ? "replaceState" : "pushState"](null, "", write({ ...read(), ...values }));
   render();
 }
 
 function render() {
-  const params = new URLSearchParams(location.search);
-  const chosen = params.get("view");
-  const name = chosen in VIEWS && (chosen !== "classify" || status.label) ? chosen : "search";
-  document.getElementById("toast").textContent = "";
-  tabs.replaceChildren(...Object.entries(VIEWS).filter(([key]) => key !== "classify" || status.label).map(([key, [title]]) =>
-    h("a", { href: `/?view=${key}`, "aria-current": key === name && "page", onclick: (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-      event.preventDefault();
-      go(key);
-    } }, title)));
-  VIEWS[name][1](view, params, { status, go });
+  const state = read();
+  if (state.view === "teach" && !status.label) state.view = "search";
+  tabs.replaceChildren(...Object.entries(VIEWS).filter(([key]) => key !== "teach" || status.label).map(([key, [title]]) => {
+    const href = write({ ...read(""), view: key });
+    return h("a", { href, "aria-current": key === state.view && "page", onclick: (event) => follow(event, href) }, title);
+  }));
+  if (state.view !== shown) {
+    view.replaceChildren();
+    view.className = state.view;
+    view.ondragover = view.ondrop = document.onpaste = document.onkeydown = null;
+    shown = state.view;
+  }
+  VIEWS[state.view][1](view, state, { status, go, follow, refresh });
+}
+
+// Follow a link within the page, unless it is to open elsewhere.
+function follow(event, href) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  history.pushState(null, "", href);
+  render();
+}
+
+// Ask again what is served, after something has changed.
+async function refresh() {
+  status = await api.status();
+  search.forget();
+  render();
 }
 
 async function start() {
@@ -47,6 +65,7 @@ async function start() {
   document.title = `${status.name} · chiasm`;
   document.getElementById("name").textContent = status.name;
   window.addEventListener("popstate", render);
+  document.querySelector(".brand").addEventListener("click", (event) => follow(event, "/"));
   render();
 }
 

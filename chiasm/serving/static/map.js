@@ -1,130 +1,105 @@
-// Map: embeddings in the plane on a canvas; wheel zooms, dragging pans, arrow keys walk from point to point.
+// The map: each item a point. Wheel and two fingers zoom, dragging pans, Shift or the lasso button chooses by a loop.
 
 import * as api from "./api.js";
-import { h, note, problem, select } from "./dom.js";
-import { showItem } from "./media.js";
+import { button, h, note, number, problem, select } from "./dom.js";
+import { thumbnail } from "./media.js";
+import { asHit } from "./results.js";
+import { Plot } from "./plot.js";
 
-// Told apart also by the colour-blind (after Okabe and Ito, 2008); the last is for the rest.
-const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a7300", "#56b4e9", "#7f3fbf", "#a8324a", "#4d4d4d"];
+// Told apart also by the colour-blind (after Okabe and Ito, 2008), in light and dark; the last is for the rest.
+export const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a7300", "#56b4e9", "#7f3fbf", "#a8324a", "#6e6e6e"];
 const REST = "#a3a9b3";
+const drawn = new Map(); // answers by what was asked
 
-export function render(view, params, { status, go }) {
-  const kinds = Object.keys(status.embeddings);
-  const columns = ["none", ...status.columns];
-  const state = {
-    modality: params.get("of") ?? kinds[0] ?? "image",
-    column: params.get("by") ?? [status.label, "label", "folder"].find((name) => columns.includes(name)) ?? "none",
-    layout: params.get("layout") ?? "overview",
-  };
-  const change = (values) => {
-    const next = { ...state, ...values };
-    go("map", new URLSearchParams({ of: next.modality, by: next.column, layout: next.layout }).toString());
-  };
-  const figure = h("figure", { id: "map", "aria-live": "polite" }, note("Drawing …"));
-  view.ondragover = view.ondrop = view.onpaste = null;
-  view.replaceChildren(h("form", { class: "fields" },
-    select("of", "Embeddings of", kinds, state.modality, (event) => change({ modality: event.target.value })),
-    select("by", "Coloured by", columns, state.column, (event) => change({ column: event.target.value })),
-    select("layout", "Layout", ["overview", "neighbours"], state.layout, (event) => change({ layout: event.target.value }))), figure);
-  api.map({ modality: state.modality, column: state.column === "none" ? null : state.column, layout: state.layout })
-    .then((answer) => figure.replaceChildren(...drawing(answer, state)))
-    .catch((error) => figure.replaceChildren(problem(error)));
+function bytes(text) {
+  const raw = atob(text);
+  return Uint8Array.from(raw, (letter) => letter.charCodeAt(0));
 }
 
-// The most frequent values have colours of their own, the others share one; numbers are grouped by fifths.
-export function groups(values) {
-  const present = values.filter((value) => value !== null && value !== "");
-  if (present.length && present.every((value) => typeof value === "number") && new Set(present).size > COLOURS.length) {
-    const sorted = [...present].sort((a, b) => a - b);
-    const edges = [0.2, 0.4, 0.6, 0.8].map((share) => sorted[Math.floor(share * sorted.length)]);
-    const names = [`below ${edges[0]}`, ...edges.slice(1).map((edge, place) => `${edges[place]} to ${edge}`), `from ${edges[3]}`];
-    return { names: [...names, "none"], of: values.map((value) => (typeof value === "number" ? edges.filter((edge) => value >= edge).length : 5)) };
+const settings = (state, status) => ({
+  modality: state.of || Object.keys(status.embeddings).sort((a, b) => status.embeddings[b] - status.embeddings[a])[0] || "image",
+  column: state.by === "none" ? null : state.by || [status.label, "label", "category", "folder"].find((name) => status.columns.includes(name)) || null,
+  layout: state.layout || "overview",
+});
+
+async function load(asked) {
+  const key = JSON.stringify(asked);
+  if (!drawn.has(key)) {
+    drawn.set(key, api.map(asked).then((answer) => ({ ...answer, xy: new Uint16Array(bytes(answer.xy).buffer), groups: bytes(answer.groups) })));
+    drawn.get(key).catch(() => drawn.delete(key));
   }
-  const counts = new Map();
-  for (const value of present) counts.set(String(value), (counts.get(String(value)) ?? 0) + 1);
-  const frequent = [...counts].sort(([a, m], [b, n]) => n - m || a.localeCompare(b)).map(([name]) => name);
-  const own = frequent.length <= COLOURS.length ? frequent : frequent.slice(0, COLOURS.length - 1);
-  const place = new Map(own.map((name, number) => [name, number]));
-  return { names: [...own, own.length < frequent.length ? "others" : "none"], of: values.map((value) => place.get(String(value)) ?? own.length) };
+  return drawn.get(key);
 }
 
-function drawing({ points, total }, state) {
-  if (!points.length) return [note("There is nothing to draw: no item has an embedding of this kind.")];
-  const { names, of } = groups(points.map((point) => point.value));
-  const colour = (group) => (group === names.length - 1 ? REST : COLOURS[group]);
-  const canvas = h("canvas", { tabIndex: 0, role: "application",
-    "aria-label": `Map of ${points.length} items. Arrow keys go from point to point, Enter shows the item.` });
-  const caption = h("p", { class: "note", role: "status" }, "Point at an item, or use the arrow keys.");
-  const walk = points.map((_, number) => number).sort((a, b) => points[a].x - points[b].x);
-  const camera = { zoom: 1, x: 0, y: 0 };
-  let chosen = null;
+// A lasso in the address: corners in thousandths of the map, x and y by turns.
+const read = (lasso) => lasso.split("~").map((part) => (Number(part) / 1000) * 65535);
+const write = (corners) => corners.map((value) => Math.round((value / 65535) * 1000)).join("~");
 
-  const place = (point) => {
-    const size = Math.min(canvas.clientWidth, canvas.clientHeight) / 2 - 12;
-    return [canvas.clientWidth / 2 + (point.x + camera.x) * size * camera.zoom, canvas.clientHeight / 2 - (point.y + camera.y) * size * camera.zoom];
-  };
-  const draw = () => {
-    const scale = window.devicePixelRatio || 1;
-    [canvas.width, canvas.height] = [canvas.clientWidth * scale, canvas.clientHeight * scale];
-    const pen = canvas.getContext("2d");
-    pen.scale(scale, scale);
-    const radius = points.length <= 400 ? 5 : points.length <= 2000 ? 3.5 : 2;
-    points.forEach((point, number) => {
-      const [x, y] = place(point);
-      pen.beginPath();
-      pen.arc(x, y, number === chosen ? radius + 3 : radius, 0, 2 * Math.PI);
-      pen.fillStyle = colour(of[number]);
-      pen.fill();
-      if (number === chosen) pen.stroke();
-    });
-  };
-  const choose = (number) => {
-    chosen = number;
-    const point = points[number];
-    caption.textContent = point.caption + (point.value === null ? "" : ` (${point.value})`);
-    draw();
-  };
-  const open = () => chosen !== null && api.item(points[chosen].id).then(showItem, (error) => { caption.textContent = error.message; });
-  const nearest = (event) => {
-    let [best, least] = [null, 14 ** 2];
-    points.forEach((point, number) => {
-      const [x, y] = place(point);
-      const distance = (x - event.offsetX) ** 2 + (y - event.offsetY) ** 2;
-      if (distance < least) [best, least] = [number, distance];
-    });
-    return best;
-  };
-  canvas.addEventListener("pointermove", (event) => {
-    if (event.buttons) {
-      const size = (Math.min(canvas.clientWidth, canvas.clientHeight) / 2 - 12) * camera.zoom;
-      camera.x += event.movementX / size;
-      camera.y -= event.movementY / size;
-      draw();
-    } else {
-      const number = nearest(event);
-      if (number !== null && number !== chosen) choose(number);
-    }
+function inside(corners, x, y) {
+  let odd = false;
+  for (let i = 0, j = corners.length - 2; i < corners.length; j = i, i += 2) {
+    const [ax, ay, bx, by] = [corners[i], corners[i + 1], corners[j], corners[j + 1]];
+    if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) odd = !odd;
+  }
+  return odd;
+}
+
+// The ids of the items within the lasso of a state.
+export async function within(state) {
+  const { ids, xy } = await load(settings(state, await api.status()));
+  const corners = read(state.lasso);
+  return new Set(ids.filter((_, place) => inside(corners, xy[2 * place], xy[2 * place + 1])));
+}
+
+export function mapPanel(section, state, context) {
+  const { status, go, onLasso } = context;
+  const asked = settings(state, status);
+  const figure = h("figure", {}, note("Drawing …"));
+  section.replaceChildren(h("div", { class: "fields" },
+    Object.keys(status.embeddings).length > 1 && select("of", "Map of", Object.keys(status.embeddings), asked.modality, (event) => go({ of: event.target.value, lasso: "" })),
+    select("by", "Coloured by", [["none", "nothing"], ...status.columns.map((name) => [name, name])], asked.column ?? "none", (event) => go({ by: event.target.value })),
+    select("layout", "Layout", [["overview", "overview"], ["neighbours", "neighbours together"]], asked.layout, (event) => go({ layout: event.target.value, lasso: "" }))), figure);
+  const panel = { plot: null, hits: null, light(ids) { this.hits = ids; this.plot?.light(ids); }, leave() { this.plot?.leave(); } };
+  load(asked).then((answer) => {
+    if (!answer.ids.length) return figure.replaceChildren(note("There is nothing to draw: no item has an embedding of this kind."));
+    panel.plot = draw(figure, answer, state, context, onLasso);
+    return panel.plot.light(panel.hits);
+  }).catch((error) => figure.replaceChildren(problem(error)));
+  return panel;
+}
+
+function draw(figure, answer, state, { go }, onLasso) {
+  const { ids, names, total } = answer;
+  const canvas = h("canvas", { tabIndex: 0, role: "application",
+    "aria-label": `Map of ${number(ids.length)} items. Arrow keys go from point to point, Enter shows the item, plus and minus zoom, Escape takes the lasso off.` });
+  const about = h("div", { class: "hover", role: "status" });
+  const colours = names.map((_, group) => (group === names.length - 1 ? REST : COLOURS[group]));
+  let asking = 0;
+  const plot = new Plot(canvas, answer, colours, {
+    hover: (place) => {
+      const turn = ++asking;
+      if (place === null) return about.replaceChildren();
+      const group = names[answer.groups[place]];
+      about.replaceChildren(h("b", {}, ids[place].split("/").pop()), group ? ` ${group}` : "");
+      return setTimeout(async () => { // an item that is only passed is not asked for
+        if (turn !== asking) return;
+        const item = await api.item(ids[place]).catch(() => null);
+        if (item && turn === asking) about.replaceChildren(thumbnail(asHit(item), 120), h("span", {}, item.caption, group ? ` (${group})` : ""));
+      }, 60);
+    },
+    open: (place) => go({ item: ids[place] }),
+    lasso: (corners) => onLasso(corners ? write(corners) : ""),
   });
-  canvas.addEventListener("click", (event) => { const number = nearest(event); if (number !== null) { choose(number); open(); } });
-  canvas.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    camera.zoom = Math.min(Math.max(camera.zoom * (event.deltaY < 0 ? 1.2 : 1 / 1.2), 0.5), 200);
-    draw();
-  }, { passive: false });
-  canvas.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    if (step) {
-      event.preventDefault();
-      choose(walk[(walk.indexOf(chosen) + step + walk.length) % walk.length]);
-    } else if (event.key === "Enter") open();
-  });
-  new ResizeObserver(draw).observe(canvas);
-  const counts = names.map((_, group) => of.filter((one) => one === group).length);
-  const legend = state.column === "none" ? "" : h("ul", { class: "legend" }, names.map((name, group) => {
+  if (state.lasso) plot.loop = read(state.lasso);
+  const loop = button("Lasso", () => { plot.lassoes = !plot.lassoes; loop.setAttribute("aria-pressed", String(plot.lassoes)); }, { id: "lasso", "aria-pressed": "false" });
+  const legend = names.length ? h("ul", { class: "legend" }, names.map((name, group) => {
+    const count = answer.groups.reduce((sum, one) => sum + (one === group), 0);
     const dot = h("i", {});
-    dot.style.background = colour(group);
-    return counts[group] ? h("li", {}, dot, ` ${name} `, h("small", {}, counts[group])) : null;
-  }));
-  const less = total > points.length ? h("p", { class: "note" }, `${points.length} of ${total} items, drawn at random`) : "";
-  return [canvas, caption, h("figcaption", {}, legend, less)];
+    dot.style.setProperty("background", colours[group]);
+    return count ? h("li", {}, dot, `${name} `, h("small", {}, number(count))) : null;
+  })) : "";
+  figure.replaceChildren(h("div", { class: "row" }, loop, button("Whole map", () => plot.home(), { id: "home" })), h("div", { class: "plot" }, canvas, about),
+    h("figcaption", {}, legend, total > ids.length ? note(`${number(ids.length)} of ${number(total)} items, drawn at random`) : ""));
+  plot.start();
+  return plot;
 }

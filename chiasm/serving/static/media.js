@@ -1,58 +1,78 @@
 // Pictures, players and texts of items.
 
-import { clock, h } from "./dom.js";
+import { button, clock, h, number, percent } from "./dom.js";
 
-const LONGEST = 200; // characters of a text that stand for it
+const SIZES = [160, 320, 640, 1280]; // previews that the server makes
 const NAMES = { image: "picture", text: "text", audio: "sound", video: "video" };
 
-export function captionOf(id, item) {
-  const text = item?.media.find((medium) => medium.modality === "text" && medium.text)?.text.trim();
-  if (text && text.length > LONGEST) return `${text.slice(0, LONGEST)}…`;
-  return text ? text : id.split("/").pop().replaceAll("_", " ");
+// The smallest preview that is sharp at a width on this screen.
+export function previewOf(preview, width) {
+  const wanted = width * Math.min(window.devicePixelRatio || 1, 2);
+  return `${preview}&size=${SIZES.find((size) => size >= wanted * 0.9) ?? SIZES.at(-1)}`;
+}
+
+// How sure a hit is, in a word: what people read first. A hit is possible from where the space says that something was found.
+export function band(hit, threshold) {
+  if (hit.probability === null || hit.probability === undefined) return null;
+  if (hit.probability >= Math.max(0.5, threshold ?? 0)) return ["good", "Good match"];
+  return hit.probability >= (threshold ?? 0.1) ? ["possible", "Possible match"] : ["unlikely", "Unlikely match"];
+}
+
+export function worth(hit, threshold) {
+  const name = band(hit, threshold);
+  if (name) return h("span", { class: `band ${name[0]}` }, `${name[1]} · ${percent(hit.probability)}`);
+  return hit.score === null || hit.score === undefined ? null : h("span", { class: "band" }, `score ${hit.score.toFixed(2)}`);
 }
 
 // A file starts at the moment that was found (media fragments, W3C).
-function player(tag, url, start, end) {
+export function player(modality, url, start, end) {
   const fragment = start === null || start === undefined ? "" : `#t=${start.toFixed(1)},${end.toFixed(1)}`;
-  return h(tag, { src: url + fragment, controls: true, preload: "metadata" });
-}
-
-export function medium({ modality, url, text, start = null, end = null }, alt = "") {
-  if (modality === "image" && url) return h("img", { src: url, alt, loading: "lazy", decoding: "async" });
-  if (modality === "audio" && url) return player("audio", url, start, end);
-  if (modality === "video" && url) return player("video", url, start, end);
-  return h("blockquote", {}, text ?? NAMES[modality]);
+  return h(modality, { src: url + fragment, controls: true, preload: "metadata", class: "player" });
 }
 
 export function span(modality, { start, end }) {
-  if (modality === "text") return `characters ${start.toLocaleString("en")} to ${end.toLocaleString("en")}`;
+  if (modality === "text") return `characters ${number(start)} to ${number(end)}`;
   return `${clock(start)} to ${clock(end)}`;
 }
 
-export function moments(hit, root) {
-  if (!hit.moments.length) return null;
-  if (hit.modality === "text") {
-    return h("ol", { class: "moments" }, hit.moments.map((passage) => h("li", {},
-      h("details", {}, h("summary", {}, span("text", passage)), passage.text))));
+// What stands for a hit in a grid: its picture, else its words or a sound to listen to.
+export function thumbnail(hit, width) {
+  if (hit.preview) {
+    const image = h("img", { alt: hit.caption, loading: "lazy", decoding: "async", src: previewOf(hit.preview, width), draggable: false });
+    image.addEventListener("error", () => image.replaceWith(tile(hit)), { once: true });
+    return image;
   }
-  const jump = (start) => {
-    const element = root().querySelector("audio, video");
-    if (element) { element.currentTime = start; element.play(); }
-  };
-  return h("ol", { class: "moments" }, hit.moments.map((moment) => h("li", {},
-    h("button", { type: "button", onclick: () => jump(moment.start) }, span(hit.modality, moment)),
-    moment.text ? ` ${moment.text}` : "")));
+  return tile(hit);
+}
+
+function tile(hit) {
+  if (hit.modality === "audio" && hit.url) return h("span", { class: "tile sound" }, h("span", { class: "wave", "aria-hidden": "true" }));
+  return h("span", { class: "tile words" }, hit.modality === "text" ? hit.text ?? hit.caption : NAMES[hit.modality] ?? "item");
+}
+
+// A button that plays a sound where it stands; one sound at a time.
+let playing = null;
+export function listen(hit) {
+  const control = button("Play", () => {
+    if (playing?.control === control) return playing.stop();
+    playing?.stop();
+    const sound = new Audio(hit.url);
+    const stop = () => { sound.pause(); control.replaceChildren(...button("Play", null, { icon: "play" }).childNodes); playing = null; };
+    if (hit.start !== null && hit.start !== undefined) sound.currentTime = hit.start;
+    sound.addEventListener("ended", stop);
+    control.replaceChildren(...button("Stop", null, { icon: "pause" }).childNodes);
+    playing = { control, stop };
+    return sound.play().catch(stop);
+  }, { icon: "play", class: "listen", data: { act: "play" } });
+  return control;
+}
+
+export function shown(value) {
+  if (value === null || value === undefined || value === "") return "none";
+  return typeof value === "number" ? (Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(6)))) : String(value);
 }
 
 export function details(metadata) {
   const rows = Object.entries(metadata).filter(([, value]) => value !== null && value !== "");
-  return rows.length ? h("dl", {}, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])) : null;
-}
-
-export function showItem(item) {
-  const dialog = document.getElementById("item");
-  const close = h("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => dialog.close() }, "×");
-  dialog.replaceChildren(close, h("h2", {}, captionOf(item.id, item)), h("p", { class: "note" }, item.id),
-    ...item.media.map((one) => medium(one, captionOf(item.id, item))), details(item.metadata) ?? "");
-  if (!dialog.open) dialog.showModal();
+  return rows.length ? h("dl", {}, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, shown(value))])) : null;
 }
