@@ -13,6 +13,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from chiasm.errors import ChiasmError as ChiasmError
+    from chiasm.objects import OpenCollection as OpenCollection
+    from chiasm.objects import SavedModel as SavedModel
+    from chiasm.objects import load as load
+    from chiasm.objects import open as open  # noqa: A004  # as `io.open` and `PIL.Image.open`
     from chiasm.recognition import Recognizer as Recognizer
     from chiasm.serving.keys import make_key as make_key
     from chiasm.serving.run import serve as serve
@@ -41,8 +45,10 @@ if TYPE_CHECKING:
 _MODULES = {
     "ChiasmError": "errors",
     "Collection": "store.collection",
+    "OpenCollection": "objects",
     "Query": "verbs.query",
     "Recognizer": "recognition",
+    "SavedModel": "objects",
     "SearchOptions": "verbs.query",
     "Searcher": "verbs.search",
     "add": "verbs.add",
@@ -55,7 +61,9 @@ _MODULES = {
     "fit": "verbs.fit",
     "labels": "verbs.feedback",
     "learn": "verbs.learn",
+    "load": "objects",
     "make_key": "serving.keys",
+    "open": "objects",
     "predict": "verbs.predict",
     "reembed": "verbs.add",
     "remove": "verbs.add",

@@ -1,4 +1,4 @@
-"""From the id of a model to its folder: the one door to the Hugging Face hub.
+"""From the id of a model to its folder, and back: the one door to the Hugging Face hub.
 
 A whole snapshot is asked for at once, which fails at the first request that fails. Libraries that load a model by its id
 ask for file after file and try each again for a minute; so they get the folder, and no connection.
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from chiasm._optional import require
-from chiasm.errors import EncoderError
+from chiasm.errors import ChiasmError, EncoderError
 
 DESCRIPTIONS = ("*.json", "*.txt", "*.model")  # configuration, tokenizer and processors
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"  # transformers reads the latter with weights_only=True
@@ -67,3 +67,40 @@ def _download(hub: ModuleType, name: str, weights: str, revision: str | None) ->
     wanted = [*DESCRIPTIONS, TEMPLATES, CARD, LICENCES, weights]
     without = ["onnx/*", "openvino/*"]
     return Path(hub.snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=without))
+
+
+def push_folder(
+    folder: Path, name: str, *, private: bool | None = None, token: str | None = None, revision: str | None = None
+) -> str:
+    """Upload a folder as a repository of a model, in the place of what is there, and return the address of the commit.
+
+    Args:
+        folder: with all files of the model.
+        name: hub id; the repository is made where there is none.
+        private: whether a new one is private. Default: as the account says.
+        token: that may write. Default: the one that the hub's own library keeps.
+        revision: the branch.
+
+    Raises:
+        ChiasmError: the hub refused it, or cannot be reached.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    hub = require("huggingface_hub", "huggingface", f"push to {name!r}")
+    try:
+        api = hub.HfApi(token=token)
+        api.create_repo(name, private=private, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            revision=revision,
+            commit_message="Upload a model of chiasm",
+            ignore_patterns=[".lock"],
+            delete_patterns=["*"],
+        )
+    except Exception as error:  # as in `model_folder`
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        raise ChiasmError(
+            f"{name!r} was not pushed ({type(error).__name__}: {reason}). Check the name, the connection and the token (hf auth "
+            "login)"
+        ) from error
+    return str(done.commit_url)

@@ -28,7 +28,7 @@ LAYERS = (
     {"space"},
     {"report"},
     {"verbs"},
-    {"client"},
+    {"client", "objects"},
     {"serving"},
     {"demo", "console"},
     {"cli"},

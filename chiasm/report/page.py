@@ -371,7 +371,7 @@ class _Embedder:
 
     def picture(self, path: Path) -> _Embedded:
         """Embed a small picture; of a video, the frame in its middle."""
-        return self._embed(path, _thumbnail)
+        return self._embed(path, thumbnail)
 
     def sound(self, path: Path) -> _Embedded:
         """Embed a whole sound file."""
@@ -389,7 +389,12 @@ class _Embedder:
         return _Embedded(data)
 
 
-def _thumbnail(path: Path) -> str:
+def thumbnail(path: Path) -> str:
+    """Return a small picture of an image, or of the middle of a video, as a data URI.
+
+    Raises:
+        MediaError: it cannot be read, or is neither.
+    """
     media = load(path, image_size=THUMBNAIL, frames=1)
     if not isinstance(media, Pixels | Video):
         raise MediaError(Outcome.UNSUPPORTED, f"a picture was expected; the file holds {media.modality}")

@@ -19,11 +19,13 @@ from jaxtyping import Float, Float16
 from chiasm import __version__
 from chiasm.encoders.licence import PretrainedModel
 from chiasm.errors import ChiasmError
+from chiasm.files import write_whole
 from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.saved import Versions, check_fields, read_arrays, read_object, write_arrays, write_object
 from chiasm.space import Space
 from chiasm.types import Modality
 from chiasm.vectors import unit_rows
+from chiasm.verbs.card import model_card
 
 FORMAT, FORMAT_VERSION = "chiasm-model", 6
 SUFFIXES = (".html", ".md", ".json")
@@ -83,6 +85,11 @@ class Model:
     pretrained: tuple[PretrainedModel, ...] = ()
     space: Space | None = None
     version: str = ""
+
+    @property
+    def card(self) -> str:
+        """The card, see `chiasm.verbs.card`; it lies beside the model as `README.md`."""
+        return model_card(self.report, self.encoder, self.pretrained)
 
     def check(self, fingerprints: Mapping[Modality, str]) -> None:
         """Whether embeddings of these encoders are what it learned from.
@@ -161,6 +168,7 @@ def _write(draft: Path, model: Model) -> None:
     if model.reference:
         write_arrays(draft / _REFERENCE, model.reference)
     write_object(draft / _ABOUT, about)
+    write_whole(draft / "README.md", model.card)
     if model.space is not None:
         model.space.save(draft / _SPACE)
     if left_out.contents or left_out.others:

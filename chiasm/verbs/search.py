@@ -181,6 +181,10 @@ class Searcher:
         }  # a moment of a video may be placed by its pictures and by its sound
         return [moments[key] for key in sorted(moments)]
 
+    def vectors_of(self, ids: Sequence[str], /) -> dict[str, Float[np.ndarray, " dim"]]:
+        """Return one unit vector an item in the space, of those that are there: the mean of its modalities' means."""
+        return self._state.vectors_of(ids)
+
     # ---------------------------------------------------------------------------------------------------- the query
 
     def open(self, path: str | Path, *, limits: Limits = Limits()) -> Media:  # noqa: B008  # frozen
@@ -385,7 +389,7 @@ def _embedded(parts: Sequence[Part], state: State) -> Float[np.ndarray, "n dim"]
 
 
 def search(
-    collection: str | Path,
+    collection: str | Path | Searcher,
     text: str | None = None,
     *,
     image: Files = None,
@@ -413,10 +417,10 @@ def search(
 
     Several parts make one query: those to find are added up, but a picture and words are one where the encoder takes both as
     one input; those to avoid are projected out. For many searches, keep a
-    `chiasm.Searcher`.
+    `chiasm.Searcher`, and search with that.
 
     Args:
-        collection: the collection.
+        collection: the collection, or a searcher of it, which has a space and a device of its own.
         text: words to search for.
         image: a file to search with, or several.
         audio: the same.
@@ -437,7 +441,12 @@ def search(
         MediaError: a file of the query cannot be used.
     """
     limits = limits_of(max_pixels)
-    searcher = Searcher(collection, space=space, device=device)
+    if isinstance(collection, Searcher):
+        if space is not None or device != "auto":
+            raise SpaceError("a searcher has a space and a device of its own: name them when it is made")
+        searcher = collection
+    else:
+        searcher = Searcher(collection, space=space, device=device)
     files: list[Media] = []
     by_modality: Mapping[Modality, Files] = {"image": image, "audio": audio, "video": video}
     for kind, paths in by_modality.items():
