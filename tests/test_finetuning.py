@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,18 @@ from chiasm.encoders.tuned import Part, tuned_parts, write_tuned
 from chiasm.errors import ChiasmError, EncoderError, MediaError
 from chiasm.finetuning.recipe import Recipe
 from chiasm.finetuning.towers import Tower, tower_of
-from chiasm.finetuning.trainer import Classifier, Examples, Tuned, embed, row_weights, stack, train
+from chiasm.finetuning.trainer import (
+    Classifier,
+    Examples,
+    Tuned,
+    _Items,
+    _Order,
+    class_confusion,
+    embed,
+    row_weights,
+    stack,
+    train,
+)
 from chiasm.finetuning.views import Views, change, store_views
 from chiasm.types import Audio, Image, Media, Modality, Outcome, Text
 
@@ -261,7 +273,9 @@ def test_views_are_stored_once_and_files_that_cannot_be_opened_are_left_out(tmp_
     openers = [opener(number) for number in range(3)]
     views = store_views(tower, openers, tmp_path, views=2, seed=0)
     assert views.items.tolist() == [0, 2]
-    assert np.allclose(embed(tower, views), OFFLINE["text"]().encode([TEXTS[0], TEXTS[2]]).vectors, atol=1e-5)
+    assert np.allclose(
+        embed(tower, views, np.arange(2)), OFFLINE["text"]().encode([TEXTS[0], TEXTS[2]]).vectors, atol=1e-5
+    )
     again = store_views(tower, openers, tmp_path, views=2, seed=0)
     assert opened == [0, 1, 2]
     for name, array in views.get(1, 1).items():
@@ -332,15 +346,24 @@ def learn(
     said: list[str] | None = None,
     recipe: Recipe = RECIPE,
     source: np.ndarray | None = None,
+    unlabelled: np.ndarray | None = None,
 ) -> Tuned:
     examples = Examples(CODES, np.arange(60), np.zeros(60, dtype=bool) if source is None else source)
     rows = np.flatnonzero(examples.source | (np.arange(60) < 45))
     say = (said if said is not None else []).append
-    return train(tower, views, examples, rows, recipe, folder, frozen=embed(tower, views), device="cpu", say=say)
+    frozen = embed(tower, views, np.arange(60))
+    more: dict[str, Any] = {"measured": np.arange(45, 60), "unlabelled": unlabelled, "device": "cpu", "say": say}
+    return train(tower, views, examples, rows, recipe, folder, frozen=frozen, **more)
 
 
 def losses(tuned: Tuned, name: str) -> list[float]:
     return [entry[name] for entry in tuned.history if name in entry]
+
+
+def spread(rows: np.ndarray, codes: np.ndarray) -> float:
+    """How far means of classes are apart, relative to rows within them."""
+    means = np.stack([rows[codes == code].mean(axis=0) for code in range(3)])
+    return float(means.var(axis=0).sum() / (rows - means[codes]).var(axis=0).sum())
 
 
 def test_training_finds_what_the_start_hardly_sees(planted: Views, tmp_path: Path) -> None:
@@ -348,7 +371,8 @@ def test_training_finds_what_the_start_hardly_sees(planted: Views, tmp_path: Pat
     start = tower.weights()
     tuned = learn(tower, planted, tmp_path / "run")
     assert losses(tuned, "loss")[-1] < losses(tuned, "loss")[0]
-    assert (tuned.known[tuned.logits[45:].argmax(axis=1)] == CODES[45:]).mean() > 0.6
+    before = embed(tower, planted, np.arange(45, 60))
+    assert spread(tuned.embeddings, CODES[45:]) > 1.5 * spread(before, CODES[45:])
     assert all(torch.equal(value, start[name]) for name, value in tower.weights().items())
 
 
@@ -364,7 +388,7 @@ def test_what_was_trained_is_read_back(planted: Views, tmp_path: Path) -> None:
     tuned.save(tmp_path / "fold.safetensors")
     again = Tuned.load(tmp_path / "fold.safetensors")
     assert again is not None
-    assert np.array_equal(again.logits, tuned.logits)
+    assert np.array_equal(again.embeddings, tuned.embeddings)
     assert torch.equal(again.weights["layer.weight"], tuned.weights["layer.weight"])
     assert Tuned.load(tmp_path / "none.safetensors") is None
 
@@ -453,6 +477,48 @@ def test_training_in_turn_learns_from_the_source(planted: Views, tmp_path: Path)
     tuned = learn(Planted(), planted, tmp_path / "run", recipe=recipe, source=np.arange(60) < 30)
     assert not torch.allclose(tuned.weights["layer.weight"], Planted().weights()["layer.weight"], atol=1e-3)
     assert losses(tuned, "eval_loss")
+
+
+# ----------------------------------------------------------------------------------------------- a target without labels
+
+
+def test_class_confusion_is_what_the_paper_says() -> None:
+    """Equations 2 to 5 of Jin et al. 2020, entry by entry."""
+    scores = np.random.default_rng(5).normal(size=(7, 3)) * 3
+    p = np.exp(scores / 2.5)
+    p /= p.sum(axis=1, keepdims=True)
+    weight = 1 + np.exp((p * np.log(p)).sum(axis=1))
+    weight *= len(p) / weight.sum()
+    matrix = np.array(
+        [[sum(w * row[j] * row[k] for w, row in zip(weight, p, strict=True)) for k in range(3)] for j in range(3)]
+    )
+    matrix /= matrix.sum(axis=1, keepdims=True)
+    expected = sum(matrix[j, k] for j in range(3) for k in range(3) if j != k) / 3
+    assert float(class_confusion(torch.from_numpy(scores))) == pytest.approx(expected)
+
+
+def test_items_without_labels_are_confused_less(planted: Views, tmp_path: Path) -> None:
+    others = np.arange(45, 60)
+    alone = learn(Planted(), planted, tmp_path / "alone")
+    both = learn(Planted(), planted, tmp_path / "both", unlabelled=others)
+    assert not torch.allclose(both.weights["layer.weight"], alone.weights["layer.weight"], atol=1e-3)
+    assert both.embeddings.shape == alone.embeddings.shape == (15, 4)
+
+
+def test_beside_each_labelled_item_stands_one_without_a_label(planted: Views) -> None:
+    targets = np.vstack([np.eye(3, dtype=np.float32)[CODES[:20]], np.zeros((5, 3), np.float32)])
+    nothing = np.zeros(25, dtype=bool)
+    items = _Items(planted, np.arange(25), targets, np.ones(25, np.float32), nothing, RECIPE, learned=True)
+    order = np.array([*_Order(items, 8)])
+    assert len(order) == len(_Order(items, 8)) == 40
+    assert set(order[::2]) == set(range(20))
+    assert set(order[1::2]) == set(range(20, 25))
+
+
+def test_nothing_is_held_out_without_patience(planted: Views, tmp_path: Path) -> None:
+    tuned = learn(Planted(), planted, tmp_path / "run", recipe=Recipe(**{**vars(RECIPE), "patience": 0}))
+    assert len(losses(tuned, "loss")) == RECIPE.epochs
+    assert not losses(tuned, "eval_loss")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ from chiasm.cli.parameters import (
     Pairs,
     Report,
     Seed,
+    Shares,
     Source,
+    Target,
     Where,
     Who,
     modalities_of,
@@ -120,16 +122,8 @@ def fit(
     alpha: Annotated[
         str, typer.Option(metavar="SHARE", help="Weight of the source: auto, or a number from 0 to below 1.")
     ] = "auto",
-    target: Annotated[
-        Path | None,
-        typer.Option(metavar="COLLECTION", help="Another domain without labels, to be good at; unless it could hurt."),
-    ] = None,
-    shares: Annotated[
-        Literal["auto", "same", "other"],
-        typer.Option(
-            metavar="HOW", help="Whether the classes are as frequent in the target; auto: go by what is predicted."
-        ),
-    ] = "auto",
+    target: Target = None,
+    shares: Shares = "auto",
     semi: Annotated[
         Literal["self-training", "spreading"] | None,
         typer.Option(metavar="HOW", help="Use items without a label, too."),
@@ -221,6 +215,8 @@ def finetune(
             help="Source and target at once, or in turn: the source trains the network, the target the head.",
         ),
     ] = "joint",
+    target: Target = None,
+    shares: Shares = "auto",
     method: Annotated[
         Literal["lora", "blocks", "norms", "full"],
         typer.Option(
@@ -261,7 +257,10 @@ def finetune(
             metavar="SHARE", min=0, max=1, help="Share of the trained weights in the average with the first ones."
         ),
     ] = 0.5,
-    patience: Annotated[int, typer.Option(metavar="N", min=1, help="Epochs without a gain after which it stops.")] = 3,
+    patience: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Epochs without a gain after which it stops; 0: nothing is held out."),
+    ] = 3,
     folds: Annotated[int, typer.Option(metavar="N", min=2, help="Parts of the items that are held out in turn.")] = 3,
     where: Where = None,
     group: Group = None,
@@ -281,6 +280,8 @@ def finetune(
         source=source,
         alpha=alpha,
         strategy=strategy,
+        target=target,
+        shares=shares,
         method=method,
         blocks=blocks,
         rank=rank,

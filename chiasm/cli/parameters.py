@@ -88,6 +88,16 @@ Source = Annotated[
     Path | None,
     typer.Option(metavar="COLLECTION", help="Another domain with the same column, to learn from as well."),
 ]
+Target = Annotated[
+    Path | None,
+    typer.Option(metavar="COLLECTION", help="Another domain without labels, to be good at; unless it could hurt."),
+]
+Shares = Annotated[
+    Literal["auto", "same", "other"],
+    typer.Option(
+        metavar="HOW", help="Whether the classes are as frequent in the target; auto: go by what is predicted."
+    ),
+]
 Report = Annotated[Path | None, typer.Option(metavar="F.html", help="Also write a report: .html, .md or .json.")]
 Who = Annotated[str, typer.Option(metavar="NAME", help="Whose verdict it is.")]
 

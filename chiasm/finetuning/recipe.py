@@ -37,7 +37,8 @@ class Recipe:
         mixup: both parameters of the Beta distribution that mixes pairs of pictures (Zhang et al. 2018); 0: none.
         views: changed copies of every medium, of which each epoch takes one.
         average: share of the trained weights in the average with those of the start.
-        patience: epochs without a lower loss on held-out items after which training stops.
+        patience: epochs without a lower loss on a fifth of the items, held out for that, after which training stops; 0: nothing
+            is held out, and all epochs are taken.
         alpha: weight of the source, where there is one: the loss is `alpha * source + (1 - alpha) * target`.
         strategy: of learning from a source and a target: "joint", or "alternating": in every epoch first the source's
             batches train the network while the head is kept, then the target's train the head while the network is kept.
@@ -83,7 +84,7 @@ class Recipe:
             raise ChiasmError(f"report_to takes {', '.join(TRACKERS)}; got {unknown[0]!r}")
         if self.method == "full" and self.blocks is not None:
             raise ChiasmError("the method full trains all blocks: leave blocks out, or take the method blocks")
-        for name, least in (("rank", 1), ("epochs", 1), ("batch_size", 1), ("views", 0), ("patience", 1), ("seed", 0)):
+        for name, least in (("rank", 1), ("epochs", 1), ("batch_size", 1), ("views", 0), ("patience", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ChiasmError(f"{name} must be a whole number of at least {least}; got {getattr(self, name)!r}")
         limits = {"rate": 1.0, "head_rate": 1.0, "warmup": 1.0, "average": 1.0, "alpha": 1.0, "label_smoothing": 0.99}

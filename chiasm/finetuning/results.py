@@ -28,13 +28,15 @@ class TunedPart(Record):
     items: int  # of the target, learned from and measured on in turn
     source_items: int
     left_out: int  # items whose file could not be opened
-    folds: str  # that were measured, in words
-    frozen: Score  # by the frozen features and their best head
-    tuned: Score
+    folds: int
+    frozen: Score  # of a recogniser on frozen features
+    tuned: Score  # of the same on what the network of each item's fold gives, which did not see it
     better_by: float  # Brier score, above 0: better
     standard_error: float  # of that
     is_better: bool
+    is_kept: bool  # better; or, with a target that has no labels to measure by, not worse
     words: str
+    target: str  # why it is not learned from, or empty
     seconds: float
     items_per_second: float  # learned from, with what the frozen part gives stored
     batch_size: int  # items at a time

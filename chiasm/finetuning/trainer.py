@@ -1,8 +1,8 @@
-"""Training one network on labelled items: the recipe, the loss, and the loop of `transformers.Trainer`.
+"""Training one network on labelled items: the losses, and the loop of `transformers.Trainer`.
 
 The head starts as the linear probe on frozen features (Kumar et al. 2022, arXiv:2202.10054). Afterwards the trained weights
 are averaged with those of the start (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903). Which items are learned from, and
-whether the result is better than frozen features, is left to `chiasm.verbs.finetune`.
+whether the result is better than frozen features, is left to `chiasm.verbs.climb`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,6 +42,7 @@ from chiasm.vectors import unit_rows
 
 _WEIGHT = "weight/"
 _BLOCK = 64  # items that go through the network at once when nothing is learned
+_TEMPERATURE = 2.5  # of class confusion
 
 
 class Learner(nn.Module):
@@ -90,7 +92,7 @@ class Classifier(Learner):
         source: Bool[Tensor, " batch"],
         **arrays: Tensor,
     ) -> dict[str, Tensor]:
-        """Return the mean loss of a batch and its scores; the targets may be mixed."""
+        """Return the loss of a batch and its scores. Targets may be mixed; those of items without a label are 0."""
         embeddings = self.tower(**arrays)
         weight: Tensor = self.weight
         bias: Tensor = self.bias
@@ -105,12 +107,35 @@ class Classifier(Learner):
         losses = -((1 - smooth) * targets + smooth / targets.shape[1]).mul(log).sum(dim=1)
         if self.recipe.focal:  # Lin et al. 2017
             losses = losses * (1 - (targets * log.exp()).sum(dim=1)) ** self.recipe.focal
-        return {"loss": (weights * losses).mean(), "logits": scores}
+        labelled = targets.sum(dim=1) > 0
+        loss = (weights * losses).sum() / labelled.sum().clamp(min=1)
+        if not labelled.all():
+            loss = loss + class_confusion(scores[~labelled])
+        return {"loss": loss, "logits": scores}
+
+
+def class_confusion(scores: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
+    """Return how much items without labels are taken for several classes at once: minimum class confusion.
+
+    Jin et al. 2020, arXiv:1912.03699: the share of the correlation of the classes' probabilities, at temperature 2.5, that is
+    between different classes; items weigh more the surer their probabilities are.
+
+    Example:
+        >>> sure = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
+        >>> round(float(class_confusion(sure)), 3), round(float(class_confusion(0 * sure)), 3)
+        (0.0, 0.5)
+    """
+    log = functional.log_softmax(scores / _TEMPERATURE, dim=1)
+    probabilities = log.exp()
+    weights = 1 + (probabilities * log).sum(dim=1).exp()
+    confusion = probabilities.T @ (probabilities * (weights / weights.mean())[:, None])
+    confusion = confusion / confusion.sum(dim=1, keepdim=True)
+    return 1 - confusion.diagonal().mean()
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Labelled items, a row each, in the order of their stored views.
+    """Labelled items, a row each, in the order of their stored views; items without a label may follow there.
 
     Attributes:
         codes: class of each.
@@ -141,9 +166,17 @@ class Drawn(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.source)
 
+    @cached_property
+    def labelled(self) -> Bool[np.ndarray, " rows"]:
+        """Which are not merely to be confused less."""
+        return np.ones(len(self), dtype=bool)
+
 
 class _Items(Drawn):
-    """Stored items with their targets: in training another view in every epoch, mixed with another item of its domain."""
+    """Stored items with their targets, 0 where there is no label: in training another view in every epoch.
+
+    Items with a label are mixed with others of their domain.
+    """
 
     def __init__(
         self,
@@ -159,6 +192,12 @@ class _Items(Drawn):
         self.views, self.rows, self.targets, self.weights, self.source = views, rows, targets, weights, source
         self.recipe, self.learned, self.collate = recipe, learned, collate
 
+    @cached_property
+    def labelled(self) -> Bool[np.ndarray, " rows"]:
+        """Which have a label."""
+        labelled: Bool[np.ndarray, " rows"] = self.targets.any(axis=1)
+        return labelled
+
     def __getitem__(self, place: int) -> dict[str, Any]:
         target, weight, source = self.targets[place], self.weights[place], self.source[place]
         if not self.learned:
@@ -167,9 +206,9 @@ class _Items(Drawn):
         # By item and epoch alone, so that it is the same in any number of processes and after a kill.
         rng = np.random.default_rng([self.recipe.seed, self.epoch, int(self.rows[place])])
         arrays = self._draw(place, rng)
-        if self.recipe.mixup:
+        if self.recipe.mixup and self.labelled[place]:
             share = np.float32(rng.beta(self.recipe.mixup, self.recipe.mixup))
-            other = int(rng.choice(np.flatnonzero(self.source == source)))
+            other = int(rng.choice(np.flatnonzero((self.source == source) & self.labelled)))
             beside = self._draw(other, rng)
             if all(array.dtype.kind == "f" and array.shape == beside[name].shape for name, array in arrays.items()):
                 arrays = {name: share * array + (1 - share) * beside[name] for name, array in arrays.items()}
@@ -189,27 +228,35 @@ def draw_view(views: Views, item: int, rng: np.random.Generator) -> Arrays:
 class _Order(Sampler[int]):
     """The order of the items in an epoch: shuffled, and filled up to whole batches, the source before the target if in turn.
 
-    It is the same in any number of processes, and after a kill.
+    Beside each item with a label stands one without, where there are any. The order is the same in any number of processes,
+    and after a kill.
     """
 
     def __init__(self, items: Drawn, batch: int) -> None:
-        self.items, self.batch = items, batch
+        self.items = items
         in_turn = items.recipe.strategy == "alternating"
-        parts = (items.source, ~items.source) if in_turn else (np.ones(len(items), dtype=bool),)
+        parts = (items.source, ~items.source) if in_turn else (items.labelled,)
         self.parts = [np.flatnonzero(part) for part in parts if part.any()]
+        self.others = np.flatnonzero(~items.labelled)
+        self.step = max(1, batch // 2) if len(self.others) else batch  # items with a label
 
     def set_epoch(self, epoch: int) -> None:
         """Take the order and the views of an epoch."""
         self.items.epoch = epoch
 
     def __len__(self) -> int:
-        return sum(-(-len(part) // self.batch) * self.batch for part in self.parts)
+        return sum(map(self._length, self.parts)) * (2 if len(self.others) else 1)
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.items.recipe.seed, self.items.epoch])
         for part in self.parts:
-            order = rng.permutation(part)
-            yield from np.resize(order, -(-len(part) // self.batch) * self.batch).tolist()
+            order = np.resize(rng.permutation(part), self._length(part))
+            if len(self.others):
+                order = np.stack([order, np.resize(rng.permutation(self.others), len(order))], axis=1).ravel()
+            yield from order.tolist()
+
+    def _length(self, part: Int[np.ndarray, " rows"]) -> int:
+        return -(-len(part) // self.step) * self.step
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -284,16 +331,14 @@ class Tuned:
 
     Attributes:
         weights: of the tower.
-        logits: of every item, a column a class of those learned from.
-        known: these classes, by number.
+        embeddings: by it, of the items that were asked for.
         history: what the library logged, by epoch.
         batch_size: items at a time on one device, in the end.
         items_per_second: that were learned from.
     """
 
     weights: Mapping[str, Tensor]
-    logits: Float[np.ndarray, "items known"]
-    known: Int[np.ndarray, " known"]
+    embeddings: Float[np.ndarray, "rows dim"]
     history: Sequence[Mapping[str, float]]
     batch_size: int
     items_per_second: float
@@ -302,7 +347,7 @@ class Tuned:
         """Write it into one file."""
         arrays = {f"{_WEIGHT}{name}": tensor.numpy() for name, tensor in self.weights.items()}
         about = {"history": self.history, "batch_size": self.batch_size, "items_per_second": self.items_per_second}
-        arrays |= {"logits": self.logits, "known": self.known}
+        arrays["embeddings"] = self.embeddings
         write_arrays(path, arrays, {"about": json.dumps(about)})
 
     @classmethod
@@ -316,16 +361,16 @@ class Tuned:
             for name, array in arrays.items()
             if name.startswith(_WEIGHT)
         }
-        return cls(weights, arrays["logits"], arrays["known"], **json.loads(about["about"]))
+        return cls(weights, np.array(arrays["embeddings"]), **json.loads(about["about"]))
 
 
-def embed(tower: Tower, views: Views) -> Float[np.ndarray, "items dim"]:
-    """Return the embeddings of the media as they are, of all items."""
+def embed(tower: Tower, views: Views, rows: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows dim"]:
+    """Return the embeddings of some items' media as they are."""
     device = next(tower.parameters()).device
     parts = []
     with torch.inference_mode():
-        for at in range(0, len(views.items), _BLOCK):
-            arrays = [views.get(item, 0) for item in range(at, min(at + _BLOCK, len(views.items)))]
+        for at in range(0, len(rows), _BLOCK):
+            arrays = [views.get(int(item), 0) for item in rows[at : at + _BLOCK]]
             parts.append(
                 tower(**{name: tensor.to(device) for name, tensor in stack(arrays).items()}).float().cpu().numpy()
             )
@@ -341,13 +386,15 @@ def train(
     folder: Path,
     *,
     frozen: Float[np.ndarray, "items dim"],
+    measured: Int[np.ndarray, " measured"],
+    unlabelled: Int[np.ndarray, " others"] | None = None,
     device: Device = "auto",
     say: Callable[[str], None] = lambda _: None,
 ) -> Tuned:
     """Train a network on some of the items, and average it with itself as it was.
 
-    A fifth of those of the target, whole groups, is held out for early stopping. After a kill the training goes on at its
-    last epoch.
+    With patience, a fifth of those of the target, whole groups, is held out to stop by. After a kill the training goes on at
+    its last epoch.
 
     Args:
         tower: as it starts; it is the same again afterwards.
@@ -356,7 +403,9 @@ def train(
         rows: the items that are learned from.
         recipe: how.
         folder: for checkpoints.
-        frozen: embeddings of all items by the network as it starts.
+        frozen: embeddings of the labelled items by the network as it starts.
+        measured: the items whose embeddings are returned.
+        unlabelled: items of the domain that the network is to be good at, without labels: their classes are to be confused less.
         device: where it is trained.
         say: called with what people should know.
 
@@ -366,6 +415,7 @@ def train(
     known, dense = np.unique(examples.codes[rows], return_inverse=True)
     source = examples.source[rows]
     held = _held_out(dense, examples.groups[rows], source, recipe)
+    others = np.empty(0, dtype=np.int64) if unlabelled is None else unlabelled
     weights = row_weights(dense, source, held, recipe)
     start = tower.weights()
     mean = np.average(unit_rows(frozen[rows]), axis=0, weights=weights)
@@ -381,25 +431,29 @@ def train(
     tower.choose(recipe.method, recipe.rank, stack([views.get(int(rows[0]), 0)]))
     model = Classifier(tower, center, coef, intercept, recipe)
 
-    def items(some: Bool[np.ndarray, " rows"], *, learned: bool) -> _Items:
+    def items(some: Bool[np.ndarray, " rows"], beside: Int[np.ndarray, " others"], *, learned: bool) -> _Items:
         targets = np.eye(len(known), dtype=np.float32)[dense[some]]
-        return _Items(views, rows[some], targets, weights[some], source[some], recipe, learned=learned)
+        return _Items(
+            views,
+            np.append(rows[some], beside),
+            np.vstack([targets, np.zeros((len(beside), len(known)), np.float32)]),
+            np.append(weights[some], np.zeros(len(beside), np.float32)),
+            np.append(source[some], np.zeros(len(beside), dtype=bool)),
+            recipe,
+            learned=learned,
+        )
 
-    evaluated = _filled(items(held, learned=False)) if held.any() else None
-    trainer = fit(model, items(~held, learned=True), evaluated, folder, device, say)
+    evaluated = _filled(items(held, others[:0], learned=False)) if held.any() else None
+    trainer = fit(model, items(~held, others, learned=True), evaluated, folder, device, say)
     model.cpu()
     tower.merge()
     share = recipe.average
     tuned = {name: share * weight + (1 - share) * start[name] for name, weight in tower.weights().items()}
     tower.set_weights(tuned)
-    with torch.no_grad():
-        for parameter, before in ((model.weight, coef), (model.bias, intercept)):
-            parameter.mul_(share).add_((1 - share) * before)
-        centred = functional.normalize(torch.from_numpy(embed(tower, views)), dim=1) - model.mean
-        logits = functional.linear(centred, model.weight, model.bias).numpy()
+    embeddings = embed(tower, views, measured)
     tower.set_weights(start)
     log = trainer.state.log_history
-    return Tuned(tuned, logits, known, tuple(log), model.at_once, items_per_second(log))
+    return Tuned(tuned, embeddings, tuple(log), model.at_once, items_per_second(log))
 
 
 def items_per_second(log: Sequence[Mapping[str, float]]) -> float:
@@ -411,9 +465,9 @@ def items_per_second(log: Sequence[Mapping[str, float]]) -> float:
 def _held_out(
     codes: Int[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"], source: Bool[np.ndarray, " rows"], recipe: Recipe
 ) -> Bool[np.ndarray, " rows"]:
-    """Return which rows of the target early stopping goes by; none where there are too few."""
+    """Return which rows of the target early stopping goes by; none where there are too few, or without it."""
     held = np.zeros(len(codes), dtype=bool)
-    if not source.all():
+    if recipe.patience and not source.all():
         own = (np.unique(array[~source], return_inverse=True)[1] for array in (codes, groups))
         codes, groups = own
         found = held_out_rows(codes, seed=recipe.seed, groups=groups)

@@ -316,7 +316,7 @@ def show_tuned(page: Page, part: TunedPart) -> None:
         ],
     )
     page.paragraph(
-        f"Trained: {part.trained}. {part.items} items, {part.source_items} of a source, {part.folds}, {part.seconds:.0f} s, {part.items_per_second:.0f} items a "
+        f"Trained: {part.trained}. {part.items} items, {part.source_items} of a source, {part.folds} folds, {part.seconds:.0f} s, {part.items_per_second:.0f} items a "
         f"second while learning, {part.batch_size} at a time."
     )
     series = []

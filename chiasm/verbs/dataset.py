@@ -325,6 +325,47 @@ def labelled_source(
     return opened, labelled_items(opened, networks, space, [label], modalities=tuple(fingerprints))
 
 
+def target_items(
+    target: str | Path,
+    source: Collection,
+    networks: Sequence[Encoder],
+    space: Space,
+    modalities: Sequence[Modality] | None,
+    device: Device,
+) -> tuple[Collection, tuple[str, ...], ModalityArrays]:
+    """Return a collection, and its items without labels in the modalities that its source is to be learned in.
+
+    Args:
+        target: the collection.
+        source: the labelled collection.
+        networks: its encoders.
+        space: its start space.
+        modalities: of the source. Default: all of which the target has items.
+        device: of the target's encoders.
+
+    Raises:
+        ChiasmError: it is the source itself, embedded otherwise, or has no items with such a modality.
+    """
+    opened = Collection.open(target)
+    if opened.path.resolve() == source.path.resolve():
+        raise ChiasmError(f"{target} is the collection itself: a target is another one, of another domain")
+    known = fingerprints_of(networks)
+    theirs = fingerprints_of(encoders.resolve(opened.encoder, device=device))
+    wanted = {modality: known[modality] for modality in modalities or known if modality in known}
+    refuse_other_encoders(f"the target {target}", theirs, "source", {m: f for m, f in wanted.items() if m in theirs})
+    ids = opened.ids()
+    found = embedded_items(opened, ids, {modality: known[modality] for modality in wanted if modality in theirs})
+    used = [modality for modality, has in found.present.items() if has.any()]
+    lacking = [modality for modality in modalities or () if modality not in used]
+    if not used or lacking:
+        raise ChiasmError(
+            f"the target {target} has no embedding of {' or '.join(lacking or wanted)} among its {len(ids)} items. Add some, or "
+            "learn from modalities that it has"
+        )
+    has_any = np.flatnonzero(np.any([found.present[modality] for modality in used], axis=0))
+    return opened, tuple(ids[row] for row in has_any), modality_arrays(found, space, used, has_any)
+
+
 def refuse_other_encoders(
     what: str, theirs: Mapping[Modality, str], other: str, wanted: Mapping[Modality, str]
 ) -> None:

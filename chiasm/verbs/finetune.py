@@ -2,54 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
 
-from chiasm import encoders, media
+from chiasm import encoders
 from chiasm._optional import require
 from chiasm.cores import limit_threads
 from chiasm.encoders.base import Encoder, first_of
 from chiasm.encoders.runtime import Device
-from chiasm.encoders.tuned import Part, is_tuned, read_about, write_tuned
+from chiasm.encoders.tuned import Part, write_tuned
 from chiasm.errors import EncoderError, LabelError
 from chiasm.evaluation.record import Record
-from chiasm.files import digest_text, one_form, read_record, strict_json, write_whole
+from chiasm.files import one_form
 from chiasm.finetuning.recipe import Method, Recipe, Strategy
-from chiasm.finetuning.results import Score, TunedPart
-from chiasm.recognition import Recognizer, SourceItems
-from chiasm.recognition.ladder import f1_macro, paired, tempered_brier
-from chiasm.recognition.protocols import Items, cross_validate
+from chiasm.finetuning.results import TunedPart
+from chiasm.recognition import Recognizer
+from chiasm.recognition.adaptation import Shares
 from chiasm.recognition.targets import Target
 from chiasm.space import Space
-from chiasm.splits import Split, grouped_stratified_folds
 from chiasm.store.collection import Collection
-from chiasm.store.reembed import items_of
-from chiasm.types import MODALITIES, Item, Media, Modality, Source, Text
-from chiasm.vectors import log_softmax
-from chiasm.verbs.dataset import Labelled, cell_value, class_names, embedded_items, labelled_items, labelled_source
+from chiasm.types import MODALITIES, Modality
+from chiasm.verbs.climb import Climb, Unlabelled, base_of, read_source
+from chiasm.verbs.dataset import Labelled, cell_value, class_names, embedded_items, labelled_items, target_items
 from chiasm.verbs.measure import targets_of
 from chiasm.verbs.model import check_report
 from chiasm.verbs.spaces import start_of
 
-if TYPE_CHECKING:
-    import torch
-
-    from chiasm.finetuning.towers import Tower
-    from chiasm.finetuning.trainer import Examples, Tuned
-    from chiasm.finetuning.views import Views
-
 _USUAL: tuple[Modality, ...] = ("image", "text")
-_TRIED = 16  # items that time and memory are estimated by
-_LEAST = 1e-12  # probability whose logarithm is taken
 
 
 @dataclass(frozen=True)
@@ -74,6 +58,8 @@ def finetune(
     source: str | Path | None = None,
     alpha: float = 0.5,
     strategy: Strategy = "joint",
+    target: str | Path | None = None,
+    shares: Shares = "auto",
     method: Method = "lora",
     blocks: int | None = None,
     rank: int = 8,
@@ -103,10 +89,11 @@ def finetune(
 ) -> FinetuneReport:
     """Train the networks of a collection's encoder further on its labels, and write those that are better as an encoder.
 
-    Each network is trained in several folds, and measured on the items that its fold holds out, beside the frozen features
-    with their best head. It is kept if its Brier score is better by more than a standard error of the paired difference and
-    its macro-F1 is not lower. What is written is the mean of the networks of the folds (Wortsman et al. 2022). A run that
-    was stopped goes on where it was when the same is asked again.
+    Each network is trained in several folds. The same recogniser is fitted on frozen embeddings and on those of each item by
+    the network of the fold that held it out. The network is kept if the Brier score is better by more than a standard error of
+    the paired difference and macro-F1 is not lower; with a target, which has no labels to measure by, if the Brier score on the
+    labelled items is not worse by more than that. What is written is the mean of the networks of the folds (Wortsman et al.
+    2022). A run that was stopped goes on where it was when the same is asked again.
 
     Args:
         collection: where the labelled items are.
@@ -118,6 +105,10 @@ def finetune(
         alpha: weight of the source: the loss is `alpha * source + (1 - alpha) * target`.
         strategy: `"joint"`, or `"alternating"`: in every epoch first the source's batches train the network (the shared one)
             while its head (the adaptation network) is kept, then the target's train the head while the network is kept.
+        target: a collection of another domain, embedded alike, that the network is to be good at. Its labels, if it has any, are
+            not looked at: of as many of its items as are labelled here, classes are to be confused less (Jin et al. 2020),
+            unless that could hurt (`chiasm.recognition.adaptation`). Not together with a source.
+        shares: whether the classes are as frequent in the target, see `fit`.
         method: what is trained of the last blocks: low-rank changes ("lora"), everything ("blocks"), biases and normalisations
             ("norms"); or the whole network ("full").
         blocks: how many last blocks. Default: a third.
@@ -134,7 +125,7 @@ def finetune(
         mixup: both parameters of the Beta distribution that mixes pairs of pictures; 0: none.
         views: changed copies of every file, of which each epoch takes one.
         average: share of the trained weights in the average with those of the start.
-        patience: epochs without a lower loss on held-out items after which training stops.
+        patience: epochs without a lower loss on a fifth of the items, held out for that, after which training stops; 0: never.
         folds: so many; at least 2.
         where: only items that meet this condition.
         group: column whose values keep items on one side of every split.
@@ -147,7 +138,8 @@ def finetune(
         on_message: called with each line for people.
 
     Raises:
-        LabelError: no such column, it is not of classes, there is one class only, or the source has none of the classes.
+        LabelError: no such column, it is not of classes, there is one class only, the source has none of the classes, or there is
+            a source beside a target.
         EncoderError: the encoder cannot be trained, or the folder exists.
         ChiasmError: the loss is no longer finite, or memory is too small.
         MissingExtraError: PyTorch and its libraries are not installed.
@@ -179,6 +171,13 @@ def finetune(
         raise LabelError(
             "alternating is in turn between a source and a target, and there is no source. Name one (source)"
         )
+    if target is not None and source is not None:
+        raise LabelError(
+            "with a target, which has no labels, the collection itself is the source: leave the source out, or finetune the "
+            "target with its own labels and a source"
+        )
+    if target is None and shares != "auto":
+        raise LabelError("shares are those of a target's classes, and there is none. Name it, or leave them out")
     folder = Path(out)
     if folder.exists():
         raise EncoderError(
@@ -205,43 +204,50 @@ def finetune(
         data = labelled_items(
             opened, networks, space, [label], modalities=[modality], where=where, group=group, alike=alike
         )
-        target = _classes(data)
-        beside = None if source is None else _read_source(source, label, space, data, target, device)
+        classes = _classes(data)
         climbs.append(
-            _Climb(
+            Climb(
                 opened,
                 networks,
                 space,
                 data,
-                target,
-                beside,
+                classes,
                 modality,
                 recipe,
                 folds,
-                keep,
+                lambda: Recognizer(unknown=None, random_state=seed),
                 work / modality,
                 device,
-                say,
+                names=class_names(classes.names.tolist(), space, networks, data.arrays),
+                source=None if source is None else read_source(source, label, space, data, classes, device),
+                unlabelled=None
+                if target is None
+                else _unlabelled(target, opened, networks, space, data, classes, shares, modality, seed, device),
+                say=say,
             )
         )
     reports, parts = [], dict[Modality, Part]()
     for climb in climbs:
-        result, part = climb.run()
+        if climb.unlabelled is not None and not climb.unlabelled.ids:
+            say(climb.unlabelled.adaptation.sentence)
+        say(_cost(climb))
+        climbed = climb.run()
+        result = climbed.report
         reports.append(result)
-        say(result.words)
-        if result.is_better or keep:
-            parts[climb.modality] = part
+        if result.is_kept or keep:
+            parts[climb.modality] = climbed.part
+        say(result.words + _outcome(result, keep))
     processes.wait()
     with processes.first_alone():
         if parts and processes.is_first():
-            base, others = _base(opened.encoder)
+            base, others = base_of(opened.encoder)
             write_tuned(folder, base, others | parts)
         shutil.rmtree(work, ignore_errors=True)
     finished = FinetuneReport(
         encoder=str(folder) if parts else "",
         base=opened.encoder,
         label=label,
-        classes=tuple(str(name) for name in target.names),
+        classes=tuple(str(name) for name in classes.names),
         parts=tuple(reports),
         recipe=asdict(recipe),
     )
@@ -250,6 +256,22 @@ def finetune(
     if report is not None:
         _write_report(report, finished)
     return finished
+
+
+def _cost(climb: Climb) -> str:
+    """Return in words how long a climb will take, and how much memory."""
+    cost, recipe, tower = climb.estimate(), climb.recipe, climb.tower
+    return (
+        f"{climb.modality}: {len(climb.openers)} items, {recipe.method} on the last {tower.blocks - tower.frozen} of "
+        f"{tower.blocks} blocks in {climb.folds} folds: at most about {max(1, round(cost.seconds(recipe.epochs) / 60))} min, "
+        f"{cost.memory / 2**20:.0f} MB of memory and {cost.disk / 2**20:.0f} MB of disk"
+    )
+
+
+def _outcome(result: TunedPart, keep: bool) -> str:
+    if result.is_kept:
+        return "; written"
+    return "; written anyway" if keep else "; nothing written, --keep writes it anyway"
 
 
 def _modalities(
@@ -286,321 +308,36 @@ def _classes(data: Labelled) -> Target:
     return target
 
 
-def _base(name: str) -> tuple[str, dict[Modality, Part]]:
-    """Return the base of an encoder, and the parts of it that were trained further before."""
-    if not is_tuned(name):
-        return name, {}
-    about = read_about(Path(name).expanduser())
-    parts: dict[Modality, Part] = {
-        modality: Part(
-            part["kind"],
-            partial(shutil.copytree, Path(name).expanduser() / modality, dirs_exist_ok=True),
-            part["options"],
-            part["about"],
-        )
-        for modality, part in about["parts"].items()
-    }
-    return about["base"], parts
-
-
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """The items of another domain, of classes that the target has and of contents that it does not have."""
-
-    collection: Collection
-    data: Labelled
-    codes: Int[np.ndarray, " items"]  # as the target numbers its classes
-
-
-def _read_source(
-    source: str | Path,
-    label: str,
+def _unlabelled(
+    domain: str | Path,
+    collection: Collection,
+    networks: Sequence[Encoder],
     space: Space,
-    target_data: Labelled,
+    data: Labelled,
     target: Target,
+    shares: Shares,
+    modality: Modality,
+    seed: int,
     device: Device,
-) -> _Source:
-    """Read the labelled items of another collection.
+) -> Unlabelled:
+    """Return the items of the target to learn from without labels: at most as many as are labelled; none if it could hurt.
+
+    Files that are among the labelled ones are left out, since these are measured on.
 
     Raises:
-        LabelError: it has no item of a class of the target that the target itself does not have.
-        ChiasmError: it is embedded otherwise.
+        ChiasmError: it is the collection itself, embedded otherwise, or has no items with the modality.
     """
-    opened, data = labelled_source(source, label, target_data.fingerprints, space, device)
-    known = {str(name): code for code, name in enumerate(target.names)}
-    taken = set(target_data.contents)
-    rows = np.array(
-        [
-            row
-            for row, (name, content) in enumerate(zip(data.labels, data.contents, strict=True))
-            if str(name) in known and content not in taken
-        ],
-        dtype=np.int64,
-    )
-    if not len(rows):
-        raise LabelError(
-            f"the source {source} has no item of the classes {', '.join(list(known)[:5])} that the target does not have itself"
-        )
-    data = data.take(rows)
-    return _Source(opened, data, np.array([known[str(name)] for name in data.labels]))
-
-
-@dataclass(frozen=True, eq=False)
-class _Climb:
-    """The comparison of one frozen network with the same one trained further."""
-
-    collection: Collection
-    networks: Sequence[Encoder]
-    space: Space
-    data: Labelled
-    target: Target
-    source: _Source | None
-    modality: Modality
-    recipe: Recipe
-    folds: int
-    keep: bool
-    folder: Path
-    device: Device
-    say: Callable[[str], None]
-
-    def run(self) -> tuple[TunedPart, Part]:
-        """Train in folds until it is known whether that is better."""
-        from chiasm.finetuning import processes
-        from chiasm.finetuning.trainer import embed
-        from chiasm.finetuning.views import store_views
-
-        begin = time.monotonic()
-        encoder = first_of(self.networks)[self.modality]
-        tower = self._tower(encoder)
-        with processes.first_alone():
-            self._begin(encoder)
-        openers = self._openers(encoder)
-        self.say(self._estimate(tower, openers))
-        with processes.first_alone():
-            views = store_views(
-                tower, openers, self.folder / "views", views=1 + self.recipe.views, seed=self.recipe.seed
-            )
-        own = views.items[views.items < len(self.data.ids)]
-        data, codes = self.data.take(own), self.target.values[own]
-        examples = self._examples(data, codes, views.items[len(own) :] - len(self.data.ids))
-        splits = self._splits(codes, data.groups)
-        frozen_log = self._frozen(data, codes, len(splits))
-        frozen = embed(tower, views)
-        tuned_log = np.full(frozen_log.shape, np.nan)
-        tuned: list[Tuned] = []
-        for number, split in enumerate(splits):
-            tuned.append(self._train(tower, views, examples, split, frozen, number))
-            tuned_log[split.test] = _spread(tuned[-1], split.test, frozen_log.shape[1])
-            gain, error = paired(tempered_brier(frozen_log, codes), tempered_brier(tuned_log, codes))
-            if gain < -error and not self.keep:
-                break
-        frozen_log[np.isnan(tuned_log).all(axis=1)] = np.nan
-        scores = [_score(log, codes) for log in (frozen_log, tuned_log)]
-        is_better = gain > error and scores[1].f1_macro >= scores[0].f1_macro
-        result = TunedPart(
-            modality=self.modality,
-            encoder=encoder.name,
-            trained=f"{self.recipe.method}, the last {tower.blocks - tower.frozen} of {tower.blocks} blocks",
-            items=len(codes),
-            source_items=int(examples.source.sum()),
-            left_out=len(openers) - len(views.items),
-            folds=f"{len(tuned)} of {len(splits)} folds",
-            frozen=scores[0],
-            tuned=scores[1],
-            better_by=gain,
-            standard_error=error,
-            is_better=is_better,
-            words=self._words(is_better, scores, gain, error, len(tuned), len(splits)),
-            seconds=time.monotonic() - begin,
-            items_per_second=float(np.mean([one.items_per_second for one in tuned])),
-            batch_size=tuned[-1].batch_size,
-            history=tuple(tuple(one.history) for one in tuned),
-        )
-        return result, self._part(tower, tuned, result, encoder)
-
-    def _tower(self, encoder: Encoder) -> Tower:
-        from chiasm.finetuning.towers import tower_of
-
-        if self.recipe.method == "full":
-            whole = tower_of(encoder, self.modality, None)
-            return tower_of(encoder, self.modality, whole.blocks)
-        return tower_of(encoder, self.modality, self.recipe.blocks)
-
-    def _begin(self, encoder: Encoder) -> None:
-        """Go on with what a run that was stopped left of the same work; remove what is of another one."""
-        from chiasm.finetuning.processes import is_first
-
-        if not is_first():
-            return
-        values = [self.data.ids, self.data.contents, self.target.values.tolist(), self.data.groups.tolist()]
-        if self.source is not None:
-            values += [self.source.data.ids, self.source.data.contents, self.source.codes.tolist()]
-        request = {"key": digest_text(str([encoder.fingerprint, asdict(self.recipe), self.folds, *values]))}
-        if self.folder.exists() and read_record(self.folder / "request.json") != request:
-            shutil.rmtree(self.folder)
-        if self.folder.exists():
-            self.say(f"Going on where the last run stopped, in {self.folder}")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "request.json", strict_json(request))
-
-    def _openers(self, encoder: Encoder) -> list[Callable[[], Media]]:
-        """Return what opens the media of the target's items, then of the source's."""
-        openers: list[Callable[[], Media]] = []
-        sides = [(self.collection, self.data)]
-        if self.source is not None:
-            sides.append((self.source.collection, self.source.data))
-        for collection, data in sides:
-            items = items_of(collection)
-            openers += [partial(_open, items[item], self.modality, encoder) for item in data.ids]
-        return openers
-
-    def _examples(
-        self, data: Labelled, codes: Int[np.ndarray, " items"], of_source: Int[np.ndarray, " source"]
-    ) -> Examples:
-        """Return the classes of the target's items, then of the source's."""
-        from chiasm.finetuning.trainer import Examples
-
-        groups, source = data.groups, np.zeros(len(codes), dtype=bool)
-        if self.source is not None:
-            theirs = self.source.data.groups[of_source] + groups.max() + 1
-            codes, groups = np.append(codes, self.source.codes[of_source]), np.append(groups, theirs)
-            source = np.append(source, np.ones(len(of_source), dtype=bool))
-        return Examples(codes, np.unique(groups, return_inverse=True)[1], source)
-
-    def _splits(self, codes: Int[np.ndarray, " items"], groups: Int[np.ndarray, " items"]) -> tuple[Split, ...]:
-        """Return the folds, each of which has two classes at least to learn from."""
-        if self.folds < 2:
-            raise LabelError(f"folds are 2 or more; got {self.folds}")
-        number = min(self.folds, len(np.unique(groups)))
-        splits = grouped_stratified_folds(codes, number, seed=self.recipe.seed, groups=groups) if number > 1 else ()
-        if any(len(np.unique(codes[split.train])) < 2 for split in splits) or not splits:
-            raise LabelError(
-                "no fold can be held out: without it, fewer than two classes are left to learn from. Often most items are "
-                "near-duplicates of one another, which are kept on one side: label others, or say from which cosine on items "
-                "count as near-duplicates (alike; above 1: never)"
-            )
-        return splits
-
-    def _frozen(
-        self, data: Labelled, codes: Int[np.ndarray, " items"], folds: int
-    ) -> Float[np.ndarray, "items classes"]:
-        """Return log-probabilities of held-out items by the frozen features and their best head."""
-        names = class_names(self.target.names.tolist(), self.space, self.networks, data.arrays)
-        source = None
-        if self.source is not None:
-            source = SourceItems(self.source.data.arrays, self.target.names[self.source.codes])
-        items = Items.check(data.arrays, self.target.names[codes], data.groups, names=names or None, source=source)
-        result = cross_validate(
-            lambda: Recognizer(random_state=self.recipe.seed), items, folds=folds, seed=self.recipe.seed
-        )
-        log = np.full((len(codes), len(self.target.names)), np.log(_LEAST))
-        log[:, np.searchsorted(self.target.names, result.classes)] = np.log(np.maximum(result.probabilities, _LEAST))
-        return log
-
-    def _train(
-        self,
-        tower: Tower,
-        views: Views,
-        examples: Examples,
-        split: Split,
-        frozen: Float[np.ndarray, "items dim"],
-        number: int,
-    ) -> Tuned:
-        from chiasm.finetuning import processes
-        from chiasm.finetuning.trainer import Tuned, train
-
-        path = self.folder / f"fold-{number}.safetensors"
-        done = Tuned.load(path)
-        if done is not None:
-            return done
-        checkpoints = self.folder / f"fold-{number}"
-        rows = np.append(split.train, np.flatnonzero(examples.source))
-        tuned = train(
-            tower, views, examples, rows, self.recipe, checkpoints, frozen=frozen, device=self.device, say=self.say
-        )
-        processes.wait()
-        if processes.is_first():
-            tuned.save(path)
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        return tuned
-
-    def _estimate(self, tower: Tower, openers: Sequence[Callable[[], Media]]) -> str:
-        """Say how long it will take and how much memory, by a few items that are put through everything once."""
-        from chiasm.finetuning.trainer import estimate
-
-        cost = estimate(tower, openers[:_TRIED], self.recipe, self.folder / f"tried-{os.getpid()}")
-        epochs = self.recipe.epochs * (self.folds - 1) * 0.8  # a fifth of what is learned from is held out to stop by
-        seconds = len(openers) * ((1 + self.recipe.views) * cost.seconds_a_view + epochs * cost.seconds_an_item)
-        size = len(openers) * (1 + self.recipe.views) * cost.bytes_a_view
-        return (
-            f"{self.modality}: {len(openers)} items, {self.recipe.method} on the last {tower.blocks - tower.frozen} of "
-            f"{tower.blocks} blocks in {self.folds} folds: at most about {max(1, round(seconds / 60))} min, "
-            f"{cost.memory / 2**20:.0f} MB of memory and {size / 2**20:.0f} MB of disk"
-        )
-
-    def _words(self, is_better: bool, scores: Sequence[Score], gain: float, error: float, done: int, folds: int) -> str:
-        frozen, tuned = scores
-        numbers = (
-            f"macro-F1 {tuned.f1_macro:.2f} against {frozen.f1_macro:.2f}, Brier score better by {gain:.3f} with a standard "
-            f"error of {error:.3f}"
-        )
-        measured = f"{done} folds" if done == folds else f"given up after {done} of {folds} folds"
-        if is_better:
-            return f"{self.modality}: better than frozen features ({numbers}; {measured})"
-        end = "written anyway" if self.keep else "nothing written, --keep writes it anyway"
-        return f"{self.modality}: not better than frozen features ({numbers}; {measured}); {end}"
-
-    def _part(self, tower: Tower, tuned: Sequence[Tuned], result: TunedPart, encoder: Encoder) -> Part:
-        """Return the mean of the networks of the folds as a part of an encoder."""
-        base, _ = _base(self.collection.encoder)
-        hashes = embedded_items(self.collection, self.data.ids, {self.modality: encoder.fingerprint}).hashes[
-            self.modality
-        ]
-        about = {
-            "base": base,
-            "fingerprint_of_base": encoder.fingerprint,
-            "licence": encoder.models()[0].licence,
-            "label": self.target.column,
-            "classes": self.target.names.tolist(),
-            "learned_from": sorted({*hashes} - {""}),
-            "recipe": asdict(self.recipe),
-            "result": replace(result, history=()).as_dict(),
-        }
-
-        def save(folder: Path) -> None:
-            tower.set_weights(_mean([one.weights for one in tuned]))
-            tower.save(folder)
-
-        return Part(tower.kind, save, tower.options, about)
-
-
-def _open(item: Item, modality: Modality, encoder: Encoder) -> Media:
-    """Open the first medium of an item, as its encoder sees it."""
-    source: Source = next(one for one in item.sources if one.modality == modality)
-    if source.text is not None:
-        return Text(source.text)
-    assert source.path is not None
-    return media.load(source.path, listed_as=modality, image_size=encoder.view.image_size, rate=encoder.view.rate)
-
-
-def _spread(tuned: Tuned, rows: Int[np.ndarray, " rows"], classes: int) -> Float[np.ndarray, "rows classes"]:
-    """Return the log-probabilities of some rows, a column a class; classes that were not learned from have hardly any."""
-    log = np.full((len(rows), classes), np.log(_LEAST))
-    log[:, tuned.known] = log_softmax(tuned.logits[rows].astype(np.float64))
-    return log
-
-
-def _score(log: Float[np.ndarray, "items classes"], codes: Int[np.ndarray, " items"]) -> Score:
-    known = np.isfinite(log).any(axis=1)
-    return Score(
-        f1_macro(log, codes),
-        float((log[known].argmax(axis=1) == codes[known]).mean()),
-        float(np.nanmean(tempered_brier(log, codes))),
-    )
-
-
-def _mean(weights: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    return {name: sum(one[name] for one in weights) / len(weights) for name in weights[0]}  # type: ignore[misc]
+    other, ids, arrays = target_items(domain, collection, networks, space, [modality], device)
+    judge = Recognizer(adapter="linear", unknown=None, shares=shares, random_state=seed)
+    adaptation = judge.fit(data.arrays, target.names[target.values], data.groups, domain=arrays).details_.adaptation
+    assert adaptation is not None  # with a domain there is one
+    fingerprint = {modality: data.fingerprints[modality]}
+    taken = {*embedded_items(collection, data.ids, fingerprint).hashes[modality]}
+    theirs = embedded_items(other, ids, fingerprint).hashes[modality]
+    free = [item for item, content in zip(ids, theirs, strict=True) if content not in taken]
+    drawn = np.random.default_rng(seed).permutation(len(free))[: len(data.ids)]
+    chosen = () if adaptation.way == "none" else tuple(free[number] for number in np.sort(drawn))
+    return Unlabelled(other, chosen, adaptation)
 
 
 def _write_report(path: str | Path, result: FinetuneReport) -> None:

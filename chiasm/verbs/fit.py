@@ -12,7 +12,6 @@ from jaxtyping import Int
 
 from chiasm import encoders
 from chiasm.cores import limit_threads
-from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError, SpaceError
 from chiasm.evaluation.predictions import Predictions
@@ -36,8 +35,7 @@ from chiasm.verbs.dataset import (
     embedded_items,
     labelled_items,
     labelled_source,
-    modality_arrays,
-    refuse_other_encoders,
+    target_items,
     taught_by,
 )
 from chiasm.verbs.measure import (
@@ -257,7 +255,7 @@ def fit(
     place = start_of(opened, networks) if saved is None else saved.space
     label = one_form(label)
     columns = [label] if label in opened.columns() else [part.strip() for part in label.split(",")]
-    domain = None if target is None else target_items(target, opened, networks, place, modalities, device)
+    domain = None if target is None else target_items(target, opened, networks, place, modalities, device)[2]
     modalities = modalities if domain is None else domain.modalities
     data = labelled_items(
         opened, networks, place, columns, modalities=modalities, where=where, group=group, alike=alike
@@ -486,44 +484,3 @@ def source_items(
     """Return the labelled items of another collection, embedded by the same encoders, and their contents."""
     _, labelled = labelled_source(source, label, fingerprints, space, device)
     return SourceItems(labelled.arrays, labelled.labels), labelled.contents
-
-
-def target_items(
-    target: str | Path,
-    source: Collection,
-    networks: Sequence[Encoder],
-    space: Space,
-    modalities: Sequence[Modality] | None,
-    device: Device,
-) -> ModalityArrays:
-    """Return the items of a collection without labels, in the modalities that its source is to be learned in.
-
-    Args:
-        target: the collection.
-        source: the labelled collection.
-        networks: its encoders.
-        space: its start space.
-        modalities: of the source. Default: all of which the target has items.
-        device: of the target's encoders.
-
-    Raises:
-        ChiasmError: it is the source itself, embedded otherwise, or has no items with such a modality.
-    """
-    opened = Collection.open(target)
-    if opened.path.resolve() == source.path.resolve():
-        raise ChiasmError(f"{target} is the collection itself: a target is another one, of another domain")
-    known = fingerprints_of(networks)
-    theirs = fingerprints_of(encoders.resolve(opened.encoder, device=device))
-    wanted = {modality: known[modality] for modality in modalities or known if modality in known}
-    refuse_other_encoders(f"the target {target}", theirs, "source", {m: f for m, f in wanted.items() if m in theirs})
-    ids = opened.ids()
-    found = embedded_items(opened, ids, {modality: known[modality] for modality in wanted if modality in theirs})
-    used = [modality for modality, has in found.present.items() if has.any()]
-    lacking = [modality for modality in modalities or () if modality not in used]
-    if not used or lacking:
-        raise ChiasmError(
-            f"the target {target} has no embedding of {' or '.join(lacking or wanted)} among its {len(ids)} items. Add some, or "
-            "learn from modalities that it has"
-        )
-    has_any = np.flatnonzero(np.any([found.present[modality] for modality in used], axis=0))
-    return modality_arrays(found, space, used, has_any)
