@@ -28,7 +28,7 @@ LAYERS = (
     {"space"},
     {"report"},
     {"verbs"},
-    {"client", "objects"},
+    {"client", "objects", "sklearn"},
     {"serving"},
     {"demo", "console"},
     {"cli"},
