@@ -451,16 +451,42 @@ def test_a_least_probability_of_ones_own(shades: Path) -> None:
             search(ask("green"), SearchOptions(min_probability=wrong))
 
 
-def test_where_there_are_no_probabilities(shades: Path) -> None:
-    search = Searcher(shades).search
-    with pytest.raises(SpaceError, match="the query is made of several parts"):
-        search(ask("red", "green"), SearchOptions(min_probability=0.5))
-    with pytest.raises(SpaceError, match="hits like an item have no probability"):
-        search(Query(like=("1-0-0",)), SearchOptions(min_probability="auto"))
-    composed = search(ask("red", "green"), SearchOptions(modality="image"))
-    assert composed.hits[0].id == "1-1-0"
-    assert {hit.probability for hit in composed.hits} == {None}
-    assert composed.found is None
+@pytest.mark.parametrize(
+    "query",
+    [
+        ask("red red green"),
+        ask("zebra"),
+        ask("red", "green"),
+        Query(like=("1-0-0",)),
+        Query(like=("1-0-0", "0-1-0")),
+        Query((Text("red"),), minus=(Text("green"),)),
+        Query((Text("red"),), liked=("1-1-0",), disliked=("0-0-1",)),
+    ],
+    ids=["words", "nothing", "two", "like", "like two", "minus", "thumbs"],
+)
+def test_one_rule_for_scores_whatever_was_asked(query: Query, shades: Path) -> None:
+    result = Searcher(shades).search(query, SearchOptions(k=1000))
+    assert result.threshold is not None
+    for hit in result.hits:
+        assert hit.probability is not None
+        expected = "unlikely" if hit.probability < result.threshold else "possible" if hit.probability < 0.5 else "good"
+        assert hit.band == expected
+    assert result.found == any(hit.band != "unlikely" for hit in result.hits), "what is shown decides"
+    least = Searcher(shades).search(query, SearchOptions(k=1000, min_probability="auto"))
+    assert {hit.id for hit in least.hits} == {hit.id for hit in result.hits if hit.band != "unlikely"}
+    chances = [hit.probability for hit in result.hits]
+    if not query.names_items_only:  # those are in the order of all their files
+        assert chances == sorted(chances, key=lambda chance: -(chance or 0))
+
+
+def test_a_composed_query_finds_what_is_both(shades: Path) -> None:
+    assert Searcher(shades).search(ask("red", "green"), SearchOptions(modality="image")).hits[0].id == "1-1-0"
+
+
+def test_without_probabilities_there_are_no_bands(house: Path) -> None:
+    result = Searcher(house).search(ask("red"))
+    assert {(hit.probability, hit.band) for hit in result.hits} == {(None, None)}
+    assert result.found is None
 
 
 def test_a_least_probability_where_no_item_may_be_found(shades: Path) -> None:

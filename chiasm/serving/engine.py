@@ -509,6 +509,7 @@ def answer_of(found: SearchResult) -> dict[str, Any]:
             "modality": hit.modality,
             "score": hit.score,
             "probability": hit.probability,
+            "band": hit.band,
             "start": hit.start,
             "end": hit.end,
             "text": hit.text,

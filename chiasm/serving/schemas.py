@@ -319,6 +319,9 @@ class Hit(BaseModel):
     modality: Modality
     score: float
     probability: float | None = Field(description="Of being relevant, where it is known.")
+    band: Literal["good", "possible", "unlikely"] | None = Field(
+        description="The probability in a word: good from 0.5 on, possible from the threshold on, below it unlikely."
+    )
     start: float | None = Field(
         description="Where it was found: in a recording in seconds, in a long text in characters."
     )

@@ -15,10 +15,12 @@ from chiasm.errors import CollectionError, SpaceError
 from chiasm.files import one_form
 from chiasm.types import Image, Media, Modality, Scalar, Text
 
+GOOD = 0.5  # probability from which a hit is more probably relevant than not
 MOST = 10_000  # hits that can be asked for, with those of the pages before
 
 Metric: TypeAlias = Literal["cosine", "dot", "l2"]
 Order: TypeAlias = Metric | Literal["auto"]
+Band: TypeAlias = Literal["good", "possible", "unlikely"]
 Part: TypeAlias = Media | tuple[Image, Text]
 """One input of an encoder: a medium, or a picture with words."""
 
@@ -150,6 +152,24 @@ class Span:
     text: str | None  # the passage itself, or what is said, where it is known
 
 
+def band_of(probability: float | None, threshold: float | None) -> Band | None:
+    """Return a probability of relevance in a word; None of None.
+
+    Args:
+        probability: of a hit.
+        threshold: of the result: below it a best hit means that nothing was found.
+
+    Example:
+        >>> [band_of(probability, 0.1) for probability in (0.7, 0.2, 0.05)]
+        ['good', 'possible', 'unlikely']
+    """
+    if probability is None or threshold is None:
+        return None
+    if probability < threshold:
+        return "unlikely"
+    return "good" if probability >= GOOD else "possible"
+
+
 @dataclass(frozen=True)
 class Hit:
     """One item among the results, by its best file or a moment of it."""
@@ -162,6 +182,7 @@ class Hit:
     start: float | None = None  # as of `Span`; None: the whole file
     end: float | None = None
     probability: float | None = None  # of being relevant; None where it was not learned
+    band: Band | None = None  # the same in a word, see `band_of`
     moments: tuple[Span, ...] = ()  # of the same file, nearest to the query first
     number: int = 0  # of the file among those of its kind that the item has
     metadata: dict[str, Scalar] = field(default_factory=dict)

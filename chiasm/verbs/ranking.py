@@ -30,7 +30,7 @@ from chiasm.store.index import SCORE, VectorIndex
 from chiasm.store.tables import VECTOR, matrix_of, one_of
 from chiasm.store.where import where_sql
 from chiasm.types import MODALITIES, Modality
-from chiasm.verbs.query import Hit, Order, Query, SearchOptions, Span
+from chiasm.verbs.query import Hit, Order, Query, SearchOptions, Span, band_of
 
 if TYPE_CHECKING:
     from chiasm.retrieval.scores import Judgement, ScoreModel
@@ -310,22 +310,29 @@ def judge(
     options: SearchOptions,
     judges: bool,
 ) -> Verdict:
-    """Order candidates by what their scores are worth, or by the cosine."""
+    """Say how probably candidates are relevant, and order them by that; by the cosine where it is not known.
+
+    Probabilities are learned from queries of one medium. One of several media, of items or with thumbs is judged as a text
+    that lies where it does. Items like others stay in the order of the cosine, which is of all their files.
+    """
     judgement = _judgement(query, vector, state, candidates, options.min_probability) if judges else None
-    if judgement is not None and query.is_one_medium and (judgement.threshold is not None or not candidates):
+    if judgement is not None and (judgement.threshold is not None or not candidates):
         shown = judgement.shown if options.min_probability is not None else judgement.order
         inside = np.clip(judgement.probability, 1e-12, 1 - 1e-12)
-        odds = np.log(inside / (1 - inside))
+        worth = np.log(inside / (1 - inside))
+        if query.names_items_only:
+            shown = np.sort(shown)
+            worth = np.array([row.worth if row.worth > -np.inf else row.cosine for row in candidates])
         rows = [
-            replace(candidates[place], probability=float(judgement.probability[place]), worth=float(odds[place]))
+            replace(candidates[place], probability=float(judgement.probability[place]), worth=float(worth[place]))
             for place in shown
         ]
-        rate = _false_hit_rate(query, state, candidates, judgement.threshold)
+        rate = _false_hit_rate(query, state, candidates, judgement.threshold) if query.is_one_medium else None
         return Verdict(_first_of_items(rows), bool(judgement.found), judgement.threshold, rate)
     if options.min_probability is not None:
         raise SpaceError(_why_no_probability(query, state, candidates))
-    if judgement is not None and not np.isnan(judgement.standard).any():  # standard scores hold for any query
-        order = np.argsort(-judgement.standard, kind="stable")
+    if judgement is not None and not query.names_items_only and not np.isnan(judgement.standard).any():
+        order = np.argsort(-judgement.standard, kind="stable")  # standard scores hold for any query
         rows = [replace(candidates[place], worth=float(judgement.standard[place])) for place in order]
         return Verdict(_first_of_items(rows))
     return Verdict(
@@ -371,13 +378,11 @@ def _why_no_probability(query: Query, state: State, candidates: Sequence[Row]) -
             f"the space {state.space.name!r} has no probabilities, so there is no least one. They are learned by chiasm "
             "align from at least 10 pairs"
         )
-    if query.names_items_only:
-        return "hits like an item have no probability; search with words or a file for a least one"
-    why = "the query is made of several parts"
-    if query.is_one_medium:
-        kinds = sorted({row.modality for row in candidates})
-        why = f"none was learned for {query.modality} queries and all of {', '.join(kinds)}"
-    return f"these hits have no probability, so there is no least one: {why}"
+    kinds = sorted({row.modality for row in candidates})
+    return (
+        f"these hits have no probability, so there is no least one: none was learned for {query.modality} queries and all of "
+        f"{', '.join(kinds)}"
+    )
 
 
 def _first_of_items(rows: Sequence[Row]) -> list[Row]:
@@ -452,8 +457,10 @@ def spread(rows: Sequence[Row], diversity: float, *, most: int) -> list[Row]:
 # ---------------------------------------------------------------------------------------------------------------- hits
 
 
-def hits_of(rows: Sequence[Row], vector: Float[np.ndarray, " dim"], state: State, metric: Order) -> tuple[Hit, ...]:
-    """Return rows as hits, with the columns of their items and the nearest moments of their files."""
+def hits_of(
+    rows: Sequence[Row], vector: Float[np.ndarray, " dim"], state: State, metric: Order, threshold: float | None
+) -> tuple[Hit, ...]:
+    """Return rows as hits, with the columns of their items, the nearest moments of their files, and their band."""
     if not rows:
         return ()
     ids = [row.item for row in rows]
@@ -462,7 +469,8 @@ def hits_of(rows: Sequence[Row], vector: Float[np.ndarray, " dim"], state: State
     if state.has_moments or metric == "l2":
         for row in state.rows(ids, vector):
             files.setdefault((row.item, row.slot), []).append(row)
-    return tuple(_hit(row, cards[row.item], files.get((row.item, row.slot), []), vector, metric) for row in rows)
+    hits = (_hit(row, cards[row.item], files.get((row.item, row.slot), []), vector, metric) for row in rows)
+    return tuple(replace(hit, band=band_of(hit.probability, threshold)) for hit in hits)
 
 
 def _hit(

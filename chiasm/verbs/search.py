@@ -234,7 +234,7 @@ class Searcher:
         _refuse(options, state)
         vector = self._vector(query, state)
         where = condition_of(query, options, state, vector)
-        judges = state.scores is not None and options.metric == "auto" and not query.names_items_only
+        judges = state.scores is not None and options.metric == "auto"
         fuses = options.hybrid and bool(query.words)
         last = options.k + options.offset
         # Where hits are in the order of the cosine, only those that are shown are looked for. Else there are more candidates
@@ -248,8 +248,9 @@ class Searcher:
                 candidates = similar_items(query.like[0], vector, state, where, pool)
             else:
                 candidates = candidates_of(
-                    vector, state, where, pool, by_modality=judges, vectors=judges or options.diversity > 0
-                )
+                    vector, state, where, pool,
+                    by_modality=judges and not query.names_items_only, vectors=judges or options.diversity > 0,
+                )  # fmt: skip
             done = not deep or pool >= 2 * last or len(candidates) < pool
             verdict = judge(query, vector, state, candidates, options, judges)
             rows = verdict.rows
@@ -265,7 +266,7 @@ class Searcher:
             if done:
                 break
             ranking, pool = ranking[: pool // 2], 2 * pool
-        hits = hits_of(ranking[options.offset : last], vector, state, options.metric)
+        hits = hits_of(ranking[options.offset : last], vector, state, options.metric, verdict.threshold)
         notes = (*self._cut(query, fuses, options.rerank), *_left_out(vector, state, options))
         return SearchResult(state.space.name, hits, verdict.found, verdict.threshold, verdict.false_hit_rate, notes)
 
