@@ -168,7 +168,9 @@ class _Turn(nn.Module):
         return info_nce(outputs["placed"] @ targets["anchors"].T / self.temperature, targets["groups"])
 
 
-def info_nce(logits: Float[Tensor, "pairs pairs"], groups: Int[Tensor, " pairs"]) -> Float[Tensor, ""]:
+def info_nce(
+    logits: Float[Tensor, "pairs pairs"], groups: Int[Tensor, " pairs"], weights: Float[Tensor, " pairs"] | None = None
+) -> Float[Tensor, ""]:
     """Return the symmetric InfoNCE loss: the mean over both directions of -log(e^p / (e^p + sum of e^n)).
 
     van den Oord, Li & Vinyals 2018 (arXiv:1807.03748, equation 4), as in CLIP; n are the negatives.
@@ -176,10 +178,12 @@ def info_nce(logits: Float[Tensor, "pairs pairs"], groups: Int[Tensor, " pairs"]
     Args:
         logits: cosine of item i and anchor j, over the temperature. The diagonal is the pairs.
         groups: two pairs of one group are no negatives of each other.
+        weights: of each pair in the mean. Default: 1.
     """
     same = groups[:, None] == groups[None, :]
     others = logits.masked_fill(same.fill_diagonal_(False), -torch.inf)
-    return ((torch.logsumexp(others, 0) + torch.logsumexp(others, 1)) / 2 - logits.diagonal()).mean()
+    losses = (torch.logsumexp(others, 0) + torch.logsumexp(others, 1)) / 2 - logits.diagonal()
+    return losses.mean() if weights is None else (weights * losses).mean()
 
 
 def source_rows(lesson: Lesson, settings: Settings, seed: int) -> Rows | None:

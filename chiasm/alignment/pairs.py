@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
@@ -145,6 +145,16 @@ class Pairs:
     def arrays(self) -> PairArrays:
         """Return the pairs in the form that an alignment takes."""
         return PairArrays(self.features, self.anchors, self.start, self.groups)
+
+    def take(self, rows: Int[np.ndarray, " rows"]) -> Pairs:
+        """Return some of the pairs."""
+        taken: dict[str, Any] = {}
+        for part in fields(self):
+            value = getattr(self, part.name)
+            taken[part.name] = tuple(value[row] for row in rows) if isinstance(value, tuple) else value
+            if isinstance(value, np.ndarray):
+                taken[part.name] = value[rows]
+        return Pairs(**taken)
 
 
 # --------------------------------------------------------------------------------------------------------------- sums

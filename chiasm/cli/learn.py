@@ -31,6 +31,7 @@ from chiasm.cli.parameters import (
     Who,
     modalities_of,
     number_or_auto,
+    pair_of,
     pairs_of,
 )
 
@@ -188,23 +189,30 @@ def fit(
 
 @app.verb(
     "chiasm finetune photos.index --label species --out encoder",
-    "chiasm finetune photos.index --label species --out encoder --epochs 4",
+    "chiasm finetune photos.index --pairs image,text --out encoder --epochs 4",
     then="chiasm reembed photos.index --encoder encoder",
     doing="Fine-tuning",
 )
 def finetune(
     collection: CollectionPath,
-    label: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Column of classes to learn.", autocompletion=complete.columns)
-    ],
     out: Annotated[Path, typer.Option(metavar="ENCODER", help="Folder to write the encoder to; a new one.")],
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of classes to learn.", autocompletion=complete.columns),
+    ] = None,
+    pairs: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Instead of a label: two modalities to find each other by.")
+    ] = None,
     modalities: Annotated[
         str | None,
         typer.Option(
             metavar="A,B", help="Whose networks are trained. Default: pictures and texts, where there are any."
         ),
     ] = None,
-    source: Source = None,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="COLLECTION", help="Another domain to learn from as well; may be repeated."),
+    ] = None,
     alpha: Annotated[
         float, typer.Option(metavar="SHARE", min=0, max=1, help="Weight of the source in the loss.")
     ] = 0.5,
@@ -229,7 +237,9 @@ def finetune(
     ] = None,
     rank: Annotated[int, typer.Option(metavar="N", min=1, help="Rank of low-rank changes.")] = 8,
     epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes over the items at most.")] = 8,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Items a step.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Items a step. Default: 32, and 128 pairs.")
+    ] = None,
     rate: Annotated[
         float | None, typer.Option(metavar="RATE", min=0, max=1, help="Learning rate. Default: by the method.")
     ] = None,
@@ -271,13 +281,14 @@ def finetune(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Train an encoder further on labels, in minutes; written only if it is better than the frozen one."""
+    """Train an encoder further on labels or pairs, in minutes; written only if it is better than the frozen one."""
     result = chiasm.finetune(
         collection,
         label=label,
+        pairs=None if pairs is None else pair_of(pairs),
         out=out,
         modalities=modalities_of(modalities),
-        source=source,
+        source=source or (),
         alpha=alpha,
         strategy=strategy,
         target=target,

@@ -201,7 +201,7 @@ def print_fit_report(report: FitReport) -> None:
 
 
 def print_finetune_report(report: FinetuneReport, collection: Path) -> None:
-    """Print how well each network recognises before and after, and what was written."""
+    """Print how well each network recognises, or pairs find each other, before and after, and what was written."""
     table = new_table("", "macro-F1", "accuracy", "Brier score")
     for part in report.parts:
         for name, score in (("frozen", part.frozen), ("fine-tuned", part.tuned)):
@@ -209,10 +209,21 @@ def print_finetune_report(report: FinetuneReport, collection: Path) -> None:
             table.add_row(f"{part.modality}, {name}", *cells)
         if part.left_out:
             say(f"{part.left_out} items were left out: their {part.modality} cannot be opened")
-    print_table(table)
+    if report.parts:
+        print_table(table)
+    if report.pairs is not None:
+        pairs = report.pairs
+        table = new_table("hit@10 of held-out pairs", "frozen, aligned", "fine-tuned, aligned")
+        for name in pairs.frozen:
+            table.add_row(name.replace("_", " "), _decimal(pairs.frozen[name]), _decimal(pairs.tuned[name]))
+        if pairs.left_out:
+            say(f"{pairs.left_out} pairs were left out: a file of theirs cannot be opened")
+        print_table(table)
     if report.encoder:
         say(f"Encoder: {report.encoder}")
         remark(f"Next: chiasm reembed {collection} --encoder {report.encoder}")
+        if report.pairs is not None:
+            remark(f"Then: chiasm align {collection} --pairs {','.join(report.pairs.modalities)}")
 
 
 def print_predictions(report: PredictReport) -> None:

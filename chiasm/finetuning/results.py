@@ -1,4 +1,4 @@
-"""The comparison of a network that was trained further with the frozen one."""
+"""The comparison of networks that were trained further with the frozen ones."""
 
 from __future__ import annotations
 
@@ -40,4 +40,27 @@ class TunedPart(Record):
     seconds: float
     items_per_second: float  # learned from, with what the frozen part gives stored
     batch_size: int  # items at a time
+    history: tuple[tuple[Mapping[str, float], ...], ...]  # what was logged, by fold
+
+
+@dataclass(frozen=True)
+class TunedPairs(Record):
+    """Two networks: what training them further on pairs brought on pairs that were held out of it."""
+
+    modalities: tuple[Modality, Modality]
+    encoders: tuple[str, str]  # that they were trained from
+    trained: str  # which part of them, in words
+    pairs: int  # of the target, learned from and measured on in turn
+    source_pairs: int
+    left_out: int  # pairs of which a file could not be opened
+    folds: str  # that were measured, in words
+    frozen: Mapping[str, float]  # hit@10 by direction, of the frozen embeddings as `align` brings them together
+    tuned: Mapping[str, float]
+    better_by: float  # hit@10, the mean of both directions
+    standard_error: float  # of that, over groups of pairs
+    is_better: bool
+    words: str
+    seconds: float
+    pairs_per_second: float  # learned from, with what the frozen parts give stored
+    at_once: int  # media that went through a network at a time
     history: tuple[tuple[Mapping[str, float], ...], ...]  # what was logged, by fold

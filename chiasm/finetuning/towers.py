@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,6 +34,7 @@ from chiasm.types import Audio, Image, Media, Modality, Text
 
 _STATES = "states"
 _TOGETHER = 32  # inputs that the frozen blocks are run on at a time
+EVERY = -1  # block is trained
 
 
 class Tower(nn.Module, ABC):
@@ -149,12 +151,43 @@ def tower_of(encoder: Encoder, modality: Modality, trained: int | None) -> Tower
     )
 
 
+def towers_of(
+    encoders: tuple[Encoder, Encoder], modalities: tuple[Modality, Modality], trained: int | None
+) -> tuple[Tower, Tower]:
+    """Return the networks of two modalities for training; of one model they share what it shares.
+
+    Args:
+        encoders: of each modality.
+        modalities: of the inputs.
+        trained: see `tower_of`. Where both modalities go through the same blocks none is frozen.
+
+    Raises:
+        EncoderError: see `tower_of`.
+    """
+    if encoders[0].vector_space != encoders[1].vector_space or not isinstance(encoders[0], HuggingFaceEncoder):
+        first, second = (tower_of(one, modality, trained) for one, modality in zip(encoders, modalities, strict=True))
+        return first, second
+    encoder = encoders[0]
+    model, described, prompt = encoder.trainable()
+    # All blocks are there until it is known whether both go through the same.
+    whole = [
+        LibraryTower(model, one, EVERY, described=described, prompt=prompt, options=encoder.options)
+        for one in modalities
+    ]
+    if not whole[0].shares_blocks(whole[1]):
+        for tower in whole:
+            tower.freeze(trained)
+    return whole[0], whole[1]
+
+
 def _pooling(folder: Path) -> str:
     return "" if (folder / "modules.json").is_file() else "mean"
 
 
 def _frozen(blocks: int, trained: int | None) -> int:
     trained = max(1, round(blocks / 3)) if trained is None else trained
+    if trained == EVERY:
+        return 0
     if not 0 <= trained <= blocks:
         raise EncoderError(
             f"the network has {blocks} blocks, of which the last {trained} cannot be trained. Take 0 to {blocks}"
@@ -239,12 +272,29 @@ class LibraryTower(Tower):
         sample = self._features(library.samples(modality, 1, described or library.Description(0, {}))[0])
         self._layers = _blocks_of(self, sample)
         self.blocks = len(self._layers)
-        self.frozen = _frozen(self.blocks, trained)
         self._states: Tensor | None = None  # of the batch that goes through the network
         self._rest: dict[int, tuple[Any, ...] | None] = {}  # what each frozen block gives beside its states
         self._fixed: dict[str, Tensor] = {}
+        self.freeze(trained)
+
+    def freeze(self, trained: int | None) -> None:
+        """Leave the frozen blocks of a network that is whole out of it; see `tower_of`."""
+        self.frozen = _frozen(self.blocks, trained)
         self._whole = list(self._layers[: self.frozen])
         self._leave_out(True)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Put the frozen blocks back for a while."""
+        self._leave_out(False)
+        try:
+            yield
+        finally:
+            self._leave_out(True)
+
+    def shares_blocks(self, other: LibraryTower) -> bool:
+        """Return whether the inputs of both go through the same blocks."""
+        return self._layers is other._layers
 
     def _leave_out(self, left_out: bool) -> None:
         for number, layer in enumerate(self._whole):
@@ -332,8 +382,7 @@ class LibraryTower(Tower):
 
     def save(self, folder: Path) -> None:
         """Write the network."""
-        self._leave_out(False)
-        try:
+        with self.whole():
             first = self.model[0]
             if self._base is not None:
                 first.model.save_pretrained(folder)
@@ -343,8 +392,6 @@ class LibraryTower(Tower):
                 first.processor.save_pretrained(folder)
             else:
                 self.model.save_pretrained(str(folder), create_model_card=False)
-        finally:
-            self._leave_out(True)
 
 
 class _LeftOut(nn.Module):

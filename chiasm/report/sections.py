@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from chiasm.evaluation.intervals import Interval
 from chiasm.evaluation.metrics import ReliabilityBin, one_against_rest, precision_recall_curves, roc_curves, shapley
 from chiasm.evaluation.predictions import DRAWS, Predictions
-from chiasm.finetuning.results import TunedPart
+from chiasm.finetuning.results import TunedPairs, TunedPart
 from chiasm.recognition.adaptation import Adaptation
 from chiasm.recognition.columns import Details
 from chiasm.recognition.joint import ColumnReport
@@ -319,14 +319,32 @@ def show_tuned(page: Page, part: TunedPart) -> None:
         f"Trained: {part.trained}. {part.items} items, {part.source_items} of a source, {part.folds} folds, {part.seconds:.0f} s, {part.items_per_second:.0f} items a "
         f"second while learning, {part.batch_size} at a time."
     )
+    _show_losses(page, part.history, "cross-entropy")
+
+
+def show_tuned_pairs(page: Page, result: TunedPairs) -> None:
+    """Add the comparison of two networks trained further on pairs with the frozen ones, and the curves of their training."""
+    page.section(" and ".join(result.encoders), f"{result.words}.")
+    page.table(
+        ("direction", "frozen and aligned, hit@10", "fine-tuned and aligned"),
+        [(name.replace("_", " "), result.frozen[name], result.tuned[name]) for name in result.frozen],
+    )
+    page.paragraph(
+        f"Trained: {result.trained}. {result.pairs} pairs, {result.source_pairs} of sources, {result.folds}, {result.seconds:.0f} s, "
+        f"{result.pairs_per_second:.0f} pairs a second while learning, {result.at_once} at a time."
+    )
+    _show_losses(page, result.history, "contrastive loss")
+
+
+def _show_losses(page: Page, history: Sequence[Sequence[Mapping[str, float]]], name_of_loss: str) -> None:
     series = []
     for key, name in (("loss", "learned from"), ("eval_loss", "held out")):
-        for number, entries in enumerate(part.history, start=1):
+        for number, entries in enumerate(history, start=1):
             points = [(entry["epoch"], entry[key]) for entry in entries if key in entry]
             if points:
                 series.append(Series(f"{name}, fold {number}", [x for x, _ in points], [y for _, y in points]))
     if series:
-        page.chart(line_chart("Loss", series, x_label="epoch", y_label="cross-entropy"))
+        page.chart(line_chart("Loss", series, x_label="epoch", y_label=name_of_loss))
 
 
 def show_tuning(page: Page, tuning: Tuning) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from chiasm import encoders
 from chiasm.alignment.pairs import Pairs
 from chiasm.cores import limit_threads
+from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
 from chiasm.errors import SpaceError
 from chiasm.files import one_form
@@ -22,7 +23,7 @@ from chiasm.space import Space
 from chiasm.splits import holdout_split
 from chiasm.store.collection import Collection
 from chiasm.types import Modality
-from chiasm.verbs.dataset import NoPairsError, pairs_of, sides_of
+from chiasm.verbs.dataset import NoPairsError, pairs_of, sides_of, taught_by
 from chiasm.verbs.fair import fair_pairs, measure_pairs
 from chiasm.verbs.spaces import (
     START,
@@ -132,7 +133,7 @@ def align(
     if source is not None and len(wanted) > 1:
         raise SpaceError("a source goes with two modalities. Align one after the other, or leave it out")
     plan = _Plan(opened, start, method, source, alpha, where, seed, device)
-    results = [plan.learn(one) for one in wanted]
+    results = [_with_taught(plan.learn(one), opened, networks) for one in wanted]
     space = start.with_maps(name, {one.moved: one.map for one in results if one.map is not None}, about={})
     gallery = placed_vectors(opened, space)
     crossed = [CrossFitted(one.taught, one.crossed, one.elsewhere) for one in results if one.taught is not None]
@@ -152,6 +153,14 @@ def align(
     save_space(folder_of(opened, name), SavedSpace(space, scores, left_out))
     drop_replaced(opened)
     return report
+
+
+def _with_taught(one: _Learned, collection: Collection, networks: Sequence[Encoder]) -> _Learned:
+    """Return a result that says how many of its pairs the encoder itself has learned from."""
+    if one.taught is None or one.elsewhere:
+        return one
+    taught = taught_by(collection, networks, list(dict.fromkeys(one.taught.items)))
+    return replace(one, report=replace(one.report, measured=one.report.measured + taught))
 
 
 def statistics(

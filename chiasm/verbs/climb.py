@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,44 +46,63 @@ if TYPE_CHECKING:
     from chiasm.finetuning.towers import Tower
     from chiasm.finetuning.trainer import Tuned
 
-_TRIED = 16  # items that time and memory are estimated by
+TRIED = 16  # items that time and memory are estimated by
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledSource:
-    """The items of another domain, of classes that the target has and of contents that it does not have."""
+    """The items of other domains, of classes that the target has and of contents that it does not have.
 
-    collection: Collection
-    data: Labelled
-    codes: Int[np.ndarray, " items"]  # as the target numbers its classes
+    Attributes:
+        sides: the collections, and the items of each.
+        codes: of all items, as the target numbers its classes.
+    """
+
+    sides: tuple[tuple[Collection, Labelled], ...]
+    codes: Int[np.ndarray, " items"]
+
+    @cached_property
+    def arrays(self) -> ModalityArrays:
+        """The embeddings of all items."""
+        return reduce(ModalityArrays.joined, (data.arrays for _, data in self.sides))
+
+    @cached_property
+    def groups(self) -> Int[np.ndarray, " items"]:
+        """The group of each item; those of two collections are never of one."""
+        named = [f"{side} {group}" for side, (_, data) in enumerate(self.sides) for group in data.groups.tolist()]
+        return np.asarray(np.unique(named, return_inverse=True)[1])
 
 
-def read_source(
-    source: str | Path, label: str, space: Space, target_data: Labelled, target: Target, device: Device
-) -> LabelledSource:
-    """Read the labelled items of another collection.
+def read_sources(
+    sources: Sequence[str | Path], label: str, space: Space, target_data: Labelled, target: Target, device: Device
+) -> LabelledSource | None:
+    """Read the labelled items of other collections; None of none.
 
     Raises:
-        LabelError: it has no item of a class of the target that the target itself does not have.
-        ChiasmError: it is embedded otherwise.
+        LabelError: one has no item of a class of the target that the target itself does not have.
+        ChiasmError: one is embedded otherwise.
     """
-    opened, data = labelled_source(source, label, target_data.fingerprints, space, device)
     known = {str(name): code for code, name in enumerate(target.names)}
     taken = set(target_data.contents)
-    rows = np.array(
-        [
-            row
-            for row, (name, content) in enumerate(zip(data.labels, data.contents, strict=True))
-            if str(name) in known and content not in taken
-        ],
-        dtype=np.int64,
-    )
-    if not len(rows):
-        raise LabelError(
-            f"the source {source} has no item of the classes {', '.join(list(known)[:5])} that the target does not have itself"
+    sides = []
+    for source in sources:
+        opened, data = labelled_source(source, label, target_data.fingerprints, space, device)
+        rows = np.array(
+            [
+                row
+                for row, (name, content) in enumerate(zip(data.labels, data.contents, strict=True))
+                if str(name) in known and content not in taken
+            ],
+            dtype=np.int64,
         )
-    data = data.take(rows)
-    return LabelledSource(opened, data, np.array([known[str(name)] for name in data.labels]))
+        if not len(rows):
+            raise LabelError(
+                f"the source {source} has no item of the classes {', '.join(list(known)[:5])} that the target does not have itself"
+            )
+        sides.append((opened, data.take(rows)))
+    if not sides:
+        return None
+    return LabelledSource(tuple(sides), np.array([known[str(name)] for _, data in sides for name in data.labels]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +175,7 @@ class Climb:
         folder: for what a run that is stopped goes on with.
         device: where the network is trained.
         names: embedded names of classes, for the recogniser.
-        source: labelled items of another domain to learn from as well.
+        source: labelled items of other domains to learn from as well.
         unlabelled: items of the domain that the network is to be good at.
         say: called with each line for people.
     """
@@ -203,7 +222,7 @@ class Climb:
             (self.collection, [self.data.ids[row] for row in self._having])
         ]
         if self.source is not None:
-            sides.append((self.source.collection, self.source.data.ids))
+            sides += [(collection, data.ids) for collection, data in self.source.sides]
         if self.unlabelled is not None:
             sides.append((self.unlabelled.collection, self.unlabelled.ids))
         openers: list[Callable[[], Media]] = []
@@ -221,11 +240,11 @@ class Climb:
         from chiasm.finetuning.trainer import estimate
 
         folder = self.folder.with_name(f"{self.folder.name}-tried-{os.getpid()}")
-        cost = estimate(self.tower, self.openers[:_TRIED], self.recipe, folder)
+        cost = estimate(self.tower, self.openers[:TRIED], self.recipe, folder)
         views = len(self.openers) * (1 + self.recipe.views)
         labelled = len(self._having) * (self.folds - 1)
         if self.source is not None:
-            labelled += len(self.source.data.ids) * self.folds
+            labelled += len(self.source.codes) * self.folds
         learned = labelled * (2 if self.unlabelled is not None and self.unlabelled.ids else 1)
         return Estimate(
             views * cost.seconds_a_view, learned * cost.seconds_an_item, cost.memory, views * cost.bytes_a_view
@@ -245,17 +264,17 @@ class Climb:
                 self.tower, self.openers, self.folder / "views", views=1 + self.recipe.views, seed=self.recipe.seed
             )
         having = self._having
-        sizes = [len(having), 0 if self.source is None else len(self.source.data.ids)]
+        sizes = [len(having), 0 if self.source is None else len(self.source.codes)]
         first, second = np.searchsorted(views.items, np.cumsum(sizes))
         own, of_source = having[views.items[:first]], views.items[first:second] - len(having)
         data, kept = self._opened(own)
         rows = np.searchsorted(kept, own)
         codes = self.target.values[kept]
-        source = None if self.source is None else self.source.data.arrays.take(of_source)
+        source = None if self.source is None else self.source.arrays.take(of_source)
         source_codes = np.empty(0, dtype=np.int64) if self.source is None else self.source.codes[of_source]
         groups = data.groups[rows]
         if self.source is not None:
-            groups = np.append(groups, self.source.data.groups[of_source] + groups.max() + 1)
+            groups = np.append(groups, self.source.groups[of_source] + groups.max() + 1)
         examples = Examples(
             np.append(codes[rows], source_codes),
             np.unique(groups, return_inverse=True)[1],
@@ -315,7 +334,7 @@ class Climb:
             self.data.groups.tolist(),
         ]
         if self.source is not None:
-            values += [self.source.data.ids, self.source.data.contents, self.source.codes.tolist()]
+            values += [*((data.ids, data.contents) for _, data in self.source.sides), self.source.codes.tolist()]
         if self.unlabelled is not None:
             values.append(self.unlabelled.ids)
         begin_work(self.folder, [self.encoder.fingerprint, asdict(self.recipe), self.folds, *values], self.say)
@@ -504,9 +523,9 @@ def base_of(name: str) -> tuple[str, dict[Modality, Part]]:
     return about["base"], parts
 
 
-def open_medium(item: Item, modality: Modality, encoder: Encoder) -> Media:
-    """Open the first medium of an item, as its encoder sees it."""
-    source: Source = next(one for one in item.sources if one.modality == modality)
+def open_medium(item: Item, modality: Modality, encoder: Encoder, number: int = 0) -> Media:
+    """Open a medium of an item, the first of its modality by default, as its encoder sees it."""
+    source: Source = [one for one in item.sources if one.modality == modality][number]
     if source.text is not None:
         return Text(source.text)
     assert source.path is not None

@@ -26,7 +26,7 @@ from chiasm.splits import class_name, merge_groups, near_duplicate_groups
 from chiasm.store.collection import Collection, Vectors
 from chiasm.types import MODALITIES, Modality, Scalar
 
-_MOST_FOR_DUPLICATES = 20_000  # items: the search for near-duplicates takes the square of their number
+MOST_FOR_DUPLICATES = 20_000  # items: the search for near-duplicates takes the square of their number
 
 
 class NoPairsError(SpaceError):
@@ -277,7 +277,7 @@ def labelled_items(
     used = tuple(modality for modality in wanted if found.present[modality][keep].any())
     others = np.flatnonzero(~labelled & np.any([found.present[modality] for modality in used], axis=0))
     groups = _same_content(found.hashes, keep)
-    if len(keep) <= _MOST_FOR_DUPLICATES and alike <= 1:
+    if len(keep) <= MOST_FOR_DUPLICATES and alike <= 1:
         for modality in used:
             if modality != "text":  # equal captions are often the name of the class
                 has = np.flatnonzero(found.present[modality][keep])
@@ -382,12 +382,21 @@ def refuse_other_encoders(
             )
 
 
-def taught_by(collection: Collection, networks: Sequence[Encoder], ids: Sequence[str]) -> int:
-    """Return how many of some items an encoder was trained further on (`chiasm finetune`), told by the content of their files."""
+def taught_by(collection: Collection, networks: Sequence[Encoder], ids: Sequence[str]) -> str:
+    """Return a sentence on how many of some items an encoder was trained further on, told by the content of their files.
+
+    It begins with a full stop, and is empty where there are none.
+    """
     tuned = {modality: one for modality, one in first_of(networks).items() if one.learned_from}
     hashes = embedded_items(collection, ids, {modality: one.fingerprint for modality, one in tuned.items()}).hashes
-    return sum(
+    taught = sum(
         any(hashes[modality][row] in one.learned_from for modality, one in tuned.items()) for row in range(len(ids))
+    )
+    if not taught:
+        return ""
+    return (
+        f". The encoder itself has learned from {taught} of the {len(ids)} items: these numbers are too high, those of finetune are "
+        "not"
     )
 
 

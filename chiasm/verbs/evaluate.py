@@ -24,7 +24,7 @@ from chiasm.evaluation.record import Record
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.compare import compare_models
-from chiasm.verbs.dataset import labelled_items, pairs_of
+from chiasm.verbs.dataset import labelled_items, pairs_of, taught_by
 from chiasm.verbs.fair import On, fair_items, fair_pairs
 from chiasm.verbs.measure import in_common, measure_columns, unknown_classes
 from chiasm.verbs.model import check_report, load_model
@@ -149,7 +149,7 @@ def _evaluate_space(
         start, after = fair.measure(data)
         before = None if space.map_of(data.moved) is None else start
         metrics |= _pair_numbers(after, before)
-        measured.append(fair.words)
+        measured.append(fair.words + taught_by(opened, networks, sorted({data.items[row] for row in rows})))
         shown = _media_of(opened, data, rows) if report is not None or questions is not None else ([], [])
         sections.append(lambda page: show_pairs(page, after, shown, before=before))
         if questions is not None and searcher is not None:

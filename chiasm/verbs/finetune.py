@@ -1,10 +1,10 @@
-"""The verb `finetune`: train the networks of an encoder further on labelled items, and keep them where that is better."""
+"""The verb `finetune`: train the networks of an encoder further on labels or pairs, and keep them where that is better."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,15 +20,16 @@ from chiasm.errors import EncoderError, LabelError
 from chiasm.evaluation.record import Record
 from chiasm.files import one_form
 from chiasm.finetuning.recipe import Method, Recipe, Strategy
-from chiasm.finetuning.results import TunedPart
+from chiasm.finetuning.results import TunedPairs, TunedPart
 from chiasm.recognition import Recognizer
 from chiasm.recognition.adaptation import Shares
 from chiasm.recognition.targets import Target
 from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
-from chiasm.verbs.climb import Climb, Unlabelled, base_of, read_source
+from chiasm.verbs.climb import Climb, Unlabelled, base_of, read_sources
 from chiasm.verbs.dataset import Labelled, cell_value, class_names, embedded_items, labelled_items, target_items
+from chiasm.verbs.finetune_pairs import PairClimb, read_pairs
 from chiasm.verbs.measure import targets_of
 from chiasm.verbs.model import check_report
 from chiasm.verbs.spaces import start_of
@@ -45,6 +46,7 @@ class FinetuneReport(Record):
     label: str
     classes: tuple[str, ...]
     parts: tuple[TunedPart, ...]
+    pairs: TunedPairs | None = None  # of `--pairs`, which has neither a label nor parts
     recipe: dict[str, Any] = field(default_factory=dict)
 
 
@@ -52,10 +54,11 @@ class FinetuneReport(Record):
 def finetune(
     collection: str | Path,
     *,
-    label: str,
+    label: str | None = None,
+    pairs: tuple[Modality, Modality] | None = None,
     out: str | Path,
     modalities: Sequence[Modality] | None = None,
-    source: str | Path | None = None,
+    source: str | Path | Sequence[str | Path] = (),
     alpha: float = 0.5,
     strategy: Strategy = "joint",
     target: str | Path | None = None,
@@ -64,7 +67,7 @@ def finetune(
     blocks: int | None = None,
     rank: int = 8,
     epochs: int = 8,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     rate: float | None = None,
     head_rate: float = 1e-2,
     weight_decay: float = 1e-2,
@@ -87,7 +90,7 @@ def finetune(
     device: Device = "auto",
     on_message: Callable[[str], None] = lambda _: None,
 ) -> FinetuneReport:
-    """Train the networks of a collection's encoder further on its labels, and write those that are better as an encoder.
+    """Train the networks of a collection's encoder further on its labels or pairs, and write those that are better.
 
     Each network is trained in several folds. The same recogniser is fitted on frozen embeddings and on those of each item by
     the network of the fold that held it out. The network is kept if the Brier score is better by more than a standard error of
@@ -98,10 +101,12 @@ def finetune(
     Args:
         collection: where the labelled items are.
         label: the column of classes to learn.
+        pairs: instead of a label, two modalities that items have both of: each is to be found by the other. Measured by hit@10
+            of held-out pairs both ways, beside the frozen embeddings, as `align` brings them together.
         out: folder to write, which does not exist yet; it is an encoder that every verb takes.
         modalities: whose networks are trained, each on its own. Default: pictures and texts, where the items have them.
-        source: a collection of another domain, embedded alike, with the same column; its items of classes that the target
-            has are learned from as well, and nothing is measured on them.
+        source: a collection of another domain, or several, embedded alike, with the same column or such pairs; items of classes
+            that the target has are learned from as well, and nothing is measured on them. Each counts by its size.
         alpha: weight of the source: the loss is `alpha * source + (1 - alpha) * target`.
         strategy: `"joint"`, or `"alternating"`: in every epoch first the source's batches train the network (the shared one)
             while its head (the adaptation network) is kept, then the target's train the head while the network is kept.
@@ -114,7 +119,7 @@ def finetune(
         blocks: how many last blocks. Default: a third.
         rank: of low-rank changes.
         epochs: passes over the items, at most.
-        batch_size: items a step.
+        batch_size: items a step. Default: 32, and 128 pairs, which are told apart.
         rate: highest learning rate of the network. Default: one that suits the method.
         head_rate: highest learning rate of the classifier on top.
         weight_decay: of matrices.
@@ -150,7 +155,7 @@ def finetune(
         blocks=blocks,
         rank=rank,
         epochs=epochs,
-        batch_size=batch_size,
+        batch_size=(32 if pairs is None else 128) if batch_size is None else batch_size,
         rate=rate,
         head_rate=head_rate,
         weight_decay=weight_decay,
@@ -167,11 +172,18 @@ def finetune(
         seed=seed,
         report_to=tuple(report_to),
     )
-    if source is None and strategy == "alternating":
+    sources = [source] if isinstance(source, str | Path) else list(source)
+    if (label is None) == (pairs is None):
+        raise LabelError(
+            "fine-tuning learns a label or pairs, one of the two. Name a column (label) or two modalities (pairs)"
+        )
+    if pairs is not None:
+        _refuse_of_labels(recipe, modalities, target)
+    if not sources and strategy == "alternating":
         raise LabelError(
             "alternating is in turn between a source and a target, and there is no source. Name one (source)"
         )
-    if target is not None and source is not None:
+    if target is not None and sources:
         raise LabelError(
             "with a target, which has no labels, the collection itself is the source: leave the source out, or finetune the "
             "target with its own labels and a source"
@@ -198,6 +210,18 @@ def finetune(
     networks = encoders.resolve(opened.encoder, device=device)
     space = start_of(opened, networks)
     work = folder.with_name(f"{folder.name}.training")
+    if pairs is not None:
+        data_of_pairs = read_pairs(opened, space, pairs, sources, where=where, group=group, alike=alike, device=device)
+        base = base_of(opened.encoder)[0]
+        pair_climb = PairClimb(networks, base, space, data_of_pairs, recipe, folds, keep, work / "pairs", device, say)
+        of_pairs, tuned = pair_climb.run()
+        say(of_pairs.words)
+        finished = _finish(opened, networks, folder, work, tuned if of_pairs.is_better or keep else {}, recipe)
+        finished = replace(finished, pairs=of_pairs)
+        if report is not None and processes.is_first():
+            _write_report(report, finished)
+        return finished
+    assert label is not None
     label = one_form(label)
     climbs = []  # all of what is wrong with the data is said before anything is trained
     for modality in _modalities(opened, networks, modalities, label):
@@ -219,7 +243,7 @@ def finetune(
                 work / modality,
                 device,
                 names=class_names(classes.names.tolist(), space, networks, data.arrays),
-                source=None if source is None else read_source(source, label, space, data, classes, device),
+                source=read_sources(sources, label, space, data, classes, device),
                 unlabelled=None
                 if target is None
                 else _unlabelled(target, opened, networks, space, data, classes, shares, modality, seed, device),
@@ -237,25 +261,34 @@ def finetune(
         if result.is_kept or keep:
             parts[climb.modality] = climbed.part
         say(result.words + _outcome(result, keep))
+    finished = _finish(opened, networks, folder, work, parts, recipe)
+    finished = replace(finished, label=label, classes=tuple(str(name) for name in classes.names), parts=tuple(reports))
+    if report is not None and processes.is_first():
+        _write_report(report, finished)
+    return finished
+
+
+def _finish(
+    collection: Collection,
+    networks: Sequence[Encoder],
+    folder: Path,
+    work: Path,
+    parts: Mapping[Modality, Part],
+    recipe: Recipe,
+) -> FinetuneReport:
+    """Write the parts of an encoder, if there are any, and remove what the run has left."""
+    from chiasm.finetuning import processes
+
     processes.wait()
     with processes.first_alone():
         if parts and processes.is_first():
-            base, others = base_of(opened.encoder)
-            write_tuned(folder, base, others | parts)
+            owner, (base, others) = first_of(networks), base_of(collection.encoder)
+            # A model that is written as a whole holds what was trained of it before.
+            new = {owner[modality].fingerprint for modality in parts}
+            kept = {modality: part for modality, part in others.items() if owner[modality].fingerprint not in new}
+            write_tuned(folder, base, {**kept, **parts})
         shutil.rmtree(work, ignore_errors=True)
-    finished = FinetuneReport(
-        encoder=str(folder) if parts else "",
-        base=opened.encoder,
-        label=label,
-        classes=tuple(str(name) for name in classes.names),
-        parts=tuple(reports),
-        recipe=asdict(recipe),
-    )
-    if not processes.is_first():
-        return finished
-    if report is not None:
-        _write_report(report, finished)
-    return finished
+    return FinetuneReport(str(folder) if parts else "", collection.encoder, "", (), (), recipe=asdict(recipe))
 
 
 def _cost(climb: Climb) -> str:
@@ -272,6 +305,16 @@ def _outcome(result: TunedPart, keep: bool) -> str:
     if result.is_kept:
         return "; written"
     return "; written anyway" if keep else "; nothing written, --keep writes it anyway"
+
+
+def _refuse_of_labels(recipe: Recipe, modalities: Sequence[Modality] | None, target: str | Path | None) -> None:
+    """Refuse options that say how labels are learned."""
+    usual = Recipe()
+    of_labels = ("strategy", "head_rate", "label_smoothing", "focal", "class_weight", "mixup")
+    named = [name for name in of_labels if getattr(recipe, name) != getattr(usual, name)]
+    named += [name for name, value in (("modalities", modalities), ("target", target)) if value is not None]
+    if named:
+        raise LabelError(f"{' and '.join(named)} go with a label; pairs have no classes. Leave them out")
 
 
 def _modalities(
@@ -342,12 +385,15 @@ def _unlabelled(
 
 def _write_report(path: str | Path, result: FinetuneReport) -> None:
     from chiasm.report.page import Page
-    from chiasm.report.sections import show_tuned
+    from chiasm.report.sections import show_tuned, show_tuned_pairs
 
+    on = result.label if result.pairs is None else f"pairs of {' and '.join(result.pairs.modalities)}"
     page = Page(
-        f"Fine-tuning on {result.label}",
+        f"Fine-tuning on {on}",
         f"Encoder {result.encoder or '(none was better)'}, trained from {result.base}.",
     )
     for part in result.parts:
         show_tuned(page, part)
+    if result.pairs is not None:
+        show_tuned_pairs(page, result.pairs)
     page.save(path)
