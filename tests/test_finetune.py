@@ -256,13 +256,18 @@ def other(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return collection
 
 
-@pytest.mark.parametrize("strategy", ["joint", "alternating"])
-def test_a_source_is_learned_from_and_not_measured(strategy: Any, texts: Path, other: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("strategy", "sources"), [("joint", 2), ("alternating", 1)])
+def test_sources_are_learned_from_and_not_measured(
+    strategy: Any, sources: int, texts: Path, other: Path, tmp_path: Path
+) -> None:
+    rows = [{"text": f"{number} the {word}", "kind": "thing"} for word in WORDS["thing"] for number in range(3)]
+    encoder = chiasm.Collection.open(texts).encoder
+    chiasm.add([write_table(tmp_path / "table.csv", rows)], to=tmp_path / "second", encoder=encoder)
     result = chiasm.finetune(
         texts,
         label="kind",
         out=tmp_path / "encoder",
-        source=other,
+        source=[other, tmp_path / "second"][:sources],
         alpha=0.7,
         strategy=strategy,
         epochs=1,
@@ -273,7 +278,7 @@ def test_a_source_is_learned_from_and_not_measured(strategy: Any, texts: Path, o
         alike=1.01,
     )
     assert result.parts[0].items == 48
-    assert result.parts[0].source_items == 24
+    assert result.parts[0].source_items == (24 if sources == 1 else 30)
     assert result.recipe["alpha"] == 0.7
     assert result.classes == ("animal", "thing")
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -354,3 +359,29 @@ def test_a_loss_that_is_no_number_stops_and_a_run_goes_on_where_it_was(planted: 
     again, whole = learn(planted, tmp_path / "run"), learn(planted, tmp_path / "whole")
     for name, weight in whole.weights.items():
         assert torch.allclose(weight, again.weights[name], atol=1e-6)
+
+
+def test_two_processes_give_the_losses_of_one(joint: Path, tmp_path: Path) -> None:
+    """The pairs of all processes are told apart together."""
+    options = ["--pairs", "image,text", "--method", "full", "--epochs", "2", "--views", "0", "--batch-size", "8"]
+    options += ["--folds", "2", "--alike", "1", "--patience", "0", "--keep", "--json", "--device", "cpu"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    documents = []
+    for name, command in (("one", [sys.executable]), ("two", launch)):
+        run_of = [*command, "-m", "chiasm", "finetune", str(joint), "--out", str(tmp_path / name), *options]
+        done = subprocess.run(
+            run_of, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        assert done.returncode == 0, done.stderr
+        documents.append(json.loads(done.stdout))
+    one, two = ([entry for fold in document["pairs"]["history"] for entry in fold] for document in documents)
+    values = [[entry["loss"] for entry in history if "loss" in entry] for history in (one, two)]
+    assert len(values[0]) == 4
+    assert values[0] == pytest.approx(values[1], abs=1e-5)
+    assert documents[0]["pairs"]["tuned"] == documents[1]["pairs"]["tuned"]
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])

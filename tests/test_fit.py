@@ -313,6 +313,21 @@ def test_ids_of_another_collection_are_not_those_that_were_learned(tmp_path: Pat
     assert "by heads that did not see it" in against.measured
 
 
+def test_several_sources_are_learned_from_and_named_again_to_learn_on(tmp_path: Path) -> None:
+    collections = []
+    for seed in (1, 2, 3):
+        chiasm.add([table(tmp_path / str(seed), 30, seed)], to=tmp_path / f"collection-{seed}")
+        collections.append(tmp_path / f"collection-{seed}")
+    target, *others = collections
+    model = tmp_path / "model"
+    fit(target, label="colour", out=model, adapter="prototypes", source=others, alpha=0.5)
+    for other in others:
+        with pytest.raises(ChiasmError, match="--on training"):
+            chiasm.evaluate(model, other)
+    chiasm.labels(target, ["1-1", "1-2", "1-3"], column="colour", label="red")
+    assert chiasm.learn(model, target, source=others, unseen="learn", alike=2.0).corrections == 3
+
+
 def test_killed_at_any_step_fit_leaves_the_old_model_or_the_new(made: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "model"
     fit(made[0], label="colour", out=folder, adapter="prototypes", modalities=["image"])

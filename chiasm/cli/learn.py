@@ -209,10 +209,7 @@ def finetune(
             metavar="A,B", help="Whose networks are trained. Default: pictures and texts, where there are any."
         ),
     ] = None,
-    source: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="COLLECTION", help="Another domain to learn from as well; may be repeated."),
-    ] = None,
+    source: Source = None,
     alpha: Annotated[
         float, typer.Option(metavar="SHARE", min=0, max=1, help="Weight of the source in the loss.")
     ] = 0.5,
@@ -288,7 +285,7 @@ def finetune(
         pairs=None if pairs is None else pair_of(pairs),
         out=out,
         modalities=modalities_of(modalities),
-        source=source or (),
+        source=source,
         alpha=alpha,
         strategy=strategy,
         target=target,
@@ -377,7 +374,8 @@ def learn(
     ] = "auto",
     names: Names = True,
     source: Annotated[
-        Path | None, typer.Option(metavar="COLLECTION", help="The source that it was fitted with.")
+        list[Path] | None,
+        typer.Option(metavar="COLLECTION", help="The source that it was fitted with; may be repeated."),
     ] = None,
     group: Group = None,
     alike: Alike = 0.97,

@@ -85,8 +85,8 @@ Balance = Annotated[
     Literal["balanced"] | None, typer.Option(metavar="KIND", help="balanced: every class weighs the same.")
 ]
 Source = Annotated[
-    Path | None,
-    typer.Option(metavar="COLLECTION", help="Another domain with the same column, to learn from as well."),
+    list[Path] | None,
+    typer.Option(metavar="COLLECTION", help="Another domain to learn from as well; may be repeated."),
 ]
 Target = Annotated[
     Path | None,

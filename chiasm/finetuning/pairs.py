@@ -32,10 +32,19 @@ from chiasm.encoders.runtime import Device
 from chiasm.finetuning.processes import count
 from chiasm.finetuning.recipe import Recipe
 from chiasm.finetuning.towers import LibraryTower, Tower
-from chiasm.finetuning.trainer import Drawn, Learner, domain_weights, draw_view, embed, fit, items_per_second, stack
+from chiasm.finetuning.trainer import (
+    Drawn,
+    Learner,
+    domain_weights,
+    draw_view,
+    embed,
+    fit,
+    held_out,
+    items_per_second,
+    stack,
+)
 from chiasm.finetuning.views import Views
 from chiasm.saved import read_described, write_arrays
-from chiasm.training import held_out_rows
 
 Side: TypeAlias = Literal["moved", "anchor"]
 SIDES: tuple[Side, Side] = ("moved", "anchor")
@@ -339,11 +348,7 @@ def train_pairs(
         SpaceError: there are too few pairs to learn maps from.
     """
     source = examples.source[rows]
-    held = np.zeros(len(rows), dtype=bool)
-    if recipe.patience and not source.all():
-        groups = np.unique(examples.groups[rows][~source], return_inverse=True)[1]
-        stops_by = held_out_rows(np.zeros(len(groups), dtype=np.int64), seed=recipe.seed, groups=groups)
-        held[~source] = False if stops_by is None else stops_by
+    held = held_out(np.zeros(len(rows), dtype=np.int64), examples.groups[rows], source, recipe)
     weights = domain_weights(np.ones(len(rows)), source, held, recipe)
     heads = None if frozen is None else learn_heads(frozen.take(rows), held)
     fold = np.zeros(len(rows), dtype=np.int64) if heads is None else heads.fold

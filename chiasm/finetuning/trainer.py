@@ -414,7 +414,7 @@ def train(
     """
     known, dense = np.unique(examples.codes[rows], return_inverse=True)
     source = examples.source[rows]
-    held = _held_out(dense, examples.groups[rows], source, recipe)
+    held = held_out(dense, examples.groups[rows], source, recipe)
     others = np.empty(0, dtype=np.int64) if unlabelled is None else unlabelled
     weights = row_weights(dense, source, held, recipe)
     start = tower.weights()
@@ -462,7 +462,7 @@ def items_per_second(log: Sequence[Mapping[str, float]]) -> float:
     return float(next((entry[name] for entry in reversed(log) if name in entry), 0.0))
 
 
-def _held_out(
+def held_out(
     codes: Int[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"], source: Bool[np.ndarray, " rows"], recipe: Recipe
 ) -> Bool[np.ndarray, " rows"]:
     """Return which rows of the target early stopping goes by; none where there are too few, or without it."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -301,6 +301,22 @@ def labelled_items(
         {modality: wanted[modality] for modality in used},
         tuple({modality: files[0] for modality in MODALITIES if (files := rows[row][modality])} for row in keep),
     )
+
+
+Sources: TypeAlias = str | Path | Sequence[str | Path] | None
+"""One collection, several or none."""
+
+
+def each_source(sources: Sources) -> tuple[str | Path, ...]:
+    """Return the collections that are named as sources.
+
+    Example:
+        >>> each_source("other"), each_source(None)
+        (('other',), ())
+    """
+    if sources is None:
+        return ()
+    return (sources,) if isinstance(sources, str | Path) else tuple(sources)
 
 
 def labelled_source(

@@ -28,7 +28,16 @@ from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.climb import Climb, Unlabelled, base_of, read_sources
-from chiasm.verbs.dataset import Labelled, cell_value, class_names, embedded_items, labelled_items, target_items
+from chiasm.verbs.dataset import (
+    Labelled,
+    Sources,
+    cell_value,
+    class_names,
+    each_source,
+    embedded_items,
+    labelled_items,
+    target_items,
+)
 from chiasm.verbs.finetune_pairs import PairClimb, read_pairs
 from chiasm.verbs.measure import targets_of
 from chiasm.verbs.model import check_report
@@ -58,7 +67,7 @@ def finetune(
     pairs: tuple[Modality, Modality] | None = None,
     out: str | Path,
     modalities: Sequence[Modality] | None = None,
-    source: str | Path | Sequence[str | Path] = (),
+    source: Sources = None,
     alpha: float = 0.5,
     strategy: Strategy = "joint",
     target: str | Path | None = None,
@@ -172,7 +181,7 @@ def finetune(
         seed=seed,
         report_to=tuple(report_to),
     )
-    sources = [source] if isinstance(source, str | Path) else list(source)
+    sources = each_source(source)
     if (label is None) == (pairs is None):
         raise LabelError(
             "fine-tuning learns a label or pairs, one of the two. Name a column (label) or two modalities (pairs)"

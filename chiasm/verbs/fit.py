@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -31,7 +32,9 @@ from chiasm.store.collection import Collection
 from chiasm.types import Modality
 from chiasm.verbs.dataset import (
     Labelled,
+    Sources,
     class_names,
+    each_source,
     embedded_items,
     labelled_items,
     labelled_source,
@@ -94,7 +97,7 @@ class FitOptions:
     adapter: RungName | Literal["auto"] = "auto"
     fusion: FusionName | Literal["auto"] = "auto"
     names: bool = True
-    source: str | Path | None = None
+    source: Sources = None
     space: str | None = None
     alpha: float | Literal["auto"] = "auto"
     target: str | Path | None = None
@@ -169,7 +172,7 @@ def fit(
     adapter: RungName | Literal["auto"] = "auto",
     fusion: FusionName | Literal["auto"] = "auto",
     names: bool = True,
-    source: str | Path | None = None,
+    source: Sources = None,
     space: str | None = None,
     alpha: float | Literal["auto"] = "auto",
     target: str | Path | None = None,
@@ -207,7 +210,7 @@ def fit(
         adapter: the rung of the ladder, or `"auto"`, see `chiasm.recognition.Recognizer`.
         fusion: how modalities are joined, or `"auto"`, see there.
         names: whether the names of the classes, embedded in the collection's space, count as one more shot each.
-        source: a collection of another domain, embedded alike, with the same column; its items of classes that the target
+        source: a collection of another domain, or several, embedded alike, with the same column; their items of classes that the target
             has are learned from as well.
         space: path of a space that another collection learned (its folder, or that collection, whose newest it is then), or
             the name of one: names of classes and modalities meet in it, and the model takes it along. Default: the start, in
@@ -265,7 +268,9 @@ def fit(
     targets = targets_of(data, task)
     options.check(targets)
     is_named = names and len(targets) == 1 and targets[0].kind != "number"
-    other, others = (None, ()) if source is None else source_items(source, label, data.fingerprints, place, device)
+    other, others = (
+        (None, ()) if not each_source(source) else source_items(source, label, data.fingerprints, place, device)
+    )
     named = class_names(targets[0].names.tolist(), place, networks, data.arrays) if is_named else {}
     learned = _Learned(data, targets, options, named, other, domain)
     train = learned.training_rows()
@@ -471,12 +476,14 @@ def _write_report(
 
 
 def source_items(
-    source: str | Path,
+    sources: Sources,
     label: str,
     fingerprints: Mapping[Modality, str],
     space: Space,
     device: Device,
 ) -> tuple[SourceItems, tuple[str, ...]]:
-    """Return the labelled items of another collection, embedded by the same encoders, and their contents."""
-    _, labelled = labelled_source(source, label, fingerprints, space, device)
-    return SourceItems(labelled.arrays, labelled.labels), labelled.contents
+    """Return the labelled items of other collections, embedded by the same encoders, and their contents."""
+    every = [labelled_source(one, label, fingerprints, space, device)[1] for one in each_source(sources)]
+    arrays = reduce(ModalityArrays.joined, (one.arrays for one in every))
+    labels = np.concatenate([one.labels for one in every])
+    return SourceItems(arrays, labels), tuple(content for one in every for content in one.contents)

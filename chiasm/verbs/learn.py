@@ -38,7 +38,7 @@ from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.verbs.compare import ColumnComparison, compare_column
 from chiasm.verbs.corrections import Corrections, Plan, Unseen, Values, class_set, corrections_of, make_plan
-from chiasm.verbs.dataset import Labelled, class_names, labelled_items
+from chiasm.verbs.dataset import Labelled, Sources, class_names, each_source, labelled_items
 from chiasm.verbs.fit import source_items
 from chiasm.verbs.measure import (
     class_target,
@@ -100,7 +100,7 @@ def learn(
     *,
     unseen: Unseen = "auto",
     names: bool = True,
-    source: str | Path | None = None,
+    source: Sources = None,
     group: str | None = None,
     alike: float = 0.97,
     switch: bool = True,
@@ -118,7 +118,7 @@ def learn(
         unseen: use of labelled items that the model has not seen and nobody corrected: `"compare"` old and new by them,
             `"learn"` from them, or `"auto"`: compare where there are at least 30.
         names: as in `fit`.
-        source: the other domain, of a model that was fitted with one.
+        source: the other domain, or several, of a model that was fitted so.
         group: as in `fit`.
         alike: as in `fit`.
         switch: whether to replace the old model; otherwise only report the comparison.
@@ -135,7 +135,7 @@ def learn(
     space = start_of(opened, networks)
     other: SourceItems | None = None
     contents: tuple[str, ...] = ()
-    if source is not None:
+    if each_source(source):
         saved = load_model(Path(model))
         other, contents = source_items(source, saved.label, saved.fingerprints, saved.space or space, device)
     return learn_again(model, opened, networks, space, options, source=other, contents=contents)
@@ -178,7 +178,7 @@ def learn_again(
         networks: its encoders.
         space: its start space, see `chiasm.verbs.spaces.start_of`.
         options: see `learn`.
-        source: the other domain, of a model that was fitted with one.
+        source: the other domains, of a model that was fitted so.
         contents: of the items of the source.
     """
     begin = time.monotonic()
