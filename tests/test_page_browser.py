@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from axe import axe_source, findings
 from fake_searcher import png
 from listening import listening
 from page_parts import EVIL, EVIL_ID, Made, make, rising
@@ -468,3 +469,50 @@ def test_the_page_fits_a_phone(browser: Browser, address: str) -> None:
         expect(one.page.locator(content).first).to_be_visible()
         assert one.page.evaluate("document.documentElement.scrollWidth") <= 390, f"{name} is too wide"
     context.close()
+
+
+STATES = {
+    "items": ("", HITS),
+    "search": ("?text=a+red+square&minus=pink&like=blue", f"{HITS} .worth"),
+    "filtered": ("?is.label=warm&has=image&where=label+IS+NOT+NULL", f"{HITS} img"),
+    "item": ("?text=grass&item=green", "#neighbours a"),
+    "sound": ("?item=rising", ".mark"),
+    "map": ("?map=1&text=grass", "canvas[data-ms]"),
+    "teach": ("?view=teach", "#desk .why"),
+    "report": ("?view=report", "main h2"),
+    "health": ("?view=health", "#sentence.look"),
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_everybody_can_use_every_state(browser: Browser, address: str, width: int, scheme: Any) -> None:
+    """No serious finding of axe-core, contrast of texts among its rules, and nothing wider than the window."""
+    source = axe_source()
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+    )
+    for name, (query, content) in STATES.items():
+        one = visit(context, address, query)
+        expect(one.page.locator(content).first).to_be_visible()
+        one.page.wait_for_load_state("networkidle")
+        assert findings(one.page, source) == [], name
+        assert one.page.evaluate("document.documentElement.scrollWidth") <= width, name
+        one.page.close()
+    context.close()
+
+
+def test_what_axe_looks_for_is_found_where_it_is_planted(context: BrowserContext, address: str) -> None:
+    one = visit(context, address)
+    expect(one.hits.first).to_be_visible()
+    one.page.evaluate("""() => {
+        const image = document.createElement("img");
+        image.src = "/static/icon.svg";
+        const words = document.createElement("p");
+        words.textContent = "hardly to be read";
+        words.style.color = "#ddd";
+        words.style.background = "#fff";
+        document.querySelector("main").append(image, words);
+    }""")
+    assert {one["rule"] for one in findings(one.page, axe_source())} == {"image-alt", "color-contrast"}
+    one.page.close()

@@ -67,7 +67,7 @@ export function percent(share) {
 
 export function table(head, rows) {
   return h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Table" }, h("table", {},
-    head.length && h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))),
+    head.length > 0 && h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, place) => (place || head.length ? h("td", {}, cell) : h("th", { scope: "row" }, cell))))))));
 }
 

@@ -70,6 +70,7 @@ function shownFile(file, item, hit) {
     const isFirst = item.preview?.startsWith(`${file.url}?`);
     const image = h("img", { alt: item.caption, src: isFirst ? previewOf(item.preview, 1200) : `${file.url}?size=1280` });
     image.addEventListener("error", () => { image.src = file.url; }, { once: true });
+    image.addEventListener("load", () => image.style.setProperty("max-width", `min(100%, ${2 * image.naturalWidth}px)`));
     return h("a", { href: file.url, target: "_blank", rel: "noopener", title: "Open the original" }, image);
   }
   if (file.modality === "text") return file.text ? h("blockquote", {}, file.text) : fetchedText(file.url);
