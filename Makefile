@@ -60,6 +60,7 @@ bench: install
 	$(BIN)/python -m benchmarks.speech --write
 	$(BIN)/python -m benchmarks.sounds --write
 	$(BIN)/python -m benchmarks.serve --write
+	$(BIN)/python -m benchmarks.page --write
 	$(BIN)/python -m benchmarks.robustness --write
 
 docs: install
