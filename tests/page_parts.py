@@ -137,8 +137,8 @@ class Kept:
         self.labels += [(one.item, one.label, who) for one in entries]
         return len(entries)
 
-    def file(self, path: Path, /, *, name: str, label: str, who: str) -> str:
-        self.files.append((path.read_bytes(), name, label))
+    def file(self, path: Path, /, *, name: str, label: str | None, who: str) -> str:
+        self.files.append((path.read_bytes(), name, label or ""))
         return f"taught/{name}"
 
     def learn(self) -> LearnReport:

@@ -141,6 +141,8 @@ def test_a_file_is_added_with_its_label(made: Made) -> None:
         ({"files": {"file": ("x.png", b"1")}, "data": {"label": "  "}}, 422),
         ({"files": {"file": ("x.png", b"1")}, "data": {"label": "x" * 1001}}, 422),
         ({"files": {"other": ("x.png", b"1")}, "data": {"label": "a"}}, 422),
+        ({"files": {"file": ("x.png", b"1")}, "data": {"name": "a"}}, 422),
+        ({"files": {"file": ("x.png", b"1"), "label": ("y", b"2")}}, 400),
         ({"json": {"label": "a"}}, 415),
     ],
 )

@@ -247,6 +247,24 @@ async def test_items_are_removed_only_where_that_is_allowed(searcher: FakeSearch
     assert gone == [EVIL, "lake"]
 
 
+async def test_files_are_added_without_a_label_only_where_that_is_allowed(searcher: FakeSearcher) -> None:
+    added: list[tuple[str, str | None]] = []
+
+    def add(path: Path, /, *, name: str, label: str | None, who: str) -> str:
+        added.append((name, label))
+        return name
+
+    sent = {"files": {"file": ("x.png", png((1, 2, 3)))}}
+    async with served(searcher, teaching=Teaching(add=add)) as client:
+        refused(await client.post("/v1/items", **sent), 422, "--edit")  # type: ignore[arg-type]
+    async with served(searcher, teaching=Teaching(add=add, remove=len)) as client:
+        assert (await client.post("/v1/items", **sent)).json() == {"id": "x.png"}  # type: ignore[arg-type]
+        refused(await client.post("/v1/items", **sent, data={"more": "y"}), 422, "unknown name")  # type: ignore[arg-type]
+        status = (await client.get("/v1/status")).json()
+        assert (status["edits"], status["teaches"]) == (True, False)
+    assert added == [("x.png", None)]
+
+
 # ------------------------------------------------------------------------------------------------------------- uploads
 
 

@@ -141,7 +141,7 @@ def serve(
             help="Width times height above which an image that is sent is too large. Default: 40 million.",
         ),
     ] = None,
-    edit: Annotated[bool, typer.Option("--edit", help="Let people remove items on the page.")] = False,
+    edit: Annotated[bool, typer.Option("--edit", help="Let people add files and remove items on the page.")] = False,
     device: Device = "auto",
 ) -> None:
     """Serve a page for people and a REST API for programs."""

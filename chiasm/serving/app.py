@@ -379,11 +379,13 @@ async def embed(request: Request) -> Response:
     tags=["teach"],
 )
 async def add_item(request: Request) -> Response:
-    """Add a file with its label to the collection, for the model to learn from."""
+    """Add a file to the collection; with a label for the model to learn from, or without one."""
     parts = parts_of(request)
     if parts.teaching.add is None:
-        raise lacks("place for new files", "Start it with a model: chiasm serve COLLECTION --model MODEL")
+        raise lacks("place for new files", "Start it with a model or with --edit: chiasm serve COLLECTION --edit")
     async with read_upload(request) as (upload, name, label):
+        if label is None and parts.teaching.remove is None:
+            raise Problem(422, "invalid", "label: is needed, since this server was started without --edit")
         item = await parts.engine.add(parts.teaching.add, upload, name=name, label=label, who=visit_of(request).who)
     return json_answer({"id": item})
 
@@ -446,7 +448,7 @@ async def status(request: Request) -> Response:
     offers = {
         "rates": teaching.rate,
         "labels": teaching.label,
-        "teaches": teaching.add,
+        "teaches": teaching.add if teaching.learn else None,
         "learns": teaching.learn,
         "edits": teaching.remove,
     }

@@ -123,8 +123,8 @@ async def things(
 
 
 @asynccontextmanager
-async def read_upload(request: Request) -> AsyncIterator[tuple[Upload, str, str]]:
-    """Yield the file of a multipart form, the name that it was sent under, and its label.
+async def read_upload(request: Request) -> AsyncIterator[tuple[Upload, str, str | None]]:
+    """Yield the file of a multipart form, the name that it was sent under, and its label if it has one.
 
     Raises:
         Problem: 415 the body is of another type; 422 a part is missing, unknown or out of bounds.
@@ -133,28 +133,15 @@ async def read_upload(request: Request) -> AsyncIterator[tuple[Upload, str, str]
         raise _wrong_type(request, "multipart/form-data")
     async with request.form(max_files=1, max_fields=1, max_part_size=_FIELD_BYTES) as form:
         file, label = form.get("file"), form.get("label")
-        if not isinstance(file, UploadFile) or not isinstance(label, str) or len(form.multi_items()) != 2:
-            raise Problem(422, "invalid", "the form needs two parts: file, and its label")
-        label = one_form(label.strip())
-        if not 0 < len(label) <= 1000:
-            raise Problem(422, "invalid", f"label: has 1 to 1,000 characters; got {len(label)}")
+        if not isinstance(file, UploadFile) or isinstance(label, UploadFile) or len(form.multi_items()) != len(form):
+            raise Problem(422, "invalid", "the form needs a part file, and may have one of its label")
+        if set(form) - {"file", "label"}:
+            raise Problem(422, "invalid", "the form has a part of an unknown name. Known are file, label")
+        if label is not None:
+            label = one_form(label.strip())
+            if not 0 < len(label) <= 1000:
+                raise Problem(422, "invalid", f"label: has 1 to 1,000 characters; got {len(label)}")
         yield Upload(file.file, None, suffix_of_name(file.filename or "")), file.filename or "", label
-
-
-@asynccontextmanager
-async def read_file(request: Request) -> AsyncIterator[Upload]:
-    """Yield the only part of a multipart form, a file.
-
-    Raises:
-        Problem: 415 the body is of another type; 422 it has other parts.
-    """
-    if type_of(request) != "multipart/form-data":
-        raise _wrong_type(request, "multipart/form-data")
-    async with request.form(max_files=1, max_fields=1, max_part_size=_FIELD_BYTES) as form:
-        file = form.get("file")
-        if not isinstance(file, UploadFile) or len(form.multi_items()) != 1:
-            raise Problem(422, "invalid", "the form needs one part, a file named file")
-        yield Upload(file.file, None, suffix_of_name(file.filename or ""))
 
 
 def parse(model: type[ModelT], values: dict[str, Any]) -> ModelT:

@@ -10,7 +10,7 @@ from fastapi import Query as FromQuery
 from starlette.responses import Response, StreamingResponse
 
 from chiasm.serving import schemas
-from chiasm.serving.bodies import read_file, read_json
+from chiasm.serving.bodies import read_json, read_upload
 from chiasm.serving.browsing import ids_of
 from chiasm.serving.export import archive, table_of
 from chiasm.serving.parts import Parts, json_answer, json_body, lacks, parts_of
@@ -127,7 +127,9 @@ async def remove(request: Request) -> Response:
 async def upload(request: Request) -> Response:
     """Keep a file to search with for a while, so that a search can be named by an address."""
     parts = parts_of(request)
-    async with read_file(request) as sent:
+    async with read_upload(request) as (sent, _, label):
+        if label is not None:
+            raise Problem(422, "invalid", "label: a file to search with has none")
         name = await parts.engine.read(parts.uploads.add, sent.write, sent.suffix)
     return json_answer({"upload": name})
 

@@ -281,8 +281,8 @@ class Engine:
             raise SpaceError(f"the model takes {', '.join(self.classifier.modalities)}; the item has none of these")
         return Opened(tuple(media), Plain())
 
-    async def add(self, store: StoreFile, upload: Upload, *, name: str, label: str, who: str) -> str:
-        """Hand an uploaded file with its label to `store`, and return the id of the item."""
+    async def add(self, store: StoreFile, upload: Upload, *, name: str, label: str | None, who: str) -> str:
+        """Hand an uploaded file, with its label if it has one, to `store`, and return the id of the item."""
 
         def work() -> str:
             with tempfile.NamedTemporaryFile(prefix="chiasm-", suffix=upload.suffix) as file:

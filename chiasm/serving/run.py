@@ -106,7 +106,7 @@ def serve(
             hold the tables and files which it was given.
         query_log: a file to log the texts of queries in. Default: they are not kept.
         max_pixels: width times height above which an image that is sent is too large. Default: 40 million.
-        edit: whether whoever may come in may remove items from the collection.
+        edit: whether whoever may come in may add files to the collection and remove items from it.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
@@ -189,12 +189,13 @@ def build(plan: Plan) -> FastAPI:
         rows = [Label(entry.item, entry.column or _only_column(classifier), entry.label) for entry in entries]
         return table.add(rows, who=who)
 
-    def add(path: Path, /, *, name: str, label: str, who: str) -> str:
+    def add(path: Path, /, *, name: str, label: str | None, who: str) -> str:
         free = shutil.disk_usage(searcher.collection.path).free
         if free < plan.settings.keep_free:
             raise disk_full(f"{free:,} bytes are free on the disk of the collection")
         item = take_in(searcher, path, name)
-        table.add([Label(item, _only_column(classifier), label)], who=who)
+        if label is not None:
+            table.add([Label(item, _only_column(classifier), label)], who=who)
         return item
 
     def remove(ids: Sequence[str]) -> int:
@@ -203,6 +204,8 @@ def build(plan: Plan) -> FastAPI:
         return removed
 
     teaching = Teaching(rate=rate, label=label, counts=table.count, remove=remove if plan.edit else None)
+    if plan.edit:
+        teaching = replace(teaching, add=add)
     if model is not None:
 
         def learn() -> LearnReport:

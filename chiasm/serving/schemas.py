@@ -270,10 +270,12 @@ class LabelEntry(_Strict):
 
 
 class AddRequest(_Strict):
-    """A file and its label."""
+    """A file, and its label if it has one."""
 
     file: bytes = Field(json_schema_extra={"format": "binary"})
-    label: Annotated[str, Field(min_length=1, max_length=1000)]
+    label: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="For the model to learn from. Needed by a server that was started without `--edit`."
+    )
 
 
 class UploadRequest(_Strict):
@@ -619,7 +621,7 @@ class StatusAnswer(BaseModel):
     labels: bool = Field(description="Whether corrected labels are stored.")
     teaches: bool = Field(description="Whether files are added with a label.")
     learns: bool = Field(description="Whether the model learns.")
-    edits: bool = Field(description="Whether items are removed on demand.")
+    edits: bool = Field(description="Whether items are added without a label, and removed.")
 
 
 class Health(BaseModel):

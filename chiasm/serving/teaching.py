@@ -36,13 +36,13 @@ class StoreLabels(Protocol):
 
 
 class StoreFile(Protocol):
-    """Add an uploaded file with its label to the collection, and return the id of its item. May block.
+    """Add an uploaded file to the collection, with its label if it has one, and return the id of its item. May block.
 
     Raises:
         ChiasmError: nothing in the file can be embedded.
     """
 
-    def __call__(self, path: Path, /, *, name: str, label: str, who: str) -> str:
+    def __call__(self, path: Path, /, *, name: str, label: str | None, who: str) -> str:
         """Add the file; `name` is what the sender called it, never to be used as a path."""
 
 
@@ -53,7 +53,7 @@ class Teaching:
     Attributes:
         rate: stores ratings of hits.
         label: stores corrected labels.
-        add: adds uploaded files with their labels.
+        add: adds uploaded files, with their labels where they have any.
         learn: trains the model again, has the server use it if it replaces the old one, and reports the comparison.
         review: chooses items whose labels are worth a look.
         remove: removes items from the collection and returns how many there were.

@@ -56,4 +56,5 @@ export const review = (limit) => ask(`/v1/review?limit=${limit}`);
 export const learn = () => ask("/v1/learn", { method: "POST" });
 export const predict = (file) => ask("/v1/predict", form({ file })).then((answer) => answer.predictions[0]);
 export const teach = (file, name) => ask("/v1/items", form({ file, label: name }));
+export const add = (file) => ask("/v1/items", form({ file })).then((answer) => answer.id);
 export const exported = (value) => asked("/v1/export", body(value)).then((answer) => answer.blob());

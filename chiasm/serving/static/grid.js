@@ -28,17 +28,16 @@ export function grid(section, state, context) {
   const list = h("ol", { class: "grid", "aria-label": "Items" });
   const notes = h("div", { class: "notes", "aria-live": "polite" });
   const end = h("div", { class: "more" });
-  const shown = { hits: [], done: false, threshold: null, stop: () => { watch.disconnect(); source.stop(); } };
+  const shown = { hits: [], done: false, stop: () => { watch.disconnect(); source.stop(); } };
   let asking = null;
 
   async function ask() {
     try {
       const page = await source.next();
       shown.done = page.done;
-      shown.threshold = page.threshold ?? shown.threshold;
       if (!shown.hits.length) notes.replaceChildren(...words(page, state));
       const width = cardWidth();
-      list.append(...page.hits.map((hit, place) => card(hit, shown.hits.length + place, state, { ...context, shown, width })));
+      list.append(...page.hits.map((hit, place) => card(hit, shown.hits.length + place, state, { ...context, width })));
       shown.hits.push(...page.hits);
       onPage(page, shown);
     } catch (error) {
@@ -76,10 +75,10 @@ function words(page, state) {
 }
 
 function card(hit, place, state, context) {
-  const { go, follow, selection, shown, width, status } = context;
+  const { go, follow, selection, width, status } = context;
   const href = write({ ...state, item: hit.id });
   const where = hit.start === null || hit.start === undefined || hit.modality === "text" ? "" : span(hit.modality, hit);
-  const score = worth(hit, shown.threshold);
+  const score = worth(hit);
   const open = h("a", { class: "open", href, draggable: false, onclick: (event) => {
     if (selection.takesClick(event, hit.id, place)) return;
     follow(event, href);

@@ -85,7 +85,7 @@ function fetchedText(url) {
 
 function aside(item, hit, moments, state, context, body) {
   const texts = item.media.filter((one) => one.modality === "text");
-  const why = [worth(hit, context.around.threshold), hit.start !== null && hit.start !== undefined && `found at ${span(hit.modality, hit)}`,
+  const why = [worth(hit), hit.start !== null && hit.start !== undefined && `found at ${span(hit.modality, hit)}`,
     hit.score !== null && `by its ${hit.modality}, cosine ${hit.score.toFixed(2)}`].filter(Boolean);
   return h("div", { class: "facts" },
     h("h2", {}, item.caption),

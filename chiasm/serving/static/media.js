@@ -11,16 +11,11 @@ export function previewOf(preview, width) {
   return `${preview}&size=${SIZES.find((size) => size >= wanted * 0.9) ?? SIZES.at(-1)}`;
 }
 
-// How sure a hit is, in a word: what people read first. A hit is possible from where the space says that something was found.
-export function band(hit, threshold) {
-  if (hit.probability === null || hit.probability === undefined) return null;
-  if (hit.probability >= Math.max(0.5, threshold ?? 0)) return ["good", "Good match"];
-  return hit.probability >= (threshold ?? 0.1) ? ["possible", "Possible match"] : ["unlikely", "Unlikely match"];
-}
+const BANDS = { good: "Good match", possible: "Possible match", unlikely: "Unlikely match" };
 
-export function worth(hit, threshold) {
-  const name = band(hit, threshold);
-  if (name) return h("span", { class: `band ${name[0]}` }, `${name[1]} · ${percent(hit.probability)}`);
+// How sure a hit is: a word, and the probability behind it; where none is known, the score.
+export function worth(hit) {
+  if (hit.band) return h("span", { class: `band ${hit.band}` }, `${BANDS[hit.band]} · ${percent(hit.probability)}`);
   return hit.score === null || hit.score === undefined ? null : h("span", { class: "band" }, `score ${hit.score.toFixed(2)}`);
 }
 

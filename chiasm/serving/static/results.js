@@ -11,7 +11,7 @@ const queryOf = (state) => ({
   modality: state.modality, where: conditions(state), hybrid: state.hybrid || null,
 });
 
-// A source has `next()`, which resolves to { hits, done, total, found, threshold, notes }; total is null where nobody knows.
+// A source has `next()`, which resolves to { hits, done, total, found, notes }; total is null where nobody knows.
 export function sourceOf(state, chosen) {
   const stop = new AbortController();
   const pages = isQuery(state) ? searched(state, chosen, stop.signal) : chosen ? listed(state, chosen, stop.signal) : browsed(state, stop.signal);
@@ -53,7 +53,7 @@ async function* listed(state, chosen, signal) {
 export function asHit(item) {
   const first = item.media.find((one) => one.modality !== "text") ?? item.media[0] ?? { modality: "text", text: null, url: null };
   return { id: item.id, caption: item.caption, preview: item.preview, metadata: item.metadata, modality: first.modality, url: first.url,
-    text: first.text, moments: [], start: null, end: null, probability: null, score: null };
+    text: first.text, moments: [], start: null, end: null, probability: null, band: null, score: null };
 }
 
 // The ids of all of a result, of a search the first thousand.

@@ -1,7 +1,7 @@
 // Search: the query bar, facets beside it, the grid, the map; each is made anew only when its part of the address changes.
 
 import * as api from "./api.js";
-import { button, h, problem, select } from "./dom.js";
+import { button, h, problem, select, toast } from "./dom.js";
 import { facets } from "./facets.js";
 import { grid, sizeSlider, totalOf } from "./grid.js";
 import { closeItem, showItem } from "./item.js";
@@ -71,7 +71,28 @@ function skeleton(view) {
   return made;
 }
 
-function tools(state, { go, status }) {
+// A button that adds files to the collection, and then shows the last of them.
+function adder(go, refresh) {
+  const input = h("input", { type: "file", id: "add-files", multiple: true, class: "hidden", tabIndex: -1, "aria-hidden": "true", onchange: async () => {
+    const files = [...input.files];
+    const problems = [];
+    let last = "";
+    for (const [place, file] of files.entries()) {
+      toast(`Adding ${place + 1} of ${files.length} …`);
+      try {
+        last = await api.add(file);
+      } catch (error) {
+        problems.push(`${file.name}: ${error.message}`);
+      }
+    }
+    await refresh();
+    toast(problems.length ? `${files.length - problems.length} of ${files.length} files added. ${problems[0]}` : `${files.length} added.`);
+    if (last) go({ item: last });
+  } });
+  return h("span", {}, button("Add files", () => input.click(), { id: "add" }), input);
+}
+
+function tools(state, { go, status, refresh }) {
   const orders = [["", isQuery(state) ? "best first" : "id"], ...(isQuery(state) ? [] : status.columns.flatMap((name) => [[name, `${name}, rising`], [`-${name}`, `${name}, falling`]]))];
   parts.total = h("p", { id: "total", role: "status" });
   return [parts.total,
@@ -80,6 +101,7 @@ function tools(state, { go, status }) {
     h("span", { class: "spring" }),
     !isQuery(state) && select("sort", "Sort by", orders, state.sort, (event) => go({ sort: event.target.value, item: "" })),
     sizeSlider(() => parts.results.querySelector(".grid") ?? parts.results),
+    status.edits && adder(go, refresh),
     button("Map", () => go({ map: !state.map, lasso: "" }), { id: "show-map", "aria-pressed": String(state.map) })].filter(Boolean);
 }
 
