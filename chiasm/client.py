@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
 from chiasm.errors import ChiasmError
@@ -147,12 +147,20 @@ class Client:
         vectors: dict[Modality, list[float]] = self._json("POST", "/v1/embed", body)["embeddings"][0]["vectors"]
         return vectors
 
-    def items(self, *, where: str | None = None) -> Iterator[dict[str, Any]]:
-        """Yield all items in the order of their ids, fetched a page at a time."""
+    def items(
+        self, *, where: str | None = None, sort: str | None = None, within: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield all items, fetched a page at a time.
+
+        Args:
+            where: only items that meet this condition.
+            sort: column to sort by, behind `-` for falling values. Default: by ids.
+            within: only items of the list of this name.
+        """
         after = None
         while True:
-            asked = {"limit": 500, "after": after, "where": where}
-            page = self._json("GET", "/v1/items?" + urlencode({k: v for k, v in asked.items() if v is not None}))
+            asked = {"limit": 500, "after": after, "where": where, "sort": sort, "within": within}
+            page = self._json("GET", "/v1/items" + _query(asked))
             yield from page["items"]
             after = page["next"]
             if after is None:
@@ -162,9 +170,41 @@ class Client:
         """Return one item."""
         return self._json("GET", f"/v1/items/{quote(item, safe='')}")
 
-    def file(self, item: str, modality: Modality, number: int = 0) -> bytes:
-        """Return a file of an item, by its place among the item's files of that modality."""
-        return self._ask("GET", f"/v1/items/{quote(item, safe='')}/files/{modality}/{number}")
+    def file(self, item: str, modality: Modality, number: int = 0, *, size: int | None = None) -> bytes:
+        """Return a file of an item, by its place among the item's files of that modality.
+
+        Args:
+            item: its id.
+            modality: of the file.
+            number: of the file.
+            size: 160, 320, 640 or 1280: a picture of it instead, as WebP, whose longer side has so many pixels.
+        """
+        return self._ask("GET", f"/v1/items/{quote(item, safe='')}/files/{modality}/{number}{_query({'size': size})}")
+
+    def facets(self, *, where: str | None = None, within: str | None = None) -> dict[str, Any]:
+        """Return the number of items by modality and by the values of their columns."""
+        return self._json("GET", "/v1/facets" + _query({"where": where, "within": within}))
+
+    def lists(self) -> dict[str, int]:
+        """Return the names of the lists with the number of their items."""
+        lists: dict[str, int] = self._json("GET", "/v1/lists")["lists"]
+        return lists
+
+    def change_list(self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> int:
+        """Add items to a list, which is made where there is none, or take some out. Return how many it has."""
+        return int(self._json("POST", "/v1/list", {"name": name, "add": [*add], "remove": [*remove]})["size"])
+
+    def export(
+        self,
+        form: Literal["csv", "parquet", "zip"],
+        *,
+        ids: Sequence[str] = (),
+        where: str | None = None,
+        within: str | None = None,
+    ) -> bytes:
+        """Return items, named or that meet conditions, as a table, or their files as a ZIP archive."""
+        asked = {"format": form, "ids": [*ids], "where": where, "within": within}
+        return self._ask("POST", "/v1/export", {name: value for name, value in asked.items() if value})
 
     def feedback(self, item: str, verdict: str, *, query: str | None = None) -> None:
         """Record that a hit was right (`"up"`) or not (`"down"`)."""
@@ -229,6 +269,12 @@ class Client:
                             f"{self._url} does not answer ({error or type(error).__name__}). Is chiasm serve running there?"
                         ) from error
         raise AssertionError("the second turn of the loop returns or raises")
+
+
+def _query(values: Mapping[str, Any]) -> str:
+    """Return the parameters of a URL that have a value, behind a question mark."""
+    asked = urlencode({name: value for name, value in values.items() if value is not None})
+    return f"?{asked}" if asked else ""
 
 
 def _problem(content: bytes) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str,
     folder = tmp_path_factory.mktemp("served")
     key = make_key(folder / "keys", name="ann")
     searcher = FakeSearcher([*planted_rows(folder), item_row("odd/ü ?#", text=["odd"])])
+    searcher.collection.path = folder
     options = Settings(rate=1000.0, burst=1000.0, max_requests=2)
     app = create_app(options, searcher, keys=KeyRing.read(folder / "keys"), teaching=Teaching(rate=take, label=take))
     server = uvicorn.Server(Config(app, options))
@@ -65,6 +66,12 @@ def test_the_client_says_what_the_server_says(served: tuple[str, str, FakeSearch
         assert [item["id"] for item in client.items()] == [*sorted(WORDS), "odd/ü ?#"]
         assert client.item("odd/ü ?#")["media"][0]["text"] == "odd"
         assert client.file("boat", "image") == png((20, 20, 220))
+        assert client.file("boat", "image", size=160)[8:12] == b"WEBP"
+        assert [item["id"] for item in client.items(sort="-id", where="id = 'boat'")] == ["boat"]
+        assert client.facets(where="id = 'boat'")["total"] == 1
+        assert b"boat" in client.export("csv", ids=["boat"])
+        assert (client.change_list("fleet", add=["boat"]), client.lists()) == (1, {"fleet": 1})
+        assert [item["id"] for item in client.items(within="fleet")] == ["boat"]
         assert client.status()["items"] == 4
         client.feedback("boat", "up", query="ship")
         client.label("boat", "ship")

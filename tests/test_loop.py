@@ -35,6 +35,7 @@ from chiasm.verbs.model import (
     revert_model,
     save_model,
 )
+from chiasm.verbs.ranking import owner_number
 from chiasm.verbs.spaces import start_of
 
 WORDS: Mapping[str, str] = {"bird": "wing feather beak", "fish": "gill fin scales", "tree": "bark root leaves"}
@@ -84,8 +85,9 @@ class World:
         predictor = Recognizer(adapter="linear", **options).fit(arrays, target, groups=data.groups[chosen])
         seen = frozenset(data.ids[row] for row in chosen)
         model = Model(
-            predictor, "fake", "kind", dict(data.fingerprints), seen, {"items": len(chosen)}, reference_of(arrays)
-        )
+            predictor, "fake", "kind", dict(data.fingerprints), seen, {"items": len(chosen)}, reference_of(arrays),
+            collected=np.array([owner_number(item) for item in self.collection.ids()]),
+        )  # fmt: skip
         save_model(self.model, model)
         return model
 
@@ -403,12 +405,16 @@ def test_drift_of_what_came_in(world: World) -> None:
     same = collection_drift(model, world.collection, NETWORKS, world.space)
     assert same.modalities["text"].incoming == 50
     assert same.warnings == ()
+    untouched = collection_drift(model, world.collection, NETWORKS, world.space, since=True)
+    assert (untouched.modalities, untouched.too_few, untouched.warnings) == ({}, {"text": 0}, ())
     world.add(rows(["tree"] * 60, first=500))
     changed = collection_drift(model, world.collection, NETWORKS, world.space, where="id >= '500'")
     assert changed.modalities["text"].status == "strong"
     (warning,) = changed.warnings
     assert "text embeddings differ strongly" in warning
     assert json.dumps(changed.as_dict())
+    since = collection_drift(model, world.collection, NETWORKS, world.space, since=True)
+    assert since.modalities["text"].incoming == 60, "what was there before is no news"
     few = collection_drift(model, world.collection, NETWORKS, world.space, where="id >= '550'")
     assert (few.modalities, few.too_few, few.warnings) == ({}, {"text": 10}, ())
     with pytest.raises(ChiasmError, match="nothing to compare"):

@@ -26,7 +26,10 @@ def made(items: int, label: str = "kind") -> Model:
     arrays = ModalityArrays({"text": rows})
     recognizer = Recognizer(adapter="linear", unknown=None).fit(arrays, ["a", "b"] * (items // 2))
     seen = frozenset(f"{number:03}" for number in range(items))
-    return Model(recognizer, "fake", label, {"text": "x"}, seen, {"items": items}, reference_of(arrays))
+    return Model(
+        recognizer, "fake", label, {"text": "x"}, seen, {"items": items}, reference_of(arrays),
+        collected=np.arange(items + 3),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,7 @@ def test_what_is_saved_comes_back(one: Model, tmp_path: Path) -> None:
     back = load_model(tmp_path / "deep" / "model")
     assert (back.version, back.label, back.trained_on, back.report) == (version, "one", one.trained_on, one.report)
     np.testing.assert_array_equal(back.reference["text"], one.reference["text"])
+    np.testing.assert_array_equal(back.collected, one.collected)
     X = {"text": np.eye(4, dtype=np.float32)}
     np.testing.assert_array_equal(back.recognizer.predict_proba(X), one.recognizer.predict_proba(X))
     assert save_model(tmp_path / "empty", replace(one, reference={}))

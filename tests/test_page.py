@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,6 +59,14 @@ def test_the_page_is_files_of_our_own_under_a_strict_policy(made: Made) -> None:
         assert answer.headers["x-content-type-options"] == "nosniff"
         again = get(made, f"/static/{part}", tag=answer.headers["etag"])
         assert again.status_code == 304
+
+
+def test_every_module_is_fetched_at_once(made: Made) -> None:
+    """Else each would be asked for when the one that imports it has been read."""
+    static = Path(__file__).parents[1] / "chiasm" / "serving" / "static"
+    modules = {path.name for path in static.glob("*.js")}
+    preloaded = set(re.findall(r'modulepreload" href="/static/([a-z]+[.]js)"', get(made, "/").text))
+    assert preloaded == modules
 
 
 @pytest.mark.parametrize("path", ["/static/none.js", "/static/../app.py", "/static/%2e%2e%2fapp.py", "/static/"])

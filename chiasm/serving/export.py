@@ -46,7 +46,7 @@ def archive(files: Iterable[tuple[str, str, OwnFile | Problem]]) -> Iterator[byt
     left_out: list[str] = []
     names: set[str] = set()
     total = 0
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as zipped:  # type: ignore[arg-type]  # it only writes
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as zipped:
         for item, slot, own in files:
             if isinstance(own, Problem):
                 left_out.append(f"{item} {slot}: {own.detail}")

@@ -88,6 +88,8 @@ class SavedLists:
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, list[str]]]:
+        if not self._path.parent.is_dir():  # the lock would make it
+            raise CollectionError(f"{self._path.parent} is gone, and its lists with it")
         try:
             with FileLock(self._path.with_name(".lists.lock")):
                 lists = self._read()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from chiasm import encoders
 from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.encoders.runtime import Device
@@ -19,6 +21,7 @@ from chiasm.store.collection import Collection
 from chiasm.types import Modality
 from chiasm.verbs.dataset import embedded_items, modality_arrays
 from chiasm.verbs.model import Model, load_model, reference_of
+from chiasm.verbs.ranking import owner_number
 from chiasm.verbs.spaces import start_of
 
 
@@ -57,6 +60,7 @@ def collection_drift(
     space: Space,
     *,
     where: str | None = None,
+    since: bool = False,
 ) -> DriftReport:
     """Measure the drift of those items of a collection that a model was not trained on.
 
@@ -69,12 +73,19 @@ def collection_drift(
         networks: its encoders.
         space: its start space.
         where: only items that meet this condition, such as the newest.
+        since: only items that came after the model was fitted, if any. What the collection had before is no news, however
+            the items that were trained on were chosen from it.
 
     Raises:
         ChiasmError: as `drift_of`; the model is of another encoder; or it was trained on all items.
     """
     model.check(fingerprints_of(networks))
     ids = [item for item in collection.ids(where=where) if item not in model.trained_on]
+    if since:
+        numbers = np.array([owner_number(item) for item in ids], dtype=np.int64)
+        ids = [ids[row] for row in np.flatnonzero(~np.isin(numbers, model.collected))]
+        if not ids:
+            return DriftReport({}, dict.fromkeys(model.reference, 0), ())
     embedded = embedded_items(collection, ids, model.fingerprints)
     used = [modality for modality in model.fingerprints if embedded.present[modality].any()]
     if not used:

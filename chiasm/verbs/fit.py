@@ -56,6 +56,7 @@ from chiasm.verbs.measure import (
 )
 from chiasm.verbs.model import HeldOut, Model, check_report, reference_of, save_model
 from chiasm.verbs.protocols import ProtocolName, run_protocols
+from chiasm.verbs.ranking import owner_number
 from chiasm.verbs.spaces import SavedSpace, space_of, start_of
 
 if TYPE_CHECKING:
@@ -314,6 +315,7 @@ def fit(
         else left_out_of(recognizer, data.take(train), known, others),
         tuple(one for one in opened.generation.models if set(one.modalities) & set(data.fingerprints)),
         None if saved is None else saved.space,
+        collected=np.array([owner_number(item) for item in opened.ids()], dtype=np.int64),
     )
     save_model(Path(out), model)
     if report is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float16
+from jaxtyping import Float, Float16, Int64
 
 from chiasm import __version__
 from chiasm.encoders.licence import PretrainedModel
@@ -27,11 +27,11 @@ from chiasm.types import Modality
 from chiasm.vectors import unit_rows
 from chiasm.verbs.card import model_card
 
-FORMAT, FORMAT_VERSION = "chiasm-model", 6
+FORMAT, FORMAT_VERSION = "chiasm-model", 7
 SUFFIXES = (".html", ".md", ".json")
 REFERENCE_ROWS = 500  # of each modality
 _ABOUT, _RECOGNIZER, _REFERENCE = "about.json", "recognizer", "reference.safetensors"
-_LEFT_OUT, _SPACE = "left-out", "space"
+_LEFT_OUT, _SPACE, _COLLECTED = "left-out", "space", "collected.safetensors"
 _LARGEST_REFERENCE = 2**26  # bytes
 
 
@@ -72,6 +72,8 @@ class Model:
         pretrained: the networks that embedded them, with their licences.
         space: that was learned elsewhere, and that items are placed in; None: the start of the encoders.
         version: under which it is stored; empty for a model that is not.
+        collected: numbers (`chiasm.verbs.ranking.owner_number`) of all items that the collection had when it was fitted, so
+            that those are known that came since.
     """
 
     recognizer: Recognizer
@@ -85,6 +87,7 @@ class Model:
     pretrained: tuple[PretrainedModel, ...] = ()
     space: Space | None = None
     version: str = ""
+    collected: Int64[np.ndarray, " items"] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def card(self) -> str:
@@ -165,6 +168,7 @@ def _write(draft: Path, model: Model) -> None:
         "report": dict(model.report),
     }
     model.recognizer.save(draft / _RECOGNIZER)
+    write_arrays(draft / _COLLECTED, {"items": model.collected})
     if model.reference:
         write_arrays(draft / _REFERENCE, model.reference)
     write_object(draft / _ABOUT, about)
@@ -195,6 +199,7 @@ def _read(source: Path) -> Model:
         tuple(map(PretrainedModel.from_dict, about["pretrained"])),
         Space.load(source / _SPACE) if (source / _SPACE).exists() else None,
         source.name,
+        _read_collected(source / _COLLECTED),
     )
 
 
@@ -209,6 +214,13 @@ def _read_left_out(source: Path) -> HeldOut:
     if any(one.dtype.kind != "f" or one.ndim != 2 or len(one) != len(contents) for one in outputs.values()):
         raise ValueError(f"{_LEFT_OUT}.json and its arrays do not fit")
     return HeldOut(contents, outputs, frozenset(map(str, described["others"])))
+
+
+def _read_collected(path: Path) -> Int64[np.ndarray, " items"]:
+    numbers = read_arrays(path).get("items")
+    if numbers is None or numbers.dtype != np.int64 or numbers.ndim != 1 or numbers.min(initial=0) < 0:
+        raise ValueError(f"{path.name} should hold a row of whole numbers")
+    return numbers
 
 
 def _read_reference(path: Path, known: Mapping[Modality, str]) -> dict[Modality, Float16[np.ndarray, "rows dim"]]:

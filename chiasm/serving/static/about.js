@@ -39,7 +39,7 @@ export async function renderHealth(view, _, { status }) {
     api.outcomes().catch((error) => ({ files: [], total: 0, error })),
   ]);
   const bad = [drift.warnings.length && "new items are unlike those that the model has learned from", outcomes.total && `${counted(outcomes.total, "file")} could not be used`].filter(Boolean);
-  sentence.textContent = bad.length ? `Worth a look: ${bad.join("; ")}.` : `All is well: ${counted(status.items, "item")}, every file could be used${status.learns ? ", and new items look like those that the model has learned from" : ""}.`;
+  sentence.textContent = bad.length ? `Worth a look: ${bad.join("; ")}.` : `All is well: ${counted(status.items, "item")}, every file could be used${status.learns ? ", and nothing new is unlike what the model has learned from" : ""}.`;
   sentence.classList.add(bad.length ? "look" : "well");
   warnings.replaceChildren(drift.warnings.length ? h("ul", {}, drift.warnings.map((row) => h("li", {}, row))) : "", drift.note ? note(drift.note) : "");
   if (outcomes.error) files.replaceChildren(problem(outcomes.error));
