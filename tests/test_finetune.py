@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
-from tiny_models import save_bert
+from tiny_models import MAKERS, save_bert
 
 import chiasm
+from chiasm import encoders
 from chiasm.cli import run
 from chiasm.encoders.tuned import read_about
 from chiasm.errors import ChiasmError, EncoderError, LabelError
@@ -195,6 +196,19 @@ def test_the_command_prints_both_scores(texts: Path, tmp_path: Path, capsys: pyt
     assert document["encoder"] == str(tmp_path / "encoder")
     assert {"frozen", "tuned", "words"} <= set(document["parts"][0])
     assert "items" in printed.err
+
+
+def test_shortened_vectors_are_trained_and_stay_short(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    MAKERS["sentence"](model)
+    (model / "README.md").write_text("Trained with MatryoshkaLoss.")
+    rows = [{"text": f"{number} {['cat', 'dog'][number % 2]}", "kind": "ab"[number % 2]} for number in range(20)]
+    collection = tmp_path / "collection"
+    chiasm.add([write_table(tmp_path / "table.csv", rows)], to=collection, encoder=f"{model},dim=4")
+    chiasm.finetune(collection, label="kind", out=tmp_path / "encoder", **SMALL)
+    (encoder,) = encoders.resolve(str(tmp_path / "encoder"), device="cpu")
+    assert encoder.dim == 4
+    assert chiasm.reembed(collection, encoder=str(tmp_path / "encoder")).encoded == 20
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,12 @@ class PairNetwork(Learner):
     contrasts: ClassVar[bool] = True
 
     def __init__(
-        self, towers: Mapping[Side, Tower], heads: Heads | None, centre: np.ndarray | None, recipe: Recipe
+        self,
+        towers: Mapping[Side, Tower],
+        heads: Heads | None,
+        centre: np.ndarray | None,
+        recipe: Recipe,
+        learning: Sequence[Side] = SIDES,
     ) -> None:
         """Put two networks together.
 
@@ -122,12 +127,13 @@ class PairNetwork(Learner):
             heads: maps; None: the vectors are of one space.
             centre: is subtracted from the unit vectors of the anchor.
             recipe: how they learn.
+            learning: the sides whose network does.
         """
         super().__init__(recipe)
-        self.towers = nn.ModuleDict(dict(towers))
+        self.towers, self.learning = nn.ModuleDict(dict(towers)), learning
         self.maps = None if heads is None else [torch.from_numpy(one) for one in (heads.weight, heads.bias)]
         self.centre = None if centre is None else torch.from_numpy(np.asarray(centre, np.float32))
-        self.scale, self.shift = _scale_of(towers["anchor"])
+        self.scale, self.shift = (1 / _TEMPERATURE, None) if heads is not None else _scale_of(towers["anchor"])
 
     def weights(self) -> dict[str, Tensor]:
         """Return copies of all parameters, without low-rank changes."""
@@ -148,7 +154,8 @@ class PairNetwork(Learner):
         moved, anchor = (self.tower(side) for side in SIDES)
         one = isinstance(moved, LibraryTower) and isinstance(anchor, LibraryTower) and moved.shares_blocks(anchor)
         chosen: list[nn.Parameter] = []
-        for side in SIDES[: 1 if one else 2]:
+        self.requires_grad_(False)
+        for side in self.learning[: 1 if one else 2]:
             self.tower(side).choose(self.recipe.method, self.recipe.rank, samples[side])
             chosen += [parameter for parameter in self.tower(side).parameters() if parameter.requires_grad]
         for parameter in chosen:  # of one model, choosing for the second side takes back what was chosen for the first
@@ -199,9 +206,10 @@ class PairNetwork(Learner):
         parts = [
             {name: one[at : at + self.at_once] for name, one in arrays.items()} for at in range(0, size, self.at_once)
         ]
-        if len(parts) == 1 or not torch.is_grad_enabled():
-            return torch.cat([tower(**part) for part in parts])
-        return torch.cat([checkpoint(tower, use_reentrant=False, **part) for part in parts])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and side in self.learning):
+            if len(parts) == 1 or not torch.is_grad_enabled():
+                return torch.cat([tower(**part) for part in parts])
+            return torch.cat([checkpoint(tower, use_reentrant=False, **part) for part in parts])
 
     def _map(self, vectors: Tensor, fold: Tensor) -> Tensor:
         assert self.maps is not None
@@ -322,6 +330,7 @@ def train_pairs(
     *,
     frozen: PairArrays | None,
     centre: Float[np.ndarray, " dim"] | None = None,
+    learning: Sequence[Side] = SIDES,
     device: Device = "auto",
     say: Callable[[str], None] = lambda _: None,
 ) -> TunedPair:
@@ -340,6 +349,7 @@ def train_pairs(
         frozen: all pairs as the networks start, unit vectors of both sides, whose maps stand between them; None: the
             vectors are of one space, and there is no map.
         centre: see `PairNetwork`.
+        learning: see there.
         device: where they are trained.
         say: called with what people should know.
 
@@ -352,7 +362,7 @@ def train_pairs(
     weights = domain_weights(np.ones(len(rows)), source, held, recipe)
     heads = None if frozen is None else learn_heads(frozen.take(rows), held)
     fold = np.zeros(len(rows), dtype=np.int64) if heads is None else heads.fold
-    model = PairNetwork(towers, heads, centre, recipe)
+    model = PairNetwork(towers, heads, centre, recipe, learning)
     start = model.weights()
     model.choose({side: stack([views[side].get(0, 0)]) for side in SIDES})
 

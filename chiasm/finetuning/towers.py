@@ -27,6 +27,7 @@ from chiasm.encoders.offline import MAX_TOKENS, ImageEncoder, TextEncoder
 from chiasm.encoders.runtime import Arrays
 from chiasm.encoders.tuned import WEIGHTS, Kind
 from chiasm.errors import EncoderError
+from chiasm.files import strict_json, write_whole
 from chiasm.finetuning.networks import load_efficientnet
 from chiasm.finetuning.recipe import Method
 from chiasm.saved import write_arrays
@@ -378,7 +379,7 @@ class LibraryTower(Tower):
     def _embed(self, arrays: Mapping[str, Tensor]) -> Tensor:
         run = library.network(self.model, self.modality, tuple(arrays))
         embeddings: Tensor = run(*arrays.values())
-        return embeddings
+        return embeddings[:, : self.options.get("dim")]
 
     def save(self, folder: Path) -> None:
         """Write the network."""
@@ -392,6 +393,12 @@ class LibraryTower(Tower):
                 first.processor.save_pretrained(folder)
             else:
                 self.model.save_pretrained(str(folder), create_model_card=False)
+        if "dim" in self.options:  # its encoder asks whether vectors may be shortened
+            file = next(
+                one for one in (folder / "config_sentence_transformers.json", folder / "config.json") if one.is_file()
+            )
+            settings = library.read_settings(file) | {"matryoshka_dims": [self.options["dim"]]}
+            write_whole(file, strict_json(settings))
 
 
 class _LeftOut(nn.Module):

@@ -113,7 +113,8 @@ def finetune(
         pairs: instead of a label, two modalities that items have both of: each is to be found by the other. Measured by hit@10
             of held-out pairs both ways, beside the frozen embeddings, as `align` brings them together.
         out: folder to write, which does not exist yet; it is an encoder that every verb takes.
-        modalities: whose networks are trained, each on its own. Default: pictures and texts, where the items have them.
+        modalities: whose networks are trained, each on its own. Default: pictures and texts, where the items have them; of pairs
+            both.
         source: a collection of another domain, or several, embedded alike, with the same column or such pairs; items of classes
             that the target has are learned from as well, and nothing is measured on them. Each counts by its size.
         alpha: weight of the source: the loss is `alpha * source + (1 - alpha) * target`.
@@ -187,7 +188,12 @@ def finetune(
             "fine-tuning learns a label or pairs, one of the two. Name a column (label) or two modalities (pairs)"
         )
     if pairs is not None:
-        _refuse_of_labels(recipe, modalities, target)
+        _refuse_of_labels(recipe, target)
+        modalities = pairs if modalities is None else modalities
+        if not modalities or not set(modalities) <= set(pairs):
+            raise LabelError(
+                f"of pairs of {' and '.join(pairs)}, the networks of these can be trained; got {', '.join(modalities)}"
+            )
     if not sources and strategy == "alternating":
         raise LabelError(
             "alternating is in turn between a source and a target, and there is no source. Name one (source)"
@@ -222,7 +228,9 @@ def finetune(
     if pairs is not None:
         data_of_pairs = read_pairs(opened, space, pairs, sources, where=where, group=group, alike=alike, device=device)
         base = base_of(opened.encoder)[0]
-        pair_climb = PairClimb(networks, base, space, data_of_pairs, recipe, folds, keep, work / "pairs", device, say)
+        pair_climb = PairClimb(
+            networks, base, space, data_of_pairs, modalities, recipe, folds, keep, work / "pairs", device, say
+        )
         of_pairs, tuned = pair_climb.run()
         say(of_pairs.words)
         finished = _finish(opened, networks, folder, work, tuned if of_pairs.is_better or keep else {}, recipe)
@@ -316,12 +324,12 @@ def _outcome(result: TunedPart, keep: bool) -> str:
     return "; written anyway" if keep else "; nothing written, --keep writes it anyway"
 
 
-def _refuse_of_labels(recipe: Recipe, modalities: Sequence[Modality] | None, target: str | Path | None) -> None:
+def _refuse_of_labels(recipe: Recipe, target: str | Path | None) -> None:
     """Refuse options that say how labels are learned."""
     usual = Recipe()
     of_labels = ("strategy", "head_rate", "label_smoothing", "focal", "class_weight", "mixup")
     named = [name for name in of_labels if getattr(recipe, name) != getattr(usual, name)]
-    named += [name for name, value in (("modalities", modalities), ("target", target)) if value is not None]
+    named += [] if target is None else ["target"]
     if named:
         raise LabelError(f"{' and '.join(named)} go with a label; pairs have no classes. Leave them out")
 

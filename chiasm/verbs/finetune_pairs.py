@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from chiasm.encoders.tuned import Part
 from chiasm.errors import LabelError, SpaceError
 from chiasm.evaluation.intervals import paired_difference
 from chiasm.evaluation.ranking import pair_retrieval
+from chiasm.files import one_form
 from chiasm.finetuning.recipe import Recipe
 from chiasm.finetuning.results import TunedPairs
 from chiasm.space import Space
@@ -33,6 +35,7 @@ from chiasm.types import Media, Modality
 from chiasm.vectors import unit_rows
 from chiasm.verbs.climb import TRIED, begin_work, mean_weights, open_medium
 from chiasm.verbs.dataset import MOST_FOR_DUPLICATES, pairs_of, refuse_other_encoders
+from chiasm.work import steps
 
 if TYPE_CHECKING:
     from chiasm.finetuning.pairs import PairExamples, PairNetwork, Side, TunedPair
@@ -128,6 +131,7 @@ def read_pairs(
         near[own] = near_duplicate_groups(data.embeddings, threshold=alike)
         groups = merge_groups(groups, near)
     if group is not None:
+        group = one_form(group)
         if group not in collection.columns():
             raise LabelError(
                 f"{collection.path} has no column {group!r}. Its columns: {', '.join(collection.columns())}"
@@ -146,6 +150,7 @@ class PairClimb:
     base: str
     space: Space
     pairs: PairSet
+    modalities: Sequence[Modality]  # whose networks learn
     recipe: Recipe
     folds: int
     keep: bool
@@ -157,6 +162,11 @@ class PairClimb:
     def sides(self) -> dict[Side, Modality]:
         """The modality of each side."""
         return {"moved": self.pairs.target.moved, "anchor": self.pairs.target.anchor}
+
+    @property
+    def learning(self) -> tuple[Side, ...]:
+        """The sides whose network learns."""
+        return tuple(side for side, modality in self.sides.items() if modality in self.modalities)
 
     def encoder(self, side: Side) -> Encoder:
         """Return the encoder of a side."""
@@ -189,7 +199,7 @@ class PairClimb:
         frozen = self._arrays(rows)
         hits = {name: np.full((2, len(own)), np.nan) for name in ("frozen", "tuned")}
         tuned: list[TunedPair] = []
-        for number, split in enumerate(splits):
+        for number, split in enumerate(steps(splits, "folds")):
             tuned.append(self._train(towers, views, examples, split, number))
             became = self._arrays(rows, {side: tuned[-1].embeddings[side][examples.items[side]] for side in SIDES})
             for name, arrays in (("frozen", frozen), ("tuned", became)):
@@ -220,6 +230,7 @@ class PairClimb:
                 *(self.encoder(side).fingerprint for side in self.sides),
                 asdict(self.recipe),
                 self.folds,
+                self.learning,
                 values,
                 self.pairs.groups.tolist(),
             ],
@@ -329,7 +340,8 @@ class PairClimb:
         done = TunedPair.load(path)
         if done is not None:
             return done
-        frozen = centre = None
+        frozen: PairArrays | None = None
+        centre: Float[np.ndarray, " dim"] | None = None
         if not self.is_joint:
             if self.space.starts[self.sides["anchor"]] == "words":
                 centre = self.space.tensors["centre"]
@@ -347,6 +359,7 @@ class PairClimb:
             checkpoints,
             frozen=frozen,
             centre=centre,
+            learning=self.learning,
             device=self.device,
             say=self.say,
         )
@@ -364,7 +377,7 @@ class PairClimb:
         epochs = recipe.epochs * (self.folds - 1) * 0.8  # a fifth of what is learned from is held out to stop by
         seconds, size, memory = 0.0, 0.0, 0
         for side, tower in towers.items():
-            cost = estimate(tower, openers[side][:TRIED], recipe, self.folder / f"tried-{side}")
+            cost = estimate(tower, openers[side][:TRIED], recipe, self.folder / f"tried-{side}-{os.getpid()}")
             seconds += (
                 len(openers[side]) * (1 + recipe.views) * cost.seconds_a_view + count * epochs * cost.seconds_an_item
             )
@@ -376,7 +389,8 @@ class PairClimb:
         )
 
     def _trained(self, towers: Mapping[Side, Tower]) -> str:
-        blocks = " and ".join(f"the last {one.blocks - one.frozen} of {one.blocks}" for one in towers.values())
+        learning = [(self.sides[side], towers[side]) for side in self.learning]
+        blocks = " and ".join(f"the last {one.blocks - one.frozen} of {one.blocks} ({name})" for name, one in learning)
         return f"{self.recipe.method}, {blocks} blocks"
 
     def _result(
@@ -434,7 +448,7 @@ class PairClimb:
             network.save(side, folder)
 
         parts: dict[Modality, Part] = {}
-        for side in SIDES[: 1 if self.is_joint else 2]:
+        for side in self.learning[: 1 if self.is_joint else 2]:
             encoder, seen = self.encoder(side), SIDES if self.is_joint else (side,)
             about = {
                 "base": self.base,
