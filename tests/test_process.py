@@ -102,6 +102,29 @@ def test_a_stop_while_importing_is_a_stop(module: str, number: signal.Signals, t
     assert done.stderr.removeprefix("Adding\n") == STOPPED + "\n"
 
 
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_stop_in_a_callback_of_the_interpreter_is_not_lost(
+    number: signal.Signals, tmp_path: Path, texts: Path
+) -> None:
+    """Python only prints what is raised there."""
+    code = f"""
+import weakref
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "chiasm.verbs.add":
+            sys.meta_path.remove(self)
+            weakref.ref(Finder(), lambda _: signal.raise_signal({int(number)}))
+
+import sys
+sys.meta_path.insert(0, Finder())
+main()
+"""
+    command = [sys.executable, "-c", HEARD + code, "add", texts, "--to", tmp_path / "c"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.removeprefix("Adding\n")) == (130, STOPPED + "\n")
+
+
 def test_who_asks_twice_is_not_made_to_wait(tmp_path: Path, texts: Path) -> None:
     done = stopped_at_import("lance", signal.SIGINT, "add", texts, "--to", tmp_path / "c", times=2)
     assert (done.returncode, done.stderr.removeprefix("Adding\n")) == (130, STOPPED + "\n")

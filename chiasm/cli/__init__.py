@@ -14,13 +14,16 @@ import re
 import signal
 import sys
 import traceback
+from _thread import interrupt_main
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 from types import FrameType
 
 FAILED, USAGE, BUG, STOPPED, UNREAD = 1, 2, 70, 130, 141
 _STOPPED = "Stopped. What was done is kept; run the same command again."
+_MOMENT = 0.01  # seconds
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 
 
@@ -55,6 +58,7 @@ class Stops:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._receive)
+        sys.unraisablehook = self._receive_again
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self.running and self.received is None:
@@ -67,6 +71,19 @@ class Stops:
             with suppress(OSError):
                 os.write(2, message.encode())
         os._exit(self.code)
+
+    def _receive_again(self, lost: sys.UnraisableHookArgs) -> None:
+        """Raise a stop once more that came in a callback of the interpreter (a weak reference, `__del__`), where it is lost.
+
+        It is raised a moment later, by another thread: this hook is such a callback, too.
+        """
+        if self.received is None or not isinstance(lost.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(lost)
+            return
+        number, self.received = self.received, None
+        again = Timer(_MOMENT, interrupt_main, [number])
+        again.daemon = True
+        again.start()
 
 
 def run(arguments: Sequence[str], stops: Stops | None = None) -> int:
