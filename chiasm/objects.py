@@ -7,6 +7,7 @@ turned into a DataFrame, and shown with pictures. Nothing can be done here that 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -25,6 +26,7 @@ from chiasm.hub import model_folder, push_folder
 from chiasm.report.page import thumbnail
 from chiasm.store.add import AddReport
 from chiasm.store.collection import Collection, Generation
+from chiasm.store.frames import are_paths, write_frame
 from chiasm.store.sources import Data
 from chiasm.types import FileOutcome
 from chiasm.verbs.add import add, remove
@@ -297,7 +299,18 @@ class SavedModel:
 
     def predict(self, data: Data, **options: Any) -> Predictions:
         """Recognise what is in paths or data in memory, see `chiasm.predict`."""
-        return Predictions(predict(self.path, data, **options))
+        if are_paths(data):
+            return Predictions(predict(self.path, data, **options))
+        room = Path(mkdtemp(prefix="chiasm-"))  # as long as the predictions are there, their pictures are, too
+        try:
+            table, outcomes = write_frame(data, lambda: room)
+            report = predict(self.path, table, **options)
+            predictions = Predictions(replace(report, outcomes=(*report.outcomes, *outcomes)))
+        except BaseException:
+            rmtree(room, ignore_errors=True)
+            raise
+        finalize(predictions, rmtree, room, ignore_errors=True)
+        return predictions
 
     def evaluate(self, collection: str | Path | OpenCollection, **options: Any) -> Evaluation:
         """Measure it on the labelled items of a collection, see `chiasm.evaluate`."""

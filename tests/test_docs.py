@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -12,11 +13,16 @@ import pytest
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[1]
+SITE = "https://chiasm.readthedocs.io/en/latest/"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUN = ("README.md", "docs/tour.md", "docs/howto/import.md", "docs/howto/export.md")
+"""Documents whose blocks of Python and shell are run; what cannot be run is marked `text`."""
+
+PAGES = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.ipynb")]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 @pytest.fixture
@@ -37,9 +43,10 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_readme_commands_run(photos: Path) -> None:
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("chiasm ")]
-    assert len(lines) >= 6
+@pytest.mark.parametrize("name", RUN)
+def test_commands_of_documents_run(photos: Path, name: str) -> None:
+    lines = [line for block in blocks(name, "sh") for line in block.splitlines() if line.startswith("chiasm ")]
+    assert lines
     for line in lines:
         command = [sys.executable, "-m", "chiasm.cli", *shlex.split(line, comments=True)[1:]]
         done = subprocess.run(command, cwd=photos, capture_output=True, text=True, check=False)
@@ -47,12 +54,11 @@ def test_readme_commands_run(photos: Path) -> None:
         assert done.stdout.strip(), line
 
 
-def test_readme_python_runs(photos: Path) -> None:
-    examples = blocks("python")
-    assert examples
-    for example in examples:
+@pytest.mark.parametrize("name", [name for name in RUN if blocks(name, "python")])
+def test_python_of_documents_runs(photos: Path, name: str) -> None:
+    for example in blocks(name, "python"):
         done = subprocess.run([sys.executable, "-c", example], cwd=photos, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"{example}\n{done.stderr}"
 
 
 def test_readme_names_the_make_targets_that_exist() -> None:
@@ -62,9 +68,41 @@ def test_readme_names_the_make_targets_that_exist() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name} -> {target}"
+            made = {"docs/index.md": {"examples.md"}}.get(str(document.relative_to(ROOT)), set())
+            assert target in made or (document.parent / target).exists(), f"{document.name} -> {target}"
+
+
+def test_links_of_the_readme_to_the_site_lead_to_its_pages() -> None:
+    """On PyPI there is nothing beside the README, so its links and pictures are absolute."""
+    assert not re.findall(r"\]\((?!https://)", README)
+    targets = re.findall(rf"\({re.escape(SITE)}([^)#]*)", README)
+    assert len(targets) > 10
+    for target in targets:
+        page = target.rstrip("/")
+        made = [
+            ROOT / "docs" / page,
+            *(ROOT / folder / f"{page}{end}" for folder in ("docs", "") for end in (".md", ".ipynb")),
+        ]
+        assert any(path.is_file() for path in made), target
+
+
+def test_every_page_of_the_documents_is_in_the_table_of_contents() -> None:
+    contents = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    named = set(re.findall(r"[\w/-]+\.(?:md|ipynb)", contents))
+    assert {str(path.relative_to(ROOT / "docs")) for path in PAGES} <= named
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_tutorials_are_kept_without_outputs(path: Path) -> None:
+    """What they print is made when the site is built, and would be old here."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert code
+    for cell in code:
+        assert (cell["outputs"], cell["execution_count"]) == ([], None)
+        compile("".join(cell["source"]), path.name, "exec")
 
 
 def test_command_line_page_is_current(tmp_path: Path) -> None:

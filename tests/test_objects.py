@@ -122,7 +122,7 @@ def test_a_model_predicts_what_it_is_given(model: chiasm.SavedModel, tmp_path: P
     assert predictions.outcomes
     frame = predictions.to_pandas()
     assert frame["p(green)"][0] == pytest.approx(frame["probability"][0])
-    assert "green" in predictions._repr_html_()
+    assert "data:image/jpeg" in predictions._repr_html_()
     assert "green" in repr(predictions)
     assert model.label == "label"
     assert model.report["metrics"]["accuracy"] > 0.8

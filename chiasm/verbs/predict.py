@@ -12,6 +12,7 @@ import numpy as np
 from chiasm import encoders
 from chiasm.encoders.base import fingerprints_of
 from chiasm.encoders.runtime import Device
+from chiasm.files import is_within
 from chiasm.media.limits import limits_of
 from chiasm.recognition import ModalityArrays, Recognition, Recognizer
 from chiasm.space import start_space
@@ -28,7 +29,7 @@ class Prediction:
     """The prediction for one item."""
 
     id: str
-    path: str | None  # of the item's first file
+    path: str | None  # of the item's first file, or its text; None of what was in memory
     label: str | None  # None: nothing of the item could be used
     probability: float | None
     probabilities: dict[str, float]
@@ -86,6 +87,8 @@ def predict(
     for item_id, item in files.items.items():
         media = [source for modality in MODALITIES for source in item.sources if source.modality == modality]
         path = (media[0].path or media[0].text) if media else None
+        if path is not None and is_within(path, [room]):
+            path = None  # it was in memory
         predictions.append(Prediction(item_id, path, None, None, {}, ()))
     if len(usable):
         arrays = modality_arrays(means, saved.space or start_space(networks), [*vectors], usable)

@@ -431,7 +431,15 @@ def search(
         like: ids of items to find more like.
         liked: ids of hits of an earlier page that were right: the query moves towards them; they are not shown again.
         disliked: ids of hits of an earlier page that were wrong.
-        k, offset, modality, where, min_probability, metric, hybrid, rerank, diversity: how to search, see `SearchOptions`.
+        k: hits at the most; this and what follows is described in `SearchOptions`.
+        offset: hits to pass over.
+        modality: find items by their files of this modality only.
+        where: condition on the columns.
+        min_probability: leave out hits that are less probably relevant.
+        metric: order hits by one metric alone.
+        hybrid: go by the words in texts and transcripts, too.
+        rerank: cross-encoder that reads query and hits.
+        diversity: how much hits are to differ from each other.
         space: name of the space to search in, or the path of one that another collection learned. Default: the newest.
         max_pixels: width times height above which a picture of the query is too large. Default: 250 million.
         device: `"auto"`, `"cpu"` or `"cuda"`.
