@@ -170,11 +170,13 @@ def test_sources_are_learned_from_and_not_measured(joint: Path, clip: Path, tmp_
         table = write_table(tmp_path / f"{seed}.csv", save_pictures(tmp_path, 6, seed))
         chiasm.add([table], to=tmp_path / f"other-{seed}", encoder=str(clip))
         others.append(tmp_path / f"other-{seed}")
+    (tmp_path / "2-0.png").unlink()
     result = chiasm.finetune(
         joint, pairs=("image", "text"), out=tmp_path / "encoder", source=others, alpha=0.3, **SMALL
     )
     assert result.pairs is not None
-    assert (result.pairs.pairs, result.pairs.source_pairs, result.recipe["alpha"]) == (28, 12, 0.3)
+    assert (result.pairs.pairs, result.pairs.source_pairs, result.recipe["alpha"]) == (28, 11, 0.3)
+    assert result.pairs.left_out == 1
     with pytest.raises(LabelError, match="has no pair whose image"):
         chiasm.finetune(joint, pairs=("image", "text"), out=tmp_path / "encoder", source=joint, **SMALL)
 
@@ -346,6 +348,16 @@ def test_training_finds_what_the_start_hardly_sees(planted: Any, tmp_path: Path)
     assert losses[-1] < losses[0]
     start = {side: np.stack([planted[0][side].get(item, 0)["states"] for item in range(60)]) for side in SIDES}
     assert found(tuned.embeddings) > found(start) + 0.3
+
+
+def test_few_pairs_are_all_learned_from(planted: Any, tmp_path: Path) -> None:
+    """Of eleven, a fifth held out would leave fewer than a map needs."""
+    views, examples = planted
+    towers = {side: Planted(torch.eye(10)) for side in SIDES}
+    rows = unit_rows(np.random.default_rng(0).normal(size=(60, 10)))
+    frozen = PairArrays(rows, rows, rows, np.arange(60))
+    tuned = train_pairs(towers, views, examples, np.arange(11), RECIPE, tmp_path / "run", frozen=frozen, device="cpu")
+    assert not any("eval_loss" in entry for entry in tuned.history)
 
 
 def test_little_memory_changes_no_number(planted: Any, tmp_path: Path) -> None:

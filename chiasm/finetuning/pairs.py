@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from chiasm.alignment.alignment import MIN_PAIRS
 from chiasm.alignment.closed_form import RidgeAlignment
 from chiasm.alignment.contrastive import info_nce
 from chiasm.alignment.pairs import PairArrays
@@ -359,6 +360,8 @@ def train_pairs(
     """
     source = examples.source[rows]
     held = held_out(np.zeros(len(rows), dtype=np.int64), examples.groups[rows], source, recipe)
+    if frozen is not None and (~held).sum() < MIN_PAIRS:
+        held[:] = False  # too few would be left to learn maps from
     weights = domain_weights(np.ones(len(rows)), source, held, recipe)
     heads = None if frozen is None else learn_heads(frozen.take(rows), held)
     fold = np.zeros(len(rows), dtype=np.int64) if heads is None else heads.fold

@@ -183,9 +183,8 @@ class PairClimb:
         from chiasm.finetuning.pairs import SIDES, PairNetwork
 
         begin = time.monotonic()
-        self._splits(
-            self.pairs.groups[~self.pairs.source]
-        )  # what is wrong with the pairs is said before anything is stored
+        # What is wrong with the pairs is said before anything is stored.
+        self._splits(self.pairs.groups[~self.pairs.source])
         towers = dict(zip(SIDES, self._towers(), strict=True))
         with processes.first_alone():
             self._begin()
