@@ -162,6 +162,16 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
+def megabytes(size: int) -> str:
+    """Return a number of bytes in MB.
+
+    Example:
+        >>> megabytes(1_234_567)
+        '1.2 MB'
+    """
+    return f"{size / 1e6:,.1f} MB"
+
+
 def flush() -> None:
     """Flush standard output.
 
@@ -263,7 +273,7 @@ def print_table(table: Table) -> None:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    grid = Grid(box=None, pad_edge=False)
+    grid = Grid(box=None, pad_edge=False, show_header=any(table.columns))
     for name in table.columns:
         right = name in {"score", "probability"}
         grid.add_column(Text(printable(name)), overflow="fold", justify="right" if right else "left")

@@ -26,7 +26,7 @@ from chiasm.report.sections import show_classification
 from chiasm.store.add import AddReport
 from chiasm.store.collection import Collection
 from chiasm.store.ingest import Progress
-from chiasm.types import Modality, Text
+from chiasm.types import Modality
 from chiasm.verbs.align import AlignReport
 from chiasm.verbs.fit import FitReport
 from chiasm.verbs.query import Hit
@@ -268,11 +268,7 @@ def _searches(collection: Path, corpus: _Corpus, say: Callable[[str], None]) -> 
 
 def _words(text: str) -> str:
     """Return the beginning of a text, or of the file that holds it."""
-    if Path(text).is_absolute() and Path(text).is_file():
-        medium = media.load(text)
-        assert isinstance(medium, Text)
-        text = medium.text
-    return " ".join(text.split())[:80]
+    return " ".join((media.words_of(text) or "").split())[:80]
 
 
 def _align(collection: Path, say: Callable[[str], None]) -> AlignReport | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
+from waiting import wait_until
 
 from chiasm import cli
 
@@ -161,9 +164,69 @@ def test_search_with_a_condition(collection: Path) -> None:
 
 
 def test_search_for_people(collection: Path) -> None:
-    printed = chiasm("search", collection, "a red circle", "--k", 2).stdout
+    printed = chiasm("search", collection, "a red circle", "--k", 2, "--modality", "text").stdout
     assert "circle/red" in printed
+    assert "a red circle on white paper" in printed, "the words of a text, not its path"
+    assert ".txt" not in printed
     assert len(printed.strip().splitlines()) == 3
+
+
+def test_problems_come_first_and_duplicates_in_one_line(folder: Path, tmp_path: Path) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for number in range(5):
+        shutil.copy(folder / "circle" / "red.png", copies / f"{number}.png")
+    shutil.copy(folder / "circle" / "cut.png", copies / "cut.png")
+    lines = chiasm("add", copies, "--to", tmp_path / "c").stdout.splitlines()
+    assert "1 could not be used" in lines[0]
+    assert re.match(r"  broken: .*cut\.png", lines[1])
+    assert [line for line in lines if "duplicate" in line] == [lines[2]]
+    assert "and 3 more" in lines[2]
+    assert lines[-1].startswith("Next: chiasm search")
+    everything = chiasm("add", copies, "--to", tmp_path / "c", "--verbose").stdout
+    assert everything.count("duplicate: ") == 4
+    assert "Next:" not in chiasm("add", copies, "--to", tmp_path / "c", "--quiet").stdout
+
+
+def test_a_result_begins_with_a_sentence(collection: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m"
+    fitted = chiasm("fit", collection, "--label", "label", "--out", model).stdout.splitlines()
+    assert re.match(r"Right for \d+ of 100 unseen items; guessing would be 50\.", fitted[0])
+    assert fitted[1].split() == ["metric", "value", "95", "%", "interval", "guessing"]
+    assert any(line.startswith("Next: chiasm predict") for line in fitted)
+    evaluated = chiasm("evaluate", model, collection).stdout
+    assert evaluated.startswith("Right for ")
+    assert "auc macro" not in evaluated
+    assert "auc macro" in chiasm("evaluate", model, collection, "--verbose").stdout
+    trained = chiasm("evaluate", model, collection, "--on", "training").stdout
+    assert "items that it has learned from" in trained.splitlines()[0]
+    predicted = chiasm("predict", model, collection.parent / "nothing.txt", code=1)
+    assert "nothing.txt" in predicted.stderr
+    status = chiasm("status", collection).stdout
+    assert re.search(r"\d+\.\d MB on disk", status)
+    assert re.search(r"changed last +.*\d{4}-\d\d-\d\d", status)
+    assert status.splitlines()[-1].startswith("Next: chiasm ")
+
+
+def test_serve_prints_its_address_and_opens_it(collection: Path, tmp_path: Path) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/new && mv {tmp_path}/new {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    master, slave = os.openpty()
+    command = [sys.executable, "-m", "chiasm.cli", "serve", str(collection), "--port", "0", "--open"]
+    environment = {**os.environ, "BROWSER": f"{browser} %s"}
+    with subprocess.Popen(command, stderr=slave, env=environment) as process:
+        os.close(slave)
+        try:
+            wait_until((tmp_path / "opened").exists)
+            shown = os.read(master, 4096).decode()
+        finally:
+            process.terminate()
+    url = (tmp_path / "opened").read_text().strip()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+    assert f" {url} " in shown, "as a word of its own, which terminals make a link of"
+    assert not shown.startswith("{"), "lines for people on a terminal"
+    os.close(master)
 
 
 def test_cold_search_by_text_does_not_import_torch(collection: Path) -> None:
@@ -200,7 +263,7 @@ def test_align_then_evaluate(collection: Path, tmp_path: Path) -> None:
 
     questions = tmp_path / "questions.txt"
     questions.write_text("quarterly tax report\n\nminutes of the last board meeting\n", encoding="utf-8")
-    shown = chiasm("evaluate", collection, "--off-topic", questions, "--report", page).stdout
+    shown = chiasm("evaluate", collection, "--off-topic", questions, "--report", page, "--verbose").stdout
     for name in ("hit@1", "recall@10", "ndcg@10", "mrr", "map", "median rank"):
         assert len(re.findall(rf"^{name} ", shown, flags=re.MULTILINE)) == 2, f"{name}, once a direction"
     assert re.search(r"text to image +start +now \(95 % interval\) +difference", shown)

@@ -22,6 +22,7 @@ from chiasm.evaluation.metrics import ReliabilityBin
 from chiasm.report import page as report
 from chiasm.report.page import Card, Example, Page
 from chiasm.report.plots import Bar, Series, bar_chart, heatmap, histogram, line_chart, reliability_diagram, scatter
+from chiasm.report.summary import Figure, Summary
 
 BINS = (ReliabilityBin(0, 0.5, 0.2, 0.1, 3), ReliabilityBin(0.5, 1, 0.7, 0.9, 9))
 HOSTILE = '<script>alert("x")</script>'
@@ -82,7 +83,8 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
 
 def everything(picture: Path | None = None, sound: Path | None = None, text: str = "text") -> Page:
     """A page with a block of every kind."""
-    page = Page(text, text)
+    page = Page(text, text, {text: text})
+    page.summary(Summary(text, (Figure(text, Interval(0.7, 0.6, 0.8, 0.95, 1000), 0.5), Figure(text, 0.4, 0.1)), text))
     page.section(text, text)
     page.code(text)
     page.table((text, "n"), [(text, 0.25)])
@@ -114,6 +116,28 @@ def sound(tmp_path: Path) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------------------- HTML
+
+
+def test_what_matters_comes_first_and_where_it_is_from_last() -> None:
+    page = Page("Birds", "Measured on 20 pictures.", {"encoder": "offline", "seed": "3"})
+    figure = Figure("accuracy", Interval(0.7, 0.6, 0.8, 0.95, 1000), 0.25)
+    page.summary(Summary("Right for 70 of 100.", (figure,), "Label more."))
+    page.section("Mistakes", "These.")
+    page.fold()
+    page.section("All numbers", "Those.")
+    text, markdown = page.html(), page.markdown()
+    for shown in (text, markdown):
+        places = [
+            shown.index(part) for part in ("Right for 70 of 100.", "0.700", "0.250", "Label more.", "These.", "Those.")
+        ]
+        assert places == sorted(places)
+        assert shown.index("Those.") < shown.index("offline") < shown.index("chiasm", shown.index("offline"))
+    assert text.index("<details", text.index("These.")) < text.index("Those.")
+    assert "<details" not in text[: text.index("These.")]
+    assert "0.600 to 0.800" in text
+    document = json.loads(page.json())
+    assert document["about"]["seed"] == "3"
+    assert document["about"].keys() >= {"date", "versions"}
 
 
 def test_every_text_is_escaped(picture: Path, sound: Path) -> None:
@@ -266,7 +290,7 @@ def test_json_holds_numbers_and_no_drawing() -> None:
     text = everything().json()
     assert "<svg" not in text
     content = json.loads(text)
-    assert (content["format"], content["version"]) == ("chiasm report", 2)
+    assert (content["format"], content["version"]) == ("chiasm report", 3)
     types = {block["type"] for block in content["blocks"]}
     assert types == {"section", "paragraph", "code", "table", "cards", "media", "plot"}
     charts = [block["chart"] for block in content["blocks"] if block["type"] == "plot"]

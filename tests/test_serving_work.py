@@ -221,8 +221,8 @@ def test_a_server_ends_at_its_limit_whatever_runs(tmp_path: Path) -> None:
 def test_all_that_a_server_prints_is_one_json_object_a_line() -> None:
     script = """
         import logging, os, sys, threading, warnings
-        from chiasm.serving.observe import json_log, logger
-        with json_log():
+        from chiasm.serving.observe import log_lines, logger
+        with log_lines():
             logger.info("ready", extra={"fields": {"url": "x"}})
             os.write(2, b"TIFFReadDirectory: Warning, \\x1b[31m odd tag\\n")
             print('{"event": "forged"}\\n{"level": "info"}', file=sys.stderr, flush=True)

@@ -183,8 +183,7 @@ def fit(
         seed=seed,
         device=device,
     )
-    console.show(result.as_dict(), lambda: results.print_fit_report(result))
-    results.name_report(report)
+    console.show(result.as_dict(), lambda: results.print_fit_report(result, report))
 
 
 @app.verb(
@@ -319,8 +318,7 @@ def finetune(
     )
     if int(os.environ.get("RANK", "0")):  # of torchrun: the first process speaks for all
         return
-    console.show(result.as_dict(), lambda: results.print_finetune_report(result, collection))
-    results.name_report(report)
+    console.show(result.as_dict(), lambda: results.print_finetune_report(result, collection, report))
 
 
 @app.verb(

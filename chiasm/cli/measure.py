@@ -76,8 +76,7 @@ def evaluate(
         report=report,
         device=device,
     )
-    console.show(result.as_dict(), lambda: results.print_evaluation(result))
-    results.name_report(report)
+    console.show(result.as_dict(), lambda: results.print_evaluation(result, report))
 
 
 @app.verb(

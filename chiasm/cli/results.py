@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chiasm.console import Table, clock, current, new_table, note, print_table, remark, say, some
+from chiasm.console import Table, clock, current, megabytes, new_table, note, print_table, remark, say, some
 from chiasm.types import FileOutcome, Outcome
 
 if TYPE_CHECKING:
+    from chiasm.report.summary import Summary
     from chiasm.store.add import AddReport
     from chiasm.store.reembed import ReembedReport
     from chiasm.verbs.align import AlignReport
@@ -28,21 +30,24 @@ SHOWN = 20  # files that were not used
 
 
 def print_counts(counts: dict[str, Any]) -> None:
-    """Print numbers by name."""
-    say(", ".join(f"{name}: {value}" for name, value in counts.items() if name != "new_labels"))
+    """Print what is recorded now, by kind."""
+    numbers = {name: value for name, value in counts.items() if name != "new_labels"}
+    say("Recorded. There are now " + ", ".join(f"{name}: {value}" for name, value in numbers.items()))
     for name, words in counts.get("new_labels", {}).items():
         say(f"{name!r} is new: {words}")
 
 
 def print_add_report(report: AddReport, to: Path) -> None:
-    """Print what `add` did, with the first twenty files that are not ok."""
+    """Print what `add` did: problems first, one line for all duplicates."""
+    bad = [row for row in report.outcomes if row.outcome not in {Outcome.DUPLICATE, Outcome.NOT_READ}]
+    failed = f"; {len(bad)} could not be used" if bad else ""
     say(
-        f"{to}: {report.items} items. Files: {_counts(report.counts) or 'none'}; {report.encoded} embedded now, "
-        f"{report.unchanged} unchanged, in {report.seconds:.1f} s."
+        f"{to} has {report.items} items: {report.encoded} files embedded now, {report.unchanged} unchanged{failed} "
+        f"({report.seconds:.1f} s)."
     )
+    _print_outcomes(report.outcomes)
     for words in report.notes:
         say(f"  {words}")
-    _print_outcomes(report.outcomes)
     if report.moved:
         say(f"  {report.moved} items moved with their files; what was said about them stays")
     if report.pruned:
@@ -61,20 +66,24 @@ def print_add_report(report: AddReport, to: Path) -> None:
 
 
 def print_status(report: Status) -> None:
-    """Print what a collection holds."""
-    say(f"{report.path}: {report.items} items, encoder {report.encoder}")
+    """Print what a collection holds, what changed last and what to do next."""
+    embedded = ", ".join(f"{count:,} {modality}" for modality, count in sorted(report.embeddings.items()))
+    say(f"{report.path}: {report.items:,} items; embedded: {embedded or 'nothing'}; {megabytes(report.size)} on disk.")
+    table = new_table("", "")
+    table.add_row("changed last", report.changed)
+    table.add_row("encoder", report.encoder)
     for model in report.models:
-        say("  model: " + _model_words(model))
-    if report.int8:
-        cosines = ", ".join(f"{cosine:.3f} ({modality})" for modality, cosine in sorted(report.int8.items()))
-        say(f"  int8: mean cosine to float32 {cosines}")
-    say("  files: " + (_counts(report.outcomes) or "none"))
-    say("  embedded: " + (_counts(report.embeddings) or "nothing"))
-    say("  columns: " + (", ".join(report.columns) or "none"))
-    say("  roots: " + (", ".join(report.roots) or "none") + " (their files are given away by serve)")
-    say("  spaces: " + (", ".join(report.spaces) or "none") + " (search uses the last)")
+        table.add_row("  model", _model_words(model))
+    for modality, cosine in sorted(report.int8.items()):
+        table.add_row("  int8", f"{modality}: mean cosine {cosine:.3f} to float32")
+    table.add_row("files", _counts(report.outcomes) or "none")
+    table.add_row("columns", ", ".join(report.columns) or "none")
+    table.add_row("spaces", f"{', '.join(report.spaces) or 'none'} (search uses the last)")
+    table.add_row("roots", f"{', '.join(report.roots) or 'none'} (their files are given away by serve)")
+    print_table(table)
     for words in report.notes:
         say(f"  {words}")
+    remark(f"Next: {report.advice}")
 
 
 def _model_words(model: Mapping[str, Any]) -> str:
@@ -119,25 +128,41 @@ def print_reembed_report(report: ReembedReport, collection: Path) -> None:
 
 
 def print_search_result(result: SearchResult) -> None:
-    """Print a table of hits, best first, or that nothing was found."""
-    for remarked in result.notes:
-        note(f"Note: {remarked}.")
+    """Print how many hits are good, and a table of them, best first; or that nothing was found."""
+    for words in result.notes:
+        note(f"Note: {words}.")
     if not result.hits:
-        say("nothing found")
+        say("Nothing found.")
         return
+    bands = Counter(hit.band for hit in result.hits)
     if result.found is False and result.threshold is not None:
-        note(
+        say(
             f"Probably nothing: no hit reaches the probability of {result.threshold:.3g} that the best hit of 97.5 % of the "
             "answerable queries reaches. --min-probability auto leaves such hits out."
         )
-    has_probability = any(hit.probability is not None for hit in result.hits)
-    table = new_table("score", *(("probability",) if has_probability else ()), "modality", "id", "path or text")
+    elif result.found:
+        say(
+            ", ".join(f"{bands[band]} {band}" for band in ("good", "possible", "unlikely") if bands[band])
+            + f" of {len(result.hits)} hits."
+        )
+    judged = result.threshold is not None
+    table = new_table(*(("", "probability") if judged else ("score",)), "", "id", "words or file")
     for hit in result.hits:
-        probability = "" if hit.probability is None else f"{hit.probability:.3g}"
-        said = hit.text if hit.path is None or hit.start is not None else None
-        content = " ".join(filter(None, (hit.path, _span(hit), _shortened(said or ""))))
-        table.add_row(f"{hit.score:.3f}", *((probability,) if has_probability else ()), hit.modality, hit.id, content)
+        known = (hit.band or "", _decimal(hit.probability)) if judged else (f"{hit.score:.3f}",)
+        table.add_row(*known, hit.modality, hit.id, _content(hit))
     print_table(table)
+
+
+def _content(hit: Hit) -> str:
+    """Return what a hit shows: of a text its words, else its file; of a moment where it is."""
+    words = hit.text
+    if hit.modality == "text" and words is None and hit.path is not None:
+        from chiasm.media import words_of
+
+        words = words_of(hit.path)
+    if hit.modality == "text" and words is not None:
+        return " ".join(filter(None, (_span(hit), _shortened(words))))
+    return " ".join(filter(None, (hit.path, _span(hit), _shortened(words or "") if hit.start is not None else "")))
 
 
 def _shortened(text: str) -> str:
@@ -155,30 +180,36 @@ def _span(hit: Hit) -> str:
 
 
 def print_align_report(report: AlignReport, collection: Path, source: Path | None) -> None:
-    """Print what alignment learned, and retrieval before and after on held-out pairs."""
+    """Print what alignment is worth on held-out pairs, and what it learned from."""
+    from chiasm.report.summary import search_summary
+
+    say(search_summary({**report.after, "before": report.before}).sentence or "Nothing could be measured.")
+    measured = dict.fromkeys(part.measured for part in report.aligned.values())
+    say(f"Measured on {', '.join(measured)}:")
+    print_table(_retrieval_table({"before": report.before, "after": report.after}))
     for modality, part in report.aligned.items():
         where = f"{part.pairs} pairs of {collection}" if part.pairs else f"{part.source_pairs} pairs of {source} alone"
-        say(f"Space {report.space!r}: {modality} aligned on {where} by {part.method}")
+        say(f"Space {report.space!r}: {modality} aligned on {where} by {part.method}.")
         if part.pairs and part.source_pairs:
             say(f"  with {part.source_pairs} pairs of {source} at weight alpha = {part.alpha:.2f}")
         if part.blend == 0 and part.method != "none":
             say("  No learned map was better than the start, so the space stays as it was.")
-    measured = dict.fromkeys(part.measured for part in report.aligned.values())
-    say(f"Before and after on {', '.join(measured)}:")
-    print_table(_retrieval_table({"before": report.before, "after": report.after}))
-    for direction, scores in report.scores.items():
+    for direction, scores in report.scores.items() if current().verbose else ():
         if "answered" in scores:
             say(
                 f"Probabilities of {direction.replace('_', ' ')}: off by {scores['calibration_error']:.3f} on average; of "
                 f"queries about things that are not there, {100 * scores['answered']['foreign']:.0f} % still get an answer"
             )
+    remark(f'Next: chiasm search {collection} "...", or chiasm evaluate {collection} --report search.html')
 
 
-def print_fit_report(report: FitReport) -> None:
-    """Print what was trained, the choices that were made, and the metrics on items it was not trained on."""
+def print_fit_report(report: FitReport, written: Path | None) -> None:
+    """Print how good the recogniser is on items it was not trained on, and the choices that were made."""
+    _print_recognition(report.metrics)
     target = (
         f"{len(report.classes)} classes of {report.label!r}" if report.chosen.get("kind") == "classes" else report.label
     )
+    say(f"Measured on {report.measured}.")
     say(f"{report.model}: {target} from {', '.join(report.modalities)}, trained on {report.items} items")
     if report.chosen.get("kind") == "classes":
         say(f"Adapter: {report.chosen['rung']}; fusion: {report.chosen['fusion']}")
@@ -190,17 +221,47 @@ def print_fit_report(report: FitReport) -> None:
             say(words)
     if "tuning" in report.also:
         say(report.also["tuning"]["warning"])
-    say(f"Measured on {report.measured}:")
-    _print_metrics(report.metrics)
     if "learning-curve" in report.also:
         table = new_table("shots", "macro-F1", "95 % interval")
         for point in report.also["learning-curve"]["points"]:
             score = point["f1_macro"]
             table.add_row(str(point["shots"]), _decimal(score["estimate"]), _interval((score["low"], score["high"])))
         print_table(table)
+    _name_the_rest(written)
+    remark(f"Next: chiasm predict {report.model} FILES")
 
 
-def print_finetune_report(report: FinetuneReport, collection: Path) -> None:
+def _print_recognition(metrics: dict[str, Any], *, unseen: bool = True) -> None:
+    """Print a sentence, and three numbers against chance; all of them where all is to be said."""
+    from chiasm.report.summary import recognition_summary
+
+    summary = recognition_summary(metrics, unseen=unseen)
+    say(summary.sentence)
+    if current().verbose or not summary.figures:
+        _print_metrics(metrics)
+    else:
+        _print_figures(summary)
+    if summary.advice:
+        say(summary.advice)
+
+
+def _print_figures(summary: Summary) -> None:
+    table = new_table("metric", "value", "95 % interval", "guessing")
+    for one in summary.figures:
+        ends = "" if one.ends is None else _interval(one.ends)
+        table.add_row(one.name, _decimal(one.estimate), ends, _decimal(one.chance))
+    print_table(table)
+
+
+def _name_the_rest(written: Path | None) -> None:
+    """Say where all numbers are."""
+    if written is not None:
+        remark(f"Report: {written}")
+    elif not current().verbose:
+        remark("All numbers: --verbose, --json, or --report FILE.html with pictures of the mistakes.")
+
+
+def print_finetune_report(report: FinetuneReport, collection: Path, written: Path | None) -> None:
     """Print how well each network recognises, or pairs find each other, before and after, and what was written."""
     table = new_table("", "macro-F1", "accuracy", "Brier score")
     for part in report.parts:
@@ -224,10 +285,18 @@ def print_finetune_report(report: FinetuneReport, collection: Path) -> None:
         remark(f"Next: chiasm reembed {collection} --encoder {report.encoder}")
         if report.pairs is not None:
             remark(f"Then: chiasm align {collection} --pairs {','.join(report.pairs.modalities)}")
+    if written is not None:
+        remark(f"Report: {written}")
 
 
 def print_predictions(report: PredictReport) -> None:
-    """Print a table of predictions, then the files that could not be used."""
+    """Print how many items were recognised, a table of them, then the files that could not be used."""
+    unknown = sum(row.unknown for row in report.predictions)
+    lost = sum(row.label is None for row in report.predictions)
+    parts = [f"{len(report.predictions) - unknown - lost} of {len(report.predictions)} items recognised"]
+    parts += [f"{unknown} are like nothing that the model knows"] * bool(unknown)
+    parts += [f"{lost} have nothing that can be used"] * bool(lost)
+    say("; ".join(parts) + ".")
     table = new_table("probability", "label", "set", "from", "id")
     for row in report.predictions:
         label = "(nothing usable)" if row.label is None else f"unknown, like {row.label}" if row.unknown else row.label
@@ -237,49 +306,64 @@ def print_predictions(report: PredictReport) -> None:
     _print_outcomes(report.outcomes)
 
 
-def print_evaluation(result: Evaluation) -> None:
-    """Print the metrics of a space or of a model."""
-    say(f"{result.what}, on {result.measured}:")
+def print_evaluation(result: Evaluation, written: Path | None) -> None:
+    """Print how good a space or a model is."""
+    searched = {"by_modality", "nothing_found", "moments"} & result.metrics.keys()
     for words in result.notes:
-        say(f"  {words}")
-    for name, words in result.unknown_classes.items():
-        say(f"  the model does not know the class {name!r}: {words}, always wrong")
-    if {"by_modality", "nothing_found", "moments"} & result.metrics.keys():
+        say(f"{_first_large(words)}.")
+    if searched:
+        from chiasm.report.summary import search_summary
+
+        summary = search_summary(result.metrics)
+        if summary.sentence:
+            say(summary.sentence)
+        say(f"{_first_large(result.what)}, on {result.measured}:")
+        if summary.figures and not current().verbose:
+            _print_figures(summary)
         _print_search_metrics(result.metrics)
-        return
-    _print_metrics(result.metrics)
-    if "against" in result.metrics:
-        _print_comparison(result.metrics["against"])
+        if summary.advice:
+            say(summary.advice)
+    else:
+        _print_recognition(result.metrics, unseen=not result.seen)
+        say(f"{_first_large(result.what)}, on {result.measured}.")
+        for name, words in result.unknown_classes.items():
+            say(f"The model does not know the class {name!r}: {words}, always wrong.")
+        if "against" in result.metrics:
+            _print_comparison(result.metrics["against"])
+    _name_the_rest(written)
 
 
 def print_learn_report(report: LearnReport) -> None:
-    """Print what was learned from corrections, and how the new model compares with the old one."""
+    """Print whether the new model is better, and what it was learned from."""
+    say(f"{'The new model replaces the old one' if report.switched else 'The old model stays'}: {report.why}.")
+    if report.columns:
+        table = new_table("column", "measure", "before", "now", "difference", "95 % interval")
+        for column in report.columns:
+            numbers = (_decimal(column.old), _decimal(column.new), f"{column.difference:+.3f}")
+            table.add_row(column.column, column.score, *numbers, _interval(column.interval, signed=True))
+        print_table(table)
     say(
         f"{report.corrections} items with corrected labels ({report.overruled} differ from the collection's), {report.items} "
         f"trained on; compared on {report.compared}"
     )
-    for column in report.columns:
-        say(
-            f"  {column.column}: {column.score} {column.old:.3f} before, {column.new:.3f} now, difference "
-            f"{column.difference:+.3f} ({column.interval[0]:+.3f} to {column.interval[1]:+.3f})"
-        )
     if report.classes_added:
         say(f"Classes that are new: {', '.join(report.classes_added)}")
     if report.classes_gone:
         say(f"Classes that have no items any more: {', '.join(report.classes_gone)}")
     for name, missing in report.waiting.items():
         say(f"Class {name!r} is not known yet, and needs {missing} more examples")
-    say(f"{'The new model replaces the old one' if report.switched else 'The old model stays'}: {report.why}")
 
 
 def print_drift_report(report: DriftReport) -> None:
-    """Print how far new items lie from the training items."""
-    for modality, drift in report.modalities.items():
-        say(f"{modality}: MMD p = {drift.p_value:.3f}, PSI {drift.psi:.2f}")
-    for modality, count in report.too_few.items():
-        say(f"{modality}: {count} items are too few to tell")
+    """Print whether new items lie where the training items do, and how far off."""
+    if report.modalities and not report.warnings:
+        say("The items are like those that the model was trained on.")
     for warning in report.warnings:
         say(f"Warning: {warning}")
+    for modality, drift in report.modalities.items():
+        say(f"  {modality}: MMD p = {drift.p_value:.3f}, PSI {drift.psi:.2f}")
+    for modality, count in report.too_few.items():
+        say(f"  {modality}: {count} items are too few to tell")
 
 
 def _counts(counts: Mapping[Any, int]) -> str:
@@ -287,16 +371,25 @@ def _counts(counts: Mapping[Any, int]) -> str:
 
 
 def _print_outcomes(outcomes: Sequence[FileOutcome]) -> None:
-    most = len(outcomes) if current().verbose else SHOWN
-    beside: dict[str, list[str]] = {}  # paths of files that are not to be read, by reason
+    """Print files that were not used: problems one by one, what was left out on purpose a line for each reason."""
+    aside = {Outcome.DUPLICATE, Outcome.NOT_READ}
+    bad = [row for row in outcomes if row.outcome not in aside]
+    most = len(bad) if current().verbose else SHOWN
+    for row in bad[:most]:
+        say(f"  {row.outcome}: {row.path}: {row.reason}")
+    if len(bad) > most:
+        say(f"  and {len(bad) - most} more (--verbose shows all)")
+    copies = [row for row in outcomes if row.outcome is Outcome.DUPLICATE]
+    if copies and current().verbose:
+        for row in copies:
+            say(f"  duplicate: {row.path}: {row.reason}")
+    elif copies:
+        others = "" if len(copies) == 1 else f" and {len(copies) - 1} more"
+        say(f"  duplicate: {copies[0].path}{others}: found as well as the others, from one embedding")
+    beside: dict[str, list[str]] = {}  # paths by reason
     for row in outcomes:
         if row.outcome is Outcome.NOT_READ:
             beside.setdefault(row.reason, []).append(row.path)
-    shown = [row for row in outcomes if row.outcome is not Outcome.NOT_READ]
-    for row in shown[:most]:
-        say(f"  {row.outcome}: {row.path}: {row.reason}")
-    if len(shown) > most:
-        say(f"  and {len(shown) - most} more (--verbose shows all)")
     for reason, paths in beside.items():
         others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         say(f"  not read: {paths[0]}{others}: {reason}")
@@ -316,7 +409,7 @@ def _retrieval_table(results: dict[str, dict[str, dict[str, float]]]) -> Table:
 def _print_search_metrics(metrics: dict[str, Any]) -> None:
     """Print search metrics under the names that they have in the JSON document."""
     directions = {name: part for name, part in metrics.items() if "hit@1" in part and "intervals" in part}
-    if directions:
+    if directions and current().verbose:
         _print_directions(directions, metrics.get("before", {}), metrics.get("gain", {}))
         say("In a gallery of both (favour 1: neither is put first):")
         table = new_table("query", "finds", "recall@10", "favour")
@@ -372,6 +465,10 @@ def _print_directions(
         print_table(table)
 
 
+def _first_large(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _decimal(number: float | None) -> str:
     return "" if number is None else f"{number:.3f}"
 
@@ -403,9 +500,3 @@ def _print_comparison(against: dict[str, Any]) -> None:
         numbers = (part[key] for key in ("this", "other", "difference", "standard_error", "p_value"))
         table.add_row(name, *(f"{number:.3f}" for number in numbers))
     print_table(table)
-
-
-def name_report(path: Path | None) -> None:
-    """Print where the report is, if one was written."""
-    if path is not None:
-        remark(f"Report: {path}")

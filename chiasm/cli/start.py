@@ -142,6 +142,7 @@ def serve(
         ),
     ] = None,
     edit: Annotated[bool, typer.Option("--edit", help="Let people add files and remove items on the page.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     device: Device = "auto",
 ) -> None:
     """Serve a page for people and a REST API for programs."""
@@ -160,6 +161,7 @@ def serve(
             query_log=query_log,
             max_pixels=max_pixels,
             edit=edit,
+            open_page=open_page,
             device=device,
         )
     except KeyboardInterrupt as stop:

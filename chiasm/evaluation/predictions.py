@@ -110,10 +110,19 @@ def _measure_classes(predictions: Predictions) -> dict[str, Any]:
         predictions,
         {
             "accuracy": lambda rows: float((true[rows] == predicted[rows]).mean()),
+            "balanced_accuracy": lambda rows: _balanced(true[rows], predicted[rows]),
             "f1_macro": lambda rows: classification_metrics(true[rows], predicted[rows]).f1_macro,
         },
     )
     return metrics
+
+
+def _balanced(true: Int[np.ndarray, " rows"], predicted: Int[np.ndarray, " rows"]) -> float:
+    """Return the mean recall of the classes that occur."""
+    support = np.bincount(true)
+    return float(
+        (np.bincount(true[true == predicted], minlength=len(support))[support > 0] / support[support > 0]).mean()
+    )
 
 
 def _measure_labels(predictions: Predictions) -> dict[str, Any]:

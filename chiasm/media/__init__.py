@@ -20,9 +20,9 @@ from chiasm.files import NotAFileError, open_source
 from chiasm.media import integrity, kinds, text
 from chiasm.media.kinds import Kind
 from chiasm.media.limits import Limits
-from chiasm.types import Media, Modality, Outcome
+from chiasm.types import Media, Modality, Outcome, Text
 
-__all__ = ["Limits", "load", "sniff"]
+__all__ = ["Limits", "load", "sniff", "words_of"]
 
 
 def load(
@@ -115,6 +115,22 @@ def sniff(path: str | Path, *, listed_as: Modality | None = None) -> Modality:
 
         with container.open_container(file, kind) as source:
             return container.main_stream(source, kind).type
+
+
+def words_of(text: str) -> str | None:
+    """Return the words of an item's text: itself, or what stands in the file that it names; None if that cannot be read.
+
+    Example:
+        >>> words_of("a red boat")
+        'a red boat'
+    """
+    if not Path(text).is_absolute():
+        return text
+    try:
+        medium = load(text)
+    except MediaError:  # it is gone, or has changed since it was added
+        return None
+    return medium.text if isinstance(medium, Text) else None
 
 
 @contextmanager

@@ -15,8 +15,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import datetime
 from functools import cached_property
 from itertools import groupby
 from numbers import Integral, Real
@@ -32,6 +35,7 @@ from chiasm.files import REPORT_MARK, open_source, write_whole
 from chiasm.media import kinds, load, sniff
 from chiasm.report import plots
 from chiasm.report.plots import Chart, clean
+from chiasm.report.summary import Figure, Summary
 from chiasm.types import Image as Pixels
 from chiasm.types import Outcome, Video
 
@@ -170,7 +174,15 @@ class _Plot:
         return [*notes, f"{more:,} more rows: the same report as .json has all of them."] if more else notes
 
 
-_Block: TypeAlias = _Section | _Paragraph | _Code | _Table | _Cards | _Media | _Plot
+@dataclass(frozen=True)
+class _Summary:
+    kind: ClassVar = "summary"
+    sentence: str
+    figures: tuple[Figure, ...]
+    advice: str
+
+
+_Block: TypeAlias = _Summary | _Section | _Paragraph | _Code | _Table | _Cards | _Media | _Plot
 
 
 class Page:
@@ -193,16 +205,32 @@ class Page:
         <BLANKLINE>
         <!-- A report by chiasm -->
         <BLANKLINE>
+
+    Args:
+        title: of the page.
+        lead: what was measured on what.
+        about: where the numbers come from (encoder, seed), for the foot, where command, date and versions stand as well;
+            without it there is no foot.
     """
 
-    def __init__(self, title: str, lead: str) -> None:
+    def __init__(self, title: str, lead: str, about: Mapping[str, str] | None = None) -> None:
         self._title = title
         self._lead = lead
+        self._about = {} if about is None else {**_made_now(), **about}
         self._blocks: list[_Block] = []
+        self._folds = False
+
+    def summary(self, summary: Summary) -> None:
+        """Add what matters, before all sections: one sentence, numbers against chance, what to do next."""
+        self._blocks.append(_Summary(summary.sentence, summary.figures, summary.advice))
+
+    def fold(self) -> None:
+        """Fold the sections from here on: the rest, for those who want it."""
+        self._folds = True
 
     def section(self, title: str, *paragraphs: str, collapsed: bool = False) -> None:
         """Begin a section. A collapsed one shows its title until a reader opens it."""
-        self._blocks.append(_Section(title, collapsed))
+        self._blocks.append(_Section(title, collapsed or self._folds))
         for text in paragraphs:
             self.paragraph(text)
 
@@ -278,7 +306,9 @@ class Page:
                 title=self._title,
                 lead=self._lead,
                 headings=[section["title"] for section in sections[1:]],
-                sections=sections,
+                opening=sections[0]["blocks"],
+                sections=sections[1:],
+                about=self._about,
                 plot_style=plots.STYLE,
                 media=_Embedder(),
             )
@@ -286,14 +316,30 @@ class Page:
 
     def markdown(self) -> str:
         """Return the page as Markdown."""
-        parts = [f"# {_md(self._title)}", _md(self._lead), *map(_markdown, self._blocks), REPORT_MARK]
+        foot = "\n".join(f"- {name}: {_md(value)}" for name, value in self._about.items())
+        parts = [f"# {_md(self._title)}", _md(self._lead), *map(_markdown, self._blocks), foot, REPORT_MARK]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def json(self) -> str:
         """Return the page as JSON."""
         blocks = [{"type": block.kind, **_jsonable(block)} for block in self._blocks]
-        page = {"format": "chiasm report", "version": 2, "title": self._title, "lead": self._lead, "blocks": blocks}
+        page = {"format": "chiasm report", "version": 3, "title": self._title, "lead": self._lead, "blocks": blocks}
+        page |= {"about": self._about}
         return json.dumps(page, indent=1, allow_nan=False) + "\n"
+
+
+def _made_now() -> dict[str, str]:
+    """Return the command, where it was one, the date and the versions that a report is made with."""
+    import platform
+
+    from chiasm import __version__
+
+    about = {}
+    if Path(sys.argv[0]).name in {"chiasm", "chiasm.exe", "__main__.py"}:
+        about["command"] = shlex.join(["chiasm", *sys.argv[1:]])
+    about["date"] = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
+    about["versions"] = f"chiasm {__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
+    return about
 
 
 # --------------------------------------------------------------------------------------------------------------- cells
@@ -431,6 +477,10 @@ def _player(path: Path) -> str:
 
 def _markdown(block: _Block) -> str:
     match block:
+        case _Summary(sentence, figures, advice):
+            rows = tuple((figure.name, figure.value, figure.chance) for figure in figures)
+            table = _md_table(_Table(("", "value", "guessing"), rows)) if rows else ""
+            return "\n\n".join(part for part in (f"**{_md(sentence)}**", table, _md(advice)) if part)
         case _Section(title):
             return f"## {_md(title)}"
         case _Paragraph(text):

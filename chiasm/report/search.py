@@ -22,6 +22,7 @@ from chiasm.evaluation.ranking import PairRetrieval, RetrievalMetrics
 from chiasm.evaluation.relevance import Abstention, RelevanceMetrics
 from chiasm.report.page import Card, Cell, Page, clip, decimal
 from chiasm.report.plots import Numbers, Series, histogram, line_chart, reliability_diagram
+from chiasm.report.summary import search_summary
 
 _EXAMPLES = 4  # queries of each direction that are drawn
 _WORST = 6  # queries of each direction with the last ranks
@@ -96,6 +97,10 @@ def show_pairs(
         if len(shown) != retrieval.pairs:
             raise ChiasmError(f"{retrieval.pairs} pairs were measured; the side of {name} has {len(shown)} media")
         sides[name] = _Side(vectors, shown)
+    numbers = metrics.as_dict() | ({} if before is None else {"before": before.as_dict()})
+    page.summary(search_summary(numbers))
+    _show_worst(page, retrieval, sides)
+    page.fold()
     _show_retrieval(page, retrieval)
     _show_mixed(page, retrieval)
     _show_scores(page, retrieval, sides, seed)
@@ -279,7 +284,7 @@ def _show_before_and_after(page: Page, before: PairMetrics, after: PairMetrics) 
 
 
 def _show_examples(page: Page, retrieval: PairRetrieval, sides: Mapping[str, _Side], seed: int) -> None:
-    """Add queries and their results, in both directions: some at random, and the worst."""
+    """Add queries and their results, in both directions, drawn at random."""
     for direction, metrics in retrieval.metrics.items():
         query, target = direction.split("_to_")
         page.section(
@@ -289,6 +294,10 @@ def _show_examples(page: Page, retrieval: PairRetrieval, sides: Mapping[str, _Si
         )
         for row in np.random.default_rng(seed).permutation(retrieval.pairs)[:_EXAMPLES].tolist():
             _show_query(page, metrics, sides[query], sides[target], row)
+
+
+def _show_worst(page: Page, retrieval: PairRetrieval, sides: Mapping[str, _Side]) -> None:
+    """Add the queries that went wrong, in both directions."""
     for direction, metrics in retrieval.metrics.items():
         query, target = direction.split("_to_")
         page.section(f"Worst queries: {query} to {target}", "Those whose first right answer comes last.")

@@ -17,6 +17,7 @@ from chiasm.evaluation.intervals import Interval
 from chiasm.evaluation.metrics import ReliabilityBin, one_against_rest, precision_recall_curves, roc_curves, shapley
 from chiasm.evaluation.predictions import DRAWS, Predictions
 from chiasm.finetuning.results import TunedPairs, TunedPart
+from chiasm.media import words_of
 from chiasm.recognition.adaptation import Adaptation
 from chiasm.recognition.columns import Details
 from chiasm.recognition.joint import ColumnReport
@@ -24,6 +25,7 @@ from chiasm.recognition.protocols import Comparison, HeldOutClassScores, Increme
 from chiasm.recognition.tuning import EVALUATOR, Tuning
 from chiasm.report.page import Example, Page
 from chiasm.report.plots import MAX_CLASSES, Bar, Series, bar_chart, heatmap, line_chart, reliability_diagram, scatter
+from chiasm.report.summary import recognition_summary
 from chiasm.types import Modality
 
 _WORST = 12  # mistakes shown
@@ -39,13 +41,20 @@ def show_columns(
     predictions: Mapping[str, Predictions],
     metrics: Mapping[str, Any],
     together: Sequence[ColumnReport] = (),
+    *,
+    unseen: bool = True,
 ) -> None:
-    """Add sections on every column, with `metrics` as `chiasm.verbs.measure.measure_columns` gives them.
+    """Add what matters, the worst mistakes, and folded sections on every column, with `metrics` as `chiasm.verbs.measure.measure_columns` gives them.
 
-    With reports of several columns, also whether fitting them together paid.
+    With reports of several columns, also whether fitting them together paid. What was learned from is not `unseen`.
     """
+    page.summary(recognition_summary(metrics, unseen=unseen))
     for column, one in predictions.items():
-        page.section("How well it recognises" if len(predictions) == 1 else f"Column {column}")
+        page.section("Worst mistakes" if len(predictions) == 1 else f"Worst mistakes: {column}")
+        show_mistakes(page, one)
+    page.fold()
+    for column, one in predictions.items():
+        page.section("All numbers" if len(predictions) == 1 else f"All numbers: {column}")
         show(page, one, metrics if len(predictions) == 1 else metrics["columns"][column])
     if together:
         page.section(
@@ -59,7 +68,7 @@ def show_columns(
 
 
 def show(page: Page, predictions: Predictions, metrics: Mapping[str, Any]) -> None:
-    """Add sections on one target: its metrics, charts and the worst mistakes.
+    """Add sections on one target: its metrics and charts.
 
     Args:
         page: where to.
@@ -79,9 +88,13 @@ def show(page: Page, predictions: Predictions, metrics: Mapping[str, Any]) -> No
         case "number":
             true, predicted = predictions.true, predictions.predicted
             page.chart(scatter("Predicted against true", true, predicted, x_label="true", y_label="predicted"))
-    page.section("Worst mistakes", "Where the model was most confident and wrong.")
+
+
+def show_mistakes(page: Page, predictions: Predictions) -> None:
+    """Add the worst mistakes of one target, with pictures and words."""
     examples = _worst(predictions)
     if examples:
+        page.paragraph("Where the model was most confident and wrong.")
         page.media(examples)
     else:
         page.paragraph("There is none: every item was recognised.")
@@ -206,7 +219,7 @@ def _worst(predictions: Predictions) -> list[Example]:
             predicted=texts[1][i],
             probability=None if np.isnan(confidence[i]) else float(confidence[i]),
             picture=_file(predictions.media[i], "image") or _file(predictions.media[i], "video"),
-            text=predictions.media[i].get("text"),
+            text=words_of(predictions.media[i]["text"]) if "text" in predictions.media[i] else None,
             sound=_file(predictions.media[i], "audio"),
         )
         for i in order[:_WORST].tolist()

@@ -1,4 +1,4 @@
-"""Observe a server: Prometheus metrics, JSON log lines, and the opt-in query log.
+"""Observe a server: Prometheus metrics, log lines, and the opt-in query log.
 
 Nothing that a user wrote stands in numbers or lines: requests are counted and logged under their route's pattern, and
 of an unforeseen error its class and where it arose, without its message.
@@ -85,9 +85,23 @@ class JsonLines(logging.Formatter):
         return json.dumps(finite(row), ensure_ascii=True, allow_nan=False, default=str)
 
 
+class PlainLines(logging.Formatter):
+    """Format a log record as a line for a person at a terminal: time, what, and the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without what a terminal would obey."""
+        fields: dict[str, Any] = dict(getattr(record, "fields", {}))
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            fields |= where_from(record.exc_info[1])
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        text = "  ".join([f"{level}{record.getMessage()}", *(f"{name} {value}" for name, value in fields.items())])
+        text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+        return f"{datetime.fromtimestamp(record.created).astimezone():%H:%M:%S}  {text}"
+
+
 @contextmanager
-def json_log() -> Iterator[None]:
-    """Have all that the process writes to standard error come there as JSON, one object a line.
+def log_lines() -> Iterator[None]:
+    """Have all that the process writes to standard error come there as its log: JSON, or plain lines on a terminal.
 
     That is its log, warnings, and what nobody passes through a log: lines of libraries in C (libtiff) and tracebacks of
     threads. Of those at most `MOST_STRAY` a second are kept. So no line of the log can be forged by what is printed.
@@ -97,8 +111,11 @@ def json_log() -> Iterator[None]:
     reading, writing = os.pipe()
     os.dup2(writing, 2)
     os.close(writing)
-    handler = logging.StreamHandler(os.fdopen(saved, "w", encoding="ascii", closefd=False))
-    handler.setFormatter(JsonLines())
+    plain = os.isatty(saved)
+    handler = logging.StreamHandler(
+        os.fdopen(saved, "w", encoding="utf-8" if plain else "ascii", errors="replace", closefd=False)
+    )
+    handler.setFormatter(PlainLines() if plain else JsonLines())
     levels = {"": logging.WARNING, "chiasm": logging.INFO, "uvicorn": logging.WARNING}
     loggers = {logging.getLogger(name): level for name, level in levels.items()}
     before = [(one, one.handlers[:], one.level, one.propagate) for one in loggers]

@@ -17,8 +17,10 @@ import signal
 import socket
 import sys
 import threading
+import time
+import webbrowser
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +40,7 @@ from chiasm.serving.app import create_app
 from chiasm.serving.classify import Classifier
 from chiasm.serving.keys import KeyRing
 from chiasm.serving.map import Mapper
-from chiasm.serving.observe import json_log, logger
+from chiasm.serving.observe import log_lines, logger
 from chiasm.serving.problems import disk_full
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
 from chiasm.serving.settings import Settings
@@ -57,6 +59,7 @@ from chiasm.verbs.spaces import start_of
 PORT = 8265
 _WORKER = ExitStack()  # of a worker process, until it ends
 _LONGEST_HEAD = 16 * 1024
+_OPEN_SECONDS = 120  # until a browser is not opened any more
 _WORKER_SECONDS = 120  # a worker that loads its libraries may not answer its parent for a while
 
 
@@ -88,6 +91,7 @@ def serve(
     query_log: str | Path | None = None,
     max_pixels: int | None = None,
     edit: bool = False,
+    open_page: bool = False,
     device: Device = "auto",
 ) -> None:
     """Serve a page for people and a REST API for programs until stopped (Ctrl-C, SIGTERM); running requests finish.
@@ -107,6 +111,7 @@ def serve(
         query_log: a file to log the texts of queries in. Default: they are not kept.
         max_pixels: width times height above which an image that is sent is too large. Default: 40 million.
         edit: whether whoever may come in may add files to the collection and remove items from it.
+        open_page: whether to open the page in this machine's browser, when it is there.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
@@ -142,8 +147,8 @@ def serve(
     Collection.open(plan.collection)  # what is wrong is said here, not by every worker
     if plan.model is not None:
         load_model(plan.model)
-    with json_log(), listen(host, port) as listening:
-        _run(plan, listening, workers=workers, local=local)
+    with log_lines(), listen(host, port) as listening:
+        _run(plan, listening, workers=workers, local=local, open_page=open_page)
 
 
 def _root(path: str | Path) -> Path:
@@ -153,10 +158,13 @@ def _root(path: str | Path) -> Path:
     return folder
 
 
-def _run(plan: Plan, listening: socket.socket, *, workers: int, local: bool) -> None:
+def _run(plan: Plan, listening: socket.socket, *, workers: int, local: bool, open_page: bool) -> None:
     address = listening.getsockname()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-    logger.info("listening", extra={"fields": {"url": f"http://{shown}:{address[1]}", "workers": workers}})
+    url = f"http://{shown}:{address[1]}"
+    logger.info("listening", extra={"fields": {"url": url, "workers": workers}})
+    if open_page:
+        threading.Thread(target=_open_page, args=(address[:2],), name="browser", daemon=True).start()
     if not local:
         logger.warning("keys and contents go over the network unencrypted; put a proxy with TLS in front")
     if workers == 1:
@@ -169,6 +177,18 @@ def _run(plan: Plan, listening: socket.socket, *, workers: int, local: bool) -> 
     else:
         config = Config(partial(_build_or_exit, plan), plan.settings, factory=True, workers=workers)
         Multiprocess(config, sockets=[listening]).run()
+
+
+def _open_page(address: tuple[str, int]) -> None:
+    """Open the page in a browser as soon as somebody answers."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])  # noqa: S104  any address is one of ours
+    for _ in range(_OPEN_SECONDS * 10):
+        with suppress(OSError), socket.create_connection((host, address[1]), timeout=1):
+            break
+        time.sleep(0.1)
+    else:
+        return
+    webbrowser.open(f"http://[{host}]:{address[1]}" if ":" in host else f"http://{host}:{address[1]}")
 
 
 def build(plan: Plan) -> FastAPI:
@@ -269,7 +289,7 @@ def _only_column(classifier: Classifier | None) -> str:
 
 def _build_or_exit(plan: Plan) -> FastAPI:
     """Like `build`, in a worker: an error at start-up would repeat, so the parent is told to stop."""
-    _WORKER.enter_context(json_log())
+    _WORKER.enter_context(log_lines())
     try:
         return build(plan)
     except ChiasmError as error:

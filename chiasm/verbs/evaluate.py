@@ -21,6 +21,7 @@ from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
 from chiasm.evaluation.pairs import PairMetrics
 from chiasm.evaluation.record import Record
+from chiasm.media import words_of
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.compare import compare_models
@@ -170,7 +171,7 @@ def _evaluate_space(
         f"space {space.name!r} of {opened.path.name}", "; ".join(measured), metrics, seen=seen, notes=notes
     )
     if report is not None:
-        _save_report(result, sections, report)
+        _save_report(result, sections, report, opened.encoder)
     return result
 
 
@@ -197,7 +198,7 @@ def _media_of(collection: Collection, data: Pairs, rows: Int[np.ndarray, " some"
         modality, number = slot.split("/")
         value = items[item][modality][int(number)]
         if modality == "text":
-            return Medium(item, text=value if not Path(value).is_absolute() else Path(value).name)
+            return Medium(item, text=words_of(value) or Path(value).name)
         if modality == "audio":
             return Medium(item, sound=Path(value))
         return Medium(item, picture=Path(value))
@@ -263,23 +264,25 @@ def _evaluate_model(
         )
 
     if report is not None:
-        sections = [lambda page: show_columns(page, by_column, metrics)]
+        sections = [lambda page: show_columns(page, by_column, metrics, unseen=not seen)]
         if other is not None:
             sections.append(against_other)
         if len(columns) == 1:
             details = saved.recognizer.details_
             sections.append(lambda page: show_choices(page, details))
-        _save_report(result, sections, report)
+        _save_report(result, sections, report, opened.encoder)
     return result
 
 
 # --------------------------------------------------------------------------------------------------------------- shared
 
 
-def _save_report(result: Evaluation, sections: Sequence[Callable[[Page], None]], path: str | Path) -> None:
+def _save_report(
+    result: Evaluation, sections: Sequence[Callable[[Page], None]], path: str | Path, encoder: str
+) -> None:
     from chiasm.report.page import Page
 
-    page = Page(result.what, f"Measured on {result.measured}.")
+    page = Page(result.what, f"Measured on {result.measured}.", {"encoder": encoder})
     for note in result.notes:
         page.paragraph(f"{note[0].upper()}{note[1:]}.")
     for name, words in result.unknown_classes.items():

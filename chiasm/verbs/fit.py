@@ -319,7 +319,8 @@ def fit(
     )
     save_model(Path(out), model)
     if report is not None:
-        _write_report(report, result, recognizer, measured_on, tuning, also_found)
+        about = {"encoder": opened.encoder, "seed": str(seed)}
+        _write_report(report, result, recognizer, measured_on, tuning, also_found, about)
     return result
 
 
@@ -459,13 +460,15 @@ def _write_report(
     measured_on: Mapping[str, Predictions],
     tuning: Tuning | None,
     also_found: Mapping[str, Any],
+    about: Mapping[str, str],
 ) -> None:
     from chiasm.report.page import Page
     from chiasm.report.sections import show_choices, show_columns, show_protocol, show_tuning
 
     kinds = [column.kind for column in recognizer.columns_.values()]
     what = f"{len(result.classes)} classes" if kinds == ["classes"] else ", ".join(kinds)
-    page = Page(f"{result.label}: {what}", f"Model {Path(result.model).name}. Measured on {result.measured}.")
+    lead = f"Model {Path(result.model).name}. Measured on {result.measured}."
+    page = Page(f"{result.label}: {what}", lead, about)
     show_columns(page, measured_on, result.metrics, recognizer.together_)
     if len(kinds) == 1:
         show_choices(page, recognizer.details_)

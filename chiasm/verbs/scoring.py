@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from chiasm import media, work
 from chiasm.alignment.alignment import MIN_PAIRS
 from chiasm.alignment.pairs import Pairs
 from chiasm.encoders.base import Encoder
-from chiasm.errors import MediaError, SpaceError
+from chiasm.errors import SpaceError
 from chiasm.retrieval.scores import MAX_QUERIES, HeldOut, PairScores, Preparation, ScoreModel
 from chiasm.space import Space
 from chiasm.store.collection import Collection
@@ -173,11 +172,4 @@ def _text(item: Mapping[str, list[str]] | None, slot: str) -> str | None:
     values = [] if item is None else item[kind] or []
     if kind != "text" or int(number) >= len(values):
         return None
-    value = values[int(number)]
-    if not Path(value).is_absolute():
-        return value
-    try:
-        medium = media.load(value)
-    except MediaError:  # it is gone or has changed since it was embedded
-        return None
-    return medium.text if isinstance(medium, Text) else None
+    return media.words_of(values[int(number)])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from chiasm.evaluation.record import Record
 from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.types import Outcome
-from chiasm.verbs.spaces import folder_of, load_space, spaces_of
+from chiasm.verbs.spaces import START, folder_of, load_space, spaces_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Status(Record):
         default_factory=dict
     )  # mean cosine to float32, by modality, as measured on this machine
     notes: tuple[str, ...] = ()  # which modalities can be compared with which, where not all can
+    size: int = 0  # bytes of the collection's folder
+    changed: str = ""  # what changed last, and when
+    advice: str = ""  # what to do next, as a command
 
 
 def status_of(collection: Collection, space: Space | None = None, networks: Sequence[Encoder] | None = None) -> Status:
@@ -63,7 +68,45 @@ def status_of(collection: Collection, space: Space | None = None, networks: Sequ
         tuple(asdict(model) for model in collection.generation.models),
         _int8(collection.encoder, networks),
         () if space is None else space.notes(collection.path, counts),
+        _size(collection.path),
+        _changed(collection.path),
+        _advice(collection, spaces),
     )
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of the files in a folder; one that goes meanwhile counts nothing."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size
+
+
+def _changed(folder: Path) -> str:
+    """Return what of a collection was written last, and when, in local time."""
+    parts = {"items": "items.lance", "files": "files.lance", "labels and thumbs": "feedback.sqlite"}
+    known = {name: folder / part for name, part in parts.items()}
+    known |= {f"space {path.name!r}": path for path in (folder / "spaces").glob("*") if path.name != START}
+    times = {}
+    for name, path in known.items():
+        with suppress(OSError):
+            times[name] = max(one.stat().st_mtime for one in (path, *path.glob("*")))
+    if not times:
+        return "nothing yet"
+    name = max(times, key=lambda one: times[one])
+    return f"{name}, {datetime.fromtimestamp(times[name]).astimezone():%Y-%m-%d %H:%M}"
+
+
+def _advice(collection: Collection, spaces: Sequence[str]) -> str:
+    path = collection.path
+    if not collection.count():
+        return f"chiasm add FOLDER --to {path}"
+    if all(name == START for name in spaces) and len(collection.modalities()) > 1:
+        return f"chiasm align {path}, so that hits have a probability"
+    if columns := [name for name in collection.columns() if name != "folder"]:
+        return f"chiasm fit {path} --label {columns[0]} --out MODEL, or chiasm serve {path}"
+    return f'chiasm search {path} "...", or chiasm serve {path}'
 
 
 def _int8(encoder: str, networks: Sequence[Encoder] | None) -> dict[str, float]:
