@@ -131,7 +131,7 @@ def test_what_matters_comes_first_and_where_it_is_from_last() -> None:
             shown.index(part) for part in ("Right for 70 of 100.", "0.700", "0.250", "Label more.", "These.", "Those.")
         ]
         assert places == sorted(places)
-        assert shown.index("Those.") < shown.index("offline") < shown.index("chiasm", shown.index("offline"))
+        assert shown.index("Those.") < shown.index("chiasm ") < shown.index("offline")
     assert text.index("<details", text.index("These.")) < text.index("Those.")
     assert "<details" not in text[: text.index("These.")]
     assert "0.600 to 0.800" in text
@@ -292,7 +292,7 @@ def test_json_holds_numbers_and_no_drawing() -> None:
     content = json.loads(text)
     assert (content["format"], content["version"]) == ("chiasm report", 3)
     types = {block["type"] for block in content["blocks"]}
-    assert types == {"section", "paragraph", "code", "table", "cards", "media", "plot"}
+    assert types == {"summary", "section", "paragraph", "code", "table", "cards", "media", "plot"}
     charts = [block["chart"] for block in content["blocks"] if block["type"] == "plot"]
     assert charts == ["line_chart", "reliability_diagram", "bar_chart", "histogram", "scatter", "heatmap"]
 

@@ -306,7 +306,7 @@ class Page:
                 title=self._title,
                 lead=self._lead,
                 headings=[section["title"] for section in sections[1:]],
-                opening=sections[0]["blocks"],
+                opening=sections[0]["groups"],
                 sections=sections[1:],
                 about=self._about,
                 plot_style=plots.STYLE,
@@ -316,7 +316,7 @@ class Page:
 
     def markdown(self) -> str:
         """Return the page as Markdown."""
-        foot = "\n".join(f"- {name}: {_md(value)}" for name, value in self._about.items())
+        foot = "\n".join(f"- {_md(name)}: {_md(value)}" for name, value in self._about.items())
         parts = [f"# {_md(self._title)}", _md(self._lead), *map(_markdown, self._blocks), foot, REPORT_MARK]
         return "\n\n".join(part for part in parts if part) + "\n"
 
