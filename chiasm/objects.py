@@ -228,7 +228,7 @@ class Hits(_Results[Hit]):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        fields = ("id", "modality", "score", "probability", "path", "text", "start", "end")
+        fields = ("id", "modality", "score", "probability", "band", "path", "text", "start", "end")
         rows = []
         for hit in self._rows:
             own = {name: getattr(hit, name) for name in fields}
@@ -238,7 +238,7 @@ class Hits(_Results[Hit]):
     def _repr_html_(self) -> str:
         cards = []
         for hit in self._rows[:_SHOWN]:
-            certainty = f"score {hit.score:.2f}" if hit.probability is None else f"{hit.probability:.0%}"
+            certainty = f"score {hit.score:.2f}" if hit.probability is None else f"{hit.band} ({hit.probability:.0%})"
             cards.append(_card(hit.path if hit.modality in ("image", "video") else None, hit.id, certainty, hit.text))
         return _page(cards, len(self), "; ".join(self.result.notes) or ("" if cards else "nothing found"))
 

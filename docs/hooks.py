@@ -9,6 +9,8 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from chiasm.serving.reference import routes_of
+
 ROOT = Path(__file__).parents[1]
 FROM_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", "benchmarks/LOG.md")
 _UP = re.compile(r"\]\(((?:\.\./)*)((?:docs/|benchmarks/|examples/|CHANGELOG|CONTRIBUTING|README)[^)\s]*)")
@@ -60,30 +62,19 @@ def _routes() -> str:
     """Return the routes of docs/openapi.json as Markdown."""
     document = json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))
     lines = []
-    for path, methods in sorted(document["paths"].items()):
-        for method, route in methods.items():
-            lines += [f"## `{method.upper()} {path}`", "", route.get("description") or route.get("summary") or "", ""]
-            rows = [
-                f"| `{one['name']}` | {one['in']} | {_type(one.get('schema', {}))} | {_cell(one.get('description', ''))} |"
-                for one in route.get("parameters", ())
+    for route in routes_of(document):
+        lines += [f"## `{route.method} {route.path}`", "", route.about, ""]
+        if route.parameters:
+            lines += ["| parameter | in | type | meaning |", "|---|---|---|---|"]
+            lines += [
+                f"| `{one.name}` | {one.where} | {_cell(one.type)} | {_cell(one.about)} |" for one in route.parameters
             ]
-            if rows:
-                lines += ["| parameter | in | type | meaning |", "|---|---|---|---|", *rows, ""]
-            body = route.get("requestBody", {}).get("content", {})
-            if body:
-                lines += ["Body: " + " or ".join(f"`{kind}`" for kind in body) + ".", ""]
-            codes = ", ".join(
-                f"{code} {_cell(answer.get('description', ''))}" for code, answer in route["responses"].items()
-            )
-            lines += [f"Answers: {codes}", ""]
+            lines.append("")
+        if route.bodies:
+            bodies = (f"`{kind}`" + (f" ({name})" if name else "") for kind, name in route.bodies)
+            lines += [f"Body: {' or '.join(bodies)}.", ""]
+        lines += [f"Answers: {'; '.join(f'{code} {_cell(meaning)}' for code, meaning, _ in route.answers)}", ""]
     return "\n".join(lines)
-
-
-def _type(schema: dict[str, Any]) -> str:
-    parts = schema.get("anyOf") or [schema]
-    return " or ".join(
-        str(one.get("type") or one.get("$ref", "").rpartition("/")[2]) for one in parts if one.get("type") != "null"
-    )
 
 
 def _cell(text: str) -> str:

@@ -61,6 +61,20 @@ def test_the_page_is_files_of_our_own_under_a_strict_policy(made: Made) -> None:
         assert again.status_code == 304
 
 
+def test_the_reference_of_the_api_needs_nothing_from_elsewhere(made: Made) -> None:
+    page = get(made, "/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["content-security-policy"] == get(made, "/").headers["content-security-policy"]
+    assert not re.findall(r"(?:src|href)=\"(?!/|#)", page.text)
+    assert "<script" not in page.text and "style=" not in page.text
+    document = get(made, "/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f'id="{method.upper()}-{path}"' in page.text
+    anchors = set(re.findall(r'id="([^"]+)"', page.text))
+    assert set(re.findall(r'href="#([^"]+)"', page.text)) <= anchors
+
+
 def test_every_module_is_fetched_at_once(made: Made) -> None:
     """Else each would be asked for when the one that imports it has been read."""
     static = Path(__file__).parents[1] / "chiasm" / "serving" / "static"

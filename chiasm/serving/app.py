@@ -167,7 +167,7 @@ def _described(life: Any) -> FastAPI:
         title="chiasm",
         version=__version__,
         summary="Search and recognise images, texts, sounds and videos.",
-        docs_url=None,  # its page loads scripts from elsewhere
+        docs_url=None,  # its page loads scripts from elsewhere; `chiasm.serving.reference` is ours
         redoc_url=None,
         redirect_slashes=False,
         lifespan=life,

@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, Response
 
 from chiasm.files import digest_text
 from chiasm.serving.problems import Problem
+from chiasm.serving.reference import reference_page
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
@@ -29,7 +30,7 @@ router = APIRouter(include_in_schema=False)
 
 def is_page(path: str) -> bool:
     """Return whether a path belongs to the page itself, not to the API."""
-    return path in {"/", "/favicon.ico", "/report"} or path.startswith("/static/")
+    return path in {"/", "/docs", "/favicon.ico", "/report"} or path.startswith("/static/")
 
 
 @cache
@@ -53,6 +54,12 @@ def _asset(name: str, request: Request) -> Response:
 async def index(request: Request) -> Response:
     """Return the page."""
     return _asset("index.html", request)
+
+
+@router.get("/docs")
+async def reference(request: Request) -> Response:
+    """Return the reference of the API; nothing of it comes from elsewhere."""
+    return Response(reference_page(request.app.openapi()), media_type="text/html")
 
 
 @router.get("/favicon.ico")
