@@ -93,7 +93,7 @@ def page_of(browser: Browser, url: str, **options: Any) -> Iterator[tuple[Page, 
     sizes: dict[str, list[float]] = {"pictures": [], "rest": []}
     watch(context.new_cdp_session(page), sizes)
     page.goto(url)
-    page.wait_for_function("window.interactive")
+    page.wait_for_function("() => window.interactive")
     page.wait_for_load_state("networkidle")
     yield page, sizes
     context.close()
@@ -126,7 +126,7 @@ def stamps(browser: Browser, captions: Sequence[str]) -> list[list[object]]:
                 page.fill("#words", caption)
                 page.evaluate("window.answered = 0")
                 page.press("#words", "Enter")
-                page.wait_for_function("window.answered")
+                page.wait_for_function("() => window.answered")
                 answered.append(page.evaluate("window.answered"))
             p50, p95 = np.percentile(answered[5:], [50, 95])
     return [
@@ -173,7 +173,7 @@ def many(browser: Browser, folder: Path) -> list[list[object]]:
     ):
         opened = page.evaluate("window.interactive")
         page.mouse.move(800, 500)
-        page.evaluate("window.frames_ = (" + FRAMES + ")(5)")
+        page.evaluate(f"() => {{ window.frames_ = ({FRAMES})(5); }}")
         for _ in range(50):
             page.mouse.wheel(0, 400)
             page.wait_for_timeout(90)
@@ -181,7 +181,7 @@ def many(browser: Browser, folder: Path) -> list[list[object]]:
         cards = page.locator("#results .card").count()
         page.evaluate("window.scrollTo(0, 0)")
         page.goto(f"{url}/?is.colour=red")
-        page.wait_for_function("window.interactive")
+        page.wait_for_function("() => window.interactive")
         filtered = page.evaluate("window.interactive")
         page.goto(f"{url}/?map=1&by=colour")
         page.wait_for_selector("canvas[data-ms]")
@@ -191,7 +191,7 @@ def many(browser: Browser, folder: Path) -> list[list[object]]:
         middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         page.mouse.move(*middle)
         page.mouse.down()
-        page.evaluate("window.frames_ = (" + FRAMES + ")(3)")
+        page.evaluate(f"() => {{ window.frames_ = ({FRAMES})(3); }}")
         for step in range(120):
             page.mouse.move(middle[0] + 80 * np.sin(step / 8), middle[1] + 80 * np.cos(step / 8))
         dragged = page.evaluate("window.frames_")

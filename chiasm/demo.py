@@ -94,6 +94,9 @@ def run(
     page = _page(corpus, added, searches, aligned, fits, collection, out)
     report = out / "report.html"
     page.save(report)
+    shown = collection / "reports" / report.name  # where `serve` looks for the newest
+    shown.parent.mkdir(exist_ok=True)
+    page.save(shown)
     end = time.monotonic()
     say(f"Done in {end - fetched:.0f} s (and {fetched - begin:.0f} s to get the corpus).")
     say(f"Report: {report}   Collection: {collection}   Models: {out / 'models'}")

@@ -404,6 +404,7 @@ def test_doubtful_items_are_labelled_with_number_keys_and_learned_from(seen: Vis
 
 def test_the_map_is_walked_with_the_keyboard_and_a_lasso_narrows_down_the_grid(seen: Visit) -> None:
     seen.page.locator("#show-map").click()
+    expect(seen.page.locator("#total")).to_have_text("9 items")
     canvas = seen.page.locator("canvas")
     canvas.focus()
     names = set()

@@ -94,7 +94,7 @@ function adder(go, refresh) {
 
 function tools(state, { go, status, refresh }) {
   const orders = [["", isQuery(state) ? "best first" : "id"], ...(isQuery(state) ? [] : status.columns.flatMap((name) => [[name, `${name}, rising`], [`-${name}`, `${name}, falling`]]))];
-  parts.total = h("p", { id: "total", role: "status" });
+  parts.total = h("p", { id: "total", role: "status" }, parts.total?.textContent ?? "");
   return [parts.total,
     state.lasso && h("span", { class: "chip" }, "within the lasso", button("Remove the lasso", () => go({ lasso: "" }), { icon: "close" })),
     state.list && h("span", { class: "chip" }, h("b", {}, "list "), state.list, button("Leave the list", () => go({ list: "" }), { icon: "close" })),
