@@ -709,6 +709,11 @@ def test_items_and_files(house: Path) -> None:
     path, digest = files["rose", "image/0"]
     assert (path.name, digest) == ("rose.png", digest_file(path))
     assert searched.files_of([]) == {}
+    moments = searched.moments_of("film")
+    assert {one["slot"] for one in moments} == {"video/0"}
+    starts = [one["start"] for one in moments]
+    assert starts[0] == 0 and len(starts) > 1 and starts == sorted(set(starts))
+    assert searched.moments_of("rose") == []
     status = searched.status()
     assert status.items == 8
     assert status.embeddings == {"image": 4, "text": 6, "audio": 1, "video": 1}

@@ -194,10 +194,7 @@ def _open_page(address: tuple[str, int]) -> None:
 def build(plan: Plan) -> FastAPI:
     """Return the application of one process."""
     searcher = Searcher(plan.collection, space=plan.space, device=plan.device, warm=True)
-    start = start_of(searcher.collection, searcher.networks)
-    classifier = None
-    if plan.model is not None:
-        classifier = Classifier(load_model(plan.model), searcher.networks, start)
+    classifier: Classifier | None = None
     table = FeedbackTable(searcher.collection)
     model = plan.model
 
@@ -227,6 +224,8 @@ def build(plan: Plan) -> FastAPI:
     if plan.edit:
         teaching = replace(teaching, add=add)
     if model is not None:
+        start = start_of(searcher.collection, searcher.networks)
+        classifier = Classifier(load_model(model), searcher.networks, start)
 
         def learn() -> LearnReport:
             report = learn_again(model, searcher.collection, searcher.networks, start)

@@ -426,8 +426,8 @@ class ItemMoment(BaseModel):
 
     modality: Modality
     number: int = Field(description="Of the file among the item's files of this modality.")
-    start: float = Field(description="In seconds; in a text in characters.")
-    end: float
+    start: float | None = Field(description="In seconds; in a text in characters; null: the whole recording.")
+    end: float | None
     text: str | None = Field(description="What is said in it, or the passage.")
 
 

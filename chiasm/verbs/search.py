@@ -165,25 +165,23 @@ class Searcher:
         return found
 
     def moments_of(self, name: str, /) -> list[dict[str, Any]]:
-        """Return the moments and passages of an item's files, in order: slot, start, end, and what is said where it is known."""
-        rows = self._state.table.to_table(
-            columns=["_slot", "_start", "_end", "_text"],
-            filter=f"{one_of('id', [one_form(name)])} AND _start IS NOT NULL",
-        )
-        moments = {
-            (str(slot), float(start), float(end)): {
-                "slot": str(slot),
-                "start": float(start),
-                "end": float(end),
-                "text": text,
-            }
-            for slot, start, end, text in zip(*(column.to_pylist() for column in rows.columns), strict=True)
-        }  # a moment of a video may be placed by its pictures and by its sound
-        return [moments[key] for key in sorted(moments)]
+        """Return the moments and passages of an item's files, in order: slot, start, end, and what is said where it is known.
 
-    def vectors_of(self, ids: Sequence[str], /) -> dict[str, Float[np.ndarray, " dim"]]:
-        """Return one unit vector an item in the space, of those that are there: the mean of its modalities' means."""
-        return self._state.vectors_of(ids)
+        What is said in a recording that has no moments has neither start nor end.
+        """
+        said = "(_start IS NOT NULL OR (_text IS NOT NULL AND _kind <> 'text'))"
+        rows = self._state.table.to_table(
+            columns=["_slot", "_start", "_end", "_text"], filter=f"{one_of('id', [one_form(name)])} AND {said}"
+        )
+        moments: dict[
+            tuple[str, float | None], dict[str, Any]
+        ] = {}  # one of a video may be placed by pictures and by sound
+        for slot, start, end, text in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+            known = moments.setdefault((slot, start), {"slot": slot, "start": start, "end": end, "text": text})
+            known["text"] = known["text"] or text
+        timed = {slot for slot, start in moments if start is not None}
+        shown = [key for key in moments if key[1] is not None or key[0] not in timed]
+        return [moments[key] for key in sorted(shown, key=lambda key: (key[0], key[1] or 0.0))]
 
     # ---------------------------------------------------------------------------------------------------- the query
 

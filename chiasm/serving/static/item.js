@@ -95,21 +95,24 @@ function aside(item, hit, moments, state, context, body) {
     labelForm(item, context),
     h("h3", {}, "About"), h("p", { class: "id" }, item.id), details(item.metadata),
     h("h3", {}, "Files"), h("ul", { class: "files" }, item.media.map((one) => h("li", {},
-      one.url ? h("a", { href: one.url, download: "" }, `${one.modality} ${one.number + 1}`) : `${one.modality} ${one.number + 1} (in the table)`))),
+      one.url ? h("a", { href: one.url, download: "" }, nameOf(one)) : `${nameOf(one)} (in the table)`))),
     h("div", { class: "row" }, button("More like this", () => { closeItem(); context.go(likeOnly(item.id)); }, { data: { act: "like" } })),
     h("section", { id: "neighbours" }));
 }
 
+const nameOf = (file) => (file.number ? `${file.modality} ${file.number + 1}` : file.modality);
+
 // Moments in order on a line of time, and as a list of what is said in each; both jump there.
 function timeline(moments, hit, body) {
-  const spans = moments.filter((one) => one.modality === "audio" || one.modality === "video");
+  const spans = moments.filter((one) => one.modality !== "text" && one.start !== null);
+  const whole = moments.filter((one) => one.start === null && one.text);
   const passages = moments.filter((one) => one.modality === "text");
   const found = new Set(hit.moments.map((one) => one.start));
   if (passages.length) {
     return h("details", { open: found.size > 0 }, h("summary", {}, `${passages.length} passages`), h("ol", { class: "transcript" }, passages.map((one) =>
       h("li", { class: found.has(one.start) ? "hit" : "" }, one.text ?? span("text", one)))));
   }
-  if (!spans.length) return null;
+  if (!spans.length) return whole.length ? h("section", {}, h("h3", {}, "What is said"), whole.map((one) => h("blockquote", {}, one.text))) : null;
   const length = Math.max(...spans.map((one) => one.end));
   const jump = (start) => {
     const element = body.querySelector("audio, video");
