@@ -88,7 +88,7 @@ class OpenCollection:
     """
 
     def __init__(self, path: str | Path, *, device: Device = "auto") -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(path).expanduser().absolute()
         self._device: Device = device
         self._searchers: dict[str | None, Searcher] = {}
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
@@ -257,7 +257,7 @@ class SavedModel:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder).expanduser()
+        self.path = Path(folder).expanduser().absolute()
         model_version(self.path)
 
     def __repr__(self) -> str:

@@ -81,6 +81,17 @@ def test_hits_are_a_sequence(collection: chiasm.OpenCollection) -> None:
     assert collection.search("blue", where="label = 'none'").vectors.shape[0] == 0
 
 
+def test_a_picture_in_memory_is_searched_with(collection: chiasm.OpenCollection, tmp_path: Path) -> None:
+    pixels = painted("red", 100)
+    Image.fromarray(pixels).save(tmp_path / "red.png")
+    by_file = collection.search(image=tmp_path / "red.png", modality="image").ids
+    assert collection.search(image=pixels, modality="image").ids == by_file
+    assert collection.search(image=[Image.fromarray(pixels)], modality="image").ids == by_file
+    assert collection.search("a picture", minus_image=pixels).ids
+    with pytest.raises(SpaceError, match="uint8"):
+        collection.search(image=pixels.astype(float))
+
+
 def test_a_search_sees_what_was_added_since(tmp_path: Path) -> None:
     opened = chiasm.open(tmp_path / "c")
     opened.add({"id": ["a"], "text": ["a ship"]})

@@ -13,14 +13,17 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chiasm.errors import ManifestError
 from chiasm.files import one_form, write_whole
 from chiasm.store.listing import names_text
-from chiasm.types import MODALITIES, FileOutcome, Modality, Outcome
+from chiasm.types import MODALITIES, FileOutcome, Image, Modality, Outcome
+
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
 
 _EXPECTED = (
     "expected paths, a DataFrame, a datasets.Dataset, a mapping of columns to values, or a list of pictures; its columns are "
@@ -119,7 +122,7 @@ def columns_of(data: Any) -> dict[str, list[Any]]:
         columns = {one_form(str(name)): list(values) for name, values in data.items()}
     elif hasattr(data, "columns") and hasattr(data, "to_dict"):
         columns = {one_form(str(name)): data[name].to_list() for name in data.columns}
-    elif isinstance(data, Sequence | np.ndarray) and len(data) and all(_is_picture(one) for one in data):
+    elif isinstance(data, Sequence | np.ndarray) and len(data) and all(is_picture(one) for one in data):
         columns = {"image": list(data)}
     else:
         raise ManifestError(f"the {type(data).__name__}", _EXPECTED)
@@ -134,8 +137,22 @@ def _class_of(value: Any, names: Sequence[str]) -> str | None:
     return names[int(value)] if is_known else None
 
 
-def _is_picture(value: Any) -> bool:
+def is_picture(value: Any) -> bool:
+    """Return whether a value is a picture in memory: of Pillow, or an array that may be pixels."""
     return _is_pillow(value) or (isinstance(value, np.ndarray) and value.ndim in (2, 3))
+
+
+def picture_of(value: Any) -> Image:
+    """Return a picture in memory as RGB pixels.
+
+    Raises:
+        ValueError: it is an array of other than pixels.
+
+    Example:
+        >>> picture_of(np.zeros((4, 6), np.uint8)).pixels.shape
+        (4, 6, 3)
+    """
+    return Image(np.ascontiguousarray(_pillow(value).convert("RGB")))
 
 
 def _is_pillow(value: Any) -> bool:
@@ -179,19 +196,25 @@ def _stored(value: Any, modality: Modality, room: Path) -> tuple[str, str | None
 
 
 def _png(value: Any) -> bytes:
-    from PIL import Image
+    picture = _pillow(value)
+    buffer = io.BytesIO()
+    kept = picture.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+    (picture if kept else picture.convert("RGB")).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _pillow(value: Any) -> PillowImage.Image:
+    from PIL import Image as PillowImage
 
     if isinstance(value, np.ndarray):
         if value.dtype != np.uint8:
             raise ValueError(f"pixels are whole numbers from 0 to 255 (uint8); got {value.dtype}")
         if value.ndim not in (2, 3) or (value.ndim == 3 and value.shape[2] not in (1, 3, 4)) or not value.size:
             raise ValueError(f"pixels have the shape (height, width) or (height, width, 3); got {value.shape}")
-        value = Image.fromarray(value[:, :, 0] if value.ndim == 3 and value.shape[2] == 1 else value)
-    if not _is_pillow(value):
+        return PillowImage.fromarray(value[:, :, 0] if value.ndim == 3 and value.shape[2] == 1 else value)
+    if not isinstance(value, PillowImage.Image):
         raise ValueError(f"a picture is a path, bytes, an array of pixels or one of Pillow; got {type(value).__name__}")
-    buffer = io.BytesIO()
-    (value if value.mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA") else value.convert("RGB")).save(buffer, "PNG")
-    return buffer.getvalue()
+    return value
 
 
 def _wav(value: Any) -> bytes:

@@ -26,6 +26,7 @@ from chiasm.media.limits import Limits, limits_of
 from chiasm.retrieval.query import compose, rocchio
 from chiasm.space import Space
 from chiasm.store.collection import Collection
+from chiasm.store.frames import is_picture, picture_of
 from chiasm.store.index import index_of
 from chiasm.store.tables import one_of
 from chiasm.types import Media, Modality, Text
@@ -51,6 +52,8 @@ RERANKED = 50  # candidates that a reranker reads
 PREPARED = 10_000  # vectors of queries of which it is remembered in which space they are
 
 Files: TypeAlias = str | Path | Sequence[str | Path] | None
+Pictures: TypeAlias = Any
+"""Files, a picture of Pillow or an array of pixels, or several of these; None."""
 
 
 # -------------------------------------------------------------------------------------------------------- the searcher
@@ -163,6 +166,10 @@ class Searcher:
                     path = uploads / path.name  # the collection has moved, and its uploads with it
                 found[str(row["item"]), str(row["slot"])] = (path, str(row["hash"]))
         return found
+
+    def vectors_of(self, ids: Sequence[str], /) -> dict[str, Float[np.ndarray, " dim"]]:
+        """Return one unit vector an item in the space, of those that are there: the mean of its modalities' means."""
+        return self._state.vectors_of(ids)
 
     def moments_of(self, name: str, /) -> list[dict[str, Any]]:
         """Return the moments and passages of an item's files, in order: slot, start, end, and what is said where it is known.
@@ -391,11 +398,11 @@ def search(
     collection: str | Path | Searcher,
     text: str | None = None,
     *,
-    image: Files = None,
+    image: Pictures = None,
     audio: Files = None,
     video: Files = None,
     minus: str | Sequence[str] | None = None,
-    minus_image: Files = None,
+    minus_image: Pictures = None,
     like: str | Sequence[str] | None = None,
     liked: Sequence[str] = (),
     disliked: Sequence[str] = (),
@@ -421,11 +428,11 @@ def search(
     Args:
         collection: the collection, or a searcher of it, which has a space and a device of its own.
         text: words to search for.
-        image: a file to search with, or several.
-        audio: the same.
+        image: a file to search with, a picture of Pillow or pixels (uint8, height by width by 3), or several.
+        audio: a file to search with, or several.
         video: the same.
         minus: words for what to avoid, or several of them.
-        minus_image: pictures of what to avoid.
+        minus_image: pictures of what to avoid, as in `image`.
         like: ids of items to find more like.
         liked: ids of hits of an earlier page that were right: the query moves towards them; they are not shown again.
         disliked: ids of hits of an earlier page that were wrong.
@@ -479,10 +486,10 @@ def search(
     return searcher.search(query, options)
 
 
-def _listed(value: str | Path | Sequence[str | Path] | None) -> list[Any]:
+def _listed(value: Pictures) -> list[Any]:
     if value is None:
         return []
-    return [value] if isinstance(value, str | Path) else list(value)
+    return [value] if isinstance(value, str | Path) or is_picture(value) else list(value)
 
 
 def open_query(searcher: Searcher, path: str | Path, *, limits: Limits = Limits()) -> Media:  # noqa: B008  # frozen
@@ -498,10 +505,16 @@ def open_query(searcher: Searcher, path: str | Path, *, limits: Limits = Limits(
         raise MediaError(error.outcome, f"{path}: {error.reason}") from error
 
 
-def _opened(searcher: Searcher, modality: Modality, files: Files, limits: Limits) -> list[Media]:
+def _opened(searcher: Searcher, modality: Modality, files: Pictures, limits: Limits) -> list[Media]:
     """Open the files of a query, which have to be of the modality that they were passed as."""
-    opened = []
+    opened: list[Media] = []
     for path in _listed(files):
+        if modality == "image" and is_picture(path):
+            try:
+                opened.append(picture_of(path))
+            except ValueError as error:
+                raise SpaceError(f"a picture to search with: {error}") from error
+            continue
         medium = open_query(searcher, path, limits=limits)
         if medium.modality != modality:
             raise SpaceError(f"{path} was given as {modality} and its content is {medium.modality}")
