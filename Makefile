@@ -66,6 +66,7 @@ bench: install
 docs: install
 	$(BIN)/python -m typer chiasm.cli.commands utils docs --name chiasm --output docs/cli.md
 	$(BIN)/python -c "from chiasm.serving.app import openapi_text; print(openapi_text(), end='')" > docs/openapi.json
+	$(BIN)/python -c "from chiasm.cli.schemas import text; print(text(), end='')" > docs/schemas.json
 
 # The site: warnings are errors, and the tutorials are executed. `mkdocs serve` shows it while it is written.
 site: install

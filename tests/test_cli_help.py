@@ -15,14 +15,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import typer
 from PIL import Image
 from waiting import LIMIT
 
 from chiasm import work
-from chiasm.cli import run
+from chiasm.cli import run, schemas
 from chiasm.cli.commands import app
+from chiasm.serving import schemas as rest
 
 ROOT: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = ROOT.commands
@@ -191,6 +193,36 @@ def test_errors_are_json_where_json_was_asked_for(
     assert error["message"] in " ".join(printed.err.split("\n"))
     assert run(made) == code
     assert capsys.readouterr().out == "", "as text it goes to standard error alone"
+
+
+def test_what_is_printed_is_as_published(collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published = (Path(__file__).parents[1] / "docs" / "schemas.json").read_text(encoding="utf-8")
+    assert published == schemas.text(), "run: make docs"
+    document = json.loads(published)
+    commands = [
+        ("add", ["add", str(collection.parent / "t.csv"), "--to", str(collection)]),
+        ("status", ["status", str(collection)]),
+        ("search", ["search", str(collection), "a fox"]),
+        ("export", ["export", str(collection), "--out", str(tmp_path / "t.csv")]),
+        ("(any that failed)", ["status", str(tmp_path)]),
+    ]
+    for name, arguments in commands:
+        validator = jsonschema_rs.validator_for({**document["commands"][name], "$defs": document["$defs"]})
+        validator.validate(json.loads(shown(capsys, *arguments, "--json")))
+
+
+def test_a_hit_is_the_same_here_and_in_rest() -> None:
+    def properties(schema: dict[str, Any]) -> dict[str, Any]:
+        """Names and types, without descriptions; a reference is one whatever its name."""
+        text = json.dumps({name: {**one, "title": "", "description": ""} for name, one in schema["properties"].items()})
+        parts: dict[str, Any] = json.loads(re.sub(r"#/\$defs/\w+", "#", text))
+        return {name: {key: value for key, value in one.items() if key != "default"} for name, one in parts.items()}
+
+    here, there = properties(schemas.schemas()["$defs"]["Hit"]), properties(rest.Hit.model_json_schema())
+    assert here.keys() - there.keys() == {"path", "number"}
+    assert there.keys() - here.keys() == {"url", "caption", "preview"}
+    for name in (here.keys() & there.keys()) - {"metadata"}:  # values of any type there
+        assert here[name] == there[name], name
 
 
 def test_contradictions_are_refused(collection: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,9 +76,7 @@ def add(
         max_pixels=max_pixels,
         device=device,
     )
-    document = asdict(report)
-    document = {**document.pop("counts"), **document}
-    console.show(document, lambda: results.print_add_report(report, to))
+    console.show(asdict(report), lambda: results.print_add_report(report, to))
     failures = [row for row in report.outcomes if row.outcome not in {Outcome.DUPLICATE, Outcome.NOT_READ}]
     if strict and failures:
         console.say(f"strict: {len(failures)} files are not ok", err=True)
