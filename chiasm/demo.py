@@ -23,6 +23,7 @@ from chiasm.errors import ChiasmError
 from chiasm.report.page import Card, Page
 from chiasm.report.plots import Bar, bar_chart
 from chiasm.report.sections import show_classification
+from chiasm.report.summary import recognition_summary, search_summary
 from chiasm.store.add import AddReport
 from chiasm.store.collection import Collection
 from chiasm.store.ingest import Progress
@@ -310,7 +311,7 @@ def _fits(collection: Path, corpus: _Corpus, out: Path, say: Callable[[str], Non
         except ChiasmError as error:
             say(f"   {name}: {error}")
             continue
-        say(f"   {name}: macro-F1 {report.metrics['f1_macro']:.2f}, accuracy {report.metrics['accuracy']:.2f}")
+        say(f"   {name}: {recognition_summary(report.metrics).sentence}")
         reports.append(report)
     return reports
 
@@ -324,7 +325,12 @@ def _page(
     collection: Path,
     out: Path,
 ) -> Page:
-    page = Page("chiasm demo", f"{corpus.name}: {added.items} items, embedded once and used for everything below.")
+    lead = f"{corpus.name}: {added.items} items, embedded once and used for everything below."
+    page = Page("chiasm demo", lead, {"encoder": "offline"})
+    if fits:
+        page.summary(recognition_summary(fits[-1].metrics))
+    elif aligned is not None:
+        page.summary(search_summary({**aligned.after, "before": aligned.before}))
     page.section("Search", "Each row is one query and the items nearest to it, before anything was learned.")
     for query, picture, sound, hits in searches:
         cards = [

@@ -50,6 +50,9 @@ def test_items_of_unknown_classes_are_not_held_against_probabilities() -> None:
     metrics = measure(found)
     assert metrics["brier"] == probability_metrics(NAMES[CODES[10:]], P[10:], NAMES).brier
     assert metrics["coverage"] == pytest.approx(np.mean(P[np.arange(10, ITEMS), CODES[10:]] > 0.3))
+    held = P[np.arange(10, ITEMS), CODES[10:]] > 0.3
+    by_class = [held[CODES[10:] == code].mean() for code in np.unique(CODES[10:])]
+    assert metrics["coverage_balanced"] == pytest.approx(np.mean(by_class))
     assert metrics["unknown_found"] == 1
     assert metrics["false_alarms"] == pytest.approx(2 / 50)
 

@@ -94,8 +94,10 @@ def _measure_classes(predictions: Predictions) -> dict[str, Any]:
     if predictions.sets is not None and known.any():
         place = np.searchsorted(np.array(predictions.classes), predictions.true[known])
         sets = predictions.sets[known]
+        held = sets[np.arange(len(place)), place]
         metrics |= {
-            "coverage": float(sets[np.arange(len(place)), place].mean()),
+            "coverage": float(held.mean()),
+            "coverage_balanced": _balanced(place, np.where(held, place, -1)),
             "level": predictions.level,
             "set_size": float(sets.sum(axis=1).mean()),
         }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from chiasm.evaluation.intervals import Interval
+from chiasm.evaluation.intervals import Interval, wilson_interval
 from chiasm.evaluation.metrics import ReliabilityBin, one_against_rest, precision_recall_curves, roc_curves, shapley
 from chiasm.evaluation.predictions import DRAWS, Predictions
 from chiasm.finetuning.results import TunedPairs, TunedPart
@@ -159,8 +159,15 @@ def _show_probabilities(page: Page, predictions: Predictions, metrics: Mapping[s
     if "coverage" in metrics:
         page.paragraph(
             f"Sets of classes meant to hold the true one for {metrics['level']:.0%} of the items hold it for "
-            f"{metrics['coverage']:.1%}, with {metrics['set_size']:.2f} classes on average."
+            f"{metrics['coverage']:.1%} (mean over classes {metrics['coverage_balanced']:.1%}), with {metrics['set_size']:.2f} "
+            "classes on average."
         )
+        number = int(predictions.known().sum())
+        if wilson_interval(round(metrics["coverage"] * number), number).high < metrics["level"]:
+            page.paragraph(
+                "That is less than promised. The promise is for items like those that the model was trained on, with the same "
+                "shares of classes: a few examples of every class are not such, and more labels bring it closer."
+            )
     known = predictions.known()
     truth = one_against_rest(predictions.true[known], list(predictions.classes))
     _show_curves(page, truth, predictions.probabilities[known], predictions.classes)
