@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -131,7 +132,7 @@ class PairNetwork(Learner):
             learning: the sides whose network does.
         """
         super().__init__(recipe)
-        self.towers, self.learning = nn.ModuleDict(dict(towers)), learning
+        self.towers, self.learning = nn.ModuleDict({side: towers[side] for side in SIDES}), learning
         self.maps = None if heads is None else [torch.from_numpy(one) for one in (heads.weight, heads.bias)]
         self.centre = None if centre is None else torch.from_numpy(np.asarray(centre, np.float32))
         self.scale, self.shift = (1 / _TEMPERATURE, None) if heads is not None else _scale_of(towers["anchor"])
@@ -210,13 +211,14 @@ class PairNetwork(Learner):
         with torch.set_grad_enabled(torch.is_grad_enabled() and side in self.learning):
             if len(parts) == 1 or not torch.is_grad_enabled():
                 return torch.cat([tower(**part) for part in parts])
-            return torch.cat([checkpoint(tower, use_reentrant=False, **part) for part in parts])
+            # Called by name through a function: checkpoint has options of its own.
+            return torch.cat([checkpoint(partial(tower, **part), use_reentrant=False) for part in parts])
 
     def _map(self, vectors: Tensor, fold: Tensor) -> Tensor:
         assert self.maps is not None
         weight, bias = (one.to(vectors.device) for one in self.maps)
         mapped = vectors.new_empty(len(vectors), bias.shape[1])
-        for number in fold.unique().tolist():
+        for number in sorted(set(fold.tolist())):
             own = fold == number
             mapped[own] = vectors[own] @ weight[number] + bias[number]
         return mapped

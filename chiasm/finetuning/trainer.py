@@ -195,8 +195,7 @@ class _Items(Drawn):
     @cached_property
     def labelled(self) -> Bool[np.ndarray, " rows"]:
         """Which have a label."""
-        labelled: Bool[np.ndarray, " rows"] = self.targets.any(axis=1)
-        return labelled
+        return np.asarray(self.targets.any(axis=1))
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         target, weight, source = self.targets[place], self.weights[place], self.source[place]

@@ -155,6 +155,7 @@ def finetune(
     Raises:
         LabelError: no such column, it is not of classes, there is one class only, the source has none of the classes, or there is
             a source beside a target.
+        SpaceError: too few items have both modalities of the pairs.
         EncoderError: the encoder cannot be trained, or the folder exists.
         ChiasmError: the loss is no longer finite, or memory is too small.
         MissingExtraError: PyTorch and its libraries are not installed.
@@ -188,12 +189,7 @@ def finetune(
             "fine-tuning learns a label or pairs, one of the two. Name a column (label) or two modalities (pairs)"
         )
     if pairs is not None:
-        _refuse_of_labels(recipe, target)
-        modalities = pairs if modalities is None else modalities
-        if not modalities or not set(modalities) <= set(pairs):
-            raise LabelError(
-                f"of pairs of {' and '.join(pairs)}, the networks of these can be trained; got {', '.join(modalities)}"
-            )
+        _check_options_of_pairs(pairs, modalities, recipe, target)
     if not sources and strategy == "alternating":
         raise LabelError(
             "alternating is in turn between a source and a target, and there is no source. Name one (source)"
@@ -229,7 +225,7 @@ def finetune(
         data_of_pairs = read_pairs(opened, space, pairs, sources, where=where, group=group, alike=alike, device=device)
         base = base_of(opened.encoder)[0]
         pair_climb = PairClimb(
-            networks, base, space, data_of_pairs, modalities, recipe, folds, keep, work / "pairs", device, say
+            networks, base, space, data_of_pairs, modalities or pairs, recipe, folds, keep, work / "pairs", device, say
         )
         of_pairs, tuned = pair_climb.run()
         say(of_pairs.words)
@@ -324,8 +320,13 @@ def _outcome(result: TunedPart, keep: bool) -> str:
     return "; written anyway" if keep else "; nothing written, --keep writes it anyway"
 
 
-def _refuse_of_labels(recipe: Recipe, target: str | Path | None) -> None:
-    """Refuse options that say how labels are learned."""
+def _check_options_of_pairs(
+    pairs: tuple[Modality, Modality], modalities: Sequence[Modality] | None, recipe: Recipe, target: str | Path | None
+) -> None:
+    """Refuse options that say how labels are learned, and networks of other modalities."""
+    others = sorted(set(modalities or ()) - set(pairs))
+    if others:
+        raise LabelError(f"pairs of {' and '.join(pairs)} train the networks of these, not of {', '.join(others)}")
     usual = Recipe()
     of_labels = ("strategy", "head_rate", "label_smoothing", "focal", "class_weight", "mixup")
     named = [name for name in of_labels if getattr(recipe, name) != getattr(usual, name)]
