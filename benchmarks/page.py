@@ -122,7 +122,7 @@ def stamps(browser: Browser, captions: Sequence[str]) -> list[list[object]]:
                 interactive.append(page.evaluate("window.interactive"))
         with page_of(browser, url) as (page, _):
             answered = []
-            for caption in captions[: QUERIES + 5]:
+            for caption in [*dict.fromkeys(captions)][: QUERIES + 5]:  # the same words again are no new search
                 page.fill("#words", caption)
                 page.evaluate("window.answered = 0")
                 page.press("#words", "Enter")

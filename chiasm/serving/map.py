@@ -21,7 +21,8 @@ Layout: TypeAlias = Literal["overview", "neighbours"]
 
 MOST_POINTS: dict[Layout, int] = {"overview": 200_000, "neighbours": 2000}  # t-SNE takes a minute for many more
 MOST_GROUPS = 9  # that are told apart by their colours
-_BLOCK = 10_000  # rows that are worked on in double precision at a time
+_SAMPLE = 20_000  # rows that the axes are found from
+_BLOCK = 1000  # rows whose products are added up in single precision
 
 
 def project(
@@ -45,16 +46,16 @@ def project(
     if len(vectors) < 3:
         plane = np.stack([np.arange(len(vectors)), np.zeros(len(vectors))], axis=1)
     else:
-        mean = vectors.mean(axis=0, dtype=np.float64)
-        blocks = [slice(start, start + _BLOCK) for start in range(0, len(vectors), _BLOCK)]
+        some = vectors[:: max(1, len(vectors) // _SAMPLE)]  # enough for two axes, or fifty
+        mean = some.mean(axis=0)
         scatter = np.zeros((vectors.shape[1], vectors.shape[1]))
-        for block in blocks:
-            centred = vectors[block] - mean
+        for start in range(0, len(some), _BLOCK):
+            centred = some[start : start + _BLOCK] - mean
             scatter += centred.T @ centred
         axes = np.linalg.eigh(scatter)[1][:, ::-1][:, : 50 if layout == "neighbours" else 2]
         largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
-        axes = axes * np.sign(largest)  # a sign rule, so that the map is the same every time
-        components = np.concatenate([(vectors[block] - mean) @ axes for block in blocks])
+        axes = (axes * np.sign(largest)).astype(np.float32)  # a sign rule, so that the map is the same every time
+        components = vectors @ axes - mean @ axes
         plane = np.pad(components[:, :2], ((0, 0), (0, max(0, 2 - components.shape[1]))))
         if layout == "neighbours" and len(vectors) >= 10:
             from sklearn.manifold import TSNE

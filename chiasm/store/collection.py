@@ -466,10 +466,15 @@ class Collection:
         """Return the number of files by outcome."""
         return dict(Counter(self.tables.rows(self.generation.files, FILES, ["outcome"])["outcome"].to_pylist()))
 
+    def embedded(self) -> dict[str, int]:
+        """Return the number of files that have an embedding, by modality."""
+        rows = self.tables.rows(self.generation.files, FILES, ["modality", "outcome"])
+        counts = pc.value_counts(rows.filter(pc.is_in(rows["outcome"], value_set=pa.array(USABLE)))["modality"])
+        return {one["values"]: one["counts"] for one in counts.to_pylist()}
+
     def modalities(self) -> set[str]:
         """Return the modalities of the files that have an embedding."""
-        rows = self.tables.rows(self.generation.files, FILES, ["modality", "outcome"])
-        return set(rows.filter(pc.is_in(rows["outcome"], value_set=pa.array(USABLE)))["modality"].unique().to_pylist())
+        return set(self.embedded())
 
     def vectors(self, fingerprint: str, *, moments: bool = False) -> Vectors:
         """Return embeddings of one encoder: those of the content that the files had when they were last added.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,6 @@ from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.evaluation.record import Record
 from chiasm.space import Space
 from chiasm.store.collection import Collection
-from chiasm.types import Outcome
 from chiasm.verbs.spaces import START, folder_of, load_space, spaces_of
 
 
@@ -49,10 +47,7 @@ def status_of(collection: Collection, space: Space | None = None, networks: Sequ
         space: that is searched. Default: the newest.
         networks: the collection's encoders, where they are at hand.
     """
-    counts: Counter[str] = Counter()
-    for file in collection.files():
-        if file["outcome"] in {Outcome.OK, Outcome.DUPLICATE}:
-            counts[file["modality"]] += 1
+    counts = collection.embedded()
     spaces = spaces_of(collection)
     if space is None and spaces:
         space = load_space(folder_of(collection, spaces[-1])).space
@@ -61,7 +56,7 @@ def status_of(collection: Collection, space: Space | None = None, networks: Sequ
         collection.encoder,
         collection.count(),
         collection.outcomes(),
-        dict(counts),
+        counts,
         tuple(collection.columns()),
         spaces,
         tuple(map(str, collection.roots)),
