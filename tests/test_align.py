@@ -136,6 +136,20 @@ def test_a_source_is_a_collection_or_its_sums(made: Path, tmp_path: Path, by_sum
     assert report.after["text_to_image"]["hit@1"] == 1
 
 
+@pytest.mark.parametrize("by_sums", [False, True])
+def test_several_sources_are_one(made: Path, tmp_path: Path, by_sums: bool) -> None:
+    sources = []
+    for number in (5, 6):
+        chiasm.add([painted(tmp_path / f"media-{number}", number)], to=tmp_path / f"other-{number}")
+        sources.append(tmp_path / f"other-{number}")
+        if by_sums:
+            chiasm.statistics(sources[-1], out=tmp_path / f"{number}.safetensors")
+            sources[-1] = tmp_path / f"{number}.safetensors"
+    report = chiasm.align(made, source=sources, alpha=0.25)
+    assert report.aligned["image"].source_pairs == len(mixtures(5)) + len(mixtures(6))
+    assert report.after["text_to_image"]["hit@1"] == 1
+
+
 def test_sums_are_not_enough_for_a_method_that_compares_items(made: Path, tmp_path: Path) -> None:
     chiasm.add([painted(tmp_path / "other-media", 6)], to=tmp_path / "other")
     chiasm.statistics(tmp_path / "other", out=tmp_path / "sums.safetensors")
@@ -472,6 +486,8 @@ def test_what_a_source_alone_cannot_teach(taught: Path, bare: Path, tmp_path: Pa
         ({"source": taught, "alpha": 0.5}, "weighs the source against pairs of .*, which has no pairs"),
         ({"source": tmp_path / "few.safetensors"}, "too few to learn from alone"),
         ({"source": tmp_path / "few-collection"}, "at least 10 pairs"),
+        ({"source": [taught, tmp_path / "sums.safetensors"]}, "all collections, or all files of statistics"),
+        ({"source": [tmp_path / "sums.safetensors"] * 2}, "or of several files"),
         ({"source": tmp_path / "sums.safetensors", "method": "kernel"}, "of statistics alone only ridge"),
         ({"source": taught / "spaces" / "start"}, "has learned no map of image"),
         ({"source": tmp_path / "nothing"}, "nothing"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -145,6 +145,19 @@ class Pairs:
     def arrays(self) -> PairArrays:
         """Return the pairs in the form that an alignment takes."""
         return PairArrays(self.features, self.anchors, self.start, self.groups)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Return the pairs of several collections, of the same modalities; items of two collections are never the same."""
+        values: dict[str, Any] = {}
+        for part in fields(cls):
+            every = [getattr(one, part.name) for one in parts]
+            if isinstance(every[0], np.ndarray):
+                values[part.name] = np.concatenate(every)
+            else:
+                values[part.name] = tuple(value for own in every for value in own)
+        items = tuple(f"{number}/{item}" for number, one in enumerate(parts) for item in one.items)
+        return cls(**{**values, "moved": parts[0].moved, "anchor": parts[0].anchor, "items": items})
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> Pairs:
         """Return some of the pairs."""

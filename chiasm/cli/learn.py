@@ -55,9 +55,10 @@ def align(
         ),
     ] = None,
     source: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            metavar="PATH", help="Collection or statistics file to learn from as well, or a space to take over."
+            metavar="PATH",
+            help="Collection or statistics file to learn from as well (may be repeated), or a space to take over.",
         ),
     ] = None,
     alpha: Annotated[

@@ -179,19 +179,20 @@ def _span(hit: Hit) -> str:
     return f"[{clock(hit.start)} to {clock(hit.end)}]"
 
 
-def print_align_report(report: AlignReport, collection: Path, source: Path | None) -> None:
+def print_align_report(report: AlignReport, collection: Path, sources: Sequence[Path] | None) -> None:
     """Print what alignment is worth on held-out pairs, and what it learned from."""
     from chiasm.report.summary import search_summary
 
+    named = " and ".join(map(str, sources or ()))
     say(search_summary({**report.after, "before": report.before}).sentence or "Nothing could be measured.")
     measured = dict.fromkeys(part.measured for part in report.aligned.values())
     say(f"Measured on {', '.join(measured)}:")
     print_table(_retrieval_table({"before": report.before, "after": report.after}))
     for modality, part in report.aligned.items():
-        where = f"{part.pairs} pairs of {collection}" if part.pairs else f"{part.source_pairs} pairs of {source} alone"
+        where = f"{part.pairs} pairs of {collection}" if part.pairs else f"{part.source_pairs} pairs of {named} alone"
         say(f"Space {report.space!r}: {modality} aligned on {where} by {part.method}.")
         if part.pairs and part.source_pairs:
-            say(f"  with {part.source_pairs} pairs of {source} at weight alpha = {part.alpha:.2f}")
+            say(f"  with {part.source_pairs} pairs of {named} at weight alpha = {part.alpha:.2f}")
         if part.blend == 0 and part.method != "none":
             say("  No learned map was better than the start, so the space stays as it was.")
     for direction, scores in report.scores.items() if current().verbose else ():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +25,7 @@ from chiasm.space import Space
 from chiasm.splits import holdout_split
 from chiasm.store.collection import Collection
 from chiasm.types import Modality
-from chiasm.verbs.dataset import NoPairsError, pairs_of, sides_of, taught_by
+from chiasm.verbs.dataset import NoPairsError, Sources, each_source, pairs_of, sides_of, taught_by
 from chiasm.verbs.fair import fair_pairs, measure_pairs
 from chiasm.verbs.spaces import (
     START,
@@ -89,7 +91,7 @@ def align(
     *,
     pairs: Sequence[Modality] = ("image", "text"),
     method: str | None = None,
-    source: str | Path | None = None,
+    source: Sources = None,
     alpha: float | Literal["auto"] = "auto",
     name: str = "aligned",
     where: str | None = None,
@@ -110,7 +112,8 @@ def align(
         pairs: two modalities or more. Text is the anchor where it is among them; the others are moved to it.
         method: `"kernel"`, `"ridge"`, `"procrustes"`, `"cca"`, `"infonce"`, or `"none"` (the start stays, and only
             the meaning of scores is learned). Default: kernel, or ridge where the source is a file of statistics.
-        source: a collection with such pairs, or a file written by `statistics`, to learn from as well; or the folder of a
+        source: a collection with such pairs, or a file written by `statistics`, to learn from as well, or several of one of
+            these, each of which counts by its size; or the folder of a
             space that another collection learned (`COLLECTION/spaces/NAME`), whose maps are taken as they are.
         alpha: weight of the source from 0 to 1, or `"auto"`.
         name: of the new space; one of that name is replaced, and kept (`revert`).
@@ -130,9 +133,10 @@ def align(
     networks = encoders.resolve(opened.encoder, device=device)
     start = start_of(opened, networks)
     wanted = _pairs_with_anchor(pairs)
-    if source is not None and len(wanted) > 1:
+    sources = each_source(source)
+    if sources and len(wanted) > 1:
         raise SpaceError("a source goes with two modalities. Align one after the other, or leave it out")
-    plan = _Plan(opened, start, method, source, alpha, where, seed, device)
+    plan = _Plan(opened, start, method, sources, alpha, where, seed, device)
     results = [_with_taught(plan.learn(one), opened, networks) for one in wanted]
     space = start.with_maps(name, {one.moved: one.map for one in results if one.map is not None}, about={})
     gallery = placed_vectors(opened, space)
@@ -240,7 +244,7 @@ class _Plan:
     collection: Collection
     start: Space
     method: str | None
-    source: str | Path | None
+    sources: tuple[str | Path, ...]
     alpha: float | Literal["auto"]
     where: str | None
     seed: int
@@ -254,18 +258,18 @@ class _Plan:
         try:
             data = pairs_of(self.collection, self.start, pair, where=self.where)
         except NoPairsError:
-            if self.source is None:
+            if not self.sources:
                 raise
             data = None
         count = 0 if data is None else len(data.items)
-        if self.source is None:
+        if not self.sources:
             assert data is not None  # or there would have been an error
             return _learn_pairs(data, None, self.method, self.alpha, self.seed)
         if self.method == "none":
             raise SpaceError(
                 "the method 'none' learns no map, so there is nothing to learn from a source. Leave it out"
             )
-        source = _load_source(self.source, self.start, moved, anchor, self.device)
+        source = _load_sources(self.sources, self.start, moved, anchor, self.device)
         if source.saved is not None:
             return self._taken(source.name, source.saved, moved, data)
         if data is None or count < MIN_PAIRS:
@@ -291,8 +295,8 @@ class _Plan:
             )
         if source.learned is None:
             raise SpaceError(
-                f"{source.name} holds statistics of {source.sums.count} pairs, too few to learn from alone, and "
-                f"{self.collection.path} has {here}. Name a source with more"
+                f"{source.name} holds statistics of {source.sums.count} pairs, too few to learn from alone or of several files, and "
+                f"{self.collection.path} has {here}. Name one source with more, or collections"
             )
         return _of_sums(source, source.sums, source.learned, moved, nothing)
 
@@ -443,6 +447,26 @@ def _provenance(space: Space, moved: Modality, anchor: Modality) -> dict[str, st
         "anchor_encoder": space.fingerprints[anchor],
         "start": space.start_key(moved, anchor),
     }
+
+
+def _load_sources(
+    sources: Sequence[str | Path], space: Space, moved: Modality, anchor: Modality, device: Device
+) -> _Source:
+    """Return one source, or several as one.
+
+    Raises:
+        SpaceError: see `_load_source`; or several are not all collections or all statistics.
+    """
+    loaded = [_load_source(one, space, moved, anchor, device) for one in sources]
+    if len(loaded) == 1:
+        return loaded[0]
+    name = " and ".join(one.name for one in loaded)
+    pairs, sums = ([getattr(one, kind) for one in loaded] for kind in ("pairs", "sums"))
+    if None not in pairs:
+        return _Source(name, pairs=Pairs.joined(pairs))
+    if None not in sums:
+        return _Source(name, sums=reduce(operator.add, sums))
+    raise SpaceError(f"several sources are all collections, or all files of statistics; got {name}")
 
 
 def _load_source(source: str | Path, space: Space, moved: Modality, anchor: Modality, device: Device) -> _Source:
