@@ -227,13 +227,17 @@ def test_what_there_is_is_counted_and_narrowed_down(seen: Visit) -> None:
     expect(label.locator("label", has_text="warm")).to_contain_text("2")
     label.locator("label", has_text="warm").click()
     expect(seen.page.locator("#total")).to_have_text("2 items")
+    expect(seen.hits).to_have_count(2)
     assert set(seen.items()) == {"red", "rose"}
     expect(label.locator("label", has_text="cold")).to_contain_text("4")
     seen.page.locator("#unfilter").click()
+    expect(seen.page.locator("#total")).to_have_text("9 items")
     seen.page.locator("[data-has=audio]").click()
     expect(seen.page.locator("#total")).to_have_text("2 items")
+    expect(seen.hits).to_have_count(2)
     assert set(seen.items()) == {"falling", "rising"}
     seen.page.locator("#unfilter").click()
+    expect(seen.page.locator("#total")).to_have_text("9 items")
     seen.page.locator("summary", has_text="More").click()
     seen.page.locator("#where").fill("label = 'warm'")
     seen.page.locator("#where").press("Enter")
