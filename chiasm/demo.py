@@ -30,12 +30,13 @@ from chiasm.store.ingest import Progress
 from chiasm.types import Modality
 from chiasm.verbs.align import AlignReport
 from chiasm.verbs.fit import FitReport
-from chiasm.verbs.query import Hit
+from chiasm.verbs.query import Hit, Query
 from chiasm.verbs.spaces import START
 
 PACKAGE = "tuxpaint-stamps-default"
 SHOTS = 5
 SMALLEST_CLASS = 10  # items a class needs to take part in the recogniser's part
+VOICES = 8  # spoken descriptions that are asked with
 SPOKEN = 20  # spoken descriptions that are stored, too; a second or two each
 TEXT_QUERIES = ("a bird", "something sweet to eat", "a vehicle with wheels")
 IMAGE_QUERY = "animals/mammals/elephant.png"
@@ -51,7 +52,7 @@ class _Corpus:
     fit_where: str | None = None
     texts: tuple[str, ...] = ()  # text queries
     image: Path | None = None  # image query
-    audio: Path | None = None  # spoken query
+    voices: tuple[tuple[str, Path], ...] = ()  # spoken queries, with the ids of what they describe
     root: Path | None = None  # that the table names files in, if it lies elsewhere
 
 
@@ -215,7 +216,8 @@ def _stamps(out: Path, say: Callable[[str], None]) -> _Corpus:
     spoken = [row for row in rows if row["audio"] and row["category"] != "symbols"]
     # Equal steps through the sorted list, so that every category is heard.
     stored = {row["id"] for row in spoken[:: max(1, len(spoken) // SPOKEN)][:SPOKEN]}
-    asked = next(row for row in reversed(spoken) if row["id"] not in stored)
+    others = [row for row in spoken if row["id"] not in stored]
+    asked = [others[len(others) * number // VOICES] for number in range(min(VOICES, len(others)))]
     manifest = out / "stamps.csv"
     with manifest.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["id", "image", "text", "audio", "category"])
@@ -231,7 +233,7 @@ def _stamps(out: Path, say: Callable[[str], None]) -> _Corpus:
         "category IN (" + ", ".join(f"'{name}'" for name in classes) + ")",
         TEXT_QUERIES,
         picture if picture.is_file() else Path(rows[0]["image"]),
-        Path(asked["audio"]),
+        tuple((row["id"], Path(row["audio"])) for row in asked),
         root,
     )
 
@@ -245,7 +247,7 @@ def _searches(collection: Path, corpus: _Corpus, say: Callable[[str], None]) -> 
     rows = Collection.open(collection).items()
     has = chiasm.status(collection).embeddings
     modality: Modality | None = "image" if "image" in has else None
-    texts, image, audio = list(corpus.texts), corpus.image, corpus.audio
+    texts, image = list(corpus.texts), corpus.image
     if not texts:  # a corpus of one's own: ask for what it says of itself
         texts = [_words(str(row["text"][0])) for row in rows if row["text"]][:3]
     if image is None:
@@ -259,15 +261,31 @@ def _searches(collection: Path, corpus: _Corpus, say: Callable[[str], None]) -> 
         results.append(
             ("a picture, for pictures like it", image, None, tuple(h for h in hits if h.path != str(image))[:6])
         )
-    if audio is not None:
+    if corpus.voices:
         try:
-            hits = chiasm.search(collection, audio=audio, modality=modality, k=6, space=START).hits
-            results.append((f"a voice ({audio.name})", None, audio, hits))
+            results.append(_voices(collection, corpus.voices, modality))
         except ChiasmError as error:
             say(f"   no search by voice: {error}")
     for query, _, _, hits in results:
         say(f"   {query} -> {', '.join(hit.id for hit in hits[:3])}")
     return results
+
+
+def _voices(collection: Path, voices: Sequence[tuple[str, Path]], modality: Modality | None) -> _Search:
+    """Ask with every voice, and show the first that finds what it describes, with how many do."""
+    searcher, options = chiasm.Searcher(collection, space=START), chiasm.SearchOptions(k=6, modality=modality)
+    found: list[tuple[Hit, ...]] = []
+    for _, path in voices:
+        try:
+            found.append(searcher.search(Query((searcher.open(path),)), options).hits)
+        except ChiasmError:  # no words are recognised in this one
+            if path == voices[-1][1] and not any(found):
+                raise
+            found.append(())
+    right = [number for number, (item, _) in enumerate(voices) if item in {hit.id for hit in found[number]}]
+    shown = right[0] if right else 0
+    words = f"a voice ({voices[shown][1].name}); {len(right)} of {len(voices)} voices find what they describe among the first 6"
+    return words, None, voices[shown][1], found[shown]
 
 
 def _words(text: str) -> str:
