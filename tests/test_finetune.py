@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from chiasm import encoders
 from chiasm.cli import run
 from chiasm.encoders.tuned import read_about
 from chiasm.errors import ChiasmError, EncoderError, LabelError
+from chiasm.finetuning.recipe import Recipe
 
 SMALL: dict[str, Any] = {
     "blocks": 1,
@@ -365,6 +367,75 @@ def test_a_target_that_does_not_fit_says_so(texts: Path, other: Path, pictures: 
         chiasm.finetune(texts, label="kind", out=out, target=texts)
     with pytest.raises(ChiasmError, match="Embed it like the source"):
         chiasm.finetune(texts, label="kind", out=out, target=pictures)
+
+
+# ------------------------------------------------------------------------------------------ the last rung of fit's ladder
+
+THOROUGH: dict[str, Any] = {"method": "full", "epochs": 16, "rate": 3e-3, "batch_size": 8, "views": 0, "average": 1.0}
+
+
+@pytest.fixture
+def hidden(tmp_path: Path) -> Path:
+    """Texts whose kind a network that knows nothing yet hardly shows: one word of nine."""
+    save_bert(tmp_path / "bert")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(96):
+        kind = ["animal", "thing"][number % 2]
+        around = [str(word) for word in rng.choice(["a", "the", "red", "big", "of", "on"], 8)]
+        rows.append({"text": " ".join([*around[:4], str(rng.choice(WORDS[kind])), *around[4:]]), "kind": kind})
+    chiasm.add([write_table(tmp_path / "texts.csv", rows)], to=tmp_path / "texts", encoder=str(tmp_path / "bert"))
+    return tmp_path / "texts"
+
+
+def test_fit_climbs_to_the_encoder_where_that_wins(
+    hidden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chiasm.verbs.last_rung.Recipe", partial(Recipe, **THOROUGH, patience=0))
+    here = tmp_path / "here"
+    here.mkdir()
+    result = chiasm.fit(
+        hidden, label="kind", out=here / "model", finetune=30, alike=1.01, device="cpu", report=tmp_path / "report.html"
+    )
+    assert result.encoder == str(here / "model.encoder")
+    assert "better than frozen features" in result.finetuned[0]
+    assert "trained further without it" in result.measured
+    assert result.metrics["f1_macro"] > 0.9
+    assert "fine-tuned" in (tmp_path / "report.html").read_text()
+    assert {path.name for path in here.iterdir()} == {"model", "model.encoder"}
+    with pytest.raises(ChiasmError, match="reembed COLLECTION"):
+        chiasm.evaluate(here / "model", collection=hidden, label="kind")
+    here.rename(tmp_path / "there")
+    files = write_table(
+        tmp_path / "new.csv", [{"text": "a big red cat on the of a"}, {"text": "the photo of a red on of"}]
+    )
+    predicted = chiasm.predict(tmp_path / "there" / "model", [files], device="cpu").predictions
+    assert [one.label for one in predicted] == ["animal", "thing"]
+    chiasm.reembed(hidden, encoder=str(tmp_path / "there" / "model.encoder"))
+    assert chiasm.evaluate(tmp_path / "there" / "model", collection=hidden, label="kind").metrics["f1_macro"] > 0.9
+
+
+def test_fit_stays_where_the_encoder_is_not_better(
+    hidden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With none of the trained weights in the average nothing changes."""
+    monkeypatch.setattr("chiasm.verbs.last_rung.Recipe", partial(Recipe, average=0.0, epochs=2, views=0))
+    plain = chiasm.fit(hidden, label="kind", out=tmp_path / "plain", alike=1.01, device="cpu")
+    result = chiasm.fit(hidden, label="kind", out=tmp_path / "model", finetune=30, alike=1.01, device="cpu")
+    assert "not better than frozen features" in result.finetuned[0]
+    assert (result.encoder, result.metrics) == ("", plain.metrics)
+    assert not list(tmp_path.glob("model.*"))
+    short = chiasm.fit(hidden, label="kind", out=tmp_path / "model", finetune=1e-4, alike=1.01, device="cpu")
+    assert "not tried, it would take" in short.finetuned[0]
+
+
+def test_what_fit_cannot_climb_with_says_so(texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(ChiasmError, match="above 0"):
+        chiasm.fit(texts, label="kind", out=tmp_path / "model", finetune=0)
+    with pytest.raises(ChiasmError, match="shots: not together with finetune"):
+        chiasm.fit(texts, label="kind", out=tmp_path / "model", finetune=1, shots=2)
+    with pytest.raises(ChiasmError, match="only for one column of classes"):
+        chiasm.fit(texts, label="number", out=tmp_path / "model", finetune=1)
 
 
 # ---------------------------------------------------------------------------------------------------- several processes

@@ -136,6 +136,10 @@ def fit(
         typer.Option(min=0, max=100_000, metavar="N", help="Search hyperparameters in N trials; run again to go on."),
     ] = 0,
     sampler: Annotated[Literal["tpe", "random"], typer.Option(metavar="HOW", help="How the search draws.")] = "tpe",
+    finetune: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", min=0, help="Train the encoder further as well, if that wins in the time."),
+    ] = None,
     nested: Annotated[
         bool,
         typer.Option("--nested", help="Measure by five outer folds in which all is fitted anew: slower, unbiased."),
@@ -178,6 +182,7 @@ def fit(
         tune=tune,
         sampler=sampler,
         nested=nested,
+        finetune=finetune,
         also=tuple(name for name in also.split(",") if name),  # type: ignore[misc]  # the verb says which there are
         log_dir=log_dir,
         report=report,

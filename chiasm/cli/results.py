@@ -220,6 +220,10 @@ def print_fit_report(report: FitReport, written: Path | None) -> None:
     for words in (adaptation, report.chosen.get("source"), report.chosen.get("semi"), report.duplicates):
         if words:
             say(words)
+    for words in report.finetuned:
+        say(words)
+    if report.encoder:
+        say(f"Encoder: {report.encoder}")
     if "tuning" in report.also:
         say(report.also["tuning"]["warning"])
     if "learning-curve" in report.also:

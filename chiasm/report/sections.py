@@ -325,6 +325,22 @@ def contributions(details: Details) -> dict[str, float]:
     return shapley(scores)
 
 
+def show_last_rung(page: Page, words: Sequence[str], tried: Mapping[Modality, TunedPart]) -> None:
+    """Add what came of training the encoder further, the last rung of the ladder of `fit`."""
+    page.section(
+        "The last rung: the encoder trained further", " ".join(f"{line[:1].upper()}{line[1:]}." for line in words)
+    )
+    bars = [
+        Bar(f"{modality}, {name}", score.f1_macro)
+        for modality, part in tried.items()
+        for name, score in (("frozen", part.frozen), ("fine-tuned", part.tuned))
+    ]
+    if bars:
+        page.chart(bar_chart("Macro-F1 on held-out items before and after", bars))
+    for part in tried.values():
+        show_tuned(page, part)
+
+
 def show_tuned(page: Page, part: TunedPart) -> None:
     """Add the comparison of one network trained further with the frozen one, and the curves of its training."""
     page.section(f"{part.modality.capitalize()}: {part.encoder}", f"{part.words}.")

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from chiasm.finetuning.trainer import Tuned
 
 TRIED = 16  # items that time and memory are estimated by
+_LEAST = 1e-12  # probability whose logarithm is taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +140,10 @@ class Estimate:
     def seconds(self, epochs: int) -> float:
         """Return how long so many epochs take."""
         return self.seconds_before + epochs * self.seconds_an_epoch
+
+    def epochs_in(self, seconds: float) -> int:
+        """Return how many epochs that is the time for."""
+        return int((seconds - self.seconds_before) / self.seconds_an_epoch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,14 +296,18 @@ class Climb:
                 self._train(number, views, examples, split, frozen, measured, np.arange(second, len(views.items)))
             )
             embeddings[measured] = tuned[-1].embeddings
-        after = replace(data, arrays=self._replaced(data.arrays, rows, embeddings[:first]))
+        after = replace(data, arrays=with_embeddings(data.arrays, self.modality, rows, embeddings[:first], self.space))
         source_after = (
-            None if source is None else self._replaced(source, np.arange(len(source)), embeddings[first:second])
+            None
+            if source is None
+            else with_embeddings(source, self.modality, np.arange(len(source)), embeddings[first:second], self.space)
         )
-        logs = [
-            self._judge(arrays, codes, data.groups, others, source_codes)
-            for arrays, others in ((data.arrays, source), (after.arrays, source_after))
-        ]
+        _, before = self._judge(data.arrays, codes, data.groups, source, source_codes)
+        judge, log = self._judge(after.arrays, codes, data.groups, source_after, source_codes)
+        self.tower.set_weights(mean_weights([one.weights for one in tuned]))
+        # Networks that went far apart have no mean that does what they do; items that it has seen are enough to tell.
+        seen = with_embeddings(data.arrays, self.modality, rows, embed(self.tower, views, np.arange(first)), self.space)
+        logs = [before, log, self._spread(np.log(np.maximum(judge.predict_proba(seen), _LEAST)), judge)]
         report = self._report(logs, codes, tuned, begin, items=len(own), source_items=len(of_source))
         report = replace(report, left_out=len(self.openers) - len(views.items))
         return Climbed(report, self._part(tuned, report), after, kept)
@@ -311,20 +320,6 @@ class Climb:
         present: dict[Modality, Bool[np.ndarray, " items"]] = {**arrays.present, self.modality: is_open}
         kept = np.flatnonzero(np.any([*present.values()], axis=0))
         return replace(self.data, arrays=ModalityArrays(arrays.vectors, present, arrays.shared)).take(kept), kept
-
-    def _replaced(
-        self, arrays: ModalityArrays, rows: Int[np.ndarray, " rows"], embeddings: Float[np.ndarray, "rows dim"]
-    ) -> ModalityArrays:
-        """Return the arrays with other embeddings of the modality."""
-        every = np.zeros((len(arrays), embeddings.shape[1]), np.float32)
-        every[rows] = embeddings
-        name = self.modality
-        own = modality_arrays(Embedded({name: every}, {name: arrays.present[name]}, {}), self.space, [name])
-        return ModalityArrays(
-            {**{other: array for other, array in arrays.vectors.items() if other != name}, **own.vectors},
-            arrays.present,
-            {**{other: array for other, array in arrays.shared.items() if other != name}, **own.shared},
-        )
 
     def _begin(self) -> None:
         values: list[Any] = [
@@ -360,8 +355,8 @@ class Climb:
         groups: Int[np.ndarray, " items"],
         source: ModalityArrays | None,
         source_codes: Int[np.ndarray, " source"],
-    ) -> Log:
-        """Return log-probabilities of each item by a recogniser's heads that did not see it."""
+    ) -> tuple[Recognizer, Log]:
+        """Return a recogniser, and log-probabilities of each item by its heads that did not see it."""
         names = self.target.names
         recognizer = self.make().fit(
             arrays,
@@ -372,10 +367,15 @@ class Climb:
         )
         (fitted,) = recognizer.columns_.values()
         assert fitted.held_out is not None  # of a recogniser that was just fitted there always are
-        log = np.full((len(codes), len(names)), np.nan)
-        scored = np.flatnonzero(np.isfinite(fitted.held_out).any(axis=1))
+        return recognizer, self._spread(fitted.held_out, recognizer)
+
+    def _spread(self, own: Log, recognizer: Recognizer) -> Log:
+        """Return log-probabilities of a recogniser's classes as those of all; NaN where it has none."""
+        names = self.target.names
+        log = np.full((len(own), len(names)), np.nan)
+        scored = np.flatnonzero(np.isfinite(own).any(axis=1))
         log[scored] = -np.inf
-        log[np.ix_(scored, np.searchsorted(names, fitted.names))] = fitted.held_out[scored]
+        log[np.ix_(scored, np.searchsorted(names, recognizer.classes_))] = own[scored]
         return log
 
     def _train(
@@ -425,8 +425,9 @@ class Climb:
         items: int,
         source_items: int,
     ) -> TunedPart:
-        gain, error = paired(*(tempered_brier(log, codes) for log in logs))
-        frozen, better = (_score(log, codes) for log in logs)
+        gain, error = paired(*(tempered_brier(log, codes) for log in logs[:2]))
+        frozen, better, mean = (_score(log, codes) for log in logs)
+        is_sound = mean.brier <= frozen.brier
         is_better = gain > error and better.f1_macro >= frozen.f1_macro
         adapts = self.unlabelled is not None and bool(self.unlabelled.ids)
         numbers = (
@@ -438,6 +439,11 @@ class Climb:
             words = (
                 f"{self.modality}: learned from the target without its labels, so that nothing can be measured there; of the "
                 f"labelled items {'no' if gain > -error else 'recognised'} worse than frozen features ({numbers})"
+            )
+        if not is_sound:
+            words += (
+                f"; not kept, since the mean of the networks of the {len(tuned)} folds does not do what they do (macro-F1 "
+                f"{mean.f1_macro:.2f} of items that it has seen): they went too far apart, take a lower rate, fewer epochs or more folds"
             )
         return TunedPart(
             modality=self.modality,
@@ -452,7 +458,7 @@ class Climb:
             better_by=gain,
             standard_error=error,
             is_better=is_better,
-            is_kept=is_better or (adapts and gain > -error),
+            is_kept=is_sound and (is_better or (adapts and gain > -error)),
             words=words,
             target="" if adapts or self.unlabelled is None else self.unlabelled.adaptation.sentence,
             seconds=time.monotonic() - begin,
@@ -483,6 +489,24 @@ class Climb:
             self.tower.save(folder)
 
         return Part(self.tower.kind, save, self.tower.options, about)
+
+
+def with_embeddings(
+    arrays: ModalityArrays,
+    modality: Modality,
+    rows: Int[np.ndarray, " rows"],
+    embeddings: Float[np.ndarray, "rows dim"],
+    space: Space,
+) -> ModalityArrays:
+    """Return arrays with other embeddings of one modality, whose vectors in a space stand beside them anew."""
+    every = np.zeros((len(arrays), embeddings.shape[1]), np.float32)
+    every[rows] = embeddings
+    own = modality_arrays(Embedded({modality: every}, {modality: arrays.present[modality]}, {}), space, [modality])
+    return ModalityArrays(
+        {**{other: array for other, array in arrays.vectors.items() if other != modality}, **own.vectors},
+        arrays.present,
+        {**{other: array for other, array in arrays.shared.items() if other != modality}, **own.shared},
+    )
 
 
 def begin_work(folder: Path, request: Sequence[Any], say: Callable[[str], None]) -> None:

@@ -13,11 +13,14 @@ from jaxtyping import Int
 
 from chiasm import encoders
 from chiasm.cores import limit_threads
+from chiasm.encoders.base import first_of
+from chiasm.encoders.licence import models_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError, SpaceError
 from chiasm.evaluation.predictions import Predictions
 from chiasm.evaluation.record import Record
 from chiasm.files import one_form
+from chiasm.finetuning.results import TunedPart
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems
 from chiasm.recognition.adaptation import Shares
 from chiasm.recognition.columns import FusionName
@@ -41,6 +44,7 @@ from chiasm.verbs.dataset import (
     target_items,
     taught_by,
 )
+from chiasm.verbs.last_rung import climb_last
 from chiasm.verbs.measure import (
     FOLDS,
     Names,
@@ -82,6 +86,8 @@ class FitReport(Record):
     unknown_classes: dict[str, str]  # classes of a source that the target lacks, left out: how many items, in words
     duplicates: str  # how many items are alike, and what a random split would have done with them, in words
     target: str = ""  # the collection without labels that it is to be good at, see `chosen["adaptation"]`
+    finetuned: tuple[str, ...] = ()  # what came of training the encoder further, a line a network
+    encoder: str = ""  # that was written beside the model, since it was better
     also: dict[str, Any] = field(default_factory=dict)  # by the names asked for with `also`, and `tuning`
 
 
@@ -108,6 +114,7 @@ class FitOptions:
     tune: int = 0
     sampler: SamplerName = "tpe"
     nested: bool = False
+    finetune: float | None = None
     also: Sequence[ProtocolName] = ()
     log_dir: str | Path | None = None
     seed: int = 0
@@ -138,6 +145,17 @@ class FitOptions:
             raise ChiasmError(
                 f"{', '.join(others)}: not together with a target, which the collection is the source of and which has no labels "
                 "to choose or measure by. Leave it out; a target with some labels is fitted itself: chiasm fit TARGET --source"
+            )
+        if self.finetune is not None and not self.finetune > 0:
+            raise ChiasmError(
+                f"finetune is the minutes that training the encoder may take, above 0; got {self.finetune!r}"
+            )
+        frozen = ("shots", "adapter", "source", "space", "target", "semi", "tune", "nested", "also")
+        others = [name for name in frozen if getattr(self, name) != getattr(FitOptions, name)]
+        if self.finetune is not None and others:
+            raise ChiasmError(
+                f"{', '.join(others)}: not together with finetune, the last rung of the ladder that fit climbs on all items. Leave "
+                "it out, or train the encoder first: chiasm finetune, chiasm reembed"
             )
 
     def check(self, targets: Sequence[Target]) -> None:
@@ -183,6 +201,7 @@ def fit(
     tune: int = 0,
     sampler: SamplerName = "tpe",
     nested: bool = False,
+    finetune: float | None = None,
     also: Sequence[ProtocolName] = (),
     log_dir: str | Path | None = None,
     report: str | Path | None = None,
@@ -231,6 +250,10 @@ def fit(
         sampler: of the search: `"tpe"` or `"random"`.
         nested: measure by fitting everything anew in each of five outer folds. Without it, what was chosen (rung, fusion)
             was chosen on the items that it is measured on, which is slightly optimistic and takes a fifth of the time.
+        finetune: minutes that the last rung of the ladder may take, as estimated before: the networks of pictures and texts are
+            trained further on the labels (`chiasm.finetune`), one after the other, and kept where held-out items are recognised
+            better by more than a standard error. Then the encoder is written beside the model as MODEL.encoder, and the
+            model takes what it embeds.
         also: extra experiments: `"learning-curve"` (1, 2, 5, 10 and 20 shots), `"held-out-classes"` (classes
             known by their name only), `"incremental"` (classes added later), `"random-split"` (what a split that puts
             copies on both sides would have shown), `"balance"` (weights and sampling of classes, and a gated fusion).
@@ -251,7 +274,8 @@ def fit(
     options = FitOptions(
         task=task, modalities=modalities, shots=shots, where=where, group=group, alike=alike, adapter=adapter,
         fusion=fusion, names=names, source=source, space=space, alpha=alpha, target=target, shares=shares, semi=semi,
-        class_weight=class_weight, tune=tune, sampler=sampler, nested=nested, also=also, log_dir=log_dir, seed=seed,
+        class_weight=class_weight, tune=tune, sampler=sampler, nested=nested, finetune=finetune, also=also, log_dir=log_dir,
+        seed=seed,
     )  # fmt: skip
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
@@ -274,11 +298,21 @@ def fit(
     )
     named = class_names(targets[0].names.tolist(), place, networks, data.arrays) if is_named else {}
     learned = _Learned(data, targets, options, named, other, domain)
+    last = None
+    if finetune is not None:
+        last = climb_last(
+            opened, networks, place, data, targets[0],
+            names=named, make=learned.make(None), minutes=finetune, out=Path(out), seed=seed, device=device,
+        )  # fmt: skip
+        data, targets = last.data, [last.target]
+        learned = replace(learned, data=data, targets=targets)
     train = learned.training_rows()
     tuning = learned.search(train, study=Path(f"{out}.study"), on_trial=on_trial) if tune else None
     recognizer, measured_on, measured = learned.fit_and_measure(train, tuning)
     metrics = measure_columns(measured_on)
     measured += taught_by(opened, networks, data.ids)
+    if last is not None and last.encoder:
+        measured += ". Each is embedded by a network that was trained further without it"
     also_found = {}
     if also:
         make = learned.make(tuning)
@@ -296,15 +330,18 @@ def fit(
         unknown_classes={} if other is None else strange_names(other.labels, targets[0].names.tolist()),
         duplicates=duplicates(data, targets[0], seed),
         target="" if target is None else str(target),
+        finetuned=() if last is None else last.words,
+        encoder="" if last is None else last.encoder,
         also={name: value.as_dict() for name, value in also_found.items()}
         | ({} if tuning is None else {"tuning": tuning.as_dict()}),
     )
     adaptation = None if domain is None else recognizer.details_.adaptation
     adapted = None if adaptation is None or adaptation.way == "none" else domain
     known = {target.column: target.known[train] for target in targets}
+    models = models_of(first_of(last.networks)) if last is not None and last.encoder else opened.generation.models
     model = Model(
         recognizer,
-        opened.encoder,
+        result.encoder or opened.encoder,
         label,
         dict(data.fingerprints),
         frozenset() if adapted is not None else frozenset(data.ids[row] for row in train),
@@ -313,14 +350,15 @@ def fit(
         HeldOut(others=frozenset(data.contents))
         if adapted
         else left_out_of(recognizer, data.take(train), known, others),
-        tuple(one for one in opened.generation.models if set(one.modalities) & set(data.fingerprints)),
+        tuple(one for one in models if set(one.modalities) & set(data.fingerprints)),
         None if saved is None else saved.space,
         collected=np.array([owner_number(item) for item in opened.ids()], dtype=np.int64),
     )
     save_model(Path(out), model)
     if report is not None:
-        about = {"encoder": opened.encoder, "seed": str(seed)}
-        _write_report(report, result, recognizer, measured_on, tuning, also_found, about)
+        about = {"encoder": result.encoder or opened.encoder, "seed": str(seed)}
+        tried = {} if last is None else last.tried
+        _write_report(report, result, recognizer, measured_on, tuning, also_found, about, tried)
     return result
 
 
@@ -461,9 +499,10 @@ def _write_report(
     tuning: Tuning | None,
     also_found: Mapping[str, Any],
     about: Mapping[str, str],
+    tried: Mapping[Modality, TunedPart],
 ) -> None:
     from chiasm.report.page import Page
-    from chiasm.report.sections import show_choices, show_columns, show_protocol, show_tuning
+    from chiasm.report.sections import show_choices, show_columns, show_last_rung, show_protocol, show_tuning
 
     kinds = [column.kind for column in recognizer.columns_.values()]
     what = f"{len(result.classes)} classes" if kinds == ["classes"] else ", ".join(kinds)
@@ -472,6 +511,8 @@ def _write_report(
     show_columns(page, measured_on, result.metrics, recognizer.together_)
     if len(kinds) == 1:
         show_choices(page, recognizer.details_)
+    if result.finetuned:
+        show_last_rung(page, result.finetuned, tried)
     if tuning is not None:
         show_tuning(page, tuning)
     page.section("Splits", result.duplicates)

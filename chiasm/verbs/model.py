@@ -18,6 +18,7 @@ from jaxtyping import Float, Float16, Int64
 
 from chiasm import __version__
 from chiasm.encoders.licence import PretrainedModel
+from chiasm.encoders.tuned import is_tuned
 from chiasm.errors import ChiasmError
 from chiasm.files import write_whole
 from chiasm.recognition import ModalityArrays, Recognizer
@@ -104,7 +105,8 @@ class Model:
             if fingerprints.get(modality) != fingerprint:
                 raise ChiasmError(
                     f"the model was fitted on {modality} embeddings of another encoder ({fingerprint}, here "
-                    f"{fingerprints.get(modality, 'none')}). Fit it again with this collection's encoder {self.encoder!r}"
+                    f"{fingerprints.get(modality, 'none')}). Fit it again on this collection, or move that to the "
+                    f"model's encoder (chiasm reembed COLLECTION --encoder {self.encoder})"
                 )
 
 
@@ -189,7 +191,7 @@ def _read(source: Path) -> Model:
     check_fields(about, encoder=str, label=str, fingerprints=dict, pretrained=list, trained_on=list, report=dict)
     return Model(
         Recognizer.load(source / _RECOGNIZER),
-        about["encoder"],
+        _beside(about["encoder"], source),
         about["label"],
         about["fingerprints"],
         frozenset(about["trained_on"]),
@@ -201,6 +203,13 @@ def _read(source: Path) -> Model:
         source.name,
         _read_collected(source / _COLLECTED),
     )
+
+
+def _beside(encoder: str, version: Path) -> str:
+    """Return the encoder of a model; where its folder has moved with the model, that beside the model."""
+    moved = version.parent.with_name(Path(encoder).name)
+    is_lost = Path(encoder).is_absolute() and not is_tuned(encoder)
+    return str(moved) if is_lost and is_tuned(str(moved)) else encoder
 
 
 def _read_left_out(source: Path) -> HeldOut:
