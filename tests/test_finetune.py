@@ -8,12 +8,13 @@ import os
 import socket
 import subprocess
 import sys
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PillowImage
 from tiny_models import MAKERS, save_bert
 
@@ -108,7 +109,7 @@ def test_pictures_train_an_encoder_that_every_verb_takes(pictures: Path, tmp_pat
     )
     (part,) = result.parts
     assert (part.items, part.left_out, part.folds) == (24, 0, 2)
-    assert part.trained == "lora, the last 1 of 16 blocks"
+    assert part.trained == "blocks, the last 1 of 16 blocks"
     assert "MB of memory" in said[0]
     assert said[-1].startswith(part.words)
     about = read_about(out)
@@ -175,6 +176,17 @@ def test_a_part_that_was_trained_is_trained_on_and_the_other_stays(pictures: Pat
     assert about["base"] == "offline"
     assert set(about["parts"]) == {"image", "text"}
     assert (two / "image" / "weights.safetensors").read_bytes() == (one / "image" / "weights.safetensors").read_bytes()
+
+
+def test_logs_for_tensorboard_stay(texts: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = chiasm.finetune(texts, label="kind", out=tmp_path / "encoder", report_to=["tensorboard"], **SMALL)
+    assert not (tmp_path / "encoder.training").exists()
+    for fold, history in enumerate(result.parts[0].history):
+        events = EventAccumulator(str(tmp_path / "encoder.logs" / "text" / f"fold-{fold}")).Reload()
+        logged = [event.value for event in events.Scalars("train/loss")]
+        assert logged == pytest.approx([entry["loss"] for entry in history if "loss" in entry])
 
 
 def test_the_command_prints_both_scores(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -371,12 +383,26 @@ def test_a_target_that_does_not_fit_says_so(texts: Path, other: Path, pictures: 
 
 # ------------------------------------------------------------------------------------------ the last rung of fit's ladder
 
-THOROUGH: dict[str, Any] = {"method": "full", "epochs": 16, "rate": 3e-3, "batch_size": 8, "views": 0, "average": 1.0}
+THOROUGH: dict[str, Any] = {
+    "method": "full",
+    "epochs": 16,
+    "rate": 1e-3,
+    "batch_size": 8,
+    "views": 0,
+    "average": 1.0,
+    "patience": 0,
+}
+
+
+def with_options(**options: Any) -> Callable[..., Recipe]:
+    """Return what makes a recipe with these options, whatever it is asked for."""
+    return lambda **asked: Recipe(**{**asked, **options})
 
 
 @pytest.fixture
 def hidden(tmp_path: Path) -> Path:
     """Texts whose kind a network that knows nothing yet hardly shows: one word of nine."""
+    torch.manual_seed(0)
     save_bert(tmp_path / "bert")
     rng = np.random.default_rng(0)
     rows = []
@@ -391,7 +417,7 @@ def hidden(tmp_path: Path) -> Path:
 def test_fit_climbs_to_the_encoder_where_that_wins(
     hidden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chiasm.verbs.last_rung.Recipe", partial(Recipe, **THOROUGH, patience=0))
+    monkeypatch.setattr("chiasm.verbs.last_rung.Recipe", with_options(**THOROUGH))
     here = tmp_path / "here"
     here.mkdir()
     result = chiasm.fit(
@@ -407,7 +433,7 @@ def test_fit_climbs_to_the_encoder_where_that_wins(
         chiasm.evaluate(here / "model", collection=hidden, label="kind")
     here.rename(tmp_path / "there")
     files = write_table(
-        tmp_path / "new.csv", [{"text": "a big red cat on the of a"}, {"text": "the photo of a red on of"}]
+        tmp_path / "new.csv", [{"text": "a big red on cat on the of a"}, {"text": "the of a red photo on of big big"}]
     )
     predicted = chiasm.predict(tmp_path / "there" / "model", [files], device="cpu").predictions
     assert [one.label for one in predicted] == ["animal", "thing"]
@@ -415,11 +441,23 @@ def test_fit_climbs_to_the_encoder_where_that_wins(
     assert chiasm.evaluate(tmp_path / "there" / "model", collection=hidden, label="kind").metrics["f1_macro"] > 0.9
 
 
+def test_networks_that_went_too_far_apart_to_have_a_mean_are_not_kept(
+    hidden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chiasm.verbs.last_rung.Recipe", with_options(**THOROUGH))
+    monkeypatch.setattr(
+        "chiasm.verbs.climb.mean_weights", lambda nets: {k: torch.randn_like(v) for k, v in nets[0].items()}
+    )
+    result = chiasm.fit(hidden, label="kind", out=tmp_path / "model", finetune=30, alike=1.01, device="cpu")
+    assert "went too far apart" in result.finetuned[0]
+    assert result.encoder == ""
+
+
 def test_fit_stays_where_the_encoder_is_not_better(
     hidden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With none of the trained weights in the average nothing changes."""
-    monkeypatch.setattr("chiasm.verbs.last_rung.Recipe", partial(Recipe, average=0.0, epochs=2, views=0))
+    monkeypatch.setattr("chiasm.verbs.last_rung.Recipe", with_options(average=0.0, epochs=2, views=0))
     plain = chiasm.fit(hidden, label="kind", out=tmp_path / "plain", alike=1.01, device="cpu")
     result = chiasm.fit(hidden, label="kind", out=tmp_path / "model", finetune=30, alike=1.01, device="cpu")
     assert "not better than frozen features" in result.finetuned[0]

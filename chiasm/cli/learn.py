@@ -228,12 +228,12 @@ def finetune(
     target: Target = None,
     shares: Shares = "auto",
     method: Annotated[
-        Literal["lora", "blocks", "norms", "full"],
+        Literal["lora", "blocks", "norms", "full"] | None,
         typer.Option(
             metavar="HOW",
-            help="Low-rank changes, everything or biases and norms of the last blocks; or the whole network.",
+            help="Low-rank changes (default for pairs), everything (for labels) or biases and norms of the last blocks; or the whole network.",
         ),
-    ] = "lora",
+    ] = None,
     blocks: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="How many last blocks. Default: a third.")
     ] = None,

@@ -12,7 +12,7 @@ from chiasm.errors import ChiasmError
 Method: TypeAlias = Literal["lora", "blocks", "norms", "full"]
 Strategy: TypeAlias = Literal["joint", "alternating"]
 TRACKERS = ("tensorboard", "wandb", "mlflow")
-_RATES: dict[Method, float] = {"lora": 1e-3, "blocks": 1e-4, "norms": 1e-3, "full": 5e-5}
+_RATES: dict[Method, float] = {"lora": 1e-3, "blocks": 5e-4, "norms": 1e-3, "full": 5e-5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Recipe:
 
     Example:
         >>> Recipe(method="blocks").network_rate
-        0.0001
+        0.0005
     """
 
     method: Method = "lora"

@@ -27,9 +27,10 @@ from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_utils import get_last_checkpoint
 
+from chiasm._optional import require
 from chiasm.encoders.runtime import Arrays, Device
 from chiasm.errors import ChiasmError
-from chiasm.finetuning.processes import count, on_cpu
+from chiasm.finetuning.processes import count, is_first, on_cpu
 from chiasm.finetuning.recipe import Recipe
 from chiasm.finetuning.towers import Tower
 from chiasm.finetuning.views import Views, store_views
@@ -597,7 +598,7 @@ def _trainer(
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=recipe.strategy == "alternating",
         prediction_loss_only=True,
-        report_to=list(recipe.report_to) or "none",
+        report_to=[name for name in recipe.report_to if name != "tensorboard"] or "none",
         use_cpu=on_cpu(device),
         disable_tqdm=True,
         log_level="error",
@@ -606,6 +607,8 @@ def _trainer(
     callbacks: list[Any] = []
     if stops:
         callbacks.append(transformers.EarlyStoppingCallback(early_stopping_patience=recipe.patience))
+    if "tensorboard" in recipe.report_to and is_first():
+        callbacks.append(_tensorboard(folder))
     trainer = _Trainer(
         model=model,
         args=arguments,
@@ -616,6 +619,17 @@ def _trainer(
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
+
+
+def _tensorboard(folder: Path) -> Any:
+    """Return TensorBoard's callback. Its logs stay: of ENCODER.training/image/fold-0 they are in ENCODER.logs/image/fold-0."""
+    require("tensorboard", "tensorboard", "write training logs")
+    from torch.utils.tensorboard import SummaryWriter
+
+    part = folder.parent
+    work = part.parent
+    logs = work.with_name(f"{work.name.removesuffix('.training')}.logs") / part.name / folder.name
+    return transformers.integrations.TensorBoardCallback(SummaryWriter(str(logs)))
 
 
 @dataclass(frozen=True)

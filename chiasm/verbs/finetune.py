@@ -72,7 +72,7 @@ def finetune(
     strategy: Strategy = "joint",
     target: str | Path | None = None,
     shares: Shares = "auto",
-    method: Method = "lora",
+    method: Method | None = None,
     blocks: int | None = None,
     rank: int = 8,
     epochs: int = 8,
@@ -125,7 +125,7 @@ def finetune(
             unless that could hurt (`chiasm.recognition.adaptation`). Not together with a source.
         shares: whether the classes are as frequent in the target, see `fit`.
         method: what is trained of the last blocks: low-rank changes ("lora"), everything ("blocks"), biases and normalisations
-            ("norms"); or the whole network ("full").
+            ("norms"); or the whole network ("full"). Default: everything from labels, low-rank changes from pairs.
         blocks: how many last blocks. Default: a third.
         rank: of low-rank changes.
         epochs: passes over the items, at most.
@@ -162,7 +162,7 @@ def finetune(
     """
     check_report(report)
     recipe = Recipe(
-        method=method,
+        method=method or ("lora" if pairs else "blocks"),
         blocks=blocks,
         rank=rank,
         epochs=epochs,

@@ -122,7 +122,7 @@ def climb_last(
             data,
             target,
             modality,
-            Recipe(seed=seed),
+            Recipe(method="blocks", views=2, epochs=6, patience=0, seed=seed),  # half the time of `finetune`
             _FOLDS,
             lambda: make().set_params(unknown=None),
             work / modality,
