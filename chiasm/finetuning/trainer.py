@@ -625,11 +625,12 @@ def _tensorboard(folder: Path) -> Any:
     """Return TensorBoard's callback. Its logs stay: of ENCODER.training/image/fold-0 they are in ENCODER.logs/image/fold-0."""
     require("tensorboard", "tensorboard", "write training logs")
     from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations.integration_utils import TensorBoardCallback
 
     part = folder.parent
     work = part.parent
     logs = work.with_name(f"{work.name.removesuffix('.training')}.logs") / part.name / folder.name
-    return transformers.integrations.TensorBoardCallback(SummaryWriter(str(logs)))
+    return TensorBoardCallback(SummaryWriter(str(logs)))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

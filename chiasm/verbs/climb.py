@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     import torch
 
     from chiasm.finetuning.towers import Tower
-    from chiasm.finetuning.trainer import Tuned
+    from chiasm.finetuning.trainer import Examples, Tuned
+    from chiasm.finetuning.views import Views
 
 TRIED = 16  # items that time and memory are estimated by
 _LEAST = 1e-12  # probability whose logarithm is taken
@@ -152,13 +153,13 @@ class Climbed:
 
     Attributes:
         report: what was measured.
-        part: the mean of the networks of the folds, as a part of an encoder.
+        part: the network as a part of an encoder; None: it is not kept.
         data: the items, embedded by the networks that did not see them.
         rows: of these among the items of the climb; those whose only file could not be opened are missing.
     """
 
     report: TunedPart
-    part: Part
+    part: Part | None
     data: Labelled
     rows: Int[np.ndarray, " items"]
 
@@ -180,6 +181,8 @@ class Climb:
         folder: for what a run that is stopped goes on with.
         device: where the network is trained.
         names: embedded names of classes, for the recogniser.
+        whole: what is kept is trained once more, on all items; else it is the mean of the networks of the folds.
+        keep: also if it is not better.
         source: labelled items of other domains to learn from as well.
         unlabelled: items of the domain that the network is to be good at.
         say: called with each line for people.
@@ -197,6 +200,8 @@ class Climb:
     folder: Path
     device: Device
     names: Mapping[str, Float[np.ndarray, " dim"]] = field(default_factory=dict)
+    whole: bool = False
+    keep: bool = False
     source: LabelledSource | None = None
     unlabelled: Unlabelled | None = None
     say: Callable[[str], None] = lambda _: None
@@ -247,9 +252,9 @@ class Climb:
         folder = self.folder.with_name(f"{self.folder.name}-tried-{os.getpid()}")
         cost = estimate(self.tower, self.openers[:TRIED], self.recipe, folder)
         views = len(self.openers) * (1 + self.recipe.views)
-        labelled = len(self._having) * (self.folds - 1)
+        labelled = len(self._having) * (self.folds if self.whole else self.folds - 1)
         if self.source is not None:
-            labelled += len(self.source.codes) * self.folds
+            labelled += len(self.source.codes) * (self.folds + self.whole)
         learned = labelled * (2 if self.unlabelled is not None and self.unlabelled.ids else 1)
         return Estimate(
             views * cost.seconds_a_view, learned * cost.seconds_an_item, cost.memory, views * cost.bytes_a_view
@@ -292,9 +297,7 @@ class Climb:
         for number, split in enumerate(steps(splits, "folds")):
             # Of the source, which all networks have seen, the first one's embeddings stand for all.
             measured = split.test if number else np.append(split.test, np.arange(first, second))
-            tuned.append(
-                self._train(number, views, examples, split, frozen, measured, np.arange(second, len(views.items)))
-            )
+            tuned.append(self._train(f"fold-{number}", views, examples, split.train, frozen, measured))
             embeddings[measured] = tuned[-1].embeddings
         after = replace(data, arrays=with_embeddings(data.arrays, self.modality, rows, embeddings[:first], self.space))
         source_after = (
@@ -304,13 +307,22 @@ class Climb:
         )
         _, before = self._judge(data.arrays, codes, data.groups, source, source_codes)
         judge, log = self._judge(after.arrays, codes, data.groups, source_after, source_codes)
-        self.tower.set_weights(mean_weights([one.weights for one in tuned]))
-        # Networks that went far apart have no mean that does what they do; items that it has seen are enough to tell.
-        seen = with_embeddings(data.arrays, self.modality, rows, embed(self.tower, views, np.arange(first)), self.space)
-        logs = [before, log, self._spread(np.log(np.maximum(judge.predict_proba(seen), _LEAST)), judge)]
-        report = self._report(logs, codes, tuned, begin, items=len(own), source_items=len(of_source))
-        report = replace(report, left_out=len(self.openers) - len(views.items))
-        return Climbed(report, self._part(tuned, report), after, kept)
+        logs = [before, log]
+        weights: Mapping[str, torch.Tensor] | None = None
+        if not self.whole:
+            # Networks that went far apart have no mean that does what they do; items that it has seen are enough to tell.
+            weights = mean_weights([one.weights for one in tuned])
+            self.tower.set_weights(weights)
+            seen = embed(self.tower, views, np.arange(first))
+            seen_arrays = with_embeddings(data.arrays, self.modality, rows, seen, self.space)
+            logs.append(self._spread(np.log(np.maximum(judge.predict_proba(seen_arrays), _LEAST)), judge))
+        report = self._report(logs, codes, tuned, items=len(own), source_items=len(of_source))
+        report = replace(report, left_out=len(self.openers) - len(views.items), seconds=time.monotonic() - begin)
+        if not report.is_kept and not self.keep:
+            return Climbed(report, None, after, kept)
+        if weights is None:
+            weights = self._train("all", views, examples, np.arange(first), frozen, np.arange(1)).weights
+        return Climbed(report, self._part(weights, report), after, kept)
 
     def _opened(self, own: Int[np.ndarray, " own"]) -> tuple[Labelled, Int[np.ndarray, " kept"]]:
         """Return the items without the media that could not be opened, and which these are."""
@@ -380,32 +392,32 @@ class Climb:
 
     def _train(
         self,
-        number: int,
-        views: Any,
-        examples: Any,
-        split: Split,
+        name: str,
+        views: Views,
+        examples: Examples,
+        rows: Int[np.ndarray, " rows"],
         frozen: Float[np.ndarray, "items dim"],
         measured: Int[np.ndarray, " measured"],
-        unlabelled: Int[np.ndarray, " others"],
     ) -> Tuned:
+        """Train on some of the items and on what stands beside them, unless that was done before."""
         from chiasm.finetuning import processes
         from chiasm.finetuning.trainer import Tuned, train
 
-        path = self.folder / f"fold-{number}.safetensors"
+        path = self.folder / f"{name}.safetensors"
         done = Tuned.load(path)
         if done is not None:
             return done
-        checkpoints = self.folder / f"fold-{number}"
+        checkpoints = self.folder / name
         tuned = train(
             self.tower,
             views,
             examples,
-            np.append(split.train, np.flatnonzero(examples.source)),
+            np.append(rows, np.flatnonzero(examples.source)),
             self.recipe,
             checkpoints,
             frozen=frozen,
             measured=measured,
-            unlabelled=unlabelled,
+            unlabelled=np.arange(len(examples.codes), len(views.items)),
             device=self.device,
             say=self.say,
         )
@@ -420,14 +432,13 @@ class Climb:
         logs: Sequence[Log],
         codes: Int[np.ndarray, " items"],
         tuned: Sequence[Tuned],
-        begin: float,
         *,
         items: int,
         source_items: int,
     ) -> TunedPart:
         gain, error = paired(*(tempered_brier(log, codes) for log in logs[:2]))
-        frozen, better, mean = (_score(log, codes) for log in logs)
-        is_sound = mean.brier <= frozen.brier
+        frozen, better, *mean = (_score(log, codes) for log in logs)
+        is_sound = all(one.brier <= frozen.brier for one in mean)
         is_better = gain > error and better.f1_macro >= frozen.f1_macro
         adapts = self.unlabelled is not None and bool(self.unlabelled.ids)
         numbers = (
@@ -443,7 +454,7 @@ class Climb:
         if not is_sound:
             words += (
                 f"; not kept, since the mean of the networks of the {len(tuned)} folds does not do what they do (macro-F1 "
-                f"{mean.f1_macro:.2f} of items that it has seen): they went too far apart, take a lower rate, fewer epochs or more folds"
+                f"{mean[0].f1_macro:.2f} of items that it has seen): they went too far apart, take a lower rate, fewer epochs or more folds"
             )
         return TunedPart(
             modality=self.modality,
@@ -461,14 +472,14 @@ class Climb:
             is_kept=is_sound and (is_better or (adapts and gain > -error)),
             words=words,
             target="" if adapts or self.unlabelled is None else self.unlabelled.adaptation.sentence,
-            seconds=time.monotonic() - begin,
+            seconds=0.0,
             items_per_second=float(np.mean([one.items_per_second for one in tuned])),
             batch_size=tuned[-1].batch_size,
             history=tuple(tuple(one.history) for one in tuned),
         )
 
-    def _part(self, tuned: Sequence[Tuned], report: TunedPart) -> Part:
-        """Return the mean of the networks of the folds as a part of an encoder."""
+    def _part(self, weights: Mapping[str, torch.Tensor], report: TunedPart) -> Part:
+        """Return the network with these weights as a part of an encoder."""
         base, _ = base_of(self.collection.encoder)
         hashes = embedded_items(self.collection, self.data.ids, {self.modality: self.encoder.fingerprint}).hashes[
             self.modality
@@ -485,7 +496,7 @@ class Climb:
         }
 
         def save(folder: Path) -> None:
-            self.tower.set_weights(mean_weights([one.weights for one in tuned]))
+            self.tower.set_weights(weights)
             self.tower.save(folder)
 
         return Part(self.tower.kind, save, self.tower.options, about)

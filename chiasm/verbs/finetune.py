@@ -104,8 +104,8 @@ def finetune(
     Each network is trained in several folds. The same recogniser is fitted on frozen embeddings and on those of each item by
     the network of the fold that held it out. The network is kept if the Brier score is better by more than a standard error of
     the paired difference and macro-F1 is not lower; with a target, which has no labels to measure by, if the Brier score on the
-    labelled items is not worse by more than that. What is written is the mean of the networks of the folds (Wortsman et al.
-    2022). A run that was stopped goes on where it was when the same is asked again.
+    labelled items is not worse by more than that. What is written has then been trained on all items. A run that was stopped goes
+    on where it was when the same is asked again.
 
     Args:
         collection: where the labelled items are.
@@ -256,6 +256,8 @@ def finetune(
                 work / modality,
                 device,
                 names=class_names(classes.names.tolist(), space, networks, data.arrays),
+                whole=True,
+                keep=keep,
                 source=read_sources(sources, label, space, data, classes, device),
                 unlabelled=None
                 if target is None
@@ -271,7 +273,7 @@ def finetune(
         climbed = climb.run()
         result = climbed.report
         reports.append(result)
-        if result.is_kept or keep:
+        if climbed.part is not None:
             parts[climb.modality] = climbed.part
         say(result.words + _outcome(result, keep))
     finished = _finish(opened, networks, folder, work, parts, recipe)

@@ -146,7 +146,7 @@ def climb_last(
             continue
         tried[modality] = climbed.report
         words.append(climbed.report.words)
-        if climbed.report.is_kept:
+        if climbed.part is not None:
             parts[modality], data, target = climbed.part, climbed.data, target.take(climbed.rows)
     encoder = ""
     if parts:
