@@ -147,13 +147,12 @@ def photos(browser: Browser, folder: Path) -> list[list[object]]:
     rng = np.random.default_rng(0)
     media = folder / "photos"
     media.mkdir()
+    noise = rng.normal(0, 6, (4000, 6000, 1)).astype(np.int16)  # of a sensor, without which a photo is small
     for number in range(PHOTOS):
-        coarse = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).resize(
-            (6000, 4000), Image.Resampling.BICUBIC
-        )
-        noise = rng.normal(0, 6, (4000, 6000, 1)).astype(np.float32)
-        pixels = np.clip(np.asarray(coarse, dtype=np.float32) + noise, 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(media / f"{number:02}.jpg", quality=90)
+        coarse = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8))
+        pixels = np.asarray(coarse.resize((6000, 4000), Image.Resampling.BICUBIC), dtype=np.int16)
+        photo = Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
+        photo.save(media / f"{number:02}.jpg", quality=90)
     size = sum(path.stat().st_size for path in media.iterdir())
     chiasm.add([media], to=folder / "photos.chiasm")
     with served(folder / "photos.chiasm") as (url, _, _), page_of(browser, url, device_scale_factor=2) as (_, sizes):

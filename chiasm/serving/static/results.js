@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { conditions, isQuery } from "./state.js";
 
+const FIRST = 24; // hits of the first page, which people wait for
 const PAGE = 60;
 const DEEPEST = 1000; // hits that are looked through for those of a list or a lasso
 
@@ -19,10 +20,10 @@ export function sourceOf(state, chosen) {
 }
 
 async function* searched(state, chosen, signal) {
-  for (let offset = 0; offset < 10_000 - PAGE; offset += PAGE) {
-    const answer = await api.search({ ...queryOf(state), k: PAGE, offset }, { signal });
+  for (let offset = 0, k = FIRST; offset + k <= 10_000; offset += k, k = PAGE) {
+    const answer = await api.search({ ...queryOf(state), k, offset }, { signal });
     const hits = chosen ? answer.hits.filter((hit) => chosen.has(hit.id)) : answer.hits;
-    const done = answer.hits.length < PAGE || (chosen && offset + PAGE >= DEEPEST);
+    const done = answer.hits.length < k || offset + k + PAGE > (chosen ? DEEPEST : 10_000);
     yield { ...answer, hits, done, total: null };
     if (done) return;
   }
@@ -31,7 +32,7 @@ async function* searched(state, chosen, signal) {
 async function* browsed(state, signal) {
   let after = null;
   do {
-    const answer = await api.items({ limit: PAGE, after, where: conditions(state), sort: state.sort, within: state.list }, { signal });
+    const answer = await api.items({ limit: after === null ? FIRST : PAGE, after, where: conditions(state), sort: state.sort, within: state.list }, { signal });
     after = answer.next;
     yield { hits: answer.items.map(asHit), done: after === null, total: answer.total, notes: [] };
   } while (after !== null);
