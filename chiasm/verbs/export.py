@@ -19,6 +19,7 @@ from typing import IO, Any, Literal, TypeAlias, get_args
 
 import pyarrow as pa
 
+from chiasm import work
 from chiasm.errors import ChiasmError, LabelError, MediaError
 from chiasm.evaluation.record import Record
 from chiasm.files import finite, open_source, strict_json, whole_folder, write_whole
@@ -244,7 +245,7 @@ class _Folder:
 
     def pictures(self, folder: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
         """Copy the pictures of all items; yield each with its item, and note the items that have none."""
-        for row in self.rows:
+        for row in work.steps(self.rows, "items"):
             copied = [(row, name) for path in row["image"] or () if (name := self.copy(row, path, folder)) is not None]
             self.items += bool(copied)
             if not row["image"]:
@@ -259,7 +260,7 @@ def _write_image_folder(folder: _Folder, out: Path) -> None:
     own = [name for name in folder.modalities if name != "text"]
     columns = {own[0]: "file_name"} if len(own) == 1 else {name: f"{name}_file_name" for name in own}
     with (out / "metadata.jsonl").open("w", encoding="utf-8") as table:
-        for row in folder.rows:
+        for row in work.steps(folder.rows, "items"):
             labels = folder.labels(row)
             steps = [str(row.get("split") or ""), labels[0] if len(labels) == 1 else ""]
             place = [_UNSAFE.sub("_", step).strip(". ")[:_LONGEST_NAME] for step in steps]
@@ -347,7 +348,7 @@ def _write_label_studio(folder: _Folder, out: Path) -> None:
         ("video", "video"),
         ("text", "text"),
     ]
-    for row in folder.rows:
+    for row in work.steps(folder.rows, "items"):
         data: dict[str, Any] = {"chiasm_id": row["id"], **folder.metadata(row)}
         for modality, field in shown:
             if modality == "text":
