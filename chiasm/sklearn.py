@@ -140,7 +140,7 @@ class Aligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     Example:
         >>> rng = np.random.default_rng(0)
         >>> X, turn = rng.normal(size=(40, 6)), np.linalg.qr(rng.normal(size=(6, 6)))[0]
-        >>> Y = X @ turn
+        >>> Y = unit_rows(X @ turn)
         >>> Z = Aligner("procrustes").fit(X, Y).transform(X)
         >>> bool((Z @ Y.T).argmax(axis=1).tolist() == list(range(40)))
         True

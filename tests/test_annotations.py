@@ -219,6 +219,16 @@ def test_annotations_that_cannot_be_used_are_outcomes(tmp_path: Path, name: str)
         assert [row.outcome for row in manifest.outcomes][:1] == [Outcome.BROKEN]
 
 
+def test_folders_that_are_only_called_so_are_folders(tmp_path: Path) -> None:
+    """Captions below `labels`, and XML of something else below `Annotations`, are no annotations of these tools."""
+    picture(tmp_path / "images/a.png")
+    write(tmp_path / "labels/a.txt", "a red square\n2 of them")
+    write(tmp_path / "Annotations/a.xml", "<note>something else</note>")
+    manifest = read_manifest(tmp_path)
+    assert columns(manifest, "label") == {"images/a": "images", "labels/a": "labels"}
+    assert "boxes" not in manifest.columns
+
+
 def test_labels_with_separators_stay_whole(tmp_path: Path) -> None:
     picture(tmp_path / "images/a.png")
     write(tmp_path / "labels/a.txt", "0 0.5 0.5 1 1\n1 0.5 0.5 1 1")

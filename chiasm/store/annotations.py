@@ -37,6 +37,7 @@ LARGEST_SIDECAR = 2**24  # bytes of an XML, or of a text of boxes
 _LOOKED_INTO = 2**16  # bytes at each end of a JSON file, to tell what it is
 _OF_COCO = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _OF_TASKS = re.compile(rb'\A\s*\[\s*\{(?s:.*)"data"\s*:\s*\{')
+_OF_BOXES = re.compile(rb"^\d+(?:[ \t]+[\d.eE+-]+){4,}\s*$", re.MULTILINE)
 _OF_SPLIT = re.compile(r"(?:^|[_\-.])(train|val|valid|validation|test)(?=\d|[_\-.]|$)")
 
 
@@ -157,14 +158,15 @@ def _files_by_layout(folder: Path) -> Iterator[tuple[str, list[Path]]]:
 
 def _xml_files(folder: Path) -> list[Path]:
     inside = [path for name in ("Annotations", "annotations") for path in _ending(folder / name, ".xml")]
-    return inside or [path for path in _ending(folder, ".xml") if b"<annotation" in _head(path)]
+    return [path for path in inside or _ending(folder, ".xml") if b"<annotation" in _head(path)]
 
 
 def _box_files(folder: Path) -> list[Path]:
     """Return the texts of boxes: below each folder `labels` that stands beside a folder `images`."""
     places = [folder, *(folder / name for name in names_in(folder))]
     walks = (os.walk(place / "labels") for place in places if (place / "images").is_dir())
-    return [path for walk in walks for where, _, _ in walk for path in _ending(Path(where), ".txt")]
+    paths = [path for walk in walks for where, _, _ in walk for path in _ending(Path(where), ".txt")]
+    return paths if any(_OF_BOXES.search(_head(path)) for path in paths) else []  # else they are captions
 
 
 def _ending(folder: Path, suffix: str) -> list[Path]:
