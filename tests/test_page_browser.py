@@ -7,17 +7,22 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
+import pyarrow as pa
 import pytest
 from axe import axe_source, findings
-from fake_searcher import png
+from fake_searcher import FakeSearcher, item_row, png
 from listening import listening
 from page_parts import EVIL, EVIL_ID, Made, make, rising
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 from waiting import LIMIT
 
 from chiasm.encoders.licence import PretrainedModel
+from chiasm.errors import CollectionError
+from chiasm.serving.app import create_app
+from chiasm.serving.settings import Settings
+from chiasm.store.where import where_sql
 
 pytestmark = pytest.mark.race
 HITS = "#results .card"
@@ -521,3 +526,45 @@ def test_what_axe_looks_for_is_found_where_it_is_planted(context: BrowserContext
     }""")
     assert {one["rule"] for one in findings(one.page, axe_source())} == {"image-alt", "color-contrast"}
     one.page.close()
+
+
+def test_filters_are_conditions_that_the_grammar_takes(seen: Visit) -> None:
+    """Whatever columns are called and whatever stands in them; and the address comes back as it was."""
+    asked = {
+        'is.it\'s "odd"': ["a'b", "", "x) OR (1=1"],
+        "eq.year": ["1990", "true; DROP"],
+        "min.made": ["2020-01-01"],
+        "max.size": ["-5.5e3"],
+        "has": ["image"],
+        "where": ["year > 3 OR label = 'x'"],
+    }
+    work = """async (query) => {
+        const { conditions, read, write } = await import("/static/state.js");
+        return [conditions(read(query)), write(read(query)), conditions(read(query), "year")];
+    }"""
+    where, link, without = seen.page.evaluate(work, urlencode(asked, doseq=True))
+    kinds = {"label": pa.string(), "year": pa.int64(), "made": pa.date32(), "size": pa.float64()}
+    schema = pa.schema({**kinds, 'it\'s "odd"': pa.string(), "image": pa.list_(pa.string())})
+    again = parse_qs(urlsplit(link).query, keep_blank_values=True)
+    assert {name: sorted(values) for name, values in again.items()} == {n: sorted(v) for n, v in asked.items()}
+    with pytest.raises(CollectionError, match="'true; DROP'"):  # a text, and no number: refused, and nothing else
+        where_sql(where, schema)
+    sql = where_sql(without, schema)
+    assert "'x) OR (1=1'" in sql and "`year` > 3" in sql and "`size` <= " in sql
+
+
+def test_more_items_come_as_one_scrolls(context: BrowserContext) -> None:
+    rows = [item_row(f"{number:03}", text=[f"word {number}"], year=number) for number in range(150)]
+    with listening(create_app(Settings(rate=None), FakeSearcher(rows)), force=True) as ((_, port), _):
+        one = visit(context, f"http://127.0.0.1:{port}", "?sort=-year")
+        expect(one.hits.first).to_have_attribute("data-id", "149")
+        expect(one.page.locator("[data-column=year] .histogram i")).to_have_count(20)
+        while one.hits.count() < 150:
+            before = one.hits.count()
+            one.page.mouse.wheel(0, 20_000)
+            one.page.wait_for_function(
+                "(before) => document.querySelectorAll('#results .card').length > before", arg=before
+            )
+        assert one.items() == [f"{number:03}" for number in range(149, -1, -1)]
+        expect(one.page.locator("#total")).to_have_text("150 items")
+        one.page.close()
