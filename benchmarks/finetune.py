@@ -6,12 +6,10 @@ Google's emoji, learned on one half of the emoji and recognised among Apple's ot
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import numpy as np
 
 import chiasm
 from benchmarks import record
-from benchmarks.corpora import emoji_table, say, stamps_table
+from benchmarks.corpora import emoji_table, read_rows, say, stamps_table, write_rows
 from chiasm.demo import SMALLEST_CLASS
 
 SEEDS = (0, 1, 2)
@@ -37,11 +35,11 @@ def main() -> None:
 
 def _stamps(work: Path) -> list[str]:
     """`fit` with and without the last rung: macro-F1 of held-out items, and what it took."""
-    rows = _rows(stamps_table(work))
+    rows = read_rows(stamps_table(work))
     sizes = {name: sum(row["category"] == name for row in rows) for name in {row["category"] for row in rows}}
     kept = [row for row in rows if row["category"] != "symbols" and sizes[row["category"]] >= SMALLEST_CLASS]
     collection = work / "stamps"
-    chiasm.add([_write(work / "stamps.csv", kept)], to=collection)
+    chiasm.add([write_rows(work / "stamps.csv", kept)], to=collection)
     table = []
     for modalities in (("image",), ("text",), ("image", "text")):
         for seed in SEEDS:
@@ -64,9 +62,9 @@ def _emoji(work: Path) -> list[str]:
     for seed in SEEDS:
         collections = {}
         for vendor, side in (("google", 0), ("apple", 1)):
-            rows = [row for row in _rows(emoji_table(vendor, work)) if _half(row["id"], seed) == side]
+            rows = [row for row in read_rows(emoji_table(vendor, work)) if _half(row["id"], seed) == side]
             collections[vendor] = work / f"{vendor}-{seed}"
-            chiasm.add([_write(work / f"{vendor}-{seed}.csv", rows)], to=collections[vendor])
+            chiasm.add([write_rows(work / f"{vendor}-{seed}.csv", rows)], to=collections[vendor])
         accuracy = {
             "frozen": _transferred(collections, work),
             "frozen, moved": _transferred(collections, work, adapted=True),
@@ -112,9 +110,9 @@ def _transferred(collections: dict[str, Path], work: Path, *, adapted: bool = Fa
 
 def _rate(work: Path) -> list[str]:
     """Items a second while learning, by the clock: behind a stored prefix, and the whole network."""
-    rows = [row for number, row in enumerate(_rows(emoji_table("google", work))) if number % 16 == 0]
+    rows = [row for number, row in enumerate(read_rows(emoji_table("google", work))) if number % 16 == 0]
     collection = work / "rate"
-    chiasm.add([_write(work / "rate.csv", rows)], to=collection)
+    chiasm.add([write_rows(work / "rate.csv", rows)], to=collection)
     rates = {}
     trained: dict[str, dict[str, Any]] = {
         "low-rank changes behind 11 of 16 blocks": {"method": "lora"},
@@ -133,19 +131,6 @@ def _rate(work: Path) -> list[str]:
 def _half(name: str, seed: int) -> int:
     """Return the half that an emoji is in, the same for every vendor."""
     return hashlib.sha256(f"{seed} {name}".encode()).digest()[0] % 2
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _write(path: Path, rows: Sequence[dict[str, str]]) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 if __name__ == "__main__":

@@ -373,6 +373,10 @@ def test_a_loss_that_is_no_number_stops_and_a_run_goes_on_where_it_was(planted: 
     with pytest.raises(ChiasmError, match="no longer a finite number"):
         learn(planted, tmp_path / "run", poison=True)
     assert list((tmp_path / "run").glob("checkpoint-*"))
+    for number, state in ((998, None), (999, '{"global_step": 99')):  # a kill while a checkpoint is written
+        (tmp_path / "run" / f"checkpoint-{number}").mkdir()
+        if state is not None:
+            (tmp_path / "run" / f"checkpoint-{number}" / "trainer_state.json").write_text(state)
     again, whole = learn(planted, tmp_path / "run"), learn(planted, tmp_path / "whole")
     for name, weight in whole.weights.items():
         assert torch.allclose(weight, again.weights[name], atol=1e-6)

@@ -25,11 +25,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from chiasm._optional import require
 from chiasm.encoders.runtime import Arrays, Device
 from chiasm.errors import ChiasmError
+from chiasm.files import read_record
 from chiasm.finetuning.processes import count, is_first, on_cpu
 from chiasm.finetuning.recipe import Recipe
 from chiasm.finetuning.towers import Tower
@@ -559,9 +561,14 @@ def fit(
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """Return the folder of the newest checkpoint; None where there is none."""
-    last: str | None = get_last_checkpoint(str(folder)) if folder.is_dir() else None  # type: ignore[no-untyped-call]
-    return last
+    """Return the folder of the newest checkpoint that is whole; None where there is none.
+
+    The library writes its state last, so a checkpoint without it was being written at a kill.
+    """
+    whole = [
+        file.parent for file in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}") if read_record(file)
+    ]
+    return str(max(whole, key=lambda one: int(one.name.rpartition("-")[2]))) if whole else None
 
 
 def _trainer(
