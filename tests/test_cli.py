@@ -271,7 +271,10 @@ def test_align_then_evaluate(collection: Path, tmp_path: Path) -> None:
     assert re.search(r"without \(false hits\) +2 +\d\.\d{3} +\d\.\d{3} to \d\.\d{3}", shown)
     assert "In a gallery of both" in shown
     assert is_self_contained(page)
-    assert "When nothing fits" in page.read_text(encoding="utf-8")
+    shown_page = page.read_text(encoding="utf-8")
+    assert "When nothing fits" in shown_page
+    assert "on white paper" in shown_page, "the words of captions, not the names of their files"
+    assert shown_page.index("finds its image among the first 10") < shown_page.index("<h2")
 
 
 def test_align_with_a_source_that_is_only_sums(collection: Path, tmp_path: Path) -> None:

@@ -148,7 +148,11 @@ def search_summary(metrics: Mapping[str, Any]) -> Summary:
         figures.append(_figure(part, "hit@10", min(1.0, 10 / part["queries"]), f"hit@10, {asked} to {searched}"))
     first, part = next(iter(directions.items()))
     figures.append(_figure(part, "hit@1", 1 / part["queries"], f"hit@1, {first.replace('_', ' ')}"))
-    advice = "" if "before" in metrics else "Nothing was learned from such pairs yet: chiasm align learns from them."
+    advice = (
+        "More items that have both, like those that the worst queries look for, teach it most: chiasm add, and chiasm align."
+        if "before" in metrics
+        else "Nothing was learned from such pairs yet: chiasm align learns from them."
+    )
     guess = _hundred(min(1.0, 10 / part["queries"]))
     return Summary(f"{', '.join(parts)}; guessing would be {guess}.", tuple(figures), advice)
 
