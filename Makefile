@@ -71,7 +71,7 @@ docs: install
 # The site: warnings are errors, and the tutorials are executed. `mkdocs serve` shows it while it is written.
 site: install
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
-	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS='ignore:IProgress not found' OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/mkdocs build --strict
 
 # What goes to PyPI, checked; and the Dockerfile.
 package: install
