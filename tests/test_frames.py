@@ -62,6 +62,20 @@ def test_a_frame_is_read_as_the_table_that_it_is(room: Path, tmp_path: Path, mon
         assert np.array_equal(np.asarray(picture), RED)
 
 
+def test_what_is_missing_in_a_frame_is_missing(room: Path) -> None:
+    texts = pd.Series(["a", None, "c"], dtype="string")
+    kinds = pd.Categorical(["x", None, "y"])
+    frame = pd.DataFrame(
+        {"id": ["1", "2", "3"], "text": texts, "kind": kinds, "n": pd.Series([1, None, 3], dtype="Int64")}
+    )
+    manifest = read(frame, room)
+    assert [(item.id, item.metadata["kind"], item.metadata["n"]) for item in manifest.items] == [
+        ("1", "x", 1),
+        ("3", "y", 3),
+    ]
+    assert [row.outcome for row in manifest.outcomes] == [Outcome.EMPTY]
+
+
 def test_the_same_data_have_the_same_ids(room: Path) -> None:
     once = read({"image": [RED, RED, RED // 2], "label": ["a", "b", "c"]}, room)
     again = read({"image": [RED // 2, RED], "label": ["c", "a"]}, room)
@@ -135,18 +149,20 @@ def test_one_bad_picture_stops_nothing(room: Path, cell: Any, reason: str) -> No
     assert any(reason in row.reason and "row 0" in row.path for row in manifest.outcomes)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        7,
-        {},
-        pd.DataFrame(),
-        {"picture": ["a.png"]},
-        {"text": ["a", "b"], "n": [1]},
-        {"text": ["a", "b"], "n": [1, "x"]},
-    ],
-    ids=["number", "nothing", "no rows", "no medium", "lengths", "types"],
-)
+NO_DATA: dict[str, Any] = {
+    "number": 7,
+    "nothing": {},
+    "one text": {"text": "abc"},
+    "one number": {"text": ["a"], "n": 3},
+    "a name twice": pd.DataFrame([["a", "b"]], columns=["text", "text"]),
+    "no rows": pd.DataFrame(),
+    "no medium": {"picture": ["a.png"]},
+    "lengths": {"text": ["a", "b"], "n": [1]},
+    "types": {"text": ["a", "b"], "n": [1, "x"]},
+}
+
+
+@pytest.mark.parametrize("data", NO_DATA.values(), ids=NO_DATA)
 def test_what_is_no_data_is_said(room: Path, data: Any) -> None:
     with pytest.raises(ManifestError):
         read(data, room)

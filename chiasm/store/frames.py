@@ -119,9 +119,20 @@ def columns_of(data: Any) -> dict[str, list[Any]]:
     if hasattr(data, "column_names") and hasattr(data, "to_pydict"):
         return columns_of(data.to_pydict())
     if isinstance(data, Mapping):
+        single = [name for name, values in data.items() if isinstance(values, str | bytes) or not np.iterable(values)]
+        if single:
+            raise ManifestError(
+                f"the {type(data).__name__}", "it holds one value; give a list of them", column=str(single[0])
+            )
         columns = {one_form(str(name)): list(values) for name, values in data.items()}
     elif hasattr(data, "columns") and hasattr(data, "to_dict"):
-        columns = {one_form(str(name)): data[name].to_list() for name in data.columns}
+        names = [one_form(str(name)) for name in data.columns]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ManifestError(
+                f"the {type(data).__name__}", "several columns have this name; rename them", column=twice
+            )
+        columns = {name: data[own].to_list() for name, own in zip(names, data.columns, strict=True)}
     elif isinstance(data, Sequence | np.ndarray) and len(data) and all(is_picture(one) for one in data):
         columns = {"image": list(data)}
     else:
@@ -165,7 +176,9 @@ def _stored(value: Any, modality: Modality, room: Path) -> tuple[str, str | None
     Raises:
         ValueError: it is no medium of this modality.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if (
+        value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType"
+    ):  # of pandas
         return None
     if isinstance(value, str | os.PathLike):
         written = os.fspath(value)
