@@ -281,3 +281,25 @@ def test_the_client_and_the_package_load_no_web_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()", done.stdout
+
+
+def test_a_server_that_may_be_edited_aligns_and_removes(tmp_path: Path) -> None:
+    chiasm.add([table(tmp_path / "media", range(30))], to=tmp_path / "collection")
+
+    async def work(client: httpx.AsyncClient) -> None:
+        before = (await client.get("/v1/status")).json()["spaces"]
+        learned = (await client.post("/v1/align")).json()
+        assert {one["direction"] for one in learned["directions"]} == {"text_to_image", "image_to_text"}
+        assert learned["pairs"] > 10
+        assert (await client.get("/v1/status")).json()["spaces"] == [*before, learned["space"]]
+        assert (await client.get("/v1/search", params={"text": "red paint"})).json()["results"][0]["space"] == "aligned"
+        assert (await client.post("/v1/remove", json={"ids": ["00", "none"]})).json() == {"removed": 1}
+        assert (await client.get("/v1/items/00")).status_code == 404
+        assert (tmp_path / "media" / "0.png").is_file()
+
+    ask(replace(plan(tmp_path / "collection"), edit=True), work)
+    ask(plan(tmp_path / "collection"), refused_align)
+
+
+async def refused_align(client: httpx.AsyncClient) -> None:
+    refused(await client.post("/v1/align"), 404, "--edit")

@@ -139,7 +139,9 @@ def serve(
             help="Width times height above which an image that is sent is too large. Default: 40 million.",
         ),
     ] = None,
-    edit: Annotated[bool, typer.Option("--edit", help="Let people add files and remove items on the page.")] = False,
+    edit: Annotated[
+        bool, typer.Option("--edit", help="Let people add files, remove items and align on the page.")
+    ] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     device: Device = "auto",
 ) -> None:

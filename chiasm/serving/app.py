@@ -430,6 +430,20 @@ async def learn(request: Request) -> Response:
     return json_answer((await asyncio.to_thread(teach)).as_dict())
 
 
+@router.post("/v1/align", responses={200: {"model": schemas.AlignAnswer}}, tags=["teach"])
+async def align(request: Request) -> Response:
+    """Learn from the items that have a picture and a text how to search one by the other, and search so from then on."""
+    work = parts_of(request).teaching.align
+    if work is None:
+        raise lacks("permission to align", "Start it with it: chiasm serve COLLECTION --edit")
+    report = await asyncio.to_thread(work)
+    directions = [
+        {"direction": name, "before": report.before[name]["hit@10"], "after": report.after[name]["hit@10"]}
+        for name in report.after
+    ]
+    return json_answer({"space": report.space, "pairs": report.pairs, "directions": directions})
+
+
 @router.get("/v1/drift", responses={200: {"model": schemas.DriftAnswer}}, tags=["server"])
 async def drift(request: Request) -> Response:
     """Tell how far the items lie from those that the model was trained on."""

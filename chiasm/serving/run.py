@@ -49,6 +49,7 @@ from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import FeedbackTable, Label, Thumb
 from chiasm.store.manifest import read_manifest
+from chiasm.verbs.align import AlignReport, align
 from chiasm.verbs.drift import DriftReport, collection_drift
 from chiasm.verbs.learn import LearnReport, learn_again
 from chiasm.verbs.model import load_model
@@ -110,7 +111,7 @@ def serve(
             hold the tables and files which it was given.
         query_log: a file to log the texts of queries in. Default: they are not kept.
         max_pixels: width times height above which an image that is sent is too large. Default: 40 million.
-        edit: whether whoever may come in may add files to the collection and remove items from it.
+        edit: whether whoever may come in may add files to the collection, remove items from it, and align it.
         open_page: whether to open the page in this machine's browser, when it is there.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
@@ -220,9 +221,14 @@ def build(plan: Plan) -> FastAPI:
         searcher.refresh()
         return removed
 
-    teaching = Teaching(rate=rate, label=label, counts=table.count, remove=remove if plan.edit else None)
+    def align_pairs() -> AlignReport:
+        report = align(searcher.collection.path, device=plan.device)
+        searcher.refresh()
+        return report
+
+    teaching = Teaching(rate=rate, label=label, counts=table.count)
     if plan.edit:
-        teaching = replace(teaching, add=add)
+        teaching = replace(teaching, add=add, remove=remove, align=align_pairs)
     if model is not None:
         start = start_of(searcher.collection, searcher.networks)
         classifier = Classifier(load_model(model), searcher.networks, start)

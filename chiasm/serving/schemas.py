@@ -568,6 +568,22 @@ class Doubt(BaseModel):
     probability: float
 
 
+class Direction(BaseModel):
+    """How often what is looked for is among the first ten hits, on pairs that were held out."""
+
+    direction: str = Field(description="E.g. `text_to_image`.")
+    before: float
+    after: float
+
+
+class AlignAnswer(BaseModel):
+    """A space that was learned from pairs, which is searched from now on."""
+
+    space: str
+    pairs: int
+    directions: list[Direction]
+
+
 class ReviewAnswer(BaseModel):
     """Items to look at, in this order."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
+from chiasm.verbs.align import AlignReport
 from chiasm.verbs.drift import DriftReport
 from chiasm.verbs.learn import LearnReport
 from chiasm.verbs.review import Review
@@ -56,6 +57,7 @@ class Teaching:
         add: adds uploaded files, with their labels where they have any.
         learn: trains the model again, has the server use it if it replaces the old one, and reports the comparison.
         review: chooses items whose labels are worth a look.
+        align: learns from pairs of pictures and texts, has the server search in the result, and reports what it is worth.
         remove: removes items from the collection and returns how many there were.
         drift: compares new items with those that the model was trained on.
         counts: stored ratings and labels by kind.
@@ -66,6 +68,7 @@ class Teaching:
     add: StoreFile | None = None
     learn: Callable[[], LearnReport] | None = None
     review: Callable[[int], Review] | None = None
+    align: Callable[[], AlignReport] | None = None
     remove: Callable[[Sequence[str]], int] | None = None
     drift: Callable[[], DriftReport] | None = None
     counts: Callable[[], Mapping[str, int]] | None = None

@@ -53,6 +53,7 @@ export const rate = (entry) => json("/v1/feedback", { entries: [entry] });
 export const label = (entries) => json("/v1/labels", { entries });
 export const remove = (chosen) => json("/v1/remove", { ids: chosen }).then((answer) => answer.removed);
 export const review = (limit) => ask(`/v1/review?limit=${limit}`);
+export const align = () => ask("/v1/align", { method: "POST" });
 export const learn = () => ask("/v1/learn", { method: "POST" });
 export const predict = (file) => ask("/v1/predict", form({ file })).then((answer) => answer.predictions[0]);
 export const teach = (file, name) => ask("/v1/items", form({ file, label: name }));
