@@ -441,6 +441,25 @@ def test_after_a_kill_the_numbers_are_the_same(planted: Views, tmp_path: Path) -
     assert losses(again, "eval_loss") == losses(whole, "eval_loss")
 
 
+@pytest.mark.parametrize("schedule", ["linear", "constant", "step"])
+def test_the_rate_falls_as_asked(schedule: Any, planted: Views, tmp_path: Path) -> None:
+    """The logged rate is that of the head after each of 12 epochs, one of which is the warm-up."""
+    recipe = Recipe(**{**vars(RECIPE), "schedule": schedule, "warmup": 1 / 12, "patience": 0})
+    rates = np.array(losses(learn(Planted(), planted, tmp_path / "run", recipe=recipe), "learning_rate")) / 1e-2
+    assert len(rates) == 12
+    if schedule == "linear":
+        assert np.allclose(np.diff(rates[1:]), -1 / 11, atol=0.02)
+    else:
+        thirds = [1, 1, 1] if schedule == "constant" else [1, 0.1, 0.01]
+        assert rates[[2, 6, 10]] == pytest.approx(thirds)
+
+
+def test_sgd_learns_as_well(planted: Views, tmp_path: Path) -> None:
+    recipe = Recipe(**{**vars(RECIPE), "optimizer": "sgd", "rate": 0.5, "head_rate": 0.1})
+    tuned = learn(Planted(), planted, tmp_path / "run", recipe=recipe)
+    assert losses(tuned, "loss")[-1] < losses(tuned, "loss")[0]
+
+
 def test_the_focal_loss_weighs_what_is_known_less(planted: Views, tmp_path: Path) -> None:
     plain = learn(Planted(), planted, tmp_path / "plain")
     focal = learn(Planted(), planted, tmp_path / "focal", recipe=Recipe(**{**vars(RECIPE), "focal": 2.0}))
@@ -526,6 +545,8 @@ def test_nothing_is_held_out_without_patience(planted: Views, tmp_path: Path) ->
     [
         ({"method": "magic"}, "method takes"),
         ({"method": "full", "blocks": 2}, "leave blocks out"),
+        ({"schedule": "magic"}, "schedule takes"),
+        ({"optimizer": "sgd"}, "takes other rates"),
         ({"epochs": 0}, "epochs must be"),
         ({"label_smoothing": 1.0}, "label_smoothing must be"),
         ({"rate": float("nan")}, "rate must be"),

@@ -242,6 +242,13 @@ def finetune(
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Items a step. Default: 32, and 128 pairs.")
     ] = None,
+    optimizer: Annotated[
+        Literal["adamw", "sgd"], typer.Option(metavar="NAME", help="sgd has momentum, and takes other rates.")
+    ] = "adamw",
+    schedule: Annotated[
+        Literal["cosine", "linear", "constant", "step"],
+        typer.Option(metavar="NAME", help="How the rates fall after the warm-up; step: to a tenth after each third."),
+    ] = "cosine",
     rate: Annotated[
         float | None, typer.Option(metavar="RATE", min=0, max=1, help="Learning rate. Default: by the method.")
     ] = None,
@@ -300,6 +307,8 @@ def finetune(
         rank=rank,
         epochs=epochs,
         batch_size=batch_size,
+        optimizer=optimizer,
+        schedule=schedule,
         rate=rate,
         head_rate=head_rate,
         weight_decay=weight_decay,

@@ -11,6 +11,8 @@ from chiasm.errors import ChiasmError
 
 Method: TypeAlias = Literal["lora", "blocks", "norms", "full"]
 Strategy: TypeAlias = Literal["joint", "alternating"]
+Optimizer: TypeAlias = Literal["adamw", "sgd"]
+Schedule: TypeAlias = Literal["cosine", "linear", "constant", "step"]
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 _RATES: dict[Method, float] = {"lora": 1e-3, "blocks": 5e-4, "norms": 1e-3, "full": 5e-5}
 
@@ -26,10 +28,13 @@ class Recipe:
         rank: of low-rank changes.
         epochs: at most.
         batch_size: items a step.
+        optimizer: "adamw", or "sgd" with Nesterov's momentum of 0.9, which takes other rates.
+        schedule: of the learning rates after the warm-up: along a cosine or a line to 0, "constant", or in steps to a tenth after
+            each third.
         rate: highest learning rate of the network. None: one that suits the method.
         head_rate: highest learning rate of the head.
         weight_decay: of matrices.
-        warmup: share of the steps in which the learning rates rise from 0; then they fall along a cosine.
+        warmup: share of the steps in which the learning rates rise from 0.
         clip: length of the gradient at most.
         label_smoothing: share of the target that is spread over all classes.
         focal: exponent of the focal loss; 0: cross-entropy.
@@ -58,6 +63,8 @@ class Recipe:
     rank: int = 8
     epochs: int = 8
     batch_size: int = 32
+    optimizer: Optimizer = "adamw"
+    schedule: Schedule = "cosine"
     rate: float | None = None
     head_rate: float = 1e-2
     weight_decay: float = 1e-2
@@ -76,10 +83,12 @@ class Recipe:
     report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise ChiasmError(f"method takes {', '.join(get_args(Method))}; got {self.method!r}")
-        if self.strategy not in get_args(Strategy):
-            raise ChiasmError(f"strategy takes {', '.join(get_args(Strategy))}; got {self.strategy!r}")
+        names = {"method": Method, "strategy": Strategy, "optimizer": Optimizer, "schedule": Schedule}
+        for name, known in names.items():
+            if getattr(self, name) not in get_args(known):
+                raise ChiasmError(f"{name} takes {', '.join(get_args(known))}; got {getattr(self, name)!r}")
+        if self.optimizer == "sgd" and self.rate is None:
+            raise ChiasmError("sgd takes other rates than adamw: name that of the network (rate), such as 0.01")
         if unknown := sorted(set(self.report_to) - set(TRACKERS)):
             raise ChiasmError(f"report_to takes {', '.join(TRACKERS)}; got {unknown[0]!r}")
         if self.method == "full" and self.blocks is not None:

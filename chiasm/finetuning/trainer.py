@@ -306,8 +306,23 @@ class _Trainer(transformers.Trainer):
                     ]
                     if parameters:
                         groups.append({"params": parameters, "lr": rate, "weight_decay": decay})
-            self.optimizer = torch.optim.AdamW(groups)
+            is_adam = recipe.optimizer == "adamw"
+            self.optimizer = (
+                torch.optim.AdamW(groups) if is_adam else torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+            )
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Return the schedule of the rates; the one in steps is not among the library's."""
+        assert isinstance(self.model, Learner)
+        if self.model.recipe.schedule == "step" and self.lr_scheduler is None:
+            warm = max(1, self.args.get_warmup_steps(num_training_steps))
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: min(1.0, step / warm) * 0.1 ** (3 * step // num_training_steps),
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         items = self.train_dataset if train_dataset is None else train_dataset
@@ -589,7 +604,7 @@ def _trainer(
         per_device_train_batch_size=batch,
         per_device_eval_batch_size=_BLOCK if evaluated is None else min(_BLOCK, len(evaluated) // count()),
         gradient_accumulation_steps=steps,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type={"constant": "constant_with_warmup", "step": "linear"}.get(recipe.schedule, recipe.schedule),
         warmup_steps=recipe.warmup,
         max_grad_norm=recipe.clip,
         seed=recipe.seed,
@@ -607,6 +622,7 @@ def _trainer(
         prediction_loss_only=True,
         report_to=[name for name in recipe.report_to if name != "tensorboard"] or "none",
         use_cpu=on_cpu(device),
+        bf16=not on_cpu(device) and torch.cuda.is_bf16_supported(),
         disable_tqdm=True,
         log_level="error",
         log_level_replica="error",

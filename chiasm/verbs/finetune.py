@@ -19,7 +19,7 @@ from chiasm.encoders.tuned import Part, write_tuned
 from chiasm.errors import EncoderError, LabelError
 from chiasm.evaluation.record import Record
 from chiasm.files import one_form
-from chiasm.finetuning.recipe import Method, Recipe, Strategy
+from chiasm.finetuning.recipe import Method, Optimizer, Recipe, Schedule, Strategy
 from chiasm.finetuning.results import TunedPairs, TunedPart
 from chiasm.recognition import Recognizer
 from chiasm.recognition.adaptation import Shares
@@ -77,6 +77,8 @@ def finetune(
     rank: int = 8,
     epochs: int = 8,
     batch_size: int | None = None,
+    optimizer: Optimizer = "adamw",
+    schedule: Schedule = "cosine",
     rate: float | None = None,
     head_rate: float = 1e-2,
     weight_decay: float = 1e-2,
@@ -130,10 +132,13 @@ def finetune(
         rank: of low-rank changes.
         epochs: passes over the items, at most.
         batch_size: items a step. Default: 32, and 128 pairs, which are told apart.
+        optimizer: `"adamw"`, or `"sgd"` with Nesterov's momentum of 0.9, which takes other rates.
+        schedule: of the learning rates after the warm-up: `"cosine"` or `"linear"` to 0, `"constant"`, or `"step"`, to a tenth
+            after each third.
         rate: highest learning rate of the network. Default: one that suits the method.
         head_rate: highest learning rate of the classifier on top.
         weight_decay: of matrices.
-        warmup: share of the steps in which the learning rates rise from 0; then they fall along a cosine.
+        warmup: share of the steps in which the learning rates rise from 0.
         label_smoothing: share of the target that is spread over all classes.
         focal: exponent of the focal loss; 0: cross-entropy.
         class_weight: `"balanced"` gives every class the same total weight.
@@ -167,6 +172,8 @@ def finetune(
         rank=rank,
         epochs=epochs,
         batch_size=(32 if pairs is None else 128) if batch_size is None else batch_size,
+        optimizer=optimizer,
+        schedule=schedule,
         rate=rate,
         head_rate=head_rate,
         weight_decay=weight_decay,
