@@ -134,7 +134,8 @@ def search_summary(metrics: Mapping[str, Any]) -> Summary:
     directions = {name: part for name, part in metrics.items() if isinstance(part, Mapping) and "hit@10" in part}
     if not directions:
         return Summary("")
-    parts, figures = [], []
+    parts: list[str] = []
+    figures: list[Figure] = []
     for name, part in directions.items():
         asked, _, searched = name.partition("_to_")
         before = metrics.get("before", {}).get(name, {}).get("hit@10")
@@ -163,7 +164,7 @@ def _figure(metrics: Mapping[str, Any], name: str, chance: float, words: str = "
     return Figure(
         words
         or name.replace("_", " ").replace("f1 macro", "macro-F1").replace("f1 micro", "micro-F1").replace("r2", "R²"),
-        value if ends is None else Interval(value, *ends, 0.95, DRAWS),
+        value if ends is None else Interval(value, ends[0], ends[1], 0.95, DRAWS),
         chance,
     )
 
