@@ -112,6 +112,16 @@ def test_help_ends_with_two_examples_and_what_comes_next(name: str, capsys: pyte
     assert "Next: " in text
 
 
+@pytest.mark.parametrize("surroundings", [(["--no-color"], {}), ([], {"NO_COLOR": "1"}), ([], {})], ids=str)
+def test_there_are_no_colours_where_none_are_wanted(surroundings: tuple[list[str], dict[str, str]]) -> None:
+    options, variables = surroundings
+    done = subprocess.run(
+        [sys.executable, "-m", "chiasm.cli", "status", *options, "--help"], capture_output=True, text=True, check=True,
+        env={**os.environ, "FORCE_COLOR": "1", **variables},
+    )  # fmt: skip
+    assert bool(re.search(r"\x1b\[[\d;]*3\dm", done.stdout)) == (not options and not variables)
+
+
 # --------------------------------------------------------------------------------------------------------- completion
 
 
