@@ -467,6 +467,22 @@ def test_fit_stays_where_the_encoder_is_not_better(
     assert "not tried, it would take" in short.finetuned[0]
 
 
+def test_fit_goes_on_without_an_encoder_that_cannot_be_trained(tmp_path: Path) -> None:
+    """Files that are gone cannot be trained on; their embeddings are there."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(12):
+        pixels = rng.integers(0, 100, (32, 32, 3)) + np.array([150, 0, 0])[:: 1 if number % 2 else -1]
+        PillowImage.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append({"image": f"{number}.png", "kind": ["blue", "red"][number % 2]})
+    chiasm.add([write_table(tmp_path / "table.csv", rows)], to=tmp_path / "collection")
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    result = chiasm.fit(tmp_path / "collection", label="kind", out=tmp_path / "model", finetune=5, alike=1.01)
+    assert "image: not trained, not one of the first items can be opened" in result.finetuned[0]
+    assert (result.items, result.encoder) == (12, "")
+
+
 def test_what_fit_cannot_climb_with_says_so(texts: Path, tmp_path: Path) -> None:
     with pytest.raises(ChiasmError, match="above 0"):
         chiasm.fit(texts, label="kind", out=tmp_path / "model", finetune=0)

@@ -19,7 +19,7 @@ from chiasm._optional import require
 from chiasm.encoders.base import Encoder, first_of
 from chiasm.encoders.runtime import Device
 from chiasm.encoders.tuned import Part, write_tuned
-from chiasm.errors import EncoderError
+from chiasm.errors import ChiasmError
 from chiasm.finetuning.recipe import Recipe
 from chiasm.finetuning.results import TunedPart
 from chiasm.recognition import Recognizer
@@ -141,8 +141,8 @@ def climb_last(
             if epochs < climb.recipe.epochs:
                 climb = replace(climb, recipe=replace(climb.recipe, epochs=epochs))
             climbed = climb.run()
-        except EncoderError as error:
-            words.append(f"{modality}: not tried, {error}")
+        except ChiasmError as error:  # the recogniser of frozen features is there all the same
+            words.append(f"{modality}: not trained, {error}")
             continue
         tried[modality] = climbed.report
         words.append(climbed.report.words)
