@@ -238,16 +238,17 @@ def print_rows(rows: Sequence[Mapping[str, Any]], form: Literal["jsonl", "csv"])
 
 
 def _flat(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in row.items():
+    for key, value in row.items():
+        name = before + printable(key)
         match value:
             case Mapping():
-                yield from _flat(value, f"{before}{name}.")
+                yield from _flat(value, f"{name}.")
             case list() | tuple():
-                yield f"{before}{name}", _json(value)
+                yield name, _json(value)
             case str():
-                yield f"{before}{name}", "\n".join(map(printable, value.split("\n")))
+                yield name, "\n".join(map(printable, value.split("\n")))
             case _:
-                yield f"{before}{name}", value
+                yield name, value
 
 
 @dataclass(frozen=True)
@@ -306,7 +307,8 @@ class Watch:
 
     def __enter__(self) -> Watch:
         if not sys.stderr.isatty():
-            say(self._doing, err=True)
+            with suppress(OSError):  # nobody reads standard error
+                say(self._doing, err=True)
         self._thread.start()
         return self
 
@@ -363,8 +365,9 @@ class Watch:
             return
         if self._bar is None:
             columns = BarColumn(), TextColumn("{task.description}")
-            settings = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}
-            self._bar = Progress(*columns, console=Console(stderr=True), **settings)
+            self._bar = Progress(
+                *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+            )
             self._bar.add_task("")
             self._bar.start()
         self._bar.update(

@@ -21,7 +21,7 @@ import typer
 from PIL import Image
 from waiting import LIMIT
 
-from chiasm import work
+from chiasm import console, work
 from chiasm.cli import run, schemas
 from chiasm.cli.commands import app
 from chiasm.serving import schemas as rest
@@ -172,6 +172,15 @@ def test_rows_in_every_form(collection: Path, tmp_path: Path, capsys: pytest.Cap
     assert len((tmp_path / "hits.jsonl").read_text().splitlines()) == 2
     assert (tmp_path / "hits.csv").read_text().startswith("id,")
     assert "fox/1" in (tmp_path / "hits.txt").read_text()
+
+
+def test_rows_of_a_stranger_are_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"metadata": {"a\x1b[2J": "b\x9b\u202e\nc", "d,": None}, "list": ["\x07"]}]
+    console.print_rows(rows, "csv")
+    header, (first, none, listed) = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert (header, first, none, listed) == (["metadata.a�[2J", "metadata.d,", "list"], "b��\nc", "", '["\\u0007"]')
+    console.print_rows(rows, "jsonl")
+    assert json.loads(capsys.readouterr().out) == rows[0]
 
 
 def test_a_file_is_written_only_when_all_is_done(collection: Path, tmp_path: Path) -> None:

@@ -231,7 +231,8 @@ class Command(_ForPeople, TyperCommand):
             return super().parse_args(ctx, args)
         raw = self.make_parser(ctx).parse_args(args=list(args))[0]
         rest = super().parse_args(ctx, args)
-        for parameter in self.params:
+        parameters: list[Any] = self.params
+        for parameter in parameters:
             value = ctx.params.get(parameter.name)
             if isinstance(value, int) and value > MOST and getattr(parameter, "max", None) is None:
                 raise typer.BadParameter(f"{value} is more than {MOST:,}", ctx=ctx, param=parameter)

@@ -217,11 +217,11 @@ def print_fit_report(report: FitReport, written: Path | None) -> None:
     for name, words in report.unknown_classes.items():
         say(f"The source has a class {name!r} that the target lacks: {words}, left out")
     adaptation = (report.chosen.get("adaptation") or {}).get("sentence")
-    for words in (adaptation, report.chosen.get("source"), report.chosen.get("semi"), report.duplicates):
-        if words:
-            say(words)
-    for words in report.finetuned:
-        say(words)
+    for sentence in (adaptation, report.chosen.get("source"), report.chosen.get("semi"), report.duplicates):
+        if sentence:
+            say(sentence)
+    for sentence in report.finetuned:
+        say(sentence)
     if report.encoder:
         say(f"Encoder: {report.encoder}")
     if "tuning" in report.also:

@@ -478,8 +478,8 @@ def _player(path: Path) -> str:
 def _markdown(block: _Block) -> str:
     match block:
         case _Summary(sentence, figures, advice):
-            rows = tuple((figure.name, figure.value, figure.chance) for figure in figures)
-            table = _md_table(_Table(("", "value", "guessing"), rows)) if rows else ""
+            numbers = tuple((figure.name, figure.value, figure.chance) for figure in figures)
+            table = _md_table(_Table(("", "value", "guessing"), numbers)) if numbers else ""
             return "\n\n".join(part for part in (f"**{_md(sentence)}**", table, _md(advice)) if part)
         case _Section(title):
             return f"## {_md(title)}"
