@@ -28,6 +28,7 @@ from chiasm.demo import stamps_root
 from chiasm.files import digest_file
 from chiasm.space import Space
 from chiasm.store.collection import FILES, ITEMS, Collection, Vectors
+from chiasm.types import Modality
 from chiasm.verbs.spaces import SavedSpace, open_table, save_space
 
 ITEMS_OF_MANY = 100_000
@@ -238,10 +239,11 @@ def write_many(folder: Path) -> None:
         "hash": hashes, "encoder": [index.ENCODER] * count, "outcome": ["ok"] * count, "reason": none,
     }  # fmt: skip
     nan = np.full(count, np.nan)
+    image: Modality = "image"
     vectors = Vectors(
         tuple(ids),
         ("image/0",) * count,
-        ("image",) * count,
+        (image,) * count,
         tuple(hashes),
         (None,) * count,
         source.draw(count),

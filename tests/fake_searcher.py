@@ -151,7 +151,7 @@ class FakeSearcher:
         if where is not None and not where.startswith("id = '"):
             raise CollectionError("the condition is malformed. Write for instance: id = 'bird'")
         rows = [row for name, row in self.rows.items() if where in (None, f"id = '{name}'")]
-        kinds = {name: pa.list_(pa.string()) for name in MODALITIES}
+        kinds: dict[str, pa.DataType] = {name: pa.list_(pa.string()) for name in MODALITIES}
         return pa.table({name: pa.array([row.get(name) for row in rows], kinds.get(name)) for name in columns})
 
     def items(self, *, ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -120,8 +120,10 @@ import sys
 sys.meta_path.insert(0, Finder())
 main()
 """
-    command = [sys.executable, "-c", HEARD + code, "add", texts, "--to", tmp_path / "c"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", HEARD + code, "add", texts, "--to", tmp_path / "c"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert (done.returncode, done.stderr.removeprefix("Adding\n")) == (130, STOPPED + "\n")
 
 

@@ -289,7 +289,7 @@ async def test_no_other_file_is_named_as_an_upload(client: httpx.AsyncClient) ->
     for path in ("/v1/uploads/..%2f..%2fetc%2fpasswd", "/v1/uploads/" + "a" * 32, "/v1/uploads/%00"):
         assert (await client.get(path)).status_code == 404
     for body in ({"files": {"other": b"x"}}, {"files": {"file": b"x"}, "data": {"more": "x"}}):
-        assert (await client.post("/v1/uploads", **body)).status_code in (400, 422)  # type: ignore[arg-type]
+        assert (await client.post("/v1/uploads", **body)).status_code in (400, 422)
 
 
 async def test_the_oldest_uploads_go(searcher: FakeSearcher) -> None:

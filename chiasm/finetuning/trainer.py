@@ -317,8 +317,10 @@ class _Trainer(transformers.Trainer):
         assert isinstance(self.model, Learner)
         if self.model.recipe.schedule == "step" and self.lr_scheduler is None:
             warm = max(1, self.args.get_warmup_steps(num_training_steps))
+            chosen = optimizer or self.optimizer
+            assert chosen is not None
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer,
+                chosen,
                 lambda step: min(1.0, step / warm) * 0.1 ** (3 * step // num_training_steps),
             )
             self._created_lr_scheduler = True
