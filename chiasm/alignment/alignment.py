@@ -363,15 +363,17 @@ class HitChance:
         return scores
 
     def chance(self, similarity: Float[np.ndarray, "rows rows"]) -> float:
-        """Return the mean chance of a hit by similarity, or with hubs held back: the better one, as a search chooses later.
+        """Return the mean chance of a hit by similarity; where the start is blind, the better of that and with hubs held back.
 
         Held back, a candidate loses the mean similarity of the ten rows that are nearest to it (twice the correction of
-        CSLS: Conneau et al. 2018, ICLR, equation 3). Without it a map that makes few hubs but is less exact would win,
-        although a search can correct for hubs and not for the rest (benchmarks/LOG.md).
+        CSLS: Conneau et al. 2018, ICLR, equation 3), as a search does later. Without it a map with few hubs would win over
+        one that is more exact. A blend with a start that relates both modalities makes few hubs anyway (benchmarks/LOG.md).
         """
-        hubs = np.partition(similarity, -HUB_ROWS, axis=0)[-HUB_ROWS:].sum(axis=0)
-        # Ten times the difference: sums keep ties of equal columns that means would round apart.
-        return max(float(self.chances(one).mean()) for one in (similarity, HUB_ROWS * similarity - hubs))
+        ways = [similarity]
+        if not self.similarity.any():
+            # Ten times the difference: sums keep ties of equal columns that means would round apart.
+            ways.append(HUB_ROWS * similarity - np.partition(similarity, -HUB_ROWS, axis=0)[-HUB_ROWS:].sum(axis=0))
+        return max(float(self.chances(way).mean()) for way in ways)
 
     def chances(self, similarity: Float[np.ndarray, "rows rows"]) -> Float[np.ndarray, " rows"]:
         """Return the chance of each row that a pair of its group is among the first 10 of 30 random candidates.
