@@ -150,7 +150,12 @@ def open_source(path: str | Path) -> io.BufferedReader:
         Traceback (most recent call last):
         chiasm.files.NotAFileError: [Errno 22] this is a device or a pipe, not a file: '/dev/null'
     """
-    _require_regular(os.stat(path), path)  # noqa: PTH116  # before: opening wakes whoever waits at the other end of a pipe
+    try:
+        status = os.stat(path)  # noqa: PTH116  # before: opening wakes whoever waits at the other end of a pipe
+    except UnicodeEncodeError as error:  # LC_ALL=C
+        problem = f"its name cannot be written in this system's encoding, {error.encoding}"
+        raise OSError(errno.EILSEQ, problem, str(path)) from error
+    _require_regular(status, path)
     # Without blocking: the file may have become a pipe since, which would wait for a writer.
     number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     try:

@@ -180,7 +180,7 @@ def test_without_a_map_the_server_and_the_page_say_what_can_be_compared(
         seen = visit(context, f"http://127.0.0.1:{port}")
         seen.search("cat")
         expect(seen.page.locator("#results")).to_contain_text(f"{note[0].upper()}{note[1:]}.")
-        seen.tab("Status")
+        seen.tab("Health")
         expect(seen.page.locator("main")).to_contain_text(note)
 
 

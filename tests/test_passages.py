@@ -214,8 +214,7 @@ def test_the_page_shows_the_passage(server: str, context: BrowserContext) -> Non
     expect(card.locator("blockquote")).to_contain_text(FACT)
     expect(card.locator(".worth")).to_contain_text(re.compile(r"characters [\d,]+ to [\d,]+"))
     assert len(card.locator(".caption").inner_text()) < 250
-    passage = card.locator(".moments details").first
-    passage.locator("summary").click()
-    expect(passage).to_contain_text(FACT)
+    card.locator("a.open").click()
+    expect(seen.page.locator(".transcript .hit", has_text=FACT).first).to_be_visible()
     assert seen.errors == []
     seen.page.close()

@@ -138,7 +138,9 @@ def fit(
     sampler: Annotated[Literal["tpe", "random"], typer.Option(metavar="HOW", help="How the search draws.")] = "tpe",
     finetune: Annotated[
         float | None,
-        typer.Option(metavar="MINUTES", min=0, help="Train the encoder further as well, if that wins in the time."),
+        typer.Option(
+            metavar="MINUTES", min=0, max=100_000, help="Train the encoder further as well, if that wins in the time."
+        ),
     ] = None,
     nested: Annotated[
         bool,

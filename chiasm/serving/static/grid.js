@@ -77,7 +77,8 @@ function words(page, state) {
 function card(hit, place, state, context) {
   const { go, follow, selection, width, status } = context;
   const href = write({ ...state, item: hit.id });
-  const where = hit.start === null || hit.start === undefined || hit.modality === "text" ? "" : span(hit.modality, hit);
+  const part = hit.start !== null && hit.start !== undefined;
+  const where = part ? span(hit.modality, hit) : "";
   const score = worth(hit);
   const open = h("a", { class: "open", href, draggable: false, onclick: (event) => {
     if (selection.takesClick(event, hit.id, place)) return;
@@ -87,6 +88,7 @@ function card(hit, place, state, context) {
     onclick: (event) => selection.toggle(hit.id, place, event.shiftKey) });
   const asked = isQuery(state);
   return h("li", { class: "card", data: { id: hit.id, place } }, box, open,
+    part && hit.modality === "text" && hit.text && h("blockquote", {}, hit.text),
     (score || where) && h("p", { class: "worth" }, score, where && h("span", {}, where)),
     h("div", { class: "actions" },
       hit.modality === "audio" && hit.url && listen(hit),
