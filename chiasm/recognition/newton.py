@@ -327,7 +327,9 @@ def _product(
     stacked: Float[np.ndarray, "outputs problems inner"], matrix: Float[np.ndarray, "inner columns"]
 ) -> Float[np.ndarray, "outputs problems columns"]:
     """As one plain matrix product: of a stack of matrices with a row a problem it took ten times as long."""
-    product: Float[np.ndarray, "outputs problems columns"] = stacked.reshape(-1, stacked.shape[2]) @ matrix
+    # The flag was seen to be raised on finite operands of few rows, likely by lanes that OpenBLAS does not use (LOG.md).
+    with np.errstate(invalid="ignore"):
+        product: Float[np.ndarray, "outputs problems columns"] = stacked.reshape(-1, stacked.shape[2]) @ matrix
     return product.reshape(*stacked.shape[:2], matrix.shape[1])
 
 
