@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -43,9 +43,13 @@ from chiasm.work import steps
 if TYPE_CHECKING:
     import torch
 
+    from chiasm.finetuning.pairs import TunedPair
     from chiasm.finetuning.towers import Tower
     from chiasm.finetuning.trainer import Examples, Tuned
     from chiasm.finetuning.views import Views
+
+Result = TypeVar("Result", "Tuned", "TunedPair")
+"""A trained network, or two of them."""
 
 TRIED = 16  # items that time and memory are estimated by
 _LEAST = 1e-12  # probability whose logarithm is taken
@@ -227,7 +231,7 @@ class Climb:
 
     @cached_property
     def openers(self) -> list[Callable[[], Media]]:
-        """What opens the media of the items, then of the source's, then of those without a label."""
+        """Functions that open the media of the items, then of the source's, then of those without a label."""
         sides: list[tuple[Collection, Sequence[str]]] = [
             (self.collection, [self.data.ids[row] for row in self._having])
         ]
@@ -400,32 +404,24 @@ class Climb:
         measured: Int[np.ndarray, " measured"],
     ) -> Tuned:
         """Train on some of the items and on what stands beside them, unless that was done before."""
-        from chiasm.finetuning import processes
         from chiasm.finetuning.trainer import Tuned, train
 
-        path = self.folder / f"{name}.safetensors"
-        done = Tuned.load(path)
-        if done is not None:
-            return done
-        checkpoints = self.folder / name
-        tuned = train(
-            self.tower,
-            views,
-            examples,
-            np.append(rows, np.flatnonzero(examples.source)),
-            self.recipe,
-            checkpoints,
-            frozen=frozen,
-            measured=measured,
-            unlabelled=np.arange(len(examples.codes), len(views.items)),
-            device=self.device,
-            say=self.say,
-        )
-        processes.wait()
-        if processes.is_first():
-            tuned.save(path)
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        return tuned
+        def learn(checkpoints: Path) -> Tuned:
+            return train(
+                self.tower,
+                views,
+                examples,
+                np.append(rows, np.flatnonzero(examples.source)),
+                self.recipe,
+                checkpoints,
+                frozen=frozen,
+                measured=measured,
+                unlabelled=np.arange(len(examples.codes), len(views.items)),
+                device=self.device,
+                say=self.say,
+            )
+
+        return train_once(self.folder / name, Tuned.load, learn)
 
     def _report(
         self,
@@ -539,6 +535,28 @@ def begin_work(folder: Path, request: Sequence[Any], say: Callable[[str], None])
         say(f"Going on where the last run stopped, in {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "request.json", strict_json(key))
+
+
+def train_once(checkpoints: Path, load: Callable[[Path], Result | None], train: Callable[[Path], Result]) -> Result:
+    """Return what was trained and saved before; else train, and save it in place of its checkpoints.
+
+    Args:
+        checkpoints: folder of the training; beside it the result is saved, under its name.
+        load: reads a result; None: there is none.
+        train: goes on from the checkpoints, in every process.
+    """
+    from chiasm.finetuning import processes
+
+    path = checkpoints.with_name(f"{checkpoints.name}.safetensors")
+    done = load(path)
+    if done is not None:
+        return done
+    result = train(checkpoints)
+    processes.wait()
+    if processes.is_first():
+        result.save(path)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return result
 
 
 def base_of(name: str) -> tuple[str, dict[Modality, Part]]:

@@ -1,9 +1,8 @@
-"""What `finetune --pairs` does: train two networks further on items that have both modalities, where that is better."""
+"""`finetune --pairs`: train two networks further on items that have both modalities, where that is better."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +32,7 @@ from chiasm.store.collection import Collection
 from chiasm.store.reembed import items_of
 from chiasm.types import Media, Modality
 from chiasm.vectors import unit_rows
-from chiasm.verbs.climb import TRIED, begin_work, mean_weights, open_medium
+from chiasm.verbs.climb import TRIED, begin_work, mean_weights, open_medium, train_once
 from chiasm.verbs.dataset import MOST_FOR_DUPLICATES, pairs_of, refuse_other_encoders
 from chiasm.work import steps
 
@@ -331,42 +330,34 @@ class PairClimb:
         split: Split,
         number: int,
     ) -> TunedPair:
-        from chiasm.finetuning import processes
         from chiasm.finetuning.pairs import SIDES, TunedPair, train_pairs
         from chiasm.finetuning.trainer import embed
 
-        path = self.folder / f"fold-{number}.safetensors"
-        done = TunedPair.load(path)
-        if done is not None:
-            return done
-        frozen: PairArrays | None = None
-        centre: Float[np.ndarray, " dim"] | None = None
-        if not self.is_joint:
-            if self.space.starts[self.sides["anchor"]] == "words":
-                centre = self.space.tensors["centre"]
-            moved, anchor = (unit_rows(embed(towers[side], views[side], examples.items[side])) for side in SIDES)
-            anchor = anchor if centre is None else unit_rows(anchor - centre)
-            frozen = PairArrays(moved, anchor, anchor, examples.groups)
-        checkpoints = self.folder / f"fold-{number}"
-        rows = np.append(np.flatnonzero(~examples.source)[split.train], np.flatnonzero(examples.source))
-        tuned = train_pairs(
-            towers,
-            views,
-            examples,
-            rows,
-            self.recipe,
-            checkpoints,
-            frozen=frozen,
-            centre=centre,
-            learning=self.learning,
-            device=self.device,
-            say=self.say,
-        )
-        processes.wait()
-        if processes.is_first():
-            tuned.save(path)
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        return tuned
+        def learn(checkpoints: Path) -> TunedPair:
+            frozen: PairArrays | None = None
+            centre: Float[np.ndarray, " dim"] | None = None
+            if not self.is_joint:
+                if self.space.starts[self.sides["anchor"]] == "words":
+                    centre = self.space.tensors["centre"]
+                moved, anchor = (unit_rows(embed(towers[side], views[side], examples.items[side])) for side in SIDES)
+                anchor = anchor if centre is None else unit_rows(anchor - centre)
+                frozen = PairArrays(moved, anchor, anchor, examples.groups)
+            rows = np.append(np.flatnonzero(~examples.source)[split.train], np.flatnonzero(examples.source))
+            return train_pairs(
+                towers,
+                views,
+                examples,
+                rows,
+                self.recipe,
+                checkpoints,
+                frozen=frozen,
+                centre=centre,
+                learning=self.learning,
+                device=self.device,
+                say=self.say,
+            )
+
+        return train_once(self.folder / f"fold-{number}", TunedPair.load, learn)
 
     def _estimate(self, towers: Mapping[Side, Tower], openers: Mapping[Side, Sequence[Callable[[], Media]]]) -> str:
         """Say how long it will take and how much memory, by a few media that are put through everything once."""
