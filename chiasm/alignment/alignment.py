@@ -344,6 +344,7 @@ class HitChance:
     ) -> None:
         self.anchors, self.start = anchors, start
         self.similarity = anchors @ start.T
+        self.is_blind = not self.similarity.any()  # the start relates nothing of one modality to the other
         self.left, self.right = np.nonzero(groups[:, None] == groups[None, :])  # pairs of one group, row by row
         self.first = np.searchsorted(self.left, np.arange(len(groups)))
         ahead = np.arange(2 * len(groups) - 1) / 2 / (len(groups) - 1)  # share of the others, in half steps
@@ -370,7 +371,7 @@ class HitChance:
         one that is more exact. A blend with a start that relates both modalities makes few hubs anyway (benchmarks/LOG.md).
         """
         ways = [similarity]
-        if not self.similarity.any():
+        if self.is_blind:
             # Ten times the difference: sums keep ties of equal columns that means would round apart.
             ways.append(HUB_ROWS * similarity - np.partition(similarity, -HUB_ROWS, axis=0)[-HUB_ROWS:].sum(axis=0))
         return max(float(self.chances(way).mean()) for way in ways)
