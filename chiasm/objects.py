@@ -289,7 +289,7 @@ class SavedModel:
 
     @property
     def report(self) -> Mapping[str, Any]:
-        """What `fit` found out: metrics on items that it did not see, what was chosen and how."""
+        """The findings of `fit`: metrics on items that it did not see, what was chosen and how."""
         return self.model.report
 
     @property

@@ -194,7 +194,7 @@ class App(typer.Typer):
 
 
 class _ForPeople:
-    """What arguments and flags are is said in words; beside their names Typer shows the types of Python."""
+    """Help that says in words what arguments and flags are; Typer shows the types of Python beside their names."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, with that of --help."""

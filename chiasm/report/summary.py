@@ -1,4 +1,4 @@
-"""What matters of a result in one sentence, three numbers against chance, and what to do next: for reports and terminals.
+"""A result in one sentence, three numbers against chance, and what to do next: for reports and terminals.
 
 It reads metrics in the types of JSON, as verbs return them. Chance is what costs nothing: always the most frequent class, or
 a ranking at random.

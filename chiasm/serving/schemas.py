@@ -179,7 +179,7 @@ class UploadQuery(_Strict):
 
 
 class FacetsQuery(_Strict):
-    """What to count."""
+    """Items and columns to count."""
 
     where: Where | None = None
     within: ListName | None = Field(None, description="Only items of this list, see /v1/lists.")
@@ -214,7 +214,7 @@ class Chosen(_Strict):
 
 
 class ExportRequest(_Strict):
-    """What to take along: items by their ids, or all that meet conditions."""
+    """Items to take along: by their ids, or all that meet conditions."""
 
     format: Literal["csv", "parquet", "zip"] = Field(description="`zip`: the files of the items.")
     ids: Annotated[tuple[Id, ...], Field(max_length=MOST_CHOSEN)] = ()

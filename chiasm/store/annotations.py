@@ -1,4 +1,4 @@
-"""What annotation files say about the pictures of a folder: COCO, Pascal VOC, YOLO and Label Studio.
+"""Annotation files about the pictures of a folder: COCO, Pascal VOC, YOLO and Label Studio.
 
 Annotations are columns of items (`label`, `boxes`, `split`, captions as texts); which files are items is left to
 `chiasm.store.folders`. Files of annotations come from anywhere: they are read with limits, and name no file outside of the
@@ -43,7 +43,7 @@ _OF_SPLIT = re.compile(r"(?:^|[_\-.])(train|val|valid|validation|test)(?=\d|[_\-
 
 @dataclass
 class Note:
-    """What annotations say about one file."""
+    """The annotations of one file."""
 
     labels: list[str] | None = None  # None: nothing is said; none of them: that it has none
     boxes: list[Box] = field(default_factory=list)

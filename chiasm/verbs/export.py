@@ -39,7 +39,7 @@ _LONGEST_NAME = 120  # characters of a copy's name
 
 @dataclass(frozen=True)
 class ExportReport(Record):
-    """What was written."""
+    """The table or folder that was written."""
 
     path: str
     format: Format
