@@ -154,7 +154,7 @@ class Kept:
         return Review(doubts[:most], ("warm", "cold"), 1)
 
     def drift(self) -> DriftReport:
-        return DriftReport({}, {}, ("image: <b>new items differ",))
+        return DriftReport(25, {}, {}, ("image: <b>new items differ",), "the new items differ")
 
     def counts(self) -> Mapping[str, int]:
         return {"thumb": len(self.thumbs), "label": len(self.labels)}

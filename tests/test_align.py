@@ -177,7 +177,7 @@ def test_a_report_shows_examples(made: Path, tmp_path: Path) -> None:
     some = [name for name in (words_of(parts) for parts in mixtures(5)) if name in pages["html"]]
     assert len(some) >= 3, "words"
     assert all(any(words_of(parts) in pages[kind] for parts in mixtures(5)) for kind in pages)
-    assert json.loads(pages["json"])
+    assert json.loads(pages["json"])["about"]["seed"] == "0"
     with pytest.raises(ChiasmError, match=r"written as \.html, \.md, \.json; got report\.pdf"):
         chiasm.evaluate(made, report=tmp_path / "report.pdf")
 

@@ -262,7 +262,9 @@ def test_two_models_on_the_same_items(made: tuple[Path, Path], tmp_path: Path) -
     result = chiasm.evaluate(tmp_path / "both", second, against=tmp_path / "both", report=tmp_path / "report.html")
     part = result.metrics["against"]["metrics"]["accuracy"]
     assert (part["difference"], part["standard_error"]) == (0, 0)
-    assert "Against both" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Against both" in page
+    assert "0; the model was fitted with 0" in page
 
 
 @pytest.mark.parametrize("label", ["colour", "bright", "tags", "colour,bright"])
@@ -300,6 +302,8 @@ def test_ids_of_another_collection_are_not_those_that_were_learned(tmp_path: Pat
     fit(tmp_path / "a-collection", label="colour", out=tmp_path / "model", adapter="linear")
     measured = chiasm.evaluate(tmp_path / "model", tmp_path / "b-collection")
     assert measured.measured == "30 items, of b-collection"
+    assert chiasm.drift(tmp_path / "model", tmp_path / "b-collection").items == 30
+    assert chiasm.drift(tmp_path / "model", tmp_path / "a-collection").items == 0
     fit(
         tmp_path / "b-collection",
         label="colour",
@@ -557,8 +561,9 @@ def test_people_correct_labels_and_the_model_learns(tmp_path: Path) -> None:
     (column,) = report.columns
     assert column.new >= column.old
     chiasm.revert(model)
+    assert chiasm.drift(model, tmp_path / "collection").items == 0
     with pytest.raises(ChiasmError, match="nothing to compare"):
-        chiasm.drift(model, tmp_path / "collection")
+        chiasm.drift(model, tmp_path / "collection", since=False)
     chiasm.add([table(tmp_path / "b", 90, 6)], to=tmp_path / "collection")
     found = chiasm.drift(model, tmp_path / "collection")
     assert set(found.modalities) == {"image"}

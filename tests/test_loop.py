@@ -28,6 +28,7 @@ from chiasm.verbs.drift import collection_drift, drift_of
 from chiasm.verbs.learn import LearnOptions, LearnReport, learn_again
 from chiasm.verbs.measure import class_target, targets_of
 from chiasm.verbs.model import (
+    HeldOut,
     Model,
     load_model,
     model_version,
@@ -86,7 +87,8 @@ class World:
         seen = frozenset(data.ids[row] for row in chosen)
         model = Model(
             predictor, "fake", "kind", dict(data.fingerprints), seen, {"items": len(chosen)}, reference_of(arrays),
-            collected=np.array([owner_number(item) for item in self.collection.ids()]),
+            HeldOut(others=frozenset(data.take(chosen).contents)),
+            collected=np.array([owner_number(content) for content in data.contents]),
         )  # fmt: skip
         save_model(self.model, model)
         return model
@@ -184,28 +186,51 @@ def test_a_worse_model_is_refused(world: World) -> None:
     assert report.version == version == model_version(world.model)
 
 
-def test_a_tie_switches_and_a_dry_run_does_not(world: World) -> None:
-    world.fit(TRAINED)
-    world.correct({"050": world.truth["050"]})  # right already, and not yet learned from
-    dry = world.learn(switch=False)
-    assert (dry.switched, dry.items, dry.judged) == (False, 21, 79)  # it is learned from, so not judged
+def test_a_tie_does_not_switch_and_its_corrections_wait(world: World) -> None:
+    world.fit([f"{number:03}" for number in range(20, 60)])  # none of them labelled wrong
+    version = model_version(world.model)
+    world.correct({"070": world.truth["070"]})  # right already, and not yet learned from
     report = world.learn()
-    assert report.switched is not report.columns[0].is_worse
     assert (report.corrections, report.overruled) == (1, 0)
+    assert (report.items, report.judged) == (41, 59)  # it is learned from, so not judged
+    assert abs(report.columns[0].difference) <= report.columns[0].standard_error
+    assert not report.switched
+    assert "no better yet" in report.why
+    assert report.version == version == model_version(world.model)
+    world.correct({"071": world.truth["071"]})
+    assert world.learn().corrections == 2
+
+
+def test_a_dry_run_does_not_switch(world: World) -> None:
+    world.fit(TRAINED)
+    version = model_version(world.model)
+    world.correct({item: world.truth[item] for item in WRONG})
+    report = world.learn(switch=False)
+    assert (report.columns[0].is_better, report.switched) == (True, False)
+    assert report.version == version == model_version(world.model)
 
 
 @pytest.mark.parametrize(
-    ("difference", "error", "switches"),
-    [(0.0, 0.0, True), (-0.005, 0.01, True), (-0.011, 0.01, False), (-0.019, 0.05, True), (-0.021, 0.05, False)],
+    ("difference", "error", "verdict"),
+    [
+        (0.0, 0.0, "no better"),
+        (0.009, 0.01, "no better"),
+        (0.011, 0.01, "better by"),
+        (-0.005, 0.01, "no better"),
+        (-0.011, 0.01, "worse"),
+        (-0.019, 0.05, "no better"),
+        (-0.021, 0.05, "worse"),
+    ],
 )
-def test_the_rule(difference: float, error: float, switches: bool) -> None:
+def test_the_rule(difference: float, error: float, verdict: str) -> None:
     noise = np.random.default_rng(0).uniform(-1, 1, size=20)
     noise = (noise - noise.mean()) / noise.std(ddof=1) * error * np.sqrt(20)
     ids = tuple(str(number) for number in range(20))
     old = Predictions("number", ids, ({},) * 20, np.arange(20), (), np.zeros(20), np.ones(20))  # off by 1, all of them
     compared = compare_column("kind", old, replace(old, predicted=1.0 - noise - difference))
     assert compared.standard_error == pytest.approx(error)
-    assert compared.is_worse is not switches
+    assert compared.verdict().startswith(f"kind: {verdict}")
+    assert (compared.is_better, compared.is_worse) == (verdict == "better by", verdict == "worse")
 
 
 def test_copies_of_what_was_learned_from_are_not_judged(world: World) -> None:
@@ -235,16 +260,18 @@ def test_without_unseen_items_both_sides_are_fitted_in_folds(world: World, monke
     new, old = fitted
     assert new == KINDS
     assert old == [WRONG.get(f"{number:03}", kind) for number, kind in enumerate(KINDS)]
-    assert report.switched
+    assert report.switched is report.columns[0].is_better
     assert report.columns[0].new >= report.columns[0].old
 
 
 def test_the_next_round_starts_from_the_labels_that_the_model_had(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    wrong = {f"{number:03}": "fish" if KINDS[number] == "bird" else "bird" for number in range(0, 100, 3)}
+    world = World(tmp_path, rows(KINDS), wrong)
     world.fit()
-    world.correct({item: world.truth[item] for item in WRONG})
-    world.learn()
+    world.correct({item: world.truth[item] for item in wrong})
+    assert world.learn().switched
     world.correct({"050": UNKNOWN})
     fitted: list[list[str]] = []
     original = Recognizer.fit
@@ -260,7 +287,6 @@ def test_the_next_round_starts_from_the_labels_that_the_model_had(
     assert old == KINDS  # with what people said last time
     assert new == KINDS[:50] + KINDS[51:]
     assert (report.left_out, report.items, report.judged) == (1, 99, 99)
-    assert "050" not in load_model(world.model).trained_on
 
 
 def test_few_unseen_items_are_learned_from_unless_said_otherwise(world: World) -> None:
@@ -341,7 +367,8 @@ def test_numbers_several_labels_and_columns(tmp_path: Path) -> None:
         assert [column.column for column in report.columns] == columns
         assert (report.how, report.items, report.judged) == ("folds", 40, 40)
         assert report.overruled > 0
-        assert report.switched == (not any(column.is_worse for column in report.columns))
+        is_better = label == "tags" or any(column.is_better for column in report.columns)  # a tag that is new is enough
+        assert report.switched == (is_better and not any(column.is_worse for column in report.columns))
         expected = {"size": ["minus absolute error"], "tags": ["share of labels right"]}
         assert [c.score for c in report.columns] == expected.get(label, ["accuracy", "minus absolute error"])
         if label == "tags":
@@ -402,10 +429,10 @@ def test_a_model_that_was_replaced_meanwhile_is_not_replaced(world: World, monke
 
 def test_drift_of_what_came_in(world: World) -> None:
     model = world.fit([f"{number:03}" for number in range(50)])
-    same = collection_drift(model, world.collection, NETWORKS, world.space)
+    same = collection_drift(model, world.collection, NETWORKS, world.space, since=False)
     assert same.modalities["text"].incoming == 50
     assert same.warnings == ()
-    untouched = collection_drift(model, world.collection, NETWORKS, world.space, since=True)
+    untouched = collection_drift(model, world.collection, NETWORKS, world.space)
     assert (untouched.modalities, untouched.too_few, untouched.warnings) == ({}, {"text": 0}, ())
     world.add(rows(["tree"] * 60, first=500))
     changed = collection_drift(model, world.collection, NETWORKS, world.space, where="id >= '500'")
@@ -413,19 +440,21 @@ def test_drift_of_what_came_in(world: World) -> None:
     (warning,) = changed.warnings
     assert "text embeddings differ strongly" in warning
     assert json.dumps(changed.as_dict())
-    since = collection_drift(model, world.collection, NETWORKS, world.space, since=True)
-    assert since.modalities["text"].incoming == 60, "what was there before is no news"
+    since = collection_drift(model, world.collection, NETWORKS, world.space)
+    assert since.modalities["text"].incoming == since.items == 60, "what was there before is no news"
+    assert "unlike" in since.sentence
     few = collection_drift(model, world.collection, NETWORKS, world.space, where="id >= '550'")
     assert (few.modalities, few.too_few, few.warnings) == ({}, {"text": 10}, ())
+    assert "10 new items are too few" in few.sentence
     with pytest.raises(ChiasmError, match="nothing to compare"):
-        collection_drift(model, world.collection, NETWORKS, world.space, where="id < '010'")
+        collection_drift(model, world.collection, NETWORKS, world.space, since=False, where="id < '010'")
     with pytest.raises(ChiasmError, match="keeps no embeddings to compare with: fit it again"):
         drift_of(replace(model, reference={}), ModalityArrays({"text": np.ones((30, 12))}))
 
 
 def test_after_learning_the_reference_is_of_what_was_learned_from(world: World) -> None:
     world.fit(TRAINED)
-    world.correct({"050": world.truth["050"]})
+    world.correct({item: world.truth[item] for item in [*WRONG, "050"]})
     assert world.learn().switched
     assert len(load_model(world.model).reference["text"]) == 21
 

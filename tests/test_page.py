@@ -186,7 +186,10 @@ def test_the_status_says_what_can_be_taught(made: Made) -> None:
     assert all(answer[name] for name in ("rates", "labels", "teaches", "learns"))
     assert set(answer["ratings"]) == {"thumb", "label"}
     assert (answer["models"], answer["notes"]) == ([], [])
-    assert get(made, "/v1/drift").json() == {"warnings": ["image: <b>new items differ"]}
+    assert get(made, "/v1/drift").json() == {
+        "sentence": "the new items differ",
+        "warnings": ["image: <b>new items differ"],
+    }
 
 
 def test_the_newest_report_is_shown_alone_and_without_scripts(made: Made) -> None:

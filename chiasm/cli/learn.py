@@ -399,7 +399,7 @@ def learn(
     ] = True,
     device: Device = "auto",
 ) -> None:
-    """Retrain a model with corrected labels; it replaces the old one unless it is worse."""
+    """Retrain a model with corrected labels; it replaces the old one if it is better."""
     report = chiasm.learn(
         model,
         collection,

@@ -88,9 +88,13 @@ def evaluate(
 def drift(
     model: ModelPath,
     collection: CollectionPath,
+    since: Annotated[
+        bool,
+        typer.Option("--since/--all", help="Only items that came after the model was fitted, or all it did not learn."),
+    ] = True,
     where: Where = None,
     device: Device = "auto",
 ) -> None:
     """Measure how far the items of a collection lie from those that a model was trained on."""
-    report = chiasm.drift(model, collection, where=where, device=device)
+    report = chiasm.drift(model, collection, since=since, where=where, device=device)
     console.show(report.as_dict(), lambda: results.print_drift_report(report))

@@ -361,8 +361,7 @@ def print_learn_report(report: LearnReport) -> None:
 
 def print_drift_report(report: DriftReport) -> None:
     """Print whether new items lie where the training items do, and how far off."""
-    if report.modalities and not report.warnings:
-        say("The items are like those that the model was trained on.")
+    say(f"{report.sentence[0].upper()}{report.sentence[1:]}.")
     for warning in report.warnings:
         say(f"Warning: {warning}")
     for modality, drift in report.modalities.items():

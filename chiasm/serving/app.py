@@ -423,7 +423,7 @@ async def review(request: Request, query: Annotated[schemas.ReviewQuery, FromQue
 
 @router.post("/v1/learn", responses={200: {"model": schemas.LearnAnswer}}, tags=["teach"])
 async def learn(request: Request) -> Response:
-    """Train the model again with the corrected labels; the new model replaces the old one unless it is worse."""
+    """Train the model again with the corrected labels; the new model replaces the old one if it is better."""
     teach = parts_of(request).teaching.learn
     if teach is None:
         raise lacks("model that learns", "Start it with one: chiasm serve COLLECTION --model MODEL")
@@ -446,11 +446,12 @@ async def align(request: Request) -> Response:
 
 @router.get("/v1/drift", responses={200: {"model": schemas.DriftAnswer}}, tags=["server"])
 async def drift(request: Request) -> Response:
-    """Tell how far the items lie from those that the model was trained on."""
+    """Tell how far the items that came after the model was fitted lie from those that it was trained on."""
     compare = parts_of(request).teaching.drift
     if compare is None:
         raise lacks("model to compare with", "Start it with one: chiasm serve COLLECTION --model MODEL")
-    return json_answer({"warnings": (await parts_of(request).engine.read(compare)).warnings})
+    report = await parts_of(request).engine.read(compare)
+    return json_answer({"sentence": report.sentence, "warnings": report.warnings})
 
 
 @router.get("/v1/status", responses={200: {"model": schemas.StatusAnswer}}, tags=["server"])

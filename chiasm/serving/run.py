@@ -240,7 +240,7 @@ def build(plan: Plan) -> FastAPI:
             return report
 
         def drift() -> DriftReport:
-            return collection_drift(load_model(model), searcher.collection, searcher.networks, start, since=True)
+            return collection_drift(load_model(model), searcher.collection, searcher.networks, start)
 
         def review(most: int) -> Review:
             return review_items(load_model(model), searcher.collection, searcher.networks, start, most=most)

@@ -593,9 +593,10 @@ class ReviewAnswer(BaseModel):
 
 
 class DriftAnswer(BaseModel):
-    """Warnings about items unlike those that the model was trained on; empty if there is nothing to warn of."""
+    """Whether the items that came after the model was fitted are like those that it was trained on."""
 
-    warnings: list[str]
+    sentence: str = Field(description="What it comes to, as the command says it.")
+    warnings: list[str] = Field(description="Empty if there is nothing to warn of.")
 
 
 class Accepted(BaseModel):

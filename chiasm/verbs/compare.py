@@ -40,20 +40,27 @@ class ColumnComparison(Record):
     new_metrics: dict[str, float]
 
     @property
+    def is_better(self) -> bool:
+        """Whether the new model is better by more than one standard error, so by more than noise."""
+        return self.difference > self.standard_error
+
+    @property
     def is_worse(self) -> bool:
         """Whether the new model is worse by more than is allowed."""
         return self.difference < -self.allowed
 
     def verdict(self) -> str:
         """Return the comparison in words."""
-        verdict = (
-            f"worse by more than the {self.allowed:.3g} that are allowed (one standard error, at most {MARGIN:.0%})"
-            if self.is_worse
-            else "not worse"
-        )
+        verdict = "no better yet"
+        if self.is_better:
+            verdict = "better by more than one standard error"
+        elif self.is_worse:
+            verdict = (
+                f"worse by more than the {self.allowed:.3g} that are allowed (one standard error, at most {MARGIN:.0%})"
+            )
         return (
-            f"{self.column}: {self.score} {self.new:.3g} against {self.old:.3g}, difference {self.difference:+.3g} "
-            f"(standard error {self.standard_error:.2g}): {verdict}"
+            f"{self.column}: {verdict} ({self.score} {self.new:.3g} against {self.old:.3g}, difference "
+            f"{self.difference:+.3g}, standard error {self.standard_error:.2g})"
         )
 
 

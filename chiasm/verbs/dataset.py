@@ -109,6 +109,7 @@ class Labelled:
     groups: Int[np.ndarray, " items"]  # items that must not stand on both sides of a split, see `labelled_items`
     alike: int  # items that are copies or near-duplicates of others
     unlabelled: ModalityArrays | None  # items with an embedding but without any value, None where there are none
+    unlabelled_ids: tuple[str, ...]
     fingerprints: dict[Modality, str]
     media: tuple[dict[Modality, str], ...]  # of each item, its first file or inline text by modality
 
@@ -142,6 +143,10 @@ class Embedded:
     arrays: dict[Modality, Float[np.ndarray, "items dim"]]
     present: dict[Modality, Bool[np.ndarray, " items"]]
     hashes: dict[Modality, list[str]]  # of an item's first file; "" where it has none
+
+    def contents(self, modalities: Sequence[Modality], rows: Int[np.ndarray, " rows"]) -> tuple[str, ...]:
+        """Return a digest of the files of some modalities for each of some items."""
+        return tuple(digest_text(str([self.hashes[modality][row] for modality in modalities])) for row in rows)
 
 
 def embedded_items(collection: Collection, ids: Sequence[str], fingerprints: Mapping[Modality, str]) -> Embedded:
@@ -292,12 +297,13 @@ def labelled_items(
         )
     return Labelled(
         tuple(str(rows[row]["id"]) for row in keep),
-        tuple(digest_text(str([found.hashes[modality][row] for modality in used])) for row in keep),
+        found.contents(used, keep),
         modality_arrays(found, space, used, keep),
         {name: tuple(given[name][row] for row in keep) for name in labels},
         groups,
         mates,
         modality_arrays(found, space, used, others) if len(others) else None,
+        tuple(str(rows[row]["id"]) for row in others),
         {modality: wanted[modality] for modality in used},
         tuple({modality: files[0] for modality in MODALITIES if (files := rows[row][modality])} for row in keep),
     )

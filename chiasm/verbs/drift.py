@@ -29,20 +29,29 @@ from chiasm.verbs.spaces import start_of
 class DriftReport(Record):
     """New embeddings compared with those that a model was trained on."""
 
+    items: int  # that were looked at
     modalities: dict[Modality, Drift]
     too_few: dict[Modality, int]  # number of items of the modalities that have too few to compare
     warnings: tuple[str, ...]
+    sentence: str  # what it comes to
 
 
 def drift(
-    model: str | Path, collection: str | Path, *, where: str | None = None, device: Device = "auto"
+    model: str | Path,
+    collection: str | Path,
+    *,
+    since: bool = True,
+    where: str | None = None,
+    device: Device = "auto",
 ) -> DriftReport:
     """Measure how far the items of a collection lie from those that a model was trained on.
 
     Args:
         model: a folder that `fit` wrote.
         collection: the new items.
-        where: only items that meet this condition, such as those that were added last.
+        since: only items that came after the model was fitted. What its collection had before is no news, however the items
+            that were trained on were chosen from it. Otherwise all that it was not trained on.
+        where: only items that meet this condition, such as those of a year.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
@@ -50,7 +59,9 @@ def drift(
     """
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
-    return collection_drift(load_model(Path(model)), opened, networks, start_of(opened, networks), where=where)
+    return collection_drift(
+        load_model(Path(model)), opened, networks, start_of(opened, networks), since=since, where=where
+    )
 
 
 def collection_drift(
@@ -59,40 +70,42 @@ def collection_drift(
     networks: Sequence[Encoder],
     space: Space,
     *,
+    since: bool = True,
     where: str | None = None,
-    since: bool = False,
 ) -> DriftReport:
-    """Measure the drift of those items of a collection that a model was not trained on.
+    """Do what `drift` does, with an opened collection: measure those of its items that a model was not trained on.
 
     A model that was trained on the same number of items per class (shots) saw another mixture of classes than the
-    collection has: that counts as drift, too.
+    collection has: without `since`, that counts as drift, too.
 
     Args:
         model: that keeps a reference.
         collection: embedded by the same encoders.
         networks: its encoders.
         space: its start space.
-        where: only items that meet this condition, such as the newest.
-        since: only items that came after the model was fitted, if any. What the collection had before is no news, however
-            the items that were trained on were chosen from it.
+        since: see `drift`.
+        where: see `drift`.
 
     Raises:
-        ChiasmError: as `drift_of`; the model is of another encoder; or it was trained on all items.
+        ChiasmError: as `drift_of`; the model is of another encoder; or, without `since`, it was trained on all items.
     """
     model.check(fingerprints_of(networks))
-    ids = [item for item in collection.ids(where=where) if item not in model.trained_on]
+    embedded = embedded_items(collection, collection.ids(where=where), model.fingerprints)
+    rows = np.flatnonzero(np.any([*embedded.present.values()], axis=0))
+    contents = embedded.contents(tuple(model.fingerprints), rows)
+    is_old = np.array([one in model.left_out.rows or one in model.left_out.others for one in contents], dtype=bool)
     if since:
-        numbers = np.array([owner_number(item) for item in ids], dtype=np.int64)
-        ids = [ids[row] for row in np.flatnonzero(~np.isin(numbers, model.collected))]
-        if not ids:
-            return DriftReport({}, dict.fromkeys(model.reference, 0), ())
-    embedded = embedded_items(collection, ids, model.fingerprints)
-    used = [modality for modality in model.fingerprints if embedded.present[modality].any()]
+        is_old |= np.isin(np.array([owner_number(one) for one in contents], dtype=np.int64), model.collected)
+    rows = rows[~is_old]
+    if since and not len(rows):
+        nothing = "no items came after the model was fitted, so there is nothing to compare"
+        return DriftReport(0, {}, dict.fromkeys(model.reference, 0), (), nothing)
+    used = [modality for modality in model.fingerprints if embedded.present[modality][rows].any()]
     if not used:
         raise ChiasmError(
             f"{collection.path} has no embedded items that the model was not trained on, so there is nothing to compare"
         )
-    return drift_of(model, modality_arrays(embedded, model.space or space, used))
+    return drift_of(model, modality_arrays(embedded, model.space or space, used, rows))
 
 
 def drift_of(model: Model, incoming: ModalityArrays) -> DriftReport:
@@ -116,5 +129,11 @@ def drift_of(model: Model, incoming: ModalityArrays) -> DriftReport:
             too_few[modality] = min(len(rows), len(reference))
         else:
             modalities[modality] = embedding_drift(reference, rows)
-    warnings = [drift.warning(modality) for modality, drift in modalities.items()]
-    return DriftReport(modalities, too_few, tuple(warning for warning in warnings if warning is not None))
+    warnings = tuple(filter(None, (drift.warning(modality) for modality, drift in modalities.items())))
+    if warnings:
+        sentence = "the new items are unlike those that the model was trained on"
+    elif modalities:
+        sentence = "the new items are like those that the model was trained on"
+    else:
+        sentence = f"the {len(incoming)} new items are too few to compare: it takes {FEWEST}"
+    return DriftReport(len(incoming), modalities, too_few, warnings, sentence)

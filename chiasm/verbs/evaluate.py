@@ -6,7 +6,7 @@ metrics `chiasm.evaluation`, what a report shows `chiasm.report`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -35,6 +35,9 @@ from chiasm.verbs.spaces import space_of, start_of
 if TYPE_CHECKING:
     from chiasm.report.page import Page
     from chiasm.report.search import Medium
+
+
+_SEED = 0  # of all draws
 
 
 @dataclass(frozen=True)
@@ -147,15 +150,15 @@ def _evaluate_space(
         data = pairs_of(opened, space, pairs, where=where)
         fair = fair_pairs(data, saved, on)
         rows, seen = fair.rows, fair.seen
-        start, after = fair.measure(data)
+        start, after = fair.measure(data, seed=_SEED)
         before = None if space.map_of(data.moved) is None else start
         metrics |= _pair_numbers(after, before)
         measured.append(fair.words + taught_by(opened, networks, sorted({data.items[row] for row in rows})))
         shown = _media_of(opened, data, rows) if report is not None or questions is not None else ([], [])
-        sections.append(lambda page: show_pairs(page, after, shown, before=before))
+        sections.append(lambda page: show_pairs(page, after, shown, before=before, seed=_SEED))
         if questions is not None and searcher is not None:
             texts = [medium.text or medium.name for medium in shown[0]]
-            asked = ask_off_topic(searcher, questions, data, rows, texts, where=where)
+            asked = ask_off_topic(searcher, questions, data, rows, texts, where=where, seed=_SEED)
             metrics["nothing_found"] = asked.as_dict()
             measured.append(f"{len(questions)} questions without an answer")
             if fair.taught or fair.seen:
@@ -171,7 +174,7 @@ def _evaluate_space(
         f"space {space.name!r} of {opened.path.name}", "; ".join(measured), metrics, seen=seen, notes=notes
     )
     if report is not None:
-        _save_report(result, sections, report, opened.encoder)
+        _save_report(result, sections, report, {"encoder": opened.encoder, "seed": str(_SEED)})
     return result
 
 
@@ -270,7 +273,8 @@ def _evaluate_model(
         if len(columns) == 1:
             details = saved.recognizer.details_
             sections.append(lambda page: show_choices(page, details))
-        _save_report(result, sections, report, opened.encoder)
+        seed = f"{_SEED}; the model was fitted with {saved.recognizer.random_state}"
+        _save_report(result, sections, report, {"encoder": opened.encoder, "seed": seed})
     return result
 
 
@@ -278,11 +282,11 @@ def _evaluate_model(
 
 
 def _save_report(
-    result: Evaluation, sections: Sequence[Callable[[Page], None]], path: str | Path, encoder: str
+    result: Evaluation, sections: Sequence[Callable[[Page], None]], path: str | Path, about: Mapping[str, str]
 ) -> None:
     from chiasm.report.page import Page
 
-    page = Page(result.what, f"Measured on {result.measured}.", {"encoder": encoder})
+    page = Page(result.what, f"Measured on {result.measured}.", about)
     for note in result.notes:
         page.paragraph(f"{note[0].upper()}{note[1:]}.")
     for name, words in result.unknown_classes.items():

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 
 from chiasm import encoders
 from chiasm.cores import limit_threads
-from chiasm.encoders.base import first_of
+from chiasm.encoders.base import Encoder, fingerprints_of, first_of
 from chiasm.encoders.licence import models_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError, SpaceError
@@ -297,6 +297,7 @@ def fit(
         (None, ()) if not each_source(source) else source_items(source, label, data.fingerprints, place, device)
     )
     named = class_names(targets[0].names.tolist(), place, networks, data.arrays) if is_named else {}
+    collected = _collected(opened, networks, tuple(data.fingerprints))
     learned = _Learned(data, targets, options, named, other, domain)
     last = None
     if finetune is not None:
@@ -352,7 +353,7 @@ def fit(
         else left_out_of(recognizer, data.take(train), known, others),
         tuple(one for one in models if set(one.modalities) & set(data.fingerprints)),
         None if saved is None else saved.space,
-        collected=np.array([owner_number(item) for item in opened.ids()], dtype=np.int64),
+        collected=collected,
     )
     save_model(Path(out), model)
     if report is not None:
@@ -360,6 +361,16 @@ def fit(
         tried = {} if last is None else last.tried
         _write_report(report, result, recognizer, measured_on, tuning, also_found, about, tried)
     return result
+
+
+def _collected(
+    collection: Collection, networks: Sequence[Encoder], modalities: Sequence[Modality]
+) -> Int64[np.ndarray, " items"]:
+    """Return the numbers of the contents that a collection has, labelled or not; see `Model.collected`."""
+    fingerprints = fingerprints_of(networks)
+    has = embedded_items(collection, collection.ids(), {modality: fingerprints[modality] for modality in modalities})
+    rows = np.flatnonzero(np.any([*has.present.values()], axis=0))
+    return np.array([owner_number(content) for content in has.contents(modalities, rows)], dtype=np.int64)
 
 
 def _refuse_taught(collection: Collection, saved: SavedSpace, data: Labelled) -> None:

@@ -1,4 +1,4 @@
-"""The verb `learn`: train a model again with corrected labels, compare it with the old one, and replace that if not worse.
+"""The verb `learn`: train a model again with corrected labels, compare it with the old one, and replace that if better.
 
 The new model learns from the items that the old one was trained on, with the labels that the collection has for them now,
 and from the items that people labelled; what people say counts more than what the collection says. Rung, fusion and weight
@@ -11,8 +11,10 @@ Old and new are never judged by an item that they, or a copy of it, were trained
   people said, and each item is judged by heads that were fitted without its fold. That compares the two ways of learning,
   not the two models themselves. Strengths are chosen on the same folds, which is optimistic for both sides alike.
 
-The truth is what people said, on both sides. The new model is taken if no column is worse by more than one standard error
-of the paired difference, nor by more than two points; so a tie is taken, since the new one knows more.
+The truth is what people said, on both sides. The new model is taken if a column is better by more than one standard error of
+the paired difference, and no column is worse by more than one, nor by more than two points. Noise is no reason to switch: the
+corrections wait, and count with those to come. If people gave classes that the old model cannot name, or took the last item
+of one away, it is enough that no column is worse: items that neither side learned from may hold none of these classes.
 """
 
 from __future__ import annotations
@@ -106,7 +108,7 @@ def learn(
     switch: bool = True,
     device: Device = "auto",
 ) -> LearnReport:
-    """Train a model again with the labels that people gave (`labels`), and replace the old one unless the new one is worse.
+    """Train a model again with the labels that people gave (`labels`), and replace the old one if the new one is better.
 
     Both are judged on the same items, which they were not trained on. The old one is kept (`revert`). Does nothing if the
     model has already learned all corrections; labels that changed in the collection itself are learned with the next
@@ -294,7 +296,7 @@ class _Refit:
 
 
 def _compare(report: LearnReport, old: Recognizer, new: Recognizer, refit: _Refit) -> LearnReport:
-    """Return the report with the comparison of old and new; `switched` stays only if the new one is not worse."""
+    """Return the report with the comparison of old and new; `switched` stays only if the new one is taken."""
     plan, data = refit.plan, refit.data
     by_held_out = bool(plan.held_out.any())
     if by_held_out:
@@ -320,6 +322,7 @@ def _compare(report: LearnReport, old: Recognizer, new: Recognizer, refit: _Refi
         )
     worse = [column for column in columns if column.is_worse]
     now, known = class_set(new), class_set(old)
+    is_taken = not worse and (now != known or any(column.is_better for column in columns))
     return replace(
         report,
         classes_added=tuple(sorted(now - known)),
@@ -328,7 +331,7 @@ def _compare(report: LearnReport, old: Recognizer, new: Recognizer, refit: _Refi
         how="held-out" if by_held_out else "folds",
         judged=len(items),
         columns=tuple(columns),
-        switched=report.switched and not worse,
+        switched=report.switched and is_taken,
         why="; ".join(column.verdict() for column in worse or columns),
     )
 

@@ -28,7 +28,7 @@ from chiasm.types import Modality
 from chiasm.vectors import unit_rows
 from chiasm.verbs.card import model_card
 
-FORMAT, FORMAT_VERSION = "chiasm-model", 7
+FORMAT, FORMAT_VERSION = "chiasm-model", 8
 SUFFIXES = (".html", ".md", ".json")
 REFERENCE_ROWS = 500  # of each modality
 _ABOUT, _RECOGNIZER, _REFERENCE = "about.json", "recognizer", "reference.safetensors"
@@ -73,8 +73,8 @@ class Model:
         pretrained: the networks that embedded them, with their licences.
         space: that was learned elsewhere, and that items are placed in; None: the start of the encoders.
         version: under which it is stored; empty for a model that is not.
-        collected: numbers (`chiasm.verbs.ranking.owner_number`) of all items that the collection had when it was fitted, so
-            that those are known that came since.
+        collected: numbers (`chiasm.verbs.ranking.owner_number`) of the contents of all items that the collection had when it
+            was fitted, so that those are known that came since.
     """
 
     recognizer: Recognizer

@@ -7,12 +7,12 @@ of the predicted class and that of the label (the normalised margin of confident
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 
 from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.errors import LabelError
@@ -22,7 +22,7 @@ from chiasm.space import Space
 from chiasm.splits import class_name
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import FeedbackTable
-from chiasm.verbs.dataset import cell_value, embedded_items, labelled_items, modality_arrays
+from chiasm.verbs.dataset import labelled_items
 from chiasm.verbs.fair import FairItems
 from chiasm.verbs.model import Model
 
@@ -88,7 +88,8 @@ def review_items(
     probabilities = judged.probabilities[rows]
     own = probabilities[np.arange(len(rows)), [place[name] for name in judged.true[rows]]]
     doubts = _doubts([judged.ids[row] for row in rows], judged.true[rows], probabilities, names, own)
-    doubts += _unlabelled(model, collection, data.arrays.modalities, column, space, set(said))
+    if data.unlabelled is not None:
+        doubts += _unlabelled(model, data.unlabelled, data.unlabelled_ids, column, said)
     order = _in_order(doubts, most, seed)
     known = sorted(map(class_name, recognizer.columns_[column].names), key=lambda name: (-counts[name], name))
     return Review(tuple(order), tuple(known), waiting)
@@ -121,25 +122,16 @@ def _margins(probabilities: Float[np.ndarray, "items classes"]) -> Float[np.ndar
 
 
 def _unlabelled(
-    model: Model, collection: Collection, modalities: Sequence[str], column: str, space: Space, said: set[str]
+    model: Model, arrays: ModalityArrays, ids: Sequence[str], column: str, said: Container[str]
 ) -> list[tuple[float, Doubt]]:
-    ids = [
-        str(row["id"]) for row in collection.items() if cell_value(row[column]) is None and str(row["id"]) not in said
-    ]
-    if not ids:
-        return []
-    embedded = embedded_items(collection, ids, {m: f for m, f in model.fingerprints.items() if m in modalities})
-    rows: Int[np.ndarray, " rows"] = np.flatnonzero(np.any([*embedded.present.values()], axis=0))
-    if not len(rows):
-        return []
-    arrays: ModalityArrays = modality_arrays(embedded, space, [*embedded.present], rows)
-    said_of = model.recognizer.recognise_all(arrays)[column]
-    margins = _margins(said_of.probabilities)
+    predicted = model.recognizer.recognise_all(arrays)[column]
+    margins = _margins(predicted.probabilities)
     return [
-        (float(-margin), Doubt(ids[row], "unsure", None, class_name(value), float(top)))
-        for row, margin, value, top in zip(
-            rows, margins, said_of.values, said_of.probabilities.max(axis=1), strict=True
+        (float(-margin), Doubt(item, "unsure", None, class_name(value), float(top)))
+        for item, margin, value, top in zip(
+            ids, margins, predicted.values, predicted.probabilities.max(axis=1), strict=True
         )
+        if item not in said
     ]
 
 

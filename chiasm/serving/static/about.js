@@ -56,12 +56,14 @@ export async function renderHealth(view, _, { status, refresh }) {
     ]),
     ...status.notes.map(note));
   const [drift, outcomes] = await Promise.all([
-    status.learns ? api.drift().catch((error) => ({ warnings: [], note: error.message })) : { warnings: [] },
+    status.learns ? api.drift().catch((error) => ({ sentence: "", warnings: [], note: error.message })) : { sentence: "", warnings: [] },
     api.outcomes().catch((error) => ({ files: [], total: 0, error })),
   ]);
-  const bad = [drift.warnings.length && "new items are unlike those that the model has learned from", outcomes.total && `${counted(outcomes.total, "file")} could not be used`].filter(Boolean);
-  sentence.textContent = bad.length ? `Worth a look: ${bad.join("; ")}.` : `All is well: ${counted(status.items, "item")}, every file could be used${status.learns ? ", and nothing new is unlike what the model has learned from" : ""}.`;
-  sentence.classList.add(bad.length ? "look" : "well");
+  const isWell = !drift.warnings.length && !outcomes.total;
+  const used = outcomes.total ? `${counted(outcomes.total, "file")} could not be used` : "every file could be used";
+  const parts = [isWell && counted(status.items, "item"), outcomes.error ? "" : used, drift.sentence].filter(Boolean);
+  sentence.textContent = `${isWell ? "All is well" : "Worth a look"}: ${parts.join("; ")}.`;
+  sentence.classList.add(isWell ? "well" : "look");
   warnings.replaceChildren(drift.warnings.length ? h("ul", {}, drift.warnings.map((row) => h("li", {}, row))) : "", drift.note ? note(drift.note) : "");
   if (outcomes.error) files.replaceChildren(problem(outcomes.error));
   else if (outcomes.files.length) {
