@@ -26,10 +26,10 @@ from chiasm.encoders.base import first_of
 from chiasm.encoders.runtime import Arrays
 from chiasm.encoders.tuned import read_about
 from chiasm.errors import ChiasmError, LabelError, SpaceError
+from chiasm.finetuning.items import stack
 from chiasm.finetuning.pairs import SIDES, PairExamples, PairNetwork, Side, learn_heads, sigmoid, train_pairs
 from chiasm.finetuning.recipe import Recipe
 from chiasm.finetuning.towers import Tower, towers_of
-from chiasm.finetuning.trainer import stack
 from chiasm.finetuning.views import Views, store_views
 from chiasm.types import Image, Media, Modality, Text
 from chiasm.vectors import unit_rows

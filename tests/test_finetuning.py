@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from media_files import tone
 from tiny_models import MAKERS
 from torch import Tensor, nn
 
+import chiasm
 from chiasm import encoders
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.huggingface import HuggingFaceEncoder
@@ -20,20 +21,10 @@ from chiasm.encoders.offline import ImageEncoder, TextEncoder, class_names, imag
 from chiasm.encoders.runtime import Arrays
 from chiasm.encoders.tuned import Part, tuned_parts, write_tuned
 from chiasm.errors import ChiasmError, EncoderError, MediaError
-from chiasm.finetuning.recipe import Recipe
+from chiasm.finetuning.items import Examples, Items, Order, row_weights, stack
+from chiasm.finetuning.recipe import OF_PAIRS, Recipe, RecipeOptions
 from chiasm.finetuning.towers import Tower, tower_of
-from chiasm.finetuning.trainer import (
-    Classifier,
-    Examples,
-    Tuned,
-    _Items,
-    _Order,
-    class_confusion,
-    embed,
-    row_weights,
-    stack,
-    train,
-)
+from chiasm.finetuning.trainer import Classifier, Tuned, class_confusion, embed, train
 from chiasm.finetuning.views import Views, change, store_views
 from chiasm.types import Audio, Image, Media, Modality, Outcome, Text
 
@@ -527,9 +518,9 @@ def test_items_without_labels_are_confused_less(planted: Views, tmp_path: Path) 
 def test_beside_each_labelled_item_stands_one_without_a_label(planted: Views) -> None:
     targets = np.vstack([np.eye(3, dtype=np.float32)[CODES[:20]], np.zeros((5, 3), np.float32)])
     nothing = np.zeros(25, dtype=bool)
-    items = _Items(planted, np.arange(25), targets, np.ones(25, np.float32), nothing, RECIPE, learned=True)
-    order = np.array([*_Order(items, 8)])
-    assert len(order) == len(_Order(items, 8)) == 40
+    items = Items(planted, np.arange(25), targets, np.ones(25, np.float32), nothing, RECIPE, learned=True)
+    order = np.array([*Order(items, 8)])
+    assert len(order) == len(Order(items, 8)) == 40
     assert set(order[::2]) == set(range(20))
     assert set(order[1::2]) == set(range(20, 25))
 
@@ -550,8 +541,19 @@ def test_nothing_is_held_out_without_patience(planted: Views, tmp_path: Path) ->
         ({"epochs": 0}, "epochs must be"),
         ({"label_smoothing": 1.0}, "label_smoothing must be"),
         ({"rate": float("nan")}, "rate must be"),
+        ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"clip": "high"}, "clip must be a number of at least 0"),
+        ({"rank": None}, "rank must be"),
+        ({"report_to": ["paper"]}, "report_to takes"),
     ],
 )
 def test_options_out_of_range_say_so(options: Mapping[str, object], match: str) -> None:
     with pytest.raises(ChiasmError, match=match):
         Recipe(**options)  # type: ignore[arg-type]
+
+
+def test_the_options_by_name_are_the_fields_of_the_recipe() -> None:
+    assert get_type_hints(RecipeOptions) == get_type_hints(Recipe)
+    assert set(OF_PAIRS) < set(RecipeOptions.__annotations__)
+    with pytest.raises(TypeError, match="epoch'"):
+        chiasm.finetune("collection", out="encoder", label="kind", epoch=3)  # type: ignore[call-arg]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -33,6 +33,7 @@ from chiasm.cli.parameters import (
     number_or_auto,
     pair_of,
     pairs_of,
+    takes_recipe,
 )
 
 app = App("Learn")
@@ -200,6 +201,7 @@ def fit(
     then="chiasm reembed photos.index --encoder encoder",
     doing="Fine-tuning",
 )
+@takes_recipe
 def finetune(
     collection: CollectionPath,
     out: Annotated[Path, typer.Option(metavar="ENCODER", help="Folder to write the encoder to; a new one.")],
@@ -217,71 +219,8 @@ def finetune(
         ),
     ] = None,
     source: Source = None,
-    alpha: Annotated[
-        float, typer.Option(metavar="SHARE", min=0, max=1, help="Weight of the source in the loss.")
-    ] = 0.5,
-    strategy: Annotated[
-        Literal["joint", "alternating"],
-        typer.Option(
-            metavar="HOW",
-            help="Source and target at once, or in turn: the source trains the network, the target the head.",
-        ),
-    ] = "joint",
     target: Target = None,
     shares: Shares = "auto",
-    method: Annotated[
-        Literal["lora", "blocks", "norms", "full"] | None,
-        typer.Option(
-            metavar="HOW",
-            help="Low-rank changes (default for pairs), everything (for labels) or biases and norms of the last blocks; or the whole network.",
-        ),
-    ] = None,
-    blocks: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="How many last blocks. Default: a third.")
-    ] = None,
-    rank: Annotated[int, typer.Option(metavar="N", min=1, help="Rank of low-rank changes.")] = 8,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes over the items at most.")] = 8,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Items a step. Default: 32, and 128 pairs.")
-    ] = None,
-    optimizer: Annotated[
-        Literal["adamw", "sgd"], typer.Option(metavar="NAME", help="sgd has momentum, and takes other rates.")
-    ] = "adamw",
-    schedule: Annotated[
-        Literal["cosine", "linear", "constant", "step"],
-        typer.Option(metavar="NAME", help="How the rates fall after the warm-up; step: to a tenth after each third."),
-    ] = "cosine",
-    rate: Annotated[
-        float | None, typer.Option(metavar="RATE", min=0, max=1, help="Learning rate. Default: by the method.")
-    ] = None,
-    head_rate: Annotated[
-        float, typer.Option(metavar="RATE", min=0, max=1, help="Learning rate of the classifier on top.")
-    ] = 1e-2,
-    weight_decay: Annotated[float, typer.Option(metavar="RATE", min=0, max=1, help="Of matrices.")] = 1e-2,
-    warmup: Annotated[
-        float, typer.Option(metavar="SHARE", min=0, max=1, help="Share of the steps in which the rate rises.")
-    ] = 0.1,
-    label_smoothing: Annotated[
-        float, typer.Option(metavar="SHARE", min=0, max=0.99, help="Share of the target for all classes.")
-    ] = 0.1,
-    focal: Annotated[
-        float, typer.Option(metavar="NUMBER", min=0, max=10, help="Exponent of the focal loss; 0: cross-entropy.")
-    ] = 0.0,
-    class_weight: Balance = None,
-    mixup: Annotated[
-        float, typer.Option(metavar="NUMBER", min=0, max=10, help="Parameter of MixUp of pictures; 0: none.")
-    ] = 0.2,
-    views: Annotated[int, typer.Option(metavar="N", min=0, max=1000, help="Changed copies of every file.")] = 4,
-    average: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE", min=0, max=1, help="Share of the trained weights in the average with the first ones."
-        ),
-    ] = 0.5,
-    patience: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, help="Epochs without a gain after which it stops; 0: nothing is held out."),
-    ] = 3,
     folds: Annotated[int, typer.Option(metavar="N", min=2, help="Parts of the items that are held out in turn.")] = 3,
     where: Where = None,
     group: Group = None,
@@ -289,8 +228,8 @@ def finetune(
     keep: Annotated[bool, typer.Option("--keep", help="Write the encoder even if it is not better.")] = False,
     report_to: Annotated[str, typer.Option(metavar="A,B", help="Trackers: tensorboard, wandb, mlflow.")] = "",
     report: Report = None,
-    seed: Seed = 0,
     device: Device = "auto",
+    **options: Any,
 ) -> None:
     """Train an encoder further on labels or pairs, in minutes; written only if it is better than the frozen one."""
     result = chiasm.finetune(
@@ -300,28 +239,8 @@ def finetune(
         out=out,
         modalities=modalities_of(modalities),
         source=source,
-        alpha=alpha,
-        strategy=strategy,
         target=target,
         shares=shares,
-        method=method,
-        blocks=blocks,
-        rank=rank,
-        epochs=epochs,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        schedule=schedule,
-        rate=rate,
-        head_rate=head_rate,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        label_smoothing=label_smoothing,
-        focal=focal,
-        class_weight=class_weight,
-        mixup=mixup,
-        views=views,
-        average=average,
-        patience=patience,
         folds=folds,
         where=where,
         group=group,
@@ -329,9 +248,9 @@ def finetune(
         keep=keep,
         report_to=tuple(name for name in report_to.split(",") if name),
         report=report,
-        seed=seed,
         device=device,
         on_message=console.note,
+        **{name: value for name, value in options.items() if value is not None},
     )
     if int(os.environ.get("RANK", "0")):  # of torchrun: the first process speaks for all
         return

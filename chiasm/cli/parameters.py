@@ -21,6 +21,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from chiasm import console
 from chiasm.cli import complete
+from chiasm.finetuning.recipe import OF_PAIRS, recipe_options
 from chiasm.types import MODALITIES, Modality
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -165,6 +166,30 @@ def _with_output(function: Callable[..., None], rows: bool, doing: str) -> Calla
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def takes_recipe(function: F) -> F:
+    """Give a command that takes `**options` those of the recipe of fine-tuning, but for what it declares itself."""
+    *own, _ = inspect.signature(function, eval_str=True).parameters.values()
+    options = []
+    for name, one in recipe_options().items():
+        if name in {parameter.name for parameter in own}:
+            continue
+        metavar = "NAME" if one.choices else "N" if one.kind is int else "NUMBER"
+        about = typer.Option(
+            metavar=metavar, min=one.says.least, max=one.says.most, help=one.says.text, rich_help_panel="Recipe"
+        )
+        depends = name in OF_PAIRS  # its default is said by its text
+        options.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None if depends else one.default,
+                annotation=Annotated[one.kind | None if depends or one.optional else one.kind, about],
+            )
+        )
+    function.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    return function
 
 
 class App(typer.Typer):

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,27 +23,26 @@ from accelerate.utils.memory import should_reduce_batch_size
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from chiasm._optional import require
-from chiasm.encoders.runtime import Arrays, Device
+from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
 from chiasm.files import read_record
+from chiasm.finetuning.items import BLOCK, Drawn, Examples, Items, Order, filled, held_out, row_weights, stack
 from chiasm.finetuning.processes import count, is_first, on_cpu
 from chiasm.finetuning.recipe import Recipe
 from chiasm.finetuning.towers import Tower
 from chiasm.finetuning.views import Views, store_views
 from chiasm.recognition.ladder import deal_folds
-from chiasm.recognition.linear import class_weights, fit_classes
+from chiasm.recognition.linear import fit_classes
 from chiasm.saved import read_described, write_arrays
-from chiasm.training import held_out_rows
 from chiasm.types import Media
 from chiasm.vectors import unit_rows
 
 _WEIGHT = "weight/"
-_BLOCK = 64  # items that go through the network at once when nothing is learned
 _TEMPERATURE = 2.5  # of class confusion
 
 
@@ -136,155 +134,6 @@ def class_confusion(scores: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]
     return 1 - confusion.diagonal().mean()
 
 
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """Labelled items, a row each, in the order of their stored views; items without a label may follow there.
-
-    Attributes:
-        codes: class of each.
-        groups: items of one group are never on both sides of a split.
-        source: which are of another domain, from which is learned and on which nothing is measured.
-    """
-
-    codes: Int[np.ndarray, " items"]
-    groups: Int[np.ndarray, " items"]
-    source: Bool[np.ndarray, " items"]
-
-
-class Drawn(Dataset[dict[str, Any]]):
-    """Items that are drawn anew in every epoch.
-
-    Attributes:
-        source: which are of another domain.
-        recipe: how they are learned from.
-        epoch: that they are drawn for.
-        collate: makes a batch of them.
-    """
-
-    source: Bool[np.ndarray, " rows"]
-    recipe: Recipe
-    epoch: int = 0
-    collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @cached_property
-    def labelled(self) -> Bool[np.ndarray, " rows"]:
-        """Which are not merely to be confused less."""
-        return np.ones(len(self), dtype=bool)
-
-
-class _Items(Drawn):
-    """Stored items with their targets, 0 where there is no label: in training another view in every epoch.
-
-    Items with a label are mixed with others of their domain.
-    """
-
-    def __init__(
-        self,
-        views: Views,
-        rows: Int[np.ndarray, " rows"],
-        targets: Float[np.ndarray, "rows classes"],
-        weights: Float[np.ndarray, " rows"],
-        source: Bool[np.ndarray, " rows"],
-        recipe: Recipe,
-        *,
-        learned: bool,
-    ) -> None:
-        self.views, self.rows, self.targets, self.weights, self.source = views, rows, targets, weights, source
-        self.recipe, self.learned, self.collate = recipe, learned, collate
-
-    @cached_property
-    def labelled(self) -> Bool[np.ndarray, " rows"]:
-        """Which have a label."""
-        return np.asarray(self.targets.any(axis=1))
-
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        target, weight, source = self.targets[place], self.weights[place], self.source[place]
-        if not self.learned:
-            arrays = self.views.get(self.rows[place], 0)
-            return {"arrays": arrays, "targets": target, "weights": weight, "source": source}
-        # By item and epoch alone, so that it is the same in any number of processes and after a kill.
-        rng = np.random.default_rng([self.recipe.seed, self.epoch, int(self.rows[place])])
-        arrays = self._draw(place, rng)
-        if self.recipe.mixup and self.labelled[place]:
-            share = np.float32(rng.beta(self.recipe.mixup, self.recipe.mixup))
-            other = int(rng.choice(np.flatnonzero((self.source == source) & self.labelled)))
-            beside = self._draw(other, rng)
-            if all(array.dtype.kind == "f" and array.shape == beside[name].shape for name, array in arrays.items()):
-                arrays = {name: share * array + (1 - share) * beside[name] for name, array in arrays.items()}
-                target = share * target + (1 - share) * self.targets[other]
-                weight = share * weight + (1 - share) * self.weights[other]
-        return {"arrays": arrays, "targets": target, "weights": weight, "source": source}
-
-    def _draw(self, place: int, rng: np.random.Generator) -> Arrays:
-        return draw_view(self.views, int(self.rows[place]), rng)
-
-
-def draw_view(views: Views, item: int, rng: np.random.Generator) -> Arrays:
-    """Return one of the changed copies of an item; the item as it is where there are none."""
-    return views.get(item, int(rng.integers(min(1, views.views - 1), views.views)))
-
-
-class _Order(Sampler[int]):
-    """The order of the items in an epoch: shuffled, and filled up to whole batches, the source before the target if in turn.
-
-    Beside each item with a label stands one without, where there are any. The order is the same in any number of processes,
-    and after a kill.
-    """
-
-    def __init__(self, items: Drawn, batch: int) -> None:
-        self.items = items
-        in_turn = items.recipe.strategy == "alternating"
-        parts = (items.source, ~items.source) if in_turn else (items.labelled,)
-        self.parts = [np.flatnonzero(part) for part in parts if part.any()]
-        self.others = np.flatnonzero(~items.labelled)
-        self.step = max(1, batch // 2) if len(self.others) else batch  # items with a label
-
-    def set_epoch(self, epoch: int) -> None:
-        """Take the order and the views of an epoch."""
-        self.items.epoch = epoch
-
-    def __len__(self) -> int:
-        return sum(map(self._length, self.parts)) * (2 if len(self.others) else 1)
-
-    def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng([self.items.recipe.seed, self.items.epoch])
-        for part in self.parts:
-            order = np.resize(rng.permutation(part), self._length(part))
-            if len(self.others):
-                order = np.stack([order, np.resize(rng.permutation(self.others), len(order))], axis=1).ravel()
-            yield from order.tolist()
-
-    def _length(self, part: Int[np.ndarray, " rows"]) -> int:
-        return -(-len(part) // self.step) * self.step
-
-
-def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Return items as one batch: arrays padded with zeros at their end to the longest, then stacked."""
-    batch = stack([item["arrays"] for item in items])
-    batch["targets"] = torch.from_numpy(np.stack([item["targets"] for item in items]))
-    batch["weights"] = torch.tensor(np.array([item["weights"] for item in items], np.float32))
-    batch["source"] = torch.tensor([bool(item["source"]) for item in items])
-    return batch
-
-
-def stack(items: Sequence[Arrays]) -> dict[str, Tensor]:
-    """Return arrays of several items as one batch, padded with zeros at their end."""
-    batch = {}
-    for name, first in items[0].items():
-        length = max(len(item[name]) if first.ndim else 0 for item in items)
-        padded = [
-            item[name]
-            if not first.ndim or len(item[name]) == length
-            else np.pad(item[name], [(0, length - len(item[name])), *[(0, 0)] * (first.ndim - 1)])
-            for item in items
-        ]
-        batch[name] = torch.from_numpy(np.stack(padded))
-    return batch
-
-
 class _Trainer(transformers.Trainer):
     """The library's loop with a learning rate of the head's own; a loss that is no number ends it."""
 
@@ -329,7 +178,7 @@ class _Trainer(transformers.Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         items = self.train_dataset if train_dataset is None else train_dataset
         assert isinstance(items, Drawn)
-        return _Order(items, self.args.train_batch_size * self.args.gradient_accumulation_steps * count())
+        return Order(items, self.args.train_batch_size * self.args.gradient_accumulation_steps * count())
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Learn from one batch, and refuse a loss that is no number."""
@@ -388,8 +237,8 @@ def embed(tower: Tower, views: Views, rows: Int[np.ndarray, " rows"]) -> Float[n
     device = next(tower.parameters()).device
     parts = []
     with torch.inference_mode():
-        for at in range(0, len(rows), _BLOCK):
-            arrays = [views.get(int(item), 0) for item in rows[at : at + _BLOCK]]
+        for at in range(0, len(rows), BLOCK):
+            arrays = [views.get(int(item), 0) for item in rows[at : at + BLOCK]]
             parts.append(
                 tower(**{name: tensor.to(device) for name, tensor in stack(arrays).items()}).float().cpu().numpy()
             )
@@ -450,9 +299,9 @@ def train(
     tower.choose(recipe.method, recipe.rank, stack([views.get(int(rows[0]), 0)]))
     model = Classifier(tower, center, coef, intercept, recipe)
 
-    def items(some: Bool[np.ndarray, " rows"], beside: Int[np.ndarray, " others"], *, learned: bool) -> _Items:
+    def items(some: Bool[np.ndarray, " rows"], beside: Int[np.ndarray, " others"], *, learned: bool) -> Items:
         targets = np.eye(len(known), dtype=np.float32)[dense[some]]
-        return _Items(
+        return Items(
             views,
             np.append(rows[some], beside),
             np.vstack([targets, np.zeros((len(beside), len(known)), np.float32)]),
@@ -462,7 +311,7 @@ def train(
             learned=learned,
         )
 
-    evaluated = _filled(items(held, others[:0], learned=False)) if held.any() else None
+    evaluated = filled(items(held, others[:0], learned=False)) if held.any() else None
     trainer = fit(model, items(~held, others, learned=True), evaluated, folder, device, say)
     model.cpu()
     tower.merge()
@@ -479,61 +328,6 @@ def items_per_second(log: Sequence[Mapping[str, float]]) -> float:
     """Return how many items were learned from in a second."""
     name = "train_samples_per_second"
     return float(next((entry[name] for entry in reversed(log) if name in entry), 0.0))
-
-
-def held_out(
-    codes: Int[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"], source: Bool[np.ndarray, " rows"], recipe: Recipe
-) -> Bool[np.ndarray, " rows"]:
-    """Return which rows of the target early stopping goes by; none where there are too few, or without it."""
-    held = np.zeros(len(codes), dtype=bool)
-    if recipe.patience and not source.all():
-        own = (np.unique(array[~source], return_inverse=True)[1] for array in (codes, groups))
-        codes, groups = own
-        found = held_out_rows(codes, seed=recipe.seed, groups=groups)
-        held[~source] = False if found is None else found
-    return held
-
-
-def _filled(items: _Items) -> _Items:
-    """Return items to measure on; for several processes with some again at weight 0, so that each has as many."""
-    length = len(items)
-    if count() == 1:
-        return items
-    step = min(_BLOCK, -(-length // count())) * count()
-    whole = -(-length // step) * step
-    places = np.arange(whole) % length
-    weights = np.where(np.arange(whole) < length, items.weights[places] * np.float32(whole / length), np.float32(0))
-    return _Items(
-        items.views,
-        items.rows[places],
-        items.targets[places],
-        weights,
-        items.source[places],
-        items.recipe,
-        learned=False,
-    )
-
-
-def row_weights(
-    codes: Int[np.ndarray, " rows"], source: Bool[np.ndarray, " rows"], held: Bool[np.ndarray, " rows"], recipe: Recipe
-) -> Float[np.ndarray, " rows"]:
-    """Return the weight of each row in the mean loss: of its class, and of its domain so that alpha is the source's share."""
-    return domain_weights(class_weights(codes, np.ones(len(codes)), recipe.class_weight), source, held, recipe)
-
-
-def domain_weights(
-    weights: Float[np.ndarray, " rows"],
-    source: Bool[np.ndarray, " rows"],
-    held: Bool[np.ndarray, " rows"],
-    recipe: Recipe,
-) -> Float[np.ndarray, " rows"]:
-    """Return weights of rows scaled so that alpha is the source's share of those that are learned from."""
-    weights = weights.copy()
-    for domain, share in ((source, recipe.alpha), (~source, 1 - recipe.alpha)):
-        learned = domain & ~held
-        if source.any() and learned.any():
-            weights[learned] *= share * (~held).sum() / weights[learned].sum()
-    return weights.astype(np.float32)
 
 
 def fit(
@@ -604,7 +398,7 @@ def _trainer(
         output_dir=str(folder),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=batch,
-        per_device_eval_batch_size=_BLOCK if evaluated is None else min(_BLOCK, len(evaluated) // count()),
+        per_device_eval_batch_size=BLOCK if evaluated is None else min(BLOCK, len(evaluated) // count()),
         gradient_accumulation_steps=steps,
         lr_scheduler_type={"constant": "constant_with_warmup", "step": "linear"}.get(recipe.schedule, recipe.schedule),
         warmup_steps=recipe.warmup,

@@ -43,9 +43,10 @@ from chiasm.work import steps
 if TYPE_CHECKING:
     import torch
 
+    from chiasm.finetuning.items import Examples
     from chiasm.finetuning.pairs import TunedPair
     from chiasm.finetuning.towers import Tower
-    from chiasm.finetuning.trainer import Examples, Tuned
+    from chiasm.finetuning.trainer import Tuned
     from chiasm.finetuning.views import Views
 
 Result = TypeVar("Result", "Tuned", "TunedPair")
@@ -267,7 +268,8 @@ class Climb:
     def run(self) -> Climbed:
         """Train in folds, and judge the embeddings before and after."""
         from chiasm.finetuning import processes
-        from chiasm.finetuning.trainer import Examples, embed
+        from chiasm.finetuning.items import Examples
+        from chiasm.finetuning.trainer import embed
         from chiasm.finetuning.views import store_views
 
         begin = time.monotonic()

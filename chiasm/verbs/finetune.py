@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from chiasm.encoders.tuned import Part, write_tuned
 from chiasm.errors import EncoderError, LabelError
 from chiasm.evaluation.record import Record
 from chiasm.files import one_form
-from chiasm.finetuning.recipe import Method, Optimizer, Recipe, Schedule, Strategy
+from chiasm.finetuning.recipe import OF_PAIRS, Recipe, RecipeOptions
 from chiasm.finetuning.results import TunedPairs, TunedPart
 from chiasm.recognition import Recognizer
 from chiasm.recognition.adaptation import Shares
@@ -68,38 +68,17 @@ def finetune(
     out: str | Path,
     modalities: Sequence[Modality] | None = None,
     source: Sources = None,
-    alpha: float = 0.5,
-    strategy: Strategy = "joint",
     target: str | Path | None = None,
     shares: Shares = "auto",
-    method: Method | None = None,
-    blocks: int | None = None,
-    rank: int = 8,
-    epochs: int = 8,
-    batch_size: int | None = None,
-    optimizer: Optimizer = "adamw",
-    schedule: Schedule = "cosine",
-    rate: float | None = None,
-    head_rate: float = 1e-2,
-    weight_decay: float = 1e-2,
-    warmup: float = 0.1,
-    label_smoothing: float = 0.1,
-    focal: float = 0.0,
-    class_weight: Literal["balanced"] | None = None,
-    mixup: float = 0.2,
-    views: int = 4,
-    average: float = 0.5,
-    patience: int = 3,
     folds: int = 3,
     where: str | None = None,
     group: str | None = None,
     alike: float = 0.97,
     keep: bool = False,
-    report_to: Sequence[str] = (),
     report: str | Path | None = None,
-    seed: int = 0,
     device: Device = "auto",
     on_message: Callable[[str], None] = lambda _: None,
+    **options: Unpack[RecipeOptions],
 ) -> FinetuneReport:
     """Train the networks of a collection's encoder further on its labels or pairs, and write those that are better.
 
@@ -119,95 +98,34 @@ def finetune(
             both.
         source: a collection of another domain, or several, embedded alike, with the same column or such pairs; items of classes
             that the target has are learned from as well, and nothing is measured on them. Each counts by its size.
-        alpha: weight of the source: the loss is `alpha * source + (1 - alpha) * target`.
-        strategy: `"joint"`, or `"alternating"`: in every epoch first the source's batches train the network (the shared one)
-            while its head (the adaptation network) is kept, then the target's train the head while the network is kept.
         target: a collection of another domain, embedded alike, that the network is to be good at. Its labels, if it has any, are
             not looked at: of as many of its items as are labelled here, classes are to be confused less (Jin et al. 2020),
             unless that could hurt (`chiasm.recognition.adaptation`). Not together with a source.
         shares: whether the classes are as frequent in the target, see `fit`.
-        method: what is trained of the last blocks: low-rank changes ("lora"), everything ("blocks"), biases and normalisations
-            ("norms"); or the whole network ("full"). Default: everything from labels, low-rank changes from pairs.
-        blocks: how many last blocks. Default: a third.
-        rank: of low-rank changes.
-        epochs: passes over the items, at most.
-        batch_size: items a step. Default: 32, and 128 pairs, which are told apart.
-        optimizer: `"adamw"`, or `"sgd"` with Nesterov's momentum of 0.9, which takes other rates.
-        schedule: of the learning rates after the warm-up: `"cosine"` or `"linear"` to 0, `"constant"`, or `"step"`, to a tenth
-            after each third.
-        rate: highest learning rate of the network. Default: one that suits the method.
-        head_rate: highest learning rate of the classifier on top.
-        weight_decay: of matrices.
-        warmup: share of the steps in which the learning rates rise from 0.
-        label_smoothing: share of the target that is spread over all classes.
-        focal: exponent of the focal loss; 0: cross-entropy.
-        class_weight: `"balanced"` gives every class the same total weight.
-        mixup: both parameters of the Beta distribution that mixes pairs of pictures; 0: none.
-        views: changed copies of every file, of which each epoch takes one.
-        average: share of the trained weights in the average with those of the start.
-        patience: epochs without a lower loss on a fifth of the items, held out for that, after which training stops; 0: never.
         folds: so many; at least 2.
         where: only items that meet this condition.
         group: column whose values keep items on one side of every split.
         alike: cosine from which two pictures or sounds count as near-duplicates; above 1 none do.
         keep: write the encoder even if it is not better.
-        report_to: trackers that are installed: `"tensorboard"`, `"wandb"`, `"mlflow"`.
         report: also write a report as one .html, .md or .json file.
-        seed: of everything that is drawn.
         device: `"auto"`, `"cpu"` or `"cuda"`.
         on_message: called with each line for people.
+        options: how it is trained: `chiasm.finetuning.recipe.Recipe` says what each of them means.
 
     Raises:
         LabelError: no such column, it is not of classes, there is one class only, the source has none of the classes, or there is
             a source beside a target.
         SpaceError: too few items have both modalities of the pairs.
         EncoderError: the encoder cannot be trained, or the folder exists.
-        ChiasmError: the loss is no longer finite, or memory is too small.
+        ChiasmError: an option is out of its range, the loss is no longer finite, or memory is too small.
         MissingExtraError: PyTorch and its libraries are not installed.
+        TypeError: there is no option of such a name.
     """
     check_report(report)
-    recipe = Recipe(
-        method=method or ("lora" if pairs else "blocks"),
-        blocks=blocks,
-        rank=rank,
-        epochs=epochs,
-        batch_size=(32 if pairs is None else 128) if batch_size is None else batch_size,
-        optimizer=optimizer,
-        schedule=schedule,
-        rate=rate,
-        head_rate=head_rate,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        label_smoothing=label_smoothing,
-        focal=focal,
-        class_weight=class_weight,
-        mixup=mixup,
-        views=views,
-        average=average,
-        patience=patience,
-        alpha=alpha,
-        strategy=strategy,
-        seed=seed,
-        report_to=tuple(report_to),
-    )
+    chosen: RecipeOptions = options if pairs is None else {**OF_PAIRS, **options}
+    recipe = Recipe(**chosen)
     sources = each_source(source)
-    if (label is None) == (pairs is None):
-        raise LabelError(
-            "fine-tuning learns a label or pairs, one of the two. Name a column (label) or two modalities (pairs)"
-        )
-    if pairs is not None:
-        _check_options_of_pairs(pairs, modalities, recipe, target)
-    if not sources and strategy == "alternating":
-        raise LabelError(
-            "alternating is in turn between a source and a target, and there is no source. Name one (source)"
-        )
-    if target is not None and sources:
-        raise LabelError(
-            "with a target, which has no labels, the collection itself is the source: leave the source out, or finetune the "
-            "target with its own labels and a source"
-        )
-    if target is None and shares != "auto":
-        raise LabelError("shares are those of a target's classes, and there is none. Name it, or leave them out")
+    _check_request(label, pairs, modalities, recipe, sources, target, shares)
     folder = Path(out)
     if folder.exists():
         raise EncoderError(
@@ -227,90 +145,182 @@ def finetune(
         )
     networks = encoders.resolve(opened.encoder, device=device)
     space = start_of(opened, networks)
-    work = folder.with_name(f"{folder.name}.training")
+    request = _Request(opened, networks, space, recipe, folder, sources, folds, where, group, alike, keep, device, say)
     if pairs is not None:
-        data_of_pairs = read_pairs(opened, space, pairs, sources, where=where, group=group, alike=alike, device=device)
-        base = base_of(opened.encoder)[0]
-        pair_climb = PairClimb(
-            networks, base, space, data_of_pairs, modalities or pairs, recipe, folds, keep, work / "pairs", device, say
+        result = request.learn_pairs(pairs, modalities)
+    else:
+        assert label is not None
+        result = request.learn_label(one_form(label), modalities, target, shares)
+    if report is not None and processes.is_first():
+        _write_report(report, result)
+    return result
+
+
+def _check_request(
+    label: str | None,
+    pairs: tuple[Modality, Modality] | None,
+    modalities: Sequence[Modality] | None,
+    recipe: Recipe,
+    sources: Sequence[str | Path],
+    target: str | Path | None,
+    shares: Shares,
+) -> None:
+    """Refuse what does not go together, before anything is opened."""
+    if (label is None) == (pairs is None):
+        raise LabelError(
+            "fine-tuning learns a label or pairs, one of the two. Name a column (label) or two modalities (pairs)"
         )
-        of_pairs, tuned = pair_climb.run()
-        say(of_pairs.words)
-        finished = _finish(opened, networks, folder, work, tuned if of_pairs.is_better or keep else {}, recipe)
-        finished = replace(finished, pairs=of_pairs)
-        if report is not None and processes.is_first():
-            _write_report(report, finished)
-        return finished
-    assert label is not None
-    label = one_form(label)
-    climbs = []  # all of what is wrong with the data is said before anything is trained
-    for modality in _modalities(opened, networks, modalities, label):
+    if pairs is not None:
+        _check_options_of_pairs(pairs, modalities, recipe, target)
+    if not sources and recipe.strategy == "alternating":
+        raise LabelError(
+            "alternating is in turn between a source and a target, and there is no source. Name one (source)"
+        )
+    if target is not None and sources:
+        raise LabelError(
+            "with a target, which has no labels, the collection itself is the source: leave the source out, or finetune the "
+            "target with its own labels and a source"
+        )
+    if target is None and shares != "auto":
+        raise LabelError("shares are those of a target's classes, and there is none. Name it, or leave them out")
+
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """What is asked of either kind of fine-tuning; see `finetune`."""
+
+    collection: Collection
+    networks: Sequence[Encoder]
+    space: Space
+    recipe: Recipe
+    folder: Path
+    sources: Sequence[str | Path]
+    folds: int
+    where: str | None
+    group: str | None
+    alike: float
+    keep: bool
+    device: Device
+    say: Callable[[str], None]
+
+    @property
+    def work(self) -> Path:
+        """The folder for what a run that is stopped goes on with."""
+        return self.folder.with_name(f"{self.folder.name}.training")
+
+    def learn_pairs(self, pairs: tuple[Modality, Modality], modalities: Sequence[Modality] | None) -> FinetuneReport:
+        """Train two networks on pairs."""
+        limits: dict[str, Any] = {"where": self.where, "group": self.group, "alike": self.alike}
+        data = read_pairs(self.collection, self.space, pairs, self.sources, **limits, device=self.device)
+        climb = PairClimb(
+            self.networks,
+            base_of(self.collection.encoder)[0],
+            self.space,
+            data,
+            modalities or pairs,
+            self.recipe,
+            self.folds,
+            self.keep,
+            self.work / "pairs",
+            self.device,
+            self.say,
+        )
+        result, parts = climb.run()
+        self.say(result.words)
+        return replace(self._finish(parts if result.is_better or self.keep else {}), pairs=result)
+
+    def learn_label(
+        self, label: str, modalities: Sequence[Modality] | None, target: str | Path | None, shares: Shares
+    ) -> FinetuneReport:
+        """Train the network of each modality on a column of classes."""
+        # All of what is wrong with the data is said before anything is trained.
+        climbs = [
+            self._climb(label, modality, target, shares)
+            for modality in _modalities(self.collection, self.networks, modalities, label)
+        ]
+        reports, parts = [], dict[Modality, Part]()
+        for climb in climbs:
+            if climb.unlabelled is not None and not climb.unlabelled.ids:
+                self.say(climb.unlabelled.adaptation.sentence)
+            self.say(_cost(climb))
+            climbed = climb.run()
+            reports.append(climbed.report)
+            if climbed.part is not None:
+                parts[climb.modality] = climbed.part
+            self.say(climbed.report.words + _outcome(climbed.report, self.keep))
+        classes = tuple(str(name) for name in climbs[-1].target.names)
+        return replace(self._finish(parts), label=label, classes=classes, parts=tuple(reports))
+
+    def _climb(self, label: str, modality: Modality, target: str | Path | None, shares: Shares) -> Climb:
         data = labelled_items(
-            opened, networks, space, [label], modalities=[modality], where=where, group=group, alike=alike
+            self.collection,
+            self.networks,
+            self.space,
+            [label],
+            modalities=[modality],
+            where=self.where,
+            group=self.group,
+            alike=self.alike,
         )
         classes = _classes(data)
-        climbs.append(
-            Climb(
-                opened,
-                networks,
-                space,
-                data,
-                classes,
-                modality,
-                recipe,
-                folds,
-                lambda: Recognizer(unknown=None, random_state=seed),
-                work / modality,
-                device,
-                names=class_names(classes.names.tolist(), space, networks, data.arrays),
-                whole=True,
-                keep=keep,
-                source=read_sources(sources, label, space, data, classes, device),
-                unlabelled=None
-                if target is None
-                else _unlabelled(target, opened, networks, space, data, classes, shares, modality, seed, device),
-                say=say,
-            )
+        return Climb(
+            self.collection,
+            self.networks,
+            self.space,
+            data,
+            classes,
+            modality,
+            self.recipe,
+            self.folds,
+            lambda: Recognizer(unknown=None, random_state=self.recipe.seed),
+            self.work / modality,
+            self.device,
+            names=class_names(classes.names.tolist(), self.space, self.networks, data.arrays),
+            whole=True,
+            keep=self.keep,
+            source=read_sources(self.sources, label, self.space, data, classes, self.device),
+            unlabelled=None if target is None else self._unlabelled(target, data, classes, modality, shares),
+            say=self.say,
         )
-    reports, parts = [], dict[Modality, Part]()
-    for climb in climbs:
-        if climb.unlabelled is not None and not climb.unlabelled.ids:
-            say(climb.unlabelled.adaptation.sentence)
-        say(_cost(climb))
-        climbed = climb.run()
-        result = climbed.report
-        reports.append(result)
-        if climbed.part is not None:
-            parts[climb.modality] = climbed.part
-        say(result.words + _outcome(result, keep))
-    finished = _finish(opened, networks, folder, work, parts, recipe)
-    finished = replace(finished, label=label, classes=tuple(str(name) for name in classes.names), parts=tuple(reports))
-    if report is not None and processes.is_first():
-        _write_report(report, finished)
-    return finished
 
+    def _unlabelled(
+        self, domain: str | Path, data: Labelled, target: Target, modality: Modality, shares: Shares
+    ) -> Unlabelled:
+        """Return the items of the target to learn from without labels: at most as many as are labelled; none if it could hurt.
 
-def _finish(
-    collection: Collection,
-    networks: Sequence[Encoder],
-    folder: Path,
-    work: Path,
-    parts: Mapping[Modality, Part],
-    recipe: Recipe,
-) -> FinetuneReport:
-    """Write the parts of an encoder, if there are any, and remove what the run has left."""
-    from chiasm.finetuning import processes
+        Files that are among the labelled ones are left out, since these are measured on.
 
-    processes.wait()
-    with processes.first_alone():
-        if parts and processes.is_first():
-            owner, (base, others) = first_of(networks), base_of(collection.encoder)
-            # A model that is written as a whole holds what was trained of it before.
-            new = {owner[modality].fingerprint for modality in parts}
-            kept = {modality: part for modality, part in others.items() if owner[modality].fingerprint not in new}
-            write_tuned(folder, base, {**kept, **parts})
-        shutil.rmtree(work, ignore_errors=True)
-    return FinetuneReport(str(folder) if parts else "", collection.encoder, "", (), (), recipe=asdict(recipe))
+        Raises:
+            ChiasmError: it is the collection itself, embedded otherwise, or has no items with the modality.
+        """
+        seed = self.recipe.seed
+        other, ids, arrays = target_items(domain, self.collection, self.networks, self.space, [modality], self.device)
+        judge = Recognizer(adapter="linear", unknown=None, shares=shares, random_state=seed)
+        adaptation = judge.fit(data.arrays, target.names[target.values], data.groups, domain=arrays).details_.adaptation
+        assert adaptation is not None  # with a domain there is one
+        fingerprint = {modality: data.fingerprints[modality]}
+        taken = {*embedded_items(self.collection, data.ids, fingerprint).hashes[modality]}
+        theirs = embedded_items(other, ids, fingerprint).hashes[modality]
+        free = [item for item, content in zip(ids, theirs, strict=True) if content not in taken]
+        drawn = np.random.default_rng(seed).permutation(len(free))[: len(data.ids)]
+        chosen = () if adaptation.way == "none" else tuple(free[number] for number in np.sort(drawn))
+        return Unlabelled(other, chosen, adaptation)
+
+    def _finish(self, parts: Mapping[Modality, Part]) -> FinetuneReport:
+        """Write the parts of an encoder, if there are any, and remove what the run has left."""
+        from chiasm.finetuning import processes
+
+        processes.wait()
+        with processes.first_alone():
+            if parts and processes.is_first():
+                owner, (base, others) = first_of(self.networks), base_of(self.collection.encoder)
+                # A model that is written as a whole holds what was trained of it before.
+                new = {owner[modality].fingerprint for modality in parts}
+                kept = {modality: part for modality, part in others.items() if owner[modality].fingerprint not in new}
+                write_tuned(self.folder, base, {**kept, **parts})
+            shutil.rmtree(self.work, ignore_errors=True)
+        encoder = str(self.folder) if parts else ""
+        return FinetuneReport(encoder, self.collection.encoder, "", (), (), recipe=asdict(self.recipe))
 
 
 def _cost(climb: Climb) -> str:
@@ -376,38 +386,6 @@ def _classes(data: Labelled) -> Target:
             f"{target.column!r} is a column of {target.kind}, and fine-tuning learns classes. Name a column of classes"
         )
     return target
-
-
-def _unlabelled(
-    domain: str | Path,
-    collection: Collection,
-    networks: Sequence[Encoder],
-    space: Space,
-    data: Labelled,
-    target: Target,
-    shares: Shares,
-    modality: Modality,
-    seed: int,
-    device: Device,
-) -> Unlabelled:
-    """Return the items of the target to learn from without labels: at most as many as are labelled; none if it could hurt.
-
-    Files that are among the labelled ones are left out, since these are measured on.
-
-    Raises:
-        ChiasmError: it is the collection itself, embedded otherwise, or has no items with the modality.
-    """
-    other, ids, arrays = target_items(domain, collection, networks, space, [modality], device)
-    judge = Recognizer(adapter="linear", unknown=None, shares=shares, random_state=seed)
-    adaptation = judge.fit(data.arrays, target.names[target.values], data.groups, domain=arrays).details_.adaptation
-    assert adaptation is not None  # with a domain there is one
-    fingerprint = {modality: data.fingerprints[modality]}
-    taken = {*embedded_items(collection, data.ids, fingerprint).hashes[modality]}
-    theirs = embedded_items(other, ids, fingerprint).hashes[modality]
-    free = [item for item, content in zip(ids, theirs, strict=True) if content not in taken]
-    drawn = np.random.default_rng(seed).permutation(len(free))[: len(data.ids)]
-    chosen = () if adaptation.way == "none" else tuple(free[number] for number in np.sort(drawn))
-    return Unlabelled(other, chosen, adaptation)
 
 
 def _write_report(path: str | Path, result: FinetuneReport) -> None:
