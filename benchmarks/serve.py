@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks import record
 from benchmarks.corpora import benchmarks_folder, pairs, say
 from chiasm.client import Client, ServerError
+from chiasm.demo import stamps_root
 from chiasm.types import Text
 from chiasm.verbs.query import Query
 from chiasm.verbs.search import Searcher
@@ -44,7 +45,7 @@ def main() -> None:
     folder = benchmarks_folder() / "stamps"
     searcher = Searcher(folder)
     in_process(searcher, texts[:CLIENTS])
-    with served(folder) as (url, process, seconds):
+    with served(folder, roots=[str(stamps_root(say))]) as (url, process, seconds):
         rates: dict[str, list[float]] = {"in process, batches of 16": [], "over HTTP, 16 clients": []}
         over_http(url, texts[:200])
         for _ in range(ROUNDS):
