@@ -44,7 +44,7 @@ from chiasm.verbs.dataset import (
     target_items,
     taught_by,
 )
-from chiasm.verbs.last_rung import climb_last
+from chiasm.verbs.last_rung import LastRung, climb_last
 from chiasm.verbs.measure import (
     FOLDS,
     Names,
@@ -277,90 +277,94 @@ def fit(
         class_weight=class_weight, tune=tune, sampler=sampler, nested=nested, finetune=finetune, also=also, log_dir=log_dir,
         seed=seed,
     )  # fmt: skip
-    opened = Collection.open(collection)
-    networks = encoders.resolve(opened.encoder, device=device)
-    saved = None if space is None else space_of(opened, networks, space)
-    place = start_of(opened, networks) if saved is None else saved.space
-    label = one_form(label)
-    columns = [label] if label in opened.columns() else [part.strip() for part in label.split(",")]
-    domain = None if target is None else target_items(target, opened, networks, place, modalities, device)[2]
-    modalities = modalities if domain is None else domain.modalities
-    data = labelled_items(
-        opened, networks, place, columns, modalities=modalities, where=where, group=group, alike=alike
-    )
-    if saved is not None:
-        _refuse_taught(opened, saved, data)
-    targets = targets_of(data, task)
-    options.check(targets)
-    is_named = names and len(targets) == 1 and targets[0].kind != "number"
-    other, others = (
-        (None, ()) if not each_source(source) else source_items(source, label, data.fingerprints, place, device)
-    )
-    named = class_names(targets[0].names.tolist(), place, networks, data.arrays) if is_named else {}
-    collected = _collected(opened, networks, tuple(data.fingerprints))
-    learned = _Learned(data, targets, options, named, other, domain)
+    run = _read(collection, one_form(label), options, device)
     last = None
     if finetune is not None:
         last = climb_last(
-            opened, networks, place, data, targets[0],
-            names=named, make=learned.make(None), minutes=finetune, out=Path(out), seed=seed, device=device,
+            run.collection, run.networks, run.space, run.data, run.targets[0],
+            names=run.names, make=run.make(None), minutes=finetune, out=Path(out), seed=seed, device=device,
         )  # fmt: skip
-        data, targets = last.data, [last.target]
-        learned = replace(learned, data=data, targets=targets)
-    train = learned.training_rows()
-    tuning = learned.search(train, study=Path(f"{out}.study"), on_trial=on_trial) if tune else None
-    recognizer, measured_on, measured = learned.fit_and_measure(train, tuning)
-    metrics = measure_columns(measured_on)
-    measured += taught_by(opened, networks, data.ids)
+        run = replace(run, data=last.data, targets=[last.target])
+    train = run.training_rows()
+    tuning = run.search(train, study=Path(f"{out}.study"), on_trial=on_trial) if tune else None
+    recognizer, measured_on, measured = run.fit_and_measure(train, tuning)
+    measured += taught_by(run.collection, run.networks, run.data.ids)
     if last is not None and last.encoder:
         measured += ". Each is embedded by a network that was trained further without it"
-    also_found = {}
-    if also:
-        make = learned.make(tuning)
-        also_found = run_protocols(also, make, learned.items(np.arange(len(data.ids))), seed)
+    also_found = run_protocols(also, run.make(tuning), run.items(np.arange(len(run.data.ids))), seed) if also else {}
     result = FitReport(
         model=str(Path(out)),
-        label=label,
-        classes=tuple(str(name) for name in targets[0].names) if len(targets) == 1 else (),
-        modalities=tuple(data.fingerprints),
+        label=run.label,
+        classes=tuple(str(name) for name in run.targets[0].names) if len(run.targets) == 1 else (),
+        modalities=tuple(run.data.fingerprints),
         items=len(train),
-        unlabelled=0 if data.unlabelled is None else len(data.unlabelled),
+        unlabelled=0 if run.data.unlabelled is None else len(run.data.unlabelled),
         measured=measured,
-        metrics=metrics,
+        metrics=measure_columns(measured_on),
         chosen=details_of(recognizer),
-        unknown_classes={} if other is None else strange_names(other.labels, targets[0].names.tolist()),
-        duplicates=duplicates(data, targets[0], seed),
+        unknown_classes={} if run.source is None else strange_names(run.source.labels, run.targets[0].names.tolist()),
+        duplicates=duplicates(run.data, run.targets[0], seed),
         target="" if target is None else str(target),
         finetuned=() if last is None else last.words,
         encoder="" if last is None else last.encoder,
         also={name: value.as_dict() for name, value in also_found.items()}
         | ({} if tuning is None else {"tuning": tuning.as_dict()}),
     )
-    adaptation = None if domain is None else recognizer.details_.adaptation
-    adapted = None if adaptation is None or adaptation.way == "none" else domain
-    known = {target.column: target.known[train] for target in targets}
-    models = models_of(first_of(last.networks)) if last is not None and last.encoder else opened.generation.models
-    model = Model(
-        recognizer,
-        result.encoder or opened.encoder,
-        label,
-        dict(data.fingerprints),
-        frozenset() if adapted is not None else frozenset(data.ids[row] for row in train),
-        result.as_dict(),
-        reference_of(data.arrays.take(train) if adapted is None else adapted, seed=seed),
-        HeldOut(others=frozenset(data.contents))
-        if adapted
-        else left_out_of(recognizer, data.take(train), known, others),
-        tuple(one for one in models if set(one.modalities) & set(data.fingerprints)),
-        None if saved is None else saved.space,
-        collected=collected,
-    )
-    save_model(Path(out), model)
+    save_model(Path(out), run.model(recognizer, train, result, last))
     if report is not None:
-        about = {"encoder": result.encoder or opened.encoder, "seed": str(seed)}
+        about = {"encoder": result.encoder or run.collection.encoder, "seed": str(seed)}
         tried = {} if last is None else last.tried
         _write_report(report, result, recognizer, measured_on, tuning, also_found, about, tried)
     return result
+
+
+def _read(collection: str | Path, label: str, options: FitOptions, device: Device) -> _Run:
+    """Read what `fit` learns from."""
+    opened = Collection.open(collection)
+    networks = encoders.resolve(opened.encoder, device=device)
+    saved = None if options.space is None else space_of(opened, networks, options.space)
+    space = start_of(opened, networks) if saved is None else saved.space
+    columns = [label] if label in opened.columns() else [part.strip() for part in label.split(",")]
+    modalities = options.modalities
+    domain = (
+        None if options.target is None else target_items(options.target, opened, networks, space, modalities, device)[2]
+    )
+    data = labelled_items(
+        opened,
+        networks,
+        space,
+        columns,
+        modalities=modalities if domain is None else domain.modalities,
+        where=options.where,
+        group=options.group,
+        alike=options.alike,
+    )
+    if saved is not None:
+        _refuse_taught(opened, saved, data)
+    targets = targets_of(data, options.task)
+    options.check(targets)
+    source: SourceItems | None = None
+    contents: tuple[str, ...] = ()
+    if each_source(options.source):
+        source, contents = source_items(options.source, label, data.fingerprints, space, device)
+    is_named = options.names and len(targets) == 1 and targets[0].kind != "number"
+    names = class_names(targets[0].names.tolist(), space, networks, data.arrays) if is_named else {}
+    collected = _collected(opened, networks, tuple(data.fingerprints))
+    return _Run(
+        opened,
+        networks,
+        space,
+        saved is not None,
+        label,
+        options,
+        data,
+        targets,
+        names,
+        source,
+        contents,
+        domain,
+        collected,
+    )
 
 
 def _collected(
@@ -390,15 +394,22 @@ def _refuse_taught(collection: Collection, saved: SavedSpace, data: Labelled) ->
 
 
 @dataclass(frozen=True, eq=False)
-class _Learned:
-    """The training data of `fit`, and its steps."""
+class _Run:
+    """What `fit` learns from, and its steps."""
 
+    collection: Collection
+    networks: Sequence[Encoder]
+    space: Space
+    is_learned: bool  # the space, which the model takes along then
+    label: str
+    options: FitOptions
     data: Labelled
     targets: list[Target]
-    options: FitOptions
     names: Names
     source: SourceItems | None
+    source_contents: tuple[str, ...]
     domain: ModalityArrays | None
+    collected: Int64[np.ndarray, " contents"]  # before anything was learned, see `Model.collected`
 
     def training_rows(self) -> Int[np.ndarray, " rows"]:
         """Return all items, or `shots` of each class."""
@@ -462,6 +473,38 @@ class _Learned:
             source=self.source,
             unlabelled=self.data.unlabelled if is_classes and self.domain is None else None,
             domain=self.domain,
+        )
+
+    def model(
+        self, recognizer: Recognizer, train: Int[np.ndarray, " rows"], result: FitReport, last: LastRung | None
+    ) -> Model:
+        """Return the recogniser with all that is saved beside it."""
+        data, domain = self.data, self.domain
+        if domain is not None:
+            adaptation = recognizer.details_.adaptation
+            domain = None if adaptation is None or adaptation.way == "none" else domain
+        if domain is None:
+            items, arrays = frozenset(data.ids[row] for row in train), data.arrays.take(train)
+            known = {target.column: target.known[train] for target in self.targets}
+            left_out = left_out_of(recognizer, data.take(train), known, self.source_contents)
+        else:
+            items, arrays = frozenset(), domain
+            left_out = HeldOut(others=frozenset(data.contents))
+        models = self.collection.generation.models
+        if last is not None and last.encoder:
+            models = models_of(first_of(last.networks))
+        return Model(
+            recognizer,
+            result.encoder or self.collection.encoder,
+            self.label,
+            dict(data.fingerprints),
+            items,
+            result.as_dict(),
+            reference_of(arrays, seed=self.options.seed),
+            left_out,
+            tuple(one for one in models if set(one.modalities) & set(data.fingerprints)),
+            self.space if self.is_learned else None,
+            collected=self.collected,
         )
 
     def fit_and_measure(

@@ -107,13 +107,10 @@ def climb_last(
     for modality in LEARNED:
         if modality not in data.fingerprints:
             continue
-        if encoders.uses_int8(collection.encoder):
-            words.append(f"{modality}: not tried, networks in 8-bit integers cannot be trained")
-            continue
         if any(owner[modality].fingerprint == owner[one].fingerprint for one in tried):
             continue  # one network for both
-        if _BESIDE[modality] in data.fingerprints:
-            words.append(f"{modality}: not tried, its network may embed {_BESIDE[modality]} as well")
+        if why := _why_not(modality, collection, data):
+            words.append(f"{modality}: not tried, {why}")
             continue
         climb = Climb(
             collection,
@@ -155,16 +152,35 @@ def climb_last(
         write_tuned(folder, base, others | parts)
         encoder = str(folder.resolve())
         networks = encoders.resolve(encoder, device=device)
-        known = first_of(networks)
-        if "text" in parts and "image" in data.arrays.vectors:  # pictures are bridged to texts by names, embedded anew
-            every = np.arange(len(data.ids))
-            pictures = with_embeddings(data.arrays, "image", every, data.arrays.vectors["image"], start_space(networks))
-            data = replace(data, arrays=pictures)
-        data = replace(
-            data, fingerprints={one: known[one].fingerprint for one in MODALITIES if one in data.fingerprints}
-        )
+        data = _as_embedded_by(networks, data, bridged="text" in parts)
     shutil.rmtree(work, ignore_errors=True)
     return LastRung(data, target, tried, tuple(words), encoder, networks)
+
+
+def _why_not(modality: Modality, collection: Collection, data: Labelled) -> str:
+    """Return in words why the network of a modality is not trained; empty: nothing is against it."""
+    if encoders.uses_int8(collection.encoder):
+        return "networks in 8-bit integers cannot be trained"
+    if _BESIDE[modality] in data.fingerprints:
+        return f"its network may embed {_BESIDE[modality]} as well"
+    return ""
+
+
+def _as_embedded_by(networks: Sequence[Encoder], data: Labelled, *, bridged: bool) -> Labelled:
+    """Return items that these networks have embedded as theirs.
+
+    Args:
+        networks: a part of them new.
+        data: the items.
+        bridged: whether names of classes are embedded anew; pictures are bridged to texts by them.
+    """
+    if bridged and "image" in data.arrays.vectors:
+        every = np.arange(len(data.ids))
+        pictures = with_embeddings(data.arrays, "image", every, data.arrays.vectors["image"], start_space(networks))
+        data = replace(data, arrays=pictures)
+    known = first_of(networks)
+    fingerprints = {one: known[one].fingerprint for one in MODALITIES if one in data.fingerprints}
+    return replace(data, fingerprints=fingerprints)
 
 
 def _free(folder: Path) -> Path:
