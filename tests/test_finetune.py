@@ -509,6 +509,10 @@ def test_two_processes_give_the_losses_of_one(texts: Path, tmp_path: Path) -> No
         "8",
         "--folds",
         "2",
+        "--ema",
+        "0.5",
+        "--l1",
+        "1e-4",
     ]
     options += ["--keep", "--json", "--device", "cpu", "--alike", "1"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]

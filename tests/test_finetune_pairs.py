@@ -217,7 +217,7 @@ def test_the_command_prints_both_directions(joint: Path, tmp_path: Path, capsys:
         ({"pairs": ("image", "text"), "folds": 1}, "folds are 2 or more"),
         ({"pairs": ("image", "text"), "modalities": ["audio"]}, "not of audio"),
         ({"pairs": ("image", "text"), "strategy": "alternating", "source": "x"}, "strategy go with a label"),
-        ({"pairs": ("image", "text"), "mixup": 0.5, "focal": 1.0}, "focal and mixup go with a label"),
+        ({"pairs": ("image", "text"), "cutmix": 0.5, "focal": 1.0}, "focal and cutmix go with a label"),
     ],
 )
 def test_bad_requests_say_so(options: dict[str, Any], match: str, joint: Path, tmp_path: Path) -> None:

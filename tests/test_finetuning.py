@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -21,7 +22,7 @@ from chiasm.encoders.offline import ImageEncoder, TextEncoder, class_names, imag
 from chiasm.encoders.runtime import Arrays
 from chiasm.encoders.tuned import Part, tuned_parts, write_tuned
 from chiasm.errors import ChiasmError, EncoderError, MediaError
-from chiasm.finetuning.items import Examples, Items, Order, row_weights, stack
+from chiasm.finetuning.items import Examples, Items, Order, mix, row_weights, stack
 from chiasm.finetuning.recipe import OF_PAIRS, Recipe, RecipeOptions
 from chiasm.finetuning.towers import Tower, tower_of
 from chiasm.finetuning.trainer import Classifier, Tuned, class_confusion, embed, train
@@ -369,7 +370,7 @@ def test_training_finds_what_the_start_hardly_sees(planted: Views, tmp_path: Pat
 
 def test_an_average_is_between_the_start_and_the_end(planted: Views, tmp_path: Path) -> None:
     end = learn(Planted(), planted, tmp_path / "end").weights["layer.weight"]
-    half = Recipe(**{**vars(RECIPE), "average": 0.5})
+    half = replace(RECIPE, average=0.5)
     middle = learn(Planted(), planted, tmp_path / "half", recipe=half).weights["layer.weight"]
     assert torch.allclose(middle, (end + Planted().weights()["layer.weight"]) / 2, atol=1e-6)
 
@@ -421,8 +422,9 @@ class Killed(Planted):
         return super().forward(**arrays)
 
 
-def test_after_a_kill_the_numbers_are_the_same(planted: Views, tmp_path: Path) -> None:
-    recipe = Recipe(**{**vars(RECIPE), "mixup": 0.5})
+@pytest.mark.parametrize("options", [{"mixup": 0.5}, {"ema": 0.9, "dropout": 0.3, "sampling": "over"}])
+def test_after_a_kill_the_numbers_are_the_same(options: RecipeOptions, planted: Views, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, **options)
     whole = learn(Planted(), planted, tmp_path / "whole", recipe=recipe)
     with pytest.raises(Stopped):
         learn(Killed(), planted, tmp_path / "killed", recipe=recipe)
@@ -435,7 +437,7 @@ def test_after_a_kill_the_numbers_are_the_same(planted: Views, tmp_path: Path) -
 @pytest.mark.parametrize("schedule", ["linear", "constant", "step"])
 def test_the_rate_falls_as_asked(schedule: Any, planted: Views, tmp_path: Path) -> None:
     """The logged rate is that of the head after each of 12 epochs, one of which is the warm-up."""
-    recipe = Recipe(**{**vars(RECIPE), "schedule": schedule, "warmup": 1 / 12, "patience": 0})
+    recipe = replace(RECIPE, schedule=schedule, warmup=1 / 12, patience=0)
     rates = np.array(losses(learn(Planted(), planted, tmp_path / "run", recipe=recipe), "learning_rate")) / 1e-2
     assert len(rates) == 12
     if schedule == "linear":
@@ -446,22 +448,105 @@ def test_the_rate_falls_as_asked(schedule: Any, planted: Views, tmp_path: Path) 
 
 
 def test_sgd_learns_as_well(planted: Views, tmp_path: Path) -> None:
-    recipe = Recipe(**{**vars(RECIPE), "optimizer": "sgd", "rate": 0.5, "head_rate": 0.1})
+    recipe = replace(RECIPE, optimizer="sgd", rate=0.5, head_rate=0.1)
     tuned = learn(Planted(), planted, tmp_path / "run", recipe=recipe)
     assert losses(tuned, "loss")[-1] < losses(tuned, "loss")[0]
 
 
 def test_the_focal_loss_weighs_what_is_known_less(planted: Views, tmp_path: Path) -> None:
     plain = learn(Planted(), planted, tmp_path / "plain")
-    focal = learn(Planted(), planted, tmp_path / "focal", recipe=Recipe(**{**vars(RECIPE), "focal": 2.0}))
+    focal = learn(Planted(), planted, tmp_path / "focal", recipe=replace(RECIPE, focal=2.0))
     assert losses(focal, "loss")[0] < losses(plain, "loss")[0]
+
+
+class Watched(Planted):
+    """Remembers the weights that each step begins with."""
+
+    def forward(self, **arrays: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            self.seen = [*getattr(self, "seen", []), self.layer.weight.detach().clone()]
+        return super().forward(**arrays)
+
+
+def test_the_moving_average_is_that_of_the_steps(planted: Views, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=2, patience=0)
+    watched = Watched()
+    last = learn(watched, planted, tmp_path / "plain", recipe=recipe).weights["layer.weight"]
+    expected, *steps = [*watched.seen[2:], last]  # the first two forward passes were before the first step
+    for step in steps:
+        expected = 0.7 * expected + 0.3 * step
+    averaged = learn(Planted(), planted, tmp_path / "averaged", recipe=replace(recipe, ema=0.7))
+    assert torch.allclose(averaged.weights["layer.weight"], expected, atol=1e-6)
+    assert not torch.allclose(expected, last, atol=1e-3)
+
+
+def test_the_average_is_what_early_stopping_measures(planted: Views, tmp_path: Path) -> None:
+    plain, averaged = (
+        losses(learn(Planted(), planted, tmp_path / str(ema), recipe=replace(RECIPE, epochs=2, ema=ema)), "eval_loss")
+        for ema in (0.0, 0.9)
+    )
+    assert plain != averaged
+
+
+def test_the_l1_norm_of_matrices_counts_while_learning() -> None:
+    model = Classifier(Planted(), torch.zeros(4), torch.ones(3, 4), torch.ones(3), replace(RECIPE, l1=0.1))
+    batch = {"targets": torch.eye(3), "weights": torch.ones(3), "source": torch.zeros(3, dtype=torch.bool)}
+    states = torch.randn(3, 6)
+    losses_of = [float(model.train(mode)(**batch, states=states)["loss"].detach()) for mode in (True, False)]
+    norm = float(model.tower.layer.weight.detach().abs().sum()) + 3 * 4
+    assert losses_of[0] - losses_of[1] == pytest.approx(0.1 * norm, rel=1e-4)
+
+
+def test_embeddings_are_dropped_out_while_learning() -> None:
+    model = Classifier(Planted(), torch.zeros(4), torch.ones(3, 4), torch.zeros(3), replace(RECIPE, dropout=0.5))
+    batch = {"targets": torch.eye(3), "weights": torch.ones(3), "source": torch.zeros(3, dtype=torch.bool)}
+    states = torch.randn(3, 6)
+    learned = {tuple(model.train()(**batch, states=states)["logits"][:, 0].tolist()) for _ in range(4)}
+    measured = {tuple(model.eval()(**batch, states=states)["logits"][:, 0].tolist()) for _ in range(4)}
+    assert len(learned) > 1
+    assert len(measured) == 1
+
+
+@pytest.mark.parametrize(("sampling", "each"), [("over", 12), ("under", 4)])
+def test_classes_are_drawn_equally_often(sampling: Any, each: int, planted: Views) -> None:
+    codes = np.array([0] * 12 + [1] * 4 + [2] * 8)
+    nothing, weights = np.zeros(24, dtype=bool), np.ones(24, np.float32)
+    targets = np.eye(3, dtype=np.float32)[codes]
+    items = Items(planted, np.arange(24), targets, weights, nothing, replace(RECIPE, sampling=sampling), learned=True)
+    order = Order(items, 4)
+    drawn = [np.array([*order])]
+    order.set_epoch(1)
+    drawn.append(np.array([*order]))
+    for rows in drawn:
+        assert len(rows) == len(order)
+        assert np.bincount(codes[rows]).tolist() == [each] * 3
+        assert set(rows) >= set(range(24)) or sampling == "under"
+    assert set(drawn[0]) != set(drawn[1]) or sampling == "over"
+
+
+def test_cut_and_mixed_maps_have_a_rectangle_of_the_other() -> None:
+    zeros, ones = ({"states": np.full((2, 16, 16), value, np.float16)} for value in (0, 1))
+    shares = []
+    for seed in range(20):
+        mixed, share = mix(zeros, ones, replace(RECIPE, cutmix=1.0), np.random.default_rng(seed))
+        rows, columns = (np.flatnonzero(mixed["states"][0].any(axis=axis)) for axis in (1, 0))
+        assert mixed["states"].mean() == pytest.approx(1 - share, abs=1e-3)
+        assert mixed["states"].sum() == 2 * len(rows) * len(columns)
+        shares.append(share)
+    assert len({*shares}) > 10
+    assert not zeros["states"].any()
+    tokens = {"states": np.zeros((4, 6), np.float32)}
+    assert mix(tokens, tokens, replace(RECIPE, cutmix=1.0), np.random.default_rng(0)) == (tokens, 1)
+    both = replace(RECIPE, cutmix=1.0, mixup=1.0)
+    kinds = {len(np.unique(mix(zeros, ones, both, np.random.default_rng(seed))[0]["states"])) for seed in range(12)}
+    assert kinds >= {1, 2}  # all of one value where they are added, of two where there is a rectangle
 
 
 # -------------------------------------------------------------------------------------------------- source and target
 
 
 def test_in_turn_the_source_trains_the_network_and_the_target_the_head() -> None:
-    recipe = Recipe(**{**vars(RECIPE), "strategy": "alternating"})
+    recipe = replace(RECIPE, strategy="alternating")
     for is_source in (True, False):
         tower = Planted()
         model = Classifier(tower, torch.zeros(4), torch.ones(3, 4), torch.zeros(3), recipe).train()
@@ -475,7 +560,7 @@ def test_alpha_is_the_share_of_the_source_in_the_loss() -> None:
     codes, source = np.array([0, 0, 0, 1, 0, 1]), np.array([True, True, True, True, False, False])
     held = np.array([False] * 5 + [True])
     for balance in (None, "balanced"):
-        recipe = Recipe(**{**vars(RECIPE), "alpha": 0.3, "class_weight": balance})
+        recipe = replace(RECIPE, alpha=0.3, class_weight=balance)
         weights = row_weights(codes, source, held, recipe)
         assert weights[source].sum() / weights[~held].sum() == pytest.approx(0.3)
         assert weights[~held].mean() == pytest.approx(1)
@@ -483,7 +568,7 @@ def test_alpha_is_the_share_of_the_source_in_the_loss() -> None:
 
 
 def test_training_in_turn_learns_from_the_source(planted: Views, tmp_path: Path) -> None:
-    recipe = Recipe(**{**vars(RECIPE), "strategy": "alternating"})
+    recipe = replace(RECIPE, strategy="alternating")
     tuned = learn(Planted(), planted, tmp_path / "run", recipe=recipe, source=np.arange(60) < 30)
     assert not torch.allclose(tuned.weights["layer.weight"], Planted().weights()["layer.weight"], atol=1e-3)
     assert losses(tuned, "eval_loss")
@@ -526,7 +611,7 @@ def test_beside_each_labelled_item_stands_one_without_a_label(planted: Views) ->
 
 
 def test_nothing_is_held_out_without_patience(planted: Views, tmp_path: Path) -> None:
-    tuned = learn(Planted(), planted, tmp_path / "run", recipe=Recipe(**{**vars(RECIPE), "patience": 0}))
+    tuned = learn(Planted(), planted, tmp_path / "run", recipe=replace(RECIPE, patience=0))
     assert len(losses(tuned, "loss")) == RECIPE.epochs
     assert not losses(tuned, "eval_loss")
 

@@ -64,6 +64,11 @@ class Drawn(Dataset[dict[str, Any]]):
         """Which are not merely to be confused less."""
         return np.ones(len(self), dtype=bool)
 
+    @cached_property
+    def strata(self) -> Int[np.ndarray, " rows"]:
+        """What they are drawn equally often of, where that is asked."""
+        return np.zeros(len(self), dtype=np.int64)
+
 
 class Items(Drawn):
     """Stored items with their targets, 0 where there is no label: in training another view in every epoch.
@@ -90,6 +95,11 @@ class Items(Drawn):
         """Which have a label."""
         return np.asarray(self.targets.any(axis=1))
 
+    @cached_property
+    def strata(self) -> Int[np.ndarray, " rows"]:
+        """Their classes."""
+        return np.asarray(self.targets.argmax(axis=1))
+
     def __getitem__(self, place: int) -> dict[str, Any]:
         target, weight, source = self.targets[place], self.weights[place], self.source[place]
         if not self.learned:
@@ -98,14 +108,11 @@ class Items(Drawn):
         # By item and epoch alone, so that it is the same in any number of processes and after a kill.
         rng = np.random.default_rng([self.recipe.seed, self.epoch, int(self.rows[place])])
         arrays = self._draw(place, rng)
-        if self.recipe.mixup and self.labelled[place]:
-            share = np.float32(rng.beta(self.recipe.mixup, self.recipe.mixup))
+        if (self.recipe.mixup or self.recipe.cutmix) and self.labelled[place]:
             other = int(rng.choice(np.flatnonzero((self.source == source) & self.labelled)))
-            beside = self._draw(other, rng)
-            if all(array.dtype.kind == "f" and array.shape == beside[name].shape for name, array in arrays.items()):
-                arrays = {name: share * array + (1 - share) * beside[name] for name, array in arrays.items()}
-                target = share * target + (1 - share) * self.targets[other]
-                weight = share * weight + (1 - share) * self.weights[other]
+            arrays, share = mix(arrays, self._draw(other, rng), self.recipe, rng)
+            target = share * target + (1 - share) * self.targets[other]
+            weight = share * weight + (1 - share) * self.weights[other]
         return {"arrays": arrays, "targets": target, "weights": weight, "source": source}
 
     def _draw(self, place: int, rng: np.random.Generator) -> Arrays:
@@ -115,6 +122,34 @@ class Items(Drawn):
 def draw_view(views: Views, item: int, rng: np.random.Generator) -> Arrays:
     """Return one of the changed copies of an item; the item as it is where there are none."""
     return views.get(item, int(rng.integers(min(1, views.views - 1), views.views)))
+
+
+def mix(one: Arrays, other: Arrays, recipe: Recipe, rng: np.random.Generator) -> tuple[Arrays, np.float32]:
+    """Return two media as one, and the share of the first in it.
+
+    Both are added (MixUp, Zhang et al. 2018), or a rectangle of the second is put into the first (CutMix, Yun et al. 2019,
+    arXiv:1905.04899), also of what the frozen part of a network gives for pictures, since these maps lie like the pictures. Media
+    whose arrays are of whole numbers or of different shapes stay as they are, as do those without a map where a rectangle is drawn.
+    """
+    whole = np.float32(1)
+    if any(array.dtype.kind != "f" or array.shape != other[name].shape for name, array in one.items()):
+        return one, whole
+    cuts = recipe.cutmix > 0 and (not recipe.mixup or rng.random() < 0.5)
+    parameter = recipe.cutmix if cuts else recipe.mixup
+    share = np.float32(rng.beta(parameter, parameter))
+    if not cuts:
+        return {name: share * array + (1 - share) * other[name] for name, array in one.items()}, share
+    if any(array.ndim != 3 for array in one.values()):
+        return one, whole
+    middle, half = rng.random(2), np.sqrt(1 - share) / 2
+    begin, end = np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+    arrays = {}
+    for name, array in one.items():
+        (top, left), (bottom, right) = (np.round(edge * array.shape[1:]).astype(int) for edge in (begin, end))
+        arrays[name] = array.copy()
+        arrays[name][:, top:bottom, left:right] = other[name][:, top:bottom, left:right]
+        share = np.float32(1 - (bottom - top) * (right - left) / array[0].size)
+    return arrays, share
 
 
 class Order(Sampler[int]):
@@ -142,13 +177,26 @@ class Order(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.items.recipe.seed, self.items.epoch])
         for part in self.parts:
-            order = np.resize(rng.permutation(part), self._length(part))
+            drawn = rng.permutation(part)
+            if self.items.recipe.sampling:
+                strata, size = self.items.strata[drawn], self._each(part)
+                classes = [np.resize(drawn[strata == one], size) for one in np.unique(strata)]
+                drawn = rng.permutation(np.concatenate(classes))
+            order = np.resize(drawn, self._length(part))
             if len(self.others):
                 order = np.stack([order, np.resize(rng.permutation(self.others), len(order))], axis=1).ravel()
             yield from order.tolist()
 
+    def _each(self, part: Int[np.ndarray, " rows"]) -> int:
+        """Return how many items of each class are drawn."""
+        sizes = np.unique(self.items.strata[part], return_counts=True)[1]
+        return int(sizes.max() if self.items.recipe.sampling == "over" else sizes.min())
+
     def _length(self, part: Int[np.ndarray, " rows"]) -> int:
-        return -(-len(part) // self.step) * self.step
+        drawn = len(part)
+        if self.items.recipe.sampling:
+            drawn = self._each(part) * len(np.unique(self.items.strata[part]))
+        return -(-drawn // self.step) * self.step
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

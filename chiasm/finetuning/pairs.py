@@ -191,7 +191,7 @@ class PairNetwork(Learner):
         loss = (
             info_nce(logits, groups, weights) if self.shift is None else sigmoid(logits + self.shift, groups, weights)
         )
-        return {"loss": loss, "logits": logits}
+        return {"loss": loss + self.penalty(), "logits": logits}
 
     def _embed(self, side: Side, arrays: Mapping[str, Tensor]) -> Tensor:
         tower = self.tower(side)

@@ -19,6 +19,7 @@ Method: TypeAlias = Literal["lora", "blocks", "norms", "full"]
 Strategy: TypeAlias = Literal["joint", "alternating"]
 Optimizer: TypeAlias = Literal["adamw", "sgd"]
 Schedule: TypeAlias = Literal["cosine", "linear", "constant", "step"]
+Sampling: TypeAlias = Literal["over", "under"]
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 _RATES: dict[Method, float] = {"lora": 1e-3, "blocks": 5e-4, "norms": 1e-3, "full": 5e-5}
 
@@ -69,16 +70,45 @@ class Recipe:
     ] = None
     head_rate: Annotated[float, Says("Highest learning rate of the classifier on top.", 0, 1)] = 1e-2
     weight_decay: Annotated[float, Says("Decay of matrices.", 0, 1)] = 1e-2
+    l1: Annotated[
+        float, Says("Weight in the loss of the sum of the sizes of trained matrices' entries; 0: none.", 0, 1)
+    ] = 0.0
+    dropout: Annotated[
+        float, Says("Share of the numbers of an embedding that are dropped before the classifier.", 0, 0.9)
+    ] = 0.0
     warmup: Annotated[float, Says("Share of the steps in which the rates rise from 0.", 0, 1)] = 0.1
     clip: Annotated[float, Says("Length of the gradient at most; 0: any.", 0)] = 1.0
     label_smoothing: Annotated[float, Says("Share of the target that is spread over all classes.", 0, 0.99)] = 0.1
     focal: Annotated[float, Says("Exponent of the focal loss; 0: cross-entropy.", 0, 10)] = 0.0
     class_weight: Annotated[Literal["balanced"] | None, Says("balanced: every class weighs the same.")] = None
+    sampling: Annotated[
+        Sampling | None,
+        Says(
+            "How many items of a class an epoch draws: over, of each as many as the largest has; under, as the smallest."
+        ),
+    ] = None
     mixup: Annotated[
         float, Says("Both parameters of the Beta distribution that mixes pairs of pictures; 0: none.", 0, 10)
     ] = 0.2
+    cutmix: Annotated[
+        float,
+        Says(
+            "The same for pictures of which one has a rectangle of the other's feature map; 0: none. Beside mixup each pair is mixed "
+            "in one of both ways.",
+            0,
+            10,
+        ),
+    ] = 0.0
     views: Annotated[int, Says("Changed copies of every medium, of which each epoch takes one.", 0, 1000)] = 4
     average: Annotated[float, Says("Share of the trained weights in the average with those of the start.", 0, 1)] = 0.5
+    ema: Annotated[
+        float,
+        Says(
+            "Decay, a step, of a moving average of the weights, which is measured and kept in place of the last ones; 0: none.",
+            0,
+            0.9999,
+        ),
+    ] = 0.0
     patience: Annotated[
         int,
         Says(
@@ -129,14 +159,19 @@ class RecipeOptions(TypedDict, total=False):
     rate: float | None
     head_rate: float
     weight_decay: float
+    l1: float
+    dropout: float
     warmup: float
     clip: float
     label_smoothing: float
     focal: float
     class_weight: Literal["balanced"] | None
+    sampling: Sampling | None
     mixup: float
+    cutmix: float
     views: int
     average: float
+    ema: float
     patience: int
     alpha: float
     strategy: Strategy

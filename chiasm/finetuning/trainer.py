@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +24,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Sampler
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -55,24 +57,60 @@ class Learner(nn.Module):
         contrasts: whether the items of a batch are compared with each other: then a batch is one loss, however little of it
             goes through a network at a time.
         head: parameters that have the learning rate of the head.
+        averaged: moving average of what is learned; None: there is none.
     """
 
     contrasts: ClassVar[bool] = False
     at_once: int = 1
     head: Sequence[nn.Parameter] = ()
+    averaged: AveragedModel | None
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
+        self.averaged = None
         self.recipe = recipe
         self._keys_to_ignore_on_save: list[str] | None = None  # asked for by the library
 
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that are learned, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return what is learned, which is all that a checkpoint has to hold."""
-        return {
-            name: parameter.detach().contiguous()
-            for name, parameter in self.named_parameters()
-            if parameter.requires_grad
-        }
+        """Return what is learned, and its average, which is all that a checkpoint has to hold."""
+        state = {name: parameter.detach().contiguous() for name, parameter in self.learned().items()}
+        if self.averaged is not None:
+            state |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
+        return state
+
+    def begin_average(self) -> None:
+        """Begin to average what is learned, if the recipe says so."""
+        if self.recipe.ema:
+            own = nn.ParameterList(self.learned().values())
+            self.averaged = AveragedModel(own, multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema)).requires_grad_(False)
+
+    @contextmanager
+    def as_averaged(self) -> Iterator[None]:
+        """Have the averaged parameters for a while; those that are learned where nothing is averaged."""
+        last = {} if self.averaged is None else {name: one.detach().clone() for name, one in self.learned().items()}
+        self.take_average()
+        try:
+            yield
+        finally:
+            self.load_state_dict(last, strict=False)
+
+    def take_average(self) -> None:
+        """Take over the averaged parameters, if there are any."""
+        if self.averaged is not None and self.averaged.n_averaged > 0:
+            self.load_state_dict(
+                dict(zip(self.learned(), self.averaged.module.parameters(), strict=True)), strict=False
+            )
+
+    def penalty(self) -> Tensor | float:
+        """Return the L1 norm of the matrices that are learned, as it counts in the loss; 0 while measuring."""
+        if not self.recipe.l1 or not self.training:
+            return 0.0
+        matrices = [parameter for parameter in self.learned().values() if parameter.ndim > 1]
+        return self.recipe.l1 * torch.stack([matrix.abs().sum() for matrix in matrices]).sum()
 
 
 class Classifier(Learner):
@@ -102,7 +140,8 @@ class Classifier(Learner):
                 weight, bias = weight.detach(), bias.detach()
             else:
                 embeddings = embeddings.detach()
-        scores = functional.linear(functional.normalize(embeddings, dim=1) - self.mean, weight, bias)
+        centred = functional.normalize(embeddings, dim=1) - self.mean
+        scores = functional.linear(functional.dropout(centred, self.recipe.dropout, self.training), weight, bias)
         log = functional.log_softmax(scores, dim=1)
         smooth = self.recipe.label_smoothing
         losses = -((1 - smooth) * targets + smooth / targets.shape[1]).mul(log).sum(dim=1)
@@ -112,7 +151,7 @@ class Classifier(Learner):
         loss = (weights * losses).sum() / labelled.sum().clamp(min=1)
         if not labelled.all():
             loss = loss + class_confusion(scores[~labelled])
-        return {"loss": loss, "logits": scores}
+        return {"loss": loss + self.penalty(), "logits": scores}
 
 
 def class_confusion(scores: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
@@ -180,6 +219,12 @@ class _Trainer(transformers.Trainer):
         assert isinstance(items, Drawn)
         return Order(items, self.args.train_batch_size * self.args.gradient_accumulation_steps * count())
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure the averaged network, where there is one."""
+        assert isinstance(self.model, Learner)
+        with self.model.as_averaged():
+            return super().evaluate(*args, **kwargs)
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Learn from one batch, and refuse a loss that is no number."""
         loss: Tensor = super().training_step(*args, **kwargs)
@@ -191,6 +236,14 @@ class _Trainer(transformers.Trainer):
                 "rate (--rate), or look for items with strange values"
             )
         return loss
+
+
+class _Averaging(transformers.TrainerCallback):
+    """Averages what is learned after every step."""
+
+    def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:
+        """Count the step in."""
+        model.averaged.update_parameters(nn.ParameterList(model.learned().values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,6 +405,7 @@ def fit(
         ChiasmError: the loss is no longer finite, or one item does not fit into memory.
     """
     batch, steps = max(1, model.recipe.batch_size // count()), 1
+    model.begin_average()
     while True:
         model.at_once = batch
         trainer = _trainer(model, learned, evaluated, folder, device, batch, steps)
@@ -368,6 +422,7 @@ def fit(
             batch, steps = batch // 2, steps * 2
             say(f"Memory is too small: {batch} items at a time, {steps} times a step")
             continue
+        model.take_average()
         return trainer
 
 
@@ -426,6 +481,8 @@ def _trainer(
     callbacks: list[Any] = []
     if stops:
         callbacks.append(transformers.EarlyStoppingCallback(early_stopping_patience=recipe.patience))
+    if model.averaged is not None:
+        callbacks.append(_Averaging())
     if "tensorboard" in recipe.report_to and is_first():
         callbacks.append(_tensorboard(folder))
     trainer = _Trainer(

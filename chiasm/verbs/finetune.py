@@ -347,7 +347,17 @@ def _check_options_of_pairs(
     if others:
         raise LabelError(f"pairs of {' and '.join(pairs)} train the networks of these, not of {', '.join(others)}")
     usual = Recipe()
-    of_labels = ("strategy", "head_rate", "label_smoothing", "focal", "class_weight", "mixup")
+    of_labels = (
+        "strategy",
+        "head_rate",
+        "label_smoothing",
+        "focal",
+        "class_weight",
+        "mixup",
+        "cutmix",
+        "dropout",
+        "sampling",
+    )
     named = [name for name in of_labels if getattr(recipe, name) != getattr(usual, name)]
     named += [] if target is None else ["target"]
     if named:
