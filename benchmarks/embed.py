@@ -36,10 +36,10 @@ TOGETHER = 32  # inputs a call
 
 
 def main() -> None:
+    families()  # first: transformers looks for torchvision once
     rows = [*images(), *texts(), *again()]
     body = record.table(("what", "engine", "a second", "chiasm / this"), rows)
     record.write("embed", "Embedding", "texts: 0", body)
-    families()
 
 
 def images() -> list[list[object]]:
@@ -140,7 +140,7 @@ def families() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     import torchvision_on_cpu
 
-    torchvision_on_cpu.allow()  # before transformers looks for it
+    torchvision_on_cpu.allow()
     from tiny_models import MAKERS
 
     generator = np.random.default_rng(0)
