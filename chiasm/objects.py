@@ -127,11 +127,11 @@ class OpenCollection:
         """Learn from items that have two modalities, see `chiasm.align`."""
         return align(self.path, device=self._device, **options)
 
-    def fit(self, label: str, *, out: str | Path | None = None, **options: Any) -> SavedModel:
+    def fit(self, label: str | Sequence[str], *, out: str | Path | None = None, **options: Any) -> SavedModel:
         """Train a recogniser on a column and return it, see `chiasm.fit`.
 
         Args:
-            label: the column, or several with commas between.
+            label: the column, or several.
             out: folder to keep it in. Default: a temporary one, which goes with the model unless that is saved.
             options: of `chiasm.fit`.
         """

@@ -116,7 +116,8 @@ def test_pictures_train_an_encoder_that_every_verb_takes(pictures: Path, tmp_pat
     assert about["base"] == "offline"
     assert about["parts"]["image"]["about"]["licence"] == "Apache-2.0"
     assert len(about["parts"]["image"]["about"]["learned_from"]) == 24
-    assert about["parts"]["image"]["about"]["result"]["tuned"]["f1_macro"] == part.tuned.f1_macro
+    (column,) = about["parts"]["image"]["about"]["result"]["columns"]
+    assert column["tuned"]["f1_macro"] == part.columns[0].tuned.f1_macro
     assert not out.with_name("encoder.training").exists()
     assert "Loss" in (tmp_path / "report.html").read_text()
     report = chiasm.reembed(pictures, encoder=str(out))
@@ -144,7 +145,9 @@ def test_the_network_of_texts_learns_what_it_did_not_know(texts: Path, tmp_path:
     result = chiasm.finetune(texts, label="kind", out=tmp_path / "encoder", **recipe, device="cpu", alike=1.01)
     (part,) = result.parts
     assert part.modality == "text"
-    assert part.tuned.f1_macro >= part.frozen.f1_macro
+    (column,) = part.columns
+    assert column.tuned.f1_macro is not None and column.frozen.f1_macro is not None
+    assert column.tuned.f1_macro >= column.frozen.f1_macro
     assert bool(result.encoder) is part.is_better is (tmp_path / "encoder").exists()
 
 
@@ -208,7 +211,7 @@ def test_the_command_prints_both_scores(texts: Path, tmp_path: Path, capsys: pyt
     printed = capsys.readouterr()
     document = json.loads(printed.out)
     assert document["encoder"] == str(tmp_path / "encoder")
-    assert {"frozen", "tuned", "words"} <= set(document["parts"][0])
+    assert {"frozen", "tuned", "better_by"} <= set(document["parts"][0]["columns"][0])
     assert "items" in printed.err
 
 
@@ -230,7 +233,7 @@ def test_shortened_vectors_are_trained_and_stay_short(tmp_path: Path) -> None:
     [
         ({"label": "none"}, "has no column 'none'"),
         ({"label": "empty"}, "no item has both a value"),
-        ({"label": "number"}, "column of number"),
+        ({"label": "number", "class_weight": "balanced"}, "only where a column of classes"),
         ({"label": "kind", "where": "kind = 'thing'"}, "2 classes are needed"),
         ({"label": "kind", "modalities": ["image"]}, "not image"),
         ({"label": "kind", "blocks": 3}, "has 2 blocks"),
@@ -489,7 +492,7 @@ def test_what_fit_cannot_climb_with_says_so(texts: Path, tmp_path: Path) -> None
     with pytest.raises(ChiasmError, match="shots: not together with finetune"):
         chiasm.fit(texts, label="kind", out=tmp_path / "model", finetune=1, shots=2)
     with pytest.raises(ChiasmError, match="only for one column of classes"):
-        chiasm.fit(texts, label="number", out=tmp_path / "model", finetune=1)
+        chiasm.fit(texts, label="number", out=tmp_path / "model", finetune=1, fusion="concat")
 
 
 # ---------------------------------------------------------------------------------------------------- several processes
@@ -529,7 +532,9 @@ def test_two_processes_give_the_losses_of_one(texts: Path, tmp_path: Path) -> No
         values = [[entry[key] for entry in history if key in entry] for history in (one, two)]
         assert len(values[0]) >= 4
         assert values[0] == pytest.approx(values[1], abs=1e-5)
-    assert documents[0]["parts"][0]["tuned"] == pytest.approx(documents[1]["parts"][0]["tuned"], abs=1e-5)
+    first, second = (document["parts"][0]["columns"][0]["tuned"] for document in documents)
+    assert first["loss"] == pytest.approx(second["loss"], abs=1e-5)
+    assert first["f1_macro"] == pytest.approx(second["f1_macro"], abs=1e-5)
 
 
 def free_port() -> int:

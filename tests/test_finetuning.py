@@ -22,11 +22,13 @@ from chiasm.encoders.offline import ImageEncoder, TextEncoder, class_names, imag
 from chiasm.encoders.runtime import Arrays
 from chiasm.encoders.tuned import Part, tuned_parts, write_tuned
 from chiasm.errors import ChiasmError, EncoderError, MediaError
-from chiasm.finetuning.items import Examples, Items, Order, mix, row_weights, stack
+from chiasm.finetuning.items import Examples, Items, Order, mix, stack
 from chiasm.finetuning.recipe import OF_PAIRS, Recipe, RecipeOptions
+from chiasm.finetuning.tasks import Rows, Task, row_weights
 from chiasm.finetuning.towers import Tower, tower_of
 from chiasm.finetuning.trainer import Classifier, Tuned, class_confusion, embed, train
 from chiasm.finetuning.views import Views, change, store_views
+from chiasm.recognition.targets import Target
 from chiasm.types import Audio, Image, Media, Modality, Outcome, Text
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is run by PyTorch, slower on a CPU:RuntimeWarning")
@@ -319,6 +321,7 @@ class Planted(Tower):
 
 
 CODES = np.arange(60) % 3
+KIND = Task("classes", 0, 3)
 RECIPE = Recipe(method="full", epochs=12, batch_size=8, rate=0.1, views=0, mixup=0.0, average=1.0)
 
 
@@ -340,12 +343,25 @@ def learn(
     source: np.ndarray | None = None,
     unlabelled: np.ndarray | None = None,
 ) -> Tuned:
-    examples = Examples(CODES, np.arange(60), np.zeros(60, dtype=bool) if source is None else source)
+    target = Target("kind", "classes", CODES, np.ones(60, dtype=bool), np.arange(3))
+    examples = Examples([target], np.arange(60), np.zeros(60, dtype=bool) if source is None else source)
     rows = np.flatnonzero(examples.source | (np.arange(60) < 45))
     say = (said if said is not None else []).append
     frozen = embed(tower, views, np.arange(60))
     more: dict[str, Any] = {"measured": np.arange(45, 60), "unlabelled": unlabelled, "device": "cpu", "say": say}
     return train(tower, views, examples, rows, recipe, folder, frozen=frozen, **more)
+
+
+def rows_of(codes: np.ndarray) -> Rows:
+    """Return one column of three classes."""
+    weights = np.ones((len(codes), 1), np.float32)
+    return Rows((KIND,), np.eye(3, dtype=np.float32)[codes], weights, np.ones(len(codes), dtype=bool))
+
+
+def batch_of(source: bool = False) -> dict[str, Tensor]:
+    """Return an item of each of three classes."""
+    every = torch.ones(3, dtype=torch.bool)
+    return {"targets": torch.eye(3), "weights": torch.ones(3, 1), "labelled": every, "source": every & source}
 
 
 def losses(tuned: Tuned, name: str) -> list[float]:
@@ -489,20 +505,20 @@ def test_the_average_is_what_early_stopping_measures(planted: Views, tmp_path: P
 
 
 def test_the_l1_norm_of_matrices_counts_while_learning() -> None:
-    model = Classifier(Planted(), torch.zeros(4), torch.ones(3, 4), torch.ones(3), replace(RECIPE, l1=0.1))
-    batch = {"targets": torch.eye(3), "weights": torch.ones(3), "source": torch.zeros(3, dtype=torch.bool)}
+    model = Classifier(Planted(), [KIND], torch.zeros(4), torch.ones(3, 4), torch.ones(3), replace(RECIPE, l1=0.1))
     states = torch.randn(3, 6)
-    losses_of = [float(model.train(mode)(**batch, states=states)["loss"].detach()) for mode in (True, False)]
+    losses_of = [float(model.train(mode)(**batch_of(), states=states)["loss"].detach()) for mode in (True, False)]
     norm = float(model.tower.layer.weight.detach().abs().sum()) + 3 * 4
     assert losses_of[0] - losses_of[1] == pytest.approx(0.1 * norm, rel=1e-4)
 
 
 def test_embeddings_are_dropped_out_while_learning() -> None:
-    model = Classifier(Planted(), torch.zeros(4), torch.ones(3, 4), torch.zeros(3), replace(RECIPE, dropout=0.5))
-    batch = {"targets": torch.eye(3), "weights": torch.ones(3), "source": torch.zeros(3, dtype=torch.bool)}
+    model = Classifier(
+        Planted(), [KIND], torch.zeros(4), torch.ones(3, 4), torch.zeros(3), replace(RECIPE, dropout=0.5)
+    )
     states = torch.randn(3, 6)
-    learned = {tuple(model.train()(**batch, states=states)["logits"][:, 0].tolist()) for _ in range(4)}
-    measured = {tuple(model.eval()(**batch, states=states)["logits"][:, 0].tolist()) for _ in range(4)}
+    learned = {tuple(model.train()(**batch_of(), states=states)["logits"][:, 0].tolist()) for _ in range(4)}
+    measured = {tuple(model.eval()(**batch_of(), states=states)["logits"][:, 0].tolist()) for _ in range(4)}
     assert len(learned) > 1
     assert len(measured) == 1
 
@@ -510,9 +526,8 @@ def test_embeddings_are_dropped_out_while_learning() -> None:
 @pytest.mark.parametrize(("sampling", "each"), [("over", 12), ("under", 4)])
 def test_classes_are_drawn_equally_often(sampling: Any, each: int, planted: Views) -> None:
     codes = np.array([0] * 12 + [1] * 4 + [2] * 8)
-    nothing, weights = np.zeros(24, dtype=bool), np.ones(24, np.float32)
-    targets = np.eye(3, dtype=np.float32)[codes]
-    items = Items(planted, np.arange(24), targets, weights, nothing, replace(RECIPE, sampling=sampling), learned=True)
+    nothing = np.zeros(24, dtype=bool)
+    items = Items(planted, np.arange(24), rows_of(codes), nothing, replace(RECIPE, sampling=sampling), learned=True)
     order = Order(items, 4)
     drawn = [np.array([*order])]
     order.set_epoch(1)
@@ -549,9 +564,8 @@ def test_in_turn_the_source_trains_the_network_and_the_target_the_head() -> None
     recipe = replace(RECIPE, strategy="alternating")
     for is_source in (True, False):
         tower = Planted()
-        model = Classifier(tower, torch.zeros(4), torch.ones(3, 4), torch.zeros(3), recipe).train()
-        batch = {"targets": torch.eye(3), "weights": torch.ones(3), "source": torch.full((3,), is_source)}
-        model(**batch, states=torch.randn(3, 6))["loss"].backward()
+        model = Classifier(tower, [KIND], torch.zeros(4), torch.ones(3, 4), torch.zeros(3), recipe).train()
+        model(**batch_of(is_source), states=torch.randn(3, 6))["loss"].backward()
         assert (tower.layer.weight.grad is not None) is is_source
         assert (model.weight.grad is not None) is not is_source
 
@@ -601,9 +615,8 @@ def test_items_without_labels_are_confused_less(planted: Views, tmp_path: Path) 
 
 
 def test_beside_each_labelled_item_stands_one_without_a_label(planted: Views) -> None:
-    targets = np.vstack([np.eye(3, dtype=np.float32)[CODES[:20]], np.zeros((5, 3), np.float32)])
     nothing = np.zeros(25, dtype=bool)
-    items = Items(planted, np.arange(25), targets, np.ones(25, np.float32), nothing, RECIPE, learned=True)
+    items = Items(planted, np.arange(25), rows_of(CODES[:20]).with_others(5), nothing, RECIPE, learned=True)
     order = np.array([*Order(items, 8)])
     assert len(order) == len(Order(items, 8)) == 40
     assert set(order[::2]) == set(range(20))

@@ -94,8 +94,8 @@ def align(
 def fit(
     collection: CollectionPath,
     label: Annotated[
-        str,
-        typer.Option(metavar="COLUMN", help="Column to predict, or several: A,B.", autocompletion=complete.columns),
+        list[str],
+        typer.Option(metavar="COLUMN", help="Column to predict; may be repeated.", autocompletion=complete.columns),
     ],
     out: Annotated[Path, typer.Option(metavar="MODEL", help="Folder to write the model to.")],
     task: Annotated[
@@ -206,8 +206,12 @@ def finetune(
     collection: CollectionPath,
     out: Annotated[Path, typer.Option(metavar="ENCODER", help="Folder to write the encoder to; a new one.")],
     label: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="Column of classes to learn.", autocompletion=complete.columns),
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column to learn; repeat it for several, learned by one network.",
+            autocompletion=complete.columns,
+        ),
     ] = None,
     pairs: Annotated[
         str | None, typer.Option(metavar="A,B", help="Instead of a label: two modalities to find each other by.")

@@ -268,11 +268,10 @@ def _name_the_rest(written: Path | None) -> None:
 
 def print_finetune_report(report: FinetuneReport, collection: Path, written: Path | None) -> None:
     """Print how well each network recognises, or pairs find each other, before and after, and what was written."""
-    table = new_table("", "macro-F1", "accuracy", "Brier score")
+    table = new_table("", "column", "macro-F1", "accuracy", "R²", "loss")
     for part in report.parts:
-        for name, score in (("frozen", part.frozen), ("fine-tuned", part.tuned)):
-            cells = (_decimal(score.f1_macro), _decimal(score.accuracy), _decimal(score.brier))
-            table.add_row(f"{part.modality}, {name}", *cells)
+        for column, name, *numbers in part.rows:
+            table.add_row(f"{part.modality}, {name}", column, *map(_decimal, numbers))
         if part.left_out:
             say(f"{part.left_out} items were left out: their {part.modality} cannot be opened")
     if report.parts:

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from chiasm.encoders.runtime import Arrays
 from chiasm.finetuning.processes import count
 from chiasm.finetuning.recipe import Recipe
+from chiasm.finetuning.tasks import Rows
 from chiasm.finetuning.views import Views
-from chiasm.recognition.linear import class_weights
+from chiasm.recognition.targets import Target
 from chiasm.training import held_out_rows
 
 BLOCK = 64  # items that go through the network at once when nothing is learned
@@ -31,12 +32,12 @@ class Examples:
     """Labelled items, a row each, in the order of their stored views; items without a label may follow there.
 
     Attributes:
-        codes: class of each.
+        targets: the columns that are learned; items may lack values of several.
         groups: items of one group are never on both sides of a split.
         source: which are of another domain, from which is learned and on which nothing is measured.
     """
 
-    codes: Int[np.ndarray, " items"]
+    targets: Sequence[Target]
     groups: Int[np.ndarray, " items"]
     source: Bool[np.ndarray, " items"]
 
@@ -71,7 +72,7 @@ class Drawn(Dataset[dict[str, Any]]):
 
 
 class Items(Drawn):
-    """Stored items with their targets, 0 where there is no label: in training another view in every epoch.
+    """Stored items with their columns: in training another view in every epoch.
 
     Items with a label are mixed with others of their domain.
     """
@@ -80,40 +81,39 @@ class Items(Drawn):
         self,
         views: Views,
         rows: Int[np.ndarray, " rows"],
-        targets: Float[np.ndarray, "rows classes"],
-        weights: Float[np.ndarray, " rows"],
+        columns: Rows,
         source: Bool[np.ndarray, " rows"],
         recipe: Recipe,
         *,
         learned: bool,
     ) -> None:
-        self.views, self.rows, self.targets, self.weights, self.source = views, rows, targets, weights, source
+        self.views, self.rows, self.columns, self.source = views, rows, columns, source
         self.recipe, self.learned, self.collate = recipe, learned, collate
 
     @cached_property
     def labelled(self) -> Bool[np.ndarray, " rows"]:
         """Which have a label."""
-        return np.asarray(self.targets.any(axis=1))
+        return self.columns.labelled
 
     @cached_property
     def strata(self) -> Int[np.ndarray, " rows"]:
-        """Their classes."""
-        return np.asarray(self.targets.argmax(axis=1))
+        """Their classes, of the first column of these."""
+        return self.columns.strata
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        target, weight, source = self.targets[place], self.weights[place], self.source[place]
+        target, weight, source = self.columns.targets[place], self.columns.weights[place], self.source[place]
+        about = {"labelled": self.labelled[place], "source": source}
         if not self.learned:
             arrays = self.views.get(self.rows[place], 0)
-            return {"arrays": arrays, "targets": target, "weights": weight, "source": source}
+            return {"arrays": arrays, "targets": target, "weights": weight, **about}
         # By item and epoch alone, so that it is the same in any number of processes and after a kill.
         rng = np.random.default_rng([self.recipe.seed, self.epoch, int(self.rows[place])])
         arrays = self._draw(place, rng)
         if (self.recipe.mixup or self.recipe.cutmix) and self.labelled[place]:
             other = int(rng.choice(np.flatnonzero((self.source == source) & self.labelled)))
             arrays, share = mix(arrays, self._draw(other, rng), self.recipe, rng)
-            target = share * target + (1 - share) * self.targets[other]
-            weight = share * weight + (1 - share) * self.weights[other]
-        return {"arrays": arrays, "targets": target, "weights": weight, "source": source}
+            target, weight = self.columns.mixed(place, other, share)
+        return {"arrays": arrays, "targets": target, "weights": weight, **about}
 
     def _draw(self, place: int, rng: np.random.Generator) -> Arrays:
         return draw_view(self.views, int(self.rows[place]), rng)
@@ -203,8 +203,9 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     """Return items as one batch: arrays padded with zeros at their end to the longest, then stacked."""
     batch = stack([item["arrays"] for item in items])
     batch["targets"] = torch.from_numpy(np.stack([item["targets"] for item in items]))
-    batch["weights"] = torch.tensor(np.array([item["weights"] for item in items], np.float32))
-    batch["source"] = torch.tensor([bool(item["source"]) for item in items])
+    batch["weights"] = torch.from_numpy(np.stack([item["weights"] for item in items]))
+    for name in ("labelled", "source"):
+        batch[name] = torch.tensor([bool(item[name]) for item in items])
     return batch
 
 
@@ -221,28 +222,6 @@ def stack(items: Sequence[Arrays]) -> dict[str, Tensor]:
         ]
         batch[name] = torch.from_numpy(np.stack(padded))
     return batch
-
-
-def row_weights(
-    codes: Int[np.ndarray, " rows"], source: Bool[np.ndarray, " rows"], held: Bool[np.ndarray, " rows"], recipe: Recipe
-) -> Float[np.ndarray, " rows"]:
-    """Return the weight of each row in the mean loss: of its class, and of its domain so that alpha is the source's share."""
-    return domain_weights(class_weights(codes, np.ones(len(codes)), recipe.class_weight), source, held, recipe)
-
-
-def domain_weights(
-    weights: Float[np.ndarray, " rows"],
-    source: Bool[np.ndarray, " rows"],
-    held: Bool[np.ndarray, " rows"],
-    recipe: Recipe,
-) -> Float[np.ndarray, " rows"]:
-    """Return weights of rows scaled so that alpha is the source's share of those that are learned from."""
-    weights = weights.copy()
-    for domain, share in ((source, recipe.alpha), (~source, 1 - recipe.alpha)):
-        learned = domain & ~held
-        if source.any() and learned.any():
-            weights[learned] *= share * (~held).sum() / weights[learned].sum()
-    return weights.astype(np.float32)
 
 
 def held_out(
@@ -266,12 +245,13 @@ def filled(items: Items) -> Items:
     step = min(BLOCK, -(-length // count())) * count()
     whole = -(-length // step) * step
     places = np.arange(whole) % length
-    weights = np.where(np.arange(whole) < length, items.weights[places] * np.float32(whole / length), np.float32(0))
+    columns = items.columns.take(places)
+    columns.weights[:length] *= whole / length
+    columns.weights[length:] = 0
     return Items(
         items.views,
         items.rows[places],
-        items.targets[places],
-        weights,
+        columns,
         items.source[places],
         items.recipe,
         learned=False,

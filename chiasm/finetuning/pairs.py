@@ -31,9 +31,10 @@ from chiasm.alignment.closed_form import RidgeAlignment
 from chiasm.alignment.contrastive import info_nce
 from chiasm.alignment.pairs import PairArrays
 from chiasm.encoders.runtime import Device
-from chiasm.finetuning.items import Drawn, domain_weights, draw_view, held_out, stack
+from chiasm.finetuning.items import Drawn, draw_view, held_out, stack
 from chiasm.finetuning.processes import count
 from chiasm.finetuning.recipe import Recipe
+from chiasm.finetuning.tasks import domain_weights
 from chiasm.finetuning.towers import LibraryTower, Tower
 from chiasm.finetuning.trainer import Learner, embed, fit, items_per_second
 from chiasm.finetuning.views import Views

@@ -6,16 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from chiasm.evaluation.record import Record
+from chiasm.recognition.targets import Kind
 from chiasm.types import Modality
 
 
 @dataclass(frozen=True)
 class Score(Record):
-    """How well held-out items are recognised."""
+    """How well a column of held-out items is recognised; None is what columns of its kind do not have."""
 
-    f1_macro: float
-    accuracy: float
-    brier: float  # at the best temperature; 0 is perfect
+    loss: float  # Brier score of classes, at the best temperature, or labels; of numbers squared error in variances. 0 is perfect
+    f1_macro: float | None = None
+    accuracy: float | None = None
+    r2: float | None = None
+
+    @property
+    def words(self) -> str:
+        """The number that people know."""
+        if self.f1_macro is not None:
+            return f"macro-F1 {self.f1_macro:.2f}"
+        return "not measured" if self.r2 is None else f"R² {self.r2:.2f}"
+
+
+@dataclass(frozen=True)
+class TunedColumn(Record):
+    """One column: how well held-out items are recognised before and after."""
+
+    column: str
+    kind: Kind
+    frozen: Score  # of a recogniser on frozen features
+    tuned: Score  # of the same on what the network of each item's fold gives, which did not see it
+    better_by: float  # loss, above 0: better
+    standard_error: float  # of that
 
 
 @dataclass(frozen=True)
@@ -29,9 +50,10 @@ class TunedPart(Record):
     source_items: int
     left_out: int  # items whose file could not be opened
     folds: int
-    frozen: Score  # of a recogniser on frozen features
-    tuned: Score  # of the same on what the network of each item's fold gives, which did not see it
-    better_by: float  # Brier score, above 0: better
+    columns: tuple[TunedColumn, ...]
+    better_by: (
+        float  # loss, above 0: better; of several columns the mean, each in units of what its frequencies would lose
+    )
     standard_error: float  # of that
     is_better: bool
     is_kept: bool  # better; or, with a target that has no labels to measure by, not worse
@@ -41,6 +63,15 @@ class TunedPart(Record):
     items_per_second: float  # learned from, with what the frozen part gives stored
     batch_size: int  # items at a time
     history: tuple[tuple[Mapping[str, float], ...], ...]  # what was logged, by fold
+
+    @property
+    def rows(self) -> list[tuple[str, str, float | None, float | None, float | None, float]]:
+        """The rows of a table: column, features, macro-F1, accuracy, R² and loss."""
+        return [
+            (one.column, name, score.f1_macro, score.accuracy, score.r2, score.loss)
+            for one in self.columns
+            for name, score in (("frozen", one.frozen), ("fine-tuned", one.tuned))
+        ]
 
 
 @dataclass(frozen=True)

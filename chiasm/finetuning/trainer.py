@@ -33,16 +33,16 @@ from chiasm._optional import require
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
 from chiasm.files import read_record
-from chiasm.finetuning.items import BLOCK, Drawn, Examples, Items, Order, filled, held_out, row_weights, stack
+from chiasm.finetuning.items import BLOCK, Drawn, Examples, Items, Order, filled, held_out, stack
 from chiasm.finetuning.processes import count, is_first, on_cpu
 from chiasm.finetuning.recipe import Recipe
+from chiasm.finetuning.tasks import Task, start_tasks
 from chiasm.finetuning.towers import Tower
 from chiasm.finetuning.views import Views, store_views
-from chiasm.recognition.ladder import deal_folds
-from chiasm.recognition.linear import fit_classes
+from chiasm.recognition.targets import strata
 from chiasm.saved import read_described, write_arrays
+from chiasm.training import uncertainty_weighted
 from chiasm.types import Media
-from chiasm.vectors import unit_rows
 
 _WEIGHT = "weight/"
 _TEMPERATURE = 2.5  # of class confusion
@@ -114,24 +114,30 @@ class Learner(nn.Module):
 
 
 class Classifier(Learner):
-    """A network with a linear layer on its embeddings, of unit length and centred."""
+    """A network with a linear layer on its embeddings, of unit length and centred, that learns one column or several."""
 
-    def __init__(self, tower: Tower, mean: Tensor, weight: Tensor, bias: Tensor, recipe: Recipe) -> None:
+    def __init__(
+        self, tower: Tower, tasks: Sequence[Task], mean: Tensor, weight: Tensor, bias: Tensor, recipe: Recipe
+    ) -> None:
         super().__init__(recipe)
-        self.tower = tower
+        self.tower, self.tasks = tower, tasks
         self.mean: Tensor
         self.register_buffer("mean", mean)
         self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
-        self.head = (self.weight, self.bias)
+        self.head = [self.weight, self.bias]
+        if len(tasks) > 1:
+            self.log_variances = nn.Parameter(torch.zeros(len(tasks)))
+            self.head.append(self.log_variances)
 
     def forward(
         self,
-        targets: Float[Tensor, "batch classes"],
-        weights: Float[Tensor, " batch"],
+        targets: Float[Tensor, "batch outputs"],
+        weights: Float[Tensor, "batch tasks"],
+        labelled: Bool[Tensor, " batch"],
         source: Bool[Tensor, " batch"],
         **arrays: Tensor,
     ) -> dict[str, Tensor]:
-        """Return the loss of a batch and its scores. Targets may be mixed; those of items without a label are 0."""
+        """Return the loss of a batch and its scores; see `chiasm.finetuning.tasks.Rows`."""
         embeddings = self.tower(**arrays)
         weight: Tensor = self.weight
         bias: Tensor = self.bias
@@ -142,13 +148,12 @@ class Classifier(Learner):
                 embeddings = embeddings.detach()
         centred = functional.normalize(embeddings, dim=1) - self.mean
         scores = functional.linear(functional.dropout(centred, self.recipe.dropout, self.training), weight, bias)
-        log = functional.log_softmax(scores, dim=1)
-        smooth = self.recipe.label_smoothing
-        losses = -((1 - smooth) * targets + smooth / targets.shape[1]).mul(log).sum(dim=1)
-        if self.recipe.focal:  # Lin et al. 2017
-            losses = losses * (1 - (targets * log.exp()).sum(dim=1)) ** self.recipe.focal
-        labelled = targets.sum(dim=1) > 0
-        loss = (weights * losses).sum() / labelled.sum().clamp(min=1)
+        every = [task.losses(scores[:, task.place], targets[:, task.place], self.recipe) for task in self.tasks]
+        losses = (weights * torch.stack(every, dim=1)).sum(dim=0) / labelled.sum().clamp(min=1)
+        loss = losses[0]
+        if len(self.tasks) > 1:
+            # The weights are 1 on average over all batches, so a batch without a value of a column counts as one without loss.
+            loss = uncertainty_weighted(losses, self.log_variances, torch.ones_like(losses, dtype=torch.bool))
         if not labelled.all():
             loss = loss + class_confusion(scores[~labelled])
         return {"loss": loss + self.penalty(), "logits": scores}
@@ -320,7 +325,7 @@ def train(
     Args:
         tower: as it starts; it is the same again afterwards.
         views: stored items.
-        examples: their classes.
+        examples: their columns.
         rows: the items that are learned from.
         recipe: how.
         folder: for checkpoints.
@@ -333,39 +338,27 @@ def train(
     Raises:
         ChiasmError: the loss is no longer finite, or one item does not fit into memory.
     """
-    known, dense = np.unique(examples.codes[rows], return_inverse=True)
-    source = examples.source[rows]
-    held = held_out(dense, examples.groups[rows], source, recipe)
+    columns = [target.take(rows) for target in examples.targets]
+    source, groups = examples.source[rows], examples.groups[rows]
+    held = held_out(strata(columns), groups, source, recipe)
     others = np.empty(0, dtype=np.int64) if unlabelled is None else unlabelled
-    weights = row_weights(dense, source, held, recipe)
     start = tower.weights()
-    mean = np.average(unit_rows(frozen[rows]), axis=0, weights=weights)
-    probe = fit_classes(
-        unit_rows(frozen[rows]) - mean.astype(np.float32),
-        dense,
-        fold_of=np.where(source, -1, deal_folds(dense, 5, seed=recipe.seed, groups=examples.groups[rows])),
-        weight=weights,
-    )
-    center, coef, intercept = (
-        torch.from_numpy(np.array(part, np.float32)) for part in (mean, probe.coef, probe.intercept)
-    )
+    learned, head = start_tasks(columns, groups, source, held, frozen[rows], recipe)
     tower.choose(recipe.method, recipe.rank, stack([views.get(int(rows[0]), 0)]))
-    model = Classifier(tower, center, coef, intercept, recipe)
+    model = Classifier(tower, learned.tasks, *map(torch.from_numpy, (head.mean, head.weight, head.bias)), recipe)
 
-    def items(some: Bool[np.ndarray, " rows"], beside: Int[np.ndarray, " others"], *, learned: bool) -> Items:
-        targets = np.eye(len(known), dtype=np.float32)[dense[some]]
+    def items(some: Bool[np.ndarray, " rows"], beside: Int[np.ndarray, " others"], *, learning: bool) -> Items:
         return Items(
             views,
             np.append(rows[some], beside),
-            np.vstack([targets, np.zeros((len(beside), len(known)), np.float32)]),
-            np.append(weights[some], np.zeros(len(beside), np.float32)),
+            learned.take(np.flatnonzero(some)).with_others(len(beside)),
             np.append(source[some], np.zeros(len(beside), dtype=bool)),
             recipe,
-            learned=learned,
+            learned=learning,
         )
 
-    evaluated = filled(items(held, others[:0], learned=False)) if held.any() else None
-    trainer = fit(model, items(~held, others, learned=True), evaluated, folder, device, say)
+    evaluated = filled(items(held, others[:0], learning=False)) if held.any() else None
+    trainer = fit(model, items(~held, others, learning=True), evaluated, folder, device, say)
     model.cpu()
     tower.merge()
     share = recipe.average

@@ -183,10 +183,15 @@ class Fitted:
 
     def recognise(self, arrays: ModalityArrays, known: Subset, *, level: float, false_alarm_rate: float) -> Recognition:
         """Predict items that each have one of the known modalities at least."""
+        outputs = self.every_output(arrays, known)
+        return self.recognise_outputs(arrays, known, outputs, level=level, false_alarm_rate=false_alarm_rate)
+
+    def every_output(self, arrays: ModalityArrays, known: Subset) -> Outputs:
+        """Return the outputs, before calibration, of items that each have one of the known modalities at least."""
         outputs = np.empty((len(arrays), len(self.names) or 1))
         for subset, rows in arrays.by_subset(known):
             outputs[rows] = self.outputs(arrays, subset, rows)
-        return self.recognise_outputs(arrays, known, outputs, level=level, false_alarm_rate=false_alarm_rate)
+        return outputs
 
     def recognise_outputs(
         self,

@@ -21,7 +21,7 @@ from chiasm.recognition.confidence import ConformalScores, calibrate
 from chiasm.recognition.ladder import paired
 from chiasm.recognition.modalities import Features, ModalityArrays
 from chiasm.recognition.regressions import choose_thresholds
-from chiasm.recognition.targets import Kind, Target
+from chiasm.recognition.targets import Kind, Target, strata
 from chiasm.splits import deal
 from chiasm.vectors import sigmoid
 
@@ -135,7 +135,7 @@ def _strength(column: Fitted) -> float:
 
 def _compare(target: Target, alone: Fitted, together: Outputs) -> ColumnReport:
     assert alone.held_out is not None  # of a column that was just fitted there is
-    losses = [losses_of(target, outputs) for outputs in (_spread(target, alone), together)]
+    losses = [losses_of(target, outputs) for outputs in (held_out_of(target, alone), together)]
     means = [float(np.nanmean(loss)) if np.isfinite(loss).any() else None for loss in losses]
     gain, error = paired(*losses)
     if not np.isfinite(error):
@@ -147,8 +147,11 @@ def _compare(target: Target, alone: Fitted, together: Outputs) -> ColumnReport:
     return ColumnReport(target.column, target.kind, means[0], means[1], gain, error, taken, why)
 
 
-def _spread(target: Target, fitted: Fitted) -> Outputs:
-    """Held-out outputs of a column as those of all items and names; items without a value have none."""
+def held_out_of(target: Target, fitted: Fitted) -> Outputs:
+    """Return the held-out outputs of a column, just fitted on its known values, as those of all items and names.
+
+    Items without a value have none (NaN); a class that the column does not know has log-probability minus infinity.
+    """
     assert fitted.held_out is not None
     every = np.full((len(target), max(1, len(target.names))), -np.inf if target.kind == "classes" else np.nan)
     places = np.searchsorted(target.names, fitted.names) if target.kind != "number" else np.array([0])
@@ -200,5 +203,4 @@ def _deal(
     number = items if groups is None else len(np.unique(groups))
     if number < 2:
         return np.full(items, -1)
-    codes = next((target.values for target in targets if target.kind == "classes"), np.zeros(items, np.int64))
-    return deal(np.unique(codes, return_inverse=True)[1], min(FOLDS, number), seed=seed, groups=groups)
+    return deal(strata(targets), min(FOLDS, number), seed=seed, groups=groups)

@@ -58,7 +58,8 @@ NetworkFusion: TypeAlias = Literal["concat", "mean", "gated", "attention"]
 
 FORMAT, VERSION = "chiasm-network", 1
 
-_UNSEEN = 3.0  # logits by which a class or label that no row has is improbable at the start, not impossible
+UNSEEN = 3.0
+"""Logits by which a class or label that no row has is improbable at the start, not impossible."""
 
 Parameters: TypeAlias = Mapping[str, Any]
 """By name: tensors while training, arrays when predicting."""
@@ -548,10 +549,10 @@ def _linear_solutions(
             if len(outputs) < 2:
                 continue
             fit = fit_classes(X[known], codes, fold_of=never, weight=weight[known], strengths=strength)
-            intercept[column.place] = fit.intercept.min() - _UNSEEN
+            intercept[column.place] = fit.intercept.min() - UNSEEN
         elif column.kind == "labels":
             outputs = np.flatnonzero(values.any(axis=0) & ~values.all(axis=0))
-            intercept[column.place] = np.where(values.any(axis=0), _UNSEEN, -_UNSEEN)
+            intercept[column.place] = np.where(values.any(axis=0), UNSEEN, -UNSEEN)
             if not len(outputs):
                 continue
             fit = fit_labels(X[known], values[:, outputs] > 0, fold_of=never, strengths=strength)

@@ -91,6 +91,18 @@ class Target:
         return y
 
 
+def strata(targets: Sequence[Target]) -> Int[np.ndarray, " items"]:
+    """Return the classes that folds share out: those of the first column of classes, missing values as one more.
+
+    Example:
+        >>> number = parse_target([1.5, 2.5, 3.5], column="size")
+        >>> strata([number, parse_target(["red", None, "blue"], column="look")]).tolist()
+        [2, 0, 1]
+    """
+    codes = next((target.values for target in targets if target.kind == "classes"), None)
+    return np.zeros(len(targets[0]), dtype=np.int64) if codes is None else np.unique(codes, return_inverse=True)[1]
+
+
 def alike_name(name: str, names: Iterable[str]) -> str | None:
     """Return the name that somebody may have meant by one that is not among them; None where none is near."""
     every = [*names]

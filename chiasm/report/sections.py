@@ -331,9 +331,10 @@ def show_last_rung(page: Page, words: Sequence[str], tried: Mapping[Modality, Tu
         "The last rung: the encoder trained further", " ".join(f"{line[:1].upper()}{line[1:]}." for line in words)
     )
     bars = [
-        Bar(f"{modality}, {name}", score.f1_macro)
+        Bar(f"{modality}, {row[0]}, {row[1]}" if len(part.columns) > 1 else f"{modality}, {row[1]}", row[2])
         for modality, part in tried.items()
-        for name, score in (("frozen", part.frozen), ("fine-tuned", part.tuned))
+        for row in part.rows
+        if row[2] is not None
     ]
     if bars:
         page.chart(bar_chart("Macro-F1 on held-out items before and after", bars))
@@ -344,18 +345,15 @@ def show_last_rung(page: Page, words: Sequence[str], tried: Mapping[Modality, Tu
 def show_tuned(page: Page, part: TunedPart) -> None:
     """Add the comparison of one network trained further with the frozen one, and the curves of its training."""
     page.section(f"{part.modality.capitalize()}: {part.encoder}", f"{part.words}.")
-    page.table(
-        ("features", "macro-F1", "accuracy", "Brier score"),
-        [
-            (name, one.f1_macro, one.accuracy, one.brier)
-            for name, one in (("frozen", part.frozen), ("fine-tuned", part.tuned))
-        ],
+    page.table(("column", "features", "macro-F1", "accuracy", "R²", "loss"), part.rows)
+    page.paragraph(
+        "The loss is the Brier score, of numbers the squared error in variances of the column; 0 is perfect."
     )
     page.paragraph(
         f"Trained: {part.trained}. {part.items} items, {part.source_items} of a source, {part.folds} folds, {part.seconds:.0f} s, {part.items_per_second:.0f} items a "
         f"second while learning, {part.batch_size} at a time."
     )
-    _show_losses(page, part.history, "cross-entropy")
+    _show_losses(page, part.history, "cross-entropy" if [one.kind for one in part.columns] == ["classes"] else "loss")
 
 
 def show_tuned_pairs(page: Page, result: TunedPairs) -> None:

@@ -25,13 +25,14 @@ from chiasm.encoders.runtime import Device
 from chiasm.encoders.tuned import Part, is_tuned, read_about
 from chiasm.errors import LabelError
 from chiasm.files import digest_text, read_record, strict_json, write_whole
+from chiasm.finetuning.comparison import Comparison, compare
 from chiasm.finetuning.recipe import Recipe
-from chiasm.finetuning.results import Score, TunedPart
+from chiasm.finetuning.results import TunedPart
 from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
 from chiasm.recognition.adaptation import Adaptation
-from chiasm.recognition.heads import Log
-from chiasm.recognition.ladder import f1_macro, paired, tempered_brier
-from chiasm.recognition.targets import Target
+from chiasm.recognition.columns import Outputs
+from chiasm.recognition.joint import held_out_of
+from chiasm.recognition.targets import Target, strata
 from chiasm.space import Space
 from chiasm.splits import Split, grouped_stratified_folds
 from chiasm.store.collection import Collection
@@ -53,7 +54,6 @@ Result = TypeVar("Result", "Tuned", "TunedPair")
 """A trained network, or two of them."""
 
 TRIED = 16  # items that time and memory are estimated by
-_LEAST = 1e-12  # probability whose logarithm is taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,18 +178,18 @@ class Climb:
         networks: its encoders.
         space: that the items' shared vectors are in.
         data: the items, also with other modalities, which the recogniser takes into account.
-        target: their classes.
+        targets: the columns that are learned; items may lack values of several.
         modality: whose network is trained.
         recipe: how.
         folds: so many; at least 2.
         make: makes the recogniser that both are judged by.
         folder: for what a run that is stopped goes on with.
         device: where the network is trained.
-        names: embedded names of classes, for the recogniser.
+        names: embedded names of classes or labels, for the recogniser of one column.
         whole: what is kept is trained once more, on all items; else it is the mean of the networks of the folds.
         keep: also if it is not better.
-        source: labelled items of other domains to learn from as well.
-        unlabelled: items of the domain that the network is to be good at.
+        source: labelled items of other domains to learn from as well, of one column of classes.
+        unlabelled: items of the domain that the network is to be good at, with one column of classes.
         say: called with each line for people.
     """
 
@@ -197,7 +197,7 @@ class Climb:
     networks: Sequence[Encoder]
     space: Space
     data: Labelled
-    target: Target
+    targets: Sequence[Target]
     modality: Modality
     recipe: Recipe
     folds: int
@@ -284,22 +284,22 @@ class Climb:
         first, second = np.searchsorted(views.items, np.cumsum(sizes))
         own, of_source = having[views.items[:first]], views.items[first:second] - len(having)
         data, kept = self._opened(own)
+        targets = [target.take(kept) for target in self.targets]
         rows = np.searchsorted(kept, own)
-        codes = self.target.values[kept]
         source = None if self.source is None else self.source.arrays.take(of_source)
         source_codes = np.empty(0, dtype=np.int64) if self.source is None else self.source.codes[of_source]
         groups = data.groups[rows]
         if self.source is not None:
             groups = np.append(groups, self.source.groups[of_source] + groups.max() + 1)
         examples = Examples(
-            np.append(codes[rows], source_codes),
+            tuple(_with_classes(target.take(rows), source_codes) for target in targets),
             np.unique(groups, return_inverse=True)[1],
             np.arange(second) >= first,
         )
         frozen = embed(self.tower, views, np.arange(second))
         embeddings = np.empty_like(frozen)
         tuned: list[Tuned] = []
-        splits = self._splits(codes[rows], data.groups[rows])
+        splits = self._splits([target.take(rows) for target in targets], data.groups[rows])
         for number, split in enumerate(steps(splits, "folds")):
             # Of the source, which all networks have seen, the first one's embeddings stand for all.
             measured = split.test if number else np.append(split.test, np.arange(first, second))
@@ -311,18 +311,23 @@ class Climb:
             if source is None
             else with_embeddings(source, self.modality, np.arange(len(source)), embeddings[first:second], self.space)
         )
-        _, before = self._judge(data.arrays, codes, data.groups, source, source_codes)
-        judge, log = self._judge(after.arrays, codes, data.groups, source_after, source_codes)
-        logs = [before, log]
+        frozen_judge = self._judge(data.arrays, targets, data.groups, source, source_codes)
+        judge = self._judge(after.arrays, targets, data.groups, source_after, source_codes)
+        before, held_out = (
+            [held_out_of(target, one.columns_[target.column]) for target in targets] for one in (frozen_judge, judge)
+        )
+        compared = compare(targets, before, held_out)
+        of_mean: Comparison | None = None
         weights: Mapping[str, torch.Tensor] | None = None
         if not self.whole:
             # Networks that went far apart have no mean that does what they do; items that it has seen are enough to tell.
             weights = mean_weights([one.weights for one in tuned])
             self.tower.set_weights(weights)
-            seen = embed(self.tower, views, np.arange(first))
-            seen_arrays = with_embeddings(data.arrays, self.modality, rows, seen, self.space)
-            logs.append(self._spread(np.log(np.maximum(judge.predict_proba(seen_arrays), _LEAST)), judge))
-        report = self._report(logs, codes, tuned, items=len(own), source_items=len(of_source))
+            seen = with_embeddings(
+                data.arrays, self.modality, rows, embed(self.tower, views, np.arange(first)), self.space
+            )
+            of_mean = compare(targets, before, [_outputs(judge, target, seen) for target in targets])
+        report = self._report(compared, of_mean, tuned, items=len(own), source_items=len(of_source))
         report = replace(report, left_out=len(self.openers) - len(views.items), seconds=time.monotonic() - begin)
         if not report.is_kept and not self.keep:
             return Climbed(report, None, after, kept)
@@ -343,7 +348,7 @@ class Climb:
         values: list[Any] = [
             self.data.ids,
             self.data.contents,
-            self.target.values.tolist(),
+            *((target.column, target.kind, target.values.tolist()) for target in self.targets),
             self.data.groups.tolist(),
         ]
         if self.source is not None:
@@ -352,49 +357,42 @@ class Climb:
             values.append(self.unlabelled.ids)
         begin_work(self.folder, [self.encoder.fingerprint, asdict(self.recipe), self.folds, *values], self.say)
 
-    def _splits(self, codes: Int[np.ndarray, " items"], groups: Int[np.ndarray, " items"]) -> tuple[Split, ...]:
-        """Return the folds, each of which has two classes at least to learn from."""
+    def _splits(self, targets: Sequence[Target], groups: Int[np.ndarray, " items"]) -> tuple[Split, ...]:
+        """Return the folds, each of which has something to learn of every column."""
         if self.folds < 2:
             raise LabelError(f"folds are 2 or more; got {self.folds}")
         number = min(self.folds, len(np.unique(groups)))
-        splits = grouped_stratified_folds(codes, number, seed=self.recipe.seed, groups=groups) if number > 1 else ()
-        if any(len(np.unique(codes[split.train])) < 2 for split in splits) or not splits:
-            raise LabelError(
-                "no fold can be held out: without it, fewer than two classes are left to learn from. Often most items are "
-                "near-duplicates of one another, which are kept on one side: label others, or say from which cosine on items "
-                "count as near-duplicates (alike; above 1: never)"
-            )
+        splits = (
+            grouped_stratified_folds(strata(targets), number, seed=self.recipe.seed, groups=groups)
+            if number > 1
+            else ()
+        )
+        for target in targets:
+            if not splits or not all(target.take(split.train).teaches for split in splits):
+                what = {"classes": "fewer than two classes", "labels": "no label that differs", "number": "one number"}
+                raise LabelError(
+                    f"no fold can be held out: without it, {what[target.kind]} of {target.column!r} is left to learn from. "
+                    "Often most items are near-duplicates of one another, which are kept on one side: label others, or say "
+                    "from which cosine on items count as near-duplicates (alike; above 1: never)"
+                )
         return splits
 
     def _judge(
         self,
         arrays: ModalityArrays,
-        codes: Int[np.ndarray, " items"],
+        targets: Sequence[Target],
         groups: Int[np.ndarray, " items"],
         source: ModalityArrays | None,
         source_codes: Int[np.ndarray, " source"],
-    ) -> tuple[Recognizer, Log]:
-        """Return a recogniser, and log-probabilities of each item by its heads that did not see it."""
-        names = self.target.names
-        recognizer = self.make().fit(
+    ) -> Recognizer:
+        """Return a recogniser of all columns, with what its heads give for the items that they did not see."""
+        return self.make().fit(
             arrays,
-            names[codes],
+            list(targets),
             groups,
             names=self.names or None,
-            source=None if source is None else SourceItems(source, names[source_codes]),
+            source=None if source is None else SourceItems(source, targets[0].names[source_codes]),
         )
-        (fitted,) = recognizer.columns_.values()
-        assert fitted.held_out is not None  # of a recogniser that was just fitted there always are
-        return recognizer, self._spread(fitted.held_out, recognizer)
-
-    def _spread(self, own: Log, recognizer: Recognizer) -> Log:
-        """Return log-probabilities of a recogniser's classes as those of all; NaN where it has none."""
-        names = self.target.names
-        log = np.full((len(own), len(names)), np.nan)
-        scored = np.flatnonzero(np.isfinite(own).any(axis=1))
-        log[scored] = -np.inf
-        log[np.ix_(scored, np.searchsorted(names, recognizer.classes_))] = own[scored]
-        return log
 
     def _train(
         self,
@@ -418,7 +416,7 @@ class Climb:
                 checkpoints,
                 frozen=frozen,
                 measured=measured,
-                unlabelled=np.arange(len(examples.codes), len(views.items)),
+                unlabelled=np.arange(len(examples.groups), len(views.items)),
                 device=self.device,
                 say=self.say,
             )
@@ -427,32 +425,29 @@ class Climb:
 
     def _report(
         self,
-        logs: Sequence[Log],
-        codes: Int[np.ndarray, " items"],
+        compared: Comparison,
+        of_mean: Comparison | None,
         tuned: Sequence[Tuned],
         *,
         items: int,
         source_items: int,
     ) -> TunedPart:
-        gain, error = paired(*(tempered_brier(log, codes) for log in logs[:2]))
-        frozen, better, *mean = (_score(log, codes) for log in logs)
-        is_sound = all(one.brier <= frozen.brier for one in mean)
-        is_better = gain > error and better.f1_macro >= frozen.f1_macro
+        gain, error = compared.better_by, compared.standard_error
+        is_sound = of_mean is None or all(one.tuned.loss <= one.frozen.loss for one in of_mean.columns)
         adapts = self.unlabelled is not None and bool(self.unlabelled.ids)
-        numbers = (
-            f"macro-F1 {better.f1_macro:.2f} against {frozen.f1_macro:.2f}, Brier score better by {gain:.3f} with a standard "
-            f"error of {error:.3f}"
-        )
-        words = f"{self.modality}: {'better' if is_better else 'not better'} than frozen features ({numbers})"
+        numbers = _words_of(compared)
+        words = f"{self.modality}: {'better' if compared.is_better else 'not better'} than frozen features ({numbers})"
         if adapts:
             words = (
                 f"{self.modality}: learned from the target without its labels, so that nothing can be measured there; of the "
                 f"labelled items {'no' if gain > -error else 'recognised'} worse than frozen features ({numbers})"
             )
         if not is_sound:
+            assert of_mean is not None
+            told = ", ".join(one.tuned.words for one in of_mean.columns)
             words += (
-                f"; not kept, since the mean of the networks of the {len(tuned)} folds does not do what they do (macro-F1 "
-                f"{mean[0].f1_macro:.2f} of items that it has seen): they went too far apart, take a lower rate, fewer epochs or more folds"
+                f"; not kept, since the mean of the networks of the {len(tuned)} folds does not do what they do ({told} of "
+                "items that it has seen): they went too far apart, take a lower rate, fewer epochs or more folds"
             )
         return TunedPart(
             modality=self.modality,
@@ -462,12 +457,11 @@ class Climb:
             source_items=source_items,
             left_out=0,
             folds=len(tuned),
-            frozen=frozen,
-            tuned=better,
+            columns=compared.columns,
             better_by=gain,
             standard_error=error,
-            is_better=is_better,
-            is_kept=is_sound and (is_better or (adapts and gain > -error)),
+            is_better=compared.is_better,
+            is_kept=is_sound and (compared.is_better or (adapts and gain > -error)),
             words=words,
             target="" if adapts or self.unlabelled is None else self.unlabelled.adaptation.sentence,
             seconds=0.0,
@@ -486,8 +480,7 @@ class Climb:
             "base": base,
             "fingerprint_of_base": self.encoder.fingerprint,
             "licence": self.encoder.models()[0].licence,
-            "label": self.target.column,
-            "classes": self.target.names.tolist(),
+            "labels": {target.column: target.names.tolist() for target in self.targets},
             "learned_from": sorted({*hashes} - {""}),
             "recipe": asdict(self.recipe),
             "result": replace(report, history=()).as_dict(),
@@ -587,12 +580,35 @@ def open_medium(item: Item, modality: Modality, encoder: Encoder, number: int = 
     return media.load(source.path, listed_as=modality, image_size=encoder.view.image_size, rate=encoder.view.rate)
 
 
-def _score(log: Log, codes: Int[np.ndarray, " items"]) -> Score:
-    known = np.isfinite(log).any(axis=1)
-    return Score(
-        f1_macro(log, codes),
-        float((log[known].argmax(axis=1) == codes[known]).mean()),
-        float(np.nanmean(tempered_brier(log, codes))),
+def _with_classes(target: Target, codes: Int[np.ndarray, " more"]) -> Target:
+    """Return a column with more items, of a source, whose classes are known."""
+    if not len(codes):
+        return target
+    known = np.append(target.known, np.ones(len(codes), dtype=bool))
+    return replace(target, values=np.append(target.values, codes), known=known)
+
+
+def _outputs(judge: Recognizer, target: Target, arrays: ModalityArrays) -> Outputs:
+    """Return what a recogniser gives for items that it may have seen, as `held_out_of` does for those that it has not."""
+    column, known = judge.columns_[target.column], np.flatnonzero(target.known)
+    outputs = column.every_output(arrays.take(known), column.features.modalities)
+    return held_out_of(target, replace(column, held_out=outputs))
+
+
+def _words_of(compared: Comparison) -> str:
+    """Return what was measured."""
+    gain, error = compared.better_by, compared.standard_error
+    told = [f"{one.tuned.words} against {one.frozen.words.split()[-1]}" for one in compared.columns]
+    if len(told) == 1:
+        loss = "squared error, in variances," if compared.columns[0].kind == "number" else "Brier score"
+        return f"{told[0]}, {loss} better by {gain:.3f} with a standard error of {error:.3f}"
+    told = [f"{one.column!r} {words}" for one, words in zip(compared.columns, told, strict=True)]
+    worse = f", but {' and '.join(map(repr, compared.worse))} worse by more than a standard error" * bool(
+        compared.worse
+    )
+    return (
+        f"{', '.join(told)}; the mean loss of the columns, each in units of what guessing would lose, better by {gain:.3f} with "
+        f"a standard error of {error:.3f}{worse}"
     )
 
 

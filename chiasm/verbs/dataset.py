@@ -309,6 +309,20 @@ def labelled_items(
     )
 
 
+def label_columns(collection: Collection, label: str | Sequence[str]) -> list[str]:
+    """Return the columns that are named, each once: one, several, or several in one text with commas between.
+
+    Raises:
+        LabelError: none is named.
+    """
+    names = [one_form(name) for name in ([label] if isinstance(label, str) else label)]
+    if not names:
+        raise LabelError("no column is named: say which one is to be learned (label)")
+    if len(names) == 1 and names[0] not in collection.columns():
+        names = [name.strip() for name in names[0].split(",")]
+    return list(dict.fromkeys(names))
+
+
 Sources: TypeAlias = str | Path | Sequence[str | Path] | None
 """One collection, several or none."""
 

@@ -18,7 +18,6 @@ from chiasm.encoders.runtime import Device
 from chiasm.encoders.tuned import Part, write_tuned
 from chiasm.errors import EncoderError, LabelError
 from chiasm.evaluation.record import Record
-from chiasm.files import one_form
 from chiasm.finetuning.recipe import OF_PAIRS, Recipe, RecipeOptions
 from chiasm.finetuning.results import TunedPairs, TunedPart
 from chiasm.recognition import Recognizer
@@ -35,6 +34,7 @@ from chiasm.verbs.dataset import (
     class_names,
     each_source,
     embedded_items,
+    label_columns,
     labelled_items,
     target_items,
 )
@@ -52,8 +52,8 @@ class FinetuneReport(Record):
 
     encoder: str  # the folder that was written; empty: none was better
     base: str
-    label: str
-    classes: tuple[str, ...]
+    label: str  # several columns with commas between
+    classes: tuple[str, ...]  # of one column
     parts: tuple[TunedPart, ...]
     pairs: TunedPairs | None = None  # of `--pairs`, which has neither a label nor parts
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class FinetuneReport(Record):
 def finetune(
     collection: str | Path,
     *,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     pairs: tuple[Modality, Modality] | None = None,
     out: str | Path,
     modalities: Sequence[Modality] | None = None,
@@ -84,19 +84,20 @@ def finetune(
 
     Each network is trained in several folds. The same recogniser is fitted on frozen embeddings and on those of each item by
     the network of the fold that held it out. The network is kept if the Brier score is better by more than a standard error of
-    the paired difference and macro-F1 is not lower; with a target, which has no labels to measure by, if the Brier score on the
+    the paired difference and macro-F1 is not lower; of several columns, if the mean of their losses is, and none is worse by more; with a target, which has no labels to measure by, if the Brier score on the
     labelled items is not worse by more than that. What is written has then been trained on all items. A run that was stopped goes
     on where it was when the same is asked again.
 
     Args:
         collection: where the labelled items are.
-        label: the column of classes to learn.
+        label: the column to learn, of classes, of several labels an item or of numbers, or several columns, also as one text with
+            commas between: one network learns all of them, and items that lack some values count in the others.
         pairs: instead of a label, two modalities that items have both of: each is to be found by the other. Measured by hit@10
             of held-out pairs both ways, beside the frozen embeddings, as `align` brings them together.
         out: folder to write, which does not exist yet; it is an encoder that every verb takes.
         modalities: whose networks are trained, each on its own. Default: pictures and texts, where the items have them; of pairs
             both.
-        source: a collection of another domain, or several, embedded alike, with the same column or such pairs; items of classes
+        source: a collection of another domain, or several, embedded alike, with the same column of classes or such pairs; items of classes
             that the target has are learned from as well, and nothing is measured on them. Each counts by its size.
         target: a collection of another domain, embedded alike, that the network is to be good at. Its labels, if it has any, are
             not looked at: of as many of its items as are labelled here, classes are to be confused less (Jin et al. 2020),
@@ -113,8 +114,8 @@ def finetune(
         options: how it is trained: `chiasm.finetuning.recipe.Recipe` says what each of them means.
 
     Raises:
-        LabelError: no such column, it is not of classes, there is one class only, the source has none of the classes, or there is
-            a source beside a target.
+        LabelError: no such column, there is nothing to learn in it, the source has none of the classes, there is a source beside
+            a target, or either with anything but one column of classes.
         SpaceError: too few items have both modalities of the pairs.
         EncoderError: the encoder cannot be trained, or the folder exists.
         ChiasmError: an option is out of its range, the loss is no longer finite, or memory is too small.
@@ -150,14 +151,14 @@ def finetune(
         result = request.learn_pairs(pairs, modalities)
     else:
         assert label is not None
-        result = request.learn_label(one_form(label), modalities, target, shares)
+        result = request.learn_labels(label_columns(opened, label), modalities, target, shares)
     if report is not None and processes.is_first():
         _write_report(report, result)
     return result
 
 
 def _check_request(
-    label: str | None,
+    label: str | Sequence[str] | None,
     pairs: tuple[Modality, Modality] | None,
     modalities: Sequence[Modality] | None,
     recipe: Recipe,
@@ -229,14 +230,14 @@ class _Request:
         self.say(result.words)
         return replace(self._finish(parts if result.is_better or self.keep else {}), pairs=result)
 
-    def learn_label(
-        self, label: str, modalities: Sequence[Modality] | None, target: str | Path | None, shares: Shares
+    def learn_labels(
+        self, columns: Sequence[str], modalities: Sequence[Modality] | None, target: str | Path | None, shares: Shares
     ) -> FinetuneReport:
-        """Train the network of each modality on a column of classes."""
+        """Train the network of each modality on one column or several."""
         # All of what is wrong with the data is said before anything is trained.
         climbs = [
-            self._climb(label, modality, target, shares)
-            for modality in _modalities(self.collection, self.networks, modalities, label)
+            self._climb(columns, modality, target, shares)
+            for modality in _modalities(self.collection, self.networks, modalities, columns)
         ]
         reports, parts = [], dict[Modality, Part]()
         for climb in climbs:
@@ -248,38 +249,41 @@ class _Request:
             if climbed.part is not None:
                 parts[climb.modality] = climbed.part
             self.say(climbed.report.words + _outcome(climbed.report, self.keep))
-        classes = tuple(str(name) for name in climbs[-1].target.names)
-        return replace(self._finish(parts), label=label, classes=classes, parts=tuple(reports))
+        names = tuple(str(name) for name in climbs[-1].targets[0].names) if len(columns) == 1 else ()
+        return replace(self._finish(parts), label=",".join(columns), classes=names, parts=tuple(reports))
 
-    def _climb(self, label: str, modality: Modality, target: str | Path | None, shares: Shares) -> Climb:
+    def _climb(self, columns: Sequence[str], modality: Modality, target: str | Path | None, shares: Shares) -> Climb:
         data = labelled_items(
             self.collection,
             self.networks,
             self.space,
-            [label],
+            columns,
             modalities=[modality],
             where=self.where,
             group=self.group,
             alike=self.alike,
         )
-        classes = _classes(data)
+        targets = targets_of(data, "auto")
+        _check_options_of_columns(targets, self.recipe, self.sources, target)
+        only = targets[0]
+        is_named = len(targets) == 1 and only.kind != "number"
         return Climb(
             self.collection,
             self.networks,
             self.space,
             data,
-            classes,
+            targets,
             modality,
             self.recipe,
             self.folds,
             lambda: Recognizer(unknown=None, random_state=self.recipe.seed),
             self.work / modality,
             self.device,
-            names=class_names(classes.names.tolist(), self.space, self.networks, data.arrays),
+            names=class_names(only.names.tolist(), self.space, self.networks, data.arrays) if is_named else {},
             whole=True,
             keep=self.keep,
-            source=read_sources(self.sources, label, self.space, data, classes, self.device),
-            unlabelled=None if target is None else self._unlabelled(target, data, classes, modality, shares),
+            source=read_sources(self.sources, only.column, self.space, data, only, self.device),
+            unlabelled=None if target is None else self._unlabelled(target, data, only, modality, shares),
             say=self.say,
         )
 
@@ -364,12 +368,31 @@ def _check_options_of_pairs(
         raise LabelError(f"{' and '.join(named)} go with a label; pairs have no classes. Leave them out")
 
 
+def _check_options_of_columns(
+    targets: Sequence[Target], recipe: Recipe, sources: Sequence[str | Path], target: str | Path | None
+) -> None:
+    """Refuse options that are for one column of classes, or for any."""
+    kinds = [one.kind for one in targets]
+    told = ["source"] * bool(sources) + ["target"] * (target is not None)
+    if told and kinds != ["classes"]:
+        what = "several columns" if len(kinds) > 1 else f"{targets[0].column!r}, a column of {kinds[0]}"
+        raise LabelError(f"{' and '.join(told)}: only for one column of classes, not for {what}. Leave it out")
+    usual = Recipe()
+    told = [
+        name
+        for name in ("label_smoothing", "focal", "class_weight", "sampling")
+        if getattr(recipe, name) != getattr(usual, name)
+    ]
+    if told and "classes" not in kinds:
+        raise LabelError(f"{' and '.join(told)}: only where a column of classes is learned. Leave it out")
+
+
 def _modalities(
-    collection: Collection, networks: Sequence[Encoder], asked: Sequence[Modality] | None, label: str
+    collection: Collection, networks: Sequence[Encoder], asked: Sequence[Modality] | None, columns: Sequence[str]
 ) -> list[Modality]:
     """Return the modalities whose networks are trained: those asked for, else pictures and texts of labelled items."""
     owner = first_of(networks)
-    labelled = [row for row in collection.items() if cell_value(row.get(label)) is not None]
+    labelled = [row for row in collection.items() if any(cell_value(row.get(name)) is not None for name in columns)]
     present = {modality for row in labelled for modality in MODALITIES if row[modality]}
     usual: list[Modality] = [modality for modality in _USUAL if modality in owner and modality in present]
     chosen = usual if asked is None else list(dict.fromkeys(asked))
@@ -378,7 +401,7 @@ def _modalities(
             raise LabelError(f"the encoder {collection.encoder!r} has {', '.join(owner)}, not {modality}")
     if not chosen and labelled:
         raise LabelError(
-            f"no item with a value in {label!r} has a picture or a text. Name the modality to train on (modalities)"
+            f"no item with a value in {' or '.join(map(repr, columns))} has a picture or a text. Name the modality to train on (modalities)"
         )
     if not chosen:
         return [next(iter(owner))]  # what is wrong with the column is said by whoever reads it
@@ -387,15 +410,6 @@ def _modalities(
             raise EncoderError(f"{owner[chosen[0]].name} is one network for {' and '.join(chosen)}: name one of them")
         return chosen[:1]
     return chosen
-
-
-def _classes(data: Labelled) -> Target:
-    (target,) = targets_of(data, "auto")
-    if target.kind != "classes":
-        raise LabelError(
-            f"{target.column!r} is a column of {target.kind}, and fine-tuning learns classes. Name a column of classes"
-        )
-    return target
 
 
 def _write_report(path: str | Path, result: FinetuneReport) -> None:

@@ -19,7 +19,6 @@ from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError, SpaceError
 from chiasm.evaluation.predictions import Predictions
 from chiasm.evaluation.record import Record
-from chiasm.files import one_form
 from chiasm.finetuning.results import TunedPart
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems
 from chiasm.recognition.adaptation import Shares
@@ -39,6 +38,7 @@ from chiasm.verbs.dataset import (
     class_names,
     each_source,
     embedded_items,
+    label_columns,
     labelled_items,
     labelled_source,
     target_items,
@@ -166,7 +166,7 @@ class FitOptions:
         """
         if len(targets) == 1 and targets[0].kind == "classes":
             return
-        everywhere = {"task", "modalities", "where", "group", "alike", "space", "seed"}
+        everywhere = {"task", "modalities", "where", "group", "alike", "space", "finetune", "seed"}
         given = [name for name, value in vars(self).items() if value != getattr(FitOptions, name)]
         if len(targets) == 1 and targets[0].kind == "labels":
             everywhere.add("names")
@@ -180,7 +180,7 @@ class FitOptions:
 def fit(
     collection: str | Path,
     *,
-    label: str,
+    label: str | Sequence[str],
     out: str | Path,
     task: Kind | Literal["auto"] = "auto",
     modalities: Sequence[Modality] | None = None,
@@ -213,11 +213,11 @@ def fit(
 
     Args:
         collection: where the items are.
-        label: the column to predict, or several with commas between. Items without a value are left out; of several
+        label: the column to predict, or several, also as one text with commas between. Items without a value are left out; of several
             columns, items need one.
         out: the folder to write; a model that is there is replaced, and kept (`revert`).
         task: what the column holds: `"classes"`, `"labels"` (several an item, with ";" or "|" between) or `"number"`.
-            `"auto"` looks at the values. Only one column of classes has the choices from `shots` on (but `group`):
+            `"auto"` looks at the values. Only one column of classes has the choices from `shots` on (but `group`, `alike` and `finetune`):
             numbers and labels are predicted by ridge and logistic regression, several columns also by one network that
             learns them together, each column by what is better on held-out items.
         modalities: what to learn from. Default: all that the items have. Any subset works when predicting.
@@ -277,14 +277,14 @@ def fit(
         class_weight=class_weight, tune=tune, sampler=sampler, nested=nested, finetune=finetune, also=also, log_dir=log_dir,
         seed=seed,
     )  # fmt: skip
-    run = _read(collection, one_form(label), options, device)
+    run = _read(collection, label, options, device)
     last = None
     if finetune is not None:
         last = climb_last(
-            run.collection, run.networks, run.space, run.data, run.targets[0],
+            run.collection, run.networks, run.space, run.data, run.targets,
             names=run.names, make=run.make(None), minutes=finetune, out=Path(out), seed=seed, device=device,
         )  # fmt: skip
-        run = replace(run, data=last.data, targets=[last.target])
+        run = replace(run, data=last.data, targets=list(last.targets))
     train = run.training_rows()
     tuning = run.search(train, study=Path(f"{out}.study"), on_trial=on_trial) if tune else None
     recognizer, measured_on, measured = run.fit_and_measure(train, tuning)
@@ -318,13 +318,13 @@ def fit(
     return result
 
 
-def _read(collection: str | Path, label: str, options: FitOptions, device: Device) -> _Run:
+def _read(collection: str | Path, label: str | Sequence[str], options: FitOptions, device: Device) -> _Run:
     """Read what `fit` learns from."""
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device=device)
     saved = None if options.space is None else space_of(opened, networks, options.space)
     space = start_of(opened, networks) if saved is None else saved.space
-    columns = [label] if label in opened.columns() else [part.strip() for part in label.split(",")]
+    columns = label_columns(opened, label)
     modalities = options.modalities
     domain = (
         None if options.target is None else target_items(options.target, opened, networks, space, modalities, device)[2]
@@ -346,7 +346,7 @@ def _read(collection: str | Path, label: str, options: FitOptions, device: Devic
     source: SourceItems | None = None
     contents: tuple[str, ...] = ()
     if each_source(options.source):
-        source, contents = source_items(options.source, label, data.fingerprints, space, device)
+        source, contents = source_items(options.source, columns[0], data.fingerprints, space, device)
     is_named = options.names and len(targets) == 1 and targets[0].kind != "number"
     names = class_names(targets[0].names.tolist(), space, networks, data.arrays) if is_named else {}
     collected = _collected(opened, networks, tuple(data.fingerprints))
@@ -355,7 +355,7 @@ def _read(collection: str | Path, label: str, options: FitOptions, device: Devic
         networks,
         space,
         saved is not None,
-        label,
+        ",".join(columns),
         options,
         data,
         targets,

@@ -44,7 +44,7 @@ class LastRung:
 
     Attributes:
         data: the items, those of a network that was better embedded by the ones that did not see them.
-        target: their classes.
+        targets: their columns.
         tried: what was measured, by modality.
         words: what came of it, a line a network.
         encoder: the folder of the networks that were better; empty where none was.
@@ -52,7 +52,7 @@ class LastRung:
     """
 
     data: Labelled
-    target: Target
+    targets: Sequence[Target]
     tried: Mapping[Modality, TunedPart]
     words: tuple[str, ...]
     encoder: str
@@ -64,7 +64,7 @@ def climb_last(
     networks: Sequence[Encoder],
     space: Space,
     data: Labelled,
-    target: Target,
+    targets: Sequence[Target],
     *,
     names: Mapping[str, Float[np.ndarray, " dim"]],
     make: Callable[[], Recognizer],
@@ -82,8 +82,8 @@ def climb_last(
         networks: its encoders.
         space: of the items' shared vectors.
         data: the items.
-        target: their classes.
-        names: embedded names of classes.
+        targets: the columns that are learned.
+        names: embedded names of classes or labels of one column.
         make: makes the recogniser.
         minutes: that all of it may take, as estimated before. Epochs are left out to keep to it, or networks.
         out: folder of the model, beside which the encoder is written.
@@ -117,7 +117,7 @@ def climb_last(
             networks,
             space,
             data,
-            target,
+            targets,
             modality,
             Recipe(method="blocks", views=2, epochs=6, patience=0, seed=seed),  # half the time of `finetune`
             _FOLDS,
@@ -144,7 +144,8 @@ def climb_last(
         tried[modality] = climbed.report
         words.append(climbed.report.words)
         if climbed.part is not None:
-            parts[modality], data, target = climbed.part, climbed.data, target.take(climbed.rows)
+            parts[modality], data = climbed.part, climbed.data
+            targets = [target.take(climbed.rows) for target in targets]
     encoder = ""
     if parts:
         folder = _free(out.with_name(f"{out.name}.encoder"))
@@ -154,7 +155,7 @@ def climb_last(
         networks = encoders.resolve(encoder, device=device)
         data = _as_embedded_by(networks, data, bridged="text" in parts)
     shutil.rmtree(work, ignore_errors=True)
-    return LastRung(data, target, tried, tuple(words), encoder, networks)
+    return LastRung(data, targets, tried, tuple(words), encoder, networks)
 
 
 def _why_not(modality: Modality, collection: Collection, data: Labelled) -> str:
