@@ -22,13 +22,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image as PillowImage
 from sklearn.metrics import f1_score
 
 import chiasm
 from benchmarks import record
 from benchmarks.corpora import say, stamps_table
 from benchmarks.torch_networks import load_sentence_bert
-from chiasm import media
+from chiasm import media, predict_script
 from chiasm.demo import SMALLEST_CLASS, stamps_root, stamps_rows
 from chiasm.encoders import Encoder, examples, offline, runtime
 from chiasm.encoders.cache import cache_folder
@@ -36,6 +37,7 @@ from chiasm.encoders.networks import STAGES, efficientnet_lite0
 from chiasm.encoders.runtime import Arrays, Blueprint, Graph, Network
 from chiasm.encoders.tensors import read_tensors
 from chiasm.finetuning.networks import load_efficientnet
+from chiasm.predict_script import SIDE
 from chiasm.recognition.linear_probe import LinearProbe
 from chiasm.splits import grouped_stratified_folds
 from chiasm.types import Image, Modality
@@ -82,7 +84,7 @@ def smaller() -> None:
     squares = np.stack([fit(one, LITE2_SIDE) for one in pixels])
     captions = [row["text"] for row in stamps]
     runs: dict[str, Callable[[slice], np.ndarray]] = {}
-    fitted = [offline.fit(one)[None] for one in pixels]
+    fitted = [fit(one, SIDE)[None] for one in pixels]
     for small, label in ((False, ""), (True, " int8")):
         image = offline.ImageEncoder(offline.image_weights(), offline.class_names(), int8=small, device="cpu")
         text = offline.TextEncoder(offline.text_folder(), int8=small, device="cpu")
@@ -160,12 +162,8 @@ def lite2(small: bool) -> Network:
 
 
 def fit(pixels: np.ndarray, side: int) -> np.ndarray:
-    """As `offline.fit`, for another side."""
-    before, offline.SIDE = offline.SIDE, side
-    try:
-        return offline.fit(pixels)
-    finally:
-        offline.SIDE = before
+    """As the encoder of pictures, for any side."""
+    return predict_script.fit(PillowImage.fromarray(pixels), side)
 
 
 def probe(vectors: np.ndarray, categories: np.ndarray) -> np.ndarray:
@@ -216,7 +214,7 @@ SHAPES = ((24, 2, 12), (5, 30, 50), (1, 200, 257))  # texts a batch, tokens from
 
 
 def random_pictures(rows: int, generator: np.random.Generator) -> Arrays:
-    return {"pixels": generator.integers(0, 256, (rows, offline.SIDE, offline.SIDE, 3), dtype=np.uint8)}
+    return {"pixels": generator.integers(0, 256, (rows, SIDE, SIDE, 3), dtype=np.uint8)}
 
 
 def random_texts(rows: int, low: int, high: int, generator: np.random.Generator) -> Arrays:

@@ -312,6 +312,10 @@ class SavedModel:
         finalize(predictions, rmtree, room, ignore_errors=True)
         return predictions
 
+    def export(self, out: str | Path, **options: Any) -> ExportReport:
+        """Write it as one file that runs without chiasm, see `chiasm.export`."""
+        return export(self.path, out=out, **options)
+
     def evaluate(self, collection: str | Path | OpenCollection, **options: Any) -> Evaluation:
         """Measure it on the labelled items of a collection, see `chiasm.evaluate`."""
         path = collection.path if isinstance(collection, OpenCollection) else collection

@@ -15,7 +15,6 @@ from chiasm.cli.parameters import (
     CollectionPath,
     Device,
     MaxPixels,
-    ModelPath,
     Paths,
     Space,
     Where,
@@ -119,7 +118,7 @@ def search(
     rows=True,
 )
 def predict(
-    model: ModelPath,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that fit wrote, or .chiasm file of export.")],
     paths: Paths,
     level: Annotated[
         float,

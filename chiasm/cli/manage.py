@@ -53,14 +53,17 @@ def _ask(question: str) -> None:
 @app.verb(
     "chiasm export photos.index --out photos.parquet",
     "chiasm export photos.index --out photos-coco --format coco --label species",
-    then="open it with the other tool; chiasm add reads it back.",
+    "chiasm export cats --out cats.chiasm --int8",
+    then="open it with the other tool; chiasm add reads tables back, python cats.chiasm FILE runs a model.",
     doing="Writing",
 )
 def export(
-    collection: CollectionPath,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="A .csv or .parquet file, or a new folder.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder of a collection, or of a model for .chiasm.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A .csv, .parquet or .chiasm file, or a new folder.")],
     format: Annotated[  # noqa: A002  # its name in every tool
-        Literal["auto", "csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio"],
+        Literal["auto", "csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio", "chiasm"],
         typer.Option(metavar="NAME", help="auto: by the suffix; the others are folders with copies of the files."),
     ] = "auto",
     label: Annotated[
@@ -68,9 +71,10 @@ def export(
         typer.Option(metavar="COLUMN", help="Column of labels, for folders.", autocompletion=complete.columns),
     ] = "label",
     where: Where = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Of .chiasm: networks in 8-bit integers.")] = False,
 ) -> None:
-    """Write items as a table, or as a folder that another tool reads."""
-    report = chiasm.export(collection, out=out, format=format, label=label, where=where)
+    """Write items for another tool, or a model as one file that runs without chiasm."""
+    report = chiasm.export(source, out=out, format=format, label=label, where=where, int8=int8)
     console.show(report.as_dict(), lambda: results.print_export_report(report))
 
 

@@ -99,6 +99,11 @@ def _model_words(model: Mapping[str, Any]) -> str:
 
 def print_export_report(report: ExportReport) -> None:
     """Print what was written where, and what was not."""
+    if report.size is not None:
+        say(f"{report.path}: {report.size / 1e6:.1f} MB, runs without chiasm: python {report.path} FILE...")
+        for note in report.notes:
+            say(f"  {note}")
+        return
     copied = f", {report.files} files copied" if report.files else ""
     say(f"{report.items} items{copied} as {report.format}: {report.path}")
     _print_outcomes(report.outcomes)

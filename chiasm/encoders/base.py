@@ -102,6 +102,19 @@ def resample(sound: Audio, rate: int) -> Float[np.ndarray, " samples"]:
     return np.asarray(waveform, dtype=np.float32)
 
 
+@dataclass(frozen=True)
+class Portable:
+    """What runs an encoder elsewhere, by ONNX Runtime.
+
+    Attributes:
+        graph: from pixels or tokens to embeddings, weights inside.
+        tokenizer: of texts, as the library tokenizers reads it; empty for pictures.
+    """
+
+    graph: bytes
+    tokenizer: bytes = b""
+
+
 class Encoder(ABC):
     """A pretrained, frozen network with one embedding space for all of its modalities.
 
@@ -194,6 +207,21 @@ class Encoder(ABC):
     def models(self) -> tuple[PretrainedModel, ...]:
         """Return the networks that it runs, with what is known of their licences and sizes."""
         return (PretrainedModel(self.name, self.fingerprint),)
+
+    def portable(self, *, int8: bool = False) -> Portable:  # noqa: ARG002
+        """Return what runs it without chiasm.
+
+        Args:
+            int8: whether in 8-bit integers.
+
+        Raises:
+            EncoderError: it prepares its input by more than Pillow and tokenizers.
+        """
+        takes = " and ".join(sorted(self.modalities))
+        raise EncoderError(
+            f"the encoder {self.name} prepares {takes} by libraries that an exported file does without. What can leave are "
+            "the pictures and texts of the encoder 'offline', as it is or trained further by chiasm finetune"
+        )
 
     def int8_cosines(self) -> dict[Modality, float]:
         """Return the mean cosine of vectors in int8 to those in float32, by modality, as measured when int8 was made.

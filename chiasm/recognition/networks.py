@@ -223,13 +223,23 @@ class Network:
             {name: inputs.vectors[name] for name in known}, {name: inputs.present[name] for name in known}
         )
         rows, present = _arrays(inputs, self.widths)
-        outputs = _outputs(self.parameters, rows, present, self.fusion, self.heads, np).astype(np.float64)
+        outputs = self.run(rows, present).astype(np.float64)
         return {
             column.name: outputs[:, column.place] * column.deviation + column.mean
             if column.kind == "number"
             else outputs[:, column.place]
             for column in self.columns
         }
+
+    def run(self, rows: Any, present: Any, xp: Any = np) -> Any:
+        """Return all outputs, numbers standardised, by NumPy or by a library that has what it takes of it.
+
+        Args:
+            rows: feature rows of all modalities side by side, 0 where one is missing.
+            present: 1 where an item has a modality, 0 where not.
+            xp: the library.
+        """
+        return _outputs(self.parameters, rows, present, self.fusion, self.heads, xp)
 
     def log_probabilities(
         self, inputs: NetworkInputs, column: str | None = None

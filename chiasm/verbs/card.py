@@ -16,13 +16,24 @@ _MOST_CLASSES = 50
 _PIPELINES = {"image": "image-classification", "text": "text-classification", "audio": "audio-classification", "video": "video-classification"}  # fmt: skip
 
 
-def model_card(report: Mapping[str, Any], encoder: str, pretrained: Sequence[PretrainedModel]) -> str:
+_IN_PYTHON = """```python
+import chiasm
+
+model = chiasm.SavedModel.from_pretrained("THIS_REPOSITORY")
+print(model.predict(["a.jpg"]).labels)
+```"""
+
+
+def model_card(
+    report: Mapping[str, Any], encoder: str, pretrained: Sequence[PretrainedModel], *, use: str = _IN_PYTHON
+) -> str:
     """Return the card of a model.
 
     Args:
         report: what `fit` found out, see `chiasm.verbs.fit.FitReport.as_dict`.
         encoder: name of the encoder.
         pretrained: the networks that it runs.
+        use: how it is used, in Markdown.
     """
     modalities, classes = list(report.get("modalities", ())), [*map(str, report.get("classes", ()))]
     label = str(report.get("label", ""))
@@ -46,15 +57,7 @@ def model_card(report: Mapping[str, Any], encoder: str, pretrained: Sequence[Pre
     if classes:
         more = f" and {len(classes) - _MOST_CLASSES} more" if len(classes) > _MOST_CLASSES else ""
         lines += ["Classes: " + ", ".join(classes[:_MOST_CLASSES]) + more + ".", ""]
-    lines += [
-        "## Use",
-        "",
-        "```python",
-        "import chiasm",
-        "",
-        'model = chiasm.SavedModel.from_pretrained("THIS_REPOSITORY")',
-    ]
-    lines += ['print(model.predict(["a.jpg"]).labels)', "```", ""]
+    lines += ["## Use", "", use, ""]
     lines += ["## Measured", "", f"On {report.get('measured', 'nothing')}.", ""]
     if numbers:
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in numbers), ""]

@@ -1,7 +1,8 @@
-"""The verb `export`: items of a collection in the formats of other tools.
+"""The verb `export`: items of a collection in the formats of other tools; models and collections as one file that runs
+without chiasm (`chiasm.verbs.bundles`).
 
 Tables (CSV, Parquet) name the files where they are, and `chiasm add` reads them again. The other formats are new folders
-with copies of the files, as the tool in question wants them. Vectors and spaces stay in the collection.
+with copies of the files, as the tool in question wants them.
 """
 
 from __future__ import annotations
@@ -30,54 +31,67 @@ from chiasm.store.boxes import BOXES, Box, read_boxes
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, FileOutcome, Modality, Outcome
 
-Format: TypeAlias = Literal["csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio"]
+Format: TypeAlias = Literal["csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio", "chiasm"]
 
-_BY_SUFFIX: dict[str, Format] = {".csv": "csv", ".parquet": "parquet"}
+_BY_SUFFIX: dict[str, Format] = {".csv": "csv", ".parquet": "parquet", ".chiasm": "chiasm"}
 _UNSAFE = re.compile(r"[^\w.+=@() -]+")
 _LONGEST_NAME = 120  # characters of a copy's name
 
 
 @dataclass(frozen=True)
 class ExportReport(Record):
-    """The table or folder that was written."""
+    """The table, folder or bundle that was written."""
 
     path: str
     format: Format
-    items: int
+    items: int  # of a model, those that it learned from
     files: int  # that were copied; of a table none
     outcomes: tuple[
         FileOutcome, ...
     ]  # of files that could not be copied, and of items that the format has no place for
+    size: int | None = None  # bytes of a bundle
+    notes: tuple[str, ...] = ()  # of a bundle: what is left out of it, and why
 
 
 def export(
-    collection: str | Path,
+    source: str | Path,
     *,
     out: str | Path,
     format: Format | Literal["auto"] = "auto",  # noqa: A002  # its name in every tool
     label: str = "label",
     where: str | None = None,
+    int8: bool = False,
 ) -> ExportReport:
-    """Write the items of a collection as a table, or as a folder that another tool reads.
+    """Write the items of a collection as a table or a folder that another tool reads, or a model as one file.
 
     Args:
-        collection: the collection.
+        source: the collection, or the folder of a model for `"chiasm"`.
         out: for CSV and Parquet a file, which is replaced; else a folder that does not exist yet.
         format: `"csv"`, `"parquet"`: a row an item, with absolute paths; `chiasm add` reads it. `"imagefolder"`: copies of
             the files by split and label, with a `metadata.jsonl` (Hugging Face's ImageFolder and AudioFolder). `"coco"`:
             pictures and `annotations.json`, with boxes where the items have some (column `boxes`). `"fiftyone"`: `data` and
             `labels.json` (FiftyOneImageDetectionDataset where there are boxes, else FiftyOneImageClassificationDataset).
-            `"labelstudio"`: `tasks.json`, `config.xml` and the files. `"auto"`: by the suffix of `out`.
+            `"labelstudio"`: `tasks.json`, `config.xml` and the files. `"chiasm"`: a model with its encoders, which runs
+            without chiasm, see `chiasm.predict_script`. `"auto"`: by the suffix of `out`.
         label: the column of labels; several in one cell stand between ";" or "|". Tables have all columns in any case.
         where: condition on the columns. Default: all items.
+        int8: of `"chiasm"`: the encoders run in 8-bit integers.
 
     Raises:
-        ChiasmError: no such format, the folder exists, no item meets the condition, the label column is missing, or the
+        ChiasmError: no such format, none of a model's modalities can leave, the folder exists, no item meets the condition, the label column is missing, or the
             disk cannot be written to.
     """
     target = Path(out).expanduser()
     chosen = _chosen(target, format)
-    opened = Collection.open(collection)
+    if chosen == "chiasm":
+        from chiasm.verbs.bundles import export_bundle  # with what writes graphs
+
+        if label != "label" or where is not None:
+            raise ChiasmError("label and where choose among items, and a model has none: leave them out")
+        return export_bundle(Path(source).expanduser(), target, int8=int8)
+    if int8:
+        raise ChiasmError(f"int8 is of the networks in a .chiasm file, and {chosen} has none: leave it out")
+    opened = Collection.open(source)
     rows = opened.items(where=where)
     if not rows:
         raise ChiasmError(f"{opened.path} has no item" + (f" with {where}" if where else "") + ": nothing is written")

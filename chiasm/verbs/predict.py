@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,16 +13,21 @@ import numpy as np
 from chiasm import encoders
 from chiasm.encoders.base import fingerprints_of
 from chiasm.encoders.runtime import Device
+from chiasm.errors import ChiasmError
 from chiasm.files import is_within
 from chiasm.media.limits import limits_of
 from chiasm.recognition import ModalityArrays, Recognition, Recognizer
 from chiasm.space import start_space
-from chiasm.store.ingest import embed_manifests
+from chiasm.store.ingest import Progress, embed_manifests, name_items
+from chiasm.store.manifest import Manifest
 from chiasm.store.sources import Data, manifests_of
-from chiasm.types import MODALITIES, FileOutcome, Modality
+from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Outcome
 from chiasm.verbs.add import OnProgress
 from chiasm.verbs.dataset import means_by_item, modality_arrays
 from chiasm.verbs.model import load_model
+
+_AT_ONCE = 64  # items, by a model in one file
+_OF_CLASSES = ("probabilities", "set", "unknown")
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,21 @@ def predict(
     """Recognise what is in files, folders or tables.
 
     Args:
-        model: a folder that `fit` wrote.
+        model: a folder that `fit` wrote, or a file that `export` wrote of one. The latter runs as it does without chiasm,
+            see `chiasm.predict_script`, on the CPU.
         paths: as for `add`, data in memory included. Items may have any subset of the modalities that the model was fitted on.
         level: how often each item's set of classes is to hold the true one.
         false_alarm_rate: the share of items of known classes that may be called unknown.
         max_pixels: as for `add`.
         device: `"auto"`, `"cpu"` or `"cuda"`.
-        on_progress: called after every file.
+        on_progress: called after every file; of a model in one file, after every 64 items.
     """
+    if Path(model).is_file():
+        if device == "cuda" or max_pixels is not None:
+            raise ChiasmError(f"{model} is a model in one file, which runs on the CPU: leave device and max_pixels out")
+        with TemporaryDirectory() as room:
+            manifests = manifests_of(paths, lambda: Path(room))
+            return _by_bundle(Path(model), manifests, room, level, false_alarm_rate, on_progress)
     saved = load_model(Path(model))
     networks = encoders.resolve(saved.encoder, device=device)
     saved.check(fingerprints_of(networks))
@@ -85,11 +98,7 @@ def predict(
     usable = np.flatnonzero(np.any([*means.present.values()], axis=0)) if vectors else np.zeros(0, int)
     predictions = []
     for item_id, item in files.items.items():
-        media = [source for modality in MODALITIES for source in item.sources if source.modality == modality]
-        path = (media[0].path or media[0].text) if media else None
-        if path is not None and is_within(path, [room]):
-            path = None  # it was in memory
-        predictions.append(Prediction(item_id, path, None, None, {}, ()))
+        predictions.append(Prediction(item_id, _first_of(item, room), None, None, {}, ()))
     if len(usable):
         arrays = modality_arrays(means, saved.space or start_space(networks), [*vectors], usable)
         answers = describe_items(saved.recognizer, arrays, level=level, false_alarm_rate=false_alarm_rate)
@@ -99,36 +108,85 @@ def predict(
     return PredictReport(tuple(predictions), files.outcomes)
 
 
+def _first_of(item: Item, room: str) -> str | None:
+    """Return the path or text that an item is shown by; None where it was in memory."""
+    media = [source for modality in MODALITIES for source in item.sources if source.modality == modality]
+    path = (media[0].path or media[0].text) if media else None
+    return None if path is None or is_within(path, [room]) else path
+
+
+def _by_bundle(
+    file: Path,
+    manifests: list[Manifest],
+    room: str,
+    level: float,
+    false_alarm_rate: float,
+    on_progress: OnProgress | None,
+) -> PredictReport:
+    """Recognise items by a model in one file."""
+    from chiasm.predict_script import Bundle, BundleError
+
+    items = {item_id: item for item_id, (item, _) in name_items(manifests, {}).items()}
+    outcomes = [outcome for manifest in manifests for outcome in manifest.outcomes]
+    predictions: list[Prediction] = []
+    try:
+        bundle = Bundle(file)
+        taken: list[dict[str, list[str | Path]]] = []
+        for item in items.values():
+            taken.append({})
+            for source in item.sources:
+                if source.modality in bundle.modalities:
+                    medium = Path(source.path) if source.path is not None else source.text or ""
+                    taken[-1].setdefault(source.modality, []).append(medium)
+                else:
+                    reason = f"{file.name} takes {' and '.join(bundle.modalities)}, not {source.modality}"
+                    outcomes.append(FileOutcome(source.path or str(source.text), Outcome.UNSUPPORTED, reason))
+        named = [*items.items()]
+        for first in range(0, len(named), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            answers, problems = bundle.recognise(taken[part], level, false_alarm_rate)
+            outcomes += [FileOutcome(path, Outcome.BROKEN, reason) for _, path, reason in problems]
+            for (item_id, item), answer in zip(named[part], answers, strict=True):
+                own = Prediction(item_id, _first_of(item, room), None, None, {}, answer["modalities"])
+                alone, parts = len(bundle.about["columns"]) == 1, answer["columns"]
+                predictions.append(replace(own, **_joined(parts, alone=alone)) if parts else own)
+            if on_progress is not None:
+                on_progress(Progress(len(predictions), len(items), len(outcomes)))
+    except BundleError as error:
+        raise ChiasmError(str(error)) from error
+    return PredictReport(tuple(predictions), tuple(outcomes))
+
+
 def describe_items(
     recognizer: Recognizer, arrays: ModalityArrays, *, level: float, false_alarm_rate: float
 ) -> list[dict[str, Any]]:
     """Return what `Prediction` holds of each item, but for the item itself."""
     columns = recognizer.recognise_all(arrays, level=level, false_alarm_rate=false_alarm_rate)
-    if len(columns) == 1 and recognizer.only_column_.kind == "classes":
-        (column,) = columns.values()
-        return [_class_of(column, row) for row in range(len(arrays))]
-    described = []
-    for row in range(len(arrays)):
-        parts = {name: _value_of(column, row) for name, column in columns.items()}
-        texts = [str(part["value"]) for part in parts.values()]
-        label = texts[0] if len(texts) == 1 else ", ".join(map(": ".join, zip(parts, texts, strict=True)))
-        described.append({"label": label, "columns": parts})
-    return described
+    return [
+        _joined({name: _value_of(column, row) for name, column in columns.items()}, alone=len(columns) == 1)
+        for row in range(len(arrays))
+    ]
 
 
-def _class_of(column: Recognition, row: int) -> dict[str, Any]:
-    names = [str(name) for name in column.names]
-    probabilities = column.probabilities[row]
+def _joined(parts: Mapping[str, dict[str, Any]], *, alone: bool) -> dict[str, Any]:
+    """Return what `Prediction` holds of the answers by column; `alone`: the model has one column."""
+    first = next(iter(parts.values()))
+    if alone and "set" in first:
+        chance = first["probabilities"][first["value"]]
+        return {"label": first["value"], "probability": chance, **{name: first[name] for name in _OF_CLASSES}}
+    texts = [str(part["value"]) for part in parts.values()]
+    label = texts[0] if alone else ", ".join(map(": ".join, zip(parts, texts, strict=True)))
     return {
-        "label": names[int(probabilities.argmax())],
-        "probability": float(probabilities.max()),
-        "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
-        "set": tuple(name for name, inside in zip(names, column.sets[row], strict=True) if inside),
-        "unknown": bool(column.unknown[row]),
+        "label": label,
+        "columns": {
+            name: {key: value for key, value in part.items() if key not in ("set", "unknown")}
+            for name, part in parts.items()
+        },
     }
 
 
 def _value_of(column: Recognition, row: int) -> dict[str, Any]:
+    """Return the answer in a column, as `chiasm.predict_script.answer_of` gives it."""
     if column.kind == "number":
         low, high = float(column.lower[row]), float(column.upper[row])
         ends = {"low": low if np.isfinite(low) else None, "high": high if np.isfinite(high) else None}
@@ -136,6 +194,8 @@ def _value_of(column: Recognition, row: int) -> dict[str, Any]:
     names = [str(name) for name in column.names]
     probabilities = dict(zip(names, column.probabilities[row].tolist(), strict=True))
     if column.kind == "classes":
-        return {"value": str(column.values[row]), "probabilities": probabilities}
+        inside = tuple(name for name, has in zip(names, column.sets[row], strict=True) if has)
+        unknown = bool(column.unknown[row])
+        return {"value": str(column.values[row]), "probabilities": probabilities, "set": inside, "unknown": unknown}
     labels = [name for name, has in zip(names, column.values[row], strict=True) if has]
     return {"value": "; ".join(labels), "probabilities": probabilities}

@@ -1,0 +1,182 @@
+"""Models and collections as one file each (`.chiasm`), which `chiasm.predict_script` runs without anything else of chiasm.
+
+A zip of ONNX graphs, arrays and JSON:
+
+    about.json                     what it is and what it needs; classes, thresholds, numbers, licences
+    README.md                      the card
+    predict.py, __main__.py        the script; `python cats.chiasm FILE` runs it
+    encode/MODALITY.onnx           pixels or tokens -> embedding;  tokenizer.json
+    place/MODALITY.onnx            embedding -> vector in the shared space, where that is needed
+    answer/MODALITY+MODALITY.onnx  of a model: embeddings of items with just these modalities -> what they are
+    vectors.int8, vectors.scales   of a collection: its vectors in the space, and the scale of each
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from chiasm import __version__, encoders, predict_script
+from chiasm.encoders.base import Encoder, Portable, fingerprints_of, first_of
+from chiasm.errors import ChiasmError, EncoderError
+from chiasm.files import strict_json, write_whole
+from chiasm.recognition.columns import Fitted, route
+from chiasm.recognition.confidence import ConformalScores
+from chiasm.recognition.modalities import Subset, subsets
+from chiasm.shipping.graphs import alarm_of, answer_graph, known_of, place_graph
+from chiasm.space import start_space
+from chiasm.types import MODALITIES, Modality
+from chiasm.verbs.card import model_card
+from chiasm.verbs.dataset import shared_block
+from chiasm.verbs.export import ExportReport
+from chiasm.verbs.model import Model, load_model
+
+_MAIN = b"import sys\n\nimport predict\n\nsys.exit(predict.main([sys.argv[0], *sys.argv[1:]]))\n"
+_USE = """```sh
+python {name} photo.jpg caption.txt folder
+```
+
+or, with chiasm, `chiasm predict {name} FILES`. Either way it needs Python with numpy, onnxruntime, Pillow and tokenizers, and
+prints a line of JSON an item. Files of one name (bird.jpg, bird.txt) are one item."""
+
+Parts = dict[str, bytes]
+"""The files of a bundle."""
+
+
+def export_bundle(source: Path, target: Path, *, int8: bool) -> ExportReport:
+    """Write a model as one file, in the place of one that is there.
+
+    Raises:
+        ChiasmError: there is no model, none of its modalities can be exported, or the disk cannot be written to.
+    """
+    saved = load_model(source)
+    parts, left_out = model_parts(saved, int8=int8)
+    notes = tuple(f"{modality} is left out: {reason}" for modality, reason in left_out.items())
+    parts |= script_parts(card_of(saved, target.name, "\n".join(f"- {note}" for note in notes)))
+    try:
+        size = write_bundle(target, parts)
+    except OSError as error:
+        raise ChiasmError(f"{target} cannot be written: {error.strerror or error}") from error
+    return ExportReport(str(target), "chiasm", len(saved.trained_on), 0, (), size, notes)
+
+
+def write_bundle(target: Path, parts: Mapping[str, bytes]) -> int:
+    """Write a bundle whole or not at all; return its size in bytes."""
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, part in parts.items():  # without a time, so that equal contents are equal files
+            archive.writestr(zipfile.ZipInfo(name), part, zipfile.ZIP_DEFLATED)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(target, content.getvalue())
+    return len(content.getvalue())
+
+
+def portable_encoders(
+    owner: Mapping[Modality, Encoder], wanted: tuple[Modality, ...], *, int8: bool
+) -> tuple[dict[Modality, Portable], dict[Modality, str]]:
+    """Return what runs the encoders elsewhere, and why others cannot leave.
+
+    Raises:
+        ChiasmError: none can.
+    """
+    portable: dict[Modality, Portable] = {}
+    left_out: dict[Modality, str] = {}
+    for modality in wanted:
+        try:
+            portable[modality] = owner[modality].portable(int8=int8)
+        except EncoderError as error:
+            left_out[modality] = str(error)
+    if not portable:
+        raise ChiasmError("nothing of it can be exported: " + "; ".join(dict.fromkeys(left_out.values())))
+    return portable, left_out
+
+
+def model_parts(saved: Model, *, int8: bool) -> tuple[Parts, dict[Modality, str]]:
+    """Return the bundle of a model but for its card, and the modalities that are left out with the reasons.
+
+    Raises:
+        ChiasmError: its encoder is another one by now, or none of its modalities can be exported.
+    """
+    networks = encoders.resolve(saved.encoder, device="cpu")
+    saved.check(fingerprints_of(networks))
+    owner, space = first_of(networks), saved.space or start_space(networks)
+    columns = [*saved.recognizer.columns_.values()]
+    used = {name for column in columns for name in column.features.modalities}
+    portable, left_out = portable_encoders(owner, tuple(name for name in MODALITIES if name in used), int8=int8)
+    placed = {name for name in portable if any(name in column.features.shared for column in columns)}
+    parts: Parts = {}
+    for modality, part in portable.items():
+        parts[f"encode/{modality}.onnx"] = part.graph
+        if part.tokenizer:
+            parts["tokenizer.json"] = part.tokenizer
+        if modality in placed:
+            block, width = shared_block(space), owner[modality].dim
+            parts[f"place/{modality}.onnx"] = place_graph(space, modality, width, columns=block, int8=int8)
+    sets = [own for own in subsets(tuple(portable)) if any(known_of(column, own) for column in columns)]
+    for own in sets:
+        parts[f"answer/{'+'.join(own)}.onnx"] = answer_graph(columns, own, int8=int8)
+    about = {
+        "label": saved.label,
+        "modalities": {name: {"placed": name in placed} for name in portable},
+        "columns": [
+            {
+                "name": column.column,
+                "kind": column.kind,
+                "names": [str(name) for name in column.names],
+                "limits": {"+".join(own): _limits(column, known) for own in sets if (known := known_of(column, own))},
+            }
+            for column in columns
+        ],
+        "measured": dict(saved.report),
+        "models": [asdict(one) for one in saved.pretrained],
+    }
+    parts["about.json"] = about_json(about, saved.encoder, int8, left_out)
+    return parts, left_out
+
+
+def about_json(about: Mapping[str, Any], encoder: str, int8: bool, left_out: Mapping[Modality, str]) -> bytes:
+    """Return `about.json`, by which a bundle is known."""
+    head = {"format": predict_script.FORMAT, "version": predict_script.VERSION, "by": __version__}
+    return strict_json({**head, "encoder": encoder, "int8": int8, "left_out": left_out, **about}).encode()
+
+
+def script_parts(card: str) -> Parts:
+    """Return the parts that every bundle has: the script and the card."""
+    script = Path(predict_script.__file__).read_bytes()
+    return {"README.md": card.encode(), "predict.py": script, "__main__.py": _MAIN}
+
+
+def card_of(saved: Model, name: str, notes: str) -> str:
+    """Return the card of the bundle of a model.
+
+    Args:
+        saved: the model.
+        name: of the file.
+        notes: on its size and what was left out, in Markdown.
+    """
+    use = _USE.format(name=name) + (f"\n\n{notes}" if notes else "")
+    return model_card(saved.report, saved.encoder, saved.pretrained, use=use)
+
+
+def _limits(column: Fitted, known: Subset) -> dict[str, Any]:
+    """Return what held-out items say of one set of modalities, by which sets, intervals and alarms are made."""
+    part = alarm_of(column, known)
+    alarm = [] if part is None else [_scores(column.detectors[part].held_out)]
+    thresholds = column.threshold(known).tolist() if column.kind == "labels" else []
+    if column.kind == "number":
+        own = column.residuals.get(known, column.residuals.get(()))
+        heads = () if own is not None else route(column.fusion, known, tuple(column.heads), column.best)
+        every = [own] if own is not None else [column.residuals[head] for head in heads if head in column.residuals]
+        scores = every if own is not None or len(every) == len(heads) else []
+    else:
+        promised = column.sets.get(known, column.sets.get(()))
+        scores = [] if promised is None else [promised.held_out]
+    return {"scores": [*map(_scores, scores)], "alarm": alarm, "thresholds": thresholds}
+
+
+def _scores(scores: ConformalScores) -> dict[str, Any]:
+    return {"kept": scores.kept.tolist(), "count": scores.count}

@@ -1,0 +1,272 @@
+"""Models and collections as one file: the same answers without chiasm, and an error of ours for whatever else is in a file."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_encoder import FakeEncoder
+from PIL import Image, ImageDraw
+
+import chiasm
+from chiasm import media, predict_script, types
+from chiasm.errors import ChiasmError
+from chiasm.predict_script import Bundle, BundleError
+from chiasm.verbs.bundles import portable_encoders
+
+COLOURS = ("red", "green", "blue", "orange", "purple", "black", "brown", "pink")
+SHAPES = {"circle": ImageDraw.ImageDraw.ellipse, "square": ImageDraw.ImageDraw.rectangle}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of two shapes with captions."""
+    root = tmp_path_factory.mktemp("media")
+    for shape, draw in SHAPES.items():
+        (root / shape).mkdir()
+        for number, colour in enumerate(COLOURS):
+            picture = Image.new("RGB", (90 + number, 110), "white")
+            draw(ImageDraw.Draw(picture), (16, 16, 80, 80), fill=colour)
+            picture.save(root / shape / f"{colour}.png")
+            (root / shape / f"{colour}.txt").write_text(f"a {colour} {shape} on white paper", encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def collection(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("made") / "shapes.index"
+    chiasm.add([folder], to=made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(collection: Path) -> Path:
+    out = collection.parent / "shapes"
+    chiasm.fit(collection, label="label", out=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundle(model: Path) -> Path:
+    report = chiasm.export(model, out=model.parent / "shapes.chiasm")
+    assert (report.format, report.items, report.notes) == ("chiasm", 16, ())
+    assert report.size == Path(report.path).stat().st_size
+    return Path(report.path)
+
+
+def script(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a bundle as somebody without chiasm does: Python, and nothing on its path but what is installed."""
+    command = [sys.executable, "-P", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize("which", ["*.png", "*.txt", "*"])
+def test_the_same_answers_as_the_model(model: Path, bundle: Path, folder: Path, which: str) -> None:
+    paths = sorted((folder / "circle").glob(which)) + sorted((folder / "square").glob(which))
+    whole, small = (chiasm.predict(one, paths, level=0.8).predictions for one in (model, bundle))
+    assert len(whole) == len(small) == 16
+    for expected, one in zip(whole, small, strict=True):
+        assert (one.id, one.path, one.modalities) == (expected.id, expected.path, expected.modalities)
+        assert (one.label, one.unknown, one.set) == (expected.label, expected.unknown, expected.set)
+        assert one.probabilities == pytest.approx(expected.probabilities, abs=2e-3)
+
+
+def test_a_table_with_texts_and_media_in_memory(bundle: Path, folder: Path) -> None:
+    pixels = np.asarray(Image.open(folder / "circle" / "red.png"))
+    report = chiasm.predict(
+        bundle, {"image": [pixels, pixels], "text": ["a red circle", None], "audio": [None, "no.wav"]}
+    )
+    assert [one.label for one in report.predictions] == ["circle", "circle"]
+    assert [one.modalities for one in report.predictions] == [("image", "text"), ("image",)]
+    assert [outcome.path for outcome in report.outcomes] == [report.outcomes[0].path]
+    assert "not audio" in report.outcomes[0].reason
+
+
+def test_it_runs_itself(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    done = script(bundle, folder / "circle", "--text", "a blue square")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["columns"]["label"]["value"] for one in answers] == ["circle"] * 8 + ["square"]
+    assert answers[0]["modalities"] == ["image", "text"]
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extract("predict.py", tmp_path)
+        card = archive.read("README.md").decode()
+    assert script(tmp_path / "predict.py", bundle, folder / "circle" / "red.png").stdout.count("\n") == 1
+    assert "python shapes.chiasm" in card
+    assert "Apache-2.0" in card
+
+
+def test_the_script_is_short_and_needs_little() -> None:
+    source = Path(predict_script.__file__).read_text(encoding="utf-8")
+    assert source.count("\n") < 300
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(str(node.module).partition(".")[0])
+    assert modules - sys.stdlib_module_names == {"numpy", "onnxruntime", "PIL", "tokenizers"}
+
+
+def test_bad_files_and_long_texts(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes((folder / "circle" / "red.png").read_bytes()[:100])
+    (tmp_path / "empty.txt").write_bytes(b"  \n")
+    (tmp_path / "long.txt").write_text("A blue square, drawn on paper. " * 200, encoding="utf-8")
+    report = chiasm.predict(bundle, [tmp_path])
+    assert {one.id: one.label for one in report.predictions} == {"cut": None, "empty": None, "long": "square"}
+    done = script(bundle, tmp_path)
+    assert done.stderr.count("\n") == 2
+    assert "Traceback" not in done.stderr
+    assert script(bundle, tmp_path / "missing.png", code=1).stdout.count("value") == 0
+
+
+def test_pictures_are_seen_as_by_chiasm(tmp_path: Path) -> None:
+    """Turned, transparent, grey, with a palette, of 16 bits, very long, and large."""
+    rng = np.random.default_rng(0)
+    pixels = np.kron(rng.integers(0, 255, (6, 9, 4)), np.ones((80, 80, 1))).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(pixels[..., :3]).quantize(9).save(tmp_path / "palette.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(pixels[..., 0] > 128).save(tmp_path / "bits.png")
+    Image.fromarray(pixels[:20, :, :3]).save(tmp_path / "long.webp", lossless=True)
+    for path in tmp_path.iterdir():
+        expected = media.load(path, image_size=predict_script.SIDE)
+        assert isinstance(expected, types.Image)
+        seen = predict_script.fit(predict_script.read_picture(path)).astype(int)
+        assert np.abs(seen - predict_script.fit(Image.fromarray(expected.pixels))).max() <= 1, path.name
+
+
+def test_options_that_mean_nothing_are_refused(model: Path, bundle: Path, collection: Path, folder: Path) -> None:
+    with pytest.raises(ChiasmError, match="on the CPU"):
+        chiasm.predict(bundle, [folder], device="cuda")
+    with pytest.raises(ChiasmError, match="leave it out"):
+        chiasm.export(collection, out=model.parent / "all.csv", int8=True)
+    with pytest.raises(ChiasmError, match="leave them out"):
+        chiasm.export(model, out=model.parent / "all.chiasm", where="x = 1")
+
+
+def test_what_cannot_leave_says_why() -> None:
+    encoder = FakeEncoder()
+    with pytest.raises(ChiasmError, match="libraries that an exported file does without"):
+        portable_encoders({"image": encoder, "audio": encoder}, ("image", "audio"), int8=False)
+
+
+# -------------------------------------------------------------------------------------------------------------- damage
+
+
+def rewritten(
+    source: Path, target: Path, change: Callable[[dict[str, Any]], Any] | None = None, **parts: bytes | None
+) -> Path:
+    """Copy a bundle with other parts, those of None left out, and another description."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            if parts.get(name, b"") is not None:
+                content = parts.get(name) or old.read(name)
+                if name == "about.json" and change is not None:
+                    about = json.loads(content)
+                    change(about)
+                    content = json.dumps(about).encode()
+                new.writestr(name, content)
+    return target
+
+
+@pytest.fixture(scope="module")
+def light(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle with no network for texts, the largest part."""
+    target = tmp_path_factory.mktemp("light") / "light.chiasm"
+    return rewritten(bundle, target, None, **{"encode/text.onnx": None, "answer/text.onnx": None})
+
+
+def added(source: Path, target: Path, info: zipfile.ZipInfo, content: bytes) -> Path:
+    target.write_bytes(source.read_bytes())
+    with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+    return target
+
+
+def link() -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo("model.onnx")
+    info.external_attr = 0o120777 << 16
+    return info
+
+
+def flipped(source: Path, target: Path) -> Path:
+    content = bytearray(source.read_bytes())
+    for place in range(len(content) // 4, len(content), len(content) // 50):
+        content[place] ^= 0xFF
+    target.write_bytes(content)
+    return target
+
+
+def cut(source: Path, target: Path) -> Path:
+    target.write_bytes(source.read_bytes()[:-2000])
+    return target
+
+
+def foreign(_: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("about.json", "[1, 2]")
+    return target
+
+
+def plain(_: Path, target: Path) -> Path:
+    target.write_bytes(b"this is no zip")
+    return target
+
+
+HARMED: dict[str, Callable[[Path, Path], Path]] = {
+    "cut": cut,
+    "flipped": flipped,
+    "foreign": foreign,
+    "no zip": plain,
+    "missing": lambda _, target: target.with_name("missing.chiasm"),
+    "a path": lambda source, target: added(source, target, zipfile.ZipInfo("../../evil"), b"x"),
+    "an absolute path": lambda source, target: added(source, target, zipfile.ZipInfo("/etc/evil"), b"x"),
+    "a link": lambda source, target: added(source, target, link(), b"/etc/passwd"),
+    "a bomb": lambda source, target: added(source, target, zipfile.ZipInfo("bomb"), bytes(50_000_000)),
+    "another version": lambda source, target: rewritten(source, target, lambda about: about.update(version=99)),
+    "no modalities": lambda source, target: rewritten(source, target, lambda about: about.update(modalities=[1])),
+    "no columns": lambda source, target: rewritten(source, target, lambda about: about.update(columns=[{"kind": 1}])),
+    "wrong limits": lambda source, target: rewritten(
+        source, target, lambda about: about["columns"][0].update(limits=7)
+    ),
+    "few names": lambda source, target: rewritten(
+        source, target, lambda about: about["columns"][0].update(names=["a"])
+    ),
+    "a graph that is none": lambda source, target: rewritten(
+        source, target, None, **{"answer/image.onnx": b"no graph"}
+    ),
+    "a graph of another place": lambda source, target: rewritten(
+        source, target, None, **{"answer/image.onnx": zipfile.ZipFile(source).read("place/image.onnx")}
+    ),
+    "a part is missing": lambda source, target: rewritten(source, target, None, **{"encode/image.onnx": None}),
+}
+
+
+@pytest.mark.parametrize("harm", HARMED)
+def test_whatever_else_is_in_a_file_is_an_error_of_ours(light: Path, folder: Path, tmp_path: Path, harm: str) -> None:
+    file = HARMED[harm](light, tmp_path / "harmed.chiasm")
+    picture = folder / "circle" / "red.png"
+    with pytest.raises(BundleError, match=r"harmed|missing"):
+        Bundle(file).recognise([{"image": [picture]}], 0.9, 0.05)
+    if file.exists():
+        with pytest.raises(ChiasmError, match=r"damaged|export it again"):
+            chiasm.predict(file, [picture])
+
+
+def test_an_error_is_one_line(light: Path, folder: Path, tmp_path: Path) -> None:
+    done = script(predict_script.__file__, cut(light, tmp_path / "cut.chiasm"), folder, code=1)
+    assert done.stderr.count("\n") == 1
