@@ -17,10 +17,11 @@ from fake_encoder import FakeEncoder
 from PIL import Image, ImageDraw
 
 import chiasm
-from chiasm import media, predict_script, types
+from chiasm import encoders, media, predict_script, types
 from chiasm.errors import ChiasmError
 from chiasm.predict_script import Bundle, BundleError
 from chiasm.verbs.bundles import portable_encoders
+from chiasm.verbs.spaces import placed_vectors, space_of
 
 COLOURS = ("red", "green", "blue", "orange", "purple", "black", "brown", "pink")
 SHAPES = {"circle": ImageDraw.ImageDraw.ellipse, "square": ImageDraw.ImageDraw.rectangle}
@@ -57,7 +58,7 @@ def model(collection: Path) -> Path:
 @pytest.fixture(scope="module")
 def bundle(model: Path) -> Path:
     report = chiasm.export(model, out=model.parent / "shapes.chiasm")
-    assert (report.format, report.items, report.notes) == ("chiasm", 16, ())
+    assert (report.format, report.items, report.notes) == ("chiasm", 16, ("python shapes.chiasm FILE...",))
     assert report.size == Path(report.path).stat().st_size
     return Path(report.path)
 
@@ -154,8 +155,36 @@ def test_options_that_mean_nothing_are_refused(model: Path, bundle: Path, collec
         chiasm.predict(bundle, [folder], device="cuda")
     with pytest.raises(ChiasmError, match="leave it out"):
         chiasm.export(collection, out=model.parent / "all.csv", int8=True)
-    with pytest.raises(ChiasmError, match="leave them out"):
+    with pytest.raises(ChiasmError, match="a model has none"):
         chiasm.export(model, out=model.parent / "all.chiasm", where="x = 1")
+    with pytest.raises(ChiasmError, match="leave it out"):
+        chiasm.export(model, out=model.parent / "all.chiasm", label="kind")
+
+
+def test_a_collection_is_searched_in_one_file(collection: Path, folder: Path) -> None:
+    report = chiasm.export(collection, out=collection.parent / "all.chiasm", where="label = 'circle'")
+    assert (report.items, report.notes[0]) == (8, 'python all.chiasm --search "WORDS"')
+    done = script(report.path, "--search", "a green square", "-k", 3)
+    hits = [json.loads(line) for line in done.stdout.splitlines()]
+    opened = chiasm.Collection.open(collection)
+    networks = encoders.resolve("offline", device="cpu")
+    space = space_of(opened, networks, None).space
+    placed = placed_vectors(opened, space)
+    wanted = space.embed([types.Text("a green square")], networks)[0]
+    rows = [row for row, item in enumerate(placed.items) if item.startswith("circle/")]
+    best = sorted(rows, key=lambda row: -float(placed.vectors[row] @ wanted))[:3]
+    assert [hit["id"] for hit in hits] == [placed.items[row] for row in best]
+    assert [hit["score"] for hit in hits] == pytest.approx(
+        [float(placed.vectors[row] @ wanted) for row in best], abs=0.01
+    )
+    assert hits[0]["id"] == "circle/green"
+    assert (
+        json.loads(script(report.path, "--like", folder / "circle" / "red.png", "-k", 1).stdout)["id"] == "circle/red"
+    )
+    with pytest.raises(ChiasmError, match="to be searched"):
+        chiasm.predict(report.path, [folder])
+    with pytest.raises(BundleError, match="not to be searched"):
+        Bundle(report.path).search("audio", "x")
 
 
 def test_what_cannot_leave_says_why() -> None:

@@ -54,12 +54,12 @@ def _ask(question: str) -> None:
     "chiasm export photos.index --out photos.parquet",
     "chiasm export photos.index --out photos-coco --format coco --label species",
     "chiasm export cats --out cats.chiasm --int8",
-    then="open it with the other tool; chiasm add reads tables back, python cats.chiasm FILE runs a model.",
+    then="open it with the other tool; chiasm add reads tables back, python cats.chiasm FILE runs.",
     doing="Writing",
 )
 def export(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Folder of a collection, or of a model for .chiasm.")
+        Path, typer.Argument(metavar="SOURCE", help="Folder of a collection or, for .chiasm, of a model.")
     ],
     out: Annotated[Path, typer.Option(metavar="PATH", help="A .csv, .parquet or .chiasm file, or a new folder.")],
     format: Annotated[  # noqa: A002  # its name in every tool
@@ -73,7 +73,7 @@ def export(
     where: Where = None,
     int8: Annotated[bool, typer.Option("--int8", help="Of .chiasm: networks in 8-bit integers.")] = False,
 ) -> None:
-    """Write items for another tool, or a model as one file that runs without chiasm."""
+    """Write items for another tool; or a model, or a collection to search, as one file that runs without chiasm."""
     report = chiasm.export(source, out=out, format=format, label=label, where=where, int8=int8)
     console.show(report.as_dict(), lambda: results.print_export_report(report))
 

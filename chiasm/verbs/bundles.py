@@ -20,8 +20,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from chiasm import __version__, encoders, predict_script
 from chiasm.encoders.base import Encoder, Portable, fingerprints_of, first_of
+from chiasm.encoders.licence import models_of
 from chiasm.errors import ChiasmError, EncoderError
 from chiasm.files import strict_json, write_whole
 from chiasm.recognition.columns import Fitted, route
@@ -29,11 +32,13 @@ from chiasm.recognition.confidence import ConformalScores
 from chiasm.recognition.modalities import Subset, subsets
 from chiasm.shipping.graphs import alarm_of, answer_graph, known_of, place_graph
 from chiasm.space import start_space
+from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.card import model_card
 from chiasm.verbs.dataset import shared_block
 from chiasm.verbs.export import ExportReport
 from chiasm.verbs.model import Model, load_model
+from chiasm.verbs.spaces import placed_vectors, space_of
 
 _MAIN = b"import sys\n\nimport predict\n\nsys.exit(predict.main([sys.argv[0], *sys.argv[1:]]))\n"
 _USE = """```sh
@@ -43,25 +48,88 @@ python {name} photo.jpg caption.txt folder
 or, with chiasm, `chiasm predict {name} FILES`. Either way it needs Python with numpy, onnxruntime, Pillow and tokenizers, and
 prints a line of JSON an item. Files of one name (bird.jpg, bird.txt) are one item."""
 
+_MOST_WORDS = 200  # characters of a text that are kept beside its vector
+
 Parts = dict[str, bytes]
 """The files of a bundle."""
 
 
-def export_bundle(source: Path, target: Path, *, int8: bool) -> ExportReport:
-    """Write a model as one file, in the place of one that is there.
+def export_bundle(source: Path, target: Path, *, where: str | None, int8: bool) -> ExportReport:
+    """Write a model, or a collection to search in, as one file, in the place of one that is there.
 
     Raises:
-        ChiasmError: there is no model, none of its modalities can be exported, or the disk cannot be written to.
+        ChiasmError: there is neither, none of its encoders can be exported, `where` is not for a model or met by no item, or
+            the disk cannot be written to.
     """
-    saved = load_model(source)
-    parts, left_out = model_parts(saved, int8=int8)
-    notes = tuple(f"{modality} is left out: {reason}" for modality, reason in left_out.items())
-    parts |= script_parts(card_of(saved, target.name, "\n".join(f"- {note}" for note in notes)))
+    if (source / "chiasm.json").is_file():
+        parts, items, notes = _collection(Collection.open(source), target.name, where=where, int8=int8)
+    elif where is None:
+        parts, items, notes = _model(load_model(source), target.name, int8=int8)
+    else:
+        raise ChiasmError("where chooses among the items of a collection, and a model has none: leave it out")
+    script = Path(predict_script.__file__).read_bytes()
     try:
-        size = write_bundle(target, parts)
+        size = write_bundle(target, {**parts, "predict.py": script, "__main__.py": _MAIN})
     except OSError as error:
         raise ChiasmError(f"{target} cannot be written: {error.strerror or error}") from error
-    return ExportReport(str(target), "chiasm", len(saved.trained_on), 0, (), size, notes)
+    return ExportReport(str(target), "chiasm", items, 0, (), size, tuple(notes))
+
+
+def _model(saved: Model, name: str, *, int8: bool) -> tuple[Parts, int, list[str]]:
+    """Return the bundle of a model, items that it learned from, and notes."""
+    parts, left_out = model_parts(saved, int8=int8)
+    missing = [f"{modality} is left out: {reason}" for modality, reason in left_out.items()]
+    use = "\n".join([_USE.format(name=name), "", *(f"- {note}" for note in missing)]).rstrip()
+    card = model_card(saved.report, saved.encoder, saved.pretrained, use=use)
+    return {**parts, "README.md": card.encode()}, len(saved.trained_on), [f"python {name} FILE...", *missing]
+
+
+def _collection(opened: Collection, name: str, *, where: str | None, int8: bool) -> tuple[Parts, int, list[str]]:
+    """Return the bundle of a collection in its newest space, its items, and notes.
+
+    Raises:
+        ChiasmError: no item meets the condition, or nothing that can be searched with can be exported.
+    """
+    networks = encoders.resolve(opened.encoder, device="cpu")
+    owner, space = first_of(networks), space_of(opened, networks, None).space
+    items = {str(row["id"]): row for row in opened.items(where=where)}
+    placed = placed_vectors(opened, space)
+    chosen = np.flatnonzero(np.isin(placed.items, [*items]))
+    if not len(chosen):
+        raise ChiasmError(f"{opened.path} has no item with a vector" + (f" and {where}" if where else ""))
+    portable, left_out = portable_encoders(owner, tuple(name for name in MODALITIES if name in owner), int8=int8)
+    rows = []
+    for row in chosen.tolist():
+        kept, place = placed.slots[row].split("/")
+        source = str(items[placed.items[row]][kept][int(place)])
+        words = (
+            {"text": source[:_MOST_WORDS]} if kept == "text" and not Path(source).is_absolute() else {"path": source}
+        )
+        span = {"start": placed.starts[row], "end": placed.ends[row]} if np.isfinite(placed.starts[row]) else {}
+        rows.append({"id": placed.items[row], "modality": placed.modalities[row], **words, **span})
+    vectors = placed.vectors[chosen]
+    scales = np.maximum(np.abs(vectors).max(axis=1) / 127, 1e-12).astype("<f4")
+    parts = _encoder_parts(portable)
+    for modality in portable:
+        width, columns = owner[modality].dim, (0, space.dim)
+        parts[f"place/{modality}.onnx"] = place_graph(space, modality, width, columns=columns, int8=int8)
+    parts["vectors.int8"] = np.round(vectors / scales[:, None]).astype(np.int8).tobytes()
+    parts["vectors.scales"] = scales.tobytes()
+    models = [asdict(one) for one in models_of(owner)]
+    about = {"space": space.name, "modalities": {one: {} for one in portable}, "rows": rows, "models": models}
+    parts["about.json"] = about_json(about, opened.encoder, int8, left_out)
+    missing = [f"nobody can search with {modality}: {reason}" for modality, reason in left_out.items()]
+    use = f'python {name} --search "WORDS"' if "text" in portable else f"python {name} --like PICTURE"
+    lines = [
+        f"# {len(items)} items to search in",
+        "",
+        "By [chiasm](https://pypi.org/project/chiasm/). It holds the vectors of files,",
+    ]
+    lines += ["their paths and the first words of texts, and not the files.", "", f"```sh\n{use}\n```", ""]
+    lines += [f"- {note}" for note in missing] + [
+        f"- {one['name']}: {one['licence'] or 'licence unknown'}" for one in models
+    ]
+    return {**parts, "README.md": "\n".join([*lines, ""]).encode()}, len(items), [use, *missing]
 
 
 def write_bundle(target: Path, parts: Mapping[str, bytes]) -> int:
@@ -107,15 +175,11 @@ def model_parts(saved: Model, *, int8: bool) -> tuple[Parts, dict[Modality, str]
     columns = [*saved.recognizer.columns_.values()]
     used = {name for column in columns for name in column.features.modalities}
     portable, left_out = portable_encoders(owner, tuple(name for name in MODALITIES if name in used), int8=int8)
-    placed = {name for name in portable if any(name in column.features.shared for column in columns)}
-    parts: Parts = {}
-    for modality, part in portable.items():
-        parts[f"encode/{modality}.onnx"] = part.graph
-        if part.tokenizer:
-            parts["tokenizer.json"] = part.tokenizer
-        if modality in placed:
-            block, width = shared_block(space), owner[modality].dim
-            parts[f"place/{modality}.onnx"] = place_graph(space, modality, width, columns=block, int8=int8)
+    placed = [name for name in portable if any(name in column.features.shared for column in columns)]
+    parts = _encoder_parts(portable)
+    for modality in placed:
+        block, width = shared_block(space), owner[modality].dim
+        parts[f"place/{modality}.onnx"] = place_graph(space, modality, width, columns=block, int8=int8)
     sets = [own for own in subsets(tuple(portable)) if any(known_of(column, own) for column in columns)]
     for own in sets:
         parts[f"answer/{'+'.join(own)}.onnx"] = answer_graph(columns, own, int8=int8)
@@ -144,22 +208,11 @@ def about_json(about: Mapping[str, Any], encoder: str, int8: bool, left_out: Map
     return strict_json({**head, "encoder": encoder, "int8": int8, "left_out": left_out, **about}).encode()
 
 
-def script_parts(card: str) -> Parts:
-    """Return the parts that every bundle has: the script and the card."""
-    script = Path(predict_script.__file__).read_bytes()
-    return {"README.md": card.encode(), "predict.py": script, "__main__.py": _MAIN}
-
-
-def card_of(saved: Model, name: str, notes: str) -> str:
-    """Return the card of the bundle of a model.
-
-    Args:
-        saved: the model.
-        name: of the file.
-        notes: on its size and what was left out, in Markdown.
-    """
-    use = _USE.format(name=name) + (f"\n\n{notes}" if notes else "")
-    return model_card(saved.report, saved.encoder, saved.pretrained, use=use)
+def _encoder_parts(portable: Mapping[Modality, Portable]) -> Parts:
+    """Return the networks of encoders, and the tokenizer."""
+    parts = {f"encode/{modality}.onnx": part.graph for modality, part in portable.items()}
+    tokenizer = b"".join(part.tokenizer for part in portable.values())  # of texts
+    return {**parts, "tokenizer.json": tokenizer} if tokenizer else parts
 
 
 def _limits(column: Fitted, known: Subset) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class ExportReport(Record):
         FileOutcome, ...
     ]  # of files that could not be copied, and of items that the format has no place for
     size: int | None = None  # bytes of a bundle
-    notes: tuple[str, ...] = ()  # of a bundle: what is left out of it, and why
+    notes: tuple[str, ...] = ()  # of a bundle: how it is used; what is left out of it, and why
 
 
 def export(
@@ -62,23 +62,25 @@ def export(
     where: str | None = None,
     int8: bool = False,
 ) -> ExportReport:
-    """Write the items of a collection as a table or a folder that another tool reads, or a model as one file.
+    """Write the items of a collection as a table or a folder that another tool reads, or something as one file that runs.
 
     Args:
-        source: the collection, or the folder of a model for `"chiasm"`.
+        source: the collection; for `"chiasm"` that or the folder of a model.
         out: for CSV and Parquet a file, which is replaced; else a folder that does not exist yet.
         format: `"csv"`, `"parquet"`: a row an item, with absolute paths; `chiasm add` reads it. `"imagefolder"`: copies of
             the files by split and label, with a `metadata.jsonl` (Hugging Face's ImageFolder and AudioFolder). `"coco"`:
             pictures and `annotations.json`, with boxes where the items have some (column `boxes`). `"fiftyone"`: `data` and
             `labels.json` (FiftyOneImageDetectionDataset where there are boxes, else FiftyOneImageClassificationDataset).
-            `"labelstudio"`: `tasks.json`, `config.xml` and the files. `"chiasm"`: a model with its encoders, which runs
-            without chiasm, see `chiasm.predict_script`. `"auto"`: by the suffix of `out`.
+            `"labelstudio"`: `tasks.json`, `config.xml` and the files. `"chiasm"`: a model, or the vectors of a
+            collection to search in, with the encoders; runs without chiasm, see `chiasm.predict_script`. `"auto"`: by the suffix of
+            `out`.
         label: the column of labels; several in one cell stand between ";" or "|". Tables have all columns in any case.
         where: condition on the columns. Default: all items.
         int8: of `"chiasm"`: the encoders run in 8-bit integers.
 
     Raises:
-        ChiasmError: no such format, none of a model's modalities can leave, the folder exists, no item meets the condition, the label column is missing, or the
+        ChiasmError: no such format, the encoders cannot leave, the folder exists, no item meets the condition, the label column is
+            missing, or the
             disk cannot be written to.
     """
     target = Path(out).expanduser()
@@ -86,9 +88,11 @@ def export(
     if chosen == "chiasm":
         from chiasm.verbs.bundles import export_bundle  # with what writes graphs
 
-        if label != "label" or where is not None:
-            raise ChiasmError("label and where choose among items, and a model has none: leave them out")
-        return export_bundle(Path(source).expanduser(), target, int8=int8)
+        if label != "label":
+            raise ChiasmError(
+                "label is of folders, and a .chiasm file has no labels beside those of a model: leave it out"
+            )
+        return export_bundle(Path(source).expanduser(), target, where=where, int8=int8)
     if int8:
         raise ChiasmError(f"int8 is of the networks in a .chiasm file, and {chosen} has none: leave it out")
     opened = Collection.open(source)
