@@ -112,7 +112,7 @@ class Items(Drawn):
         if (self.recipe.mixup or self.recipe.cutmix) and self.labelled[place]:
             other = int(rng.choice(np.flatnonzero((self.source == source) & self.labelled)))
             arrays, share = mix(arrays, self._draw(other, rng), self.recipe, rng)
-            target, weight = self.columns.mixed(place, other, share)
+            target, weight = self.columns.mixed(place, other, float(share))
         return {"arrays": arrays, "targets": target, "weights": weight, **about}
 
     def _draw(self, place: int, rng: np.random.Generator) -> Arrays:

@@ -345,7 +345,8 @@ def train(
     start = tower.weights()
     learned, head = start_tasks(columns, groups, source, held, frozen[rows], recipe)
     tower.choose(recipe.method, recipe.rank, stack([views.get(int(rows[0]), 0)]))
-    model = Classifier(tower, learned.tasks, *map(torch.from_numpy, (head.mean, head.weight, head.bias)), recipe)
+    mean, weight, bias = (torch.from_numpy(one) for one in (head.mean, head.weight, head.bias))
+    model = Classifier(tower, learned.tasks, mean, weight, bias, recipe)
 
     def items(some: Bool[np.ndarray, " rows"], beside: Int[np.ndarray, " others"], *, learning: bool) -> Items:
         return Items(
