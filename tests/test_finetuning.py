@@ -27,7 +27,7 @@ from chiasm.finetuning.recipe import OF_PAIRS, Recipe, RecipeOptions
 from chiasm.finetuning.tasks import Rows, Task, row_weights
 from chiasm.finetuning.towers import Tower, tower_of
 from chiasm.finetuning.trainer import Classifier, Tuned, class_confusion, embed, train
-from chiasm.finetuning.views import Views, change, store_views
+from chiasm.finetuning.views import Views, change, store_views, stretch
 from chiasm.recognition.targets import Target
 from chiasm.types import Audio, Image, Media, Modality, Outcome, Text
 
@@ -235,9 +235,10 @@ def test_weights_that_are_missing_say_so(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- views
 
 
+@pytest.mark.parametrize("augment", ["light", "strong"])
 @pytest.mark.parametrize("medium", [PICTURES[0], Text("one two three four"), SOUNDS[0]])
-def test_changed_copies_differ_and_are_the_same_for_the_same_draw(medium: Media) -> None:
-    first, again, other = (change(medium, np.random.default_rng(seed)) for seed in (1, 1, 2))
+def test_changed_copies_differ_and_are_the_same_for_the_same_draw(medium: Media, augment: Any) -> None:
+    first, again, other = (change(medium, np.random.default_rng(seed), augment) for seed in (1, 1, 2))
     content = [
         getattr(one, {"image": "pixels", "text": "text", "audio": "waveform"}[one.modality])
         for one in (first, again, other)
@@ -249,6 +250,48 @@ def test_changed_copies_differ_and_are_the_same_for_the_same_draw(medium: Media)
 def test_the_smallest_media_are_changed_as_well() -> None:
     assert change(Image(np.zeros((1, 1, 3), np.uint8)), np.random.default_rng(0)).modality == "image"
     assert change(Text("one"), np.random.default_rng(0)) == Text("one")
+    for seed in range(30):  # every operation comes
+        for side in (1, 5):
+            strong = change(Image(np.zeros((side, side, 3), np.uint8)), np.random.default_rng(seed), "strong")
+            assert strong.modality == "image"
+        short = change(Audio(np.zeros(7, np.float32), 16_000), np.random.default_rng(seed), "strong")
+        assert isinstance(short, Audio)
+        assert 5 <= len(short.waveform) <= 9
+
+
+def loudest(waveform: np.ndarray, rate: int) -> float:
+    """The frequency that a sound has most of."""
+    return float(np.abs(np.fft.rfft(waveform)).argmax() * rate / len(waveform))
+
+
+def test_a_stretched_sound_lasts_longer_and_is_as_high() -> None:
+    waveform = tone(2.0, 16_000, 440.0)
+    for factor in (0.8, 1.0, 1.25):
+        longer = stretch(waveform, factor)
+        assert len(longer) == pytest.approx(factor * len(waveform), rel=0.02)
+        assert loudest(longer, 16_000) == pytest.approx(440, rel=0.01)
+        assert longer.std() == pytest.approx(waveform.std(), rel=0.1)
+
+
+def test_strong_changes_of_a_sound_bend_it_and_leave_stripes_out() -> None:
+    noise = Audio(np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32), 16_000)
+    silent = 0
+    for seed in range(8):
+        bent = change(noise, np.random.default_rng(seed), "strong")
+        assert isinstance(bent, Audio)
+        assert 0.8 < len(bent.waveform) / 32_000 < 1.25
+        # In the stripe of time there is nothing but the noise that is added.
+        parts = bent.waveform[: len(bent.waveform) // 400 * 400].reshape(-1, 400)
+        silent += int((parts.std(axis=1) < 0.2 * np.median(parts.std(axis=1))).any())
+    assert silent >= 4
+    hum = Audio(tone(2.0, 16_000, 440.0), 16_000)
+    heights = [
+        loudest(one.waveform, 16_000)
+        for seed in range(8)
+        if isinstance(one := change(hum, np.random.default_rng(seed), "strong"), Audio)
+    ]
+    assert all(380 < height < 510 for height in heights)
+    assert max(heights) - min(heights) > 30
 
 
 def test_views_are_stored_once_and_files_that_cannot_be_opened_are_left_out(tmp_path: Path) -> None:
@@ -409,6 +452,18 @@ def test_too_little_memory_halves_the_batch_and_gives_the_same(planted: Views, t
     assert halved.batch_size == 2
     assert [line.split(":")[0] for line in said] == ["Memory is too small"] * 2
     assert torch.allclose(halved.weights["layer.weight"], whole.weights["layer.weight"], atol=1e-4)
+
+
+def test_memory_that_is_too_small_after_some_steps_gives_the_same(planted: Views, tmp_path: Path) -> None:
+    class Late(Planted):
+        def forward(self, **arrays: Tensor) -> Tensor:
+            self.most = 3 if self.calls >= 4 else 1000
+            return super().forward(**arrays)
+
+    whole = learn(Planted(), planted, tmp_path / "whole")
+    late = learn(Late(), planted, tmp_path / "late")
+    assert late.batch_size == 2
+    assert torch.allclose(late.weights["layer.weight"], whole.weights["layer.weight"], atol=1e-4)
 
 
 def test_memory_for_not_even_one_item_says_so(planted: Views, tmp_path: Path) -> None:

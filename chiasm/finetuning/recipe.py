@@ -19,6 +19,7 @@ Method: TypeAlias = Literal["lora", "blocks", "norms", "full"]
 Strategy: TypeAlias = Literal["joint", "alternating"]
 Optimizer: TypeAlias = Literal["adamw", "sgd"]
 Schedule: TypeAlias = Literal["cosine", "linear", "constant", "step"]
+Augment: TypeAlias = Literal["light", "strong"]
 Sampling: TypeAlias = Literal["over", "under"]
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 _RATES: dict[Method, float] = {"lora": 1e-3, "blocks": 5e-4, "norms": 1e-3, "full": 5e-5}
@@ -100,6 +101,13 @@ class Recipe:
         ),
     ] = 0.0
     views: Annotated[int, Says("Changed copies of every medium, of which each epoch takes one.", 0, 1000)] = 4
+    augment: Annotated[
+        Augment,
+        Says(
+            "How much copies are changed. light: a part of a picture, mirrored, turned, in other colours, a few words less, a noisy "
+            "sound; strong: RandAugment of pictures, more words less, sounds slower, higher and with gaps (SpecAugment)."
+        ),
+    ] = "light"
     average: Annotated[float, Says("Share of the trained weights in the average with those of the start.", 0, 1)] = 0.5
     ema: Annotated[
         float,
@@ -170,6 +178,7 @@ class RecipeOptions(TypedDict, total=False):
     mixup: float
     cutmix: float
     views: int
+    augment: Augment
     average: float
     ema: float
     patience: int

@@ -86,7 +86,8 @@ class Learner(nn.Module):
         """Begin to average what is learned, if the recipe says so."""
         if self.recipe.ema:
             own = nn.ParameterList(self.learned().values())
-            self.averaged = AveragedModel(own, multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema)).requires_grad_(False)
+            decay = get_ema_multi_avg_fn(self.recipe.ema)  # type: ignore[no-untyped-call]
+            self.averaged = AveragedModel(own, multi_avg_fn=decay).requires_grad_(False)
 
     @contextmanager
     def as_averaged(self) -> Iterator[None]:
@@ -246,8 +247,9 @@ class _Trainer(transformers.Trainer):
 class _Averaging(transformers.TrainerCallback):
     """Averages what is learned after every step."""
 
-    def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:  # noqa: ARG002  the library's
         """Count the step in."""
+        model = others["model"]
         model.averaged.update_parameters(nn.ParameterList(model.learned().values()))
 
 
@@ -400,7 +402,9 @@ def fit(
     """
     batch, steps = max(1, model.recipe.batch_size // count()), 1
     model.begin_average()
+    start = {name: one.clone() for name, one in model.state_dict().items()}
     while True:
+        model.load_state_dict(start, strict=False)  # memory may have become too small after some steps
         model.at_once = batch
         trainer = _trainer(model, learned, evaluated, folder, device, batch, steps)
         try:

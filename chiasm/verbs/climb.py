@@ -277,7 +277,12 @@ class Climb:
             self._begin()
         with processes.first_alone():
             views = store_views(
-                self.tower, self.openers, self.folder / "views", views=1 + self.recipe.views, seed=self.recipe.seed
+                self.tower,
+                self.openers,
+                self.folder / "views",
+                views=1 + self.recipe.views,
+                seed=self.recipe.seed,
+                augment=self.recipe.augment,
             )
         having = self._having
         sizes = [len(having), 0 if self.source is None else len(self.source.codes)]

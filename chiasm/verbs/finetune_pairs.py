@@ -255,7 +255,8 @@ class PairClimb:
         from chiasm.finetuning.views import store_views
 
         folder = self.folder / f"views-{side}"
-        return store_views(tower, openers, folder, views=1 + self.recipe.views, seed=self.recipe.seed)
+        recipe = self.recipe
+        return store_views(tower, openers, folder, views=1 + recipe.views, seed=recipe.seed, augment=recipe.augment)
 
     def _examples(self, views: Mapping[Side, Views]) -> tuple[Int[np.ndarray, " rows"], PairExamples]:
         """Return the pairs of which both files could be opened, by their rows and as they are learned from."""
