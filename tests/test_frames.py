@@ -149,6 +149,24 @@ def test_one_bad_picture_stops_nothing(room: Path, cell: Any, reason: str) -> No
     assert any(reason in row.reason and "row 0" in row.path for row in manifest.outcomes)
 
 
+def test_pixels_as_lists_are_refused_once_a_cell(room: Path) -> None:
+    manifest = read({"image": [RED.tolist(), RED]}, room)
+    assert [row.path for row in manifest.outcomes if "picture" in row.reason] == ["row 0, column 'image'"]
+
+
+def test_a_lazy_frame_is_collected(room: Path) -> None:
+    class LazyFrame:
+        """As polars has it: columns are not known before `collect`."""
+
+        def collect_schema(self) -> list[str]:
+            return ["id", "text"]
+
+        def collect(self) -> pd.DataFrame:
+            return pd.DataFrame({"id": ["a", "b"], "text": ["x", "y"]})
+
+    assert [item.id for item in read(LazyFrame(), room).items] == ["a", "b"]
+
+
 NO_DATA: dict[str, Any] = {
     "number": 7,
     "nothing": {},

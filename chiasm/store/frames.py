@@ -72,7 +72,8 @@ def write_frame(data: Any, room: Callable[[], Path]) -> tuple[Path, tuple[FileOu
     for modality in (name for name in MODALITIES if name in columns):
         cells = []
         for row, value in enumerate(columns[modality]):
-            parts = value if isinstance(value, list) else [value]
+            is_several = isinstance(value, list) and not any(isinstance(part, list) for part in value)
+            parts = value if is_several else [value]  # pixels as lists of lists are one value, which is refused once
             kept = []
             for part in parts:
                 try:
@@ -116,6 +117,8 @@ def columns_of(data: Any) -> dict[str, list[Any]]:
             if hasattr(feature, "names"):  # of a class, stored as its number
                 columns[name] = [_class_of(value, feature.names) for value in columns[name]]
         return columns
+    if hasattr(data, "collect_schema") and hasattr(data, "collect"):  # a LazyFrame of polars
+        data = data.collect()
     if hasattr(data, "column_names") and hasattr(data, "to_pydict"):
         return columns_of(data.to_pydict())
     if isinstance(data, Mapping):
