@@ -154,6 +154,14 @@ def test_a_task_of_words_alone_is_an_item(tmp_path: Path) -> None:
     assert (item.metadata["label"], item.metadata["shop"]) == ("praise", "b")
 
 
+def test_a_task_of_words_among_tasks_of_pictures_has_an_empty_picture(tmp_path: Path) -> None:
+    task = {"id": 4, "data": {"text": "how good it is", "image": ""}, "annotations": []}
+    write(tmp_path / "export.json", [task])
+    manifest = read_manifest(tmp_path, layout="labelstudio")
+    assert [item.sources[0].text for item in manifest.items] == ["how good it is"]
+    assert manifest.outcomes == ()
+
+
 def test_pictures_that_are_not_there_are_one_outcome(tmp_path: Path) -> None:
     coco(tmp_path)
     (tmp_path / "train2017/a.jpg").unlink()

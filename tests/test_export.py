@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree as ET
 
 import pyarrow.parquet as pq
@@ -84,10 +85,13 @@ def test_coco_has_boxes_in_pixels_and_labels_without(collection: Path, tmp_path:
         ("images/a-1.png", 40), ("images/a-2.png", 10),
     ]  # fmt: skip
     names = {one["id"]: one["name"] for one in document["categories"]}
-    found = [(one["image_id"], names[one["category_id"]], one.get("bbox")) for one in document["annotations"]]
+    annotations = document["annotations"]
+    found = [(one["image_id"], names[one["category_id"]], one["bbox"], one["iscrowd"]) for one in annotations]
+    small, large = [0, 0, 10, 10], [0, 0, 40, 20]
     assert found == [
-        (1, "cat", [4.0, 4.0, 20.0, 5.0]), (2, "cat", None), (2, "dog", None), (3, "dog", None), (4, "dog", None),
+        (1, "cat", [4.0, 4.0, 20.0, 5.0], 0), (2, "cat", small, 1), (2, "dog", small, 1), (3, "dog", large, 1), (4, "dog", small, 1),
     ]  # fmt: skip
+    assert all(one["area"] == one["bbox"][2] * one["bbox"][3] for one in annotations)  # pycocotools reads it of each
     assert (tmp_path / "coco/images/b-1-2.png").read_bytes() == (tmp_path / "2.png").read_bytes()
 
 
@@ -99,21 +103,56 @@ def test_fiftyone_has_detections_where_there_are_boxes(collection: Path, tmp_pat
     chiasm.export(collection, out=tmp_path / "labels", format="fiftyone", where="year > 2000 OR id = 'b/1'")
     labels = json.loads((tmp_path / "labels/labels.json").read_text(encoding="utf-8"))["labels"]
     assert labels["a-2"] == ["cat", "dog"]
-    assert labels["b-1"]["label"] == "dog"
+    assert labels["b-1"] == ["dog"]  # a field is of one label or of several
     assert {path.stem for path in (tmp_path / "labels/data").iterdir()} == labels.keys()
+
+
+def test_fiftyone_has_a_name_a_picture_and_attributes_that_are_no_fields_of_its_labels(tmp_path: Path) -> None:
+    """It looks pictures up by their name without the extension, and gives a label its attributes as keywords."""
+    for name in ("x.png", "x.bmp"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    row = {"id": "x", "image": ["x.png", "x.bmp"], "label": "cat", "tags": "old", "year": 3}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    made = Collection.create(tmp_path / "c", encoder="fake")
+    add_manifests(made, [read_manifest(tmp_path / "t.jsonl")], [FakeEncoder()])
+    report = chiasm.export(made.path, out=tmp_path / "out", format="fiftyone")
+    labels = json.loads((tmp_path / "out/labels.json").read_text(encoding="utf-8"))["labels"]
+    assert report.files == 2
+    assert {path.stem for path in (tmp_path / "out/data").iterdir()} == labels.keys() == {"x", "x-2"}
+    assert labels["x"] == {"label": "cat", "attributes": {"tags_": "old", "year": 3}}
 
 
 def test_label_studio_has_tasks_and_the_interface_to_them(collection: Path, tmp_path: Path) -> None:
     report = chiasm.export(collection, out=tmp_path / "tasks", format="labelstudio")
-    assert (report.items, report.outcomes) == (4, ())
+    assert report.items == 4
+    assert [(row.path, row.outcome) for row in report.outcomes] == [(str(tmp_path / "2.png"), Outcome.UNSUPPORTED)]
     tasks = json.loads((tmp_path / "tasks/tasks.json").read_text(encoding="utf-8"))
     assert tasks[0]["data"]["image"] == "/data/local-files/?d=media/a-1.png"
     choices, box = tasks[0]["annotations"][0]["result"]
     assert (choices["to_name"], choices["value"]) == ("image", {"choices": ["cat"]})
-    assert box["value"]["width"] == 50
+    assert (box["value"]["width"], box["original_width"], box["original_height"]) == (50, 40, 20)
     assert tasks[3]["data"]["text"] == "no picture at all"
     interface = ET.fromstring((tmp_path / "tasks/config.xml").read_text(encoding="utf-8"))
     assert {one.get("value") for one in interface.iter("Choice")} == {"cat", "dog"}
+    shown = {value.removeprefix("$") for one in interface if (value := one.get("value"))}
+    assert shown == {"image", "text"}
+    assert all(shown <= task["data"].keys() for task in tasks)  # else it refuses the task
+    (to,) = {one.get("toName") for one in interface.iter("Choices")}
+    assert {one["to_name"] for task in tasks for one in task["annotations"][0]["result"]} == {to}
+
+
+def test_names_of_files_are_quoted_for_label_studio(tmp_path: Path) -> None:
+    """It decodes the address once: a plus would be a space."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    (tmp_path / "t.csv").write_text("id,image,label\na+b c,x.png,cat\n", encoding="utf-8")
+    made = Collection.create(tmp_path / "c", encoder="fake")
+    add_manifests(made, [read_manifest(tmp_path / "t.csv")], [FakeEncoder()])
+    chiasm.export(made.path, out=tmp_path / "out", format="labelstudio")
+    (task,) = json.loads((tmp_path / "out/tasks.json").read_text(encoding="utf-8"))
+    (name,) = parse_qs(urlsplit(task["data"]["image"]).query)["d"]
+    assert (tmp_path / "out" / name).is_file()
+    (item,) = read_manifest(tmp_path / "out").items
+    assert item.metadata["label"] == "cat"
 
 
 def test_a_file_that_is_gone_is_an_outcome(collection: Path, tmp_path: Path) -> None:

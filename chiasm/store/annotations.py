@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from chiasm.errors import ManifestError
 from chiasm.files import names_in, one_form, open_source, path_on_disk
 from chiasm.media.kinds import modality_of_name
-from chiasm.store.boxes import BOXES, Area, Box, write_boxes
+from chiasm.store.boxes import BOXES, WHOLE, Area, Box, write_boxes
 from chiasm.types import MODALITIES, FileOutcome, Outcome, Scalar
 
 Layout: TypeAlias = Literal["auto", "folder", "coco", "voc", "yolo", "labelstudio", "webdataset"]
@@ -277,7 +277,9 @@ def _read_coco(annotations: Annotations, files: Sequence[Path]) -> None:
                 if name is None:
                     unknown += 1
                 else:
-                    picture[0].add(name, _pixels(part.get("bbox"), picture[1], picture[2]))
+                    area = _pixels(part.get("bbox"), picture[1], picture[2])
+                    is_somewhere = area == WHOLE and part.get("iscrowd")
+                    picture[0].add(name, None if is_somewhere else area)
         if unknown:
             annotations.leave(file, f"{unknown:,} annotations have a category that the file does not name: left out")
         _say_missing(annotations, file, missing, len(listed))
@@ -320,7 +322,7 @@ def _read_tasks(annotations: Annotations, files: Sequence[Path]) -> None:
                 and (modality_of_name(value.partition("?d=")[2] or value) or name in MODALITIES)
             }
             paths, texts = [], []
-            for name, value in shown.items():
+            for name, value in ((name, value) for name, value in shown.items() if value.strip()):
                 path = next((one for form in _forms(value) if (one := _file(annotations, folders, form))), None)
                 if path is not None:
                     paths.append(path)

@@ -15,6 +15,8 @@ BOXES = "boxes"
 Area: TypeAlias = tuple[float, float, float, float]
 """Left, top, width and height as shares of the picture, from 0 to 1."""
 
+WHOLE: Area = (0.0, 0.0, 1.0, 1.0)
+
 
 class Box(NamedTuple):
     """One box."""

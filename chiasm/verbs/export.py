@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, get_args
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
@@ -27,7 +28,7 @@ from chiasm.files import finite, open_source, strict_json, whole_folder, write_w
 from chiasm.media.image import size_of
 from chiasm.recognition.targets import infer_kind, split_labels
 from chiasm.splits import class_name
-from chiasm.store.boxes import BOXES, Box, read_boxes
+from chiasm.store.boxes import BOXES, WHOLE, Box, read_boxes
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, FileOutcome, Modality, Outcome
 
@@ -36,6 +37,10 @@ Format: TypeAlias = Literal["csv", "parquet", "imagefolder", "coco", "fiftyone",
 _BY_SUFFIX: dict[str, Format] = {".csv": "csv", ".parquet": "parquet", ".chiasm": "chiasm"}
 _UNSAFE = re.compile(r"[^\w.+=@() -]+")
 _LONGEST_NAME = 120  # characters of a copy's name
+_TAGS: dict[Modality, str] = {"image": "Image", "audio": "Audio", "video": "Video", "text": "Text"}
+"""The tags of Label Studio, in the order in which they are shown."""
+_OF_FIFTYONE = frozenset({"id", "_id", "_cls", "tags", "label", "confidence", "logits", "field_names", "to_dict"})
+"""Names that its labels use themselves: an attribute of such a name is refused."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,7 @@ class _Folder:
         modalities: that the collection has files of.
         items, files: written so far.
         outcomes: of what was not.
+        has_several: whether the items have lists of labels.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], label: str, modalities: Iterable[str]) -> None:
@@ -200,21 +206,26 @@ class _Folder:
         self._label = label
         self._taken: set[str] = set()
         try:
-            self._is_split = infer_kind([row.get(label) for row in rows], column=label) == "labels"
+            self.has_several = infer_kind([row.get(label) for row in rows], column=label) == "labels"
         except LabelError:  # no values, or names of items: nothing to split
-            self._is_split = False
+            self.has_several = False
 
     def labels(self, row: Mapping[str, Any]) -> list[str]:
         """Return the labels of an item: several where `fit` would read several."""
         value = row.get(self._label)
         if value is None or not str(value).strip():
             return []
-        return [*split_labels(str(value))] if self._is_split else [str(class_name(value))]
+        return [*split_labels(str(value))] if self.has_several else [str(class_name(value))]
 
     def names(self) -> list[str]:
         """Return the names of all classes, of boxes too, sorted."""
         boxes = (box.label for row in self.rows for box in read_boxes(row.get(BOXES)))
         return sorted({*boxes, *(label for row in self.rows for label in self.labels(row))})
+
+    def attributes(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns of an item but for the label, under names that FiftyOne takes as attributes of a label."""
+        own = {name: value for name, value in self.metadata(row).items() if name != self._label}
+        return {f"{name}_" if name in _OF_FIFTYONE else name: value for name, value in own.items()}
 
     def metadata(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the columns of an item as JSON has them."""
@@ -237,12 +248,20 @@ class _Folder:
                 texts.append(written)
         return texts
 
-    def copy(self, row: Mapping[str, Any], path: str, folder: Path) -> str | None:
-        """Copy a file of an item under a name made from the item's id; return that, None where it cannot be read."""
+    def copy(self, row: Mapping[str, Any], path: str, folder: Path, *, by_stem: bool = False) -> str | None:
+        """Copy a file of an item under a name made from the item's id; return that, None where it cannot be read.
+
+        Args:
+            row: the item.
+            path: of the file.
+            folder: to copy it into.
+            by_stem: no two names in the folder may differ by the extension alone.
+        """
         base = _UNSAFE.sub("_", str(row["id"]).replace("/", "-")).strip(". ")[:_LONGEST_NAME] or "item"
         suffix = Path(path).suffix.lower()
         names = (f"{base}{suffix}" if number == 1 else f"{base}-{number}{suffix}" for number in count(1))
-        name = next(one for one in names if f"{folder}/{one}".casefold() not in self._taken)
+        places = ((one, f"{folder}/{Path(one).stem if by_stem else one}".casefold()) for one in names)
+        name, place = next((name, place) for name, place in places if place not in self._taken)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with open_source(path) as source, (folder / name).open("wb") as copy:
@@ -253,7 +272,7 @@ class _Folder:
                 self.leave(path, Outcome.BROKEN, f"it cannot be copied: {error.strerror or error}")
                 return None
             raise  # the disk that is written to is full
-        self._taken.add(f"{folder}/{name}".casefold())
+        self._taken.add(place)
         self.files += 1
         return name
 
@@ -264,7 +283,8 @@ class _Folder:
     def pictures(self, folder: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
         """Copy the pictures of all items; yield each with its item, and note the items that have none."""
         for row in work.steps(self.rows, "items"):
-            copied = [(row, name) for path in row["image"] or () if (name := self.copy(row, path, folder)) is not None]
+            names = (self.copy(row, path, folder, by_stem=True) for path in row["image"] or ())
+            copied = [(row, name) for name in names if name is not None]
             self.items += bool(copied)
             if not row["image"]:
                 self.leave(
@@ -310,7 +330,10 @@ def _write_line(file: IO[str], values: Mapping[str, Any]) -> None:
 
 
 def _write_coco(folder: _Folder, out: Path) -> None:
-    """Write `images` and `annotations.json`. A label without a box is an annotation without one."""
+    """Write `images` and `annotations.json`. A label without a box is a crowd that is somewhere in the whole picture.
+
+    That is what is known, and evaluation passes over it; pycocotools reads no annotation without a box and an area.
+    """
     numbers = {name: number for number, name in enumerate(folder.names(), 1)}
     pictures: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -322,9 +345,11 @@ def _write_coco(folder: _Folder, out: Path) -> None:
         boxed = {box.label for box in boxes}
         found: list[tuple[str, Box | None]] = [(box.label, box) for box in boxes]
         for label, box in (*found, *((label, None) for label in folder.labels(row) if label not in boxed)):
-            one = {"id": len(annotations) + 1, "image_id": picture["id"], "category_id": numbers[label], "iscrowd": 0}
-            if box is not None and size is not None:
-                x, y, width, height = (part * size[place % 2] for place, part in enumerate(box.area))
+            one = {"id": len(annotations) + 1, "image_id": picture["id"], "category_id": numbers[label]}
+            one["iscrowd"] = int(box is None)
+            if size is not None:
+                area = WHOLE if box is None else box.area
+                x, y, width, height = (part * size[place % 2] for place, part in enumerate(area))
                 one |= {"bbox": [x, y, width, height], "area": width * height}
             annotations.append(one)
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
@@ -341,7 +366,10 @@ def _size(folder: _Folder, path: Path) -> tuple[int, int] | None:
 
 
 def _write_fiftyone(folder: _Folder, out: Path) -> None:
-    """Write `data` and `labels.json`; with boxes where any item has some, else with labels."""
+    """Write `data` and `labels.json`; with boxes where any item has some, else with labels.
+
+    A field of FiftyOne is either of one label or of lists, so one label is a list, too, where others have several.
+    """
     has_boxes = any(read_boxes(row.get(BOXES)) for row in folder.rows)
     labels: dict[str, Any] = {}
     for row, name in folder.pictures(out / "data"):
@@ -349,60 +377,66 @@ def _write_fiftyone(folder: _Folder, out: Path) -> None:
         labels[Path(name).stem] = (
             [{"label": box.label, "bounding_box": [*box.area]} for box in read_boxes(row.get(BOXES))]
             if has_boxes
-            else {"label": own[0], "attributes": folder.metadata(row)}
-            if len(own) == 1
+            else {"label": own[0], "attributes": folder.attributes(row)}
+            if own and not folder.has_several
             else own or None
         )
     write_whole(out / "labels.json", strict_json({"classes": None, "labels": labels}))
 
 
 def _write_label_studio(folder: _Folder, out: Path) -> None:
-    """Write `tasks.json`, `config.xml` and the files; labels and boxes are annotations that are to be checked."""
-    tasks: list[dict[str, Any]] = []
-    kinds: set[Modality] = set()
-    shown: Sequence[tuple[Modality, str]] = [
-        ("image", "image"),
-        ("audio", "audio"),
-        ("video", "video"),
-        ("text", "text"),
-    ]
+    """Write `tasks.json`, `config.xml` and the files; labels and boxes are annotations that are to be checked.
+
+    Label Studio refuses a task that lacks what the interface shows, so each has all of it, if only as an empty string.
+    """
+    tasks: list[tuple[Mapping[str, Any], dict[Modality, str]]] = []
     for row in work.steps(folder.rows, "items"):
-        data: dict[str, Any] = {"chiasm_id": row["id"], **folder.metadata(row)}
-        for modality, field in shown:
-            if modality == "text":
-                values = folder.texts(row)
-            else:
-                copied = (folder.copy(row, path, out / "media") for path in row[modality] or ())
-                values = [f"/data/local-files/?d=media/{name}" for name in copied if name]
-            if values:
-                data[field] = values[0] if modality != "text" else "\n".join(values)
-                kinds.add(modality)
-        if not any(field in data for _, field in shown):
+        data = {modality: value for modality in _TAGS if (value := _shown(folder, row, modality, out)) is not None}
+        folder.items += bool(data)
+        if data:
+            tasks.append((row, data))
+        else:
             folder.leave(str(row["id"]), Outcome.UNSUPPORTED, "the item has nothing that can be shown")
-            continue
-        folder.items += 1
-        main = next(field for _, field in shown if field in data)
+    kinds = [kind for kind in _TAGS if any(kind in data for _, data in tasks)]
+    document = []
+    for row, data in tasks:
         result: list[dict[str, Any]] = []
         if labels := folder.labels(row):
-            value = {"choices": labels}
-            result.append({"from_name": "label", "to_name": main, "type": "choices", "value": value})
-        for box in read_boxes(row.get(BOXES)) if "image" in data else ():
+            one = {"from_name": "label", "to_name": kinds[0], "type": "choices"}
+            result.append(one | {"value": {"choices": labels}})
+        boxes = read_boxes(row.get(BOXES)) if "image" in data else ()
+        size = _size(folder, out / unquote(data["image"].partition("?d=")[2])) if boxes else None
+        for box in boxes:
             x, y, width, height = (100 * part for part in box.area)
             area = {"x": x, "y": y, "width": width, "height": height, "rotation": 0, "rectanglelabels": [box.label]}
-            result.append({"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": area})
-        tasks.append({"id": len(tasks) + 1, "data": data, "annotations": [{"result": result}] if result else []})
-    write_whole(out / "tasks.json", strict_json(tasks))
+            one = {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": area}
+            # Its converters leave out a box without these.
+            result.append(one | ({} if size is None else {"original_width": size[0], "original_height": size[1]}))
+        task = {"chiasm_id": row["id"], **folder.metadata(row), **dict.fromkeys(kinds, ""), **data}
+        annotations = [{"result": result}] if result else []
+        document.append({"id": len(document) + 1, "data": task, "annotations": annotations})
+    write_whole(out / "tasks.json", strict_json(document))
     write_whole(out / "config.xml", _config(folder, kinds))
 
 
-def _config(folder: _Folder, kinds: set[Modality]) -> str:
+def _shown(folder: _Folder, row: Mapping[str, Any], modality: Modality, out: Path) -> str | None:
+    """Return what a task shows of a modality: the texts, or the address of the first file, which is copied."""
+    if modality == "text":
+        return "\n".join(folder.texts(row)) or None
+    paths = row[modality] or ()
+    for path in paths[1:]:
+        folder.leave(path, Outcome.UNSUPPORTED, f"a task shows one {modality}, the first of the item")
+    name = folder.copy(row, paths[0], out / "media") if paths else None
+    return None if name is None else f"/data/local-files/?d={quote(f'media/{name}')}"
+
+
+def _config(folder: _Folder, kinds: Sequence[Modality]) -> str:
     """Return the labelling interface: what is shown, the labels of the whole, and boxes."""
     from xml.sax.saxutils import quoteattr
 
-    tags: dict[Modality, str] = {"image": "Image", "audio": "Audio", "video": "Video", "text": "Text"}
-    lines = [f'  <{tags[kind]} name="{kind}" value="${kind}"/>' for kind in tags if kind in kinds]
+    lines = [f'  <{_TAGS[kind]} name="{kind}" value="${kind}"/>' for kind in kinds]
     names = folder.names()
-    main = next((kind for kind in tags if kind in kinds), "text")
+    main = kinds[0] if kinds else "text"
     choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in names)
     lines.append(f'  <Choices name="label" toName="{main}" choice="multiple">\n{choices}  </Choices>')
     if "image" in kinds and any(read_boxes(row.get(BOXES)) for row in folder.rows):
