@@ -74,10 +74,12 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert target in made or (document.parent / target).exists(), f"{document.name} -> {target}"
 
 
-def test_links_of_the_readme_to_the_site_lead_to_its_pages() -> None:
-    """On PyPI there is nothing beside the README, so its links and pictures are absolute."""
+def test_absolute_links_to_the_site_lead_to_its_pages() -> None:
+    """On PyPI there is nothing beside the README, and links in notebooks are not turned into links between pages."""
     assert not re.findall(r"\]\((?!https://)", README)
-    targets = re.findall(rf"\({re.escape(SITE)}([^)#]*)", README)
+    notebooks = [path.read_text(encoding="utf-8") for path in PAGES if path.suffix == ".ipynb"]
+    assert not re.findall(r"\]\((?!https://)[^)]*\.(?:md|ipynb)", "".join(notebooks))
+    targets = re.findall(rf"\({re.escape(SITE)}([^)#]*)", "".join([README, *notebooks]))
     assert len(targets) > 10
     for target in targets:
         page = target.rstrip("/")
