@@ -87,7 +87,7 @@ def test_absolute_links_to_the_site_lead_to_its_pages() -> None:
             ROOT / "docs" / page,
             *(ROOT / folder / f"{page}{end}" for folder in ("docs", "") for end in (".md", ".ipynb")),
         ]
-        assert any(path.is_file() for path in made), target
+        assert page == "examples" or any(path.is_file() for path in made), target  # docs/hooks.py makes that page
 
 
 def test_every_page_of_the_documents_is_in_the_table_of_contents() -> None:
