@@ -60,11 +60,11 @@ def main() -> None:
                 }
                 for way, score in every.items():
                     own.setdefault(way, []).append(score.loss)
-                table.append([seed, column, *(score.words for score in every.values())])
+                table.append([seed, column, *(score.f1_macro or score.r2 for score in every.values())])
     columns = (
         "seed",
         "column",
-        "frozen",
+        "macro-F1, or R² of the version: frozen",
         "frozen, recogniser of all columns",
         "one network a column",
         "one network of all",

@@ -19,13 +19,6 @@ class Score(Record):
     accuracy: float | None = None
     r2: float | None = None
 
-    @property
-    def words(self) -> str:
-        """The number that people know."""
-        if self.f1_macro is not None:
-            return f"macro-F1 {self.f1_macro:.2f}"
-        return "not measured" if self.r2 is None else f"R² {self.r2:.2f}"
-
 
 @dataclass(frozen=True)
 class TunedColumn(Record):
@@ -37,6 +30,15 @@ class TunedColumn(Record):
     tuned: Score  # of the same on what the network of each item's fold gives, which did not see it
     better_by: float  # loss, above 0: better
     standard_error: float  # of that
+
+    @property
+    def words(self) -> str:
+        """The two numbers that people know."""
+        name = "R²" if self.kind == "number" else "macro-F1"
+        before, after = (one.r2 if self.kind == "number" else one.f1_macro for one in (self.frozen, self.tuned))
+        return (
+            "nothing to measure by" if before is None or after is None else f"{name} {after:.2f} against {before:.2f}"
+        )
 
 
 @dataclass(frozen=True)

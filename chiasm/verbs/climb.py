@@ -449,7 +449,7 @@ class Climb:
             )
         if not is_sound:
             assert of_mean is not None
-            told = ", ".join(one.tuned.words for one in of_mean.columns)
+            told = ", ".join(one.words for one in of_mean.columns)
             words += (
                 f"; not kept, since the mean of the networks of the {len(tuned)} folds does not do what they do ({told} of "
                 "items that it has seen): they went too far apart, take a lower rate, fewer epochs or more folds"
@@ -603,11 +603,10 @@ def _outputs(judge: Recognizer, target: Target, arrays: ModalityArrays) -> Outpu
 def _words_of(compared: Comparison) -> str:
     """Return what was measured."""
     gain, error = compared.better_by, compared.standard_error
-    told = [f"{one.tuned.words} against {one.frozen.words.split()[-1]}" for one in compared.columns]
-    if len(told) == 1:
+    if len(compared.columns) == 1:
         loss = "squared error, in variances," if compared.columns[0].kind == "number" else "Brier score"
-        return f"{told[0]}, {loss} better by {gain:.3f} with a standard error of {error:.3f}"
-    told = [f"{one.column!r} {words}" for one, words in zip(compared.columns, told, strict=True)]
+        return f"{compared.columns[0].words}, {loss} better by {gain:.3f} with a standard error of {error:.3f}"
+    told = [f"{one.column!r} {one.words}" for one in compared.columns]
     worse = f", but {' and '.join(map(repr, compared.worse))} worse by more than a standard error" * bool(
         compared.worse
     )
