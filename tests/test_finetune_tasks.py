@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PillowImage
 from tiny_models import save_bert
 
 import chiasm
@@ -26,6 +27,7 @@ from chiasm.finetuning.trainer import Classifier
 from chiasm.finetuning.views import store_views
 from chiasm.recognition.targets import Target, parse_target
 from chiasm.types import Text
+from chiasm.verbs.dataset import label_columns
 
 RNG = np.random.default_rng(0)
 SMALL: dict[str, Any] = {
@@ -332,6 +334,26 @@ def test_bad_requests_say_so(options: dict[str, Any], match: str, texts: Path, t
     with pytest.raises((LabelError, ChiasmError), match=match):
         chiasm.finetune(texts, out=tmp_path / "encoder", device="cpu", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_column_that_no_item_with_the_modality_has_says_so(tmp_path: Path) -> None:
+    rows = [
+        {"image": "", "text": f"{number} {['cat', 'dog'][number % 2]}", "kind": "ab"[number % 2], "place": ""}
+        for number in range(8)
+    ]
+    for number in range(4):
+        PillowImage.new("RGB", (16, 16), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        rows.append({"image": f"{number}.png", "text": "", "kind": "ab"[number % 2], "place": "xy"[number % 2]})
+    chiasm.add([write_table(tmp_path / "table.csv", rows)], to=tmp_path / "collection")
+    with pytest.raises(LabelError, match="no item with an embedding of text has a value in 'place'"):
+        chiasm.finetune(tmp_path / "collection", label=["kind", "place"], out=tmp_path / "encoder", device="cpu")
+
+
+def test_columns_are_named_one_by_one_or_with_commas(texts: Path) -> None:
+    collection = chiasm.Collection.open(texts)
+    assert label_columns(collection, ["kind", "size", "kind"]) == ["kind", "size"]
+    assert label_columns(collection, "kind, size") == ["kind", "size"]
+    assert label_columns(collection, ("kind",)) == ["kind"]
 
 
 def with_options(**options: Any) -> Callable[..., Recipe]:

@@ -263,6 +263,12 @@ class _Request:
             group=self.group,
             alike=self.alike,
         )
+        for column, values in data.values.items():
+            if all(value is None for value in values):
+                raise LabelError(
+                    f"no item with an embedding of {modality} has a value in {column!r}. Leave the column out, or name the "
+                    "modalities of the items that have one (modalities)"
+                )
         targets = targets_of(data, "auto")
         _check_options_of_columns(targets, self.recipe, self.sources, target)
         only = targets[0]
