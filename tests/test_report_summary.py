@@ -10,6 +10,8 @@ import pytest
 from chiasm.evaluation.intervals import Interval
 from chiasm.evaluation.pairs import pair_metrics
 from chiasm.evaluation.predictions import Predictions, measure
+from chiasm.report.page import Page
+from chiasm.report.sections import show_classification
 from chiasm.report.summary import recognition_summary, search_summary
 from chiasm.vectors import unit_rows
 
@@ -44,6 +46,16 @@ def test_classes_against_the_most_frequent_one() -> None:
         assert figure.chance == pytest.approx(always[figure.name.replace("macro-F1", "f1_macro").replace(" ", "_")])
     assert [figure.name for figure in summary.figures] == ["accuracy", "balanced accuracy", "macro-F1"]
     assert "The weakest class is dog: 4 of 6" in summary.advice
+
+
+@pytest.mark.parametrize(("coverage", "is_less"), [(0.83, True), (0.89, False), (0.95, False)])
+def test_sets_that_hold_the_true_class_less_often_than_promised_are_explained(coverage: float, is_less: bool) -> None:
+    metrics = of("classes", ["a", "b"] * 200, ["a", "b"] * 200)
+    metrics |= {"coverage": coverage, "coverage_balanced": coverage, "set_size": 1.1, "level": 0.9}
+    page = Page("demo", "")
+    show_classification(page, metrics)
+    assert f"hold it for {coverage:.1%}" in page.markdown()
+    assert ("by chance" in page.markdown()) == is_less
 
 
 def test_what_was_learned_from_is_not_called_unseen() -> None:

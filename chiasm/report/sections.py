@@ -101,9 +101,10 @@ def show_mistakes(page: Page, predictions: Predictions) -> None:
 
 
 def show_classification(page: Page, metrics: Mapping[str, Any]) -> None:
-    """Add overall metrics of classes and the confusion matrix, without predictions of single items."""
+    """Add overall metrics of classes, the confusion matrix and what sets keep, without predictions of single items."""
     _show_metrics(page, metrics)
     _show_confusion(page, metrics)
+    _show_sets(page, metrics, int(metrics["items"]))
 
 
 def _show_metrics(page: Page, metrics: Mapping[str, Any], *, items: int | None = None) -> None:
@@ -156,21 +157,32 @@ def _show_probabilities(page: Page, predictions: Predictions, metrics: Mapping[s
         f"Expected calibration error {metrics['ece']:.3f}: of predictions with probability p, about p should be right.",
     )
     page.chart(reliability_diagram("Reliability", [ReliabilityBin(**part) for part in metrics["reliability"]]))
-    if "coverage" in metrics:
-        page.paragraph(
-            f"Sets of classes meant to hold the true one for {metrics['level']:.0%} of the items hold it for "
-            f"{metrics['coverage']:.1%} (mean over classes {metrics['coverage_balanced']:.1%}), with {metrics['set_size']:.2f} "
-            "classes on average."
-        )
-        number = int(predictions.known().sum())
-        if wilson_interval(round(metrics["coverage"] * number), number).high < metrics["level"]:
-            page.paragraph(
-                "That is less than promised. The promise is for items like those that the model was trained on, with the same "
-                "shares of classes: a few examples of every class are not such, and more labels bring it closer."
-            )
     known = predictions.known()
+    _show_sets(page, metrics, int(known.sum()))
     truth = one_against_rest(predictions.true[known], list(predictions.classes))
     _show_curves(page, truth, predictions.probabilities[known], predictions.classes)
+
+
+def _show_sets(page: Page, metrics: Mapping[str, Any], items: int) -> None:
+    """Add how often sets of classes hold the true one, and why that may be less than promised.
+
+    Over draws of n training items the share of one model's sets that hold the true class has the distribution
+    Beta(k, n + 1 - k), k = ceil(level * (n + 1)), which is wide for small n (Vovk 2012, "Conditional validity of inductive
+    conformal predictors").
+    """
+    if "coverage" not in metrics:
+        return
+    page.paragraph(
+        f"Sets of classes meant to hold the true one for {metrics['level']:.0%} of the items hold it for "
+        f"{metrics['coverage']:.1%} (mean over classes {metrics['coverage_balanced']:.1%}), with {metrics['set_size']:.2f} "
+        "classes on average."
+    )
+    if wilson_interval(round(metrics["coverage"] * items), items).high < metrics["level"]:
+        page.paragraph(
+            "That is less than promised. The promise is kept on average over many draws of the training items; one model may "
+            "miss it by chance, by up to 8 percentage points with 50 training items and by 2 with 1,000. It does not hold where "
+            "the new items are of another kind, or the classes have other shares than among the training items."
+        )
 
 
 def _show_curves(
