@@ -361,7 +361,10 @@ def with_options(**options: Any) -> Callable[..., Recipe]:
     return lambda **asked: Recipe(**{**asked, **options})
 
 
-def test_fit_climbs_with_several_columns(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("label", [["kind", "size"], ["tags"]])
+def test_fit_climbs_with_columns_of_any_kind(
+    label: list[str], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     thorough: dict[str, Any] = {
         "method": "full",
         "epochs": 12,
@@ -373,14 +376,14 @@ def test_fit_climbs_with_several_columns(texts: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr("chiasm.verbs.last_rung.Recipe", with_options(**thorough))
     result = chiasm.fit(
         texts,
-        label=["kind", "size"],
+        label=label,
         out=tmp_path / "model",
         finetune=30,
         alike=1.01,
         device="cpu",
         report=tmp_path / "report.html",
     )
-    assert "'kind' macro-F1" in result.finetuned[0]
-    assert set(result.metrics["columns"]) == {"kind", "size"}
+    assert "macro-F1" in result.finetuned[0] and ("'size' R²" in result.finetuned[0]) is (len(label) > 1)
+    assert set(result.metrics.get("columns", label)) == set(label)
     assert bool(result.encoder) is (": better" in result.finetuned[0] and "not kept" not in result.finetuned[0])
     assert "fine-tuned" in (tmp_path / "report.html").read_text()
