@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ import chiasm
 from chiasm import encoders, media, predict_script, types
 from chiasm.errors import ChiasmError
 from chiasm.predict_script import Bundle, BundleError
+from chiasm.verbs.budget import Budget, choose
 from chiasm.verbs.bundles import portable_encoders
+from chiasm.verbs.export import Form
 from chiasm.verbs.spaces import placed_vectors, space_of
 
-COLOURS = ("red", "green", "blue", "orange", "purple", "black", "brown", "pink")
 SHAPES = {"circle": ImageDraw.ImageDraw.ellipse, "square": ImageDraw.ImageDraw.rectangle}
 
 
@@ -31,14 +32,18 @@ SHAPES = {"circle": ImageDraw.ImageDraw.ellipse, "square": ImageDraw.ImageDraw.r
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of two shapes with captions."""
     root = tmp_path_factory.mktemp("media")
+    drawn(root, ("red", "green", "blue", "orange", "purple", "black", "brown", "pink"))
+    return root
+
+
+def drawn(root: Path, colours: Sequence[str]) -> None:
     for shape, draw in SHAPES.items():
-        (root / shape).mkdir()
-        for number, colour in enumerate(COLOURS):
+        (root / shape).mkdir(parents=True)
+        for number, colour in enumerate(colours):
             picture = Image.new("RGB", (90 + number, 110), "white")
             draw(ImageDraw.Draw(picture), (16, 16, 80, 80), fill=colour)
             picture.save(root / shape / f"{colour}.png")
             (root / shape / f"{colour}.txt").write_text(f"a {colour} {shape} on white paper", encoding="utf-8")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +190,47 @@ def test_a_collection_is_searched_in_one_file(collection: Path, folder: Path) ->
         chiasm.predict(report.path, [folder])
     with pytest.raises(BundleError, match="not to be searched"):
         Bundle(report.path).search("audio", "x")
+
+
+def test_a_budget_chooses_by_held_out_items(model: Path, collection: Path, folder: Path, tmp_path: Path) -> None:
+    drawn(tmp_path / "others", ("gray", "navy", "teal", "gold", "lime", "cyan", "magenta", "maroon", "olive", "silver"))
+    others = tmp_path / "others.index"
+    chiasm.add([tmp_path / "others"], to=others)
+    report = chiasm.export(model, out=tmp_path / "small.chiasm", budget="60 MB", on=others)
+    assert [form.name for form in report.forms] == ["fp32", "int8"]
+    with zipfile.ZipFile(report.path) as archive:
+        assert "| int8 |" in archive.read("README.md").decode()
+        assert json.loads(archive.read("about.json"))["int8"]
+    assert report.size == pytest.approx(report.forms[1].megabytes * 1e6, rel=0.05)
+    with pytest.raises(ChiasmError, match="no form of the model"):
+        chiasm.export(model, out=tmp_path / "no.chiasm", budget="1MB", on=others)
+    with pytest.raises(ChiasmError, match="name a collection of others"):
+        chiasm.export(model, out=tmp_path / "no.chiasm", budget="60MB", on=collection)
+    assert not (tmp_path / "no.chiasm").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"budget": "30MB"}, "with on"),
+        ({"budget": "30MB", "on": "c", "int8": True}, "with on"),
+        ({"on": "c"}, "with on"),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_to(model: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ChiasmError, match=words):
+        chiasm.export(model, out=tmp_path / "no.chiasm", **options)
+
+
+def test_the_cheapest_that_is_as_good() -> None:
+    full, worse, small = Form("fp32", 100, 40, 0.8, 0.0), Form("tiny", 1, 1, 0.7, 0.1), Form("int8", 30, 50, 0.79, 0.01)
+    assert choose([full, worse, small], 0.02, Budget(50, "MB")) is small
+    assert choose([full, worse, small], 0.02, Budget(50, "ms")) is full
+    with pytest.raises(ChiasmError, match="20 MB"):
+        choose([full, worse, small], 0.02, Budget(20, "MB"))
+    for written in ("", "30", "MB", "0ms", "-1MB", "30 GB"):
+        with pytest.raises(ChiasmError, match="a budget is"):
+            Budget.of(written)
 
 
 def test_what_cannot_leave_says_why() -> None:

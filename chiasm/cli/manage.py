@@ -51,7 +51,6 @@ def _ask(question: str) -> None:
 
 
 @app.verb(
-    "chiasm export photos.index --out photos.parquet",
     "chiasm export photos.index --out photos-coco --format coco --label species",
     "chiasm export cats --out cats.chiasm --int8",
     then="open it with the other tool; chiasm add reads tables back, python cats.chiasm FILE runs.",
@@ -72,9 +71,19 @@ def export(
     ] = "label",
     where: Where = None,
     int8: Annotated[bool, typer.Option("--int8", help="Of .chiasm: networks in 8-bit integers.")] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COST", help="Of a model: at most e.g. 30MB or 25ms an item, and as good on held-out items."
+        ),
+    ] = None,
+    on: Annotated[
+        Path | None,
+        typer.Option(metavar="COLLECTION", help="Of the budget: labelled items that the model has not seen."),
+    ] = None,
 ) -> None:
     """Write items for another tool; or a model, or a collection to search, as one file that runs without chiasm."""
-    report = chiasm.export(source, out=out, format=format, label=label, where=where, int8=int8)
+    report = chiasm.export(source, out=out, format=format, label=label, where=where, int8=int8, budget=budget, on=on)
     console.show(report.as_dict(), lambda: results.print_export_report(report))
 
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,10 @@ from chiasm.shipping.graphs import alarm_of, answer_graph, known_of, place_graph
 from chiasm.space import start_space
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
+from chiasm.verbs.budget import Budget, as_table, choose, held_out_files, in_words, measure_forms
 from chiasm.verbs.card import model_card
 from chiasm.verbs.dataset import shared_block
-from chiasm.verbs.export import ExportReport
+from chiasm.verbs.export import ExportReport, Form
 from chiasm.verbs.model import Model, load_model
 from chiasm.verbs.spaces import placed_vectors, space_of
 
@@ -54,32 +56,59 @@ Parts = dict[str, bytes]
 """The files of a bundle."""
 
 
-def export_bundle(source: Path, target: Path, *, where: str | None, int8: bool) -> ExportReport:
+def export_bundle(
+    source: Path, target: Path, *, where: str | None, int8: bool, budget: str | None, on: str | Path | None
+) -> ExportReport:
     """Write a model, or a collection to search in, as one file, in the place of one that is there.
 
     Raises:
-        ChiasmError: there is neither, none of its encoders can be exported, `where` is not for a model or met by no item, or
-            the disk cannot be written to.
+        ChiasmError: there is neither, none of its encoders can be exported, an option is not for it, no item meets `where`, no
+            form of the model stays within the budget, or the disk cannot be written to.
     """
-    if (source / "chiasm.json").is_file():
-        parts, items, notes = _collection(Collection.open(source), target.name, where=where, int8=int8)
-    elif where is None:
-        parts, items, notes = _model(load_model(source), target.name, int8=int8)
-    else:
+    is_collection = (source / "chiasm.json").is_file()
+    if where is not None and not is_collection:
         raise ChiasmError("where chooses among the items of a collection, and a model has none: leave it out")
+    if (budget is None) != (on is None) or (budget is not None and (int8 or is_collection)):
+        raise ChiasmError(
+            "a budget chooses whether a model is in int8, by a collection with items that it has not learned from: give budget "
+            "with on, and without int8"
+        )
+    forms: tuple[Form, ...] = ()
+    if is_collection:
+        parts, items, notes = _collection(Collection.open(source), target.name, where=where, int8=int8)
+    elif budget is not None and on is not None:
+        parts, items, notes, forms = _within(load_model(source), target.name, Budget.of(budget), on)
+    else:
+        parts, items, notes = _model(load_model(source), target.name, int8=int8)
     script = Path(predict_script.__file__).read_bytes()
     try:
         size = write_bundle(target, {**parts, "predict.py": script, "__main__.py": _MAIN})
     except OSError as error:
         raise ChiasmError(f"{target} cannot be written: {error.strerror or error}") from error
-    return ExportReport(str(target), "chiasm", items, 0, (), size, tuple(notes))
+    return ExportReport(str(target), "chiasm", items, 0, (), size, tuple(notes), forms)
 
 
-def _model(saved: Model, name: str, *, int8: bool) -> tuple[Parts, int, list[str]]:
-    """Return the bundle of a model, items that it learned from, and notes."""
+def _within(saved: Model, name: str, budget: Budget, on: str | Path) -> tuple[Parts, int, list[str], tuple[Form, ...]]:
+    """Return the cheapest bundle of a model that is as good as the full one, as `_model`, and what was measured."""
+    held_out = held_out_files(saved, on)
+    with TemporaryDirectory() as room:
+        files = {form: Path(room) / form for form in ("fp32", "int8")}
+        for form, file in files.items():
+            write_bundle(file, model_parts(saved, int8=form == "int8")[0])
+        forms, error = measure_forms(files, held_out)
+    chosen = choose(forms, error, budget)
+    measured = as_table(forms, error, len(held_out.labels))
+    parts, items, notes = _model(
+        saved, name, int8=chosen.name == "int8", measured=f"This is {chosen.name}.\n\n{measured}"
+    )
+    return parts, items, [notes[0], f"{chosen.name}, of {in_words(forms)}", *notes[1:]], forms
+
+
+def _model(saved: Model, name: str, *, int8: bool, measured: str = "") -> tuple[Parts, int, list[str]]:
+    """Return the bundle of a model, items that it learned from, and notes; `measured` goes into its card."""
     parts, left_out = model_parts(saved, int8=int8)
     missing = [f"{modality} is left out: {reason}" for modality, reason in left_out.items()]
-    use = "\n".join([_USE.format(name=name), "", *(f"- {note}" for note in missing)]).rstrip()
+    use = "\n".join([_USE.format(name=name), "", measured, *(f"- {note}" for note in missing)]).rstrip()
     card = model_card(saved.report, saved.encoder, saved.pretrained, use=use)
     return {**parts, "README.md": card.encode()}, len(saved.trained_on), [f"python {name} FILE...", *missing]
 

@@ -1,0 +1,154 @@
+"""The smallest or the fastest form of a model in one file that is as good as the full one, by held-out items.
+
+As good: its macro-F1 on items that the model has not learned from is less than one standard error below that of the full model,
+over these items. What the forms are is left to `bundles`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from chiasm import encoders
+from chiasm.encoders.base import fingerprints_of
+from chiasm.errors import ChiasmError
+from chiasm.evaluation.metrics import classification_metrics
+from chiasm.predict_script import Bundle
+from chiasm.space import start_space
+from chiasm.store.collection import Collection
+from chiasm.types import Modality
+from chiasm.verbs.dataset import labelled_items
+from chiasm.verbs.export import Form
+from chiasm.verbs.model import Model
+
+FEWEST = 20  # held-out items
+_DRAWS = 500
+_WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|ms)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a file may cost at most: megabytes, or milliseconds of one core an item."""
+
+    most: float
+    unit: Literal["MB", "ms"]
+
+    @classmethod
+    def of(cls, written: str) -> Budget:
+        """Return the budget that somebody wrote.
+
+        Raises:
+            ChiasmError: it is none.
+
+        Example:
+            >>> Budget.of("30MB")
+            Budget(most=30.0, unit='MB')
+        """
+        match = _WRITTEN.fullmatch(written.strip())
+        if match is None or not float(match[1]):
+            raise ChiasmError(f"a budget is a number of MB, or of ms an item, such as 30MB or 25ms; got {written!r}")
+        return cls(float(match[1]), "ms" if match[2].lower() == "ms" else "MB")
+
+    def cost(self, form: Form) -> float:
+        """Return what a form costs in its unit."""
+        return form.megabytes if self.unit == "MB" else form.milliseconds
+
+
+@dataclass(frozen=True)
+class HeldOutFiles:
+    """Labelled items as files, which the model has not learned from."""
+
+    items: tuple[Mapping[Modality, Sequence[str | Path]], ...]
+    labels: tuple[str, ...]
+
+
+def held_out_files(saved: Model, collection: str | Path) -> HeldOutFiles:
+    """Return the items of a collection that have a class of the model, and that it has not learned from.
+
+    Raises:
+        ChiasmError: the model is of something else than one column of classes, the collection is embedded by another encoder,
+            or there are fewer than 20 such items.
+    """
+    if len(saved.recognizer.columns_) > 1 or saved.recognizer.only_column_.kind != "classes":
+        raise ChiasmError("a budget is for models of one column of classes: leave it out, and choose by --int8")
+    opened = Collection.open(collection)
+    networks = encoders.resolve(opened.encoder, device="cpu")
+    saved.check(fingerprints_of(networks))
+    data = labelled_items(opened, networks, saved.space or start_space(networks), [saved.label])
+    known, left_out = {str(name) for name in saved.recognizer.classes_}, saved.left_out
+    rows = [
+        row
+        for row, (content, label) in enumerate(zip(data.contents, data.labels, strict=True))
+        if content not in left_out.rows and content not in left_out.others and str(label) in known
+    ]
+    if len(rows) < FEWEST:
+        raise ChiasmError(
+            f"{opened.path.name} has {len(rows)} labelled items that the model has not learned from, and {FEWEST} are the least that a "
+            "budget is chosen by: name a collection of others (--on)"
+        )
+    items = tuple(
+        {name: [Path(one) if Path(one).is_absolute() else one] for name, one in data.media[row].items()} for row in rows
+    )
+    return HeldOutFiles(items, tuple(str(data.labels[row]) for row in rows))
+
+
+def measure_forms(files: Mapping[str, Path], held_out: HeldOutFiles) -> tuple[tuple[Form, ...], float]:
+    """Measure forms of a model, the full one first; return them, and the standard error of the full one's macro-F1."""
+    true = np.array(held_out.labels)
+    said: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    for name, file in files.items():
+        bundle = Bundle(file)
+        bundle.recognise(held_out.items[:1], 0.9, 0.05)  # networks are loaded
+        begin = time.process_time()
+        answers = bundle.recognise(held_out.items, 0.9, 0.05)[0]
+        seconds[name] = time.process_time() - begin
+        said[name] = np.array([next((one["value"] for one in part["columns"].values()), "") for part in answers])
+    rng = np.random.default_rng(0)
+    full = next(iter(said.values()))
+    draws = [rng.integers(len(true), size=len(true)) for _ in range(_DRAWS)]
+    error = float(np.std([classification_metrics(true[rows], full[rows]).f1_macro for rows in draws]))
+    scores = {name: classification_metrics(true, own).f1_macro for name, own in said.items()}
+    best = next(iter(scores.values()))
+    forms = tuple(
+        Form(name, file.stat().st_size / 1e6, 1000 * seconds[name] / len(true), scores[name], best - scores[name])
+        for name, file in files.items()
+    )
+    return forms, error
+
+
+def choose(forms: Sequence[Form], error: float, budget: Budget) -> Form:
+    """Return the cheapest form that is as good as the full one, which is the first.
+
+    Raises:
+        ChiasmError: that costs more than the budget; says what each form costs.
+    """
+    good = [form for form in forms if form.loss <= 0 or form.loss < error]
+    best = min(good, key=budget.cost)
+    if budget.cost(best) > budget.most:
+        raise ChiasmError(
+            f"no form of the model stays within {budget.most:g} {budget.unit} and loses less than one standard error of macro-F1 "
+            f"({error:.3f}) on held-out items: {in_words(forms)}"
+        )
+    return best
+
+
+def in_words(forms: Sequence[Form]) -> str:
+    """Return what was measured of forms, in a sentence."""
+    return "; ".join(
+        f"{one.name} {one.megabytes:.1f} MB, {one.milliseconds:.0f} ms an item, macro-F1 {one.f1_macro:.3f}"
+        for one in forms
+    )
+
+
+def as_table(forms: Sequence[Form], error: float, items: int) -> str:
+    """Return what was measured of forms in Markdown."""
+    lines = ["| form | MB | ms an item, of one core | macro-F1 |", "|---|---|---|---|"]
+    lines += [f"| {one.name} | {one.megabytes:.1f} | {one.milliseconds:.0f} | {one.f1_macro:.3f} |" for one in forms]
+    return "\n".join([*lines, "", f"On {items} held-out items; standard error of macro-F1 {error:.3f}."])
