@@ -21,7 +21,7 @@ def listening(app: FastAPI, *, force: bool = False) -> Iterator[tuple[tuple[str,
         app: the application, as `create_app` makes it.
         force: whether connections that are open at the end are cut, such as those of a browser.
     """
-    server = uvicorn.Server(Config(app, app.state.parts.settings))
+    server = uvicorn.Server(Config(app, app.state.shared.settings))
     with listen("127.0.0.1", 0) as bound:
         thread = threading.Thread(target=server.run, args=([bound],))
         thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,13 @@ from fastapi import FastAPI
 from media_files import sound_bytes, tone
 
 from chiasm import encoders
-from chiasm.serving.app import create_app
+from chiasm.serving.app import create_shelf_app
 from chiasm.serving.classify import Classifier, Recognised
+from chiasm.serving.jobs import Jobs
 from chiasm.serving.map import Mapper
+from chiasm.serving.parts import Shared, parts_for
 from chiasm.serving.settings import Settings
+from chiasm.serving.shelf import Shelf
 from chiasm.serving.teaching import Teaching
 from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
@@ -137,9 +141,9 @@ class Kept:
         self.labels += [(one.item, one.label, who) for one in entries]
         return len(entries)
 
-    def file(self, path: Path, /, *, name: str, label: str | None, who: str) -> str:
-        self.files.append((path.read_bytes(), name, label or ""))
-        return f"taught/{name}"
+    def file(self, files: Sequence[Path], /, *, label: str | None, folder: str | None, who: str) -> str:
+        self.files += [(path.read_bytes(), path.suffix, label or "") for path in files]
+        return f"taught/{len(self.files)}"
 
     def learn(self) -> LearnReport:
         self.learned += 1
@@ -169,6 +173,28 @@ class Made:
     kept: Kept
 
 
+class Chosen:
+    """Two models, of which one recognises."""
+
+    current = "first"
+
+    def names(self) -> list[str]:
+        return ["first", "second"]
+
+    def use(self, name: str) -> None:
+        self.current = name
+
+
+JOB = """
+import json, sys, time
+print("Fitting: 3 of 10 rungs, 1 a second, 7 s left", file=sys.stderr, flush=True)
+if sys.argv[1] == "align":
+    time.sleep(600)
+print(json.dumps({"metrics": {"mae": 0.5, "r2": None}}))
+"""
+"""What jobs run: `fit` ends at once, `align` waits to be cancelled."""
+
+
 def make(folder: Path, patch: pytest.MonkeyPatch, **options: Any) -> Made:
     """The application over a new collection, with every part of the feedback loop."""
     patch.setattr(encoders, "resolve", lambda *_, **__: (FakeEncoder(moment=1.0),))
@@ -178,16 +204,19 @@ def make(folder: Path, patch: pytest.MonkeyPatch, **options: Any) -> Made:
         rate=kept.feedback,
         label=kept.label,
         add=kept.file,
+        remove=len,
         learn=kept.learn,
         drift=kept.drift,
         counts=kept.counts,
         review=kept.review,
     )
-    app = create_app(
-        Settings(rate=None, batch_wait=0.001, **options),
-        searcher,
-        classifier=cast("Classifier", ByColour()),
-        teaching=teaching,
-        mapper=Mapper(searcher),
-    )
+    settings = Settings(rate=None, batch_wait=0.001, **options)
+    shared = Shared.of(settings, Jobs(600.0, [sys.executable, "-c", JOB]))
+    classifier = cast("Classifier", ByColour())
+    parts = parts_for(shared, searcher, classifier=classifier, teaching=teaching, mapper=Mapper(searcher))
+    parts.models = Chosen()
+    folders = {parts.name: folder, "other": folder}
+    shelf = Shelf(lambda: folders, lambda *_: parts, most=8, create=lambda name: folders.update({name: folder}))
+    shelf.open_first()
+    app = create_shelf_app(shared, shelf)
     return Made(app, searcher, kept)

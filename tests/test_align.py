@@ -19,8 +19,9 @@ import chiasm
 from chiasm import encoders, media
 from chiasm.alignment.pairs import PairStatistics
 from chiasm.errors import ChiasmError, SpaceError
+from chiasm.serving.building import Plan
 from chiasm.serving.classify import Classifier
-from chiasm.serving.run import Plan, build
+from chiasm.serving.run import build
 from chiasm.serving.settings import Settings
 from chiasm.verbs.model import load_model
 from chiasm.verbs.search import Searcher
@@ -435,16 +436,18 @@ def test_a_server_uses_a_space_where_it_was_not_learned(taught: Path, bare: Path
             found["spaces"] = (await client.get("/v1/status")).json()["spaces"]
 
     for path in (taught, taught / "spaces" / "aligned"):
-        plan = Plan(collection=bare, model=None, space=str(path), device="cpu", keys=None, settings=Settings(rate=None))
+        plan = Plan(
+            collections=(bare,), model=None, space=str(path), device="cpu", keys=None, settings=Settings(rate=None)
+        )
         app = build(plan)
         try:
             asyncio.run(ask(app))
         finally:
-            app.state.parts.engine.close()
+            app.state.shelf.close()
         assert (found["space"], found["found"], found["spaces"]) == ("aligned", None, ["start"])
         assert mixtures(3)[int(found["hits"][0]["id"])] == (2, 1, 0)
     with pytest.raises(SpaceError, match="has no space 'nowhere'"):
-        build(Plan(collection=bare, model=None, space="nowhere", device="cpu", keys=None, settings=Settings()))
+        build(Plan(collections=(bare,), model=None, space="nowhere", device="cpu", keys=None, settings=Settings()))
 
 
 def test_without_pairs_vectors_are_compared_as_was_best_on_the_source(taught: Path, bare: Path) -> None:

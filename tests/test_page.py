@@ -153,19 +153,20 @@ def test_an_item_is_recognised_from_its_own_files(made: Made) -> None:
 def test_a_file_is_added_with_its_label(made: Made) -> None:
     content = png((1, 2, 3))
     answer = post(made, "/v1/items", files={"file": ("../x.png", content)}, data={"label": " grey "})
-    assert answer.json() == {"id": "taught/../x.png"}
-    assert made.kept.files[-1] == (content, "../x.png", "grey")
+    assert answer.json()["id"].startswith("taught/")
+    assert made.kept.files[-1] == (content, ".png", "grey")
 
 
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        ({"files": {"file": ("x.png", b"1")}}, 422),
         ({"files": {"file": ("x.png", b"1")}, "data": {"label": "  "}}, 422),
+        ({"files": [("file", ("x.png", b"1"))] * 9}, 400),
+        ({"files": {"file": ("x.png", b"1")}, "data": {"folder": ["a", "b"]}}, 422),
         ({"files": {"file": ("x.png", b"1")}, "data": {"label": "x" * 1001}}, 422),
         ({"files": {"other": ("x.png", b"1")}, "data": {"label": "a"}}, 422),
         ({"files": {"file": ("x.png", b"1")}, "data": {"name": "a"}}, 422),
-        ({"files": {"file": ("x.png", b"1"), "label": ("y", b"2")}}, 400),
+        ({"files": {"file": ("x.png", b"1"), "label": ("y", b"2")}}, 422),
         ({"json": {"label": "a"}}, 415),
     ],
 )

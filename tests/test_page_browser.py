@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -387,7 +388,7 @@ def test_files_are_recognised_and_corrected(seen: Visit, made: Made) -> None:
     cards.last.locator("input").fill("grey")
     cards.last.locator("input").press("Enter")
     expect(cards.last).to_contain_text("Kept: grey")
-    assert made.kept.files[-1] == (png((90, 90, 90)), "b.png", "grey")
+    assert made.kept.files[-1] == (png((90, 90, 90)), ".png", "grey")
 
 
 def test_doubtful_items_are_labelled_with_number_keys_and_learned_from(seen: Visit, made: Made) -> None:
@@ -491,6 +492,7 @@ STATES = {
     "teach": ("?view=teach", "#desk .why"),
     "report": ("?view=report", "main h2"),
     "health": ("?view=health", "#sentence.look"),
+    "manage": ("?view=manage", "#models .note"),
 }
 
 
@@ -525,6 +527,55 @@ def test_what_axe_looks_for_is_found_where_it_is_planted(context: BrowserContext
         document.querySelector("main").append(image, words);
     }""")
     assert {one["rule"] for one in findings(one.page, axe_source())} == {"image-alt", "color-contrast"}
+    one.page.close()
+
+
+def test_a_collection_learns_from_the_page_and_its_model_is_chosen(context: BrowserContext, address: str) -> None:
+    one = visit(context, address, "?view=manage")
+    page = one.page
+    page.locator("#align").click()
+    expect(page.locator("#job progress")).to_have_attribute("max", "10")
+    expect(page.locator("#job")).to_contain_text("3 of 10")
+    assert findings(page, axe_source()) == [], "while it runs"
+    page.locator("#cancel-job").click()
+    expect(page.locator("#job")).to_contain_text("Cancelled")
+    page.locator("#fit").click()
+    expect(page.locator("#job .sentence")).to_contain_text("Off by 0.5 on average")
+    assert findings(page, axe_source()) == [], "when it is over"
+    page.get_by_role("button", name="Use second").click()
+    expect(page.locator("#models li").nth(1)).to_contain_text("recognises now")
+    page.close()
+
+
+def test_collections_are_switched_and_made(context: BrowserContext, address: str) -> None:
+    one = visit(context, address, "?view=manage")
+    page = one.page
+    page.locator("#collection").select_option("other")
+    expect(one.hits.first).to_be_visible()
+    assert urlsplit(page.url).path == "/c/other/"
+    one.tab("Manage")
+    assert urlsplit(page.url).path == "/c/other/"
+    page.locator("#new-collection").fill("../up")
+    page.locator("#make").click()
+    expect(page.get_by_role("alert")).to_contain_text("name")
+    page.locator("#new-collection").fill("third one")
+    page.locator("#make").click()
+    page.wait_for_url("**/c/third%20one/?view=manage")
+    expect(page.locator("#shelf li")).to_have_count(3)
+    page.close()
+
+
+def test_a_folder_is_added_with_its_labels_and_what_cannot_be_used_is_said(
+    context: BrowserContext, address: str, made: Made, tmp_path: Path
+) -> None:
+    for name in ("warm/sun.png", "warm/sun.txt", ".hidden/x.png"):
+        (tmp_path / "some" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "some" / name).write_bytes(png((250, 200, 9)) if name.endswith("png") else b"the sun")
+    before = len(made.kept.files)
+    one = visit(context, address, "?view=manage")
+    one.page.locator("#choose-folder-input").set_input_files(tmp_path / "some")
+    expect(one.page.locator("#added")).to_contain_text("1 of 1 item added")
+    assert {name for _, name, _ in made.kept.files[before:]} == {".png", ".txt"}
     one.page.close()
 
 

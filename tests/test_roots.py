@@ -227,5 +227,5 @@ def test_a_crafted_folder_of_uploads_leads_nowhere(tmp_path: Path) -> None:
 
 def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     chiasm.add([write(tmp_path / "media/a.txt")], to=tmp_path / "c")
-    with pytest.raises(ChiasmError, match="no folder"):
+    with pytest.raises(ChiasmError, match="is no folder"):
         chiasm.serve(tmp_path / "c", roots=[tmp_path / "nowhere"])

@@ -69,7 +69,7 @@ async def served(
         try:
             yield client
         finally:
-            app.state.parts.engine.close()
+            app.state.shelf.close()
 
 
 def run(

@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -261,7 +261,7 @@ async def test_malformed_files_are_told_apart_from_failures(client: httpx.AsyncC
 
 
 async def test_a_full_disk_is_told(rows: list[dict[str, Any]]) -> None:
-    def full(path: Path, /, *, name: str, label: str | None, who: str) -> str:
+    def full(files: Sequence[Path], /, *, label: str | None, folder: str | None, who: str) -> str:
         raise OSError(errno.ENOSPC, "No space left on device", "/secret/place")
 
     async with served(FakeSearcher(rows), teaching=Teaching(add=full)) as client:

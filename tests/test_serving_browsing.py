@@ -255,19 +255,19 @@ async def test_items_are_removed_only_where_that_is_allowed(searcher: FakeSearch
 async def test_files_are_added_without_a_label_only_where_that_is_allowed(searcher: FakeSearcher) -> None:
     added: list[tuple[str, str | None]] = []
 
-    def add(path: Path, /, *, name: str, label: str | None, who: str) -> str:
-        added.append((name, label))
-        return name
+    def add(files: Sequence[Path], /, *, label: str | None, folder: str | None, who: str) -> str:
+        added.extend((path.suffix, label) for path in files)
+        return "new"
 
     sent = {"files": {"file": ("x.png", png((1, 2, 3)))}}
     async with served(searcher, teaching=Teaching(add=add)) as client:
         refused(await client.post("/v1/items", **sent), 422, "--edit")  # type: ignore[arg-type]
     async with served(searcher, teaching=Teaching(add=add, remove=len)) as client:
-        assert (await client.post("/v1/items", **sent)).json() == {"id": "x.png"}  # type: ignore[arg-type]
+        assert (await client.post("/v1/items", **sent)).json() == {"id": "new"}  # type: ignore[arg-type]
         refused(await client.post("/v1/items", **sent, data={"more": "y"}), 422, "unknown name")  # type: ignore[arg-type]
         status = (await client.get("/v1/status")).json()
         assert (status["edits"], status["teaches"]) == (True, False)
-    assert added == [("x.png", None)]
+    assert added == [(".png", None)]
 
 
 # ------------------------------------------------------------------------------------------------------------- uploads

@@ -25,7 +25,8 @@ from waiting import LIMIT
 import chiasm
 from chiasm import encoders
 from chiasm.errors import ChiasmError
-from chiasm.serving.run import Plan, build
+from chiasm.serving.building import Plan
+from chiasm.serving.run import build
 from chiasm.serving.settings import Settings
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
@@ -66,7 +67,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def plan(collection: Path, model: Path | None = None) -> Plan:
     return Plan(
-        collection=collection,
+        collections=(collection,),
         model=model,
         space=None,
         device="cpu",
@@ -83,7 +84,7 @@ def ask(made: Plan, work: Any) -> None:
             try:
                 await work(client)
             finally:
-                app.state.parts.engine.close()
+                app.state.shelf.close()
 
     asyncio.run(inside())
 
@@ -245,6 +246,7 @@ def test_uploads_leave_some_of_the_disk_free(made: tuple[Path, Path]) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         answer = await client.post("/v1/items", files={"file": png((9, 9, 9))}, data={"label": "red"})
         refused(answer, 507, "bytes are free on the disk")
+        refused(await client.post("/v1/items", files={"file": png((9, 9, 9))}), 422, "without --edit")
 
     tight = plan(*made)
     ask(replace(tight, settings=replace(tight.settings, keep_free=2**60)), work)
@@ -281,25 +283,3 @@ def test_the_client_and_the_package_load_no_web_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()", done.stdout
-
-
-def test_a_server_that_may_be_edited_aligns_and_removes(tmp_path: Path) -> None:
-    chiasm.add([table(tmp_path / "media", range(30))], to=tmp_path / "collection")
-
-    async def work(client: httpx.AsyncClient) -> None:
-        before = (await client.get("/v1/status")).json()["spaces"]
-        learned = (await client.post("/v1/align")).json()
-        assert {one["direction"] for one in learned["directions"]} == {"text_to_image", "image_to_text"}
-        assert learned["pairs"] > 10
-        assert (await client.get("/v1/status")).json()["spaces"] == [*before, learned["space"]]
-        assert (await client.get("/v1/search", params={"text": "red paint"})).json()["results"][0]["space"] == "aligned"
-        assert (await client.post("/v1/remove", json={"ids": ["00", "none"]})).json() == {"removed": 1}
-        assert (await client.get("/v1/items/00")).status_code == 404
-        assert (tmp_path / "media" / "0.png").is_file()
-
-    ask(replace(plan(tmp_path / "collection"), edit=True), work)
-    ask(plan(tmp_path / "collection"), refused_align)
-
-
-async def refused_align(client: httpx.AsyncClient) -> None:
-    refused(await client.post("/v1/align"), 404, "--edit")

@@ -33,7 +33,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made = create_app(
         Settings(rate=None, batch_wait=0.0, host_names=("localhost", "testserver")),
         searcher,
-        teaching=Teaching(rate=take, label=take, add=lambda path, *, name, label, who: name),
+        teaching=Teaching(rate=take, label=take, add=lambda files, *, label, folder, who: files[0].suffix or "item"),
     )
 
     async def always_up(scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +48,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
                 return
 
     yield always_up
-    made.state.parts.engine.close()
+    made.state.shelf.close()
 
 
 CHECKS = [

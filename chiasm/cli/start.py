@@ -98,12 +98,22 @@ def status(collection: CollectionPath) -> None:
 
 
 @app.verb(
-    "chiasm serve photos.index",
     "chiasm serve photos.index --model birds --port 8080",
+    "chiasm serve --collections collections --edit",
     then="open the address that it prints.",
 )
 def serve(
-    collection: CollectionPath,
+    collection: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="COLLECTION",
+            help="Folders of the collections; each has an address.",
+        ),
+    ] = None,
+    collections: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of collections: all in it are served, and with --edit made there."),
+    ] = None,
     model: Annotated[Path | None, typer.Option(metavar="MODEL", help="Model to recognise with.")] = None,
     space: Space = None,
     host: Annotated[
@@ -140,7 +150,7 @@ def serve(
         ),
     ] = None,
     edit: Annotated[
-        bool, typer.Option("--edit", help="Let people add files, remove items and align on the page.")
+        bool, typer.Option("--edit", help="Let people add and remove items, align and fit on the page.")
     ] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     device: Device = "auto",
@@ -148,7 +158,8 @@ def serve(
     """Serve a page for people and a REST API for programs."""
     try:
         chiasm.serve(
-            collection,
+            collection or (),
+            collections=collections,
             model=model,
             space=space,
             host=host,

@@ -24,36 +24,34 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from chiasm import __version__
-from chiasm.encoders.cache import cache_folder
 from chiasm.errors import ChiasmError
-from chiasm.serving import browsing, choosing, page, schemas
+from chiasm.serving import browsing, choosing, manage_schemas, managing, page, schemas
 from chiasm.serving.bodies import Given, read_json, read_upload, things, visit_of
 from chiasm.serving.browsing import item_of
-from chiasm.serving.catalogue import Catalogue
 from chiasm.serving.classify import Classifier
 from chiasm.serving.engine import Engine, Opened, Searcher
 from chiasm.serving.guard import Guard
 from chiasm.serving.keys import KeyRing
-from chiasm.serving.lists import SavedLists
 from chiasm.serving.map import Mapper
-from chiasm.serving.observe import Metrics, QueryLog, logger
+from chiasm.serving.observe import logger
 from chiasm.serving.parts import (
     NDJSON,
     PAGE,
     ItemId,
-    Parts,
+    Shared,
     json_answer,
     json_body,
     lacks,
     lines,
+    parts_for,
     parts_of,
     streams,
     wants_lines,
 )
 from chiasm.serving.problems import MEDIA_TYPE, Problem, of_error
 from chiasm.serving.settings import Settings
+from chiasm.serving.shelf import Shelf, Shelved
 from chiasm.serving.teaching import StoreLabels, StoreRatings, Teaching
-from chiasm.serving.uploads import Uploads
 from chiasm.verbs.query import Query, SearchOptions
 
 
@@ -76,28 +74,42 @@ def create_app(
         teaching: the parts of the feedback loop that are offered.
         mapper: draws the map.
     """
-    metrics = Metrics()
-    uploads = Uploads(cache_folder() / "uploads", most_bytes=settings.kept_uploads, keep_free=settings.keep_free)
-    engine = Engine(searcher, classifier, settings=settings, metrics=metrics, uploads=uploads)
-    queries = None if settings.query_log is None else QueryLog(settings.query_log)
+    shared = Shared.of(settings)
+    parts = parts_for(shared, searcher, classifier=classifier, teaching=teaching, mapper=mapper)
+    return create_shelf_app(shared, Shelf.of(parts), keys=keys)
+
+
+def create_shelf_app(shared: Shared, shelf: Shelf, *, keys: KeyRing | None = None) -> FastAPI:
+    """Return the API over several collections as an ASGI application, see `create_app`.
+
+    Args:
+        shared: what they share.
+        shelf: the collections.
+        keys: who may come in. None: everybody.
+    """
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        warm = asyncio.create_task(engine.warm_up())
+        warm = asyncio.create_task(_warm_up(shelf))
         warm.add_done_callback(_say_ready)
         yield
         warm.cancel()
-        await asyncio.get_running_loop().run_in_executor(None, engine.close)
-        if queries is not None:
-            queries.close()
+        await asyncio.get_running_loop().run_in_executor(None, shelf.close)
+        if shared.jobs is not None:
+            await asyncio.to_thread(shared.jobs.close)
+        if shared.queries is not None:
+            shared.queries.close()
 
     app = _described(life)
-    app.state.parts = Parts(
-        engine, settings, metrics, teaching, Catalogue(lambda: searcher.collection), uploads,
-        SavedLists(searcher.collection.path), mapper, queries,
-    )  # fmt: skip
-    app.add_middleware(Guard, settings=settings, keys=keys, metrics=metrics)
+    app.state.shared, app.state.shelf = shared, shelf
+    app.add_middleware(Shelved, shelf=shelf)
+    app.add_middleware(Guard, settings=shared.settings, keys=keys, metrics=shared.metrics)
     return app
+
+
+async def _warm_up(shelf: Shelf) -> None:
+    for parts in shelf.opened:
+        await parts.engine.warm_up()
 
 
 def openapi_text() -> str:
@@ -139,6 +151,9 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     schemas.ListChange,
     schemas.ExportRequest,
     schemas.Chosen,
+    manage_schemas.CollectionRequest,
+    manage_schemas.ModelRequest,
+    manage_schemas.JobRequest,
     schemas.ProblemDetails,
 )
 
@@ -181,6 +196,7 @@ def _described(life: Any) -> FastAPI:
     app.include_router(router)
     app.include_router(browsing.router, responses=PROBLEMS)
     app.include_router(choosing.router, responses=PROBLEMS)
+    app.include_router(managing.router, responses=PROBLEMS)
     app.include_router(page.router)
 
     def document() -> dict[str, Any]:
@@ -325,12 +341,13 @@ async def _more_hits(
 
 async def _log_queries(request: Request, opened: Sequence[Opened], found: Sequence[Mapping[str, Any]]) -> None:
     parts = parts_of(request)
-    if parts.queries is None:
+    queries = parts.shared.queries
+    if queries is None:
         return
     rows = []
     for asked, one in zip(opened, found, strict=True):
         rows.append((asked.words.text, [medium.modality for medium in asked.media], len(one["hits"])))
-    await parts.engine.read(parts.queries.write, visit_of(request).who, rows)
+    await parts.engine.read(queries.write, visit_of(request).who, rows)
 
 
 @router.post(
@@ -379,14 +396,18 @@ async def embed(request: Request) -> Response:
     tags=["teach"],
 )
 async def add_item(request: Request) -> Response:
-    """Add a file to the collection; with a label for the model to learn from, or without one."""
+    """Add an item to the collection; with a label for the model to learn from, or without one."""
     parts = parts_of(request)
     if parts.teaching.add is None:
         raise lacks("place for new files", "Start it with a model or with --edit: chiasm serve COLLECTION --edit")
-    async with read_upload(request) as (upload, name, label):
-        if label is None and parts.teaching.remove is None:
-            raise Problem(422, "invalid", "label: is needed, since this server was started without --edit")
-        item = await parts.engine.add(parts.teaching.add, upload, name=name, label=label, who=visit_of(request).who)
+    async with read_upload(request, most=schemas.MOST_FILES, words=("label", "folder")) as form:
+        if parts.teaching.remove is None and (form.label is None or form.folder is not None):
+            raise Problem(
+                422,
+                "invalid",
+                "label: is needed, and folder is not taken, since this server was started without --edit",
+            )
+        item = await parts.engine.add(parts.teaching.add, form, who=visit_of(request).who)
     return json_answer({"id": item})
 
 
@@ -430,20 +451,6 @@ async def learn(request: Request) -> Response:
     return json_answer((await asyncio.to_thread(teach)).as_dict())
 
 
-@router.post("/v1/align", responses={200: {"model": schemas.AlignAnswer}}, tags=["teach"])
-async def align(request: Request) -> Response:
-    """Learn from the items that have a picture and a text how to search one by the other, and search so from then on."""
-    work = parts_of(request).teaching.align
-    if work is None:
-        raise lacks("permission to align", "Start it with it: chiasm serve COLLECTION --edit")
-    report = await asyncio.to_thread(work)
-    directions = [
-        {"direction": name, "before": report.before[name]["hit@10"], "after": report.after[name]["hit@10"]}
-        for name in report.after
-    ]
-    return json_answer({"space": report.space, "pairs": report.pairs, "directions": directions})
-
-
 @router.get("/v1/drift", responses={200: {"model": schemas.DriftAnswer}}, tags=["server"])
 async def drift(request: Request) -> Response:
     """Tell how far the items that came after the model was fitted lie from those that it was trained on."""
@@ -484,7 +491,7 @@ async def healthz() -> Response:
 )
 async def readyz(request: Request) -> Response:
     """Report whether the warm-up is done."""
-    if parts_of(request).engine.ready:
+    if request.app.state.shelf.is_ready:
         return json_answer({"status": "ok"})
     return Response(to_json({"status": "starting"}), status_code=503, media_type="application/json")
 
@@ -498,7 +505,7 @@ async def readyz(request: Request) -> Response:
 )
 async def metrics(request: Request) -> Response:
     """Return metrics in Prometheus' text format."""
-    return Response(parts_of(request).metrics.text(), media_type="text/plain; version=0.0.4")
+    return Response(request.app.state.shared.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 async def _store(

@@ -7,7 +7,7 @@ of its own, whose content tells its modality. The other parts are options, by th
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
@@ -53,6 +53,15 @@ class Given:
 
     words: Plain
     files: tuple[Upload, ...] = ()
+
+
+@dataclass(frozen=True)
+class UploadForm:
+    """Files that are sent to be kept, and what is said of them."""
+
+    files: tuple[Upload, ...]
+    label: str | None = None
+    folder: str | None = None
 
 
 def visit_of(request: Request) -> Visit:
@@ -123,25 +132,39 @@ async def things(
 
 
 @asynccontextmanager
-async def read_upload(request: Request) -> AsyncIterator[tuple[Upload, str, str | None]]:
-    """Yield the file of a multipart form, the name that it was sent under, and its label if it has one.
+async def read_upload(request: Request, *, most: int = 1, words: Sequence[str] = ()) -> AsyncIterator[UploadForm]:
+    """Yield the files of a multipart form, with what it says of them.
+
+    Args:
+        request: with the form.
+        most: files.
+        words: the parts that it may have beside them, of label and folder.
 
     Raises:
         Problem: 415 the body is of another type; 422 a part is missing, unknown or out of bounds.
     """
     if type_of(request) != "multipart/form-data":
         raise _wrong_type(request, "multipart/form-data")
-    async with request.form(max_files=1, max_fields=1, max_part_size=_FIELD_BYTES) as form:
-        file, label = form.get("file"), form.get("label")
-        if not isinstance(file, UploadFile) or isinstance(label, UploadFile) or len(form.multi_items()) != len(form):
-            raise Problem(422, "invalid", "the form needs a part file, and may have one of its label")
-        if set(form) - {"file", "label"}:
-            raise Problem(422, "invalid", "the form has a part of an unknown name. Known are file, label")
-        if label is not None:
-            label = one_form(label.strip())
-            if not 0 < len(label) <= 1000:
-                raise Problem(422, "invalid", f"label: has 1 to 1,000 characters; got {len(label)}")
-        yield Upload(file.file, None, suffix_of_name(file.filename or "")), file.filename or "", label
+    async with request.form(max_files=most, max_fields=len(words), max_part_size=_FIELD_BYTES) as form:
+        if set(form) - {"file", *words}:
+            known = ", ".join(["file", *words])
+            raise Problem(422, "invalid", f"the form has a part of an unknown name. Known are {known}")
+        files = [file for file in form.getlist("file") if isinstance(file, UploadFile)]
+        if not files or len(files) < len(form.getlist("file")) or any(len(form.getlist(name)) > 1 for name in words):
+            raise Problem(422, "invalid", "the form needs a part file with a file, and has any other at most once")
+        uploads = tuple(Upload(file.file, None, suffix_of_name(file.filename or "")) for file in files)
+        yield UploadForm(uploads, _word("label", form.get("label")), _word("folder", form.get("folder")))
+
+
+def _word(name: str, value: str | UploadFile | None) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, UploadFile):
+        raise Problem(422, "invalid", f"{name}: is words, and no file")
+    word = one_form(value.strip())
+    if not 0 < len(word) <= 1000:
+        raise Problem(422, "invalid", f"{name}: has 1 to 1,000 characters; got {len(word)}")
+    return word
 
 
 def parse(model: type[ModelT], values: dict[str, Any]) -> ModelT:

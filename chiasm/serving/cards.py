@@ -27,7 +27,8 @@ Added = Mapping[tuple[str, str], tuple[Path, str]]
 class Cards:
     """Captions and previews of items. The words of text files are remembered by their digests."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: str = "") -> None:
+        self._base = base
         self._words: dict[str, str] = {}
 
     def of(self, row: Mapping[str, Any], added: Added, roots: Sequence[Path]) -> dict[str, str | None]:
@@ -38,7 +39,7 @@ class Cards:
             added: its files.
             roots: folders whose files may be given away.
         """
-        return {"caption": self._caption(row, added, roots), "preview": _preview(row, added)}
+        return {"caption": self._caption(row, added, roots), "preview": _preview(row, added, self._base)}
 
     def _caption(self, row: Mapping[str, Any], added: Added, roots: Sequence[Path]) -> str:
         item = str(row["id"])
@@ -78,11 +79,11 @@ def _first_words(text: str) -> str:
     return words if len(words) <= _LONGEST else words[:_LONGEST].rpartition(" ")[0] + " …"
 
 
-def _preview(row: Mapping[str, Any], added: Added) -> str | None:
+def _preview(row: Mapping[str, Any], added: Added, base: str) -> str | None:
     item = str(row["id"])
     for modality in _PICTURES:
         for number in range(len(row.get(modality) or ())):
             file = added.get((item, f"{modality}/{number}"))
             if file is not None:
-                return f"{url_of(item, modality, number)}?v={file[1][:VERSION]}"
+                return f"{base}{url_of(item, modality, number)}?v={file[1][:VERSION]}"
     return None

@@ -127,9 +127,8 @@ async def remove(request: Request) -> Response:
 async def upload(request: Request) -> Response:
     """Keep a file to search with for a while, so that a search can be named by an address."""
     parts = parts_of(request)
-    async with read_upload(request) as (sent, _, label):
-        if label is not None:
-            raise Problem(422, "invalid", "label: a file to search with has none")
+    async with read_upload(request) as form:
+        (sent,) = form.files
         name = await parts.engine.read(parts.uploads.add, sent.write, sent.suffix)
     return json_answer({"upload": name})
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +28,7 @@ from chiasm.errors import ChiasmError, MediaError, SpaceError
 from chiasm.media import Limits
 from chiasm.serving import catalogue
 from chiasm.serving.batching import Batcher
-from chiasm.serving.bodies import Given, Upload
+from chiasm.serving.bodies import Given, Upload, UploadForm
 from chiasm.serving.cards import Cards
 from chiasm.serving.classify import Classifier, Recognised
 from chiasm.serving.files import OwnFile, url_of
@@ -36,7 +37,7 @@ from chiasm.serving.observe import Metrics, logger, where_from
 from chiasm.serving.problems import Problem
 from chiasm.serving.schemas import Asked, Plain
 from chiasm.serving.settings import Settings
-from chiasm.serving.teaching import StoreFile
+from chiasm.serving.teaching import StoreItem
 from chiasm.serving.uploads import Uploads
 from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Outcome, Text, Video
 from chiasm.verbs.query import Part, Query, SearchOptions, SearchResult
@@ -141,6 +142,7 @@ class Engine:
         settings: bounds.
         metrics: where batches are counted.
         uploads: files that queries name.
+        base: what the addresses of files begin with.
     """
 
     def __init__(
@@ -151,15 +153,17 @@ class Engine:
         settings: Settings,
         metrics: Metrics,
         uploads: Uploads,
+        base: str = "",
     ) -> None:
         self.classifier = classifier
+        self._base = base
         self.ready = False
         self.ended = False
         self._searcher = searcher
         self._settings = settings
         self._metrics = metrics
         self._uploads = uploads
-        self._cards = Cards()
+        self._cards = Cards(base)
         self._encodes: Batcher[Any, Any] = Batcher(
             self._encode, most=settings.batch, wait=settings.batch_wait, capacity=settings.max_media, name="encode"
         )
@@ -281,14 +285,18 @@ class Engine:
             raise SpaceError(f"the model takes {', '.join(self.classifier.modalities)}; the item has none of these")
         return Opened(tuple(media), Plain())
 
-    async def add(self, store: StoreFile, upload: Upload, *, name: str, label: str | None, who: str) -> str:
-        """Hand an uploaded file, with its label if it has one, to `store`, and return the id of the item."""
+    async def add(self, store: StoreItem, form: UploadForm, *, who: str) -> str:
+        """Hand the uploaded files of an item, with what is known of it, to `store`, and return the id of the item."""
 
         def work() -> str:
-            with tempfile.NamedTemporaryFile(prefix="chiasm-", suffix=upload.suffix) as file:
-                upload.write(cast("BinaryIO", file))
-                file.flush()
-                return store(Path(file.name), name=name, label=label, who=who)
+            with ExitStack() as stack:
+                files = []
+                for upload in form.files:
+                    file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="chiasm-", suffix=upload.suffix))
+                    upload.write(cast("BinaryIO", file))
+                    file.flush()
+                    files.append(Path(file.name))
+                return store(files, label=form.label, folder=form.folder, who=who)
 
         return await self.read(work)
 
@@ -317,7 +325,7 @@ class Engine:
 
     async def items(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Return items in this order, of those that are there."""
-        return [{**item_of(row), **card} for row, card in await self.read(self._with_cards, ids)]
+        return [{**item_of(row, self._base), **card} for row, card in await self.read(self._with_cards, ids)]
 
     async def moments(self, item: str) -> list[dict[str, Any]]:
         """Return the moments of an item's files, see `schemas.ItemMoment`."""
@@ -447,7 +455,7 @@ class Engine:
     def _search_one(self, work: tuple[Query, SearchOptions]) -> dict[str, Any]:
         query, options = work
         found = self._searcher.search(query, options)
-        return answer_of(replace(found, notes=tuple(map(self.without_paths, found.notes))))
+        return answer_of(replace(found, notes=tuple(map(self.without_paths, found.notes))), self._base)
 
     # -------------------------------------------------------------------------------------------------------- and back
 
@@ -501,7 +509,7 @@ class Engine:
             ) from error
 
 
-def answer_of(found: SearchResult) -> dict[str, Any]:
+def answer_of(found: SearchResult, base: str) -> dict[str, Any]:
     """Return a search result in the terms of `schemas.Found`, without the paths of files on the server."""
     hits = [
         {
@@ -513,7 +521,7 @@ def answer_of(found: SearchResult) -> dict[str, Any]:
             "start": hit.start,
             "end": hit.end,
             "text": hit.text,
-            "url": None if hit.path is None else url_of(hit.id, hit.modality, hit.number),
+            "url": None if hit.path is None else base + url_of(hit.id, hit.modality, hit.number),
             "moments": [vars(moment) for moment in hit.moments],
             "metadata": hit.metadata,
             "caption": None,
@@ -539,7 +547,7 @@ def without_folders(encoder: str) -> str:
     return ",".join(key + sign + (Path(name).name if Path(name).is_absolute() else name) for key, sign, name in parts)
 
 
-def item_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def item_of(row: Mapping[str, Any], base: str) -> dict[str, Any]:
     """Return the row of an item in the terms of `schemas.Item`."""
     media = []
     for modality in MODALITIES:
@@ -550,7 +558,7 @@ def item_of(row: Mapping[str, Any]) -> dict[str, Any]:
                     "modality": modality,
                     "number": number,
                     "text": value if inline else None,
-                    "url": None if inline else url_of(str(row["id"]), modality, number),
+                    "url": None if inline else base + url_of(str(row["id"]), modality, number),
                 }
             )
     metadata = {name: value for name, value in row.items() if name not in {"id", *MODALITIES}}

@@ -20,10 +20,11 @@ from collections.abc import Callable, Mapping
 from io import FileIO
 from threading import Lock
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chiasm.files import one_form
 from chiasm.serving.keys import KeyRing
 from chiasm.serving.observe import Metrics, logger
 from chiasm.serving.page import POLICY, is_page
@@ -41,6 +42,7 @@ _BUCKETS = 10_000
 _LONGEST_TARGET = 64 * 1024  # words of up to 10,000 characters, most of them of one byte
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _ITEMS = b"/v1/items/"
+_COLLECTION = b"/c/"
 _LONGEST_HEADERS = 16 * 1024
 _GONE = 499  # the status, in logs and metrics, where the client has gone before its answer
 
@@ -221,7 +223,7 @@ class Guard:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         visit = Visit(_id_of(headers), self._held, self._settings.max_pixels)
         scope.setdefault("state", {})["visit"] = visit
-        scope = _with_raw_ids(scope)
+        scope = _with_raw_ids(_of_collection(scope))
         path: str = scope["path"]
         extra = self._headers(visit.id, path)
         started = 0  # the status, once it is sent
@@ -427,6 +429,18 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _of_collection(scope: Scope) -> Scope:
+    """Return the scope with the name of the collection that its path begins with in the state, and the path without it."""
+    raw = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+    scope["state"]["collection"] = ""
+    if not raw.startswith(_COLLECTION):
+        return scope
+    name, _, rest = raw.partition(b"?")[0].removeprefix(_COLLECTION).partition(b"/")
+    scope["state"]["collection"] = one_form(unquote(name.decode("latin-1")))
+    rest = b"/" + rest
+    return {**scope, "raw_path": rest, "path": unquote(rest.decode("latin-1"))}
 
 
 def _with_raw_ids(scope: Scope) -> Scope:

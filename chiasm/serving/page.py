@@ -77,7 +77,7 @@ async def static(name: str, request: Request) -> Response:
 @router.api_route("/report", methods=["GET", "HEAD"])
 async def report(request: Request) -> Response:
     """Return the newest report of the collection, to be shown in a frame of its own, without scripts."""
-    newest = newest_report(request.app.state.parts.engine.folder)
+    newest = newest_report(request.scope["state"]["parts"].engine.folder)
     if newest is None:
         raise Problem(
             404, "file", "there is no report; chiasm evaluate COLLECTION --report COLLECTION/reports/NAME.html"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Protocol, TypeAlias
 from urllib.parse import unquote
 
 from fastapi import Request
@@ -12,11 +12,14 @@ from pydantic import AfterValidator, BaseModel
 from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
+from chiasm.encoders.cache import cache_folder
 from chiasm.errors import ChiasmError
 from chiasm.files import one_form
 from chiasm.serving.bodies import visit_of
 from chiasm.serving.catalogue import Catalogue
-from chiasm.serving.engine import Engine
+from chiasm.serving.classify import Classifier
+from chiasm.serving.engine import Engine, Searcher
+from chiasm.serving.jobs import Jobs
 from chiasm.serving.lists import SavedLists
 from chiasm.serving.map import Mapper
 from chiasm.serving.observe import Metrics, QueryLog
@@ -32,24 +35,106 @@ ItemId: TypeAlias = Annotated[str, AfterValidator(lambda raw: one_form(unquote(r
 """An id in a path, which `guard` leaves percent-encoded: it may hold slashes, line ends and the names of routes."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The parts that the routes use; in the application's state as `parts`."""
+class Models(Protocol):
+    """The models of a collection, one of which recognises."""
 
-    engine: Engine
+    @property
+    def current(self) -> str | None:
+        """The name of the one that recognises."""
+
+    def names(self) -> list[str]:
+        """Return the names of those that there are. May block."""
+
+    def use(self, name: str) -> None:
+        """Have another one recognise from now on. May block.
+
+        Raises:
+            ChiasmError: there is none of this name, or it does not fit the collection.
+        """
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all collections of a server share."""
+
     settings: Settings
     metrics: Metrics
+    uploads: Uploads
+    queries: QueryLog | None
+    jobs: Jobs | None
+
+    @classmethod
+    def of(cls, settings: Settings, jobs: Jobs | None = None) -> Shared:
+        """Return what goes with some limits."""
+        uploads = Uploads(cache_folder() / "uploads", most_bytes=settings.kept_uploads, keep_free=settings.keep_free)
+        queries = None if settings.query_log is None else QueryLog(settings.query_log)
+        return cls(settings, Metrics(), uploads, queries, jobs)
+
+
+@dataclass
+class Parts:
+    """The parts of one collection, which its routes use: in the state of a request as `parts`.
+
+    Attributes:
+        name: of the collection.
+        engine: searches and recognises.
+        shared: with the other collections.
+        teaching: the parts of the feedback loop that are offered; others when another model recognises.
+        catalogue: the order of its items.
+        lists: that people made.
+        mapper: draws the map.
+        models: that can be chosen.
+    """
+
+    name: str
+    engine: Engine
+    shared: Shared
     teaching: Teaching
     catalogue: Catalogue
-    uploads: Uploads
     lists: SavedLists
-    mapper: Mapper | None
-    queries: QueryLog | None
+    mapper: Mapper | None = None
+    models: Models | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The limits of the server."""
+        return self.shared.settings
+
+    @property
+    def uploads(self) -> Uploads:
+        """Files that people search with."""
+        return self.shared.uploads
+
+
+def parts_for(
+    shared: Shared,
+    searcher: Searcher,
+    *,
+    classifier: Classifier | None = None,
+    teaching: Teaching = Teaching(),  # noqa: B008  # frozen
+    mapper: Mapper | None = None,
+    base: str = "",
+) -> Parts:
+    """Return the parts of one collection.
+
+    Args:
+        shared: with others.
+        searcher: what is searched in.
+        classifier: the model that recognises.
+        teaching: the parts of the feedback loop that are offered.
+        mapper: draws the map.
+        base: what the addresses of its files begin with.
+    """
+    engine = Engine(
+        searcher, classifier, settings=shared.settings, metrics=shared.metrics, uploads=shared.uploads, base=base
+    )
+    catalogue, lists = Catalogue(lambda: searcher.collection), SavedLists(searcher.collection.path)
+    return Parts(engine.folder.name, engine, shared, teaching, catalogue, lists, mapper)
 
 
 def parts_of(request: Request) -> Parts:
-    """Return the parts of the server that a request came to."""
-    parts: Parts = request.app.state.parts
+    """Return the parts of the collection that a request is for."""
+    parts: Parts = request.scope["state"]["parts"]
     return parts
 
 

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import hashlib
 import ipaddress
 import os
-import re
-import shutil
 import signal
 import socket
 import sys
@@ -21,7 +18,7 @@ import time
 import webbrowser
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,28 +31,17 @@ from uvicorn.server import HANDLED_SIGNALS
 from uvicorn.supervisors import Multiprocess
 
 from chiasm.encoders.runtime import Device
-from chiasm.errors import ChiasmError, LabelError
-from chiasm.files import one_form, temporary_of
-from chiasm.serving.app import create_app
-from chiasm.serving.classify import Classifier
+from chiasm.errors import ChiasmError
+from chiasm.serving.app import create_shelf_app
+from chiasm.serving.building import Plan, build_parts
+from chiasm.serving.jobs import Jobs
 from chiasm.serving.keys import KeyRing
-from chiasm.serving.map import Mapper
 from chiasm.serving.observe import log_lines, logger
-from chiasm.serving.problems import disk_full
-from chiasm.serving.schemas import FeedbackEntry, LabelEntry
+from chiasm.serving.parts import Shared
 from chiasm.serving.settings import Settings
-from chiasm.serving.teaching import Teaching
-from chiasm.store.add import add_manifests
+from chiasm.serving.shelf import Shelf
 from chiasm.store.collection import Collection
-from chiasm.store.feedback import FeedbackTable, Label, Thumb
-from chiasm.store.manifest import read_manifest
-from chiasm.verbs.align import AlignReport, align
-from chiasm.verbs.drift import DriftReport, collection_drift
-from chiasm.verbs.learn import LearnReport, learn_again
 from chiasm.verbs.model import load_model
-from chiasm.verbs.review import Review, review_items
-from chiasm.verbs.search import Searcher
-from chiasm.verbs.spaces import start_of
 
 PORT = 8265
 _WORKER = ExitStack()  # of a worker process, until it ends
@@ -64,22 +50,10 @@ _OPEN_SECONDS = 120  # until a browser is not opened any more
 _WORKER_SECONDS = 120  # a worker that loads its libraries may not answer its parent for a while
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Describe a server process; pickled for the workers."""
-
-    collection: Path
-    model: Path | None
-    space: str | None
-    device: Device
-    keys: KeyRing | None
-    edit: bool = False
-    settings: Settings
-
-
 def serve(
-    collection: str | Path,
+    collection: str | Path | Sequence[str | Path] = (),
     *,
+    collections: str | Path | None = None,
     model: str | Path | None = None,
     space: str | None = None,
     host: str = "127.0.0.1",
@@ -98,9 +72,12 @@ def serve(
     """Serve a page for people and a REST API for programs until stopped (Ctrl-C, SIGTERM); running requests finish.
 
     Args:
-        collection: the collection to search. `add` may go on meanwhile: new items appear without a restart.
-        model: a folder that `fit` wrote, to recognise with.
-        space: name of the space to search. Default: the newest.
+        collection: the collection to search, or several, each of which has its own address, `/c/NAME/`. `add` may go on
+            meanwhile: new items appear without a restart.
+        collections: a folder of collections, all of which are served, also those that come into it later.
+        model: a folder that `fit` wrote, to recognise with; of a server of one collection. Default: the newest that was made
+            on the page, in the folder `models` of the collection.
+        space: name of the space to search, of a server of one collection. Default: the newest.
         host: address to listen on. Any but a loopback address needs `api_key_file`.
         port: 0 takes a free one; the log names it.
         api_key_file: hashes of the accepted keys, see `make_key`.
@@ -111,7 +88,8 @@ def serve(
             hold the tables and files which it was given.
         query_log: a file to log the texts of queries in. Default: they are not kept.
         max_pixels: width times height above which an image that is sent is too large. Default: 40 million.
-        edit: whether whoever may come in may add files to the collection, remove items from it, and align it.
+        edit: whether whoever may come in may add files, remove items, align, and fit models; and, in the folder
+            `collections`, make collections.
         open_page: whether to open the page in this machine's browser, when it is there.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
@@ -128,9 +106,21 @@ def serve(
             f"{host} lets other machines in, and no API key is asked for. Make one: chiasm make-key FILE, "
             "and serve with --api-key-file FILE; or stay on 127.0.0.1"
         )
+    named = (collection,) if isinstance(collection, str | Path) else tuple(collection)
+    paths = tuple(Path(one).absolute() for one in named)
+    if not paths and collections is None:
+        raise ChiasmError("there is nothing to serve: name a collection, or with --collections a folder of them")
+    if len({path.name for path in paths}) < len(set(paths)):
+        raise ChiasmError("two collections have one name, and it is their address. Serve them apart, or rename one")
+    if (model is not None or space is not None) and (len(paths) != 1 or collections is not None):
+        raise ChiasmError(
+            "--model and --space are of one collection; serve it alone, or put its models into its folder models"
+        )
     base = Settings()
     plan = Plan(
-        collection=Path(collection).absolute(),
+        collections=paths,
+        folder=None if collections is None else _folder(collections, "holds collections"),
+        workers=workers,
         model=None if model is None else Path(model).absolute(),
         space=space,
         device=device,
@@ -140,22 +130,23 @@ def serve(
             base,
             host_names=(*base.host_names, *host_names, *(() if local else (socket.gethostname(), socket.getfqdn()))),
             rate=rate if rate is not None or keys is None else base.rate,
-            roots=tuple(map(_root, roots)),
+            roots=tuple(_folder(root, "has files that may be given away") for root in roots),
             query_log=None if query_log is None else Path(query_log).absolute(),
             uploads=base.uploads if max_pixels is None else replace(base.uploads, max_pixels=max_pixels),
         ),
     )
-    Collection.open(plan.collection)  # what is wrong is said here, not by every worker
+    for path in plan.collections:
+        Collection.open(path)  # what is wrong is said here, not by every worker
     if plan.model is not None:
         load_model(plan.model)
     with log_lines(), listen(host, port) as listening:
         _run(plan, listening, workers=workers, local=local, open_page=open_page)
 
 
-def _root(path: str | Path) -> Path:
+def _folder(path: str | Path, what: str) -> Path:
     folder = Path(path).resolve()
     if not folder.is_dir():
-        raise ChiasmError(f"the root {path} is no folder. Name one whose files may be given away")
+        raise ChiasmError(f"{path} is no folder. Name one that {what}")
     return folder
 
 
@@ -173,7 +164,7 @@ def _run(plan: Plan, listening: socket.socket, *, workers: int, local: bool, ope
         try:
             uvicorn.Server(Config(app, plan.settings)).run([listening])
         finally:
-            if app.state.parts.engine.ended:
+            if all(parts.engine.ended for parts in app.state.shelf.opened):
                 faulthandler.cancel_dump_traceback_later()
     else:
         config = Config(partial(_build_or_exit, plan), plan.settings, factory=True, workers=workers)
@@ -194,102 +185,17 @@ def _open_page(address: tuple[str, int]) -> None:
 
 def build(plan: Plan) -> FastAPI:
     """Return the application of one process."""
-    searcher = Searcher(plan.collection, space=plan.space, device=plan.device, warm=True)
-    classifier: Classifier | None = None
-    table = FeedbackTable(searcher.collection)
-    model = plan.model
-
-    def rate(entries: Sequence[FeedbackEntry], *, who: str) -> int:
-        thumbs = [Thumb(entry.item, entry.verdict, entry.query or "") for entry in entries]
-        return table.add(thumbs, who=who, version=searcher.space.digest)
-
-    def label(entries: Sequence[LabelEntry], *, who: str) -> int:
-        rows = [Label(entry.item, entry.column or _only_column(classifier), entry.label) for entry in entries]
-        return table.add(rows, who=who)
-
-    def add(path: Path, /, *, name: str, label: str | None, who: str) -> str:
-        free = shutil.disk_usage(searcher.collection.path).free
-        if free < plan.settings.keep_free:
-            raise disk_full(f"{free:,} bytes are free on the disk of the collection")
-        item = take_in(searcher, path, name)
-        if label is not None:
-            table.add([Label(item, _only_column(classifier), label)], who=who)
-        return item
-
-    def remove(ids: Sequence[str]) -> int:
-        removed = searcher.collection.remove(map(one_form, ids))
-        searcher.refresh()
-        return removed
-
-    def align_pairs() -> AlignReport:
-        report = align(searcher.collection.path, device=plan.device)
-        searcher.refresh()
-        return report
-
-    teaching = Teaching(rate=rate, label=label, counts=table.count)
-    if plan.edit:
-        teaching = replace(teaching, add=add, remove=remove, align=align_pairs)
-    if model is not None:
-        start = start_of(searcher.collection, searcher.networks)
-        classifier = Classifier(load_model(model), searcher.networks, start)
-
-        def learn() -> LearnReport:
-            report = learn_again(model, searcher.collection, searcher.networks, start)
-            if report.switched:
-                app.state.parts.engine.classifier = Classifier(load_model(model), searcher.networks, start)
-            return report
-
-        def drift() -> DriftReport:
-            return collection_drift(load_model(model), searcher.collection, searcher.networks, start)
-
-        def review(most: int) -> Review:
-            return review_items(load_model(model), searcher.collection, searcher.networks, start, most=most)
-
-        teaching = replace(teaching, add=add, learn=learn, drift=drift, review=review)
-    app = create_app(
-        plan.settings, searcher, classifier=classifier, keys=plan.keys, teaching=teaching, mapper=Mapper(searcher)
+    runs_jobs = plan.edit and plan.workers == 1  # of several processes each would know its own jobs only
+    shared = Shared.of(plan.settings, Jobs(plan.settings.job_seconds) if runs_jobs else None)
+    create = plan.create if plan.edit and plan.folder is not None else None
+    shelf = Shelf(
+        plan.known,
+        lambda name, folder: build_parts(plan, name, folder, shared),
+        most=plan.settings.max_open,
+        create=create,
     )
-    return app
-
-
-def take_in(searcher: Searcher, path: Path, name: str) -> str:
-    """Add an uploaded file to the collection under a name made from its content, and return the id of its item.
-
-    Args:
-        searcher: of the collection.
-        path: the file.
-        name: that it had; only its ending is used, and only to show what kind of file it is.
-
-    Raises:
-        ChiasmError: nothing in it can be embedded.
-    """
-    collection = searcher.collection
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    ending = Path(name).suffix.lower()
-    kept = collection.uploads / (digest + (ending if re.fullmatch(r"\.[a-z0-9]{1,5}", ending) else ""))
-    kept.parent.mkdir(exist_ok=True)
-    if not kept.exists():
-        part = temporary_of(kept)
-        try:
-            shutil.copyfile(path, part)
-            part.replace(kept)
-        finally:
-            part.unlink(missing_ok=True)
-    report = add_manifests(collection, [read_manifest(kept)], searcher.networks)
-    searcher.refresh()
-    for row in collection.files():
-        if row["path"] == str(kept):
-            return str(row["item"])
-    reason = report.outcomes[0].reason if report.outcomes else "nothing in it can be embedded"
-    raise ChiasmError(f"the file cannot be taken: {reason}")
-
-
-def _only_column(classifier: Classifier | None) -> str:
-    """Return the column of labels that name none: the one that the model predicts."""
-    if classifier is None:
-        raise LabelError("say the column that the label is of: there is no model here that would tell")
-    return classifier.label
+    shelf.open_first()
+    return create_shelf_app(shared, shelf, keys=plan.keys)
 
 
 def _build_or_exit(plan: Plan) -> FastAPI:

@@ -24,6 +24,7 @@ MOST_OFFSET = 10_000
 MOST_OUTCOMES = 200
 MOST_CHOSEN = 10_000
 MOST_IDS = 100_000
+MOST_FILES = 8  # of one item
 
 
 def _decoded(value: Any) -> bytes:
@@ -54,14 +55,16 @@ UploadName: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}(\.[a-z0-9]{
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a request, with nothing in it that is not known."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 # ---------------------------------------------------------------------------------------------------------- requests
 
 
-class Plain(_Strict):
+class Plain(Strict):
     """The non-file parts of an item."""
 
     text: Words | None = None
@@ -111,7 +114,7 @@ class SearchQuery(_Files, Asked):
         return self
 
 
-class SearchOptions(_Strict):
+class SearchOptions(Strict):
     """How to search, whatever with."""
 
     k: int = Field(10, ge=1, le=MOST_STREAMED, description=f"Hits; over {MOST_HITS} only as NDJSON.")
@@ -140,7 +143,7 @@ class SearchWords(SearchOptions, Asked):
     """One query without files."""
 
 
-class ItemsQuery(_Strict):
+class ItemsQuery(Strict):
     """Which items to list."""
 
     after: str | None = Field(None, min_length=1, max_length=4000, description="`next` of the page before.")
@@ -158,13 +161,13 @@ class ItemsQuery(_Strict):
     )
 
 
-class ReviewQuery(_Strict):
+class ReviewQuery(Strict):
     """How much to look at."""
 
     limit: int = Field(60, ge=1, le=MOST_ITEMS)
 
 
-class IdsQuery(_Strict):
+class IdsQuery(Strict):
     """Which items to name."""
 
     where: Where | None = None
@@ -172,13 +175,13 @@ class IdsQuery(_Strict):
     within: ListName | None = Field(None, description="Only items of this list, see /v1/lists.")
 
 
-class UploadQuery(_Strict):
+class UploadQuery(Strict):
     """A picture of a file to search with."""
 
     size: Size = Size.TINY
 
 
-class FacetsQuery(_Strict):
+class FacetsQuery(Strict):
     """Items and columns to count."""
 
     where: Where | None = None
@@ -186,14 +189,14 @@ class FacetsQuery(_Strict):
     column: Annotated[tuple[str, ...], Field(max_length=40)] = Field((), description="Columns. Default: the first 40.")
 
 
-class FileQuery(_Strict):
+class FileQuery(Strict):
     """How to send a file."""
 
     size: Size | None = Field(None, description="A preview instead: pixels of the longer side of a picture of it.")
     v: str | None = Field(None, max_length=64, description="The version of the file that `preview` named.")
 
 
-class ListChange(_Strict):
+class ListChange(Strict):
     """A change to a list, which is made where there is none."""
 
     name: ListName
@@ -201,19 +204,19 @@ class ListChange(_Strict):
     remove: Annotated[tuple[Id, ...], Field(max_length=MOST_CHOSEN)] = ()
 
 
-class ListQuery(_Strict):
+class ListQuery(Strict):
     """One list."""
 
     name: ListName
 
 
-class Chosen(_Strict):
+class Chosen(Strict):
     """Items by their ids."""
 
     ids: list[Id] = Field(min_length=1, max_length=MOST_CHOSEN)
 
 
-class ExportRequest(_Strict):
+class ExportRequest(Strict):
     """Items to take along: by their ids, or all that meet conditions."""
 
     format: Literal["csv", "parquet", "zip"] = Field(description="`zip`: the files of the items.")
@@ -222,11 +225,11 @@ class ExportRequest(_Strict):
     within: ListName | None = None
 
 
-class NoOptions(_Strict):
+class NoOptions(Strict):
     """Nothing beside the items."""
 
 
-class PredictOptions(_Strict):
+class PredictOptions(Strict):
     """How sure sets and alarms are to be."""
 
     level: Share = Field(0.9, description="How often the set of labels is to hold the true one.")
@@ -239,13 +242,13 @@ class PredictRequest(PredictOptions):
     items: list[Thing] = Field(min_length=1, max_length=MOST_THINGS)
 
 
-class EmbedRequest(_Strict):
+class EmbedRequest(Strict):
     """Several items."""
 
     items: list[Thing] = Field(min_length=1, max_length=MOST_THINGS)
 
 
-class FeedbackEntry(_Strict):
+class FeedbackEntry(Strict):
     """A rating of one hit of one query."""
 
     item: Id
@@ -253,13 +256,13 @@ class FeedbackEntry(_Strict):
     query: Words | None = Field(None, description="The query in words, where it had any.")
 
 
-class FeedbackRequest(_Strict):
+class FeedbackRequest(Strict):
     """Thumbs up and down."""
 
     entries: list[FeedbackEntry] = Field(min_length=1, max_length=MOST_ENTRIES)
 
 
-class LabelEntry(_Strict):
+class LabelEntry(Strict):
     """The correct label of one item."""
 
     item: Id
@@ -269,22 +272,30 @@ class LabelEntry(_Strict):
     )
 
 
-class AddRequest(_Strict):
-    """A file, and its label if it has one."""
+class AddRequest(Strict):
+    """The files of one item, such as a picture and its text, and what is known of it."""
 
-    file: bytes = Field(json_schema_extra={"format": "binary"})
+    file: Annotated[
+        list[Annotated[bytes, Field(json_schema_extra={"format": "binary"})]],
+        Field(min_length=1, max_length=MOST_FILES),
+    ]
     label: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
         None, description="For the model to learn from. Needed by a server that was started without `--edit`."
     )
+    folder: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        None,
+        description="Name of the folder that they lay in: the columns `folder` and `label` of the item, as where a folder is "
+        "added. Needs `--edit`.",
+    )
 
 
-class UploadRequest(_Strict):
+class UploadRequest(Strict):
     """A file to search with."""
 
     file: bytes = Field(json_schema_extra={"format": "binary"})
 
 
-class MapQuery(_Strict):
+class MapQuery(Strict):
     """The map to draw."""
 
     modality: Modality = "image"
@@ -296,7 +307,7 @@ class MapQuery(_Strict):
     )
 
 
-class LabelsRequest(_Strict):
+class LabelsRequest(Strict):
     """Labels and corrections."""
 
     entries: list[LabelEntry] = Field(min_length=1, max_length=MOST_ENTRIES)
@@ -566,22 +577,6 @@ class Doubt(BaseModel):
     label: str | None
     prediction: str = Field(description="Of a model that has not learned from the item.")
     probability: float
-
-
-class Direction(BaseModel):
-    """How often what is looked for is among the first ten hits, on pairs that were held out."""
-
-    direction: str = Field(description="E.g. `text_to_image`.")
-    before: float
-    after: float
-
-
-class AlignAnswer(BaseModel):
-    """A space that was learned from pairs, which is searched from now on."""
-
-    space: str
-    pairs: int
-    directions: list[Direction]
 
 
 class ReviewAnswer(BaseModel):

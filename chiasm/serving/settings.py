@@ -101,6 +101,13 @@ class Settings:
     kept_uploads: int = 2**30
     """Bytes of the files of queries that are kept, so that the address of a search with a file can be sent to others."""
 
+    max_open: int = 4
+    """Collections that are open at a time, each with its encoders. Another one takes the place of the one that was asked for
+    the longest ago."""
+
+    job_seconds: float = 4 * 3600.0
+    """How long `align` or `fit` may take where it is started on the page."""
+
     refresh_seconds: float = 1.0
     """How old what a search sees may be while `chiasm add` writes."""
 
@@ -122,6 +129,7 @@ class Settings:
                 "max_connections",
                 "batch",
                 "readers",
+                "max_open",
             ),
             *(
                 "head_seconds",
@@ -130,6 +138,7 @@ class Settings:
                 "answer_seconds",
                 "stop_seconds",
                 "close_seconds",
+                "job_seconds",
                 "burst",
             ),
         ):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
-from chiasm.verbs.align import AlignReport
 from chiasm.verbs.drift import DriftReport
 from chiasm.verbs.learn import LearnReport
 from chiasm.verbs.review import Review
@@ -36,15 +35,23 @@ class StoreLabels(Protocol):
         """Store the entries of one sender."""
 
 
-class StoreFile(Protocol):
-    """Add an uploaded file to the collection, with its label if it has one, and return the id of its item. May block.
+class StoreItem(Protocol):
+    """Add the uploaded files of one item to the collection, and return the id of the item. May block.
 
     Raises:
-        ChiasmError: nothing in the file can be embedded.
+        ChiasmError: nothing in the files can be embedded.
     """
 
-    def __call__(self, path: Path, /, *, name: str, label: str | None, who: str) -> str:
-        """Add the file; `name` is what the sender called it, never to be used as a path."""
+    def __call__(self, files: Sequence[Path], /, *, label: str | None, folder: str | None, who: str) -> str:
+        """Add the files.
+
+        Args:
+            files: temporary ones.
+            label: a corrected label, for the model to learn from.
+            folder: the name of the folder that they were in where they came from: its columns `folder` and `label`, as of
+                a folder that is added. Never a path.
+            who: sent them.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +61,9 @@ class Teaching:
     Attributes:
         rate: stores ratings of hits.
         label: stores corrected labels.
-        add: adds uploaded files, with their labels where they have any.
+        add: adds items, from uploaded files.
         learn: trains the model again, has the server use it if it replaces the old one, and reports the comparison.
         review: chooses items whose labels are worth a look.
-        align: learns from pairs of pictures and texts, has the server search in the result, and reports what it is worth.
         remove: removes items from the collection and returns how many there were.
         drift: compares new items with those that the model was trained on.
         counts: stored ratings and labels by kind.
@@ -65,10 +71,9 @@ class Teaching:
 
     rate: StoreRatings | None = None
     label: StoreLabels | None = None
-    add: StoreFile | None = None
+    add: StoreItem | None = None
     learn: Callable[[], LearnReport] | None = None
     review: Callable[[int], Review] | None = None
-    align: Callable[[], AlignReport] | None = None
     remove: Callable[[Sequence[str]], int] | None = None
     drift: Callable[[], DriftReport] | None = None
     counts: Callable[[], Mapping[str, int]] | None = None

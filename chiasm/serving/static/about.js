@@ -1,14 +1,15 @@
 // Report and Health: one plain sentence first, then what is behind it.
 
 import * as api from "./api.js";
-import { button, counted, h, note, number, problem, table } from "./dom.js";
+import { counted, h, note, number, problem, table } from "./dom.js";
+import { base } from "./state.js";
 
 export function renderReport(view) {
   if (view.firstElementChild) return;
   view.replaceChildren(note("Loading …"));
-  fetch("/report", { method: "HEAD" }).then((answer) => view.replaceChildren(...(answer.ok
-    ? [h("div", { class: "row between" }, h("h2", {}, "Newest report"), h("a", { href: "/report", target: "_blank", rel: "noopener" }, "Open alone")),
-      h("iframe", { id: "report", src: "/report", sandbox: "", title: "Newest report" })]
+  api.hasReport().then((isThere) => view.replaceChildren(...(isThere
+    ? [h("div", { class: "row between" }, h("h2", {}, "Newest report"), h("a", { href: `${base}/report`, target: "_blank", rel: "noopener" }, "Open alone")),
+      h("iframe", { id: "report", src: `${base}/report`, sandbox: "", title: "Newest report" })]
     : [h("h2", {}, "Nothing was measured yet"),
       note("chiasm evaluate COLLECTION --report COLLECTION/reports/NAME.html measures how good the answers are, and shows it here.")])),
   (error) => view.replaceChildren(problem(error)));
@@ -21,33 +22,12 @@ const described = ({ name, modalities, licence, parameters, size }) => [
 
 const counts = (values) => Object.entries(values).map(([name, count]) => `${number(count)} ${name}`).join(", ") || "none";
 
-// Learn from pairs how to search pictures by words, and say what that is worth.
-function aligner(status, refresh) {
-  if (!status.edits || !status.embeddings.image || !status.embeddings.text) return "";
-  const outcome = h("div", { id: "aligned", "aria-live": "polite" });
-  const percent = (share) => `${Math.round(100 * share)} of 100`;
-  const start = button("Learn from pictures and their texts", async () => {
-    start.disabled = true;
-    outcome.replaceChildren(note("Learning …"));
-    try {
-      const { space, pairs, directions } = await api.align();
-      outcome.replaceChildren(h("p", {}, `Learned from ${counted(pairs, "pair")}; “${space}” is searched from now on. Found among the first ten, on pairs that were held out:`),
-        table(["", "before", "now"], directions.map((one) => [one.direction.replaceAll("_", " "), percent(one.before), percent(one.after)])));
-      await refresh();
-    } catch (error) {
-      outcome.replaceChildren(problem(error));
-    }
-    start.disabled = false;
-  }, { id: "align" });
-  return h("section", {}, h("h2", {}, "Make search better"), start, outcome);
-}
-
-export async function renderHealth(view, _, { status, refresh }) {
+export async function renderHealth(view, _, { status }) {
   if (view.firstElementChild) return;
   const sentence = h("p", { id: "sentence", class: "sentence", role: "status" }, "Looking …");
   const warnings = h("section", { id: "drift" });
   const files = h("section", { id: "outcomes" });
-  view.replaceChildren(sentence, warnings, files, aligner(status, refresh), h("h2", {}, "What is served"),
+  view.replaceChildren(sentence, warnings, files, h("h2", {}, "What is served"),
     table([], [
       ["items", number(status.items)], ["files", counts(status.outcomes)], ["embeddings", counts(status.embeddings)],
       ["encoder", status.encoder], ...status.models.map((model) => ["model", described(model)]), ["columns", status.columns.join(", ") || "none"],

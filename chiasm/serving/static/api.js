@@ -1,9 +1,11 @@
 // The REST API. A refused request becomes an Error with the server's own words.
 
+import { base } from "./state.js";
+
 async function asked(path, options = {}) {
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await fetch(base + path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer. Is it still running?");
@@ -27,7 +29,7 @@ function query(values) {
 
 function form(values) {
   const data = new FormData();
-  for (const [name, value] of Object.entries(values)) data.append(name, value);
+  for (const [name, value] of Array.isArray(values) ? values : Object.entries(values)) data.append(name, value);
   return { method: "POST", body: data };
 }
 
@@ -53,9 +55,17 @@ export const rate = (entry) => json("/v1/feedback", { entries: [entry] });
 export const label = (entries) => json("/v1/labels", { entries });
 export const remove = (chosen) => json("/v1/remove", { ids: chosen }).then((answer) => answer.removed);
 export const review = (limit) => ask(`/v1/review?limit=${limit}`);
-export const align = () => ask("/v1/align", { method: "POST" });
 export const learn = () => ask("/v1/learn", { method: "POST" });
 export const predict = (file) => ask("/v1/predict", form({ file })).then((answer) => answer.predictions[0]);
 export const teach = (file, name) => ask("/v1/items", form({ file, label: name }));
-export const add = (file) => ask("/v1/items", form({ file })).then((answer) => answer.id);
+export const add = (files, folder) => ask("/v1/items", form([...files.map((file) => ["file", file]), ...(folder ? [["folder", folder]] : [])])).then((answer) => answer.id);
+export const collections = () => ask("/v1/collections");
+export const makeCollection = (name) => json("/v1/collections", { name });
+export const models = () => ask("/v1/models");
+export const useModel = (name) => json("/v1/models", { name });
+export const jobs = () => ask("/v1/jobs").then((answer) => answer.jobs);
+export const job = (id) => ask(`/v1/jobs/${id}`);
+export const startJob = (body) => json("/v1/jobs", body);
+export const cancelJob = (id) => ask(`/v1/jobs/${id}`, { method: "DELETE" });
+export const hasReport = () => fetch(`${base}/report`, { method: "HEAD" }).then((answer) => answer.ok);
 export const exported = (value) => asked("/v1/export", body(value)).then((answer) => answer.blob());

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { button, h, icon, toast } from "./dom.js";
-import { FRESH } from "./state.js";
+import { FRESH, base } from "./state.js";
 
 const files = new Map(); // names and pictures of the files that were sent from this window, by the name that the server gave them
 const MINUS = /(?:^|\s)-(?=[^\s\d-])(.*)$/su; // a word with a minus before it begins what is not wanted
@@ -92,7 +92,7 @@ function fileOf(name) {
   const known = files.get(name);
   const label = known?.label ?? "file";
   if (known && known.kind !== "image" && known.kind !== "video") return [icon("sound"), label];
-  const image = h("img", { src: `/v1/uploads/${encodeURIComponent(name)}?size=160`, alt: "", class: "mini" });
+  const image = h("img", { src: `${base}/v1/uploads/${encodeURIComponent(name)}?size=160`, alt: "", class: "mini" });
   image.addEventListener("error", () => image.remove(), { once: true });
   return [image, label];
 }

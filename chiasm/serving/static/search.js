@@ -1,5 +1,6 @@
 // Search: the query bar, facets beside it, the grid, the map; each is made anew only when its part of the address changes.
 
+import { addFiles } from "./adding.js";
 import * as api from "./api.js";
 import { button, h, problem, select, toast } from "./dom.js";
 import { facets } from "./facets.js";
@@ -74,19 +75,9 @@ function skeleton(view) {
 // A button that adds files to the collection, and then shows the last of them.
 function adder(go, refresh) {
   const input = h("input", { type: "file", id: "add-files", multiple: true, class: "hidden", tabIndex: -1, "aria-hidden": "true", onchange: async () => {
-    const files = [...input.files];
-    const problems = [];
-    let last = "";
-    for (const [place, file] of files.entries()) {
-      toast(`Adding ${place + 1} of ${files.length} …`);
-      try {
-        last = await api.add(file);
-      } catch (error) {
-        problems.push(`${file.name}: ${error.message}`);
-      }
-    }
+    const { added, total, last, problems } = await addFiles(input.files, { tell: (place, of) => toast(`Adding ${place + 1} of ${of} …`) });
     await refresh();
-    toast(problems.length ? `${files.length - problems.length} of ${files.length} files added. ${problems[0]}` : `${files.length} added.`);
+    toast(problems.length ? `${added} of ${total} added. ${problems[0].join(": ")}` : `${added} added.`);
     if (last) go({ item: last });
   } });
   return h("span", {}, button("Add files", () => input.click(), { id: "add" }), input);

@@ -68,7 +68,7 @@ export class Selection {
       h("div", { class: "row" },
         act("Select all", this.all, { id: "select-all" }),
         status.labels && status.columns.length > 0 && act("Label", this.label, { id: "label" }),
-        act("Add to list", this.addToList, { id: "add-to-list" }),
+        act("Add to a list or tag", this.addToList, { id: "add-to-list" }),
         state.list && act("Take off the list", this.takeOff, { id: "take-off" }),
         act("CSV", () => this.export("csv"), { id: "csv", title: "Export as CSV" }),
         act("Parquet", () => this.export("parquet"), { title: "Export as Parquet" }),
@@ -99,7 +99,7 @@ export class Selection {
 
   async addToList() {
     const names = Object.keys(await api.lists());
-    const name = await askFor(`Add ${counted(this.ids.size, "item")} to a list`, { field: "Name of the list, old or new", options: names, action: "Add" });
+    const name = await askFor(`Add ${counted(this.ids.size, "item")} to a list`, { field: "Name of the list or tag, old or new", options: names, action: "Add" });
     if (!name) return;
     const { size } = await changed(name, "add", [...this.ids]);
     toast(`The list “${name}” has ${counted(size, "item")} now.`);

@@ -5,7 +5,8 @@ const LISTS = ["like", "liked", "disliked", "upload", "has"];
 const FLAGS = ["hybrid", "map"];
 const FILTERS = ["is", "eq", "min", "max"]; // texts, numbers and truth values, ends of ranges: is.COLUMN=VALUE
 
-export const VIEWS = ["search", "teach", "report", "health"];
+export const VIEWS = ["search", "teach", "report", "health", "manage"];
+export const base = location.pathname.match(/^\/c\/[^/]+/)?.[0] ?? ""; // of one of several collections
 
 export function read(query = location.search) {
   const params = new URLSearchParams(query);
@@ -34,7 +35,7 @@ export function write(state) {
     }
   }
   const query = params.toString();
-  return query ? `/?${query}` : "/";
+  return `${base}/${query ? `?${query}` : ""}`;
 }
 
 // What a search starts from: nothing asked and nothing rated, the rest as it is.
