@@ -45,7 +45,8 @@ class Client:
     """A connection to a server. May be used from several threads, which take turns.
 
     Args:
-        url: where the server is, e.g. `"http://127.0.0.1:8265"`.
+        url: where the server is, e.g. `"http://127.0.0.1:8265"`; of one of several collections with its address,
+            `"http://127.0.0.1:8265/c/photos"`.
         key: API key, where it needs one.
         timeout: seconds to wait for an answer.
         retries: how often to ask again where the server is busy.

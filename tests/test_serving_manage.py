@@ -100,7 +100,12 @@ def test_every_collection_has_an_address_and_the_first_needs_none(folder: Path) 
             hit = answer.json()["results"][0]["hits"][0]
             assert hit["preview"].startswith(one["address"])
         assert (await client.get("/v1/status")).json()["items"] == 4
-        refused(await client.get("/c/none/v1/status"), 404, "There are: a, b b, c")
+        chiasm.add([table(folder.parent / "late", range(3))], to=folder / "0 late")
+        names = [one["name"] for one in (await client.get("/v1/collections")).json()["collections"]]
+        assert names == ["a", "0 late", "b b", "c"], "what comes later does not become the first"
+        assert (await client.get("/c/0 late/v1/status")).json()["items"] == 3
+        assert (await client.get("/v1/status")).json()["items"] == 4
+        refused(await client.get("/c/none/v1/status"), 404, "There are: 0 late, a, b b, c")
         refused(await client.get("/c/a/c/c/v1/status"), 404, "no such route")
 
     ask(build(shelf_plan(folder)), work)
@@ -154,6 +159,7 @@ def test_a_collection_is_made_filled_and_served_at_once(tmp_path: Path, fake: No
         one = (await client.post("/v1/collections", json={"name": "été 1"})).json()
         assert one == {"name": "été 1", "address": "/c/%C3%A9t%C3%A9%201"}
         refused(await client.post("/v1/collections", json={"name": "été 1"}), 409, "another name")
+        assert (await client.get("/v1/status")).json()["name"] == "été 1"
         files = [("file", ("x/../bird.png", png((9, 200, 9)))), ("file", ("bird.txt", b"a green bird"))]
         sent = await client.post(f"{one['address']}/v1/items", files=files, data={"folder": "birds"})
         item = (await client.get(f"{one['address']}/v1/items/{sent.json()['id']}")).json()
@@ -218,6 +224,8 @@ def test_what_cannot_be_served_together_is_said_before(folder: Path) -> None:
         chiasm.serve([folder / "a", folder / "c"], model="birds")
     with pytest.raises(ChiasmError, match="is no folder"):
         chiasm.serve(collections=folder / "nowhere")
+    with pytest.raises(ChiasmError, match="a collection itself"):
+        chiasm.serve(collections=folder / "a")
 
 
 # ---------------------------------------------------------------------------------------------------------------- jobs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -269,6 +270,25 @@ def test_what_is_added_meanwhile_is_found(made: tuple[Path, Path], tmp_path: Pat
                 await asyncio.sleep(0.01)
 
     ask(plan(tmp_path / "growing"), work)
+
+
+def test_new_items_are_judged_in_the_words_of_the_command(made: tuple[Path, Path], tmp_path: Path) -> None:
+    collection, model = tmp_path / "growing", tmp_path / "model"
+    shutil.copytree(made[0], collection)
+    shutil.copytree(made[1], model)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        told = chiasm.drift(model, collection)
+        answer = (await client.get("/v1/drift")).json()
+        assert answer == {"sentence": told.sentence, "warnings": list(told.warnings)}
+        sentences.append(told.sentence)
+
+    sentences: list[str] = []
+    ask(plan(collection, model), work)
+    chiasm.add([table(tmp_path / "media", range(100, 110))], to=collection)
+    ask(plan(collection, model), work)
+    assert "no items came" in sentences[0]
+    assert "10 new items are too few" in sentences[1]
 
 
 def test_a_model_of_other_encoders_is_refused(made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

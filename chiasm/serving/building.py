@@ -34,6 +34,7 @@ from chiasm.verbs.review import Review, review_items
 from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import start_of
 
+MOST_COLLECTIONS = 200  # that are made on the page
 MODELS = "models"  # in the folder of a collection: models that were made on the page
 
 
@@ -65,7 +66,7 @@ class Plan:
         """Make an empty collection in the folder.
 
         Raises:
-            Problem: 404, there is no folder for it; 409, there is something of this name.
+            Problem: 404, there is no folder for it; 409, there is something of this name, or there are too many.
         """
         if self.folder is None or not self.edit:
             raise Problem(
@@ -73,8 +74,11 @@ class Plan:
                 "not-served",
                 "this server makes no collections. Start it so: chiasm serve --collections FOLDER --edit",
             )
-        if name in self.known() or (self.folder / name).exists():
+        known = self.known()
+        if name in known or (self.folder / name).exists():
             raise Problem(409, "collection", f"there is something called {name!r} already. Choose another name")
+        if len(known) >= MOST_COLLECTIONS:
+            raise Problem(409, "collection", f"there are {len(known)} collections; on the page no more are made")
         Collection.create(self.folder / name, encoder=self.encoder)
 
     def base_of(self, name: str) -> str:

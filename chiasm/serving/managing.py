@@ -122,9 +122,7 @@ async def cancel_job(request: Request, job: str) -> Response:
 
 def _jobs_of(parts: Parts) -> Jobs:
     if parts.shared.jobs is None:
-        raise lacks(
-            "permission to learn beside itself", "Start it with it, in one process: chiasm serve COLLECTION --edit"
-        )
+        raise lacks("permission to learn", "Start it with it, in one process: chiasm serve COLLECTION --edit")
     return parts.shared.jobs
 
 

@@ -116,6 +116,8 @@ def serve(
         raise ChiasmError(
             "--model and --space are of one collection; serve it alone, or put its models into its folder models"
         )
+    if collections is not None and (Path(collections) / "chiasm.json").exists():
+        raise ChiasmError(f"{collections} is a collection itself. Serve it: chiasm serve {collections}")
     base = Settings()
     plan = Plan(
         collections=paths,

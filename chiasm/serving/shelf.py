@@ -84,8 +84,8 @@ class Shelf:
         return all(parts.engine.ready for parts in self.opened)
 
     def names(self) -> list[str]:
-        """Return the names of the collections, that of the first one first. May block."""
-        return [*self._known()]
+        """Return the names of the collections, first that of the one that is meant where none is named. May block."""
+        return sorted(self._known(), key=lambda name: name != self._first)
 
     @asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[Parts]:

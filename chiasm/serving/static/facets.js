@@ -47,7 +47,7 @@ function modalities(counts, state, go) {
 function listChooser(lists, state, { go, refresh }) {
   const names = Object.keys(lists);
   if (!names.length && !state.list) return "";
-  return h("fieldset", { class: "facet" }, h("legend", {}, "Lists"), h("ul", {}, names.map((name) =>
+  return h("fieldset", { class: "facet" }, h("legend", {}, "Lists and tags"), h("ul", {}, names.map((name) =>
     row(name, lists[name], state.list === name, () => go({ list: state.list === name ? "" : name, item: "" })))),
   state.list && button("Delete this list", () => api.deleteList(state.list).then(() => { go({ list: "" }); refresh(); }), { class: "quiet", id: "delete-list" }));
 }
