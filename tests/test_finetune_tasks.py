@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from chiasm.cli import run
 from chiasm.encoders.tuned import read_about
 from chiasm.errors import ChiasmError, LabelError
 from chiasm.finetuning.comparison import compare
-from chiasm.finetuning.items import Items, collate
+from chiasm.finetuning.items import Examples, Items, collate
 from chiasm.finetuning.recipe import Recipe
 from chiasm.finetuning.tasks import Rows, Task, row_weights, start_tasks
 from chiasm.finetuning.towers import Tower
-from chiasm.finetuning.trainer import Classifier
+from chiasm.finetuning.trainer import Classifier, embed, train
 from chiasm.finetuning.views import store_views
 from chiasm.recognition.targets import Target, parse_target
 from chiasm.types import Text
@@ -228,6 +229,35 @@ def test_a_mixed_item_has_the_values_that_one_of_the_two_lacks_from_the_other(tm
             assert one["targets"][2] == pytest.approx(2.0)
     assert mixed
     assert collate([items[0], items[1]])["weights"].shape == (2, 2)
+
+
+def test_one_network_learns_what_each_column_asks_for(tmp_path: Path) -> None:
+    """A class and a number lie in directions that the start hardly sees; two of three items lack one of them."""
+    torch.manual_seed(0)
+    states = np.random.default_rng(1).normal(size=(90, 4))
+    kind = np.where(np.arange(90) % 3 == 0, -1, states[:, 2] > 0)
+    size = np.where(np.arange(90) % 3 == 1, np.nan, states[:, 3])
+    columns = [
+        Target("kind", "classes", kind, kind >= 0, np.array(["no", "yes"])),
+        Target("size", "number", size, np.isfinite(size), np.empty(0)),
+    ]
+    openers = [partial(Text, " ".join(map(str, row))) for row in states.round(3).tolist()]
+    grown = {}
+    for name, some in (("both", columns), ("kind", columns[:1]), ("size", columns[1:])):
+        tower = Matrix()
+        with torch.no_grad():
+            tower.layer.weight.copy_(torch.eye(3, 4) + 0.05 * torch.eye(3, 4).roll(2, 1))
+        views = store_views(tower, openers, tmp_path / "views", views=1, seed=0)
+        rows = np.flatnonzero(np.any([one.known for one in some], axis=0))
+        recipe = Recipe(method="full", epochs=10, batch_size=15, rate=0.05, views=0, average=1.0, patience=0)
+        examples = Examples(some, np.arange(90), np.zeros(90, dtype=bool))
+        frozen = embed(tower, views, np.arange(90))
+        tuned = train(
+            tower, views, examples, rows, recipe, tmp_path / name, frozen=frozen, measured=rows[:1], device="cpu"
+        )
+        grown[name] = tuned.weights["layer.weight"].norm(dim=0)
+    assert grown["both"][2] > 0.3 and grown["both"][3] > 0.3
+    assert grown["kind"][3] < grown["both"][3] and grown["size"][2] < grown["both"][2]
 
 
 # ------------------------------------------------------------------------------------------------------------- the verbs
