@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from chiasm.verbs.align import statistics as statistics
     from chiasm.verbs.drift import drift as drift
     from chiasm.verbs.evaluate import evaluate as evaluate
+    from chiasm.verbs.explain import explain as explain
     from chiasm.verbs.export import export as export
     from chiasm.verbs.feedback import feedback as feedback
     from chiasm.verbs.feedback import labels as labels
@@ -55,6 +56,7 @@ _MODULES = {
     "align": "verbs.align",
     "drift": "verbs.drift",
     "evaluate": "verbs.evaluate",
+    "explain": "verbs.explain",
     "export": "verbs.export",
     "feedback": "verbs.feedback",
     "finetune": "verbs.finetune",

@@ -32,6 +32,7 @@ from chiasm.types import FileOutcome
 from chiasm.verbs.add import add, remove
 from chiasm.verbs.align import AlignReport, align
 from chiasm.verbs.evaluate import Evaluation, evaluate
+from chiasm.verbs.explain import ExplainReport, explain
 from chiasm.verbs.export import ExportReport, export
 from chiasm.verbs.fit import fit
 from chiasm.verbs.model import Model, load_model, model_version, save_model
@@ -315,6 +316,13 @@ class SavedModel:
     def export(self, out: str | Path, **options: Any) -> ExportReport:
         """Write it as one file that runs without chiasm, see `chiasm.export`."""
         return export(self.path, out=out, **options)
+
+    def explain(
+        self, data: Data = (), *, collection: str | Path | OpenCollection | None = None, **options: Any
+    ) -> ExplainReport:
+        """Say what predictions rest on, see `chiasm.explain`."""
+        path = collection.path if isinstance(collection, OpenCollection) else collection
+        return explain(self.path, data, collection=path, **options)
 
     def evaluate(self, collection: str | Path | OpenCollection, **options: Any) -> Evaluation:
         """Measure it on the labelled items of a collection, see `chiasm.evaluate`."""

@@ -32,7 +32,7 @@ PANELS = {
     "Start": ["demo", "add", "status", "serve"],
     "Find": ["search", "predict"],
     "Learn": ["align", "fit", "finetune", "feedback", "labels", "learn"],
-    "Measure": ["evaluate", "drift"],
+    "Measure": ["evaluate", "drift", "explain"],
     "Manage": ["remove", "export", "reembed", "statistics", "revert", "make-key"],
 }
 

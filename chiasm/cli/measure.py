@@ -10,7 +10,7 @@ import typer
 import chiasm
 from chiasm import console
 from chiasm.cli import complete, results
-from chiasm.cli.parameters import App, CollectionPath, Device, ModelPath, Report, Space, Where, pair_of
+from chiasm.cli.parameters import App, CollectionPath, Device, MaxPixels, ModelPath, Report, Space, Where, pair_of
 
 app = App("Measure")
 
@@ -98,3 +98,59 @@ def drift(
     """Measure how far the items of a collection lie from those that a model was trained on."""
     report = chiasm.drift(model, collection, since=since, where=where, device=device)
     console.show(report.as_dict(), lambda: results.print_drift_report(report))
+
+
+@app.verb(
+    "chiasm explain birds new.jpg",
+    "chiasm explain birds new-photos --collection photos.index --report why.html",
+    then="chiasm labels, for answers that are wrong.",
+    doing="Explaining",
+    rows=True,
+)
+def explain(
+    model: ModelPath,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PATH", help="As for predict. None: with --collection, measure alone."),
+    ] = None,
+    collection: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="COLLECTION", help="Gives items that speak for and against, and those to measure faithfulness on."
+        ),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Of a model that predicts several: which to explain.")
+    ] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="What to explain. Default: the most probable class of each item."),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Items a modality to measure faithfulness on; 0: do not.")
+    ] = 40,
+    every: Annotated[
+        bool, typer.Option("--all", help="Also show kinds of reasons that are no better than random ones.")
+    ] = False,
+    report: Report = None,
+    max_pixels: MaxPixels = None,
+    device: Device = "auto",
+) -> None:
+    """Say what predictions rest on: modalities, places, words, seconds, examples; and how far to believe it."""
+    result = chiasm.explain(
+        model,
+        list(paths or ()),
+        collection=collection,
+        column=column,
+        answer=answer,
+        sample=sample,
+        every=every,
+        report=report,
+        max_pixels=max_pixels,
+        device=device,
+    )
+    document = result.as_dict()
+    console.show(document, lambda: results.print_explanations(result, report), rows=document["explanations"])
+    if paths and not result.explanations:
+        console.say("no item could be used", err=True)
+        raise typer.Exit(1)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from chiasm.verbs.align import AlignReport
     from chiasm.verbs.drift import DriftReport
     from chiasm.verbs.evaluate import Evaluation
+    from chiasm.verbs.explain import ExplainReport
     from chiasm.verbs.export import ExportReport
     from chiasm.verbs.finetune import FinetuneReport
     from chiasm.verbs.fit import FitReport
@@ -372,6 +373,40 @@ def print_drift_report(report: DriftReport) -> None:
         say(f"  {modality}: MMD p = {drift.p_value:.3f}, PSI {drift.psi:.2f}")
     for modality, count in report.too_few.items():
         say(f"  {modality}: {count} items are too few to tell")
+
+
+def print_explanations(report: ExplainReport, written: Path | None) -> None:
+    """Print what each prediction rests on, and how far that can be believed."""
+    from chiasm.report.reasons import summary_of
+
+    for one in report.explanations[:SHOWN]:
+        say(f"{one.id}: {one.answer}" + ("" if one.probability is None else f" ({one.probability:.2f})"))
+        if len(one.modalities) > 1:
+            shares = ", ".join(f"{name} {share:+.2f}" for name, share in one.modalities.items())
+            say(
+                f"  of {one.evidence:+.2f}: {shares}" + ("" if one.prior is None else f", before both {one.prior:+.2f}")
+            )
+        for medium in one.media:
+            words = f"not explained, {medium.note}" if medium.method is None else summary_of(medium)
+            say(f"  {medium.modality}: {words}")
+        for title, sign in (("for", 1), ("against", -1)):
+            examples = [f"{row.id} ({row.label}) {row.weight:+.2f}" for row in one.examples if row.weight * sign > 0]
+            if examples:
+                say(f"  learned from, {title}: {', '.join(examples)}")
+    if len(report.explanations) > SHOWN:
+        say(f"{len(report.explanations) - SHOWN} more: --json has all of them.")
+    if report.faithfulness:
+        say(f"What hiding a part of a medium makes of the answer, on {report.measured}:")
+        table = new_table("medium", "hidden", "nothing", "strongest", "random", "weakest", "gap", "error", "items")
+        for name, own in report.faithfulness.items():
+            numbers = (own.whole, own.strongest, own.random, own.weakest, own.gap, own.standard_error)
+            table.add_row(name, f"{own.share:.0%}", *map(_decimal, numbers), str(own.items))
+        print_table(table)
+    for words in report.notes:
+        say(f"{_first_large(words)}.")
+    _print_outcomes(report.outcomes)
+    if written is not None:
+        remark(f"Report: {written}")
 
 
 def _counts(counts: Mapping[Any, int]) -> str:

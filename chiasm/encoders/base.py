@@ -78,6 +78,19 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class Cells:
+    """What the places of pictures give to their embeddings, which are the means over the places.
+
+    Attributes:
+        vectors: a row a place.
+        boxes: left, top, right and bottom of each place, as shares of the picture's width and height; may lie outside of it.
+    """
+
+    vectors: Float[np.ndarray, "pictures places dim"]
+    boxes: Float[np.ndarray, "pictures places 4"]
+
+
+@dataclass(frozen=True)
 class ClassHead:
     """A pretrained linear classifier on an encoder's embeddings: `softmax(vectors @ weight + bias)` over `names`.
 
@@ -199,6 +212,10 @@ class Encoder(ABC):
             for row, text in zip(rows, part.texts, strict=True):
                 texts[row] = text
         return Embeddings(vectors, tuple(texts))
+
+    def cells(self, pictures: Sequence[Image]) -> Cells | None:  # noqa: ARG002
+        """Return what the places of pictures give to their embeddings; None where these are no means over places."""
+        return None
 
     def class_head(self) -> ClassHead | None:
         """Return the pretrained classifier that reads these embeddings, where the weights have one (else None)."""

@@ -73,6 +73,7 @@ def efficientnet_lite0(
     blocks: int | None = None,
     stages: Sequence[tuple[int, ...]] = STAGES,
     side: int = 224,
+    pooled: bool = True,
 ) -> onnx.ModelProto:
     """Return EfficientNet-Lite0: `pixels`, batch x 224 x 224 x 3 bytes, to 1280 pooled features.
 
@@ -85,6 +86,7 @@ def efficientnet_lite0(
         blocks: stop behind the first so many, at least 1, and give the output of the last of them as one row.
         stages: of another network of the series.
         side: pixels of the input, a multiple of 32.
+        pooled: give the mean over the places of the last map; else all of the map as one row, channel by channel.
 
     Raises:
         KeyError: a weight is missing.
@@ -106,6 +108,8 @@ def efficientnet_lite0(
             if number == blocks:
                 return graph.model(graph("Flatten", x), int(np.prod(block_shape(number))), inputs)
     x = _convolve(graph, x, weights, "_conv_head", "_bn1")
+    if not pooled:
+        return graph.model(graph("Flatten", x), 1280 * (side // 32) ** 2, inputs)
     features = graph("Flatten", graph("GlobalAveragePool", x))
     return graph.model(features, 1280, inputs)
 

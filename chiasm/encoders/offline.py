@@ -24,7 +24,7 @@ from PIL import Image as PillowImage
 from tokenizers import Tokenizer
 
 from chiasm.encoders import passages
-from chiasm.encoders.base import ClassHead, Embeddings, Encoder, Portable, Prepared, View
+from chiasm.encoders.base import Cells, ClassHead, Embeddings, Encoder, Portable, Prepared, View
 from chiasm.encoders.cache import file_digest, fingerprint, make_once
 from chiasm.encoders.licence import PretrainedModel, licence_of_folder, licence_of_package
 from chiasm.encoders.runtime import Arrays, Device, Graph, Network, in_int8, pad
@@ -88,6 +88,8 @@ class ImageEncoder(Encoder):
         self.fingerprint = in_int8(key) if int8 else key
         graph = Graph(self.name, key, self._build, DIM)
         self._network = Network(graph, device=device, examples=_pictures if int8 else None)
+        whole = Graph(f"{self.name}-cells", fingerprint(key, "cells"), self._build_cells, DIM * (SIDE // 32) ** 2)
+        self._cells = None if int8 else Network(whole, device=device)
 
     def prepare(self, media: Media) -> Prepared:
         """Return the pixels of a picture, `1 x 224 x 224 x 3` bytes."""
@@ -134,6 +136,21 @@ class ImageEncoder(Encoder):
         )
         return Network(graph, device=self._network.device), shape
 
+    def cells(self, pictures: Sequence[Image]) -> Cells | None:
+        """Return what the 7 x 7 places of pictures give to the mean that is the embedding; None in int8."""
+        if self._cells is None:
+            return None
+        pixels = np.concatenate([self.prepare(picture) for picture in pictures])
+        maps = self._cells.run_rows({"pixels": pixels}).reshape(len(pictures), DIM, -1)
+        edges = np.linspace(0, 1, round(maps.shape[2] ** 0.5) + 1)
+        top, left = (grid.ravel() for grid in np.meshgrid(edges[:-1], edges[:-1], indexing="ij"))
+        bottom, right = (grid.ravel() for grid in np.meshgrid(edges[1:], edges[1:], indexing="ij"))
+        square = np.stack([left, top, right, bottom], axis=1)
+        sides = np.array([picture.pixels.shape[1::-1] * 2 for picture in pictures])  # width, height, width, height
+        # The picture lies in the middle of a square whose side is its own longer one.
+        boxes = (square - 0.5) * sides.max(axis=1)[:, None, None] / sides[:, None] + 0.5
+        return Cells(maps.swapaxes(1, 2), boxes)
+
     def int8_cosines(self) -> dict[Modality, float]:
         """Return how close int8 is to float32."""
         return _known("image", self._network)
@@ -142,6 +159,11 @@ class ImageEncoder(Encoder):
         from chiasm.encoders.networks import efficientnet_lite0
 
         return efficientnet_lite0(self.weights())
+
+    def _build_cells(self) -> onnx.ModelProto:
+        from chiasm.encoders.networks import efficientnet_lite0
+
+        return efficientnet_lite0(self.weights(), pooled=False)
 
     def weights(self) -> dict[str, np.ndarray]:
         """Return the weights, by their published names.

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from chiasm.errors import ChiasmError, MediaError
 from chiasm.evaluation.intervals import Interval
@@ -43,10 +43,13 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 THUMBNAIL = 160  # pixels, longer side
+HEAT = 280  # of a picture with what its places say
 SOUND_BYTES = 300_000  # a longer sound is left out
 MEDIA_BYTES = 8_000_000  # of all pictures and sounds of a page together, as they stand in the file
 TEXT_CHARACTERS = 400  # of an example's text in HTML and Markdown
 CELLS = 4000  # of the numbers behind a chart in HTML and Markdown; JSON has all of them
+
+_FOR, _AGAINST = (214, 90, 5), (5, 90, 190)  # colours of what speaks for an answer and against it
 
 _PLAYED = {  # what browsers play, by kind of file
     kinds.WAV: "audio/wav",
@@ -151,6 +154,47 @@ class _Media:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A part of a picture, and how much it says: above 0 for the answer, below 0 against it."""
+
+    box: tuple[float, float, float, float]  # left, top, right, bottom, as shares of the picture's width and height
+    weight: float
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A part of a text, by its characters, and how much it says."""
+
+    start: int
+    end: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class _Heat:
+    kind: ClassVar = "heat"
+    picture: Path
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class _Marked:
+    kind: ClassVar = "marked"
+    text: str
+    marks: tuple[Mark, ...]
+
+    @property
+    def runs(self) -> list[tuple[str, float]]:
+        """The text in runs, each with its weight as a share of the largest; 0 between the marks."""
+        largest = max((abs(mark.weight) for mark in self.marks), default=0.0) or 1.0
+        runs, at = [], 0
+        for mark in sorted(self.marks, key=lambda one: one.start):
+            runs += [(self.text[at : mark.start], 0.0), (self.text[mark.start : mark.end], mark.weight / largest)]
+            at = mark.end
+        return [run for run in [*runs, (self.text[at:], 0.0)] if run[0]]
+
+
+@dataclass(frozen=True)
 class _Plot:
     kind: ClassVar = "plot"
     chart: str
@@ -182,7 +226,7 @@ class _Summary:
     advice: str
 
 
-_Block: TypeAlias = _Summary | _Section | _Paragraph | _Code | _Table | _Cards | _Media | _Plot
+_Block: TypeAlias = _Summary | _Section | _Paragraph | _Code | _Table | _Cards | _Media | _Heat | _Marked | _Plot
 
 
 class Page:
@@ -263,6 +307,14 @@ class Page:
         of more than 300 kB or of a kind that browsers do not play, or the 8 MB for media of a page are used up.
         """
         self._blocks.append(_Media(tuple(examples)))
+
+    def heat(self, picture: Path, places: Sequence[Place]) -> None:
+        """Add a picture with what its places say laid over it: warm for the answer, cold against it."""
+        self._blocks.append(_Heat(picture, tuple(places)))
+
+    def marked(self, text: str, marks: Sequence[Mark]) -> None:
+        """Add a text whose words are coloured by what they say; those against the answer are underlined, too."""
+        self._blocks.append(_Marked(text, tuple(marks)))
 
     def chart(self, chart: Chart) -> None:
         """Add a chart of `chiasm.report.plots`; neighbouring charts stand side by side."""
@@ -419,6 +471,10 @@ class _Embedder:
         """Embed a small picture; of a video, the frame in its middle."""
         return self._embed(path, thumbnail)
 
+    def heat(self, block: _Heat) -> _Embedded:
+        """Embed a picture with what its places say laid over it."""
+        return self._embed(block.picture, lambda path: heat_picture(path, block.places))
+
     def sound(self, path: Path) -> _Embedded:
         """Embed a whole sound file."""
         return self._embed(path, _player)
@@ -441,11 +497,41 @@ def thumbnail(path: Path) -> str:
     Raises:
         MediaError: it cannot be read, or is neither.
     """
-    media = load(path, image_size=THUMBNAIL, frames=1)
+    return _data_uri(_small(path, THUMBNAIL))
+
+
+def heat_picture(path: Path, places: Sequence[Place]) -> str:
+    """Return a small picture with what its places say laid over it, as a data URI.
+
+    Raises:
+        MediaError: it cannot be read, or is no picture.
+    """
+    picture = _small(path, HEAT)
+    size = np.array(picture.size * 2)
+    heat = np.zeros((2, picture.height, picture.width), np.float32)  # for and against
+    for place in places:
+        left, top, right, bottom = np.clip(np.round(np.multiply(place.box, size)), 0, size).astype(int)
+        heat[int(place.weight < 0), top:bottom, left:right] = abs(place.weight)
+    heat *= 255 / (heat.max() or 1.0)
+    across = max((place.box[2] - place.box[0] for place in places), default=0.0) * picture.width
+    grey = np.repeat(np.asarray(picture.convert("L"), np.float32)[..., None], 3, axis=2) * 0.5 + 127.5 * 0.7
+    for shades, colour in zip(heat, (_FOR, _AGAINST), strict=True):
+        soft = Image.fromarray(shades.astype(np.uint8)).filter(ImageFilter.GaussianBlur(across / 3))
+        opacity = 0.75 * np.asarray(soft, np.float32)[..., None] / 255
+        grey = (1 - opacity) * grey + opacity * np.array(colour, np.float32)
+    return _data_uri(Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)))
+
+
+def _small(path: Path, side: int) -> Image.Image:
+    media = load(path, image_size=side, frames=1)
     if not isinstance(media, Pixels | Video):
         raise MediaError(Outcome.UNSUPPORTED, f"a picture was expected; the file holds {media.modality}")
     picture = Image.fromarray(media.pixels if isinstance(media, Pixels) else media.frames[0])
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.thumbnail((side, side))
+    return picture
+
+
+def _data_uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -507,6 +593,12 @@ def _markdown(block: _Block) -> str:
                         for e in examples
                     ),
                 )
+            )
+        case _Heat(picture):
+            return _md(str(picture))
+        case _Marked():
+            return "".join(
+                f"**{_md(run)}**" if weight > 0.5 else _md(run) if run.strip() else " " for run, weight in block.runs
             )
         case _Plot():
             return "\n\n".join([f"### {_md(block.title)}", _md_table(block.shown), *map(_md, block.notes)])

@@ -1,0 +1,271 @@
+"""The verb `explain`: what the predictions of a model rest on, and how far that can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from chiasm import encoders, work
+from chiasm.encoders.base import fingerprints_of
+from chiasm.encoders.runtime import Device
+from chiasm.errors import ChiasmError, LabelError, MediaError
+from chiasm.evaluation.record import Record
+from chiasm.files import is_within
+from chiasm.media.limits import Limits, limits_of
+from chiasm.recognition import Recognizer
+from chiasm.recognition.columns import Fitted
+from chiasm.recognition.explanations import Examples
+from chiasm.recognition.linear import class_weights
+from chiasm.recognition.reasons import Explanation, Faithfulness
+from chiasm.splits import class_name
+from chiasm.store.collection import Collection
+from chiasm.store.ingest import embed_manifests
+from chiasm.store.sources import Data, manifests_of
+from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Source
+from chiasm.verbs.add import OnProgress
+from chiasm.verbs.dataset import Labelled, labelled_items
+from chiasm.verbs.explainer import HIDDEN, Explainer, Part, Vector, measure_faithfulness
+from chiasm.verbs.measure import read_target
+from chiasm.verbs.model import Model, check_report, load_model
+from chiasm.verbs.spaces import start_of
+
+MOST_SHOWN = 100  # items of a report
+FEWEST = 10  # items that the model has not learned from, below which faithfulness is measured on any
+
+
+@dataclass(frozen=True)
+class ExplainReport(Record):
+    """What predictions rest on, in the order of the input.
+
+    Attributes:
+        explanations: of the items.
+        faithfulness: of the reasons that are found in a medium, by its modality; empty where it was not measured.
+        measured: on what faithfulness was measured, in words.
+        notes: what is left out, and why.
+        outcomes: of files that could not be used.
+    """
+
+    explanations: tuple[Explanation, ...]
+    faithfulness: dict[Modality, Faithfulness]
+    measured: str
+    notes: tuple[str, ...]
+    outcomes: tuple[FileOutcome, ...]
+
+
+def explain(
+    model: str | Path,
+    paths: Data = (),
+    *,
+    collection: str | Path | None = None,
+    column: str | None = None,
+    answer: str | None = None,
+    sample: int = 40,
+    every: bool = False,
+    report: str | Path | None = None,
+    max_pixels: int | None = None,
+    device: Device = "auto",
+    on_progress: OnProgress | None = None,
+) -> ExplainReport:
+    """Say what the predictions of a model rest on: modalities, places, words, seconds, and items that it learned from.
+
+    Args:
+        model: a folder that `fit` wrote.
+        paths: as for `predict`; may be left out with a collection, for its faithfulness alone.
+        collection: that the model was fitted on, or another one: gives the items that speak for and against, and those that
+            faithfulness is measured on. Without it neither is there, since a model keeps no items.
+        column: which to explain, of a model that predicts several.
+        answer: the class or label to explain. Default: the most probable one of each item.
+        sample: items a modality that faithfulness is measured on; 0 leaves that out.
+        every: also show kinds of reasons that were found no better than random ones.
+        report: also write a page there, `.html`, `.md` or `.json`.
+        max_pixels: as for `add`.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+        on_progress: called after every file that is read.
+
+    Raises:
+        ChiasmError: neither paths nor a collection; no such column or answer; the collection is of another encoder.
+    """
+    check_report(report)
+    is_bare = isinstance(paths, Sequence) and not len(paths)
+    if is_bare and collection is None:
+        raise ChiasmError("nothing to explain: name files, folders or tables, or a collection to measure on")
+    saved = load_model(Path(model))
+    fitted = _column(saved.recognizer, column)
+    number = _answer(fitted, answer)
+    networks = encoders.resolve(saved.encoder, device=device)
+    saved.check(fingerprints_of(networks))
+    limits = limits_of(max_pixels)
+    explainer = Explainer.of(saved, networks, fitted, number)
+    notes: list[str] = []
+    faithfulness: dict[Modality, Faithfulness] = {}
+    measured = ""
+    if collection is None:
+        notes.append("how faithful this is was not measured, and examples are left out: name the collection for both")
+    else:
+        opened = Collection.open(collection)
+        saved.check(fingerprints_of(encoders.resolve(opened.encoder, device=device)))
+        explainer.learned = _learned(opened, saved, explainer)
+        if explainer.learned is None:
+            notes.append(f"{opened.path.name} has none of the items that the model has learned from: no examples")
+        if sample:
+            items, measured = _sampled(opened, saved, explainer, sample, limits)
+            faithfulness = measure_faithfulness(explainer, items)
+            if not every:
+                explainer.left_out = frozenset(m for m, one in faithfulness.items() if not one.beats_random)
+        notes += [
+            f"what speaks in {modality} is not shown: hiding it changed no more than hiding random parts (--all shows it)"
+            for modality in explainer.left_out
+        ]
+    explanations: list[Explanation] = []
+    outcomes: tuple[FileOutcome, ...] = ()
+    with TemporaryDirectory() as room:  # for media that are in no file
+        if not is_bare:
+            files = embed_manifests(
+                manifests_of(paths, lambda: Path(room)), networks, name=saved.encoder, limits=limits,
+                on_progress=on_progress,
+            )  # fmt: skip
+            outcomes = files.outcomes
+            vectors: dict[str, list[tuple[Modality, str, Vector]]] = {}
+            for modality, own in files.vectors.items():
+                for item_id, slot, vector in zip(own.items, own.slots, own.vectors, strict=True):
+                    vectors.setdefault(item_id, []).append((modality, slot, vector))
+            for done, (item_id, item) in enumerate(files.items.items()):
+                work.tell(work.Step("explanations", done, len(files.items)))
+                parts = _opened(item, vectors.get(item_id, ()), explainer, limits)
+                if parts:
+                    explanations.append(explainer.explain(item_id, _path_of(item, room), parts))
+            lost = len(files.items) - len(explanations)
+            if lost:
+                notes.append(f"{lost} of {len(files.items)} items have nothing that the model knows")
+        result = ExplainReport(tuple(explanations), faithfulness, measured, tuple(notes), outcomes)
+        if report is not None:
+            from chiasm.report.page import Page
+            from chiasm.report.reasons import show_explanation, show_faithfulness
+
+            count = len(explanations)
+            page = Page(
+                f"Why: {Path(model).name}",
+                f"What {count} prediction{'' if count == 1 else 's'} of {fitted.column} rest{'s' if count == 1 else ''} on.",
+                {"encoder": saved.encoder},
+            )
+            for note in notes:
+                page.paragraph(f"{note[0].upper()}{note[1:]}.")
+            for explanation in explanations[:MOST_SHOWN]:
+                show_explanation(page, explanation, unit="the number" if fitted.kind == "number" else "log-odds")
+            if count > MOST_SHOWN:
+                page.paragraph(f"{count - MOST_SHOWN} more: the result as JSON has all of them.")
+            show_faithfulness(page, faithfulness, measured)
+            page.save(report)
+        return replace(result, explanations=tuple(_without_room(one, room) for one in explanations))
+
+
+def _column(recognizer: Recognizer, column: str | None) -> Fitted:
+    columns = recognizer.columns_
+    if column is None and len(columns) == 1:
+        return recognizer.only_column_
+    if column not in columns:
+        wrong = "the model predicts several columns" if column is None else f"the model has no column {column!r}"
+        raise ChiasmError(f"{wrong}: name one of {', '.join(columns)}")
+    return columns[column]
+
+
+def _answer(column: Fitted, answer: str | None) -> int | None:
+    """Return the number of an answer; None: that of each item."""
+    if column.kind == "number" or answer is None:
+        if answer is not None:
+            raise ChiasmError(f"{column.column!r} is a number, which has no classes to name: leave the answer out")
+        return 0 if column.kind == "number" else None
+    names = [class_name(name) for name in column.names]
+    if answer not in names:
+        raise ChiasmError(f"the model does not know {answer!r}: name one of {', '.join(names)}")
+    return names.index(answer)
+
+
+def _path_of(item: Item, room: str) -> str | None:
+    """Return an item's first file, or its text; None of what was in memory."""
+    media = [source for modality in MODALITIES for source in item.sources if source.modality == modality]
+    path = (media[0].path or media[0].text) if media else None
+    return None if path is not None and is_within(path, [room]) else path
+
+
+def _without_room(explanation: Explanation, room: str) -> Explanation:
+    """Return an explanation without paths of media that were in memory."""
+    media = (
+        replace(one, path=None) if one.path is not None and is_within(one.path, [room]) else one
+        for one in explanation.media
+    )
+    return replace(explanation, media=tuple(media))
+
+
+def _opened(
+    item: Item, vectors: Sequence[tuple[Modality, str, Vector]], explainer: Explainer, limits: Limits
+) -> tuple[Part, ...]:
+    """Return the media of an item that the model knows, opened again; `vectors` are those of its slots."""
+    parts = []
+    for modality, slot, vector in vectors:
+        listed_as, _, place = slot.partition("/")
+        source = [source for source in item.sources if source.modality == listed_as][int(place)]
+        if modality in explainer.modalities:
+            parts.append(Part(modality, source, explainer.open(source, limits), vector))
+    return tuple(parts)
+
+
+def _learned(opened: Collection, saved: Model, explainer: Explainer) -> tuple[Labelled, Examples] | None:
+    """Return the items of a collection that a model has learned from, by the labels there; None where there are none."""
+    column = explainer.column
+    try:
+        networks = encoders.resolve(opened.encoder)
+        space = saved.space or start_of(opened, networks)
+        data = labelled_items(opened, networks, space, [column.column], modalities=explainer.modalities, alike=2)
+        data = data.take(np.array([row for row, name in enumerate(data.ids) if name in saved.trained_on], dtype=int))
+        target = read_target(data.values[column.column], column=column.column, kind=column.kind)
+    except LabelError:
+        return None
+    names = [class_name(name) for name in column.names]
+    places = np.array([names.index(name) if name in names else -1 for name in map(class_name, target.names)], dtype=int)
+    values, known, weight = target.values, target.known, np.ones(len(target))
+    if column.kind == "classes":
+        values = np.where(known, places[values], -1)
+        known = values >= 0
+        present, codes = np.unique(values[known], return_inverse=True)
+        weights = saved.recognizer.class_weight
+        weight[known] = class_weights(codes, weight[known], weights, column.names[present].tolist())
+    elif column.kind == "labels":
+        values = np.zeros((len(target), len(names)), dtype=bool)
+        values[:, places[places >= 0]] = target.values[:, places >= 0]
+    return (data, Examples(data.arrays, values, known, weight)) if known.any() else None
+
+
+def _sampled(
+    collection: Collection, saved: Model, explainer: Explainer, sample: int, limits: Limits
+) -> tuple[list[Part], str]:
+    """Return media of items of a collection to measure on, and what these are, in words."""
+    rows = collection.items()
+    unseen = [row for row in rows if row["id"] not in saved.trained_on]
+    seen = len(unseen) < FEWEST
+    chosen = rows if seen else unseen
+    order = np.random.default_rng(0).permutation(len(chosen))
+    parts: list[Part] = []
+    for modality in HIDDEN:
+        taken = 0
+        for number in order:
+            files = chosen[number][modality]
+            if taken == sample or modality not in explainer.modalities:
+                break
+            if not files:
+                continue
+            is_inline = modality == "text" and not Path(files[0]).is_absolute()
+            source = Source(modality, text=files[0]) if is_inline else Source(modality, path=files[0])
+            try:
+                part = explainer.embed(source, limits)
+            except MediaError:  # gone or changed since it was added
+                continue
+            if part is not None:
+                parts.append(part)
+                taken += 1
+    which = "items that the model has learned from" if seen else "items that the model has not learned from"
+    return parts, f"{which}, of {collection.path.name}"
