@@ -20,7 +20,7 @@ from chiasm import encoders
 from chiasm.cli import results
 from chiasm.errors import ChiasmError, CollectionError
 from chiasm.files import digest_file
-from chiasm.serving.run import Plan
+from chiasm.serving.building import Plan
 from chiasm.store.collection import Collection
 
 

@@ -421,7 +421,7 @@ def _write_label_studio(folder: _Folder, out: Path) -> None:
     for row, data in tasks:
         result: list[dict[str, Any]] = []
         if labels := folder.labels(row):
-            one = {"from_name": "label", "to_name": kinds[0], "type": "choices"}
+            one: dict[str, Any] = {"from_name": "label", "to_name": kinds[0], "type": "choices"}
             result.append(one | {"value": {"choices": labels}})
         boxes = read_boxes(row.get(BOXES)) if "image" in data else ()
         size = _size(folder, out / unquote(data["image"].partition("?d=")[2])) if boxes else None
