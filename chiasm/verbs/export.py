@@ -408,9 +408,11 @@ def _write_label_studio(folder: _Folder, out: Path) -> None:
 
     Label Studio refuses a task that lacks what the interface shows, so each has all of it, if only as an empty string.
     """
-    tasks: list[tuple[Mapping[str, Any], dict[Modality, str]]] = []
+    tasks: list[tuple[Mapping[str, Any], dict[str, str]]] = []
     for row in work.steps(folder.rows, "items"):
-        data = {modality: value for modality in _TAGS if (value := _shown(folder, row, modality, out)) is not None}
+        data: dict[str, str] = {
+            modality: value for modality in _TAGS if (value := _shown(folder, row, modality, out)) is not None
+        }
         folder.items += bool(data)
         if data:
             tasks.append((row, data))
