@@ -419,7 +419,7 @@ def _write_label_studio(folder: _Folder, out: Path) -> None:
         else:
             folder.leave(str(row["id"]), Outcome.UNSUPPORTED, "the item has nothing that can be shown")
     kinds = [kind for kind in _TAGS if any(kind in data for _, data in tasks)]
-    document = []
+    document: list[dict[str, Any]] = []
     for row, data in tasks:
         result: list[dict[str, Any]] = []
         if labels := folder.labels(row):
@@ -433,7 +433,7 @@ def _write_label_studio(folder: _Folder, out: Path) -> None:
             one = {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": area}
             # Its converters leave out a box without these.
             result.append(one | ({} if size is None else {"original_width": size[0], "original_height": size[1]}))
-        task = {"chiasm_id": row["id"], **folder.metadata(row), **dict.fromkeys(kinds, ""), **data}
+        task = {"chiasm_id": row["id"], **folder.metadata(row), **dict.fromkeys(map(str, kinds), ""), **data}
         annotations = [{"result": result}] if result else []
         document.append({"id": len(document) + 1, "data": task, "annotations": annotations})
     write_whole(out / "tasks.json", strict_json(document))
