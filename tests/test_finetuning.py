@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 import torch
+from killing import at_every_step
 from media_files import tone
 from tiny_models import MAKERS
 from torch import Tensor, nn
@@ -30,6 +32,7 @@ from chiasm.finetuning.trainer import Classifier, Tuned, class_confusion, embed,
 from chiasm.finetuning.views import Views, change, store_views, stretch
 from chiasm.recognition.targets import Target
 from chiasm.types import Audio, Image, Media, Modality, Outcome, Text
+from chiasm.verbs.climb import train_once
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is run by PyTorch, slower on a CPU:RuntimeWarning")
 
@@ -427,6 +430,13 @@ def test_training_finds_what_the_start_hardly_sees(planted: Views, tmp_path: Pat
     assert all(torch.equal(value, start[name]) for name, value in tower.weights().items())
 
 
+def test_the_accuracy_of_what_is_held_out_is_logged(planted: Views, tmp_path: Path) -> None:
+    accuracy = losses(learn(Planted(), planted, tmp_path / "run"), "eval_accuracy")
+    assert len(accuracy) == RECIPE.epochs
+    assert {round(9 * one, 6) for one in accuracy} <= {*range(10)}  # a fifth of 45 is held out
+    assert accuracy[-1] > 1 / 3
+
+
 def test_an_average_is_between_the_start_and_the_end(planted: Views, tmp_path: Path) -> None:
     end = learn(Planted(), planted, tmp_path / "end").weights["layer.weight"]
     half = replace(RECIPE, average=0.5)
@@ -503,6 +513,25 @@ def test_after_a_kill_the_numbers_are_the_same(options: RecipeOptions, planted: 
     again = learn(Planted(), planted, tmp_path / "killed", recipe=recipe)
     assert torch.equal(again.weights["layer.weight"], whole.weights["layer.weight"])
     assert losses(again, "eval_loss") == losses(whole, "eval_loss")
+
+
+def test_a_kill_at_any_step_leaves_what_gives_the_same_numbers(planted: Views, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=2, ema=0.5)
+    whole = learn(Planted(), planted, tmp_path / "whole", recipe=recipe)
+    work = tmp_path / "work"
+
+    def run() -> Tuned:
+        work.mkdir(exist_ok=True)
+        return train_once(work / "fold-0", Tuned.load, lambda folder: learn(Planted(), planted, folder, recipe=recipe))
+
+    def check() -> None:
+        again = run()
+        assert torch.equal(again.weights["layer.weight"], whole.weights["layer.weight"])
+        assert losses(again, "loss") == losses(whole, "loss")
+        assert Tuned.load(work / "fold-0.safetensors") is not None
+
+    steps = at_every_step(run, lambda: shutil.rmtree(work, ignore_errors=True), check)
+    assert steps >= 3  # the folders of two checkpoints, and the result
 
 
 @pytest.mark.parametrize("schedule", ["linear", "constant", "step"])
@@ -698,6 +727,7 @@ def test_nothing_is_held_out_without_patience(planted: Views, tmp_path: Path) ->
         ({"clip": "high"}, "clip must be a number of at least 0"),
         ({"rank": None}, "rank must be"),
         ({"report_to": ["paper"]}, "report_to takes"),
+        ({"augment": "strong", "views": 0}, "augment says"),
     ],
 )
 def test_options_out_of_range_say_so(options: Mapping[str, object], match: str) -> None:

@@ -145,6 +145,8 @@ class Recipe:
             raise ChiasmError("sgd takes other rates than adamw: name that of the network (rate), such as 0.01")
         if unknown := sorted(set(self.report_to) - set(TRACKERS)):
             raise ChiasmError(f"report_to takes {', '.join(TRACKERS)}; got {unknown[0]!r}")
+        if self.augment == "strong" and not self.views:
+            raise ChiasmError("augment says how copies are changed, and there are none. Ask for some (views)")
         if self.method == "full" and self.blocks is not None:
             raise ChiasmError("the method full trains all blocks: leave blocks out, or take the method blocks")
 

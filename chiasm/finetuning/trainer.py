@@ -159,6 +159,18 @@ class Classifier(Learner):
             loss = loss + class_confusion(scores[~labelled])
         return {"loss": loss + self.penalty(), "logits": scores}
 
+    def measure(self, prediction: transformers.EvalPrediction) -> dict[str, float]:
+        """Return the accuracy in each column of classes, numbered if there are several columns."""
+        assert isinstance(prediction.predictions, np.ndarray)
+        scores, (targets, weights) = prediction.predictions, prediction.label_ids
+        accuracy = {}
+        for number, task in enumerate(self.tasks, start=1):
+            known = weights[:, number - 1] > 0
+            if task.kind == "classes" and known.any():
+                right = scores[known, task.place].argmax(axis=1) == targets[known, task.place].argmax(axis=1)
+                accuracy["accuracy" if len(self.tasks) == 1 else f"accuracy_{number}"] = float(right.mean())
+        return accuracy
+
 
 def class_confusion(scores: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
     """Return how much items without labels are taken for several classes at once: minimum class confusion.
@@ -464,11 +476,11 @@ def _trainer(
         load_best_model_at_end=stops,
         metric_for_best_model="eval_loss" if stops else None,
         greater_is_better=False if stops else None,
-        label_names=["weights"],
+        label_names=["targets", "weights"] if isinstance(model, Classifier) else ["weights"],
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=recipe.strategy == "alternating",
-        prediction_loss_only=True,
+        prediction_loss_only=not isinstance(model, Classifier),
         report_to=[name for name in recipe.report_to if name != "tensorboard"] or "none",
         use_cpu=on_cpu(device),
         bf16=not on_cpu(device) and torch.cuda.is_bf16_supported(),
@@ -489,6 +501,7 @@ def _trainer(
         train_dataset=learned,
         eval_dataset=evaluated,
         data_collator=learned.collate,
+        compute_metrics=model.measure if isinstance(model, Classifier) else None,
         callbacks=callbacks,
     )
     trainer.remove_callback(transformers.PrinterCallback)

@@ -365,7 +365,7 @@ def show_tuned(page: Page, part: TunedPart) -> None:
         f"Trained: {part.trained}. {part.items} items, {part.source_items} of a source, {part.folds} folds, {part.seconds:.0f} s, {part.items_per_second:.0f} items a "
         f"second while learning, {part.batch_size} at a time."
     )
-    _show_losses(page, part.history, "cross-entropy" if [one.kind for one in part.columns] == ["classes"] else "loss")
+    _show_curves(page, part.history, "cross-entropy" if [one.kind for one in part.columns] == ["classes"] else "loss")
 
 
 def show_tuned_pairs(page: Page, result: TunedPairs) -> None:
@@ -379,18 +379,25 @@ def show_tuned_pairs(page: Page, result: TunedPairs) -> None:
         f"Trained: {result.trained}. {result.pairs} pairs, {result.source_pairs} of sources, {result.folds}, {result.seconds:.0f} s, "
         f"{result.pairs_per_second:.0f} pairs a second while learning, {result.at_once} at a time."
     )
-    _show_losses(page, result.history, "contrastive loss")
+    _show_curves(page, result.history, "contrastive loss")
 
 
-def _show_losses(page: Page, history: Sequence[Sequence[Mapping[str, float]]], name_of_loss: str) -> None:
-    series = []
-    for key, name in (("loss", "learned from"), ("eval_loss", "held out")):
-        for number, entries in enumerate(history, start=1):
-            points = [(entry["epoch"], entry[key]) for entry in entries if key in entry]
-            if points:
-                series.append(Series(f"{name}, fold {number}", [x for x, _ in points], [y for _, y in points]))
-    if series:
-        page.chart(line_chart("Loss", series, x_label="epoch", y_label=name_of_loss))
+def _show_curves(page: Page, history: Sequence[Sequence[Mapping[str, float]]], name_of_loss: str) -> None:
+    """Draw what was logged by epoch, of each fold a line: the losses, and the accuracy of what stopping goes by."""
+    accuracies = sorted({key for entries in history for entry in entries for key in entry if "accuracy" in key})
+    charts = {
+        ("Loss", name_of_loss): {"loss": "learned from", "eval_loss": "held out"},
+        ("Accuracy", "accuracy"): {key: key.removeprefix("eval_").replace("_", " ") for key in accuracies},
+    }
+    for (title, label), keys in charts.items():
+        series = []
+        for key, name in keys.items():
+            for number, entries in enumerate(history, start=1):
+                points = [(entry["epoch"], entry[key]) for entry in entries if key in entry]
+                if points:
+                    series.append(Series(f"{name}, fold {number}", [x for x, _ in points], [y for _, y in points]))
+        if series:
+            page.chart(line_chart(title, series, x_label="epoch", y_label=label))
 
 
 def show_tuning(page: Page, tuning: Tuning) -> None:
