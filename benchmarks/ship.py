@@ -24,7 +24,7 @@ from benchmarks import record
 from benchmarks.corpora import read_rows, say, stamps_table, write_rows
 from benchmarks.install import packages_of, sizes_of
 from chiasm.demo import SMALLEST_CLASS
-from chiasm.predict_script import Bundle
+from chiasm.predict_script import Bundle, Item
 from chiasm.splits import grouped_stratified_folds
 
 NEEDS = ("numpy", "onnxruntime", "pillow", "tokenizers")
@@ -90,7 +90,7 @@ def macro_f1(true: np.ndarray, said: np.ndarray) -> float:
 
 def speed(files: dict[str, Path], test: list[dict[str, str]]) -> str:
     """Items a second of the processor, files to answers, in turns."""
-    items = [{"image": [Path(row["image"])], "text": [row["text"]]} for row in test]
+    items: list[Item] = [{"image": [Path(row["image"])], "text": [row["text"]]} for row in test]
     bundles = {form: Bundle(path) for form, path in files.items()}
     seconds: dict[str, list[float]] = {form: [] for form in files}
     for bundle in bundles.values():

@@ -32,7 +32,7 @@ FORMAT, VERSION = "chiasm-bundle", 1
 SIDE, MAX_TOKENS = 224, 256  # of a picture, and of a text; with more all-MiniLM-L6-v2 was not trained
 MOST_BYTES, MOST_RATIO = 4 << 30, 200  # that it may unpack to: all, and each part to its size in the file
 DAMAGE = (zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, AttributeError, EOFError, RuntimeError, OSError)  # fmt: skip
-Item = Mapping[str, Sequence["str | Path"]]  # files by modality; a str among texts is the text itself
+Item = Mapping[Any, Sequence["str | Path"]]  # files by modality; a str among texts is the text itself
 Problems = list[tuple[int, str, str]]  # item, file and reason
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from fake_encoder import FakeEncoder
+from npm import npm_files
 from PIL import Image, ImageDraw
+from tokenizers import Tokenizer
 
 import chiasm
 from chiasm import encoders, media, predict_script, types
@@ -231,6 +235,78 @@ def test_the_cheapest_that_is_as_good() -> None:
     for written in ("", "30", "MB", "0ms", "-1MB", "30 GB"):
         with pytest.raises(ChiasmError, match="a budget is"):
             Budget.of(written)
+
+
+IN_NODE = """
+import { readFileSync } from "node:fs";
+import * as ort from "./ort.wasm.bundle.min.mjs";
+ort.env.wasm.numThreads = 1;
+ort.env.wasm.wasmBinary = readFileSync("./ort-wasm-simd-threaded.wasm");
+const [model, height, width] = process.argv.slice(2);
+const session = await ort.InferenceSession.create(readFileSync(model));
+const pixels = new ort.Tensor("uint8", new Uint8Array(readFileSync(0)), [Number(height), Number(width), 3]);
+const { probabilities } = await session.run({ pixels });
+console.log(JSON.stringify(Array.from(probabilities.data)));
+"""
+ORT_WEB = ("onnxruntime-web", "1.30.0", ["dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"])
+
+
+@pytest.fixture(scope="module")
+def graph(model: Path) -> Path:
+    report = chiasm.export(model, out=model.parent / "shapes.onnx")
+    assert (report.format, report.notes) == ("onnx", ("from image alone",))
+    return Path(report.path)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Image.Image], list[float]]:
+    """Run a graph in Node, by the build of ONNX Runtime for browsers."""
+    program = shutil.which("node")
+    if program is None:
+        pytest.skip("Node is not on this machine. On Debian: apt-get install nodejs")
+    folder = tmp_path_factory.mktemp("node")
+    shutil.copytree(npm_files(*ORT_WEB), folder, dirs_exist_ok=True)
+    (folder / "run.mjs").write_text(IN_NODE, encoding="utf-8")
+
+    def run(graph: Path, picture: Image.Image) -> list[float]:
+        command = [program, "run.mjs", str(graph), str(picture.height), str(picture.width)]
+        done = subprocess.run(command, cwd=folder, input=picture.tobytes(), capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        said: list[float] = json.loads(done.stdout)
+        return said
+
+    return run
+
+
+def test_one_graph_from_pixels(graph: Path, bundle: Path, folder: Path) -> None:
+    session = onnxruntime.InferenceSession(graph)
+    names = json.loads(session.get_modelmeta().custom_metadata_map["names"])
+    paths = sorted(folder.rglob("*.png"))
+    answers = Bundle(bundle).recognise([{"image": [path]} for path in paths], 0.9, 0.05)[0]
+    for path, answer in zip(paths, answers, strict=True):
+        (probabilities,) = session.run(["probabilities"], {"pixels": np.asarray(Image.open(path))})
+        expected = [answer["columns"]["label"]["probabilities"][name] for name in names]
+        assert probabilities[0].tolist() == pytest.approx(expected, abs=0.05)  # another filter scales the picture
+
+
+def test_one_graph_in_node(graph: Path, folder: Path, node: Callable[[Path, Image.Image], list[float]]) -> None:
+    session = onnxruntime.InferenceSession(graph)
+    for shape in SHAPES:
+        picture = Image.open(folder / shape / "red.png")
+        (expected,) = session.run(["probabilities"], {"pixels": np.asarray(picture)})
+        assert node(graph, picture) == pytest.approx(expected[0].tolist(), abs=0.05)
+
+
+def test_a_graph_of_texts_takes_tokens(bundle: Path, collection: Path, tmp_path: Path) -> None:
+    chiasm.fit(collection, label="label", out=tmp_path / "words", modalities=["text"])
+    report = chiasm.export(tmp_path / "words", out=tmp_path / "words.onnx")
+    session = onnxruntime.InferenceSession(report.path)
+    with zipfile.ZipFile(bundle) as archive:
+        tokens = Tokenizer.from_str(archive.read("tokenizer.json").decode()).encode("a yellow circle")
+    feeds = {"input_ids": [tokens.ids], "attention_mask": [tokens.attention_mask]}
+    (probabilities,) = session.run(["probabilities"], {name: np.array(rows, np.int64) for name, rows in feeds.items()})
+    names = json.loads(session.get_modelmeta().custom_metadata_map["names"])
+    assert names[int(probabilities[0].argmax())] == "circle"
 
 
 def test_what_cannot_leave_says_why() -> None:

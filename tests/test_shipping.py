@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 
+from chiasm import predict_script
 from chiasm.alignment.alignment import GaussianKernel, LearnedMap
 from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.recognition.ladder import RungOptions
@@ -15,6 +17,7 @@ from chiasm.recognition.modalities import subsets
 from chiasm.recognition.networks import NetworkOptions
 from chiasm.recognition.targets import Target, parse_target
 from chiasm.shipping.graphs import answer_graph, known_of, place_graph
+from chiasm.shipping.whole import fitted_pixels
 from chiasm.space import Space
 from chiasm.training import Training
 from chiasm.vectors import unit_rows
@@ -174,3 +177,18 @@ def test_places_in_a_space(modality: Any, by: str) -> None:
     session = onnxruntime.InferenceSession(place_graph(space, modality, width, columns=(0, 7)))
     (placed,) = session.run([f"{modality}_placed"], {modality: vectors})
     np.testing.assert_allclose(placed, space.place(modality, vectors)[:, :7], atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------- whole graphs
+
+
+@pytest.mark.parametrize("size", [(120, 80), (90, 224), (400, 300), (224, 224), (3, 500), (700, 701)])
+def test_a_picture_is_prepared_inside_a_graph(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    rough = rng.integers(0, 255, (6, 5, 3)).astype(np.uint8)
+    picture = Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC)
+    session = onnxruntime.InferenceSession(fitted_pixels().SerializeToString())
+    (square,) = session.run(None, {"pixels": np.asarray(picture)})
+    difference = np.abs(square[0].astype(int) - predict_script.fit(picture))
+    assert difference.mean() < 1
+    assert difference.max() < 12

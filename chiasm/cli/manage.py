@@ -58,11 +58,13 @@ def _ask(question: str) -> None:
 )
 def export(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Folder of a collection or, for .chiasm, of a model.")
+        Path, typer.Argument(metavar="SOURCE", help="Folder of a collection or, for .chiasm and .onnx, of a model.")
     ],
-    out: Annotated[Path, typer.Option(metavar="PATH", help="A .csv, .parquet or .chiasm file, or a new folder.")],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="A .csv, .parquet, .chiasm or .onnx file, or a new folder.")
+    ],
     format: Annotated[  # noqa: A002  # its name in every tool
-        Literal["auto", "csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio", "chiasm"],
+        Literal["auto", "csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio", "chiasm", "onnx"],
         typer.Option(metavar="NAME", help="auto: by the suffix; the others are folders with copies of the files."),
     ] = "auto",
     label: Annotated[
@@ -70,7 +72,7 @@ def export(
         typer.Option(metavar="COLUMN", help="Column of labels, for folders.", autocompletion=complete.columns),
     ] = "label",
     where: Where = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Of .chiasm: networks in 8-bit integers.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Of .chiasm and .onnx: networks in 8-bit integers.")] = False,
     budget: Annotated[
         str | None,
         typer.Option(

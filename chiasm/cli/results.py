@@ -101,7 +101,7 @@ def _model_words(model: Mapping[str, Any]) -> str:
 def print_export_report(report: ExportReport) -> None:
     """Print what was written where, and what was not."""
     if report.size is not None:
-        say(f"{report.path}: {report.size / 1e6:.1f} MB, runs without chiasm: {report.notes[0]}")
+        say(f"{report.path}: {report.size / 1e6:.1f} MB, runs without chiasm, {report.notes[0]}")
         for note in report.notes[1:]:
             say(f"  {note}")
         return

@@ -13,6 +13,7 @@ A zip of ONNX graphs, arrays and JSON:
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -32,6 +33,7 @@ from chiasm.recognition.columns import Fitted, route
 from chiasm.recognition.confidence import ConformalScores
 from chiasm.recognition.modalities import Subset, subsets
 from chiasm.shipping.graphs import alarm_of, answer_graph, known_of, place_graph
+from chiasm.shipping.whole import whole_graph
 from chiasm.space import start_space
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
@@ -86,6 +88,36 @@ def export_bundle(
     except OSError as error:
         raise ChiasmError(f"{target} cannot be written: {error.strerror or error}") from error
     return ExportReport(str(target), "chiasm", items, 0, (), size, tuple(notes), forms)
+
+
+def export_graph(source: Path, target: Path, *, int8: bool) -> ExportReport:
+    """Write a model as one ONNX graph, from pixels where it knows pictures, else from tokens, to probabilities or the number.
+
+    Raises:
+        ChiasmError: there is no model, it has several columns, its encoder cannot be exported, or the disk cannot be written to.
+    """
+    saved = load_model(source)
+    if len(saved.recognizer.columns_) > 1:
+        raise ChiasmError(f"{source} predicts several columns, and one graph has one: export it as a .chiasm file")
+    parts, left_out = model_parts(saved, int8=int8)
+    column = saved.recognizer.only_column_
+    modality = next((name for name in ("image", "text") if f"answer/{name}.onnx" in parts), None)
+    assert modality is not None  # what can be exported, and the column goes by one of them
+    content = whole_graph(
+        parts[f"encode/{modality}.onnx"],
+        parts.get(f"place/{modality}.onnx"),
+        parts[f"answer/{modality}.onnx"],
+        modality=modality,
+        outputs={"values.0": "number" if column.kind == "number" else "probabilities"},
+        about={"label": saved.label, "names": json.dumps([str(name) for name in column.names])},
+    )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, content)
+    except OSError as error:
+        raise ChiasmError(f"{target} cannot be written: {error.strerror or error}") from error
+    notes = [f"from {modality} alone", *(f"{name} is left out: {reason}" for name, reason in left_out.items())]
+    return ExportReport(str(target), "onnx", len(saved.trained_on), 0, (), len(content), tuple(notes))
 
 
 def _within(saved: Model, name: str, budget: Budget, on: str | Path) -> tuple[Parts, int, list[str], tuple[Form, ...]]:
