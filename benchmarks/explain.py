@@ -56,11 +56,9 @@ def main() -> None:
         fitted = chiasm.fit(folder / "stamps", label="category", where="part = 'train'", out=folder / "model")
         say("Measuring")
         measured = chiasm.explain(folder / "model", collection=folder / "stamps", sample=SAMPLE)
-        body = [
-            f"{len(rows)} stamps of {len(fitted.classes)} classes, fitted on {fitted.items}; {fitted.chosen['rung']}, "
-            f"{fitted.chosen['fusion']}. Mean probability of the answer with parts hidden, on {measured.measured}.",
-            "",
-        ]
+        chosen = f"{fitted.chosen['rung']}, {fitted.chosen['fusion']}"
+        on = f"{len(rows)} stamps of {len(fitted.classes)} classes, fitted on {fitted.items}; {chosen}."
+        body = [f"{on} Mean probability of the answer with parts hidden, on {measured.measured}.", ""]
         tests = [row for n, row in enumerate(rows) if n in held]
         explainer = explainer_of(folder / "model")
         kinds = dict(measured.faithfulness)

@@ -172,6 +172,8 @@ def test_a_long_text_has_few_pieces() -> None:
     found = pieces_of(Text(words))
     assert len(found) == 40
     assert " ".join(piece.text for piece in found) == words
+    assert pieces_of(Text(9 * words)) == (), "every piece would be an embedding of all of it"
+    assert pieces_of(Audio(np.ones(121, np.float32), 1)) == ()
 
 
 def test_pieces_of_pictures_and_sounds() -> None:
@@ -375,6 +377,9 @@ def test_what_cannot_be_explained_is_said(painted: Path, tmp_path: Path) -> None
         chiasm.explain(painted / "kind,size", painted / "0.png")
     with pytest.raises(ChiasmError, match="leave the answer out"):
         chiasm.explain(painted / "size", painted / "0.png", answer="1")
+    (one,) = chiasm.explain(painted / "kind", {"id": ["a"], "text": ["red tree " * 3000]}).explanations
+    assert "this long" in one.media[0].note
+    assert one.modalities, "its share is known"
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n")
     found = chiasm.explain(painted / "kind", [tmp_path])
     assert found.explanations == ()

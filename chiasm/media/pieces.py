@@ -17,6 +17,7 @@ GRID = 7  # tiles along a side of a picture
 MOST_WORDS = 40  # pieces of a text; neighbouring words of a longer one are one piece
 MOST_PARTS = 10  # of a sound
 SHORTEST = 1.0  # seconds of a part of a sound
+LONGEST_TEXT, LONGEST_SOUND = 20_000, 120.0  # characters and seconds that are taken to pieces
 
 _ALONE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # scripts without blanks between words
 _WORD = re.compile(rf"[{_ALONE}]|[^\s{_ALONE}]+")
@@ -40,14 +41,14 @@ class Piece:
 
 
 def pieces_of(medium: Media) -> tuple[Piece, ...]:
-    """Return the pieces of a text, a picture or a sound; none of a video.
+    """Return the pieces of a text, a picture or a sound; none of a video, nor of what is too long.
 
     Example:
         >>> [piece.text for piece in pieces_of(Text("a red boat"))]
         ['a', 'red', 'boat']
     """
     match medium:
-        case Text():
+        case Text() if len(medium.text) <= LONGEST_TEXT:
             words = [word.span() for word in _WORD.finditer(medium.text)]
             groups = np.array_split(np.arange(len(words)), min(len(words), MOST_WORDS)) if words else []
             spans = [(words[group[0]][0], words[group[-1]][1]) for group in groups]
@@ -59,7 +60,7 @@ def pieces_of(medium: Media) -> tuple[Piece, ...]:
                 for top, bottom in pairwise(places)
                 for left, right in pairwise(places)
             )
-        case Audio():
+        case Audio() if len(medium.waveform) <= LONGEST_SOUND * medium.rate:
             seconds = len(medium.waveform) / medium.rate
             ends = np.linspace(0, seconds, max(1, min(MOST_PARTS, int(seconds / SHORTEST))) + 1).tolist()
             return tuple(Piece(start=start, end=end) for start, end in pairwise(ends))

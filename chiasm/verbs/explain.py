@@ -143,24 +143,25 @@ def explain(
                 notes.append(f"{lost} of {len(files.items)} items have nothing that the model knows")
         result = ExplainReport(tuple(explanations), faithfulness, measured, tuple(notes), outcomes)
         if report is not None:
-            from chiasm.report.page import Page
-            from chiasm.report.reasons import show_explanation, show_faithfulness
-
-            count = len(explanations)
-            page = Page(
-                f"Why: {Path(model).name}",
-                f"What {count} prediction{'' if count == 1 else 's'} of {fitted.column} rest{'s' if count == 1 else ''} on.",
-                {"encoder": saved.encoder},
-            )
-            for note in notes:
-                page.paragraph(f"{note[0].upper()}{note[1:]}.")
-            for explanation in explanations[:MOST_SHOWN]:
-                show_explanation(page, explanation, unit="the number" if fitted.kind == "number" else "log-odds")
-            if count > MOST_SHOWN:
-                page.paragraph(f"{count - MOST_SHOWN} more: the result as JSON has all of them.")
-            show_faithfulness(page, faithfulness, measured)
-            page.save(report)
+            _save_report(result, fitted, Path(model).name, saved.encoder, report)
         return replace(result, explanations=tuple(_without_room(one, room) for one in explanations))
+
+
+def _save_report(result: ExplainReport, column: Fitted, name: str, encoder: str, path: str | Path) -> None:
+    from chiasm.report.page import Page
+    from chiasm.report.reasons import show_explanation, show_faithfulness
+
+    count = len(result.explanations)
+    lead = f"What {count} prediction{'' if count == 1 else 's'} of {column.column} rest{'s' if count == 1 else ''} on."
+    page = Page(f"Why: {name}", lead, {"encoder": encoder})
+    for note in result.notes:
+        page.paragraph(f"{note[0].upper()}{note[1:]}.")
+    for explanation in result.explanations[:MOST_SHOWN]:
+        show_explanation(page, explanation, unit="the number" if column.kind == "number" else "log-odds")
+    if count > MOST_SHOWN:
+        page.paragraph(f"{count - MOST_SHOWN} more: the result as JSON has all of them.")
+    show_faithfulness(page, result.faithfulness, result.measured)
+    page.save(path)
 
 
 def _column(recognizer: Recognizer, column: str | None) -> Fitted:
@@ -209,8 +210,14 @@ def _opened(
     for modality, slot, vector in vectors:
         listed_as, _, place = slot.partition("/")
         source = [source for source in item.sources if source.modality == listed_as][int(place)]
-        if modality in explainer.modalities:
-            parts.append(Part(modality, source, explainer.open(source, limits), vector))
+        if modality not in explainer.modalities:
+            continue
+        try:
+            medium = explainer.open(source, modality, limits)
+        except MediaError:  # gone or changed since it was embedded
+            continue
+        if medium.modality == modality:
+            parts.append(Part(modality, source, medium, vector))
     return tuple(parts)
 
 

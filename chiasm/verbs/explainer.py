@@ -97,8 +97,8 @@ class Explainer:
 
     # ---------------------------------------------------------------------------------------------------------- media
 
-    def open(self, source: Source, limits: Limits) -> Media:
-        """Open a medium as its encoder sees it.
+    def open(self, source: Source, modality: Modality, limits: Limits) -> Media:
+        """Open a medium as the encoder of a modality sees it.
 
         Raises:
             MediaError: it cannot be used.
@@ -106,7 +106,7 @@ class Explainer:
         if source.text is not None:
             return read_text(source.text.encode(), limits=limits)
         assert source.path is not None  # a source has either
-        view = self.encoders[source.modality].view
+        view = self.encoders[modality].view
         options: dict[str, Any] = {"frames": view.frames, "fps": view.fps, "track": view.track}
         return load(
             source.path, image_size=view.image_size, rate=view.rate, listed_as=source.modality, limits=limits, **options
@@ -118,7 +118,7 @@ class Explainer:
         Raises:
             MediaError: it cannot be used.
         """
-        medium = self.open(source, limits)
+        medium = self.open(source, source.modality, limits)
         if medium.modality not in self.modalities or len(pieces_of(medium)) < FEWEST_PIECES:
             return None
         vector = self._encode(medium.modality, [medium])[0]
@@ -234,7 +234,8 @@ class Explainer:
             )
         own = self.weigh(parts, place, item, answer)
         if not own.pieces:
-            note = f"of a {part.modality} there is no more than its share"
+            which = part.modality if part.modality == "video" else f"{part.modality} this long"
+            note = f"of a {which} there is no more than its share"
             return MediumReasons(part.modality, part.source.path, None, note=note)
         reasons = tuple(
             Reason(place_of(piece), float(weight), piece.start, piece.end, piece.box)
