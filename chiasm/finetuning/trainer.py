@@ -161,8 +161,9 @@ class Classifier(Learner):
 
     def measure(self, prediction: transformers.EvalPrediction) -> dict[str, float]:
         """Return the accuracy in each column of classes, numbered if there are several columns."""
-        assert isinstance(prediction.predictions, np.ndarray)
-        scores, (targets, weights) = prediction.predictions, prediction.label_ids
+        scores: Any = prediction.predictions
+        labels: Any = prediction.label_ids
+        targets, weights = labels
         accuracy = {}
         for number, task in enumerate(self.tasks, start=1):
             known = weights[:, number - 1] > 0

@@ -365,7 +365,7 @@ def show_tuned(page: Page, part: TunedPart) -> None:
         f"Trained: {part.trained}. {part.items} items, {part.source_items} of a source, {part.folds} folds, {part.seconds:.0f} s, {part.items_per_second:.0f} items a "
         f"second while learning, {part.batch_size} at a time."
     )
-    _show_curves(page, part.history, "cross-entropy" if [one.kind for one in part.columns] == ["classes"] else "loss")
+    _show_history(page, part.history, "cross-entropy" if [one.kind for one in part.columns] == ["classes"] else "loss")
 
 
 def show_tuned_pairs(page: Page, result: TunedPairs) -> None:
@@ -379,10 +379,10 @@ def show_tuned_pairs(page: Page, result: TunedPairs) -> None:
         f"Trained: {result.trained}. {result.pairs} pairs, {result.source_pairs} of sources, {result.folds}, {result.seconds:.0f} s, "
         f"{result.pairs_per_second:.0f} pairs a second while learning, {result.at_once} at a time."
     )
-    _show_curves(page, result.history, "contrastive loss")
+    _show_history(page, result.history, "contrastive loss")
 
 
-def _show_curves(page: Page, history: Sequence[Sequence[Mapping[str, float]]], name_of_loss: str) -> None:
+def _show_history(page: Page, history: Sequence[Sequence[Mapping[str, float]]], name_of_loss: str) -> None:
     """Draw what was logged by epoch, of each fold a line: the losses, and the accuracy of what stopping goes by."""
     accuracies = sorted({key for entries in history for entry in entries for key in entry if "accuracy" in key})
     charts = {
