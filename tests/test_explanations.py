@@ -301,7 +301,7 @@ def test_one_word_is_all_that_there_is(painted: Path) -> None:
 
 def test_why_another_answer(painted: Path) -> None:
     table = {"id": ["a"], "text": ["red house"]}
-    (own,) = chiasm.explain(painted / "kind", table).explanations
+    (own,) = chiasm.load(painted / "kind").explain(table).explanations
     (other,) = chiasm.explain(painted / "kind", table, answer="green").explanations
     assert (own.answer, other.answer) == ("red", "green")
     assert own.evidence == pytest.approx(-other.evidence)
