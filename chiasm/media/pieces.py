@@ -110,7 +110,7 @@ def without(medium: Media, pieces: Sequence[Piece]) -> Media | None:
 def _border_colour(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, " 3"]:
     """Return the median colour of the outermost pixels."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return np.median(border, axis=0).astype(np.uint8)
+    return np.asarray(np.median(border, axis=0), dtype=np.uint8)
 
 
 def place_of(piece: Piece) -> str:
