@@ -21,6 +21,8 @@ const described = ({ name, modalities, licence, parameters, size }) => [
 ].filter(Boolean).join(", ");
 
 const counts = (values) => Object.entries(values).map(([name, count]) => `${number(count)} ${name}`).join(", ") || "none";
+const rated = ({ thumb, label, people, items }) => thumb + label
+  ? `${counted(thumb, "thumb")} and ${counted(label, "label")} on ${counted(items, "item")}, by ${people === 1 ? "one person" : `${number(people)} people`}` : "none";
 
 export async function renderHealth(view, _, { status }) {
   if (view.firstElementChild) return;
@@ -31,7 +33,7 @@ export async function renderHealth(view, _, { status }) {
     table([], [
       ["items", number(status.items)], ["files", counts(status.outcomes)], ["embeddings", counts(status.embeddings)],
       ["encoder", status.encoder], ...status.models.map((model) => ["model", described(model)]), ["columns", status.columns.join(", ") || "none"],
-      ["spaces", `${status.spaces.join(", ")} (the last is searched)`], ["ratings and labels", counts(status.ratings)],
+      ["spaces", `${status.spaces.join(", ")} (the last is searched)`], ["ratings and labels", rated(status.ratings)],
       ["chiasm", status.version],
     ]),
     ...status.notes.map(note));
