@@ -171,6 +171,11 @@ class Client:
         """Return one item."""
         return self._json("GET", f"/v1/items/{quote(item, safe='')}")
 
+    def explain(self, item: str, *, column: str | None = None, answer: str | None = None) -> dict[str, Any]:
+        """Return what the prediction of an item by the server's model rests on, see `chiasm.explain`."""
+        asked = _query({"column": column, "answer": answer})
+        return self._json("GET", f"/v1/items/{quote(item, safe='')}/explanation{asked}")
+
     def file(self, item: str, modality: Modality, number: int = 0, *, size: int | None = None) -> bytes:
         """Return a file of an item, by its place among the item's files of that modality.
 

@@ -88,6 +88,8 @@ def test_what_is_refused_is_raised_with_its_reason(served: tuple[str, str, FakeS
             client.search()
         with pytest.raises(ServerError, match="no model"):
             client.predict("x")
+        with pytest.raises(ServerError, match="no model"):
+            client.explain("odd/ü ?#", column="kind", answer="boat")
         with pytest.raises(ServerError, match="no item of this id"):
             client.item("none")
         with pytest.raises(ServerError, match=r"the image .*none.png cannot be read: No such file"):

@@ -243,6 +243,52 @@ def test_a_model_says_what_things_are_as_the_command_does(made: tuple[Path, Path
     ask(plan(collection, model), work)
 
 
+def test_a_model_says_why(made: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/words.txt").write_text("red paint")
+    (tmp_path / "media/odd.png").write_bytes(png((9, 90, 200)))
+    collection = tmp_path / "collection"
+    chiasm.add([table(tmp_path / "media/more", range(3)), tmp_path / "media"], to=collection)
+    (told,) = chiasm.explain(made[1], [tmp_path / "media/words.txt"]).explanations
+
+    async def work(client: httpx.AsyncClient) -> None:
+        why = (await client.get("/v1/items/00/explanation")).json()
+        assert sum(why["modalities"].values()) + why["prior"] == pytest.approx(why["evidence"], abs=1e-9)
+        assert [(one["modality"], one["number"], len(one["reasons"])) for one in why["media"]] == [
+            ("image", 0, 49),
+            ("text", 0, 2),
+        ]
+        predicted = (await client.get("/v1/items/00/prediction")).json()
+        assert (why["answer"], why["probability"]) == (predicted["label"], pytest.approx(predicted["probability"]))
+        other = (await client.get("/v1/items/00/explanation", params={"column": "colour", "answer": "blue"})).json()
+        assert (other["answer"], other["probability"]) == (
+            "blue",
+            pytest.approx(predicted["probabilities"]["blue"], abs=1e-6),
+        )
+        words = await client.get("/v1/items/words/explanation")  # an item without a picture
+        assert str(tmp_path) not in words.text
+        (medium,) = words.json()["media"]
+        assert medium["text"] == "red paint"
+        assert [one["weight"] for one in medium["reasons"]] == pytest.approx(
+            [one.weight for one in told.media[0].reasons], abs=1e-5
+        )
+        address = "/v1/items/00/explanation"
+        refused(await client.get(address, params={"answer": "mauve"}), 422, "red")
+        refused(await client.get(address, params={"column": "size"}), 422, "colour")
+        refused(await client.get(address, params={"colour": "red"}), 422, "colour")
+        refused(await client.get(address, params={"answer": "x" * 1001}), 422, "answer")
+        refused(await client.get("/v1/items/none/explanation"), 404, "no item")
+        (tmp_path / "media/odd.png").write_bytes(png((8, 8, 8)))
+        refused(await client.get("/v1/items/odd/explanation"), 404, "no longer what was added")
+
+    ask(plan(collection, made[1]), work)
+
+    async def without(client: httpx.AsyncClient) -> None:
+        refused(await client.get("/v1/items/00/explanation"), 404, "no model")
+
+    ask(plan(collection), without)
+
+
 def test_uploads_leave_some_of_the_disk_free(made: tuple[Path, Path]) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         answer = await client.post("/v1/items", files={"file": png((9, 9, 9))}, data={"label": "red"})

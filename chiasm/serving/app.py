@@ -376,6 +376,19 @@ async def item_prediction(
     return json_answer(prediction)
 
 
+@router.get(
+    "/v1/items/{item:path}/explanation", responses={200: {"model": schemas.ItemExplanation}}, tags=["recognise"]
+)
+async def item_explanation(
+    request: Request, item: ItemId, query: Annotated[schemas.ExplainOptions, FromQuery()]
+) -> Response:
+    """Say what the prediction of an item of the collection rests on: modalities, places, words, seconds."""
+    engine = with_model(request)
+    row = await item_of(request, item)
+    opened = await engine.open_item(row, visit_of(request))
+    return json_answer(await engine.explain(row, opened, **query.model_dump()))
+
+
 @router.post(
     "/v1/embed",
     responses={200: {"model": schemas.EmbedAnswer}},

@@ -1,7 +1,8 @@
-"""A model kept ready to be asked: opened media in, predictions out, with no collection between."""
+"""A model kept ready to be asked: opened media in, predictions and their reasons out, with no collection between."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 
 from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.errors import SpaceError
+from chiasm.recognition.reasons import Explanation
 from chiasm.space import Space
 from chiasm.store.ingest import embed_media
-from chiasm.types import Media, Modality
+from chiasm.types import FileOutcome, Media, Modality
 from chiasm.verbs.dataset import means_by_item, modality_arrays
+from chiasm.verbs.explainer import Explainer, Part, column_of, number_of
 from chiasm.verbs.model import Model
 from chiasm.verbs.predict import describe_items
 
@@ -42,6 +45,7 @@ class Classifier:
         model.check(fingerprints_of(encoders))
         self.label = model.label
         self._model = model
+        self._networks = encoders
         self._space = model.space or start
         self._encoder = {m: next(e for e in encoders if m in e.modalities) for m in model.fingerprints}
 
@@ -65,13 +69,52 @@ class Classifier:
         means = means_by_item(vectors, [str(row) for row in range(len(items))])
         usable = np.any([*means.present.values()], axis=0) if means.present else np.zeros(len(items), dtype=bool)
         if not usable.all():
-            reasons = "".join(f"; {outcome.reason}" for outcome in outcomes[:1])
-            raise SpaceError(
-                f"the model takes {', '.join(self._encoder)}; it finds none of these in item {int(np.argmin(usable))}"
-                f"{reasons}"
-            )
+            raise self._nothing_in(int(np.argmin(usable)), outcomes)
         found = modality_arrays(means, self._space, [*means.arrays])
         said = describe_items(self._model.recognizer, found, level=level, false_alarm_rate=false_alarm_rate)
         return [
             Recognised(tuple(m for m in means.arrays if means.present[m][row]), one) for row, one in enumerate(said)
         ]
+
+    def explain(
+        self, media: Sequence[Media], *, column: str | None, answer: str | None
+    ) -> tuple[Explanation, tuple[int, ...]]:
+        """Say what the prediction of one item rests on, see `chiasm.verbs.explain`.
+
+        Args:
+            media: that it has.
+            column: which to explain, of a model that predicts several.
+            answer: the class or label to explain. Default: the most probable one.
+
+        Returns:
+            The explanation, and the places of its media among those of the item.
+
+        Raises:
+            ChiasmError: no such column or answer.
+            SpaceError: the model takes nothing of the item, or its encoder finds nothing in it.
+        """
+        fitted = column_of(self._model.recognizer, column)
+        explainer = Explainer.of(self._model, self._networks, fitted, number_of(answer, fitted))
+        vectors, outcomes = embed_media([media], {name: self._encoder[name] for name in explainer.modalities})
+        by_slot = {
+            slot: vector
+            for own in vectors.values()
+            for slot, vector in zip(own.slots, own.vectors, strict=True)
+            if vector.any()
+        }
+        parts: list[Part] = []
+        places: list[int] = []
+        seen: Counter[Modality] = Counter()
+        for place, medium in enumerate(media):
+            vector = by_slot.get(f"{medium.modality}/{seen[medium.modality]}")
+            seen[medium.modality] += 1
+            if vector is not None:
+                parts.append(Part(medium.modality, None, medium, vector))
+                places.append(place)
+        if not parts:
+            raise self._nothing_in(0, outcomes)
+        return explainer.explain("", None, parts), tuple(places)
+
+    def _nothing_in(self, item: int, outcomes: Sequence[FileOutcome]) -> SpaceError:
+        reasons = "".join(f"; {outcome.reason}" for outcome in outcomes[:1])
+        return SpaceError(f"the model takes {', '.join(self._encoder)}; it finds none of these in item {item}{reasons}")

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from chiasm import __version__
 from chiasm.errors import ChiasmError, MediaError, SpaceError
 from chiasm.media import Limits
+from chiasm.recognition.reasons import Explanation
 from chiasm.serving import catalogue
 from chiasm.serving.batching import Batcher
 from chiasm.serving.bodies import Given, Upload, UploadForm
@@ -46,7 +47,7 @@ from chiasm.work import check, current
 
 T = TypeVar("T")
 
-_PREDICT = "predict"
+_PREDICT, _EXPLAIN = "predict", "explain"
 _FUSED = "picture with words"
 _NO_PREDICTION: Mapping[str, Any] = {
     "label": None,
@@ -261,6 +262,25 @@ class Engine:
         rows: list[Recognised] = await self._in_time(future)
         return [{**_NO_PREDICTION, **row.said, "modalities": row.modalities} for row in rows]
 
+    async def explain(
+        self, item: Mapping[str, Any], opened: Opened, *, column: str | None, answer: str | None
+    ) -> dict[str, Any]:
+        """Say what the prediction of an item rests on, see `schemas.ItemExplanation`; `opened` by `open_item`."""
+        assert self.classifier is not None  # the route has asked
+        (future,) = self._encodes.submit(_EXPLAIN, [(opened.media, column, answer)])
+        explanation, places = await self._in_time(future)
+        rows = [row for row in item["media"] if row["modality"] in self.classifier.modalities]
+        said = explanation.as_dict()
+        media = [
+            {**reasons, "modality": rows[place]["modality"], "number": rows[place]["number"]}
+            for reasons, place in zip(said["media"], places, strict=True)
+        ]
+        for reasons in media:
+            del reasons["path"]
+        return {name: said[name] for name in ("answer", "probability", "evidence", "prior", "modalities")} | {
+            "media": media
+        }
+
     async def open_item(self, item: Mapping[str, Any], visit: Visit) -> Opened:
         """Open the media of an item of the collection that the model takes.
 
@@ -431,6 +451,8 @@ class Engine:
         self._metrics.waiting.set(len(self._encodes))
         if lane == _PREDICT:
             return [_tried(self._predict, one) for one in work]
+        if lane == _EXPLAIN:
+            return [_tried(self._explain, one) for one in work]
         try:
             return list(self._searcher.prepare(work))
         except ChiasmError as error:
@@ -442,6 +464,11 @@ class Engine:
         assert self.classifier is not None
         items, level, false_alarm_rate = work
         return self.classifier.predict(items, level=level, false_alarm_rate=false_alarm_rate)
+
+    def _explain(self, work: tuple[Sequence[Media], str | None, str | None]) -> tuple[Explanation, tuple[int, ...]]:
+        assert self.classifier is not None
+        media, column, answer = work
+        return self.classifier.explain(media, column=column, answer=answer)
 
     def _search(self, lane: str, work: Sequence[tuple[Query, SearchOptions]]) -> Sequence[dict[str, Any] | Exception]:  # noqa: ARG002
         if time.monotonic() - self._refreshed > self._settings.refresh_seconds:

@@ -16,7 +16,6 @@ from chiasm.errors import ChiasmError, LabelError, MediaError
 from chiasm.evaluation.record import Record
 from chiasm.files import is_within
 from chiasm.media.limits import Limits, limits_of
-from chiasm.recognition import Recognizer
 from chiasm.recognition.columns import Fitted
 from chiasm.recognition.explanations import Examples
 from chiasm.recognition.linear import class_weights
@@ -28,7 +27,15 @@ from chiasm.store.sources import Data, manifests_of
 from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Source
 from chiasm.verbs.add import OnProgress
 from chiasm.verbs.dataset import Labelled, labelled_items
-from chiasm.verbs.explainer import HIDDEN, Explainer, Part, Vector, measure_faithfulness
+from chiasm.verbs.explainer import (
+    HIDDEN,
+    Explainer,
+    Part,
+    Vector,
+    column_of,
+    measure_faithfulness,
+    number_of,
+)
 from chiasm.verbs.measure import read_target
 from chiasm.verbs.model import Model, check_report, load_model
 from chiasm.verbs.spaces import start_of
@@ -94,8 +101,8 @@ def explain(
     if is_bare and collection is None:
         raise ChiasmError("nothing to explain: name files, folders or tables, or a collection to measure on")
     saved = load_model(Path(model))
-    fitted = _column(saved.recognizer, column)
-    number = _answer(fitted, answer)
+    fitted = column_of(saved.recognizer, column)
+    number = number_of(answer, fitted)
     networks = encoders.resolve(saved.encoder, device=device)
     saved.check(fingerprints_of(networks))
     limits = limits_of(max_pixels)
@@ -164,28 +171,6 @@ def _save_report(result: ExplainReport, column: Fitted, name: str, encoder: str,
     page.save(path)
 
 
-def _column(recognizer: Recognizer, column: str | None) -> Fitted:
-    columns = recognizer.columns_
-    if column is None and len(columns) == 1:
-        return recognizer.only_column_
-    if column not in columns:
-        wrong = "the model predicts several columns" if column is None else f"the model has no column {column!r}"
-        raise ChiasmError(f"{wrong}: name one of {', '.join(columns)}")
-    return columns[column]
-
-
-def _answer(column: Fitted, answer: str | None) -> int | None:
-    """Return the number of an answer; None: that of each item."""
-    if column.kind == "number" or answer is None:
-        if answer is not None:
-            raise ChiasmError(f"{column.column!r} is a number, which has no classes to name: leave the answer out")
-        return 0 if column.kind == "number" else None
-    names = [class_name(name) for name in column.names]
-    if answer not in names:
-        raise ChiasmError(f"the model does not know {answer!r}: name one of {', '.join(names)}")
-    return names.index(answer)
-
-
 def _path_of(item: Item, room: str) -> str | None:
     """Return an item's first file, or its text; None of what was in memory."""
     media = [source for modality in MODALITIES for source in item.sources if source.modality == modality]
@@ -217,7 +202,7 @@ def _opened(
         except MediaError:  # gone or changed since it was embedded
             continue
         if medium.modality == modality:
-            parts.append(Part(modality, source, medium, vector))
+            parts.append(Part(modality, source.path, medium, vector))
     return tuple(parts)
 
 

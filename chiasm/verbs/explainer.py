@@ -14,12 +14,14 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
+from chiasm import work
 from chiasm.encoders.base import Encoder, first_of
+from chiasm.errors import ChiasmError
 from chiasm.media import load
 from chiasm.media.limits import Limits
 from chiasm.media.pieces import Piece, pieces_of, place_of, without
 from chiasm.media.text import read as read_text
-from chiasm.recognition import ModalityArrays
+from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.recognition.columns import Fitted, Recognition
 from chiasm.recognition.explanations import (
     Examples,
@@ -32,6 +34,7 @@ from chiasm.recognition.explanations import (
 from chiasm.recognition.reasons import Change, ExampleReason, Explanation, Faithfulness, MediumReasons, Reason
 from chiasm.space import Space, start_space
 from chiasm.splits import class_name
+from chiasm.store.tables import chunks
 from chiasm.types import MODALITIES, Image, Media, Modality, Source, Text
 from chiasm.vectors import sigmoid
 from chiasm.verbs.dataset import Embedded, Labelled, modality_arrays
@@ -49,10 +52,17 @@ DRAWS = 3  # of random pieces
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One medium of an item."""
+    """One medium of an item.
+
+    Attributes:
+        modality: whose encoder takes it.
+        path: of its file; None where it is in none, or nobody is to know.
+        medium: opened.
+        vector: its embedding.
+    """
 
     modality: Modality
-    source: Source
+    path: str | None
     medium: Media
     vector: Vector
 
@@ -122,15 +132,16 @@ class Explainer:
         if medium.modality not in self.modalities or len(pieces_of(medium)) < FEWEST_PIECES:
             return None
         vector = self._encode(medium.modality, [medium])[0]
-        return Part(medium.modality, source, medium, vector) if vector.any() else None
+        return Part(medium.modality, source.path, medium, vector) if vector.any() else None
 
     def _encode(self, modality: Modality, media: Sequence[Media | None]) -> Float[np.ndarray, "media dim"]:
         """Embed media; of those that are None, and of those without anything to embed, the vectors are zero."""
         encoder = self.encoders[modality]
         rows = [row for row, medium in enumerate(media) if medium is not None]
         vectors = np.zeros((len(media), encoder.dim), np.float32)
-        if rows:
-            vectors[rows] = encoder.encode([medium for medium in media if medium is not None]).vectors
+        for batch in chunks(rows, encoder.batch_size):
+            work.check()
+            vectors[batch] = encoder.encode([medium for row in batch if (medium := media[row]) is not None]).vectors
         return vectors
 
     # --------------------------------------------------------------------------------------------------------- arrays
@@ -229,21 +240,19 @@ class Explainer:
     ) -> MediumReasons:
         part = parts[place]
         if part.modality in self.left_out:
-            return MediumReasons(
-                part.modality, part.source.path, None, note="its reasons are no better than random ones"
-            )
+            return MediumReasons(part.modality, part.path, None, note="its reasons are no better than random ones")
         own = self.weigh(parts, place, item, answer)
         if not own.pieces:
             which = part.modality if part.modality == "video" else f"{part.modality} this long"
             note = f"of a {which} there is no more than its share"
-            return MediumReasons(part.modality, part.source.path, None, note=note)
+            return MediumReasons(part.modality, part.path, None, note=note)
         reasons = tuple(
             Reason(place_of(piece), float(weight), piece.start, piece.end, piece.box)
             for piece, weight in zip(own.pieces, own.weights, strict=True)
         )
         change = self._change(parts, place, own, recognised, answer)
         text = part.medium.text if isinstance(part.medium, Text) else None
-        return MediumReasons(part.modality, part.source.path, own.method, reasons, text, own.rest, change)
+        return MediumReasons(part.modality, part.path, own.method, reasons, text, own.rest, change)
 
     def _change(
         self, parts: Sequence[Part], place: int, own: Weighed, recognised: Recognition, answer: int
@@ -297,6 +306,40 @@ class Explainer:
             )
             for row in chosen
         ), summed.rest
+
+
+# ------------------------------------------------------------------------------------------------- columns and answers
+
+
+def column_of(recognizer: Recognizer, column: str | None) -> Fitted:
+    """Return a column of a model by its name; None: the only one.
+
+    Raises:
+        ChiasmError: there is no such column, or there are several.
+    """
+    columns = recognizer.columns_
+    if column is None and len(columns) == 1:
+        return recognizer.only_column_
+    if column not in columns:
+        wrong = "the model predicts several columns" if column is None else f"the model has no column {column!r}"
+        raise ChiasmError(f"{wrong}: name one of {', '.join(columns)}")
+    return columns[column]
+
+
+def number_of(answer: str | None, column: Fitted) -> int | None:
+    """Return the number of an answer by its name; None: that of each item.
+
+    Raises:
+        ChiasmError: the column has no such answer.
+    """
+    if column.kind == "number" or answer is None:
+        if answer is not None:
+            raise ChiasmError(f"{column.column!r} is a number, which has no classes to name: leave the answer out")
+        return 0 if column.kind == "number" else None
+    names = [class_name(name) for name in column.names]
+    if answer not in names:
+        raise ChiasmError(f"the model does not know {answer!r}: name one of {', '.join(names)}")
+    return names.index(answer)
 
 
 # -------------------------------------------------------------------------------------------------------- faithfulness
