@@ -380,7 +380,7 @@ def test_columns_and_classes_are_named_in_any_form(tmp_path: Path) -> None:
     column, group, name = apart.values()
     fitted = fit(made, label=column, group=group, source=made, alpha=0.5, where=f"\"{column}\" <> 'x'", out=model)
     assert (fitted.label, fitted.classes) == ("d\u00e9j\u00e0", ("blue", "green", "ros\u00e9"))
-    assert fit(made, label=f"{column}, bright", out=tmp_path / "both").label == "d\u00e9j\u00e0, bright"
+    assert fit(made, label=f"{column}, bright", out=tmp_path / "both").label == "d\u00e9j\u00e0,bright"
     assert chiasm.evaluate(model, made, label=column, where=f"{group} < 4").metrics["accuracy"] > 0.5
     items = [f"1-{number}" for number in range(1, 4)]
     said = chiasm.labels(made, items, column=column, label=name)

@@ -78,7 +78,7 @@ class Recipe:
         float, Says("Share of the numbers of an embedding that are dropped before the classifier.", 0, 0.9)
     ] = 0.0
     warmup: Annotated[float, Says("Share of the steps in which the rates rise from 0.", 0, 1)] = 0.1
-    clip: Annotated[float, Says("Length of the gradient at most; 0: any.", 0)] = 1.0
+    clip: Annotated[float, Says("Length of the gradient at most; 0: any.", 0, 1e6)] = 1.0
     label_smoothing: Annotated[float, Says("Share of the target that is spread over all classes.", 0, 0.99)] = 0.1
     focal: Annotated[float, Says("Exponent of the focal loss; 0: cross-entropy.", 0, 10)] = 0.0
     class_weight: Annotated[Literal["balanced"] | None, Says("balanced: every class weighs the same.")] = None
