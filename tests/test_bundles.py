@@ -196,6 +196,12 @@ def test_a_collection_is_searched_in_one_file(collection: Path, folder: Path) ->
         Bundle(report.path).search("audio", "x")
 
 
+def test_what_a_model_of_pictures_has_learned_from_is_not_held_out(collection: Path, tmp_path: Path) -> None:
+    chiasm.fit(collection, label="label", out=tmp_path / "pictures", modalities=["image"])
+    with pytest.raises(ChiasmError, match="has 0 labelled items"):
+        chiasm.export(tmp_path / "pictures", out=tmp_path / "no.chiasm", budget="60MB", on=collection)
+
+
 def test_a_budget_chooses_by_held_out_items(model: Path, collection: Path, folder: Path, tmp_path: Path) -> None:
     drawn(tmp_path / "others", ("gray", "navy", "teal", "gold", "lime", "cyan", "magenta", "maroon", "olive", "silver"))
     others = tmp_path / "others.index"

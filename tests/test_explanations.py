@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +347,19 @@ def test_reasons_no_better_than_random_are_not_shown(painted: Path) -> None:
     assert any("image is not shown" in note for note in found.notes)
     shown = chiasm.explain(painted / "kind", [painted / "flat.png"], collection=painted / "flat", every=True)
     assert shown.explanations[0].media[0].method == "occlusion"
+
+
+def test_items_of_another_collection_with_the_same_ids_were_not_learned_from(painted: Path, tmp_path: Path) -> None:
+    rows = [{"id": f"i{number}", "text": f"boat sky {number} {('red', 'green')[number % 2]}"} for number in range(24)]
+    rows = [{**row, "kind": ("red", "green")[number % 2]} for number, row in enumerate(rows)]
+    (tmp_path / "other.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    chiasm.add([tmp_path / "other.jsonl"], to=tmp_path / "other")
+    report = chiasm.explain(painted / "kind", painted / "0.png", collection=tmp_path / "other", sample=3)
+    assert report.measured == "items that the model has not learned from, of other"
+    assert any("none of the items" in note for note in report.notes)
+    shutil.copytree(painted / "half", tmp_path / "same")
+    report = chiasm.explain(painted / "kind", painted / "0.png", collection=tmp_path / "same", sample=3)
+    assert report.measured == "items that the model has learned from, of same"
 
 
 def test_sounds_are_explained_by_their_seconds(painted: Path, tmp_path: Path) -> None:

@@ -294,6 +294,22 @@ def test_a_model_is_measured_on_what_its_heads_did_not_see(made: tuple[Path, Pat
     assert (both.seen, both.measured) == (0, "30 items, of second"), "of other content, whatever the ids"
 
 
+def test_items_that_lack_what_others_have_are_known_again(tmp_path: Path) -> None:
+    path = table(tmp_path / "a", 30, 1)
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows[:12]:
+        row["text"] = ""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    chiasm.add([path], to=tmp_path / "collection")
+    fit(tmp_path / "collection", label="colour", out=tmp_path / "model", adapter="linear")
+    measured = chiasm.evaluate(tmp_path / "model", tmp_path / "collection", where="text IS NULL").measured
+    assert measured.startswith("12 items, each by heads that did not see it")
+
+
 def test_ids_of_another_collection_are_not_those_that_were_learned(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         path = table(tmp_path / name, 30, seed)

@@ -150,7 +150,8 @@ class ModalityArrays:
         """Return the items by their exact set of known modalities, for every set that occurs."""
         if not len(self):
             return
-        present = np.stack([self.present[name] for name in known], axis=1)
+        none = np.zeros(len(self), dtype=bool)  # has what no item here has
+        present = np.stack([self.present.get(name, none) for name in known], axis=1)
         patterns, pattern_of = np.unique(present, axis=0, return_inverse=True)
         for number, pattern in enumerate(patterns):
             subset = tuple(name for name, has in zip(known, pattern, strict=True) if has)

@@ -80,13 +80,10 @@ def held_out_files(saved: Model, collection: str | Path) -> HeldOutFiles:
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device="cpu")
     saved.check(fingerprints_of(networks))
-    data = labelled_items(opened, networks, saved.space or start_space(networks), [saved.label])
-    known, left_out = {str(name) for name in saved.recognizer.classes_}, saved.left_out
-    rows = [
-        row
-        for row, (content, label) in enumerate(zip(data.contents, data.labels, strict=True))
-        if content not in left_out.rows and content not in left_out.others and str(label) in known
-    ]
+    space, used = saved.space or start_space(networks), tuple(saved.fingerprints)
+    data = labelled_items(opened, networks, space, [saved.label], modalities=used)
+    known, seen = {str(name) for name in saved.recognizer.classes_}, saved.left_out.knows(data.contents)
+    rows = [row for row, label in enumerate(data.labels) if not seen[row] and str(label) in known]
     if len(rows) < FEWEST:
         raise ChiasmError(
             f"{opened.path.name} has {len(rows)} labelled items that the model has not learned from, and {FEWEST} are the least that a "

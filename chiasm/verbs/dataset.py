@@ -145,8 +145,13 @@ class Embedded:
     hashes: dict[Modality, list[str]]  # of an item's first file; "" where it has none
 
     def contents(self, modalities: Sequence[Modality], rows: Int[np.ndarray, " rows"]) -> tuple[str, ...]:
-        """Return a digest of the files of some modalities for each of some items."""
-        return tuple(digest_text(str([self.hashes[modality][row] for modality in modalities])) for row in rows)
+        """Return a digest of the files of some modalities for each of some items.
+
+        What an item lacks does not count: whether others have it must not change how the item is known again.
+        """
+        return tuple(
+            digest_text(str([own for modality in modalities if (own := self.hashes[modality][row])])) for row in rows
+        )
 
 
 def embedded_items(collection: Collection, ids: Sequence[str], fingerprints: Mapping[Modality, str]) -> Embedded:

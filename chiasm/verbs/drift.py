@@ -93,7 +93,7 @@ def collection_drift(
     embedded = embedded_items(collection, collection.ids(where=where), model.fingerprints)
     rows = np.flatnonzero(np.any([*embedded.present.values()], axis=0))
     contents = embedded.contents(tuple(model.fingerprints), rows)
-    is_old = np.array([one in model.left_out.rows or one in model.left_out.others for one in contents], dtype=bool)
+    is_old = model.left_out.knows(contents)
     if since:
         is_old |= np.isin(np.array([owner_number(one) for one in contents], dtype=np.int64), model.collected)
     rows = rows[~is_old]

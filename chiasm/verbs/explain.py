@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from chiasm import encoders, work
-from chiasm.encoders.base import fingerprints_of
+from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError, LabelError, MediaError
 from chiasm.evaluation.record import Record
@@ -26,7 +26,7 @@ from chiasm.store.ingest import embed_manifests
 from chiasm.store.sources import Data, manifests_of
 from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Source
 from chiasm.verbs.add import OnProgress
-from chiasm.verbs.dataset import Labelled, labelled_items
+from chiasm.verbs.dataset import Labelled, embedded_items, labelled_items
 from chiasm.verbs.explainer import (
     HIDDEN,
     Explainer,
@@ -114,12 +114,14 @@ def explain(
         notes.append("how faithful this is was not measured, and examples are left out: name the collection for both")
     else:
         opened = Collection.open(collection)
-        saved.check(fingerprints_of(encoders.resolve(opened.encoder, device=device)))
-        explainer.learned = _learned(opened, saved, explainer)
+        theirs = encoders.resolve(opened.encoder, device=device)
+        saved.check(fingerprints_of(theirs))
+        known = _known_ids(opened, saved)
+        explainer.learned = _learned(opened, theirs, saved, explainer, known)
         if explainer.learned is None:
             notes.append(f"{opened.path.name} has none of the items that the model has learned from: no examples")
         if sample:
-            items, measured = _sampled(opened, saved, explainer, sample, limits)
+            items, measured = _sampled(opened, known, explainer, sample, limits)
             faithfulness = measure_faithfulness(explainer, items)
             if not every:
                 explainer.left_out = frozenset(m for m, one in faithfulness.items() if not one.beats_random)
@@ -206,14 +208,22 @@ def _opened(
     return tuple(parts)
 
 
-def _learned(opened: Collection, saved: Model, explainer: Explainer) -> tuple[Labelled, Examples] | None:
+def _known_ids(opened: Collection, saved: Model) -> frozenset[str]:
+    """Return the items of a collection whose content a model has learned from: another collection may have the same ids."""
+    ids = opened.ids()
+    contents = embedded_items(opened, ids, saved.fingerprints).contents(tuple(saved.fingerprints), np.arange(len(ids)))
+    return frozenset(ids[row] for row in np.flatnonzero(saved.left_out.knows(contents)))
+
+
+def _learned(
+    opened: Collection, networks: Sequence[Encoder], saved: Model, explainer: Explainer, known_ids: frozenset[str]
+) -> tuple[Labelled, Examples] | None:
     """Return the items of a collection that a model has learned from, by the labels there; None where there are none."""
-    column = explainer.column
+    column, own = explainer.column, known_ids & saved.trained_on
     try:
-        networks = encoders.resolve(opened.encoder)
         space = saved.space or start_of(opened, networks)
         data = labelled_items(opened, networks, space, [column.column], modalities=explainer.modalities, alike=2)
-        data = data.take(np.array([row for row, name in enumerate(data.ids) if name in saved.trained_on], dtype=int))
+        data = data.take(np.array([row for row, name in enumerate(data.ids) if name in own], dtype=int))
         target = read_target(data.values[column.column], column=column.column, kind=column.kind)
     except LabelError:
         return None
@@ -233,11 +243,11 @@ def _learned(opened: Collection, saved: Model, explainer: Explainer) -> tuple[La
 
 
 def _sampled(
-    collection: Collection, saved: Model, explainer: Explainer, sample: int, limits: Limits
+    collection: Collection, known_ids: frozenset[str], explainer: Explainer, sample: int, limits: Limits
 ) -> tuple[list[Part], str]:
     """Return media of items of a collection to measure on, and what these are, in words."""
     rows = collection.items()
-    unseen = [row for row in rows if row["id"] not in saved.trained_on]
+    unseen = [row for row in rows if row["id"] not in known_ids]
     seen = len(unseen) < FEWEST
     chosen = rows if seen else unseen
     order = np.random.default_rng(0).permutation(len(chosen))

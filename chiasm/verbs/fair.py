@@ -170,5 +170,4 @@ def fair_items(model: Model, data: Labelled, others: Sequence[Model] = (), on: O
 
 def _seen(model: Model, data: Labelled) -> Bool[np.ndarray, " items"]:
     """Return which items a model has learned from: those of the same content, whatever their ids."""
-    left_out = model.left_out
-    return np.array([content in left_out.rows or content in left_out.others for content in data.contents], dtype=bool)
+    return model.left_out.knows(data.contents)

@@ -7,14 +7,14 @@ It is replaced by a new version, the one before is kept, and `revert_model` goes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float16, Int64
+from jaxtyping import Bool, Float, Float16, Int64
 
 from chiasm import __version__
 from chiasm.encoders.licence import PretrainedModel
@@ -28,7 +28,7 @@ from chiasm.types import Modality
 from chiasm.vectors import unit_rows
 from chiasm.verbs.card import model_card
 
-FORMAT, FORMAT_VERSION = "chiasm-model", 8
+FORMAT, FORMAT_VERSION = "chiasm-model", 9
 SUFFIXES = (".html", ".md", ".json")
 REFERENCE_ROWS = 500  # of each modality
 _ABOUT, _RECOGNIZER, _REFERENCE = "about.json", "recognizer", "reference.safetensors"
@@ -54,6 +54,10 @@ class HeldOut:
     def rows(self) -> dict[str, int]:
         """The row of each content; of equal ones, which no split divides, any."""
         return {content: row for row, content in enumerate(self.contents)}
+
+    def knows(self, contents: Sequence[str]) -> Bool[np.ndarray, " items"]:
+        """Return which contents were learned from, of whatever items they are."""
+        return np.array([one in self.rows or one in self.others for one in contents], dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
