@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -147,6 +149,27 @@ def test_one_that_cannot_be_opened_is_said_without_its_path_and_stops_no_other(f
         assert (await client.get("/c/a/v1/status")).status_code == 200
 
     ask(build(shelf_plan(folder)), work)
+
+
+def test_what_else_lies_in_the_folder_stops_no_collection(folder: Path) -> None:
+    (folder / "0 broken").mkdir()
+    (folder / "0 broken" / "chiasm.json").write_text("{", encoding="utf-8")
+    shutil.copytree(folder / "a", folder / os.fsdecode(b"\xff"))  # a name that is no text
+    (folder / "dangling").symlink_to("nowhere")
+
+    async def work(client: httpx.AsyncClient) -> None:
+        names = [one["name"] for one in (await client.get("/v1/collections")).json()["collections"]]
+        assert names == ["a", "0 broken", "b b", "c"]
+        assert (await client.get("/v1/status")).json()["name"] == "a"
+        refused(await client.get("/c/0 broken/v1/status"), 422, "cannot be read")
+        refused(await client.post("/v1/collections", json={"name": "dangling"}), 409, "another name")
+        answer = await client.post("/v1/collections", json={"name": "\U00020000" * 64})  # 256 bytes
+        refused(answer, 422, "cannot be made")
+        assert str(folder) not in answer.text
+
+    ask(build(shelf_plan(folder, edit=True)), work)
+    with pytest.raises(ChiasmError, match="cannot be read"):
+        build(plan(folder / "0 broken"))
 
 
 def test_a_collection_is_made_filled_and_served_at_once(tmp_path: Path, fake: None) -> None:

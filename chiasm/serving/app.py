@@ -38,6 +38,7 @@ from chiasm.serving.parts import (
     NDJSON,
     PAGE,
     ItemId,
+    Parts,
     Shared,
     json_answer,
     json_body,
@@ -229,7 +230,9 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 async def _on_chiasm_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ChiasmError)
     problem = of_error(error)
-    problem.detail = parts_of(request).engine.without_paths(problem.detail)
+    parts: Parts | None = request.scope["state"].get("parts")  # none of what is of no collection in particular
+    if parts is not None:
+        problem.detail = parts.engine.without_paths(problem.detail)
     if problem.status >= 500:
         logger.error("encoder failed", exc_info=error, extra={"fields": {"id": visit_of(request).id}})
     return problem.response(visit_of(request).id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +13,14 @@ from urllib.parse import quote
 from chiasm.encoders.base import first_of
 from chiasm.encoders.licence import models_of
 from chiasm.encoders.runtime import Device
-from chiasm.errors import ChiasmError, LabelError, ManifestError
-from chiasm.files import digest_text, one_form, temporary_of
+from chiasm.errors import ChiasmError, CollectionError, LabelError, ManifestError
+from chiasm.files import digest_text, is_unicode, one_form, temporary_of
 from chiasm.serving.classify import Classifier
 from chiasm.serving.keys import KeyRing
 from chiasm.serving.map import Mapper
 from chiasm.serving.observe import logger, where_from
 from chiasm.serving.parts import Parts, Shared, parts_for
-from chiasm.serving.problems import Problem, disk_full
+from chiasm.serving.problems import Problem, disk_full, of_error
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
 from chiasm.serving.settings import Settings
 from chiasm.serving.teaching import Teaching
@@ -56,7 +57,7 @@ class Plan:
     def known(self) -> dict[str, Path]:
         """Return the folders of the collections by name: those that were named, then those in the folder."""
         inside = () if self.folder is None else sorted(self.folder.iterdir())
-        more = {path.name: path for path in inside if path.name[0] != "." and (path / "chiasm.json").is_file()}
+        more = {path.name: path for path in inside if path.name[0] != "." and _has_collection(path)}
         named = {path.name: path for path in self.collections}
         return {
             one_form(name): path for name, path in (named | {k: v for k, v in more.items() if k not in named}).items()
@@ -75,15 +76,28 @@ class Plan:
                 "this server makes no collections. Start it so: chiasm serve --collections FOLDER --edit",
             )
         known = self.known()
-        if name in known or (self.folder / name).exists():
+        if name in known or os.path.lexists(self.folder / name):
             raise Problem(409, "collection", f"there is something called {name!r} already. Choose another name")
         if len(known) >= MOST_COLLECTIONS:
             raise Problem(409, "collection", f"there are {len(known)} collections; on the page no more are made")
-        Collection.create(self.folder / name, encoder=self.encoder)
+        try:
+            Collection.create(self.folder / name, encoder=self.encoder)
+        except CollectionError as error:
+            problem = of_error(error)
+            problem.detail = problem.detail.replace(str(self.folder / name), name)
+            raise problem from error
 
     def base_of(self, name: str) -> str:
         """Return what the addresses of a collection's files begin with; nothing where there is only one collection."""
         return "" if self.folder is None and len(self.collections) == 1 else f"/c/{quote(name, safe='')}"
+
+
+def _has_collection(path: Path) -> bool:
+    """Return whether a folder holds a collection that can have an address: its name is text, and it can be looked into."""
+    try:
+        return is_unicode(path.name) and (path / "chiasm.json").is_file()
+    except OSError:  # of somebody else
+        return False
 
 
 def build_parts(plan: Plan, name: str, folder: Path, shared: Shared) -> Parts:

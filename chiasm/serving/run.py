@@ -196,7 +196,7 @@ def build(plan: Plan) -> FastAPI:
         most=plan.settings.max_open,
         create=create,
     )
-    shelf.open_first()
+    shelf.open_first(or_next=not plan.collections)  # nobody named those of a folder
     return create_shelf_app(shared, shelf, keys=plan.keys)
 
 

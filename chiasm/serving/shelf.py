@@ -66,12 +66,25 @@ class Shelf:
         shelf.open_first()
         return shelf
 
-    def open_first(self) -> None:
-        """Open the first collection now, so that what is wrong with it is said before anybody asks."""
+    def open_first(self, *, or_next: bool = False) -> None:
+        """Open the first collection now, so that what is wrong with it is said before anybody asks.
+
+        Args:
+            or_next: whether one that cannot be opened leaves its place to the next; where none can, there is no first one.
+
+        Raises:
+            ChiasmError: it cannot be opened, and no other may take its place.
+        """
         for name, folder in self._known().items():
-            self._open[name] = _Open(self._make(name, folder))
-            self._first = name
-            break
+            try:
+                self._open[name] = _Open(self._make(name, folder))
+            except ChiasmError as error:
+                if not or_next:
+                    raise
+                logger.error("cannot open", exc_info=error, extra={"fields": {"collection": name}})
+            else:
+                self._first = name
+                break
 
     @property
     def opened(self) -> list[Parts]:
