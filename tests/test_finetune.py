@@ -329,67 +329,6 @@ def test_a_source_that_does_not_fit_says_so(texts: Path, other: Path, pictures: 
         chiasm.finetune(texts, label="kind", out=tmp_path / "encoder", strategy="alternating")
 
 
-# ----------------------------------------------------------------------------------------------- a target without labels
-
-
-@pytest.fixture(scope="module")
-def domain(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts without labels, one of which is among the labelled ones, too."""
-    folder = tmp_path_factory.mktemp("domain")
-    rows = [
-        {"text": f"{around} {word} on {number}"}
-        for around in ("big", "the")
-        for word in (*WORDS["animal"], *WORDS["thing"])
-        for number in range(3)
-    ]
-    rows.append({"text": str(chiasm.Collection.open(texts).items()[0]["text"][0])})
-    collection = folder / "collection"
-    chiasm.add([write_table(folder / "table.csv", rows)], to=collection, encoder=chiasm.Collection.open(texts).encoder)
-    return collection
-
-
-def test_a_target_without_labels_is_learned_from_and_not_measured(texts: Path, domain: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    result = chiasm.finetune(
-        texts, label="kind", out=tmp_path / "encoder", target=domain, shares="same", **SMALL, on_message=said.append
-    )
-    (part,) = result.parts
-    assert said[0].startswith("text: 72 items,")  # 48 with a label and 24 that are not among them
-    assert (part.items, part.source_items, part.target) == (48, 0, "")
-    assert "without its labels" in part.words
-    assert part.is_kept is (part.better_by > -part.standard_error)
-    learned = read_about(tmp_path / "encoder")["parts"]["text"]["about"]["learned_from"]
-    assert len(learned) == 48  # whose labels it has seen
-    alone = chiasm.finetune(texts, label="kind", out=tmp_path / "alone", **SMALL)
-    assert alone.parts[0].history[0][0]["loss"] != part.history[0][0]["loss"]
-
-
-def test_a_target_that_could_hurt_is_not_learned_from(texts: Path, tmp_path: Path) -> None:
-    """Too few items say nothing about the classes."""
-    encoder = chiasm.Collection.open(texts).encoder
-    few = write_table(tmp_path / "few.csv", [{"text": "a cat on the mat"}, {"text": "big dog"}])
-    chiasm.add([few], to=tmp_path / "few", encoder=encoder)
-    said: list[str] = []
-    result = chiasm.finetune(
-        texts, label="kind", out=tmp_path / "encoder", target=tmp_path / "few", **SMALL, on_message=said.append
-    )
-    assert "not adapted to" in said[0]
-    assert "text: 48 items" in said[1]
-    assert result.parts[0].target == said[0]
-
-
-def test_a_target_that_does_not_fit_says_so(texts: Path, other: Path, pictures: Path, tmp_path: Path) -> None:
-    out = tmp_path / "encoder"
-    with pytest.raises(LabelError, match="the collection itself is the source"):
-        chiasm.finetune(texts, label="kind", out=out, source=other, target=other)
-    with pytest.raises(LabelError, match="shares are those of"):
-        chiasm.finetune(texts, label="kind", out=out, shares="same")
-    with pytest.raises(ChiasmError, match="is the collection itself"):
-        chiasm.finetune(texts, label="kind", out=out, target=texts)
-    with pytest.raises(ChiasmError, match="Embed it like the source"):
-        chiasm.finetune(texts, label="kind", out=out, target=pictures)
-
-
 # ------------------------------------------------------------------------------------------ the last rung of fit's ladder
 
 THOROUGH: dict[str, Any] = {

@@ -20,6 +20,8 @@ from chiasm.recognition.regressions import choose_thresholds, label_f1
 from chiasm.recognition.targets import Target
 from chiasm.vectors import sigmoid
 
+_ROUNDING = 1e-4  # of a loss: the same network, run by another library, differs by less
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -41,7 +43,7 @@ class Comparison:
 
         One column of classes must not lose macro-F1; of several none may lose more than a standard error.
         """
-        if not self.better_by > self.standard_error:
+        if not self.better_by > max(self.standard_error, _ROUNDING):
             return False
         if len(self.columns) > 1:
             return not self.worse
@@ -52,7 +54,7 @@ class Comparison:
     @property
     def worse(self) -> tuple[str, ...]:
         """Return the columns that lose by more than a standard error."""
-        return tuple(one.column for one in self.columns if one.better_by < -one.standard_error)
+        return tuple(one.column for one in self.columns if one.better_by < -max(one.standard_error, _ROUNDING))
 
 
 def compare(targets: Sequence[Target], before: Sequence[Outputs], after: Sequence[Outputs]) -> Comparison:

@@ -29,7 +29,7 @@ BLOCK = 64  # items that go through the network at once when nothing is learned
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Labelled items, a row each, in the order of their stored views; items without a label may follow there.
+    """Labelled items, a row each, in the order of their stored views.
 
     Attributes:
         targets: the columns that are learned; items may lack values of several.
@@ -61,11 +61,6 @@ class Drawn(Dataset[dict[str, Any]]):
         return len(self.source)
 
     @cached_property
-    def labelled(self) -> Bool[np.ndarray, " rows"]:
-        """Which are not merely to be confused less."""
-        return np.ones(len(self), dtype=bool)
-
-    @cached_property
     def strata(self) -> Int[np.ndarray, " rows"]:
         """What they are drawn equally often of, where that is asked."""
         return np.zeros(len(self), dtype=np.int64)
@@ -74,7 +69,7 @@ class Drawn(Dataset[dict[str, Any]]):
 class Items(Drawn):
     """Stored items with their columns: in training another view in every epoch.
 
-    Items with a label are mixed with others of their domain.
+    Items are mixed with others of their domain.
     """
 
     def __init__(
@@ -91,29 +86,23 @@ class Items(Drawn):
         self.recipe, self.learned, self.collate = recipe, learned, collate
 
     @cached_property
-    def labelled(self) -> Bool[np.ndarray, " rows"]:
-        """Which have a label."""
-        return self.columns.labelled
-
-    @cached_property
     def strata(self) -> Int[np.ndarray, " rows"]:
         """Their classes, of the first column of these."""
         return self.columns.strata
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         target, weight, source = self.columns.targets[place], self.columns.weights[place], self.source[place]
-        about = {"labelled": self.labelled[place], "source": source}
         if not self.learned:
             arrays = self.views.get(self.rows[place], 0)
-            return {"arrays": arrays, "targets": target, "weights": weight, **about}
+            return {"arrays": arrays, "targets": target, "weights": weight, "source": source}
         # By item and epoch alone, so that it is the same in any number of processes and after a kill.
         rng = np.random.default_rng([self.recipe.seed, self.epoch, int(self.rows[place])])
         arrays = self._draw(place, rng)
-        if (self.recipe.mixup or self.recipe.cutmix) and self.labelled[place]:
-            other = int(rng.choice(np.flatnonzero((self.source == source) & self.labelled)))
+        if self.recipe.mixup or self.recipe.cutmix:
+            other = int(rng.choice(np.flatnonzero(self.source == source)))
             arrays, share = mix(arrays, self._draw(other, rng), self.recipe, rng)
             target, weight = self.columns.mixed(place, other, float(share))
-        return {"arrays": arrays, "targets": target, "weights": weight, **about}
+        return {"arrays": arrays, "targets": target, "weights": weight, "source": source}
 
     def _draw(self, place: int, rng: np.random.Generator) -> Arrays:
         return draw_view(self.views, int(self.rows[place]), rng)
@@ -155,24 +144,21 @@ def mix(one: Arrays, other: Arrays, recipe: Recipe, rng: np.random.Generator) ->
 class Order(Sampler[int]):
     """The order of the items in an epoch: shuffled, and filled up to whole batches, the source before the target if in turn.
 
-    Beside each item with a label stands one without, where there are any. The order is the same in any number of processes,
-    and after a kill.
+    It is the same in any number of processes, and after a kill.
     """
 
     def __init__(self, items: Drawn, batch: int) -> None:
-        self.items = items
+        self.items, self.step = items, batch
         in_turn = items.recipe.strategy == "alternating"
-        parts = (items.source, ~items.source) if in_turn else (items.labelled,)
+        parts = (items.source, ~items.source) if in_turn else (np.ones(len(items), dtype=bool),)
         self.parts = [np.flatnonzero(part) for part in parts if part.any()]
-        self.others = np.flatnonzero(~items.labelled)
-        self.step = max(1, batch // 2) if len(self.others) else batch  # items with a label
 
     def set_epoch(self, epoch: int) -> None:
         """Take the order and the views of an epoch."""
         self.items.epoch = epoch
 
     def __len__(self) -> int:
-        return sum(map(self._length, self.parts)) * (2 if len(self.others) else 1)
+        return sum(map(self._length, self.parts))
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.items.recipe.seed, self.items.epoch])
@@ -182,10 +168,7 @@ class Order(Sampler[int]):
                 strata, size = self.items.strata[drawn], self._each(part)
                 classes = [np.resize(drawn[strata == one], size) for one in np.unique(strata)]
                 drawn = rng.permutation(np.concatenate(classes))
-            order = np.resize(drawn, self._length(part))
-            if len(self.others):
-                order = np.stack([order, np.resize(rng.permutation(self.others), len(order))], axis=1).ravel()
-            yield from order.tolist()
+            yield from np.resize(drawn, self._length(part)).tolist()
 
     def _each(self, part: Int[np.ndarray, " rows"]) -> int:
         """Return how many items of each class are drawn."""
@@ -204,8 +187,7 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     batch = stack([item["arrays"] for item in items])
     batch["targets"] = torch.from_numpy(np.stack([item["targets"] for item in items]))
     batch["weights"] = torch.from_numpy(np.stack([item["weights"] for item in items]))
-    for name in ("labelled", "source"):
-        batch[name] = torch.tensor([bool(item[name]) for item in items])
+    batch["source"] = torch.tensor([bool(item["source"]) for item in items])
     return batch
 
 

@@ -58,9 +58,8 @@ class TunedPart(Record):
     )
     standard_error: float  # of that
     is_better: bool
-    is_kept: bool  # better; or, with a target that has no labels to measure by, not worse
+    is_kept: bool  # better, and of several networks whose mean does what they do
     words: str
-    target: str  # why it is not learned from, or empty
     seconds: float
     items_per_second: float  # learned from, with what the frozen part gives stored
     batch_size: int  # items at a time

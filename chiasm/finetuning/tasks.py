@@ -69,22 +69,15 @@ class Rows:
         tasks: the columns.
         targets: classes and labels as 0 and 1, numbers in standard deviations from their mean.
         weights: of each row in each column, about 1 on average over all rows; 0 where the value is missing.
-        labelled: which rows are not merely to be confused less.
     """
 
     tasks: tuple[Task, ...]
     targets: Float32[np.ndarray, "rows outputs"]
     weights: Float32[np.ndarray, "rows tasks"]
-    labelled: Bool[np.ndarray, " rows"]
 
     def take(self, rows: Int[np.ndarray, " some"]) -> Rows:
         """Return copies of some of the rows."""
-        return Rows(self.tasks, self.targets[rows], self.weights[rows], self.labelled[rows])
-
-    def with_others(self, number: int) -> Rows:
-        """Return the rows, and so many without a label after them."""
-        targets, weights = (np.pad(one, [(0, number), (0, 0)]) for one in (self.targets, self.weights))
-        return Rows(self.tasks, targets, weights, np.pad(self.labelled, (0, number)))
+        return Rows(self.tasks, self.targets[rows], self.weights[rows])
 
     def mixed(
         self, one: int, other: int, share: float
@@ -102,7 +95,7 @@ class Rows:
         for task, weight in zip(self.tasks, self.weights.T, strict=True):
             if task.kind == "classes":
                 return np.where(weight > 0, self.targets[:, task.place].argmax(axis=1), -1)
-        return np.zeros(len(self.labelled), dtype=np.int64)
+        return np.zeros(len(self.targets), dtype=np.int64)
 
     @cached_property
     def owner(self) -> Int[np.ndarray, " outputs"]:
@@ -144,7 +137,7 @@ def start_tasks(
         targets.append(values)
         codes = np.where(column.known, column.values if column.kind == "classes" else 0, -1)
         weights.append(row_weights(codes, source, held, recipe))
-    rows = Rows(tuple(tasks), np.hstack(targets), np.stack(weights, axis=1), np.ones(len(held), dtype=bool))
+    rows = Rows(tuple(tasks), np.hstack(targets), np.stack(weights, axis=1))
     X = unit_rows(frozen)
     mean = np.average(X, axis=0, weights=rows.weights.sum(axis=1)).astype(np.float32)
     heads = []

@@ -45,7 +45,6 @@ from chiasm.training import uncertainty_weighted
 from chiasm.types import Media
 
 _WEIGHT = "weight/"
-_TEMPERATURE = 2.5  # of class confusion
 
 
 class Learner(nn.Module):
@@ -134,7 +133,6 @@ class Classifier(Learner):
         self,
         targets: Float[Tensor, "batch outputs"],
         weights: Float[Tensor, "batch tasks"],
-        labelled: Bool[Tensor, " batch"],
         source: Bool[Tensor, " batch"],
         **arrays: Tensor,
     ) -> dict[str, Tensor]:
@@ -150,13 +148,11 @@ class Classifier(Learner):
         centred = functional.normalize(embeddings, dim=1) - self.mean
         scores = functional.linear(functional.dropout(centred, self.recipe.dropout, self.training), weight, bias)
         every = [task.losses(scores[:, task.place], targets[:, task.place], self.recipe) for task in self.tasks]
-        losses = (weights * torch.stack(every, dim=1)).sum(dim=0) / labelled.sum().clamp(min=1)
+        losses = (weights * torch.stack(every, dim=1)).mean(dim=0)
         loss = losses[0]
         if len(self.tasks) > 1:
             # The weights are 1 on average over all batches, so a batch without a value of a column counts as one without loss.
             loss = uncertainty_weighted(losses, self.log_variances, torch.ones_like(losses, dtype=torch.bool))
-        if not labelled.all():
-            loss = loss + class_confusion(scores[~labelled])
         return {"loss": loss + self.penalty(), "logits": scores}
 
     def measure(self, prediction: transformers.EvalPrediction) -> dict[str, float]:
@@ -171,25 +167,6 @@ class Classifier(Learner):
                 right = scores[known, task.place].argmax(axis=1) == targets[known, task.place].argmax(axis=1)
                 accuracy["accuracy" if len(self.tasks) == 1 else f"accuracy_{number}"] = float(right.mean())
         return accuracy
-
-
-def class_confusion(scores: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
-    """Return how much items without labels are taken for several classes at once: minimum class confusion.
-
-    Jin et al. 2020, arXiv:1912.03699: the share of the correlation of the classes' probabilities, at temperature 2.5, that is
-    between different classes; items weigh more the surer their probabilities are.
-
-    Example:
-        >>> sure = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
-        >>> round(float(class_confusion(sure)), 3), round(float(class_confusion(0 * sure)), 3)
-        (0.0, 0.5)
-    """
-    log = functional.log_softmax(scores / _TEMPERATURE, dim=1)
-    probabilities = log.exp()
-    weights = 1 + (probabilities * log).sum(dim=1).exp()
-    confusion = probabilities.T @ (probabilities * (weights / weights.mean())[:, None])
-    confusion = confusion / confusion.sum(dim=1, keepdim=True)
-    return 1 - confusion.diagonal().mean()
 
 
 class _Trainer(transformers.Trainer):
@@ -328,7 +305,6 @@ def train(
     *,
     frozen: Float[np.ndarray, "items dim"],
     measured: Int[np.ndarray, " measured"],
-    unlabelled: Int[np.ndarray, " others"] | None = None,
     device: Device = "auto",
     say: Callable[[str], None] = lambda _: None,
 ) -> Tuned:
@@ -346,7 +322,6 @@ def train(
         folder: for checkpoints.
         frozen: embeddings of the labelled items by the network as it starts.
         measured: the items whose embeddings are returned.
-        unlabelled: items of the domain that the network is to be good at, without labels: their classes are to be confused less.
         device: where it is trained.
         say: called with what people should know.
 
@@ -356,25 +331,17 @@ def train(
     columns = [target.take(rows) for target in examples.targets]
     source, groups = examples.source[rows], examples.groups[rows]
     held = held_out(strata(columns), groups, source, recipe)
-    others = np.empty(0, dtype=np.int64) if unlabelled is None else unlabelled
     start = tower.weights()
     learned, head = start_tasks(columns, groups, source, held, frozen[rows], recipe)
     tower.choose(recipe.method, recipe.rank, stack([views.get(int(rows[0]), 0)]))
     mean, weight, bias = (torch.from_numpy(one) for one in (head.mean, head.weight, head.bias))
     model = Classifier(tower, learned.tasks, mean, weight, bias, recipe)
 
-    def items(some: Bool[np.ndarray, " rows"], beside: Int[np.ndarray, " others"], *, learning: bool) -> Items:
-        return Items(
-            views,
-            np.append(rows[some], beside),
-            learned.take(np.flatnonzero(some)).with_others(len(beside)),
-            np.append(source[some], np.zeros(len(beside), dtype=bool)),
-            recipe,
-            learned=learning,
-        )
+    def items(some: Bool[np.ndarray, " rows"], *, learning: bool) -> Items:
+        return Items(views, rows[some], learned.take(np.flatnonzero(some)), source[some], recipe, learned=learning)
 
-    evaluated = filled(items(held, others[:0], learning=False)) if held.any() else None
-    trainer = fit(model, items(~held, others, learning=True), evaluated, folder, device, say)
+    evaluated = filled(items(held, learning=False)) if held.any() else None
+    trainer = fit(model, items(~held, learning=True), evaluated, folder, device, say)
     model.cpu()
     tower.merge()
     share = recipe.average

@@ -29,7 +29,6 @@ from chiasm.finetuning.comparison import Comparison, compare
 from chiasm.finetuning.recipe import Recipe
 from chiasm.finetuning.results import TunedPart
 from chiasm.recognition import ModalityArrays, Recognizer, SourceItems
-from chiasm.recognition.adaptation import Adaptation
 from chiasm.recognition.columns import Outputs
 from chiasm.recognition.joint import held_out_of
 from chiasm.recognition.targets import Target, strata
@@ -112,21 +111,6 @@ def read_sources(
     return LabelledSource(tuple(sides), np.array([known[str(name)] for _, data in sides for name in data.labels]))
 
 
-@dataclass(frozen=True, eq=False)
-class Unlabelled:
-    """Items of the domain that a network is to be good at, none of their labels known.
-
-    Attributes:
-        collection: where they are.
-        ids: of those that are learned from; none where that could hurt.
-        adaptation: whether it could, and why.
-    """
-
-    collection: Collection
-    ids: tuple[str, ...]
-    adaptation: Adaptation
-
-
 @dataclass(frozen=True)
 class Estimate:
     """How long a climb takes at most, and what it needs.
@@ -189,7 +173,6 @@ class Climb:
         whole: what is kept is trained once more, on all items; else it is the mean of the networks of the folds.
         keep: also if it is not better.
         source: labelled items of other domains to learn from as well, of one column of classes.
-        unlabelled: items of the domain that the network is to be good at, with one column of classes.
         say: called with each line for people.
     """
 
@@ -208,7 +191,6 @@ class Climb:
     whole: bool = False
     keep: bool = False
     source: LabelledSource | None = None
-    unlabelled: Unlabelled | None = None
     say: Callable[[str], None] = lambda _: None
 
     @property
@@ -232,14 +214,12 @@ class Climb:
 
     @cached_property
     def openers(self) -> list[Callable[[], Media]]:
-        """Functions that open the media of the items, then of the source's, then of those without a label."""
+        """Functions that open the media of the items, then of the source's."""
         sides: list[tuple[Collection, Sequence[str]]] = [
             (self.collection, [self.data.ids[row] for row in self._having])
         ]
         if self.source is not None:
             sides += [(collection, data.ids) for collection, data in self.source.sides]
-        if self.unlabelled is not None:
-            sides.append((self.unlabelled.collection, self.unlabelled.ids))
         openers: list[Callable[[], Media]] = []
         for collection, ids in sides:
             items = items_of(collection)
@@ -260,9 +240,8 @@ class Climb:
         labelled = len(self._having) * (self.folds if self.whole else self.folds - 1)
         if self.source is not None:
             labelled += len(self.source.codes) * (self.folds + self.whole)
-        learned = labelled * (2 if self.unlabelled is not None and self.unlabelled.ids else 1)
         return Estimate(
-            views * cost.seconds_a_view, learned * cost.seconds_an_item, cost.memory, views * cost.bytes_a_view
+            views * cost.seconds_a_view, labelled * cost.seconds_an_item, cost.memory, views * cost.bytes_a_view
         )
 
     def run(self) -> Climbed:
@@ -358,8 +337,6 @@ class Climb:
         ]
         if self.source is not None:
             values += [*((data.ids, data.contents) for _, data in self.source.sides), self.source.codes.tolist()]
-        if self.unlabelled is not None:
-            values.append(self.unlabelled.ids)
         begin_work(self.folder, [self.encoder.fingerprint, asdict(self.recipe), self.folds, *values], self.say)
 
     def _splits(self, targets: Sequence[Target], groups: Int[np.ndarray, " items"]) -> tuple[Split, ...]:
@@ -421,7 +398,6 @@ class Climb:
                 checkpoints,
                 frozen=frozen,
                 measured=measured,
-                unlabelled=np.arange(len(examples.groups), len(views.items)),
                 device=self.device,
                 say=self.say,
             )
@@ -439,14 +415,8 @@ class Climb:
     ) -> TunedPart:
         gain, error = compared.better_by, compared.standard_error
         is_sound = of_mean is None or all(one.tuned.loss <= one.frozen.loss for one in of_mean.columns)
-        adapts = self.unlabelled is not None and bool(self.unlabelled.ids)
         numbers = _words_of(compared)
         words = f"{self.modality}: {'better' if compared.is_better else 'not better'} than frozen features ({numbers})"
-        if adapts:
-            words = (
-                f"{self.modality}: learned from the target without its labels, so that nothing can be measured there; of the "
-                f"labelled items {'no' if gain > -error else 'recognised'} worse than frozen features ({numbers})"
-            )
         if not is_sound:
             assert of_mean is not None
             told = ", ".join(one.words for one in of_mean.columns)
@@ -466,9 +436,8 @@ class Climb:
             better_by=gain,
             standard_error=error,
             is_better=compared.is_better,
-            is_kept=is_sound and (compared.is_better or (adapts and gain > -error)),
+            is_kept=is_sound and compared.is_better,
             words=words,
-            target="" if adapts or self.unlabelled is None else self.unlabelled.adaptation.sentence,
             seconds=0.0,
             items_per_second=float(np.mean([one.items_per_second for one in tuned])),
             batch_size=tuned[-1].batch_size,

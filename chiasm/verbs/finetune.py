@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
-
 from chiasm import encoders
 from chiasm._optional import require
 from chiasm.cores import limit_threads
@@ -21,22 +19,18 @@ from chiasm.evaluation.record import Record
 from chiasm.finetuning.recipe import OF_PAIRS, Recipe, RecipeOptions
 from chiasm.finetuning.results import TunedPairs, TunedPart
 from chiasm.recognition import Recognizer
-from chiasm.recognition.adaptation import Shares
 from chiasm.recognition.targets import Target
 from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
-from chiasm.verbs.climb import Climb, Unlabelled, base_of, read_sources
+from chiasm.verbs.climb import Climb, base_of, read_sources
 from chiasm.verbs.dataset import (
-    Labelled,
     Sources,
     cell_value,
     class_names,
     each_source,
-    embedded_items,
     label_columns,
     labelled_items,
-    target_items,
 )
 from chiasm.verbs.finetune_pairs import PairClimb, read_pairs
 from chiasm.verbs.measure import targets_of
@@ -68,8 +62,6 @@ def finetune(
     out: str | Path,
     modalities: Sequence[Modality] | None = None,
     source: Sources = None,
-    target: str | Path | None = None,
-    shares: Shares = "auto",
     folds: int = 3,
     where: str | None = None,
     group: str | None = None,
@@ -84,9 +76,9 @@ def finetune(
 
     Each network is trained in several folds. The same recogniser is fitted on frozen embeddings and on those of each item by
     the network of the fold that held it out. The network is kept if the Brier score is better by more than a standard error of
-    the paired difference and macro-F1 is not lower; of several columns, if the mean of their losses is, and none is worse by more; with a target, which has no labels to measure by, if the Brier score on the
-    labelled items is not worse by more than that. What is written has then been trained on all items. A run that was stopped goes
-    on where it was when the same is asked again.
+    the paired difference and macro-F1 is not lower; of several columns, if the mean of their losses is, and none is worse by
+    more. What is written has then been trained on all items. A run that was stopped goes on where it was when the same is asked
+    again.
 
     Args:
         collection: where the labelled items are.
@@ -97,12 +89,8 @@ def finetune(
         out: folder to write, which does not exist yet; it is an encoder that every verb takes.
         modalities: whose networks are trained, each on its own. Default: pictures and texts, where the items have them; of pairs
             both.
-        source: a collection of another domain, or several, embedded alike, with the same column of classes or such pairs; items of classes
-            that the target has are learned from as well, and nothing is measured on them. Each counts by its size.
-        target: a collection of another domain, embedded alike, that the network is to be good at. Its labels, if it has any, are
-            not looked at: of as many of its items as are labelled here, classes are to be confused less (Jin et al. 2020),
-            unless that could hurt (`chiasm.recognition.adaptation`). Not together with a source.
-        shares: whether the classes are as frequent in the target, see `fit`.
+        source: a collection of another domain, or several, embedded alike, with the same column of classes or such pairs; items
+            of classes that this one has are learned from as well, and nothing is measured on them. Each counts by its size.
         folds: so many; at least 2.
         where: only items that meet this condition.
         group: column whose values keep items on one side of every split.
@@ -114,8 +102,8 @@ def finetune(
         options: how it is trained: `chiasm.finetuning.recipe.Recipe` says what each of them means.
 
     Raises:
-        LabelError: no such column, there is nothing to learn in it, the source has none of the classes, there is a source beside
-            a target, or either with anything but one column of classes.
+        LabelError: no such column, there is nothing to learn in it, the source has none of the classes, or there is a
+            source and anything but one column of classes.
         SpaceError: too few items have both modalities of the pairs.
         EncoderError: the encoder cannot be trained, or the folder exists.
         ChiasmError: an option is out of its range, the loss is no longer finite, or memory is too small.
@@ -126,7 +114,7 @@ def finetune(
     chosen: RecipeOptions = options if pairs is None else {**OF_PAIRS, **options}
     recipe = Recipe(**chosen)
     sources = each_source(source)
-    _check_request(label, pairs, modalities, recipe, sources, target, shares)
+    _check_request(label, pairs, modalities, recipe, sources)
     folder = Path(out)
     if folder.exists():
         raise EncoderError(
@@ -151,7 +139,7 @@ def finetune(
         result = request.learn_pairs(pairs, modalities)
     else:
         assert label is not None
-        result = request.learn_labels(label_columns(opened, label), modalities, target, shares)
+        result = request.learn_labels(label_columns(opened, label), modalities)
     if report is not None and processes.is_first():
         _write_report(report, result)
     return result
@@ -163,8 +151,6 @@ def _check_request(
     modalities: Sequence[Modality] | None,
     recipe: Recipe,
     sources: Sequence[str | Path],
-    target: str | Path | None,
-    shares: Shares,
 ) -> None:
     """Refuse what does not go together, before anything is opened."""
     if (label is None) == (pairs is None):
@@ -172,18 +158,11 @@ def _check_request(
             "fine-tuning learns a label or pairs, one of the two. Name a column (label) or two modalities (pairs)"
         )
     if pairs is not None:
-        _check_options_of_pairs(pairs, modalities, recipe, target)
+        _check_options_of_pairs(pairs, modalities, recipe)
     if not sources and recipe.strategy == "alternating":
         raise LabelError(
             "alternating is in turn between a source and a target, and there is no source. Name one (source)"
         )
-    if target is not None and sources:
-        raise LabelError(
-            "with a target, which has no labels, the collection itself is the source: leave the source out, or finetune the "
-            "target with its own labels and a source"
-        )
-    if target is None and shares != "auto":
-        raise LabelError("shares are those of a target's classes, and there is none. Name it, or leave them out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,19 +209,15 @@ class _Request:
         self.say(result.words)
         return replace(self._finish(parts if result.is_better or self.keep else {}), pairs=result)
 
-    def learn_labels(
-        self, columns: Sequence[str], modalities: Sequence[Modality] | None, target: str | Path | None, shares: Shares
-    ) -> FinetuneReport:
+    def learn_labels(self, columns: Sequence[str], modalities: Sequence[Modality] | None) -> FinetuneReport:
         """Train the network of each modality on one column or several."""
         # All of what is wrong with the data is said before anything is trained.
         climbs = [
-            self._climb(columns, modality, target, shares)
+            self._climb(columns, modality)
             for modality in _modalities(self.collection, self.networks, modalities, columns)
         ]
         reports, parts = [], dict[Modality, Part]()
         for climb in climbs:
-            if climb.unlabelled is not None and not climb.unlabelled.ids:
-                self.say(climb.unlabelled.adaptation.sentence)
             self.say(_cost(climb))
             climbed = climb.run()
             reports.append(climbed.report)
@@ -252,7 +227,7 @@ class _Request:
         names = tuple(str(name) for name in climbs[-1].targets[0].names) if len(columns) == 1 else ()
         return replace(self._finish(parts), label=",".join(columns), classes=names, parts=tuple(reports))
 
-    def _climb(self, columns: Sequence[str], modality: Modality, target: str | Path | None, shares: Shares) -> Climb:
+    def _climb(self, columns: Sequence[str], modality: Modality) -> Climb:
         data = labelled_items(
             self.collection,
             self.networks,
@@ -270,7 +245,7 @@ class _Request:
                     "modalities of the items that have one (modalities)"
                 )
         targets = targets_of(data, "auto")
-        _check_options_of_columns(targets, self.recipe, self.sources, target)
+        _check_options_of_columns(targets, self.recipe, self.sources)
         only = targets[0]
         is_named = len(targets) == 1 and only.kind != "number"
         return Climb(
@@ -289,32 +264,8 @@ class _Request:
             whole=True,
             keep=self.keep,
             source=read_sources(self.sources, only.column, self.space, data, only, self.device),
-            unlabelled=None if target is None else self._unlabelled(target, data, only, modality, shares),
             say=self.say,
         )
-
-    def _unlabelled(
-        self, domain: str | Path, data: Labelled, target: Target, modality: Modality, shares: Shares
-    ) -> Unlabelled:
-        """Return the items of the target to learn from without labels: at most as many as are labelled; none if it could hurt.
-
-        Files that are among the labelled ones are left out, since these are measured on.
-
-        Raises:
-            ChiasmError: it is the collection itself, embedded otherwise, or has no items with the modality.
-        """
-        seed = self.recipe.seed
-        other, ids, arrays = target_items(domain, self.collection, self.networks, self.space, [modality], self.device)
-        judge = Recognizer(adapter="linear", unknown=None, shares=shares, random_state=seed)
-        adaptation = judge.fit(data.arrays, target.names[target.values], data.groups, domain=arrays).details_.adaptation
-        assert adaptation is not None  # with a domain there is one
-        fingerprint = {modality: data.fingerprints[modality]}
-        taken = {*embedded_items(self.collection, data.ids, fingerprint).hashes[modality]}
-        theirs = embedded_items(other, ids, fingerprint).hashes[modality]
-        free = [item for item, content in zip(ids, theirs, strict=True) if content not in taken]
-        drawn = np.random.default_rng(seed).permutation(len(free))[: len(data.ids)]
-        chosen = () if adaptation.way == "none" else tuple(free[number] for number in np.sort(drawn))
-        return Unlabelled(other, chosen, adaptation)
 
     def _finish(self, parts: Mapping[Modality, Part]) -> FinetuneReport:
         """Write the parts of an encoder, if there are any, and remove what the run has left."""
@@ -350,7 +301,7 @@ def _outcome(result: TunedPart, keep: bool) -> str:
 
 
 def _check_options_of_pairs(
-    pairs: tuple[Modality, Modality], modalities: Sequence[Modality] | None, recipe: Recipe, target: str | Path | None
+    pairs: tuple[Modality, Modality], modalities: Sequence[Modality] | None, recipe: Recipe
 ) -> None:
     """Refuse options that say how labels are learned, and networks of other modalities."""
     others = sorted(set(modalities or ()) - set(pairs))
@@ -369,20 +320,16 @@ def _check_options_of_pairs(
         "sampling",
     )
     named = [name for name in of_labels if getattr(recipe, name) != getattr(usual, name)]
-    named += [] if target is None else ["target"]
     if named:
         raise LabelError(f"{' and '.join(named)} go with a label; pairs have no classes. Leave them out")
 
 
-def _check_options_of_columns(
-    targets: Sequence[Target], recipe: Recipe, sources: Sequence[str | Path], target: str | Path | None
-) -> None:
+def _check_options_of_columns(targets: Sequence[Target], recipe: Recipe, sources: Sequence[str | Path]) -> None:
     """Refuse options that are for one column of classes, or for any."""
     kinds = [one.kind for one in targets]
-    told = ["source"] * bool(sources) + ["target"] * (target is not None)
-    if told and kinds != ["classes"]:
+    if sources and kinds != ["classes"]:
         what = "several columns" if len(kinds) > 1 else f"{targets[0].column!r}, a column of {kinds[0]}"
-        raise LabelError(f"{' and '.join(told)}: only for one column of classes, not for {what}. Leave it out")
+        raise LabelError(f"source: only for one column of classes, not for {what}. Leave it out")
     usual = Recipe()
     told = [
         name
