@@ -176,6 +176,12 @@ class Client:
         asked = _query({"column": column, "answer": answer})
         return self._json("GET", f"/v1/items/{quote(item, safe='')}/explanation{asked}")
 
+    def match(self, item: str, text: str) -> list[dict[str, Any]]:
+        """Return what in each picture of an item matches words."""
+        answer = self._json("GET", f"/v1/items/{quote(item, safe='')}/match{_query({'text': text})}")
+        pictures: list[dict[str, Any]] = answer["pictures"]
+        return pictures
+
     def file(self, item: str, modality: Modality, number: int = 0, *, size: int | None = None) -> bytes:
         """Return a file of an item, by its place among the item's files of that modality.
 

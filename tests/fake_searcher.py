@@ -20,7 +20,9 @@ from chiasm import media
 from chiasm.errors import CollectionError, SpaceError
 from chiasm.files import digest_file
 from chiasm.media import Limits
-from chiasm.types import MODALITIES, Media, Modality, Text
+from chiasm.recognition.reasons import Reason
+from chiasm.types import MODALITIES, Image, Media, Modality, Text
+from chiasm.verbs.matching import Match
 from chiasm.verbs.query import Hit, Part, Query, SearchOptions, SearchResult, Span
 from chiasm.verbs.status import Status
 
@@ -105,6 +107,10 @@ class FakeSearcher:
         rows = np.stack([embed(part) for part in given if not isinstance(part, tuple)])
         unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return unit
+
+    def match(self, words: Text, picture: Image, /) -> Match:
+        """Any words match the whole of any picture."""
+        return Match(0.5, (Reason("centre", 0.5, None, None, (0.0, 0.0, 1.0, 1.0)),))
 
     def search(self, query: Query, /, options: SearchOptions) -> SearchResult:
         self.asked_with.append((query, options))

@@ -66,6 +66,7 @@ def test_the_client_says_what_the_server_says(served: tuple[str, str, FakeSearch
         assert [item["id"] for item in client.items()] == [*sorted(WORDS), "odd/ü ?#"]
         assert client.item("odd/ü ?#")["media"][0]["text"] == "odd"
         assert client.file("boat", "image") == png((20, 20, 220))
+        assert client.match("boat", "a ship")[0]["reasons"][0]["piece"] == "centre"
         assert client.file("boat", "image", size=160)[8:12] == b"WEBP"
         assert [item["id"] for item in client.items(sort="-id", where="id = 'boat'")] == ["boat"]
         assert client.facets(where="id = 'boat'")["total"] == 1

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_encoder import FakeEncoder
 from media_files import gradient, sound_bytes, tone
-from painter import painters
+from painter import Painter, paint, painters
 from PIL import Image as PillowImage
 
 import chiasm
 from chiasm import encoders
+from chiasm.encoders.base import Cells
 from chiasm.encoders.offline import ImageEncoder, class_names, image_weights
-from chiasm.errors import ChiasmError
+from chiasm.errors import ChiasmError, SpaceError
 from chiasm.media.pieces import Piece, pieces_of, place_of, without
 from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.recognition.explanations import (
@@ -28,7 +31,9 @@ from chiasm.recognition.explanations import (
     prior_evidence,
 )
 from chiasm.recognition.targets import parse_target
+from chiasm.space import start_space
 from chiasm.types import Audio, Image, Media, Text, Video
+from chiasm.verbs.matching import match_places
 from chiasm.verbs.model import load_model
 
 # -------------------------------------------------------------------------------------------------------- mathematics
@@ -399,3 +404,46 @@ def test_what_cannot_be_explained_is_said(painted: Path, tmp_path: Path) -> None
     assert found.explanations == ()
     assert [one.outcome for one in found.outcomes] == ["broken"]
     assert load_model(painted / "kind").label == "kind"
+
+
+# ------------------------------------------------------------------------------------------------- words and pictures
+
+
+class Tiled(Painter):
+    """Its embedding of a picture is the mean of those of 7 x 7 places."""
+
+    def cells(self, pictures: Sequence[Image]) -> Cells:
+        places = [
+            [Image(tile) for row in np.split(one.pixels, 7) for tile in np.split(row, 7, axis=1)] for one in pictures
+        ]
+        boxes = np.array([piece.box for piece in pieces_of(pictures[0])])
+        return Cells(np.array([[paint(tile) for tile in own] for own in places]), np.stack([boxes] * len(pictures)))
+
+
+@pytest.mark.parametrize("encoder", [Painter(), Tiled()], ids=["hidden", "left out"])
+def test_places_of_a_picture_match_words(encoder: Painter) -> None:
+    pixels = np.full((14, 14, 3), [0, 0, 200], np.uint8)
+    pixels[4:8, 10:] = [250, 0, 0]
+    picture, space = Image(pixels), start_space([encoder])
+    match = match_places(Text("red"), picture, space, [encoder])
+    red, whole = place_cosines(pixels)
+    assert match.score == pytest.approx(whole, abs=1e-6)
+    assert {one.piece for one in match.reasons if one.weight > 0} == {"right"}
+    assert sum(one.weight > 0 for one in match.reasons) == 4
+    if isinstance(encoder, Tiled):  # the rest without a red place, the slow way
+        assert max(one.weight for one in match.reasons) == pytest.approx(whole - red, abs=1e-6)
+
+
+def place_cosines(pixels: np.ndarray) -> tuple[float, float]:
+    """The cosine of red with a picture without its last red place, and with all of it."""
+    tiles = [tile.mean((0, 1)) for row in np.split(pixels, 7) for tile in np.split(row, 7, axis=1)]
+    rest = np.mean([*tiles[:20], *tiles[21:]], axis=0)
+    return tuple(float(one[0] / np.linalg.norm(one)) for one in (rest, np.mean(tiles, axis=0)))  # type: ignore[return-value]
+
+
+def test_what_cannot_be_compared_has_no_match() -> None:
+    apart = [Painter(("image",)), FakeEncoder(("text",), version="2")]
+    with pytest.raises(SpaceError, match="chiasm align"):
+        match_places(Text("red"), Image(gradient(14, 14)), start_space(apart), apart)
+    with pytest.raises(SpaceError, match="found nothing in the picture"):
+        match_places(Text("red"), Image(np.zeros((14, 14, 3), np.uint8)), start_space([Painter()]), [Painter()])

@@ -285,6 +285,13 @@ def test_a_model_says_why(made: tuple[Path, Path], tmp_path: Path) -> None:
 
     async def without(client: httpx.AsyncClient) -> None:
         refused(await client.get("/v1/items/00/explanation"), 404, "no model")
+        (match,) = (await client.get("/v1/items/00/match", params={"text": "red paint"})).json()["pictures"]
+        assert (match["number"], len(match["reasons"])) == (0, 49)
+        refused(await client.get("/v1/items/words/match", params={"text": "red"}), 422, "no picture")
+        refused(await client.get("/v1/items/00/match"), 422, "text")
+        refused(await client.get("/v1/items/00/match", params={"text": " "}), 422, "empty")
+        refused(await client.get("/v1/items/none/match", params={"text": "red"}), 404, "no item")
+        refused(await client.get("/v1/items/odd/match", params={"text": "red"}), 404, "no longer what was added")
 
     ask(plan(collection), without)
 

@@ -392,6 +392,13 @@ async def item_explanation(
     return json_answer(await engine.explain(row, opened, **query.model_dump()))
 
 
+@router.get("/v1/items/{item:path}/match", responses={200: {"model": schemas.MatchAnswer}}, tags=["search"])
+async def item_match(request: Request, item: ItemId, query: Annotated[schemas.MatchQuery, FromQuery()]) -> Response:
+    """Say what in the pictures of an item matches words: the cosine that goes with each place."""
+    row = await item_of(request, item)
+    return json_answer({"pictures": await parts_of(request).engine.match(row, query.text, visit_of(request))})
+
+
 @router.post(
     "/v1/embed",
     responses={200: {"model": schemas.EmbedAnswer}},

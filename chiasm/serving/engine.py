@@ -41,13 +41,14 @@ from chiasm.serving.settings import Settings
 from chiasm.serving.teaching import StoreItem
 from chiasm.serving.uploads import Uploads
 from chiasm.types import MODALITIES, Audio, Image, Media, Modality, Outcome, Text, Video
+from chiasm.verbs.matching import Match
 from chiasm.verbs.query import Part, Query, SearchOptions, SearchResult
 from chiasm.verbs.status import Status
 from chiasm.work import check, current
 
 T = TypeVar("T")
 
-_PREDICT, _EXPLAIN = "predict", "explain"
+_PREDICT, _EXPLAIN, _MATCH = "predict", "explain", "match"
 _FUSED = "picture with words"
 _NO_PREDICTION: Mapping[str, Any] = {
     "label": None,
@@ -114,6 +115,9 @@ class Searcher(Protocol):
 
     def prepare(self, parts: Sequence[Part], /) -> Float[np.ndarray, "n dim"]:
         """Return their unit vectors."""
+
+    def match(self, words: Text, picture: Image, /) -> Match:
+        """Say what in a picture matches words."""
 
     def search(self, query: Query, /, options: SearchOptions) -> SearchResult:
         """Return the hits of one query."""
@@ -280,6 +284,26 @@ class Engine:
         return {name: said[name] for name in ("answer", "probability", "evidence", "prior", "modalities")} | {
             "media": media
         }
+
+    async def match(self, item: Mapping[str, Any], words: str, visit: Visit) -> list[dict[str, Any]]:
+        """Say what in the pictures of an item matches words, see `schemas.MatchAnswer`.
+
+        Raises:
+            MediaError: a file cannot be used any more.
+            SpaceError: the item has no pictures, or words and pictures cannot be compared.
+        """
+        if not words.strip():
+            raise SpaceError("the text is empty: say in words what to look for")
+        numbers = [row["number"] for row in item["media"] if row["modality"] == "image"]
+        if not numbers:
+            raise SpaceError("the item has no picture in which words could be looked for")
+        pictures = []
+        for number in numbers:
+            medium = await self.read(self._open_own, item["id"], "image", number)
+            visit.hold(_size(medium))
+            pictures.append(medium)
+        matches = await self._all(self._encodes.submit(_MATCH, [(Text(words), one) for one in pictures]))
+        return [{**one.as_dict(), "number": number} for number, one in zip(numbers, matches, strict=True)]
 
     async def open_item(self, item: Mapping[str, Any], visit: Visit) -> Opened:
         """Open the media of an item of the collection that the model takes.
@@ -453,6 +477,8 @@ class Engine:
             return [_tried(self._predict, one) for one in work]
         if lane == _EXPLAIN:
             return [_tried(self._explain, one) for one in work]
+        if lane == _MATCH:
+            return [_tried(lambda one: self._searcher.match(*one), one) for one in work]
         try:
             return list(self._searcher.prepare(work))
         except ChiasmError as error:

@@ -245,6 +245,12 @@ class ExplainOptions(Strict):
     )
 
 
+class MatchQuery(Strict):
+    """Words to look for in pictures."""
+
+    text: Words
+
+
 class PredictRequest(PredictOptions):
     """Several items."""
 
@@ -446,6 +452,20 @@ class ItemExplanation(BaseModel):
     prior: float | None = Field(description="Evidence where nothing is known of an item.")
     modalities: dict[Modality, float] = Field(description="What each adds; with `prior` they sum to `evidence`.")
     media: list[MediumReasons]
+
+
+class PictureMatch(BaseModel):
+    """How well one picture matches words, and by how much less without each of its places."""
+
+    number: int
+    score: float = Field(description="Cosine of words and picture.")
+    reasons: list[PieceReason]
+
+
+class MatchAnswer(BaseModel):
+    """An entry a picture of the item."""
+
+    pictures: list[PictureMatch]
 
 
 class PredictAnswer(BaseModel):

@@ -29,7 +29,8 @@ from chiasm.store.collection import Collection
 from chiasm.store.frames import is_picture, picture_of
 from chiasm.store.index import index_of
 from chiasm.store.tables import one_of
-from chiasm.types import Media, Modality, Text
+from chiasm.types import Image, Media, Modality, Text
+from chiasm.verbs.matching import Match, match_places
 from chiasm.verbs.query import Order, Part, Query, SearchOptions, SearchResult
 from chiasm.verbs.ranking import (
     FINDS_SOUNDS,
@@ -223,6 +224,11 @@ class Searcher:
             while len(self._prepared) > PREPARED:
                 del self._prepared[next(iter(self._prepared))]
         return vectors
+
+    def match(self, words: Text, picture: Image, /) -> Match:
+        """Say what in a picture matches words, see `chiasm.verbs.matching`. Encodes."""
+        state = self._state
+        return match_places(words, picture, state.space, state.networks)
 
     def search(self, query: Query, /, options: SearchOptions = SearchOptions()) -> SearchResult:  # noqa: B008  # frozen
         """Return the hits of one query.
