@@ -17,6 +17,9 @@ from fastapi import FastAPI
 from media_files import sound_bytes, tone
 
 from chiasm import encoders
+from chiasm.errors import ChiasmError
+from chiasm.media.pieces import pieces_of, place_of
+from chiasm.recognition.reasons import Change, Explanation, MediumReasons, Reason
 from chiasm.serving.app import create_shelf_app
 from chiasm.serving.classify import Classifier, Recognised
 from chiasm.serving.jobs import Jobs
@@ -28,7 +31,7 @@ from chiasm.serving.teaching import Teaching
 from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.manifest import read_manifest
-from chiasm.types import Image, Media, Modality
+from chiasm.types import Image, Media, Modality, Text
 from chiasm.verbs.compare import ColumnComparison
 from chiasm.verbs.drift import DriftReport
 from chiasm.verbs.learn import LearnReport
@@ -91,12 +94,38 @@ class ByColour:
     """A model that says `warm` where there is more red than blue, and knows nothing of grey."""
 
     label = "label"
-    modalities: tuple[Modality, ...] = ("image",)
+    modalities: tuple[Modality, ...] = ("image", "text")
+
+    def explain(
+        self, media: Sequence[Media], *, column: str | None, answer: str | None
+    ) -> tuple[Explanation, tuple[int, ...]]:
+        """One place of a picture speaks for the answer, one against it; of a text the first word and the last."""
+        if column not in (None, self.label):
+            raise ChiasmError(f"the model has no column {column!r}: name one of {self.label}")
+        (said,) = self.predict([media], level=0.9, false_alarm_rate=0.05)
+        told = answer or said.said["label"]
+        reasons = []
+        for medium in media:
+            weights = np.zeros(len(pieces_of(medium)))
+            weights[0], weights[-1] = 1.5, -0.5
+            reasons.append(
+                MediumReasons(
+                    medium.modality, None, "occlusion",
+                    tuple(
+                        Reason(place_of(one), float(weight), one.start, one.end, one.box)
+                        for one, weight in zip(pieces_of(medium), weights, strict=True)
+                    ),
+                    medium.text if isinstance(medium, Text) else None, change=Change(("top left",), "cold"),
+                )
+            )  # fmt: skip
+        shares: dict[Modality, float] = {"image": 1.75, "text": -0.25}
+        why = Explanation("", None, told, said.said["probabilities"][told], 1.0, -0.5, shares, tuple(reasons))
+        return why, tuple(range(len(media)))
 
     def predict(self, items: Sequence[Sequence[Media]], *, level: float, false_alarm_rate: float) -> list[Recognised]:
         found = []
-        for (medium,) in items:
-            assert isinstance(medium, Image)
+        for media in items:
+            medium = next(one for one in media if isinstance(one, Image))
             red, green, blue = medium.pixels.mean((0, 1)).tolist()
             warm = 0.9 if red > blue else 0.2
             label, sure = ("warm", warm) if warm > 0.5 else ("cold", 1 - warm)

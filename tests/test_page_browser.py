@@ -313,6 +313,44 @@ def test_an_item_is_looked_at_and_left_with_the_keyboard(seen: Visit, made: Made
     expect(item.locator(".id")).to_have_text(first)
 
 
+def test_the_page_says_why(seen: Visit) -> None:
+    seen.search("a red square")
+    seen.hits.first.locator("a.open").click()
+    item = seen.page.locator("#item")
+    expect(item.locator("#why-answer")).to_have_attribute("aria-pressed", "false")
+    assert not any("explanation" in url for url in seen.asked), "only on demand"
+    item.locator("#why-answer").focus()
+    seen.page.keyboard.press("Enter")
+    expect(item.locator("mark.speaks.against")).to_have_text("square")
+    expect(item.locator(".shares").first).to_contain_text("+1.75")
+    expect(item).to_contain_text("For: top left +1.50.")
+    expect(item).to_contain_text("In log-odds: +1.00 in all.")
+    heat = item.locator(".heat")
+    expect(heat).to_be_visible()
+    # What lies over the picture covers it, and its first place speaks for the answer.
+    boxes = [one.bounding_box() for one in (heat, item.locator(".picture img"))]
+    assert boxes[0] == boxes[1]
+    colours = heat.evaluate("one => [2, 50].map(at => [...one.getContext('2d').getImageData(at, at, 1, 1).data])")
+    assert colours == [[217, 72, 15, 255], [0, 0, 0, 0]]
+    item.get_by_role("button", name="On the picture").click()
+    expect(heat).not_to_be_visible()
+    item.locator("#explained-answer").select_option("cold")
+    expect(heat).to_be_visible()
+    expect(item).to_contain_text("cold 10 %")
+    seen.page.reload()
+    expect(item.locator("mark.speaks").first).to_be_visible()
+    seen.page.locator("#item").press("ArrowRight")
+    expect(item.locator(".id")).not_to_have_text("red")
+    expect(item.locator("mark.speaks").first).to_be_visible()
+    item.locator("#why-words").click()
+    expect(item).to_contain_text("cosine with “a red square”")
+    expect(heat).to_be_visible()
+    expect(item.locator("mark.speaks")).to_have_count(0)
+    item.locator("#why-words").click()
+    expect(heat).to_have_count(0)
+    assert "why" not in parse_qs(urlsplit(seen.page.url).query)
+
+
 def test_items_are_chosen_put_on_a_list_and_taken_along(seen: Visit, made: Made) -> None:
     pick = '[data-id="{}"] .pick'
     seen.page.locator(pick.format("blue")).check(force=True)
@@ -351,6 +389,8 @@ def test_hostile_captions_and_ids_do_nothing(seen: Visit) -> None:
     seen.hits.first.locator("img").evaluate("one => one.decode()")
     seen.hits.first.locator("a.open").click()
     expect(seen.page.locator("#item h2")).to_contain_text("<script>")
+    seen.page.locator("#why-answer").click()
+    expect(seen.page.locator("mark.speaks").first).to_contain_text("<script>")
     seen.page.keyboard.press("Escape")
     seen.hits.first.hover()
     seen.hits.first.locator("[data-act=like]").click()
@@ -487,6 +527,8 @@ STATES = {
     "search": ("?text=a+red+square&minus=pink&like=blue", f"{HITS} .worth"),
     "filtered": ("?is.label=warm&has=image&where=label+IS+NOT+NULL", f"{HITS} img"),
     "item": ("?text=grass&item=green", "#neighbours a"),
+    "why": ("?text=grass&item=green&why=answer", "mark.speaks"),
+    "match": ("?text=grass&item=green&why=words", ".heat"),
     "sound": ("?item=rising", ".mark"),
     "map": ("?map=1&text=grass", "canvas[data-ms]"),
     "teach": ("?view=teach", "#desk .why"),

@@ -42,6 +42,8 @@ export const items = (values, options) => ask(`/v1/items?${query(values)}`, opti
 export const ids = (values) => ask(`/v1/ids?${query(values)}`).then((answer) => answer.ids);
 export const moments = (id) => ask(`${at(id)}/moments`).then((answer) => answer.moments);
 export const prediction = (id) => ask(`${at(id)}/prediction`);
+export const explanation = (id, values) => ask(`${at(id)}/explanation?${query(values)}`);
+export const match = (id, text) => ask(`${at(id)}/match?${query({ text })}`).then((answer) => answer.pictures);
 export const facets = (values, options) => ask(`/v1/facets?${query(values)}`, options);
 export const map = (values) => ask(`/v1/map?${query(values)}`);
 export const outcomes = () => ask("/v1/outcomes");

@@ -6,6 +6,7 @@ import { details, player, previewOf, shown, span, thumbnail, worth } from "./med
 import { likeOnly } from "./query.js";
 import { asHit } from "./results.js";
 import { write } from "./state.js";
+import { reasons } from "./why.js";
 
 const NEIGHBOURS = 8;
 let dialog = null;
@@ -22,7 +23,7 @@ export async function showItem(id, state, context) {
     document.body.append(dialog);
     dialog.addEventListener("close", () => { if (dialog.dataset.id) { dialog.dataset.id = ""; dialog.replaceChildren(); dialog.leave(); } });
   }
-  dialog.leave = () => go({ item: "" }, { replace: true });
+  dialog.leave = () => go({ item: "", why: "" }, { replace: true });
   if (dialog.dataset.id === id) return;
   dialog.dataset.id = id;
   const place = around.hits.findIndex((hit) => hit.id === id);
@@ -71,7 +72,7 @@ function shownFile(file, item, hit) {
     const image = h("img", { alt: item.caption, src: isFirst ? previewOf(item.preview, 1200) : `${file.url}?size=1280` });
     image.addEventListener("error", () => { image.src = file.url; }, { once: true });
     image.addEventListener("load", () => image.style.setProperty("max-width", `min(100%, ${2 * image.naturalWidth}px)`));
-    return h("a", { href: file.url, target: "_blank", rel: "noopener", title: "Open the original" }, image);
+    return h("div", { class: "picture", data: { picture: file.number } }, h("a", { href: file.url, target: "_blank", rel: "noopener", title: "Open the original" }, image));
   }
   if (file.modality === "text") return file.text ? h("blockquote", {}, file.text) : fetchedText(file.url);
   return player(file.modality, file.url, isHit ? hit.start : null, isHit ? hit.end : null);
@@ -92,6 +93,7 @@ function aside(item, hit, moments, state, context, body) {
     why.length > 0 && h("p", { class: "worth" }, h("b", {}, "Why: "), why.map((one, place) => [place ? " · " : "", one])),
     timeline(moments, hit, body),
     texts.some((one) => one.text && one.text !== item.caption) && h("section", {}, texts.map((one) => (one.text ? h("blockquote", {}, one.text) : null))),
+    reasons(item, state, context, body),
     labelForm(item, context),
     h("h3", {}, "About"), h("p", { class: "id" }, item.id), details(item.metadata),
     h("h3", {}, "Files"), h("ul", { class: "files" }, item.media.map((one) => h("li", {},

@@ -1,6 +1,6 @@
 // The URL is the state: what is asked for, filtered, sorted and shown. Back works, and an address can be sent to others.
 
-const WORDS = ["view", "text", "minus", "modality", "where", "sort", "list", "item", "of", "by", "layout", "lasso"];
+const WORDS = ["view", "text", "minus", "modality", "where", "sort", "list", "item", "of", "by", "layout", "lasso", "why"];
 const LISTS = ["like", "liked", "disliked", "upload", "has"];
 const FLAGS = ["hybrid", "map"];
 const FILTERS = ["is", "eq", "min", "max"]; // texts, numbers and truth values, ends of ranges: is.COLUMN=VALUE
