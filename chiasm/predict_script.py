@@ -74,23 +74,24 @@ class Bundle:
 
     def _session(self, name: str) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
         """Return a function that runs one of the networks."""
-        import onnxruntime
+        from onnxruntime import InferenceSession, SessionOptions
 
-        content, options = self.read(name), onnxruntime.SessionOptions()
+        content, options = self.read(name), SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
 
         def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            try:
-                values = session.run(None, {one.name: feeds[one.name] for one in session.get_inputs()})
-            except Exception as error:
-                raise self._damaged(f"{name}: {error}") from error
+            values = self._tried(name, lambda: session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()}))
             return {one.name: value for one, value in zip(session.get_outputs(), values, strict=True)}
 
-        try:
-            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime raises anything
-            raise self._damaged(f"{name}: {error}") from error
+        session = self._tried(name, lambda: InferenceSession(content, options, providers=["CPUExecutionProvider"]))
         return run
+
+    def _tried(self, name: str, work: Callable[[], Any]) -> Any:
+        """Return what a library, which may raise anything, makes of a part."""
+        try:
+            return work()
+        except Exception as error:
+            raise self._damaged(f"{name}: {error}") from error
 
     def embed(self, items: Sequence[Item]) -> tuple[dict[str, dict[int, Any]], Problems]:
         """Return vectors by modality and item, the mean of its files, and what cannot be used."""
@@ -137,8 +138,8 @@ class Bundle:
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_str(self.read("tokenizer.json").decode())
+    def _tokenizer(self) -> Any:
+        return self._tried("tokenizer.json", lambda: Tokenizer.from_str(self.read("tokenizer.json").decode()))
 
     def recognise(self, items: Sequence[Item], level: float, rate: float) -> tuple[list[dict[str, Any]], Problems]:
         """Return modalities and answers of each item; `level`: of sets, `rate`: of known items that are called unknown."""
@@ -237,8 +238,7 @@ def fit(picture: Image.Image, side: int = SIDE) -> np.ndarray:
     # A gap of 3 lets Pillow shrink large pictures by a whole factor first: several times faster, the same to the eye.
     scaled = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0), dtype=np.uint8)
     border = np.concatenate([scaled[0], scaled[-1], scaled[:, 0], scaled[:, -1]])
-    square = np.empty((side, side, 3), np.uint8)
-    square[:] = np.median(border, axis=0)
+    square = np.full((side, side, 3), np.median(border, axis=0), np.uint8)
     left, top = (side - size[0]) // 2, (side - size[1]) // 2
     square[top : top + size[1], left : left + size[0]] = scaled
     return square
@@ -258,7 +258,7 @@ def items_of(paths: Sequence[Path]) -> dict[str, dict[str, list[str | Path]]]:
     items: dict[str, dict[str, list[str | Path]]] = {}
     for file in (file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])):
         modality = "text" if file.suffix.lower() in (".txt", ".md") else "image"
-        if not file.is_dir():
+        if file.is_file() or (file in paths and not file.is_dir()):  # a pipe in a folder would be waited for
             items.setdefault(str(file.with_suffix("")), {}).setdefault(modality, []).append(file)
     return items
 
@@ -275,8 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--like", type=Path, metavar="PICTURE", help="search the collection with a picture")
     parser.add_argument("-k", type=int, default=10, help="how many items a search returns (10)")
     asked = parser.parse_args(arguments)
-    if not (asked.files or asked.text or asked.search or asked.like):
-        parser.error("name files to recognise, or search with --search WORDS or --like PICTURE")
+    if sum(map(bool, (asked.files or asked.text, asked.search, asked.like))) != 1:
+        parser.error("name files to recognise, or search with --search WORDS, or with --like PICTURE")
     try:
         bundle, used = Bundle(asked.bundle), 0
         if asked.search or asked.like:
@@ -289,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.writelines(f"{file}: {reason}\n" for _, file, reason in problems)
             for (name, _), answer in zip(part, answers, strict=True):
                 used += bool(answer["columns"])
-                sys.stdout.write(json.dumps({"item": name, **answer}, ensure_ascii=False) + "\n")
+                sys.stdout.write(json.dumps({"item": name, **answer}, ensure_ascii=not name.isprintable()) + "\n")
         return 0 if used else 1
     except BundleError as error:
         sys.exit(str(error))

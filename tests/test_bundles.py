@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -113,6 +114,16 @@ def test_it_runs_itself(bundle: Path, folder: Path, tmp_path: Path) -> None:
     assert script(tmp_path / "predict.py", bundle, folder / "circle" / "red.png").stdout.count("\n") == 1
     assert "python shapes.chiasm" in card
     assert "Apache-2.0" in card
+
+
+def test_pipes_in_a_folder_are_not_waited_for_and_any_name_is_printed(bundle: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    named = tmp_path / os.fsdecode(b"\xff\n.txt")
+    named.write_text("a blue square", encoding="utf-8")
+    done = script(bundle, tmp_path)
+    (answer,) = map(json.loads, done.stdout.splitlines())
+    assert answer["item"] == str(named.with_suffix(""))
+    assert "or search with" in script(bundle, tmp_path, "--search", "a boat", code=2).stderr
 
 
 def test_the_script_is_short_and_needs_little() -> None:
@@ -422,6 +433,12 @@ def test_whatever_else_is_in_a_file_is_an_error_of_ours(light: Path, folder: Pat
     if file.exists():
         with pytest.raises(ChiasmError, match=r"damaged|export it again"):
             chiasm.predict(file, [picture])
+
+
+def test_a_tokenizer_that_is_none_is_an_error_of_ours(light: Path, tmp_path: Path) -> None:
+    harmed = rewritten(light, tmp_path / "harmed.chiasm", None, **{"tokenizer.json": b"{}"})
+    with pytest.raises(ChiasmError, match=r"damaged.*tokenizer"):
+        chiasm.predict(harmed, {"text": ["a red circle"]})
 
 
 def test_an_error_is_one_line(light: Path, folder: Path, tmp_path: Path) -> None:
