@@ -210,6 +210,7 @@ def test_errors_are_json_where_json_was_asked_for(
     error = json.loads(printed.out)["error"]
     assert (error["code"], error["kind"]) == (code, kind)
     assert error["message"] in " ".join(printed.err.split("\n"))
+    assert not error["message"].startswith("chiasm:")
     assert run(made) == code
     assert capsys.readouterr().out == "", "as text it goes to standard error alone"
 

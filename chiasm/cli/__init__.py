@@ -132,7 +132,8 @@ def _report(error: BaseException, arguments: Sequence[str], *, stopped: bool) ->
     from chiasm import console
 
     code, lines = _explain(error, stopped=stopped)
-    document = {"error": {"code": code, "kind": type(error).__name__, "message": " ".join(lines)}}
+    message = " ".join(lines).removeprefix("chiasm: ")  # programs, and jobs of the page, know who says it
+    document = {"error": {"code": code, "kind": type(error).__name__, "message": message}}
     if {"-v", "--verbose"} & {*arguments}:
         lines = [line for part in traceback.format_exception(error) for line in part.splitlines()] + lines
     with suppress(OSError):  # nobody reads standard error, or standard output
