@@ -100,6 +100,8 @@ def explain(
     is_bare = isinstance(paths, Sequence) and not len(paths)
     if is_bare and collection is None:
         raise ChiasmError("nothing to explain: name files, folders or tables, or a collection to measure on")
+    if sample < 0:
+        raise ChiasmError(f"sample is the number of items to measure on, 0 for none; got {sample}")
     saved = load_model(Path(model))
     fitted = column_of(saved.recognizer, column)
     number = number_of(answer, fitted)
