@@ -411,6 +411,27 @@ def test_what_cannot_be_explained_is_said(painted: Path, tmp_path: Path) -> None
 # ------------------------------------------------------------------------------------------------- words and pictures
 
 
+def test_a_report_shows_what_spoke_for_mistakes(painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.full((14, 14, 3), [20, 20, 90], np.uint8)
+    pixels[4:10, 8:] = [220, 20, 90]
+    PillowImage.fromarray(pixels).save(tmp_path / "red.png")
+    rows = [{"id": f"wrong{n}", "image": "red.png", "text": f"red {n}", "kind": "green"} for n in range(3)]
+    rows += [{"id": f"right{n}", "image": "red.png", "text": f"red tree {n}", "kind": "red"} for n in range(3)]
+    (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name, kind in (("tiled", Tiled), ("plain", Painter)):
+        own = [Painter(("text",)), kind(("image",), version="2")]  # in a space of its own, as offline
+        monkeypatch.setattr(encoders, "resolve", lambda *_, own=own, **__: own)
+        chiasm.add([painted / "half.jsonl"], to=tmp_path / "half")
+        chiasm.add([tmp_path / "new.jsonl"], to=tmp_path / "new")
+        linear: dict[str, Any] = {"adapter": "linear", "fusion": "concat", "names": False}
+        chiasm.fit(tmp_path / "half", label="kind", out=tmp_path / name, alike=2.0, **linear)
+        chiasm.evaluate(tmp_path / name, tmp_path / "new", report=tmp_path / f"{name}.html")
+    pages = {name: (tmp_path / f"{name}.html").read_text() for name in ("tiled", "plain")}
+    assert pages["tiled"].count("places that speak for the answer") == 3
+    assert "orange spoke for what was predicted" in pages["tiled"]
+    assert "places that speak" not in pages["plain"], "it would take seconds"
+
+
 class Tiled(Painter):
     """Its embedding of a picture is the mean of those of 7 x 7 places."""
 

@@ -88,6 +88,7 @@ class Example:
     picture: Path | None = None  # an image, or a video, of which one frame is shown
     text: str | None = None
     sound: Path | None = None
+    places: tuple[Place, ...] = ()  # of the picture: what they say for what was predicted
 
     @property
     def verdict(self) -> str:
@@ -471,9 +472,9 @@ class _Embedder:
         """Embed a small picture; of a video, the frame in its middle."""
         return self._embed(path, thumbnail)
 
-    def heat(self, block: _Heat) -> _Embedded:
+    def heat(self, picture: Path, places: Sequence[Place]) -> _Embedded:
         """Embed a picture with what its places say laid over it."""
-        return self._embed(block.picture, lambda path: heat_picture(path, block.places))
+        return self._embed(picture, lambda path: heat_picture(path, places))
 
     def sound(self, path: Path) -> _Embedded:
         """Embed a whole sound file."""

@@ -6,7 +6,9 @@ Which metrics and charts belong to which kind of target is decided here. Where p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from chiasm.recognition.columns import Details
 from chiasm.recognition.joint import ColumnReport
 from chiasm.recognition.protocols import Comparison, HeldOutClassScores, Incremental, Leak, LearningCurve
 from chiasm.recognition.tuning import EVALUATOR, Tuning
-from chiasm.report.page import Example, Page
+from chiasm.report.page import Example, Page, Place
 from chiasm.report.plots import MAX_CLASSES, Bar, Series, bar_chart, heatmap, line_chart, reliability_diagram, scatter
 from chiasm.report.summary import recognition_summary
 from chiasm.types import Modality
@@ -43,15 +45,17 @@ def show_columns(
     together: Sequence[ColumnReport] = (),
     *,
     unseen: bool = True,
+    places: Callable[[str, Example], tuple[Place, ...]] | None = None,
 ) -> None:
     """Add what matters, the worst mistakes, and folded sections on every column, with `metrics` as `chiasm.verbs.measure.measure_columns` gives them.
 
     With reports of several columns, also whether fitting them together paid. What was learned from is not `unseen`.
+    `places` gives what the places of a picture say for what was predicted in a column.
     """
     page.summary(recognition_summary(metrics, unseen=unseen))
     for column, one in predictions.items():
         page.section("Worst mistakes" if len(predictions) == 1 else f"Worst mistakes: {column}")
-        show_mistakes(page, one)
+        show_mistakes(page, one, None if places is None else partial(places, column))
     page.fold()
     for column, one in predictions.items():
         page.section("All numbers" if len(predictions) == 1 else f"All numbers: {column}")
@@ -90,11 +94,16 @@ def show(page: Page, predictions: Predictions, metrics: Mapping[str, Any]) -> No
             page.chart(scatter("Predicted against true", true, predicted, x_label="true", y_label="predicted"))
 
 
-def show_mistakes(page: Page, predictions: Predictions) -> None:
-    """Add the worst mistakes of one target, with pictures and words."""
+def show_mistakes(
+    page: Page, predictions: Predictions, places: Callable[[Example], tuple[Place, ...]] | None = None
+) -> None:
+    """Add the worst mistakes of one target, with pictures and words, and what in the pictures spoke for them."""
     examples = _worst(predictions)
+    if places is not None:
+        examples = [replace(one, places=places(one)) for one in examples]
     if examples:
-        page.paragraph("Where the model was most confident and wrong.")
+        why = " Over the pictures: orange spoke for what was predicted, blue against it."
+        page.paragraph(f"Where the model was most confident and wrong.{why * any(one.places for one in examples)}")
         page.media(examples)
     else:
         page.paragraph("There is none: every item was recognised.")

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from jaxtyping import Int
 
-from chiasm import encoders
+from chiasm import encoders, media
 from chiasm.alignment.pairs import Pairs
 from chiasm.encoders.base import fingerprints_of
 from chiasm.encoders.runtime import Device
-from chiasm.errors import ChiasmError
+from chiasm.errors import ChiasmError, MediaError
 from chiasm.evaluation.pairs import PairMetrics
 from chiasm.evaluation.record import Record
 from chiasm.media import words_of
 from chiasm.store.collection import Collection
-from chiasm.types import MODALITIES, Modality
+from chiasm.types import MODALITIES, Image, Modality
 from chiasm.verbs.compare import compare_models
-from chiasm.verbs.dataset import labelled_items, pairs_of, taught_by
+from chiasm.verbs.dataset import Labelled, labelled_items, pairs_of, taught_by
+from chiasm.verbs.explainer import Explainer, number_of
 from chiasm.verbs.fair import On, fair_items, fair_pairs
 from chiasm.verbs.measure import in_common, measure_columns, unknown_classes
 from chiasm.verbs.model import check_report, load_model
@@ -33,11 +34,12 @@ from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import space_of, start_of
 
 if TYPE_CHECKING:
-    from chiasm.report.page import Page
+    from chiasm.report.page import Example, Page, Place
     from chiasm.report.search import Medium
 
 
 _SEED = 0  # of all draws
+_SAME = 0.01  # by which probabilities of one model may differ by rounding
 
 
 @dataclass(frozen=True)
@@ -266,8 +268,15 @@ def _evaluate_model(
             [(name, *(part[key] for key in parts)) for name, part in metrics["against"]["metrics"].items()],
         )
 
+    def places(column: str, example: Example) -> tuple[Place, ...]:
+        fitted = saved.recognizer.columns_.get(column) or saved.recognizer.only_column_
+        if fitted.kind == "labels":  # several answers at once
+            return ()
+        answer = number_of(example.predicted if fitted.kind == "classes" else None, fitted)
+        return _places(Explainer.of(saved, networks, fitted, answer), data, example)
+
     if report is not None:
-        sections = [lambda page: show_columns(page, by_column, metrics, unseen=not seen)]
+        sections = [lambda page: show_columns(page, by_column, metrics, unseen=not seen, places=places)]
         if other is not None:
             sections.append(against_other)
         if len(columns) == 1:
@@ -276,6 +285,33 @@ def _evaluate_model(
         seed = f"{_SEED}; the model was fitted with {saved.recognizer.random_state}"
         _save_report(result, sections, report, {"encoder": opened.encoder, "seed": seed})
     return result
+
+
+def _places(explainer: Explainer, data: Labelled, example: Example) -> tuple[Place, ...]:
+    """Return what the places of an item's picture say for its prediction, where that is exact, and so next to free."""
+    from chiasm.report.page import Place
+
+    item = data.arrays.take(np.array([data.ids.index(example.name)]))
+    if example.picture is None or "image" not in explainer.modalities or not item.present["image"][0]:
+        return ()
+    try:
+        picture = media.load(example.picture, image_size=explainer.encoders["image"].view.image_size)
+    except MediaError:  # gone or changed since it was added
+        return ()
+    if not isinstance(picture, Image):
+        return ()
+    answer = explainer.answer_of(item)
+    said = float(explainer.level(item, answer)[0])
+    if example.probability is not None and abs(said - example.probability) > _SAME:  # heads that did not see it said so
+        return ()
+    weighed = explainer.weigh_places(item, picture, (), answer)
+    if weighed is None:
+        return ()
+    return tuple(
+        Place(piece.box, weight)
+        for piece, weight in zip(weighed.pieces, weighed.weights.tolist(), strict=True)
+        if piece.box is not None
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- shared

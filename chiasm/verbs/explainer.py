@@ -48,6 +48,7 @@ HIDDEN: Mapping[Modality, float] = {"image": 0.2, "text": 0.25, "audio": 0.2}
 """Share of the pieces that is hidden to measure faithfulness: 10 of the 49 places of a square picture, a quarter of the words."""
 FEWEST_PIECES = 4  # of a medium that faithfulness is measured on
 DRAWS = 3  # of random pieces
+ROUNDING = 0.01  # share of an embedding's length that storing it may have changed
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,24 +211,41 @@ class Explainer:
     def weigh(self, parts: Sequence[Part], place: int, item: ModalityArrays, answer: int) -> Weighed:
         """Weigh the pieces of one medium of an item; there are none of a medium that has no pieces."""
         part = parts[place]
-        cells = self.encoders["image"].cells([part.medium]) if isinstance(part.medium, Image) else None
-        if cells is not None:
-            pictures = [one.vector for one in parts if one.modality == "image"]
-            own = cells.vectors[0].astype(np.float64) / cells.vectors.shape[1]
+        if isinstance(part.medium, Image):
             others = [one.vector for row, one in enumerate(parts) if one.modality == "image" and row != place]
-            summed = part_contributions(self.column, item, "image", np.vstack([own, *others]) / len(pictures), answer)
-            if summed is not None:
-                boxes = cells.boxes[0]
-                inside = np.flatnonzero(((boxes[:, :2] < 1) & (boxes[:, 2:] > 0)).all(axis=1))
-                weights = summed.parts[inside]
-                pieces = tuple(
-                    Piece(box=(left, top, right, bottom)) for left, top, right, bottom in boxes[inside].tolist()
-                )
-                return Weighed("exact", pieces, weights, summed.total - float(weights.sum()))
+            exact = self.weigh_places(item, part.medium, others, answer)
+            if exact is not None:
+                return exact
         pieces = pieces_of(part.medium)
         hidden = self._encode(part.modality, [without(part.medium, [piece]) for piece in pieces])
         whole = evidence(self.column, item, answer)
         return Weighed("occlusion", pieces, whole - evidence(self.column, self.changed(parts, place, hidden), answer))
+
+    def weigh_places(
+        self, item: ModalityArrays, picture: Image, others: Sequence[Vector], answer: int
+    ) -> Weighed | None:
+        """Weigh the places of one picture of an item exactly; `others` are the vectors of its other pictures.
+
+        Returns:
+            None where embeddings are no means over places, not only linear heads predict the item, or its embedding is not
+            that of these pictures.
+        """
+        cells = self.encoders["image"].cells([picture]) if "image" in item.vectors else None
+        if cells is None:
+            return None
+        own = cells.vectors[0].astype(np.float64) / cells.vectors.shape[1]
+        summands = np.vstack([own, *others]) / (1 + len(others))
+        whole = item.vectors["image"][0]
+        if np.linalg.norm(summands.sum(axis=0) - whole) > ROUNDING * np.linalg.norm(whole):
+            return None
+        summed = part_contributions(self.column, item, "image", summands, answer)
+        if summed is None:
+            return None
+        boxes = cells.boxes[0]
+        inside = np.flatnonzero(((boxes[:, :2] < 1) & (boxes[:, 2:] > 0)).all(axis=1))
+        weights = summed.parts[inside]
+        pieces = tuple(Piece(box=(left, top, right, bottom)) for left, top, right, bottom in boxes[inside].tolist())
+        return Weighed("exact", pieces, weights, summed.total - float(weights.sum()))
 
     def hide(self, parts: Sequence[Part], place: int, hidden: Sequence[Sequence[Piece]]) -> ModalityArrays:
         """Return variants of an item, in each of which some pieces of one of its media are hidden."""
