@@ -25,7 +25,7 @@ from starlette.responses import Response
 
 from chiasm import __version__
 from chiasm.errors import ChiasmError
-from chiasm.serving import browsing, choosing, manage_schemas, managing, page, schemas
+from chiasm.serving import browsing, choosing, manage_schemas, managing, page, reason_schemas, schemas
 from chiasm.serving.bodies import Given, read_json, read_upload, things, visit_of
 from chiasm.serving.browsing import item_of
 from chiasm.serving.classify import Classifier
@@ -380,10 +380,10 @@ async def item_prediction(
 
 
 @router.get(
-    "/v1/items/{item:path}/explanation", responses={200: {"model": schemas.ItemExplanation}}, tags=["recognise"]
+    "/v1/items/{item:path}/explanation", responses={200: {"model": reason_schemas.ItemExplanation}}, tags=["recognise"]
 )
 async def item_explanation(
-    request: Request, item: ItemId, query: Annotated[schemas.ExplainOptions, FromQuery()]
+    request: Request, item: ItemId, query: Annotated[reason_schemas.ExplainOptions, FromQuery()]
 ) -> Response:
     """Say what the prediction of an item of the collection rests on: modalities, places, words, seconds."""
     engine = with_model(request)
@@ -392,8 +392,10 @@ async def item_explanation(
     return json_answer(await engine.explain(row, opened, **query.model_dump()))
 
 
-@router.get("/v1/items/{item:path}/match", responses={200: {"model": schemas.MatchAnswer}}, tags=["search"])
-async def item_match(request: Request, item: ItemId, query: Annotated[schemas.MatchQuery, FromQuery()]) -> Response:
+@router.get("/v1/items/{item:path}/match", responses={200: {"model": reason_schemas.MatchAnswer}}, tags=["search"])
+async def item_match(
+    request: Request, item: ItemId, query: Annotated[reason_schemas.MatchQuery, FromQuery()]
+) -> Response:
     """Say what in the pictures of an item matches words: the cosine that goes with each place."""
     row = await item_of(request, item)
     return json_answer({"pictures": await parts_of(request).engine.match(row, query.text, visit_of(request))})

@@ -269,7 +269,7 @@ class Engine:
     async def explain(
         self, item: Mapping[str, Any], opened: Opened, *, column: str | None, answer: str | None
     ) -> dict[str, Any]:
-        """Say what the prediction of an item rests on, see `schemas.ItemExplanation`; `opened` by `open_item`."""
+        """Say what the prediction of an item rests on, see `reason_schemas.ItemExplanation`; `opened` by `open_item`."""
         assert self.classifier is not None  # the route has asked
         (future,) = self._encodes.submit(_EXPLAIN, [(opened.media, column, answer)])
         explanation, places = await self._in_time(future)
@@ -286,7 +286,7 @@ class Engine:
         }
 
     async def match(self, item: Mapping[str, Any], words: str, visit: Visit) -> list[dict[str, Any]]:
-        """Say what in the pictures of an item matches words, see `schemas.MatchAnswer`.
+        """Say what in the pictures of an item matches words, see `reason_schemas.MatchAnswer`.
 
         Raises:
             MediaError: a file cannot be used any more.

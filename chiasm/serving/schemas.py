@@ -236,21 +236,6 @@ class PredictOptions(Strict):
     false_alarm_rate: Share = Field(0.05, description="Share of items of known labels that may be called unknown.")
 
 
-class ExplainOptions(Strict):
-    """What to explain."""
-
-    column: str | None = Field(None, min_length=1, max_length=1000, description="Of a model that predicts several.")
-    answer: str | None = Field(
-        None, min_length=1, max_length=1000, description="The class or label to explain; by default the likeliest."
-    )
-
-
-class MatchQuery(Strict):
-    """Words to look for in pictures."""
-
-    text: Words
-
-
 class PredictRequest(PredictOptions):
     """Several items."""
 
@@ -407,65 +392,6 @@ class ItemPrediction(BaseModel):
     unknown: bool
     modalities: list[Modality]
     columns: dict[str, Any]
-
-
-class PieceReason(BaseModel):
-    """One piece of a medium, and by how much it raises the evidence."""
-
-    piece: str = Field(description="The words, or where it is.")
-    weight: float
-    start: float | None = Field(description="Of a text characters, of a sound seconds.")
-    end: float | None
-    box: tuple[float, float, float, float] | None = Field(
-        description="Of a picture: left, top, right and bottom as shares of its width and height; may lie outside of it."
-    )
-
-
-class PiecesChange(BaseModel):
-    """The fewest pieces, strongest first, without which the answer is another one."""
-
-    pieces: list[str]
-    answer: str
-
-
-class MediumReasons(BaseModel):
-    """What one medium of an item says for the answer, piece by piece."""
-
-    modality: Modality
-    number: int
-    method: Literal["exact", "occlusion"] | None = Field(
-        description="Exact: weights and `rest` sum to the output of the head. Occlusion: what goes with each piece."
-    )
-    reasons: list[PieceReason]
-    text: str | None = Field(description="Of a text, as it is recognised.")
-    rest: float | None = Field(description="What is not in the pieces.")
-    change: PiecesChange | None
-    note: str = Field(description="Why it is not explained.")
-
-
-class ItemExplanation(BaseModel):
-    """What the prediction of one item of the collection rests on."""
-
-    answer: str = Field(description="What is explained: a class, a label, or the number that is predicted.")
-    probability: float | None = Field(description="Of the answer; null of a number.")
-    evidence: float = Field(description="For the answer: the log-odds of its probability, or the number.")
-    prior: float | None = Field(description="Evidence where nothing is known of an item.")
-    modalities: dict[Modality, float] = Field(description="What each adds; with `prior` they sum to `evidence`.")
-    media: list[MediumReasons]
-
-
-class PictureMatch(BaseModel):
-    """How well one picture matches words, and by how much less without each of its places."""
-
-    number: int
-    score: float = Field(description="Cosine of words and picture.")
-    reasons: list[PieceReason]
-
-
-class MatchAnswer(BaseModel):
-    """An entry a picture of the item."""
-
-    pictures: list[PictureMatch]
 
 
 class PredictAnswer(BaseModel):
