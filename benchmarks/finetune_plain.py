@@ -40,7 +40,7 @@ SEEDS, FOLDS, EPOCHS = (0,), 3, 6
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         body = _measured(labelled_stamps(Path(folder)), Path(folder))
-    record.write("finetune-plain", "Fine-tuning by a plain script", ", ".join(map(str, SEEDS)), body)
+    record.write("finetune_plain", "Fine-tuning by a plain script", ", ".join(map(str, SEEDS)), body)
 
 
 def _measured(collection: Path, work: Path) -> str:

@@ -28,7 +28,7 @@ RECIPE: dict[str, Any] = {
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         body = _measured(Path(folder))
-    record.write("finetune-transfer", "Fine-tuning on a source", ", ".join(map(str, SEEDS)), "\n".join(body))
+    record.write("finetune_transfer", "Fine-tuning on a source", ", ".join(map(str, SEEDS)), "\n".join(body))
 
 
 def _measured(work: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import socket
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
+from planted_texts import KINDS, draw_text, write_table
 from tiny_models import MAKERS, save_bert
 
 import chiasm
@@ -35,15 +35,6 @@ SMALL: dict[str, Any] = {
     "alike": 1.01,
     "device": "cpu",
 }
-WORDS = {"animal": ["cat", "dog"], "thing": ["mat", "photo"]}
-
-
-def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +70,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for number in range(48):
         kind = ["animal", "thing"][number % 2]
-        around = [str(word) for word in rng.choice(["a", "the", "red", "big", "of", "on"], 4)]
-        text = " ".join([*around[:2], str(rng.choice(WORDS[kind])), *around[2:]])
+        text = draw_text(kind, rng)
         rows.append(
             {
                 "text": text,
@@ -282,7 +272,7 @@ def other(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("other")
     rows = [
         {"text": f"{number} big {word}", "kind": kind}
-        for kind, words in {**WORDS, "colour": ["red"]}.items()
+        for kind, words in {**KINDS, "colour": ["red"]}.items()
         for word in words
         for number in range(6)
     ]
@@ -297,7 +287,7 @@ def other(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sources_are_learned_from_and_not_measured(
     strategy: Any, sources: int, texts: Path, other: Path, tmp_path: Path
 ) -> None:
-    rows = [{"text": f"{number} the {word}", "kind": "thing"} for word in WORDS["thing"] for number in range(3)]
+    rows = [{"text": f"{number} the {word}", "kind": "thing"} for word in KINDS["thing"] for number in range(3)]
     encoder = chiasm.Collection.open(texts).encoder
     chiasm.add([write_table(tmp_path / "table.csv", rows)], to=tmp_path / "second", encoder=encoder)
     result = chiasm.finetune(
@@ -356,8 +346,7 @@ def hidden(tmp_path: Path) -> Path:
     rows = []
     for number in range(96):
         kind = ["animal", "thing"][number % 2]
-        around = [str(word) for word in rng.choice(["a", "the", "red", "big", "of", "on"], 8)]
-        rows.append({"text": " ".join([*around[:4], str(rng.choice(WORDS[kind])), *around[4:]]), "kind": kind})
+        rows.append({"text": draw_text(kind, rng, 8), "kind": kind})
     chiasm.add([write_table(tmp_path / "texts.csv", rows)], to=tmp_path / "texts", encoder=str(tmp_path / "bert"))
     return tmp_path / "texts"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import socket
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
+from planted_texts import write_table
 from tiny_models import MAKERS
 from torch import Tensor, nn
 
@@ -46,14 +46,6 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
 }
 COLOURS = {"red": (200, 30, 30), "big": (30, 30, 200), "the": (30, 200, 30), "a": (200, 200, 30)}
-
-
-def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def save_pictures(folder: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:

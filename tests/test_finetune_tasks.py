@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
+from planted_texts import draw_text, write_table
 from tiny_models import save_bert
 
 import chiasm
@@ -40,7 +40,6 @@ SMALL: dict[str, Any] = {
     "alike": 1.01,
     "device": "cpu",
 }
-WORDS = {"animal": ["cat", "dog"], "thing": ["mat", "photo"]}
 LOOK = parse_target(["red", "blue", None, "red", "blue", "red"], column="look")
 TAGS = parse_target([["a"], ["a", "b"], [], None, ["b"], ["a"]], column="tags")
 SIZE = parse_target([1.5, None, 3.0, 4.0, 8.0, 2.0], column="size")
@@ -273,14 +272,6 @@ def test_one_network_learns_what_each_column_asks_for(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- the verbs
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Words of two kinds among others, with several columns, some of whose values are missing."""
@@ -291,15 +282,14 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for number in range(48):
         kind = ["animal", "thing"][number % 2]
-        around = [str(word) for word in rng.choice(["a", "the", "red", "big", "of", "on"], 4)]
-        text = " ".join([*around[:2], str(rng.choice(WORDS[kind])), *around[2:]])
-        tags = [word for word in ("red", "big") if word in around]
+        text = draw_text(kind, rng)
+        tags = [word for word in ("red", "big") if word in text.split()]
         rows.append(
             {
                 "text": text,
                 "kind": kind,
                 "tags": json.dumps(tags),
-                "size": "" if number % 6 == 0 else around.count("the") + 0.5,
+                "size": "" if number % 6 == 0 else text.split().count("the") + 0.5,
                 "part": "" if number % 3 else kind,
                 "one": "same",
                 "odd": "nan" if number else "7.5",
