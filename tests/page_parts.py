@@ -190,7 +190,7 @@ class Kept:
         return DriftReport(25, {}, {}, ("image: <b>new items differ",), "the new items differ")
 
     def counts(self) -> Mapping[str, int]:
-        return {"thumb": len(self.thumbs), "label": len(self.labels)}
+        return {"thumb": len(self.thumbs), "label": len(self.labels), "people": 1, "items": 1}
 
 
 @dataclass(frozen=True)

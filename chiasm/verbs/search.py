@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -30,7 +30,6 @@ from chiasm.store.frames import is_picture, picture_of
 from chiasm.store.index import index_of
 from chiasm.store.tables import one_of
 from chiasm.types import Image, Media, Modality, Text
-from chiasm.verbs.matching import Match, match_places
 from chiasm.verbs.query import Order, Part, Query, SearchOptions, SearchResult
 from chiasm.verbs.ranking import (
     FINDS_SOUNDS,
@@ -47,6 +46,9 @@ from chiasm.verbs.ranking import (
 )
 from chiasm.verbs.spaces import open_table, space_of, version_of
 from chiasm.verbs.status import Status, status_of
+
+if TYPE_CHECKING:
+    from chiasm.verbs.matching import Match
 
 CANDIDATES = 200  # of each modality, and of the words, that are ranking for the first half as many hits
 RERANKED = 50  # candidates that a reranker reads
@@ -227,6 +229,8 @@ class Searcher:
 
     def match(self, words: Text, picture: Image, /) -> Match:
         """Say what in a picture matches words, see `chiasm.verbs.matching`. Encodes."""
+        from chiasm.verbs.matching import match_places
+
         state = self._state
         return match_places(words, picture, state.space, state.networks)
 
