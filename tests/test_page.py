@@ -185,7 +185,7 @@ def test_learning_shows_old_against_new(made: Made) -> None:
 def test_the_status_says_what_can_be_taught(made: Made) -> None:
     answer = get(made, "/v1/status").json()
     assert all(answer[name] for name in ("rates", "labels", "teaches", "learns"))
-    assert set(answer["ratings"]) == {"thumb", "label"}
+    assert set(answer["ratings"]) == {"thumb", "label", "people", "items"}
     assert (answer["models"], answer["notes"]) == ([], [])
     assert get(made, "/v1/drift").json() == {
         "sentence": "the new items differ",
