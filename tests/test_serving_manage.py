@@ -274,11 +274,11 @@ def with_jobs(folder: Path, mode: str, seconds: float = 600.0) -> FastAPI:
     return create_shelf_app(shared, Shelf.of(build_parts(made, "a", folder / "a", shared)))
 
 
-async def over(client: httpx.AsyncClient, job: dict[str, Any]) -> dict[str, Any]:
+async def over(client: httpx.AsyncClient, job: dict[str, Any], base: str = "") -> dict[str, Any]:
     async with asyncio.timeout(LIMIT):
         while job["state"] == "running":
             await asyncio.sleep(0.02)
-            job = (await client.get(f"/v1/jobs/{job['id']}")).json()
+            job = (await client.get(f"{base}/v1/jobs/{job['id']}")).json()
     return job
 
 
@@ -373,3 +373,14 @@ def test_a_model_is_fitted_and_recognises_without_a_restart(tmp_path: Path) -> N
         assert (await client.get("/v1/models")).json()["current"] == "first", "the newest, after a restart"
 
     ask(build(plan(tmp_path / "words")), again)
+    Collection.create(tmp_path / "other", encoder="offline")
+
+    async def elsewhere(client: httpx.AsyncClient) -> None:
+        job = (await client.post("/c/words/v1/jobs", json={"kind": "fit", "label": "label", "model": "first"})).json()
+        assert (await client.get("/c/other/v1/status")).json()["items"] == 0
+        assert (await client.get("/c/words/v1/status")).json()["label"] == "folder", "opened again while it is fitted"
+        assert (await over(client, job, "/c/words"))["state"] == "done"
+        assert (await client.get("/c/words/v1/status")).json()["label"] == "label"
+
+    made = shelf_plan(tmp_path, edit=True)
+    ask(build(replace(made, settings=replace(made.settings, max_open=1))), elsewhere)

@@ -78,7 +78,7 @@ class Jobs:
         self._command = tuple(command)
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
+        self._thread: threading.Thread | None = None  # of the job that runs
 
     def start(
         self,
@@ -111,7 +111,7 @@ class Jobs:
                 del self._jobs[next(iter(self._jobs))]
             self._jobs[job.id] = job
             thread = threading.Thread(target=self._run, args=(job, arguments, sum_up, plain), name="job", daemon=True)
-            self._threads = [thread]
+            self._thread = thread
         thread.start()
         return job
 
@@ -141,8 +141,8 @@ class Jobs:
         """Stop what runs, and wait for its end."""
         for job in self.all():
             self._stop(job, "cancelled", "the server was stopped")
-        for thread in self._threads:
-            thread.join(_PATIENCE + 1)
+        if self._thread is not None:
+            self._thread.join(_PATIENCE + 1)
 
     def _run(
         self,

@@ -16,6 +16,7 @@ from chiasm.serving.building import MODELS
 from chiasm.serving.jobs import Job, Jobs
 from chiasm.serving.parts import Parts, json_answer, json_body, lacks, parts_of
 from chiasm.serving.problems import Problem
+from chiasm.serving.shelf import Shelf
 
 router = APIRouter(tags=["manage"])
 
@@ -104,7 +105,7 @@ async def start_job(request: Request) -> Response:
             await asyncio.to_thread((folder / name).mkdir, exist_ok=True)
         report = folder / "reports" / f"{job.model}.html"
         arguments += [f"--label={body.label}", f"--out={folder / MODELS / job.model}", f"--report={report}"]
-    runner.start(job, arguments, sum_up=_summary_of(job, parts), plain=parts.engine.without_paths)
+    runner.start(job, arguments, sum_up=_summary_of(job, request.app.state.shelf), plain=parts.engine.without_paths)
     return json_answer(job.as_dict())
 
 
@@ -131,13 +132,17 @@ def _name_of(column: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in column).strip("-")[:64] or "model"
 
 
-def _summary_of(job: Job, parts: Parts) -> Callable[[Mapping[str, Any]], dict[str, str | None]]:
-    """Return what makes of the JSON of a job what is told of it; a model that recognises and was fitted anew is read again."""
+def _summary_of(job: Job, shelf: Shelf) -> Callable[[Mapping[str, Any]], dict[str, str | None]]:
+    """Return what makes of the JSON of a job what is told of it; a model that recognises and was fitted anew is read again.
+
+    The collection may have been closed, or opened again, since the job began.
+    """
     from chiasm.report.summary import recognition_summary, search_summary
 
     def sum_up(document: Mapping[str, Any]) -> dict[str, str | None]:
         if job.model is not None:
-            if parts.models is not None and parts.models.current == job.model:
+            parts = shelf.open_as(job.collection)
+            if parts is not None and parts.models is not None and parts.models.current == job.model:
                 parts.models.use(job.model)
             return {"sentence": recognition_summary(document["metrics"]).sentence, "before": None}
         return {

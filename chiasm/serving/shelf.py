@@ -91,6 +91,11 @@ class Shelf:
         """The parts of the collections that are open."""
         return [one.parts for one in self._open.values()]
 
+    def open_as(self, name: str) -> Parts | None:
+        """Return the parts of a collection if it is open. May be called from any thread."""
+        one = self._open.get(name)
+        return None if one is None else one.parts
+
     @property
     def is_ready(self) -> bool:
         """Whether what is open answers without a wait."""
