@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 
 from chiasm.types import Audio, Image, Media, Text
 
@@ -65,6 +65,21 @@ def pieces_of(medium: Media) -> tuple[Piece, ...]:
             ends = np.linspace(0, seconds, max(1, min(MOST_PARTS, int(seconds / SHORTEST))) + 1).tolist()
             return tuple(Piece(start=start, end=end) for start, end in pairwise(ends))
     return ()
+
+
+def places_within(boxes: Float[np.ndarray, "places 4"]) -> tuple[Int[np.ndarray, " inside"], tuple[Piece, ...]]:
+    """Return which places lie in a picture at least in part, and these as pieces.
+
+    Args:
+        boxes: left, top, right and bottom, as shares of its width and height.
+
+    Example:
+        >>> places_within(np.array([[-0.5, 0.0, 0.0, 1.0], [0.0, 0.0, 0.5, 1.0]]))[0]
+        array([1])
+    """
+    inside = np.flatnonzero(((boxes[:, :2] < 1) & (boxes[:, 2:] > 0)).all(axis=1))
+    pieces = (Piece(box=(left, top, right, bottom)) for left, top, right, bottom in boxes[inside].tolist())
+    return inside, tuple(pieces)
 
 
 def _bare(words: str) -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from chiasm.errors import ManifestError
-from chiasm.files import names_in
+from chiasm.files import is_within, names_in
 from chiasm.store.annotations import Layout
 from chiasm.store.frames import are_paths, write_frame
 from chiasm.store.manifest import Manifest, read_manifest, read_manifests
 from chiasm.store.tars import is_shard, unpack
+from chiasm.types import MODALITIES, Item
 
 Data: TypeAlias = Any
 """Folders, tables and files by their paths, or data in memory (`chiasm.store.frames`)."""
@@ -62,3 +63,10 @@ def _shards(path: Path, layout: Layout) -> list[Path]:
         raise ManifestError(str(path), "the layout webdataset was asked for, and the folder has no .tar")
     others = [name for name in names if not is_shard(name) and not name.endswith((".json", ".txt", ".md"))]
     return shards if layout == "webdataset" or not others else []
+
+
+def shown_as(item: Item, room: str) -> str | None:
+    """Return the first file of an item, or its text; None of what was in memory, whose file is in the room."""
+    media = [source for modality in MODALITIES for source in item.sources if source.modality == modality]
+    path = (media[0].path or media[0].text) if media else None
+    return None if path is None or is_within(path, [room]) else path

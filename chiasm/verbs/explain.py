@@ -23,8 +23,8 @@ from chiasm.recognition.reasons import Explanation, Faithfulness
 from chiasm.splits import class_name
 from chiasm.store.collection import Collection
 from chiasm.store.ingest import embed_manifests
-from chiasm.store.sources import Data, manifests_of
-from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Source
+from chiasm.store.sources import Data, manifests_of, shown_as
+from chiasm.types import FileOutcome, Item, Modality, Source
 from chiasm.verbs.add import OnProgress
 from chiasm.verbs.dataset import Labelled, embedded_items, labelled_items
 from chiasm.verbs.explainer import (
@@ -100,6 +100,10 @@ def explain(
     is_bare = isinstance(paths, Sequence) and not len(paths)
     if is_bare and collection is None:
         raise ChiasmError("nothing to explain: name files, folders or tables, or a collection to measure on")
+    if collection is None and every:
+        raise ChiasmError(
+            "all reasons are shown where none is measured: leave every (--all) out, or name the collection"
+        )
     if sample < 0:
         raise ChiasmError(f"sample is the number of items to measure on, 0 for none; got {sample}")
     saved = load_model(Path(model))
@@ -148,7 +152,7 @@ def explain(
                 work.tell(work.Step("explanations", done, len(files.items)))
                 parts = _opened(item, vectors.get(item_id, ()), explainer, limits)
                 if parts:
-                    explanations.append(explainer.explain(item_id, _path_of(item, room), parts))
+                    explanations.append(explainer.explain(item_id, shown_as(item, room), parts))
             lost = len(files.items) - len(explanations)
             if lost:
                 notes.append(f"{lost} of {len(files.items)} items have nothing that the model knows")
@@ -173,13 +177,6 @@ def _save_report(result: ExplainReport, column: Fitted, name: str, encoder: str,
         page.paragraph(f"{count - MOST_SHOWN} more: the result as JSON has all of them.")
     show_faithfulness(page, result.faithfulness, result.measured)
     page.save(path)
-
-
-def _path_of(item: Item, room: str) -> str | None:
-    """Return an item's first file, or its text; None of what was in memory."""
-    media = [source for modality in MODALITIES for source in item.sources if source.modality == modality]
-    path = (media[0].path or media[0].text) if media else None
-    return None if path is not None and is_within(path, [room]) else path
 
 
 def _without_room(explanation: Explanation, room: str) -> Explanation:

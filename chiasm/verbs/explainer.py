@@ -19,7 +19,7 @@ from chiasm.encoders.base import Encoder, first_of
 from chiasm.errors import ChiasmError
 from chiasm.media import load
 from chiasm.media.limits import Limits
-from chiasm.media.pieces import Piece, pieces_of, place_of, without
+from chiasm.media.pieces import Piece, pieces_of, place_of, places_within, without
 from chiasm.media.text import read as read_text
 from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.recognition.columns import Fitted, Recognition
@@ -241,10 +241,8 @@ class Explainer:
         summed = part_contributions(self.column, item, "image", summands, answer)
         if summed is None:
             return None
-        boxes = cells.boxes[0]
-        inside = np.flatnonzero(((boxes[:, :2] < 1) & (boxes[:, 2:] > 0)).all(axis=1))
+        inside, pieces = places_within(cells.boxes[0])
         weights = summed.parts[inside]
-        pieces = tuple(Piece(box=(left, top, right, bottom)) for left, top, right, bottom in boxes[inside].tolist())
         return Weighed("exact", pieces, weights, summed.total - float(weights.sum()))
 
     def hide(self, parts: Sequence[Part], place: int, hidden: Sequence[Sequence[Piece]]) -> ModalityArrays:

@@ -15,7 +15,7 @@ from chiasm import work
 from chiasm.encoders.base import Encoder
 from chiasm.errors import SpaceError
 from chiasm.evaluation.record import Record
-from chiasm.media.pieces import Piece, pieces_of, place_of, without
+from chiasm.media.pieces import pieces_of, place_of, places_within, without
 from chiasm.recognition.reasons import Reason
 from chiasm.space import Space
 from chiasm.store.tables import chunks
@@ -53,12 +53,10 @@ def match_places(words: Text, picture: Image, space: Space, encoders: Sequence[E
         raise SpaceError("words and pictures of this collection cannot be compared: chiasm align learns it from pairs")
     cells = encoder.cells([picture])
     if cells is not None:
-        boxes, vectors = cells.boxes[0], cells.vectors[0]
+        vectors = cells.vectors[0]
         whole = vectors.mean(axis=0, keepdims=True)
-        others = (len(vectors) * whole - vectors) / (len(vectors) - 1)
-        inside = ((boxes[:, :2] < 1) & (boxes[:, 2:] > 0)).all(axis=1)
-        others = others[inside]
-        pieces = tuple(Piece(box=(left, top, right, bottom)) for left, top, right, bottom in boxes[inside].tolist())
+        inside, pieces = places_within(cells.boxes[0])
+        others = (len(vectors) * whole - vectors[inside]) / (len(vectors) - 1)
     else:
         pieces = pieces_of(picture)
         whole = encoder.encode([picture]).vectors

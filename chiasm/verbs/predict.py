@@ -14,14 +14,13 @@ from chiasm import encoders
 from chiasm.encoders.base import fingerprints_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
-from chiasm.files import is_within
 from chiasm.media.limits import limits_of
 from chiasm.recognition import ModalityArrays, Recognition, Recognizer
 from chiasm.space import start_space
 from chiasm.store.ingest import Progress, embed_manifests, name_items
 from chiasm.store.manifest import Manifest
-from chiasm.store.sources import Data, manifests_of
-from chiasm.types import MODALITIES, FileOutcome, Item, Modality, Outcome
+from chiasm.store.sources import Data, manifests_of, shown_as
+from chiasm.types import FileOutcome, Modality, Outcome
 from chiasm.verbs.add import OnProgress
 from chiasm.verbs.dataset import means_by_item, modality_arrays
 from chiasm.verbs.model import load_model
@@ -98,7 +97,7 @@ def predict(
     usable = np.flatnonzero(np.any([*means.present.values()], axis=0)) if vectors else np.zeros(0, int)
     predictions = []
     for item_id, item in files.items.items():
-        predictions.append(Prediction(item_id, _first_of(item, room), None, None, {}, ()))
+        predictions.append(Prediction(item_id, shown_as(item, room), None, None, {}, ()))
     if len(usable):
         arrays = modality_arrays(means, saved.space or start_space(networks), [*vectors], usable)
         answers = describe_items(saved.recognizer, arrays, level=level, false_alarm_rate=false_alarm_rate)
@@ -106,13 +105,6 @@ def predict(
             own = tuple(modality for modality in vectors if means.present[modality][row])
             predictions[row] = replace(predictions[row], modalities=own, **answer)
     return PredictReport(tuple(predictions), files.outcomes)
-
-
-def _first_of(item: Item, room: str) -> str | None:
-    """Return the path or text that an item is shown by; None where it was in memory."""
-    media = [source for modality in MODALITIES for source in item.sources if source.modality == modality]
-    path = (media[0].path or media[0].text) if media else None
-    return None if path is None or is_within(path, [room]) else path
 
 
 def _by_bundle(
@@ -147,7 +139,7 @@ def _by_bundle(
             answers, problems = bundle.recognise(taken[part], level, false_alarm_rate)
             outcomes += [FileOutcome(path, Outcome.BROKEN, reason) for _, path, reason in problems]
             for (item_id, item), answer in zip(named[part], answers, strict=True):
-                own = Prediction(item_id, _first_of(item, room), None, None, {}, answer["modalities"])
+                own = Prediction(item_id, shown_as(item, room), None, None, {}, answer["modalities"])
                 alone, parts = len(bundle.about["columns"]) == 1, answer["columns"]
                 predictions.append(replace(own, **_joined(parts, alone=alone)) if parts else own)
             if on_progress is not None:
