@@ -1,4 +1,4 @@
-"""What in a picture matched words: whether hiding the places that matched most lowers the cosine more than random ones.
+"""The places of a picture that matched words: whether hiding the places that matched most lowers the cosine more than random ones.
 
 Stamps and their own captions in the start space, in which nothing was learned. A fifth of the places is hidden in the
 picture itself, which is embedded again, as `chiasm explain --collection` measures reasons. Times are of the processor, on one core.

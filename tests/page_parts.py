@@ -221,7 +221,7 @@ if sys.argv[1] == "align":
     time.sleep(600)
 print(json.dumps({"metrics": {"mae": 0.5, "r2": None}}))
 """
-"""What jobs run: `fit` ends at once, `align` waits to be cancelled."""
+"""The command of jobs: `fit` ends at once, `align` waits to be cancelled."""
 
 
 def make(folder: Path, patch: pytest.MonkeyPatch, **options: Any) -> Made:

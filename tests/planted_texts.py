@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from tiny_models import save_bert
+
+import chiasm
 
 KINDS = {"animal": ["cat", "dog"], "thing": ["mat", "photo"]}
 AROUND = ["a", "the", "red", "big", "of", "on"]
@@ -26,3 +30,23 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def texts_of_two_kinds(folder: Path, others: Callable[[int, str, str], Mapping[str, Any]]) -> Path:
+    """Return a collection of 48 texts, embedded by a network that knows nothing yet.
+
+    Args:
+        folder: for it, its table and the network.
+        others: gives the columns beside `text` and `kind`, by the item's number, its kind and its text.
+    """
+    torch.manual_seed(0)
+    save_bert(folder / "bert")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(48):
+        kind = ["animal", "thing"][number % 2]
+        text = draw_text(kind, rng)
+        rows.append({"text": text, "kind": kind, **others(number, kind, text)})
+    collection = folder / "collection"
+    chiasm.add([write_table(folder / "table.csv", rows)], to=collection, encoder=str(folder / "bert"))
+    return collection

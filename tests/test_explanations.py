@@ -398,6 +398,8 @@ def test_what_cannot_be_explained_is_said(painted: Path, tmp_path: Path) -> None
         chiasm.explain(painted / "size", painted / "0.png", answer="1")
     with pytest.raises(ChiasmError, match="got -1"):
         chiasm.explain(painted / "kind", painted / "0.png", collection=painted / "half", sample=-1)
+    with pytest.raises(ChiasmError, match="name the collection"):
+        chiasm.explain(painted / "kind", painted / "0.png", every=True)
     (one,) = chiasm.explain(painted / "kind", {"id": ["a"], "text": ["red tree " * 3000]}).explanations
     assert "this long" in one.media[0].note
     assert one.modalities, "its share is known"

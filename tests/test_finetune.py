@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
-from planted_texts import KINDS, draw_text, write_table
+from planted_texts import KINDS, draw_text, texts_of_two_kinds, write_table
 from tiny_models import MAKERS, save_bert
 
 import chiasm
@@ -63,27 +63,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Words of two kinds among others, embedded by a network that knows nothing yet."""
-    folder = tmp_path_factory.mktemp("texts")
-    torch.manual_seed(0)
-    save_bert(folder / "bert")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(48):
-        kind = ["animal", "thing"][number % 2]
-        text = draw_text(kind, rng)
-        rows.append(
-            {
-                "text": text,
-                "kind": kind,
-                "rare": "only" if number == 0 else kind,
-                "number": number * 1.5,
-                "place": f"p{number % 12}",
-                "empty": "",
-            }
-        )
-    collection = folder / "collection"
-    chiasm.add([write_table(folder / "table.csv", rows)], to=collection, encoder=str(folder / "bert"))
-    return collection
+    return texts_of_two_kinds(
+        tmp_path_factory.mktemp("texts"),
+        lambda number, kind, _: {
+            "rare": "only" if number == 0 else kind,
+            "number": number * 1.5,
+            "place": f"p{number % 12}",
+            "empty": "",
+        },
+    )
 
 
 def test_pictures_train_an_encoder_that_every_verb_takes(pictures: Path, tmp_path: Path) -> None:
@@ -144,6 +132,8 @@ def test_the_network_of_texts_learns_what_it_did_not_know(texts: Path, tmp_path:
     assert logged
     lost = [entry["loss"] for entry in part.history[0] if "loss" in entry]
     assert lost[-1] < lost[0]
+    before, after = part.columns[0].frozen.f1_macro, part.columns[0].tuned.f1_macro
+    assert before is not None and after is not None and after >= before
     assert bool(result.encoder) is part.is_better is (tmp_path / "encoder").exists()
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
-from planted_texts import draw_text, write_table
-from tiny_models import save_bert
+from planted_texts import texts_of_two_kinds, write_table
 
 import chiasm
 from chiasm.cli import run
@@ -275,29 +274,16 @@ def test_one_network_learns_what_each_column_asks_for(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Words of two kinds among others, with several columns, some of whose values are missing."""
-    folder = tmp_path_factory.mktemp("tasks")
-    torch.manual_seed(0)
-    save_bert(folder / "bert")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(48):
-        kind = ["animal", "thing"][number % 2]
-        text = draw_text(kind, rng)
-        tags = [word for word in ("red", "big") if word in text.split()]
-        rows.append(
-            {
-                "text": text,
-                "kind": kind,
-                "tags": json.dumps(tags),
-                "size": "" if number % 6 == 0 else text.split().count("the") + 0.5,
-                "part": "" if number % 3 else kind,
-                "one": "same",
-                "odd": "nan" if number else "7.5",
-            }
-        )
-    collection = folder / "collection"
-    chiasm.add([write_table(folder / "table.csv", rows)], to=collection, encoder=str(folder / "bert"))
-    return collection
+    return texts_of_two_kinds(
+        tmp_path_factory.mktemp("tasks"),
+        lambda number, kind, text: {
+            "tags": json.dumps([word for word in ("red", "big") if word in text.split()]),
+            "size": "" if number % 6 == 0 else text.split().count("the") + 0.5,
+            "part": "" if number % 3 else kind,
+            "one": "same",
+            "odd": "nan" if number else "7.5",
+        },
+    )
 
 
 def test_one_network_learns_several_columns(texts: Path, tmp_path: Path) -> None:

@@ -311,6 +311,8 @@ def test_a_new_class_waits_until_it_has_examples(tmp_path: Path) -> None:
     world.correct({"080": "tree", "081": "tree"})
     report = world.learn()
     assert (report.waiting, report.classes_added, report.items) == ({"tree": 1}, (), 22)  # no bird, and no tree yet
+    left = {"080", "081"} & load_model(world.model).trained_on
+    assert bool(left) is not report.switched, "out of what is learned from, unless the old model stays"
     world.correct({"082": "tree"})
     report = world.learn()
     assert (report.waiting, report.classes_added, report.items) == ({}, ("tree",), 24)

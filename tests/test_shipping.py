@@ -45,7 +45,7 @@ def planted(*, missing: bool) -> tuple[ModalityArrays, np.ndarray]:
 def answers(
     recognizer: Recognizer, arrays: ModalityArrays, subset: tuple[Any, ...], *, int8: bool = False
 ) -> dict[str, np.ndarray]:
-    """What the graph of a set says of all items."""
+    """The outputs of the graph of a set for all items."""
     session = onnxruntime.InferenceSession(answer_graph([*recognizer.columns_.values()], subset, int8=int8))
     feeds = {**arrays.vectors, **{f"{name}_placed": rows for name, rows in arrays.shared.items()}}
     wanted = [one.name for one in session.get_inputs()]

@@ -79,7 +79,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Cells:
-    """What the places of pictures give to their embeddings, which are the means over the places.
+    """Shares of the places of pictures in their embeddings, which are the means over the places.
 
     Attributes:
         vectors: a row a place.
@@ -117,7 +117,7 @@ def resample(sound: Audio, rate: int) -> Float[np.ndarray, " samples"]:
 
 @dataclass(frozen=True)
 class Portable:
-    """What runs an encoder elsewhere, by ONNX Runtime.
+    """Files and graphs that run an encoder elsewhere, by ONNX Runtime.
 
     Attributes:
         graph: from pixels or tokens to embeddings, weights inside.

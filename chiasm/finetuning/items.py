@@ -1,4 +1,4 @@
-"""What is drawn for training: items with targets and weights, in another view and another order in every epoch.
+"""Items as they are drawn for training: with targets and weights, in another view and another order in every epoch.
 
 All of it goes by the seed, the epoch and the item alone, so that it is the same in any number of processes and after a kill.
 """
@@ -62,7 +62,7 @@ class Drawn(Dataset[dict[str, Any]]):
 
     @cached_property
     def strata(self) -> Int[np.ndarray, " rows"]:
-        """What they are drawn equally often of, where that is asked."""
+        """The classes that they are drawn equally often of, where that is asked."""
         return np.zeros(len(self), dtype=np.int64)
 
 

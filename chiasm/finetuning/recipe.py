@@ -27,7 +27,7 @@ _RATES: dict[Method, float] = {"lora": 1e-3, "blocks": 5e-4, "norms": 1e-3, "ful
 
 @dataclass(frozen=True)
 class Says:
-    """What an option means, in words, and the smallest and largest number that it takes."""
+    """The meaning of an option, in words, and the smallest and largest number that it takes."""
 
     text: str
     least: float | None = None

@@ -1,4 +1,4 @@
-"""What a prediction rests on: modalities, parts of an embedding that is a mean, and items that were learned from.
+"""The grounds of a prediction: modalities, parts of an embedding that is a mean, and items that were learned from.
 
 All is said in one unit, the evidence for an answer: of classes and labels the log-odds of its probability, of numbers the
 number. What the parts of a medium are, and how its embedding changes without them, is left to `chiasm.verbs.explain`.

@@ -32,7 +32,7 @@ class Change(Record):
 
 @dataclass(frozen=True)
 class MediumReasons(Record):
-    """What one medium of an item says for the answer, piece by piece.
+    """The reasons that one medium of an item gives for the answer, piece by piece.
 
     Attributes:
         modality: of the medium.
@@ -76,7 +76,7 @@ class ExampleReason(Record):
 
 @dataclass(frozen=True)
 class Explanation(Record):
-    """What the prediction of one item rests on.
+    """The explanation of the prediction of one item.
 
     Attributes:
         id: of the item.
@@ -105,7 +105,7 @@ class Explanation(Record):
 
 @dataclass(frozen=True)
 class Faithfulness(Record):
-    """What the answer to a medium alone comes to when parts of it are hidden: its mean probability, or number.
+    """The answer to a medium alone when parts of it are hidden: its mean probability, or number.
 
     Attributes:
         method: of the reasons.

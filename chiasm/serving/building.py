@@ -122,7 +122,7 @@ def build_parts(plan: Plan, name: str, folder: Path, shared: Shared) -> Parts:
 
 
 class _Served:
-    """What people may do with a collection: the functions behind `Teaching`, and the models that can be chosen."""
+    """The functions behind `Teaching` for one collection, and the models that can be chosen."""
 
     parts: Parts
 

@@ -29,7 +29,7 @@ class ModelRequest(Strict):
 
 
 class JobRequest(Strict):
-    """What to run."""
+    """A command to run."""
 
     kind: Literal["align", "fit"] = Field(
         description="`align` learns from pairs of pictures and texts to find one by the other; `fit` learns to recognise the "
@@ -63,7 +63,7 @@ class ModelsAnswer(BaseModel):
 
 
 class Sentence(BaseModel):
-    """What came of a job, for people."""
+    """The result of a job, for people."""
 
     sentence: str
     before: str | None = Field(description="The same numbers as they were before, where there was something before.")

@@ -55,7 +55,7 @@ class Models(Protocol):
 
 @dataclass(frozen=True)
 class Shared:
-    """What all collections of a server share."""
+    """Parts that all collections of a server share."""
 
     settings: Settings
     metrics: Metrics

@@ -1,4 +1,4 @@
-"""What is asked and answered about reasons: of predictions, and of hits of a search."""
+"""Questions and answers about reasons: of predictions, and of hits of a search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chiasm.types import Modality
 
 
 class ExplainOptions(Strict):
-    """What to explain."""
+    """The column and the answer to explain."""
 
     column: str | None = Field(None, min_length=1, max_length=1000, description="Of a model that predicts several.")
     answer: str | None = Field(
@@ -45,7 +45,7 @@ class PiecesChange(BaseModel):
 
 
 class MediumReasons(BaseModel):
-    """What one medium of an item says for the answer, piece by piece."""
+    """The reasons that one medium of an item gives for the answer, piece by piece."""
 
     modality: Modality
     number: int
@@ -60,7 +60,7 @@ class MediumReasons(BaseModel):
 
 
 class ItemExplanation(BaseModel):
-    """What the prediction of one item of the collection rests on."""
+    """The explanation of the prediction of one item of the collection."""
 
     answer: str = Field(description="What is explained: a class, a label, or the number that is predicted.")
     probability: float | None = Field(description="Of the answer; null of a number.")

@@ -1,1 +1,1 @@
-"""What leaves this machine: recognisers and collections as one file of ONNX graphs, which runs without chiasm."""
+"""Recognisers and collections as one file of ONNX graphs, which runs without chiasm."""

@@ -34,7 +34,7 @@ _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|ms)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Budget:
-    """What a file may cost at most: megabytes, or milliseconds of one core an item."""
+    """The most that a file may cost: megabytes, or milliseconds of one core an item."""
 
     most: float
     unit: Literal["MB", "ms"]

@@ -46,7 +46,7 @@ FEWEST = 10  # items that the model has not learned from, below which faithfulne
 
 @dataclass(frozen=True)
 class ExplainReport(Record):
-    """What predictions rest on, in the order of the input.
+    """Explanations of predictions, in the order of the input.
 
     Attributes:
         explanations: of the items.

@@ -167,7 +167,7 @@ def _check_request(
 
 @dataclass(frozen=True, eq=False)
 class _Request:
-    """What is asked of either kind of fine-tuning; see `finetune`."""
+    """A request for either kind of fine-tuning; see `finetune`."""
 
     collection: Collection
     networks: Sequence[Encoder]

@@ -395,7 +395,7 @@ def _refuse_taught(collection: Collection, saved: SavedSpace, data: Labelled) ->
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """What `fit` learns from, and its steps."""
+    """The data that `fit` learns from, and its steps."""
 
     collection: Collection
     networks: Sequence[Encoder]

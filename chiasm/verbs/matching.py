@@ -1,4 +1,4 @@
-"""What in a picture matched the words that it was found by: the cosine that goes with each of its places.
+"""The places of a picture that matched the words it was found by: the cosine that goes with each.
 
 Where an embedding is a mean over places, each place is left out of the mean; else it is hidden in the picture, which is
 embedded again (Zeiler & Fergus 2014, arXiv:1311.2901, section 4.2). How predictions are explained is `chiasm.verbs.explainer`.
