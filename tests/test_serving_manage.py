@@ -151,6 +151,31 @@ def test_one_that_cannot_be_opened_is_said_without_its_path_and_stops_no_other(f
     ask(build(shelf_plan(folder)), work)
 
 
+def test_a_collection_that_was_moved_away_while_it_is_open_is_said_to_be_gone(folder: Path) -> None:
+    gets = (
+        "items/00",
+        "items",
+        "search?text=red+paint",
+        "search?like=00",
+        "status",
+        "facets",
+        "map",
+        "items/00/prediction",
+    )
+
+    async def work(client: httpx.AsyncClient) -> None:
+        before = (await client.get("/c/c/v1/search?text=red+paint")).json()["results"]
+        (folder / "c").rename(folder.parent / "away")
+        for what in gets:
+            refused(await client.get(f"/c/c/v1/{what}"), 503, "was moved or deleted")
+        assert (await client.get("/c/a/v1/status")).status_code == 200
+        assert not (folder / "c").exists(), "nothing is written where it was"
+        (folder.parent / "away").rename(folder / "c")
+        assert (await client.get("/c/c/v1/search?text=red+paint")).json()["results"] == before
+
+    ask(build(shelf_plan(folder)), work)
+
+
 def test_what_else_lies_in_the_folder_stops_no_collection(folder: Path) -> None:
     (folder / "0 broken").mkdir()
     (folder / "0 broken" / "chiasm.json").write_text("{", encoding="utf-8")

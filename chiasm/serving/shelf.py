@@ -192,4 +192,12 @@ class Shelved:
             return
         async with self._shelf.use(scope["state"]["collection"]) as parts:
             scope["state"]["parts"] = parts
+            # Else one route would fail on a file that is missing, another would find no items, a third would write where it was.
+            if not await asyncio.to_thread((parts.engine.folder / "chiasm.json").exists):
+                raise Problem(
+                    503,
+                    "collection-gone",
+                    f"the collection {parts.name} was moved or deleted while it was open. Put it back, or start the server "
+                    "again with the place where it is now",
+                )
             await self._app(scope, receive, send)
