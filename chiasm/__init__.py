@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from chiasm.verbs.align import align as align
     from chiasm.verbs.align import statistics as statistics
     from chiasm.verbs.drift import drift as drift
+    from chiasm.verbs.estimate import estimate as estimate
     from chiasm.verbs.evaluate import evaluate as evaluate
     from chiasm.verbs.explain import explain as explain
     from chiasm.verbs.export import export as export
@@ -55,6 +56,7 @@ _MODULES = {
     "add": "verbs.add",
     "align": "verbs.align",
     "drift": "verbs.drift",
+    "estimate": "verbs.estimate",
     "evaluate": "verbs.evaluate",
     "explain": "verbs.explain",
     "export": "verbs.export",

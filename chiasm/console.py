@@ -354,7 +354,7 @@ class Watch:
         if step.done and seconds > 0:
             parts.append(_rate(step.done / seconds))
             if step.total:
-                parts.append(f"{_minutes(seconds / step.done * (step.total - step.done))} left")
+                parts.append(f"{duration(seconds / step.done * (step.total - step.done))} left")
         return ", ".join([*parts, *([f"{step.failed} not usable"] if step.failed else [])])
 
     def _update(self) -> None:
@@ -384,7 +384,15 @@ def _rate(a_second: float) -> str:
     return f"{a_second:,.0f} a second" if a_second >= 10 else f"{a_second:.2g} a second"
 
 
-def _minutes(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in words.
+
+    Example:
+        >>> duration(42.3), duration(600), duration(10_000)
+        ('42 s', '10 min', '2.8 hours')
+    """
+    if seconds >= 2 * 3600:
+        return f"{seconds / 3600:.1f} hours"
     return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
 
 

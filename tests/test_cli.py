@@ -88,6 +88,25 @@ def test_add_again_does_nothing_and_says_the_same(added: tuple[Path, dict[str, A
     assert (second["counts"], second["items"]) == (first["counts"], first["items"])
 
 
+def test_an_estimate_counts_what_would_be_added_and_adds_nothing(
+    collection: Path, folder: Path, tmp_path: Path
+) -> None:
+    cost = chiasm_json("add", folder, "--to", tmp_path / "none", "--estimate")
+    assert (cost["items"], cost["files"], cost["stored"]) == (19, 35, 0)
+    assert cost["outcomes"] == {"ok": 32, "broken": 1, "empty": 1, "unsupported": 1}
+    assert cost["tried"] == 35
+    assert cost["seconds"] > 0
+    assert cost["error"] >= 0
+    size = sum(path.stat().st_size for table in collection.glob("*.lance") for path in table.rglob("*"))
+    assert 0.5 < cost["bytes"] / size < 2
+    assert not (tmp_path / "none").exists()
+    again = chiasm_json("add", folder, "--to", collection, "--estimate")
+    assert (again["files"], again["stored"]) == (3, 32), "those that could not be read are tried again"
+    printed = chiasm("add", folder, "--to", tmp_path / "none", "--estimate").stdout
+    assert "19 items, 35 files to embed" in printed
+    assert "on disk, by 35 of the files" in printed
+
+
 def test_strict_adds_all_and_fails(folder: Path, tmp_path: Path) -> None:
     report = chiasm_json("add", folder, "--to", tmp_path / "strict", "--strict", code=1)
     assert report["counts"]["ok"] == 32
@@ -392,6 +411,8 @@ def test_remove(folder: Path, tmp_path: Path) -> None:
         (["align", "{collection}", "--alpha", "2"], 2, "from 0 to 1"),
         (["align", "{collection}", "--pairs", "image"], 2, "two modalities"),
         (["align", "{collection}", "--pairs", "image,video"], 1, "video"),
+        (["add", "{folder}", "--to", "{new}/c", "--estimate", "--prune"], 2, "neither --strict nor --prune"),
+        (["add", "{new}/missing", "--to", "{new}/c", "--estimate"], 1, "missing"),
         (["align", "{collection}", "--where", "label = 'circle'"], 1, "at least 10 pairs"),
         (["fit", "{collection}", "--label", "nosuch", "--out", "{new}/m"], 1, "nosuch"),
         (

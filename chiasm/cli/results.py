@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chiasm.console import Table, clock, current, megabytes, new_table, note, print_table, remark, say, some
+from chiasm.console import Table, clock, current, duration, megabytes, new_table, note, print_table, remark, say, some
 from chiasm.types import FileOutcome, Outcome
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from chiasm.store.reembed import ReembedReport
     from chiasm.verbs.align import AlignReport
     from chiasm.verbs.drift import DriftReport
+    from chiasm.verbs.estimate import Estimate
     from chiasm.verbs.evaluate import Evaluation
     from chiasm.verbs.explain import ExplainReport
     from chiasm.verbs.export import ExportReport
@@ -64,6 +65,17 @@ def print_add_report(report: AddReport, to: Path) -> None:
             "gives them away only with --root FOLDER"
         )
     remark(f'Next: chiasm search {to} "..."')
+
+
+def print_estimate(cost: Estimate) -> None:
+    """Print what `add` would cost."""
+    stored = f"; {cost.stored:,} are stored and unchanged" if cost.stored else ""
+    say(f"{cost.items:,} items, {cost.files:,} files to embed{stored}.")
+    if cost.files:
+        say(
+            f"About {duration(cost.seconds)} (standard error {duration(cost.error)}) on this machine, and {megabytes(cost.bytes)} "
+            f"on disk, by {cost.tried} of the files: {_counts(cost.outcomes)}."
+        )
 
 
 def print_status(report: Status) -> None:

@@ -38,6 +38,7 @@ def schemas() -> dict[str, Any]:
     from chiasm.store.reembed import ReembedReport
     from chiasm.verbs.align import AlignReport
     from chiasm.verbs.drift import DriftReport
+    from chiasm.verbs.estimate import Estimate
     from chiasm.verbs.evaluate import Evaluation
     from chiasm.verbs.explain import ExplainReport
     from chiasm.verbs.export import ExportReport
@@ -50,8 +51,8 @@ def schemas() -> dict[str, Any]:
 
     adapter = require("pydantic", "serve", "JSON Schemas").TypeAdapter
     results = {
-        "add": AddReport, "align": AlignReport, "drift": DriftReport, "evaluate": Evaluation, "explain": ExplainReport,
-        "export": ExportReport, "finetune": FinetuneReport, "fit": FitReport, "learn": LearnReport, "predict": PredictReport,
+        "add": AddReport, "add --estimate": Estimate, "align": AlignReport, "drift": DriftReport, "evaluate": Evaluation,
+        "explain": ExplainReport, "export": ExportReport, "finetune": FinetuneReport, "fit": FitReport, "learn": LearnReport, "predict": PredictReport,
         "reembed": ReembedReport, "search": SearchResult, "status": Status, "(any that failed)": Failure,
     }  # fmt: skip
     made, shared = adapter.json_schemas([(name, "serialization", adapter(kind)) for name, kind in results.items()])

@@ -62,10 +62,24 @@ def add(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove items that the folders and tables do not list any more.")
     ] = False,
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate", help="Say how long it would take and how large it would be, by a sample; add nothing."
+        ),
+    ] = False,
     max_pixels: MaxPixels = None,
     device: Device = "auto",
 ) -> None:
     """Store and embed what folders, tables and files list. Run again, it does only what is new."""
+    if estimate:
+        if strict or prune:
+            raise typer.BadParameter("--estimate adds nothing, so it takes neither --strict nor --prune")
+        cost = chiasm.estimate(
+            list(paths), to=to, encoder=encoder, licence=licence, layout=layout, max_pixels=max_pixels, device=device
+        )
+        console.show(asdict(cost), lambda: results.print_estimate(cost))
+        return
     report = chiasm.add(
         list(paths),
         to=to,

@@ -63,13 +63,13 @@ def status_of(collection: Collection, space: Space | None = None, networks: Sequ
         tuple(asdict(model) for model in collection.generation.models),
         _int8(collection.encoder, networks),
         () if space is None else space.notes(collection.path, counts),
-        _size(collection.path),
+        size_of(collection.path),
         _changed(collection.path),
         _advice(collection, spaces),
     )
 
 
-def _size(folder: Path) -> int:
+def size_of(folder: Path) -> int:
     """Return the bytes of the files in a folder; one that goes meanwhile counts nothing."""
     size = 0
     for path in folder.rglob("*"):
