@@ -34,14 +34,7 @@ ROUNDS, STARTS, DRAWS = 3, 7, 500
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = [{**row, "audio": ""} for row in read_rows(stamps_table(folder))]
-        counts = Counter(row["category"] for row in rows)
-        rows = [row for row in rows if counts[row["category"]] >= SMALLEST_CLASS]
-        split = grouped_stratified_folds([row["category"] for row in rows], 3, seed=0)[0]
-        test = [rows[row] for row in split.test]
-        chiasm.add([write_rows(folder / "train.csv", [rows[row] for row in split.train])], to=folder / "train")
-        chiasm.fit(folder / "train", label="category", out=folder / "model")
-        say("fitted")
+        learned, test = fitted(folder)
         files = {"fp32": folder / "stamps.chiasm", "int8": folder / "stamps-int8.chiasm"}
         for form, path in files.items():
             chiasm.export(folder / "model", out=path, int8=form == "int8")
@@ -52,9 +45,21 @@ def main() -> None:
         body += ["", speed(files, test), "", start(files, python, test), "", needs]
     body += [
         "",
-        f"{len(split.train)} items learned from, {len(test)} held out, both with picture and caption; load {os.getloadavg()[0]:.1f}.",
+        f"{learned} items learned from, {len(test)} held out, both with picture and caption; load {os.getloadavg()[0]:.1f}.",
     ]
     record.write("ship", "A recogniser as one file", "0", "\n".join(body))
+
+
+def fitted(folder: Path) -> tuple[int, list[dict[str, str]]]:
+    """Fit a model of two thirds of the stamps in a folder; return how many these are, and the others."""
+    rows = [{**row, "audio": ""} for row in read_rows(stamps_table(folder))]
+    counts = Counter(row["category"] for row in rows)
+    rows = [row for row in rows if counts[row["category"]] >= SMALLEST_CLASS]
+    split = grouped_stratified_folds([row["category"] for row in rows], 3, seed=0)[0]
+    chiasm.add([write_rows(folder / "train.csv", [rows[row] for row in split.train])], to=folder / "train")
+    chiasm.fit(folder / "train", label="category", out=folder / "model")
+    say("fitted")
+    return len(split.train), [rows[row] for row in split.test]
 
 
 def answers(model: Path, files: dict[str, Path], table: Path, true: list[str]) -> str:

@@ -53,18 +53,20 @@ def _ask(question: str) -> None:
 @app.verb(
     "chiasm export photos.index --out photos-coco --format coco --label species",
     "chiasm export cats --out cats.chiasm --int8",
+    "chiasm export cats --out cats.html --int8",
     then="open it with the other tool; chiasm add reads tables back, python cats.chiasm FILE runs.",
     doing="Writing",
 )
 def export(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Folder of a collection or, for .chiasm and .onnx, of a model.")
+        Path,
+        typer.Argument(metavar="SOURCE", help="Folder of a collection or, for .chiasm, .onnx and .html, of a model."),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="PATH", help="A .csv, .parquet, .chiasm or .onnx file, or a new folder.")
+        Path, typer.Option(metavar="PATH", help="A .csv, .parquet, .chiasm, .onnx or .html file, or a new folder.")
     ],
     format: Annotated[  # noqa: A002  # its name in every tool
-        Literal["auto", "csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio", "chiasm", "onnx"],
+        Literal["auto", "csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio", "chiasm", "onnx", "html"],
         typer.Option(metavar="NAME", help="auto: by the suffix; the others are folders with copies of the files."),
     ] = "auto",
     label: Annotated[
@@ -72,7 +74,9 @@ def export(
         typer.Option(metavar="COLUMN", help="Column of labels, for folders.", autocompletion=complete.columns),
     ] = "label",
     where: Where = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Of .chiasm and .onnx: networks in 8-bit integers.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Of .chiasm, .onnx and .html: networks in 8-bit integers.")
+    ] = False,
     budget: Annotated[
         str | None,
         typer.Option(

@@ -19,34 +19,28 @@ _FLOAT, _INT64, _UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.Te
 
 
 def whole_graph(
-    encode: bytes,
-    place: bytes | None,
-    answer: bytes,
-    *,
-    modality: str,
-    outputs: Mapping[str, str],
-    about: Mapping[str, str],
+    parts: Mapping[str, bytes], *, modality: str, outputs: Mapping[str, str], about: Mapping[str, str]
 ) -> bytes:
     """Return one graph of the parts of a bundle.
 
     Its inputs are `pixels`, height x width x 3 bytes of one picture of any size; or `input_ids` and `attention_mask`.
 
     Args:
-        encode: from pixels of the encoder's size, or tokens, to embeddings.
-        place: from embeddings to the shared space; None where the answer needs none.
-        answer: from both to the answers.
+        parts: of the bundle, by name: `encode/`, `place/` where the answer needs it, and `answer/`.
         modality: `"image"` or `"text"`.
         outputs: of the answer that are kept -> their new names.
         about: kept as metadata of the graph.
     """
-    model = compose.add_prefix(onnx.load_from_string(encode), "encode_", rename_inputs=modality == "image")
+    model = compose.add_prefix(
+        onnx.load_from_string(parts[f"encode/{modality}.onnx"]), "encode_", rename_inputs=modality == "image"
+    )
     embedding = model.graph.output[0].name
     if modality == "image":
         model = _merged(fitted_pixels(), model, {"square": "encode_pixels"}, [embedding])
     known = {modality: embedding}
-    for name, part in (("place", place), ("answer", answer)):
-        if part is not None:
-            other = onnx.load_from_string(part)
+    for name in ("place", "answer"):
+        if f"{name}/{modality}.onnx" in parts:
+            other = onnx.load_from_string(parts[f"{name}/{modality}.onnx"])
             needs = {known[one.name]: f"{name}_{one.name}" for one in other.graph.input}
             gives = {one.name: f"{name}_{one.name}" for one in other.graph.output}
             kept = [embedding, *gives.values()] if name == "place" else [gives[one] for one in outputs]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -33,14 +33,15 @@ from chiasm.recognition.columns import Fitted, route
 from chiasm.recognition.confidence import ConformalScores
 from chiasm.recognition.modalities import Subset, subsets
 from chiasm.shipping.graphs import alarm_of, answer_graph, known_of, place_graph
+from chiasm.shipping.web import page_of
 from chiasm.shipping.whole import whole_graph
 from chiasm.space import start_space
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.budget import Budget, as_table, choose, held_out_files, in_words, measure_forms
-from chiasm.verbs.card import model_card
+from chiasm.verbs.card import model_card, numbers_of
 from chiasm.verbs.dataset import shared_block
-from chiasm.verbs.export import ExportReport, Form
+from chiasm.verbs.export import ExportReport, Form, Format
 from chiasm.verbs.model import Model, load_model
 from chiasm.verbs.spaces import placed_vectors, space_of
 
@@ -52,6 +53,7 @@ python {name} photo.jpg caption.txt folder
 or, with chiasm, `chiasm predict {name} FILES`. Either way it needs Python with numpy, onnxruntime, Pillow and tokenizers, and
 prints a line of JSON an item. Files of one name (bird.jpg, bird.txt) are one item."""
 
+_LEVEL, _FALSE_ALARMS = 0.9, 0.05  # of a page, where nobody asks for others: as of the script
 _MOST_WORDS = 200  # characters of a text that are kept beside its vector
 
 Parts = dict[str, bytes]
@@ -97,27 +99,74 @@ def export_graph(source: Path, target: Path, *, int8: bool) -> ExportReport:
         ChiasmError: there is no model, it has several columns, its encoder cannot be exported, or the disk cannot be written to.
     """
     saved = load_model(source)
-    if len(saved.recognizer.columns_) > 1:
-        raise ChiasmError(f"{source} predicts several columns, and one graph has one: export it as a .chiasm file")
+    column = _only_column(saved)
     parts, left_out = model_parts(saved, int8=int8)
-    column = saved.recognizer.only_column_
-    modality = next((name for name in ("image", "text") if f"answer/{name}.onnx" in parts), None)
-    assert modality is not None  # what can be exported, and the column goes by one of them
+    modality: Modality = "image" if "answer/image.onnx" in parts else "text"  # one of them, and the column goes by it
     content = whole_graph(
-        parts[f"encode/{modality}.onnx"],
-        parts.get(f"place/{modality}.onnx"),
-        parts[f"answer/{modality}.onnx"],
+        parts,
         modality=modality,
         outputs={"values.0": "number" if column.kind == "number" else "probabilities"},
         about={"label": saved.label, "names": json.dumps([str(name) for name in column.names])},
     )
+    return _written(saved, target, "onnx", content, [f"from {modality} alone", *_reasons(left_out)])
+
+
+def export_page(source: Path, target: Path, *, int8: bool) -> ExportReport:
+    """Write a model as one HTML page that recognises pictures in a browser.
+
+    Raises:
+        ChiasmError: there is no model, it has several columns or knows no pictures, its encoder cannot be exported, the runtime
+            cannot be fetched, or the disk cannot be written to.
+    """
+    saved = load_model(source)
+    column = _only_column(saved)
+    if "image" not in column.features.modalities:
+        raise ChiasmError(
+            f"a page recognises pictures, and {source} goes by {', '.join(column.features.modalities)}: texts would be cut into "
+            "tokens by the library tokenizers, which has no build for browsers. Export it as a .chiasm file"
+        )
+    parts, left_out = model_parts(saved, int8=int8)
+    if "image" in left_out:
+        raise ChiasmError(f"a page recognises pictures, and {left_out['image']}")
+    outputs = {"values.0": "values", "strange.0": "strange"}
+    graph = whole_graph(parts, modality="image", outputs=outputs, about={})
+    limits = _limits(column, ("image",))
+    about = {
+        "label": saved.label,
+        "kind": column.kind,
+        "names": [str(name) for name in column.names],
+        "side": predict_script.SIDE,
+        "thresholds": limits["thresholds"],
+        "radius": max((predict_script.quantile(one, _LEVEL) for one in limits["scores"]), default=None),
+        "alarm": min((predict_script.quantile(one, 1 - _FALSE_ALARMS) for one in limits["alarm"]), default=None),
+    }
+    with_all = ", ".join(column.features.modalities)
+    facts = [
+        f"Made by chiasm {__version__}; learned from {saved.report.get('items', 0)} items, on embeddings by {saved.encoder}.",
+        *(f"{one.name}: {one.licence or 'licence unknown'}" for one in saved.pretrained if "image" in one.modalities),
+        f"Measured on {saved.report.get('measured', 'nothing')}, of items with {with_all}:",
+    ]
+    content = page_of(graph, about, facts, numbers_of(saved.report.get("metrics") or {}))
+    return _written(saved, target, "html", content.encode(), ["open it in a browser", *_reasons(left_out)])
+
+
+def _only_column(saved: Model) -> Fitted:
+    if len(saved.recognizer.columns_) > 1:
+        raise ChiasmError(f"{saved.label} are several columns, and one graph has one: export it as a .chiasm file")
+    return saved.recognizer.only_column_
+
+
+def _written(saved: Model, target: Path, form: Format, content: bytes, notes: Sequence[str]) -> ExportReport:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, content)
     except OSError as error:
         raise ChiasmError(f"{target} cannot be written: {error.strerror or error}") from error
-    notes = [f"from {modality} alone", *(f"{name} is left out: {reason}" for name, reason in left_out.items())]
-    return ExportReport(str(target), "onnx", len(saved.trained_on), 0, (), len(content), tuple(notes))
+    return ExportReport(str(target), form, len(saved.trained_on), 0, (), len(content), tuple(notes))
+
+
+def _reasons(left_out: Mapping[Modality, str]) -> list[str]:
+    return [f"{modality} is left out: {reason}" for modality, reason in left_out.items()]
 
 
 def _within(saved: Model, name: str, budget: Budget, on: str | Path) -> tuple[Parts, int, list[str], tuple[Form, ...]]:
@@ -139,7 +188,7 @@ def _within(saved: Model, name: str, budget: Budget, on: str | Path) -> tuple[Pa
 def _model(saved: Model, name: str, *, int8: bool, measured: str = "") -> tuple[Parts, int, list[str]]:
     """Return the bundle of a model, items that it learned from, and notes; `measured` goes into its card."""
     parts, left_out = model_parts(saved, int8=int8)
-    missing = [f"{modality} is left out: {reason}" for modality, reason in left_out.items()]
+    missing = _reasons(left_out)
     use = "\n".join([_USE.format(name=name), "", measured, *(f"- {note}" for note in missing)]).rstrip()
     card = model_card(saved.report, saved.encoder, saved.pretrained, use=use)
     return {**parts, "README.md": card.encode()}, len(saved.trained_on), [f"python {name} FILE...", *missing]

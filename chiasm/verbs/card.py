@@ -37,7 +37,7 @@ def model_card(
     """
     modalities, classes = list(report.get("modalities", ())), [*map(str, report.get("classes", ()))]
     label = str(report.get("label", ""))
-    numbers = _numbers(report.get("metrics") or {})
+    numbers = numbers_of(report.get("metrics") or {})
     licences = sorted({one.licence for one in pretrained if one.licence})
     head: dict[str, Any] = {"library_name": "chiasm", "tags": ["chiasm", "few-shot", *modalities]}
     if len(modalities) == 1 and classes:
@@ -80,7 +80,7 @@ def model_card(
     return "\n".join(lines)
 
 
-def _numbers(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+def numbers_of(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the metrics that are one number, with their interval where there is one."""
     shown = []
     for name, value in metrics.items():

@@ -32,9 +32,17 @@ from chiasm.store.boxes import BOXES, WHOLE, Box, read_boxes
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, FileOutcome, Modality, Outcome
 
-Format: TypeAlias = Literal["csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio", "chiasm", "onnx"]
+Format: TypeAlias = Literal[
+    "csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio", "chiasm", "onnx", "html"
+]
 
-_BY_SUFFIX: dict[str, Format] = {".csv": "csv", ".parquet": "parquet", ".chiasm": "chiasm", ".onnx": "onnx"}
+_BY_SUFFIX: dict[str, Format] = {
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".chiasm": "chiasm",
+    ".onnx": "onnx",
+    ".html": "html",
+}
 _UNSAFE = re.compile(r"[^\w.+=@() -]+")
 _LONGEST_NAME = 120  # characters of a copy's name
 _TAGS: dict[Modality, str] = {"image": "Image", "audio": "Audio", "video": "Video", "text": "Text"}
@@ -92,10 +100,11 @@ def export(
             `labels.json` (FiftyOneImageDetectionDataset where there are boxes, else FiftyOneImageClassificationDataset).
             `"labelstudio"`: `tasks.json`, `config.xml` and the files. `"chiasm"`: a model, or the vectors of a
             collection to search in, with the encoders; runs without chiasm, see `chiasm.predict_script`. `"onnx"`: a model of
-            one column as one graph from pixels, of texts alone from tokens, for other languages. `"auto"`: by the suffix of `out`.
+            one column as one graph from pixels, of texts alone from tokens, for other languages. `"html"`: such a model of
+            pictures as a page that runs it in a browser. `"auto"`: by the suffix of `out`.
         label: the column of labels; several in one cell stand between ";" or "|". Tables have all columns in any case.
         where: condition on the columns. Default: all items.
-        int8: of `"chiasm"` and `"onnx"`: the encoders run in 8-bit integers.
+        int8: of `"chiasm"`, `"onnx"` and `"html"`: the encoders run in 8-bit integers.
         budget: of a model as `"chiasm"`: what the file may cost, such as `"30MB"`, or `"25ms"` of one core an item. The smallest
             or fastest form is taken whose macro-F1 on held-out items is less than one standard error below that of the full one.
         on: the collection with labelled items that the model has not learned from, for the budget.
@@ -107,12 +116,12 @@ def export(
     """
     target = Path(out).expanduser()
     chosen = _chosen(target, format)
-    if chosen == "onnx":
-        from chiasm.verbs.bundles import export_graph
+    if chosen in ("onnx", "html"):
+        from chiasm.verbs.bundles import export_graph, export_page
 
         if label != "label" or where is not None or budget is not None or on is not None:
-            raise ChiasmError("label, where, budget and on are not for a graph: leave them out")
-        return export_graph(Path(source).expanduser(), target, int8=int8)
+            raise ChiasmError("label, where, budget and on are not for a graph or a page: leave them out")
+        return (export_graph if chosen == "onnx" else export_page)(Path(source).expanduser(), target, int8=int8)
     if chosen == "chiasm":
         from chiasm.verbs.bundles import export_bundle  # with what writes graphs
 

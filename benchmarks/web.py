@@ -1,0 +1,82 @@
+"""A recogniser of the stamps as one HTML page in Chromium: how large it is, how soon it is ready, how long a picture takes, and
+whether it answers as the full model does.
+
+Stamps that are held out are chosen in the page as people choose them. Times are the page's own, from the file to the answer, in a
+Chromium without a window and without a network, by one thread.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import Browser
+
+import chiasm
+from benchmarks import record
+from benchmarks.page import browsing
+from benchmarks.ship import fitted
+from chiasm.verbs.predict import Prediction
+
+FORMS = ("fp32", "int8")
+MINUTES = 10  # for all pictures
+ANSWERS = """all => all.reverse().map(one => ({
+    words: one.querySelector("h2").textContent,
+    name: one.querySelector("li span").textContent,
+    probability: Number(one.querySelector("data").value),
+    milliseconds: Number([...one.querySelectorAll(".soft")].at(-1).textContent.match(/(\\d+) ms$/)[1]),
+}))"""
+
+
+def main() -> None:
+    with browsing() as browser, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _, test = fitted(folder)
+        pictures = [Path(row["image"]) for row in test]
+        whole = chiasm.predict(folder / "model", {"image": [*map(str, pictures)]}).predictions
+        rows = []
+        for form in FORMS:
+            page = folder / f"{form}.html"
+            size = chiasm.export(folder / "model", out=page, int8=form == "int8").size or 0
+            rows.append([form, f"{size / 1e6:.1f}", *compared(*answered(browser, page, pictures), whole)])
+    columns = (
+        "", "size, MB", "ready after, s", "ms a picture, median", "95th percentile", "classes as the full model's",
+        "`unknown` as the full model's", "probability, mean difference", "largest",
+    )  # fmt: skip
+    about = (
+        f"{len(pictures)} pictures held out; the full model has them from their files, and from the picture alone, too."
+    )
+    record.write("web", "A recogniser as one HTML page", "0", record.table(columns, rows) + f"\n\n{about}")
+
+
+def answered(browser: Browser, file: Path, pictures: list[Path]) -> tuple[float, list[dict[str, Any]]]:
+    """Return after how many seconds the page is ready, and its answers in the order of the pictures."""
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    begin = time.perf_counter()
+    page.goto(file.as_uri())
+    page.get_by_text("Ready.").wait_for()
+    ready = time.perf_counter() - begin
+    page.locator("#files").set_input_files(pictures)
+    page.locator("article").nth(len(pictures) - 1).wait_for(timeout=MINUTES * 60_000)
+    answers: list[dict[str, Any]] = page.locator("article").evaluate_all(ANSWERS)
+    context.close()
+    return ready, answers
+
+
+def compared(ready: float, answers: list[dict[str, Any]], whole: tuple[Prediction, ...]) -> list[str]:
+    """Return times, and how answers differ from those of the full model."""
+    times = [one["milliseconds"] for one in answers]
+    pairs = [*zip(answers, whole, strict=True)]
+    same = np.mean([one["name"] == full.label for one, full in pairs])
+    unknown = np.mean([(one["words"] == "unknown") == full.unknown for one, full in pairs])
+    gaps = [abs(one["probability"] - full.probabilities[one["name"]]) for one, full in pairs]
+    numbers = [f"{ready:.1f}", f"{np.median(times):.0f}", f"{np.percentile(times, 95):.0f}"]
+    return [*numbers, f"{same:.3f}", f"{unknown:.3f}", f"{np.mean(gaps):.4f}", f"{max(gaps):.3f}"]
+
+
+if __name__ == "__main__":
+    main()
