@@ -17,9 +17,9 @@ import re
 import stat
 import sys
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from tokenizers import Tokenizer
 FORMAT, VERSION = "chiasm-bundle", 1
 SIDE, MAX_TOKENS = 224, 256  # of a picture, and of a text; with more all-MiniLM-L6-v2 was not trained
 MOST_BYTES, MOST_RATIO = 4 << 30, 200  # that it may unpack to: all, and each part to its size in the file
-DAMAGE = (zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, AttributeError, EOFError, RuntimeError, OSError)  # fmt: skip
 Item = Mapping[Any, Sequence["str | Path"]]  # files by modality; a str among texts is the text itself
 Problems = list[tuple[int, str, str]]  # item, file and reason
 
@@ -45,32 +44,35 @@ class Bundle:
 
     def __init__(self, path: str | Path) -> None:
         self.path, self.run = Path(path), cache(self._session)
-        try:
+        with self._reading("about.json"):
             self.about: dict[str, Any] = json.loads(self.read("about.json"))
             self.modalities: dict[str, dict[str, Any]] = dict(self.about["modalities"])
             if (self.about["format"], self.about["version"]) != (FORMAT, VERSION):
                 raise BundleError(f"{path} is no {FORMAT} of version {VERSION}: export it again")
-        except DAMAGE as error:
-            raise self._damaged(error) from error
 
-    def _damaged(self, error: object) -> BundleError:
-        return BundleError(f"{self.path} is damaged, or was not written by chiasm export: {str(error)[:300]}")
+    @contextmanager
+    def _reading(self, part: str) -> Iterator[None]:
+        """Make an error of ours of whatever a damaged part leads to: the libraries that read it may raise anything."""
+        try:
+            yield
+        except BundleError:
+            raise
+        except Exception as error:
+            reason = f"is damaged, or was not written by chiasm export: {part}: {str(error)[:300]}"
+            raise BundleError(f"{self.path} {reason}") from error
 
     def read(self, name: str) -> bytes:
         """Return a part of the file, after a look at all that it claims to hold."""
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                parts = archive.infolist()
-                for part in parts:
-                    steps = re.split(r"[/\\:]", part.filename)
-                    outside = "" in steps or ".." in steps or stat.S_ISLNK(part.external_attr >> 16)
-                    if outside or part.file_size > MOST_RATIO * part.compress_size + 4096:
-                        raise ValueError(f"{part.filename!r} leads out of it, or unpacks to too much")
-                if sum(part.file_size for part in parts) > MOST_BYTES or len({*archive.namelist()}) < len(parts):
-                    raise ValueError("it holds too much, or a name twice")
-                return archive.read(name)
-        except DAMAGE as error:
-            raise self._damaged(error) from error
+        with self._reading(name), zipfile.ZipFile(self.path) as archive:
+            parts = archive.infolist()
+            for part in parts:
+                steps = re.split(r"[/\\:]", part.filename)
+                outside = "" in steps or ".." in steps or stat.S_ISLNK(part.external_attr >> 16)
+                if outside or part.file_size > MOST_RATIO * part.compress_size + 4096:
+                    raise ValueError(f"{part.filename!r} leads out of it, or unpacks to too much")
+            if sum(part.file_size for part in parts) > MOST_BYTES or len({*archive.namelist()}) < len(parts):
+                raise ValueError("it holds too much, or a name twice")
+            return archive.read(name)
 
     def _session(self, name: str) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
         """Return a function that runs one of the networks."""
@@ -78,33 +80,32 @@ class Bundle:
 
         content, options = self.read(name), SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
+        with self._reading(name):
+            if b"location" in content:  # the key by which a tensor is in a file of its own, which would be read
+                raise ValueError("it refers to another file")
+            session = InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
         def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            values = self._tried(name, lambda: session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()}))
+            with self._reading(name):
+                values = session.run(None, {one.name: feeds[one.name] for one in session.get_inputs()})
             return {one.name: value for one, value in zip(session.get_outputs(), values, strict=True)}
 
-        session = self._tried(name, lambda: InferenceSession(content, options, providers=["CPUExecutionProvider"]))
         return run
-
-    def _tried(self, name: str, work: Callable[[], Any]) -> Any:
-        """Return what a library, which may raise anything, makes of a part."""
-        try:
-            return work()
-        except Exception as error:
-            raise self._damaged(f"{name}: {error}") from error
 
     def embed(self, items: Sequence[Item]) -> tuple[dict[str, dict[int, Any]], Problems]:
         """Return vectors by modality and item, the mean of its files, and what cannot be used."""
         vectors: dict[str, dict[int, Any]] = {name: {} for name in self.modalities}
-        problems: Problems = []
+        files = [(row, name, source) for row, item in enumerate(items) for name in item for source in item[name]]
+        takes = f"{self.path.name} takes {' and '.join(vectors)}, not "
+        problems = [(row, str(source), takes + name) for row, name, source in files if name not in vectors]
         for modality in self.modalities:
             prepare: Any = read_text if modality == "text" else lambda source: fit(read_picture(source))
             owners, media = [], []
-            for row, source in ((row, source) for row, item in enumerate(items) for source in item.get(modality, ())):
+            for row, source in ((row, source) for row, name, source in files if name == modality):
                 try:
                     media.append(prepare(source))
                     owners.append(row)
-                except (*DAMAGE, BundleError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+                except Exception as error:  # noqa: BLE001  # whatever a library makes of a bad file
                     problems.append((row, str(source), str(error) or type(error).__name__))
             pairs = [{"pixels": np.stack(media[at : at + 2])} for at in range(0, len(media), 2) if modality != "text"]
             rows = self._run_all("encode/image.onnx", pairs) if pairs else self._texts(media) if media else np.empty(0)
@@ -139,15 +140,14 @@ class Bundle:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return self._tried("tokenizer.json", lambda: Tokenizer.from_str(self.read("tokenizer.json").decode()))
+        with self._reading("tokenizer.json"):
+            return Tokenizer.from_str(self.read("tokenizer.json").decode())
 
     def recognise(self, items: Sequence[Item], level: float, rate: float) -> tuple[list[dict[str, Any]], Problems]:
         """Return modalities and answers of each item; `level`: of sets, `rate`: of known items that are called unknown."""
         if "columns" not in self.about or not (0 < level < 1 and 0 < rate < 1):
-            raise BundleError(
-                f"{self.path} is of a collection, to be searched; or level and rate are not within 0 and 1"
-            )
-        try:
+            raise BundleError(f"{self.path} is of a collection, to be searched; or a rate is not within 0 and 1")
+        with self._reading("about.json"):
             vectors, problems = self.embed(items)
             sets = [tuple(name for name in vectors if row in vectors[name]) for row in range(len(items))]
             answers: list[dict[str, Any]] = [{"modalities": own, "columns": {}} for own in sets]
@@ -162,8 +162,6 @@ class Bundle:
                     for at, row in enumerate(rows if limits else ()):
                         said = outputs[f"values.{number}"][at].tolist(), float(outputs[f"strange.{number}"][at])
                         answers[row]["columns"][column["name"]] = answer_of(column, *said, limits, level, rate)
-        except DAMAGE as error:
-            raise self._damaged(error) from error
         return answers, problems
 
     def search(self, modality: str, query: str | Path, k: int = 10) -> list[dict[str, Any]]:
@@ -171,7 +169,7 @@ class Bundle:
         if "rows" not in self.about or modality not in self.modalities:
             raise BundleError(f"{self.path} is not to be searched with {modality}: it is of a model, or takes none")
         best: dict[str, dict[str, Any]] = {}
-        try:
+        with self._reading("vectors"):
             vectors, problems = self.embed([{modality: [query]}])
             if problems:
                 raise BundleError(f"{query}: {problems[0][2]}")
@@ -184,8 +182,6 @@ class Bundle:
                 entry = self.about["rows"][row]
                 if len(best) < k and scores[row] > 0:  # of an item, its nearest file
                     best.setdefault(entry["id"], {**entry, "score": float(scores[row])})
-        except DAMAGE as error:
-            raise self._damaged(error) from error
         return [*best.values()]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from fake_encoder import FakeEncoder
@@ -433,6 +434,49 @@ def test_whatever_else_is_in_a_file_is_an_error_of_ours(light: Path, folder: Pat
     if file.exists():
         with pytest.raises(ChiasmError, match=r"damaged|export it again"):
             chiasm.predict(file, [picture])
+
+
+def elsewhere(graph: bytes, place: str) -> bytes:
+    """Return a graph whose first tensor lies in a file of its own."""
+    model = onnx.load_from_string(graph)
+    tensor = model.graph.initializer[0]
+    size = len(onnx.numpy_helper.to_array(tensor).tobytes())
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=place)
+    tensor.external_data.add(key="length", value=str(size))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+@pytest.mark.parametrize("place", ["weights", "../weights", "{}/weights"])
+def test_a_graph_does_not_read_files(
+    light: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    for home in (tmp_path, tmp_path / "here"):
+        home.mkdir(exist_ok=True)
+        (home / "weights").write_bytes(bytes(10_000_000))
+    monkeypatch.chdir(tmp_path / "here")
+    with zipfile.ZipFile(light) as archive:
+        graph = elsewhere(archive.read("encode/image.onnx"), place.format(tmp_path))
+    harmed = rewritten(light, tmp_path / "here" / "harmed.chiasm", None, **{"encode/image.onnx": graph})
+    with pytest.raises(ChiasmError, match="another file"):
+        chiasm.predict(harmed, [folder / "circle" / "red.png"])
+    command = [sys.executable, "-P", predict_script.__file__, str(harmed), str(folder / "circle" / "red.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "another file" in done.stderr
+
+
+def test_files_of_a_modality_that_it_does_not_take_are_named(collection: Path, folder: Path, tmp_path: Path) -> None:
+    for modality in ("image", "text"):
+        chiasm.fit(collection, label="label", out=tmp_path / modality, modalities=[modality])
+        chiasm.export(tmp_path / modality, out=tmp_path / f"{modality}.chiasm")
+    done = script(tmp_path / "image.chiasm", "--text", "a red circle", code=1)
+    assert done.stderr == "a red circle: image.chiasm takes image, not text\n"
+    done = script(tmp_path / "text.chiasm", folder / "circle" / "red.png", "--text", "a red circle")
+    assert done.stderr == f"{folder / 'circle' / 'red.png'}: text.chiasm takes text, not image\n"
+    assert done.stdout.count("\n") == 2
 
 
 def test_a_tokenizer_that_is_none_is_an_error_of_ours(light: Path, tmp_path: Path) -> None:
