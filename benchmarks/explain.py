@@ -25,7 +25,7 @@ from chiasm.media.pieces import pieces_of
 from chiasm.recognition.explanations import evidence, modality_shares, part_contributions, prior_evidence
 from chiasm.splits import grouped_stratified_folds
 from chiasm.types import Image, Source
-from chiasm.verbs.explainer import Explainer, Part, measure_faithfulness
+from chiasm.verbs.explainer import FEWEST_PIECES, Explainer, Part, measure_faithfulness
 from chiasm.verbs.model import load_model
 
 SAMPLE = 100  # items a modality
@@ -89,7 +89,7 @@ def parts_of(explainer: Explainer, modality: str, rows: list[dict[str, str]], mo
     for number in np.random.default_rng(0).permutation(len(rows)):
         value = rows[number][modality]
         source = Source("image", path=value) if modality == "image" else Source("text", text=value)
-        part = explainer.embed(source, Limits())
+        part = explainer.embed(source, Limits(), fewest=FEWEST_PIECES)
         if part is not None:
             parts.append(part)
         if len(parts) == most:

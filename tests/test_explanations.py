@@ -24,8 +24,10 @@ from chiasm.media.pieces import Piece, pieces_of, place_of, without
 from chiasm.recognition import ModalityArrays, Recognizer
 from chiasm.recognition.explanations import (
     Examples,
+    block_contributions,
     evidence,
     example_contributions,
+    mean_contributions,
     modality_shares,
     part_contributions,
     prior_evidence,
@@ -108,6 +110,32 @@ def test_examples_sum_to_the_answer(kind: str) -> None:
     if "classes" in kind:
         own = target.values == 0
         assert made.parts[own].sum() > made.parts[~own].sum()
+
+
+@pytest.mark.parametrize("fusion", ["concat", "mean", "stack"])
+def test_blocks_of_features_sum_to_what_heads_say(fusion: Any) -> None:
+    X, y = planted(80, 4, seed=5)
+    column = Recognizer(adapter="linear", fusion=fusion, unknown=None, folds=3).fit(X, y).only_column_
+    made = block_contributions(column, X, 1)
+    chosen = y == "bee"
+    uses, method = mean_contributions(column, X, chosen, 1)
+    if fusion == "stack":
+        assert made is None
+        assert method == "shapley"
+        own = evidence(column, X, 1)
+        assert sum(uses.values()) == pytest.approx(own[chosen].mean() - own[~chosen].mean())
+        return
+    assert made is not None
+    assert [*made] == ["image", "image in the shared space", "text"]
+    parts: list[Any] = [("image", "text")] if fusion == "concat" else [("image",), ("text",)]
+    rows = np.arange(80)
+    outputs = np.mean([column.heads[part].outputs(column.features.rows(X, part, rows)) for part in parts], axis=0)
+    outputs -= np.mean([column.heads[part].tensors["intercept"] for part in parts], axis=0)
+    slow = outputs[:, 1] - np.delete(outputs, 1, axis=1).mean(axis=1)
+    np.testing.assert_allclose(sum(made.values()), slow, atol=1e-5)
+    assert method == "exact"
+    assert sum(uses.values()) == pytest.approx(slow[chosen].mean() - slow[~chosen].mean(), abs=1e-5)
+    assert mean_contributions(column, X, np.ones(80, dtype=bool), 1)[0] == {}, "there is nothing to compare with"
 
 
 def test_shares_of_modalities_sum_exactly() -> None:
@@ -385,9 +413,41 @@ def test_sounds_are_explained_by_their_seconds(painted: Path, tmp_path: Path) ->
     assert "1 to 2 s" in (tmp_path / "why.md").read_text()
 
 
+def test_a_model_as_a_whole_is_explained(painted: Path, tmp_path: Path) -> None:
+    bare = chiasm.explain(painted / "kind")
+    assert [one.answer for one in bare.classes] == ["green", "red"]
+    assert all(one.method == "exact" and sum(one.uses.values()) > 1 for one in bare.classes)
+    assert not any(one.words or one.pieces for one in bare.classes)
+    assert any("name it" in note for note in bare.notes)
+    whole = chiasm.explain(painted / "kind", collection=painted / "all", report=tmp_path / "why.html")
+    for one in whole.classes:
+        assert one.items == 20
+        assert one.words[0].word == one.answer
+        assert one.words[0].texts == 10, "of the ten that are surest"
+        assert [word.weight for word in one.words] == sorted((word.weight for word in one.words), reverse=True)
+        assert one.pieces
+        for piece in one.pieces:
+            assert piece.reason.box is not None
+            assert all(0.28 < side < 0.72 for side in piece.reason.box), "where the colour is"
+    page = (tmp_path / "why.html").read_text()
+    assert "red: 20 items" in page
+    assert "places that speak for the answer" in page
+    (only,) = chiasm.explain(painted / "kind", collection=painted / "all", answer="red", sample=0).classes
+    assert only.answer == "red"
+
+
+@pytest.mark.parametrize(("column", "answers"), [("size", ["size"]), ("tags", ["big", "green", "red"])])
+def test_labels_and_numbers_have_reasons_too(painted: Path, column: str, answers: list[str]) -> None:
+    bare = chiasm.explain(painted / column)
+    assert bare.classes == ()
+    assert any("keeps no items" in note for note in bare.notes)
+    found = chiasm.explain(painted / column, collection=painted / "all", sample=0)
+    assert [one.answer for one in found.classes] == answers
+    assert any("gets the answer small" in note for note in found.notes) == (column == "tags")
+    assert found.classes[-1].uses
+
+
 def test_what_cannot_be_explained_is_said(painted: Path, tmp_path: Path) -> None:
-    with pytest.raises(ChiasmError, match="nothing to explain"):
-        chiasm.explain(painted / "kind")
     with pytest.raises(ChiasmError, match="does not know 'blue'"):
         chiasm.explain(painted / "kind", painted / "0.png", answer="blue")
     with pytest.raises(ChiasmError, match="has no column 'shape'"):

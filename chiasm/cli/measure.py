@@ -102,7 +102,7 @@ def drift(
 
 @app.verb(
     "chiasm explain birds new.jpg",
-    "chiasm explain birds new-photos --collection photos.index --report why.html",
+    "chiasm explain birds --collection photos.index --report why.html",
     then="chiasm labels, for answers that are wrong.",
     doing="Explaining",
     rows=True,
@@ -111,7 +111,7 @@ def explain(
     model: ModelPath,
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PATH", help="As for predict. None: with --collection, measure alone."),
+        typer.Argument(metavar="PATH", help="As for predict. None: what each answer of the model rests on."),
     ] = None,
     collection: Annotated[
         Path | None,
@@ -150,7 +150,11 @@ def explain(
         device=device,
     )
     document = result.as_dict()
-    console.show(document, lambda: results.print_explanations(result, report), rows=document["explanations"])
+    console.show(
+        document,
+        lambda: results.print_explanations(result, report),
+        rows=document["explanations"] or document["classes"],
+    )
     if paths and not result.explanations:
         console.say("no item could be used", err=True)
         raise typer.Exit(1)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LONGEST = 300  # characters of a text that are shown among hits
 SHOWN = 20  # files that were not used
+_PIECES = 4  # of an answer, by modality
 
 
 def print_counts(counts: dict[str, Any]) -> None:
@@ -394,10 +395,8 @@ def print_explanations(report: ExplainReport, written: Path | None) -> None:
     for one in report.explanations[:SHOWN]:
         say(f"{one.id}: {one.answer}" + ("" if one.probability is None else f" ({one.probability:.2f})"))
         if len(one.modalities) > 1:
-            shares = ", ".join(f"{name} {share:+.2f}" for name, share in one.modalities.items())
-            say(
-                f"  of {one.evidence:+.2f}: {shares}" + ("" if one.prior is None else f", before both {one.prior:+.2f}")
-            )
+            before = "" if one.prior is None else f", before both {one.prior:+.2f}"
+            say(f"  of {one.evidence:+.2f}: {_weights(one.modalities)}{before}")
         for medium in one.media:
             words = f"not explained, {medium.note}" if medium.method is None else summary_of(medium)
             say(f"  {medium.modality}: {words}")
@@ -407,6 +406,15 @@ def print_explanations(report: ExplainReport, written: Path | None) -> None:
                 say(f"  learned from, {title}: {', '.join(examples)}")
     if len(report.explanations) > SHOWN:
         say(f"{len(report.explanations) - SHOWN} more: --json has all of them.")
+    for answer in report.classes:
+        say(f"{answer.answer} ({answer.items} items)")
+        if answer.uses:
+            say(f"  more than in other items: {_weights(answer.uses)}")
+        if answer.words:
+            say(f"  words: {_weights({one.word: one.weight for one in answer.words})}")
+        for modality in dict.fromkeys(piece.modality for piece in answer.pieces):
+            pieces = [one for one in answer.pieces if one.modality == modality][:_PIECES]
+            say(f"  {modality}: {', '.join(f'{one.id} {one.reason.piece} {one.reason.weight:+.2f}' for one in pieces)}")
     if report.faithfulness:
         say(f"What hiding a part of a medium makes of the answer, on {report.measured}:")
         table = new_table("medium", "hidden", "nothing", "strongest", "random", "weakest", "gap", "error", "items")
@@ -419,6 +427,10 @@ def print_explanations(report: ExplainReport, written: Path | None) -> None:
     _print_outcomes(report.outcomes)
     if written is not None:
         remark(f"Report: {written}")
+
+
+def _weights(weights: Mapping[Any, float]) -> str:
+    return ", ".join(f"{name} {weight:+.2f}" for name, weight in weights.items())
 
 
 def _counts(counts: Mapping[Any, int]) -> str:

@@ -7,6 +7,7 @@ number. What the parts of a medium are, and how its embedding changes without th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Shaped
@@ -125,14 +126,73 @@ def part_contributions(
         if modality not in reader.subset:
             rest += reader.total
             continue
-        first = column.features.width(reader.subset[: reader.subset.index(modality)])
         own = np.zeros(len(reader.row), dtype=bool)
-        own[first : first + parts.shape[1]] = True
+        own[column.features.blocks(reader.subset)[modality]] = True
         scale = float(np.linalg.norm(reader.row[own])) / length if length else 0.0
         gradient += reader.weights[own] * scale
         rest += reader.intercept + float(reader.row[~own] @ reader.weights[~own])
     total = sum((reader.total for reader in readers), start=0.0)
     return Contributions(parts.astype(np.float64) @ gradient, rest - float(mean @ gradient), total)
+
+
+def block_contributions(
+    column: Fitted, arrays: ModalityArrays, answer: int
+) -> dict[str, Float64[np.ndarray, " items"]] | None:
+    """Return what each block of the feature columns adds to the output for an answer, by the block's name (`Features.blocks`).
+
+    With the intercept they sum to the output of the linear heads, of classes less the mean of those of the others.
+
+    Args:
+        column: that predicts.
+        arrays: items; those without a modality that the column knows get 0.
+        answer: see `evidence`.
+
+    Returns:
+        None where not only linear heads that know the answer predict the items.
+    """
+    sums: dict[str, Float64[np.ndarray, " items"]] = {}
+    for known, rows in arrays.by_subset(column.features.modalities):
+        if not known:
+            continue
+        heads = _linear_heads(column, known, answer)
+        if heads is None:
+            return None
+        for part, head, weight in heads:
+            direction = np.zeros(len(head.known))
+            if column.kind == "classes":
+                direction -= 1 / max(1, len(head.known) - 1)
+            direction[head.known == answer] = 1
+            coef = weight * direction @ head.tensors["coef"]
+            features = column.features.rows(arrays, part, rows).astype(np.float64)
+            for name, block in column.features.blocks(part).items():
+                sums.setdefault(name, np.zeros(len(arrays)))[rows] += features[:, block] @ coef[block]
+    return sums
+
+
+def mean_contributions(
+    column: Fitted, arrays: ModalityArrays, chosen: Bool[np.ndarray, " items"], answer: int
+) -> tuple[dict[str, float], Literal["exact", "shapley"]]:
+    """Return what sets some items apart from the others: by how much more each block says for an answer, on average.
+
+    Where not only linear heads predict, the Shapley value of each modality's mean evidence stands in for the blocks.
+
+    Args:
+        column: that predicts.
+        arrays: items that each have a modality that the column knows.
+        chosen: some of them, such as those that the answer is given to.
+        answer: see `evidence`.
+    """
+    if not chosen.any() or chosen.all():
+        return {}, "exact"
+    sums = block_contributions(column, arrays, answer)
+    if sums is not None:
+        return {name: float(own[chosen].mean() - own[~chosen].mean()) for name, own in sums.items()}, "exact"
+    known = tuple(name for name in column.features.modalities if name in arrays.modalities)
+    values = {frozenset[str](): 0.0}
+    for subset in subsets(known):
+        own = evidence(column, arrays.only(subset), answer)
+        values[frozenset(subset)] = float(own[chosen].mean() - own[~chosen].mean())
+    return shapley(values), "shapley"
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,21 +288,27 @@ def _readers(column: Fitted, item: ModalityArrays, answer: int) -> list[_Reader]
     impossible counts less.
     """
     known = tuple(name for name in item.modalities if name in column.features.modalities and item.present[name][0])
+    heads = _linear_heads(column, known, answer)
+    if heads is None:
+        return None
+    against = np.zeros(max(1, len(column.names)))
+    if column.kind == "classes":
+        against = column.outputs(item, known, _ONE)[0]
+        against[answer] = -np.inf
+        against = -softmax(against)
+    against[answer] = 1
+    return [
+        _Reader(part, head, column.features.rows(item, part, _ONE)[0].astype(np.float64), weight * against[head.known])
+        for part, head, weight in heads
+    ]
+
+
+def _linear_heads(column: Fitted, known: Subset, answer: int) -> list[tuple[Subset, Head, float]] | None:
+    """Return the heads that predict items of just these modalities, with their weights; see `_readers`."""
     parts = route(column.fusion, known, tuple(column.heads), column.best) if column.network is None and known else ()
     heads = [column.heads[part] for part in parts]
     is_stacked = len(parts) > 1 and column.stack is not None and column.fusion == "stack"
     if not heads or is_stacked or not all(head.is_linear and answer in head.known for head in heads):
         return None
-    against = np.zeros(max(1, len(column.names)))
-    weights = np.full(len(heads), 1.0)
-    if column.kind == "classes":
-        against = column.outputs(item, known, _ONE)[0]
-        against[answer] = -np.inf
-        against = -softmax(against)
-    else:
-        weights = np.array([head.numbers.get("weight", 1.0) for head in heads])
-    against[answer] = 1
-    return [
-        _Reader(part, head, column.features.rows(item, part, _ONE)[0].astype(np.float64), weight * against[head.known])
-        for part, head, weight in zip(parts, heads, weights / weights.sum(), strict=True)
-    ]
+    weights = np.array([1.0 if column.kind == "classes" else head.numbers.get("weight", 1.0) for head in heads])
+    return list(zip(parts, heads, (weights / weights.sum()).tolist(), strict=True))

@@ -263,6 +263,22 @@ class Features:
         """Columns of the feature rows of a set of modalities."""
         return sum(len(part[name]) for name in subset for part in (self.own, self.shared) if name in part)
 
+    def blocks(self, subset: Subset) -> dict[str, slice]:
+        """Return the columns of each part of the feature rows of a set of modalities, by names for people.
+
+        Example:
+            >>> features = Features({"image": np.zeros(4)}, {"image": np.zeros(2), "text": np.zeros(2)})
+            >>> [(name, block.start) for name, block in features.blocks(("image", "text")).items()]
+            [('image', 0), ('image in the shared space', 4), ('text in the shared space', 6)]
+        """
+        blocks, first = {}, 0
+        for name in subset:
+            for part, words in ((self.own, name), (self.shared, f"{name} in the shared space")):
+                if name in part:
+                    blocks[words] = slice(first, first + len(part[name]))
+                    first += len(part[name])
+        return blocks
+
     def rows(
         self, arrays: ModalityArrays, subset: Subset, rows: Int[np.ndarray, " rows"]
     ) -> Float[np.ndarray, "rows dim"]:

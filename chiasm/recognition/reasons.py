@@ -104,6 +104,52 @@ class Explanation(Record):
 
 
 @dataclass(frozen=True)
+class WordReason(Record):
+    """A word of several texts.
+
+    Attributes:
+        word: in small letters.
+        weight: by how much it raises the evidence in a text, on average over all the texts, also those without it.
+        texts: that have it.
+    """
+
+    word: str
+    weight: float
+    texts: int
+
+
+@dataclass(frozen=True)
+class PieceOf(Record):
+    """One of the strongest pieces of the pictures or sounds of a collection."""
+
+    id: str
+    path: str
+    modality: Modality
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class ClassReasons(Record):
+    """What an answer rests on over many items.
+
+    Attributes:
+        answer: a class, a label, or, of a number, its column.
+        items: that are given the answer; of a number, those above its median.
+        method: of `uses`; `"exact"`: of the blocks of the features of linear heads; `"shapley"`: of the modalities.
+        uses: by how much more each block or modality says for the answer in these items than in all others, on average.
+        words: of their texts, those that raise the evidence most.
+        pieces: of their pictures and sounds, the same.
+    """
+
+    answer: str
+    items: int
+    method: Literal["exact", "shapley"]
+    uses: dict[str, float]
+    words: tuple[WordReason, ...] = ()
+    pieces: tuple[PieceOf, ...] = ()
+
+
+@dataclass(frozen=True)
 class Faithfulness(Record):
     """The answer to a medium alone when parts of it are hidden: its mean probability, or number.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chiasm.media import words_of
-from chiasm.recognition.reasons import Explanation, Faithfulness, MediumReasons
+from chiasm.recognition.reasons import ClassReasons, Explanation, Faithfulness, MediumReasons
 from chiasm.report.page import Card, Mark, Page, Place, decimal
 from chiasm.report.plots import Bar, bar_chart
 from chiasm.types import Modality
@@ -64,6 +64,29 @@ def _show_medium(page: Page, medium: MediumReasons, unit: str) -> None:
     else:
         bars = [Bar(one.piece, one.weight) for one in medium.reasons]
         page.chart(bar_chart(f"What each part of the {medium.modality} adds", bars, x_label=unit))
+
+
+def show_class(page: Page, reasons: ClassReasons, *, unit: str) -> None:
+    """Add what one answer rests on over many items; `unit` is that of its weights."""
+    page.section(f"{reasons.answer}: {reasons.items} items")
+    if reasons.uses:
+        what = "part of the features" if reasons.method == "exact" else "modality"
+        bars = [Bar(name, weight) for name, weight in reasons.uses.items()]
+        page.chart(bar_chart(f"By how much more each {what} says for it than in other items", bars, x_label=unit))
+    if reasons.words:
+        bars = [Bar(one.word, one.weight) for one in reasons.words]
+        page.chart(bar_chart("Words, on average over the texts of its surest items", bars, x_label=unit))
+    pictures: dict[str, list[Place]] = {}
+    sounds = []
+    for one in reasons.pieces:
+        if one.reason.box is None:
+            sounds.append(Bar(f"{one.id}, {one.reason.piece}", one.reason.weight))
+        else:
+            pictures.setdefault(one.path, []).append(Place(one.reason.box, one.reason.weight))
+    for path, places in pictures.items():
+        page.heat(Path(path), places)
+    if sounds:
+        page.chart(bar_chart("The strongest parts of sounds", sounds, x_label=unit))
 
 
 def summary_of(medium: MediumReasons) -> str:

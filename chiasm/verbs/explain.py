@@ -19,15 +19,17 @@ from chiasm.media.limits import Limits, limits_of
 from chiasm.recognition.columns import Fitted
 from chiasm.recognition.explanations import Examples
 from chiasm.recognition.linear import class_weights
-from chiasm.recognition.reasons import Explanation, Faithfulness
+from chiasm.recognition.reasons import ClassReasons, Explanation, Faithfulness
 from chiasm.splits import class_name
 from chiasm.store.collection import Collection
-from chiasm.store.ingest import embed_manifests
+from chiasm.store.ingest import EmbeddedFiles, embed_manifests
 from chiasm.store.sources import Data, manifests_of, shown_as
-from chiasm.types import FileOutcome, Item, Modality, Source
+from chiasm.types import FileOutcome, Item, Modality
 from chiasm.verbs.add import OnProgress
+from chiasm.verbs.class_reasons import reasons_of_classes, reasons_without_items
 from chiasm.verbs.dataset import Labelled, embedded_items, labelled_items
 from chiasm.verbs.explainer import (
+    FEWEST_PIECES,
     HIDDEN,
     Explainer,
     Part,
@@ -35,6 +37,7 @@ from chiasm.verbs.explainer import (
     column_of,
     measure_faithfulness,
     number_of,
+    source_of,
 )
 from chiasm.verbs.measure import read_target
 from chiasm.verbs.model import Model, check_report, load_model
@@ -46,10 +49,11 @@ FEWEST = 10  # items that the model has not learned from, below which faithfulne
 
 @dataclass(frozen=True)
 class ExplainReport(Record):
-    """Explanations of predictions, in the order of the input.
+    """Explanations of predictions, in the order of the input, or of the model as a whole.
 
     Attributes:
         explanations: of the items.
+        classes: what each answer rests on, where no items are named.
         faithfulness: of the reasons that are found in a medium, by its modality; empty where it was not measured.
         measured: on what faithfulness was measured, in words.
         notes: what is left out, and why.
@@ -57,6 +61,7 @@ class ExplainReport(Record):
     """
 
     explanations: tuple[Explanation, ...]
+    classes: tuple[ClassReasons, ...]
     faithfulness: dict[Modality, Faithfulness]
     measured: str
     notes: tuple[str, ...]
@@ -79,11 +84,14 @@ def explain(
 ) -> ExplainReport:
     """Say what the predictions of a model rest on: modalities, places, words, seconds, and items that it learned from.
 
+    Without paths, what each of its answers rests on: how much each modality counts, by the items that the model keeps, or by
+    all items of a collection, of which the words, places and seconds are named that speak most for the answer.
+
     Args:
         model: a folder that `fit` wrote.
-        paths: as for `predict`; may be left out with a collection, for its faithfulness alone.
+        paths: as for `predict`; none: the model as a whole is explained.
         collection: that the model was fitted on, or another one: gives the items that speak for and against, and those that
-            faithfulness is measured on. Without it neither is there, since a model keeps no items.
+            faithfulness is measured on. Without it neither is there, since a model keeps no media.
         column: which to explain, of a model that predicts several.
         answer: the class or label to explain. Default: the most probable one of each item.
         sample: items a modality that faithfulness is measured on; 0 leaves that out.
@@ -94,12 +102,10 @@ def explain(
         on_progress: called after every file that is read.
 
     Raises:
-        ChiasmError: neither paths nor a collection; no such column or answer; the collection is of another encoder.
+        ChiasmError: no such column or answer; the collection is of another encoder.
     """
     check_report(report)
     is_bare = isinstance(paths, Sequence) and not len(paths)
-    if is_bare and collection is None:
-        raise ChiasmError("nothing to explain: name files, folders or tables, or a collection to measure on")
     if collection is None and every:
         raise ChiasmError(
             "all reasons are shown where none is measured: leave every (--all) out, or name the collection"
@@ -116,7 +122,16 @@ def explain(
     notes: list[str] = []
     faithfulness: dict[Modality, Faithfulness] = {}
     measured = ""
-    if collection is None:
+    classes: tuple[ClassReasons, ...] = ()
+    if collection is None and is_bare:
+        classes = reasons_without_items(explainer)
+        notes.append(
+            "what is counted are the items that the model keeps for adding classes"
+            if classes
+            else "the model keeps no items to count by: name the collection"
+        )
+        notes.append("words and places that speak for an answer are found in a collection: name it")
+    elif collection is None:
         notes.append("how faithful this is was not measured, and examples are left out: name the collection for both")
     else:
         opened = Collection.open(collection)
@@ -131,6 +146,11 @@ def explain(
             faithfulness = measure_faithfulness(explainer, items)
             if not every:
                 explainer.left_out = frozenset(m for m, one in faithfulness.items() if not one.beats_random)
+        if is_bare:
+            classes = tuple(reasons_of_classes(explainer, opened, limits))
+            absent = {*explainer.answers} - {one.answer for one in classes}
+            if absent:
+                notes.append(f"no item of {opened.path.name} gets the answer {' or '.join(sorted(absent))}")
         notes += [
             f"what speaks in {modality} is not shown: hiding it changed no more than hiding random parts (--all shows it)"
             for modality in explainer.left_out
@@ -144,35 +164,47 @@ def explain(
                 on_progress=on_progress,
             )  # fmt: skip
             outcomes = files.outcomes
-            vectors: dict[str, list[tuple[Modality, str, Vector]]] = {}
-            for modality, own in files.vectors.items():
-                for item_id, slot, vector in zip(own.items, own.slots, own.vectors, strict=True):
-                    vectors.setdefault(item_id, []).append((modality, slot, vector))
-            for done, (item_id, item) in enumerate(files.items.items()):
-                work.tell(work.Step("explanations", done, len(files.items)))
-                parts = _opened(item, vectors.get(item_id, ()), explainer, limits)
-                if parts:
-                    explanations.append(explainer.explain(item_id, shown_as(item, room), parts))
+            explanations = _explanations(files, explainer, limits, room)
             lost = len(files.items) - len(explanations)
             if lost:
                 notes.append(f"{lost} of {len(files.items)} items have nothing that the model knows")
-        result = ExplainReport(tuple(explanations), faithfulness, measured, tuple(notes), outcomes)
+        result = ExplainReport(tuple(explanations), classes, faithfulness, measured, tuple(notes), outcomes)
         if report is not None:
             _save_report(result, fitted, Path(model).name, saved.encoder, report)
         return replace(result, explanations=tuple(_without_room(one, room) for one in explanations))
 
 
+def _explanations(files: EmbeddedFiles, explainer: Explainer, limits: Limits, room: str) -> list[Explanation]:
+    """Explain the items of files; those of which the model knows nothing are left out."""
+    explanations: list[Explanation] = []
+    vectors: dict[str, list[tuple[Modality, str, Vector]]] = {}
+    for modality, own in files.vectors.items():
+        for item_id, slot, vector in zip(own.items, own.slots, own.vectors, strict=True):
+            vectors.setdefault(item_id, []).append((modality, slot, vector))
+    for done, (item_id, item) in enumerate(files.items.items()):
+        work.tell(work.Step("explanations", done, len(files.items)))
+        parts = _opened(item, vectors.get(item_id, ()), explainer, limits)
+        if parts:
+            explanations.append(explainer.explain(item_id, shown_as(item, room), parts))
+    return explanations
+
+
 def _save_report(result: ExplainReport, column: Fitted, name: str, encoder: str, path: str | Path) -> None:
     from chiasm.report.page import Page
-    from chiasm.report.reasons import show_explanation, show_faithfulness
+    from chiasm.report.reasons import show_class, show_explanation, show_faithfulness
 
     count = len(result.explanations)
     lead = f"What {count} prediction{'' if count == 1 else 's'} of {column.column} rest{'s' if count == 1 else ''} on."
+    if not count:
+        lead = f"What the answers to {column.column} rest on."
     page = Page(f"Why: {name}", lead, {"encoder": encoder})
     for note in result.notes:
         page.paragraph(f"{note[0].upper()}{note[1:]}.")
+    unit = "the number" if column.kind == "number" else "log-odds"
     for explanation in result.explanations[:MOST_SHOWN]:
-        show_explanation(page, explanation, unit="the number" if column.kind == "number" else "log-odds")
+        show_explanation(page, explanation, unit=unit)
+    for one in result.classes[:MOST_SHOWN]:
+        show_class(page, one, unit=unit)
     if count > MOST_SHOWN:
         page.paragraph(f"{count - MOST_SHOWN} more: the result as JSON has all of them.")
     show_faithfulness(page, result.faithfulness, result.measured)
@@ -259,10 +291,8 @@ def _sampled(
                 break
             if not files:
                 continue
-            is_inline = modality == "text" and not Path(files[0]).is_absolute()
-            source = Source(modality, text=files[0]) if is_inline else Source(modality, path=files[0])
             try:
-                part = explainer.embed(source, limits)
+                part = explainer.embed(source_of(files[0], modality), limits, fewest=FEWEST_PIECES)
             except MediaError:  # gone or changed since it was added
                 continue
             if part is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -106,6 +107,14 @@ class Explainer:
         known = tuple(name for name in MODALITIES if name in saved.fingerprints and name in column.features.modalities)
         return cls(column, answer, known, first_of(networks), saved.space or start_space(networks))
 
+    @property
+    def answers(self) -> dict[str, int]:
+        """Return the numbers of the answers to explain, by their names; that of a number has the name of its column."""
+        if self.column.kind == "number":
+            return {self.column.column: 0}
+        numbers = range(len(self.column.names)) if self.answer is None else [self.answer]
+        return {class_name(self.column.names[number]): number for number in numbers}
+
     # ---------------------------------------------------------------------------------------------------------- media
 
     def open(self, source: Source, modality: Modality, limits: Limits) -> Media:
@@ -123,14 +132,14 @@ class Explainer:
             source.path, image_size=view.image_size, rate=view.rate, listed_as=source.modality, limits=limits, **options
         )
 
-    def embed(self, source: Source, limits: Limits) -> Part | None:
-        """Open and embed a medium; None where nothing in it can be embedded, or it has too few pieces to measure on.
+    def embed(self, source: Source, limits: Limits, *, fewest: int) -> Part | None:
+        """Open and embed a medium; None where nothing in it can be embedded, or it has fewer pieces than so many.
 
         Raises:
             MediaError: it cannot be used.
         """
         medium = self.open(source, source.modality, limits)
-        if medium.modality not in self.modalities or len(pieces_of(medium)) < FEWEST_PIECES:
+        if medium.modality not in self.modalities or len(pieces_of(medium)) < fewest:
             return None
         vector = self._encode(medium.modality, [medium])[0]
         return Part(medium.modality, source.path, medium, vector) if vector.any() else None
@@ -356,6 +365,12 @@ def number_of(answer: str | None, column: Fitted) -> int | None:
     if answer not in names:
         raise ChiasmError(f"the model does not know {answer!r}: name one of {', '.join(names)}")
     return names.index(answer)
+
+
+def source_of(listed: str, modality: Modality) -> Source:
+    """Return a medium as a collection lists it: the path of a file, or a text itself."""
+    is_inline = modality == "text" and not Path(listed).is_absolute()
+    return Source(modality, text=listed) if is_inline else Source(modality, path=listed)
 
 
 # -------------------------------------------------------------------------------------------------------- faithfulness
