@@ -33,7 +33,7 @@ from chiasm.verbs.search import Searcher
 CLIENTS = 16
 ROUNDS = 3
 HALF_LOAD_SECONDS = 30.0
-SERVER = "import sys; from chiasm.serving.run import serve; serve(sys.argv[1], port=0, roots=sys.argv[2:])"
+SERVER = "import sys; from chiasm.serving.run import serve; serve(sys.argv[1], port=0, model=sys.argv[2] or None, roots=sys.argv[3:])"
 
 
 def main() -> None:
@@ -78,18 +78,21 @@ def main() -> None:
 
 @contextmanager
 def served(
-    folder: Path, *, roots: Sequence[str] = (), setup: str = ""
+    folder: Path, *, model: Path | None = None, roots: Sequence[str] = (), setup: str = ""
 ) -> Iterator[tuple[str, subprocess.Popen[bytes], float]]:
     """A server in a process of its own: its URL, the process and the seconds from its start until it was ready.
 
     Args:
         folder: the collection.
+        model: to recognise with.
         roots: folders whose files are given away, where these are not those that the collection records.
         setup: statements that the process runs first.
     """
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as log:
         begin = time.perf_counter()
-        with subprocess.Popen([sys.executable, "-c", setup + SERVER, str(folder), *roots], stderr=log) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", setup + SERVER, str(folder), str(model or ""), *roots], stderr=log
+        ) as process:
             try:
                 url = wait_for(lambda: url_in(Path(log.name)))
                 with Client(url, retries=0) as client:

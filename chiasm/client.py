@@ -64,7 +64,7 @@ class Client:
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._connection = kind(parts.hostname, parts.port, timeout=timeout)
         self._base = parts.path.rstrip("/")
-        self._url = url
+        self.url = url
         self._key = key
         self._retries = retries
         self._lock = threading.Lock()
@@ -182,6 +182,25 @@ class Client:
         pictures: list[dict[str, Any]] = answer["pictures"]
         return pictures
 
+    def encrypted_model(self) -> dict[str, Any]:
+        """Return what asking the server's model with encrypted embeddings needs, see `chiasm.verbs.encrypted`."""
+        return self._json("GET", "/v1/encrypted")
+
+    def encrypted_outputs(
+        self, column: str, modalities: Sequence[str], question: Sequence[bytes], *, version: str
+    ) -> dict[str, Any]:
+        """Return the encrypted outputs of a head of the server's model.
+
+        Args:
+            column: that it predicts.
+            modalities: of the head.
+            question: an encrypted feature row, see `chiasm.recognition.encrypted.Key`.
+            version: of the model, as `encrypted_model` said.
+        """
+        parts = [base64.b64encode(part).decode("ascii") for part in question]
+        body = {"column": column, "modalities": [*modalities], "question": parts, "version": version}
+        return self._json("POST", "/v1/encrypted", body)
+
     def file(self, item: str, modality: Modality, number: int = 0, *, size: int | None = None) -> bytes:
         """Return a file of an item, by its place among the item's files of that modality.
 
@@ -278,7 +297,7 @@ class Client:
                     # one that was kept open may have been closed meanwhile, which is no failure of the server
                     if fresh or isinstance(error, TimeoutError):
                         raise ServerError(
-                            f"{self._url} does not answer ({error or type(error).__name__}). Is chiasm serve running there?"
+                            f"{self.url} does not answer ({error or type(error).__name__}). Is chiasm serve running there?"
                         ) from error
         raise AssertionError("the second turn of the loop returns or raises")
 

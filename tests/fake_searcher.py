@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +77,10 @@ class FakeSearcher:
         self.rows = {str(row["id"]): row for row in rows}
         paths = [path for row in rows for name in ("image", "text", "audio", "video") for path in row.get(name) or ()]
         self.digests = {path: digest_file(path) for path in paths if Path(path).is_absolute() and Path(path).is_file()}
-        place = Path("/secret/place/stamps")
+        room = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, room)
+        place = Path(room) / "secret" / "place" / "stamps"
+        place.mkdir(parents=True)
         roots = tuple({Path(path).parent.resolve() for path in self.digests})
         self.collection = SimpleNamespace(
             path=place, files=list, roots=roots, uploads=place / "dropped", version=(1,), columns=self.columns,
@@ -177,12 +183,12 @@ class FakeSearcher:
 
     def status(self) -> Status:
         return Status(
-            "/secret/place/stamps",
+            str(self.collection.path),
             "fake",
             len(self.rows),
             {"ok": len(self.rows)},
             {"image": len(self.rows)},
             ("colour",),
             ("start",),
-            ("/secret/place",),
+            (str(self.collection.path.parent),),
         )

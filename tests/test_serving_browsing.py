@@ -194,8 +194,10 @@ async def test_lists_have_bounds_and_a_damaged_file_is_not_overwritten(
     for number in range(200):
         assert (await client.post("/v1/list", json={"name": str(number)})).status_code == 200
     refused(await client.post("/v1/list", json={"name": "one more"}), 422, "at most 200 lists")
-    async with served(FakeSearcher([])) as other:
-        refused(await other.post("/v1/list", json={"name": "x"}), 422, "is gone")
+    gone = FakeSearcher([])
+    gone.collection.path.rmdir()
+    async with served(gone) as other:
+        refused(await other.post("/v1/list", json={"name": "x"}), 503, "was moved or deleted")
     kept = searcher.collection.path / "lists.json"
     kept.write_text('{"0": ["a"')
     refused(await client.post("/v1/list", json={"name": "0", "add": ["b"]}), 422, "Restore it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -118,7 +119,13 @@ def search(
     rows=True,
 )
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that fit wrote, or .chiasm file of export.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Folder that fit wrote, or .chiasm file of export; with --encrypted address of a server.",
+        ),
+    ],
     paths: Paths,
     level: Annotated[
         float,
@@ -127,6 +134,16 @@ def predict(
     false_alarm_rate: Annotated[
         float, typer.Option(metavar="SHARE", min=0, max=1, help="Share of known items that may be called unknown.")
     ] = 0.05,
+    encrypted: Annotated[
+        bool,
+        typer.Option(
+            "--encrypted",
+            help="Ask the model of a server, which sees neither the items nor the answers; its key is in CHIASM_API_KEY.",
+        ),
+    ] = False,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --encrypted: embeds the items here. Default: offline.")
+    ] = None,
     max_pixels: MaxPixels = None,
     device: Device = "auto",
 ) -> None:
@@ -136,6 +153,9 @@ def predict(
         list(paths),
         level=level,
         false_alarm_rate=false_alarm_rate,
+        encrypted=encrypted,
+        encoder=encoder,
+        key=os.environ.get("CHIASM_API_KEY") if encrypted else None,
         max_pixels=max_pixels,
         device=device,
     )

@@ -25,7 +25,7 @@ from starlette.responses import Response
 
 from chiasm import __version__
 from chiasm.errors import ChiasmError
-from chiasm.serving import browsing, choosing, manage_schemas, managing, page, reason_schemas, schemas
+from chiasm.serving import browsing, choosing, encrypted, manage_schemas, managing, page, reason_schemas, schemas
 from chiasm.serving.bodies import Given, read_json, read_upload, things, visit_of
 from chiasm.serving.browsing import item_of
 from chiasm.serving.classify import Classifier
@@ -48,6 +48,7 @@ from chiasm.serving.parts import (
     parts_of,
     streams,
     wants_lines,
+    with_model,
 )
 from chiasm.serving.problems import MEDIA_TYPE, Problem, of_error
 from chiasm.serving.settings import Settings
@@ -155,6 +156,7 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     manage_schemas.CollectionRequest,
     manage_schemas.ModelRequest,
     manage_schemas.JobRequest,
+    encrypted.EncryptedQuestion,
     schemas.ProblemDetails,
 )
 
@@ -197,6 +199,7 @@ def _described(life: Any) -> FastAPI:
     app.include_router(router)
     app.include_router(browsing.router, responses=PROBLEMS)
     app.include_router(choosing.router, responses=PROBLEMS)
+    app.include_router(encrypted.router, responses=PROBLEMS)
     app.include_router(managing.router, responses=PROBLEMS)
     app.include_router(page.router)
 
@@ -255,14 +258,6 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 # ------------------------------------------------------------------------------------------------------------ routes
 
 router = APIRouter(responses=PROBLEMS)
-
-
-def with_model(request: Request) -> Engine:
-    """Return the engine of a server that has a model."""
-    engine = parts_of(request).engine
-    if engine.classifier is None:
-        raise lacks("model", "Start it with one: chiasm serve COLLECTION --model MODEL")
-    return engine
 
 
 async def _opened(

@@ -44,7 +44,7 @@ class Classifier:
     def __init__(self, model: Model, encoders: Sequence[Encoder], start: Space) -> None:
         model.check(fingerprints_of(encoders))
         self.label = model.label
-        self._model = model
+        self.model = model
         self._networks = encoders
         self._space = model.space or start
         self._encoder = {m: next(e for e in encoders if m in e.modalities) for m in model.fingerprints}
@@ -71,7 +71,7 @@ class Classifier:
         if not usable.all():
             raise self._nothing_in(int(np.argmin(usable)), outcomes)
         found = modality_arrays(means, self._space, [*means.arrays])
-        said = describe_items(self._model.recognizer, found, level=level, false_alarm_rate=false_alarm_rate)
+        said = describe_items(self.model.recognizer, found, level=level, false_alarm_rate=false_alarm_rate)
         return [
             Recognised(tuple(m for m in means.arrays if means.present[m][row]), one) for row, one in enumerate(said)
         ]
@@ -93,8 +93,8 @@ class Classifier:
             ChiasmError: no such column or answer.
             SpaceError: the model takes nothing of the item, or its encoder finds nothing in it.
         """
-        fitted = column_of(self._model.recognizer, column)
-        explainer = Explainer.of(self._model, self._networks, fitted, number_of(answer, fitted))
+        fitted = column_of(self.model.recognizer, column)
+        explainer = Explainer.of(self.model, self._networks, fitted, number_of(answer, fitted))
         vectors, outcomes = embed_media([media], {name: self._encoder[name] for name in explainer.modalities})
         by_slot = {
             slot: vector

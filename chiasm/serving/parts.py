@@ -138,6 +138,18 @@ def parts_of(request: Request) -> Parts:
     return parts
 
 
+def with_model(request: Request) -> Engine:
+    """Return the engine of a server that has a model.
+
+    Raises:
+        Problem: 404, it has none.
+    """
+    engine = parts_of(request).engine
+    if engine.classifier is None:
+        raise lacks("model", "Start it with one: chiasm serve COLLECTION --model MODEL")
+    return engine
+
+
 def lacks(what: str, advice: str) -> Problem:
     """Return 404: this server was not started with something."""
     return Problem(404, "not-served", f"this server has no {what}. {advice}")

@@ -86,7 +86,9 @@ def unexpected(request_id: str) -> Problem:
 def of_error(error: ChiasmError) -> Problem:
     """Return the problem for one of our own errors."""
     if isinstance(error, (EncoderError, MissingExtraError)):
-        return Problem(503, "encoder", "the encoder that this needs cannot run on the server. Its log has the reason")
+        return Problem(
+            503, "encoder", "an encoder or a library that this needs cannot run on the server. Its log has the reason"
+        )
     status = _OF_OUTCOME.get(error.outcome, 422) if isinstance(error, MediaError) else 422
     name = type(error).__name__.removesuffix("Error").lower() or "request"
     return Problem(status, "request" if name == "chiasm" else name, str(error))

@@ -193,7 +193,7 @@ class Shelved:
         async with self._shelf.use(scope["state"]["collection"]) as parts:
             scope["state"]["parts"] = parts
             # Else one route would fail on a file that is missing, another would find no items, a third would write where it was.
-            if not await asyncio.to_thread((parts.engine.folder / "chiasm.json").exists):
+            if not await asyncio.to_thread(parts.engine.folder.exists):
                 raise Problem(
                     503,
                     "collection-gone",

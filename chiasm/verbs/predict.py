@@ -14,7 +14,7 @@ from chiasm import encoders
 from chiasm.encoders.base import fingerprints_of
 from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
-from chiasm.media.limits import limits_of
+from chiasm.media.limits import Limits, limits_of
 from chiasm.recognition import ModalityArrays, Recognition, Recognizer
 from chiasm.space import start_space
 from chiasm.store.ingest import Progress, embed_manifests, name_items
@@ -23,7 +23,7 @@ from chiasm.store.sources import Data, manifests_of, shown_as
 from chiasm.types import FileOutcome, Modality, Outcome
 from chiasm.verbs.add import OnProgress
 from chiasm.verbs.dataset import means_by_item, modality_arrays
-from chiasm.verbs.model import load_model
+from chiasm.verbs.model import Model, load_model
 
 _AT_ONCE = 64  # items, by a model in one file
 _OF_CLASSES = ("probabilities", "set", "unknown")
@@ -62,6 +62,9 @@ def predict(
     *,
     level: float = 0.9,
     false_alarm_rate: float = 0.05,
+    encrypted: bool = False,
+    encoder: str | None = None,
+    key: str | None = None,
     max_pixels: int | None = None,
     device: Device = "auto",
     on_progress: OnProgress | None = None,
@@ -70,28 +73,57 @@ def predict(
 
     Args:
         model: a folder that `fit` wrote, or a file that `export` wrote of one. The latter runs as it does without chiasm,
-            see `chiasm.predict_script`, on the CPU.
+            see `chiasm.predict_script`, on the CPU. With `encrypted` the address of a server.
         paths: as for `add`, data in memory included. Items may have any subset of the modalities that the model was fitted on.
         level: how often each item's set of classes is to hold the true one.
         false_alarm_rate: the share of items of known classes that may be called unknown.
+        encrypted: whether to ask the model of a server with encrypted embeddings: it sees neither the items nor the
+            answers, and keeps its weights, see `chiasm.recognition.encrypted`. What is unknown is not told then.
+        encoder: with `encrypted`, that embeds the items here. Default: the offline one.
+        key: with `encrypted`, the API key, where the server needs one.
         max_pixels: as for `add`.
         device: `"auto"`, `"cpu"` or `"cuda"`.
         on_progress: called after every file; of a model in one file, after every 64 items.
     """
-    if Path(model).is_file():
+    if not encrypted and (encoder is not None or key is not None):
+        raise ChiasmError("an encoder and a key go with encrypted: a model that is at hand needs neither")
+    if not encrypted and str(model).startswith(("http://", "https://")):
+        raise ChiasmError(
+            f"{model} is a server: ask it with --encrypted, or send it the files with chiasm.client.Client"
+        )
+    if not encrypted and Path(model).is_file():
         if device == "cuda" or max_pixels is not None:
             raise ChiasmError(f"{model} is a model in one file, which runs on the CPU: leave device and max_pixels out")
         with TemporaryDirectory() as room:
             manifests = manifests_of(paths, lambda: Path(room))
             return _by_bundle(Path(model), manifests, room, level, false_alarm_rate, on_progress)
-    saved = load_model(Path(model))
+    if not encrypted:
+        return _by_model(
+            load_model(Path(model)), paths, level, false_alarm_rate, limits_of(max_pixels), device, on_progress
+        )
+    from chiasm.client import Client
+    from chiasm.verbs.encrypted import remote_model
+
+    with Client(str(model), key=key) as client:
+        saved = remote_model(client, encoder=encoder)
+        return _by_model(saved, paths, level, false_alarm_rate, limits_of(max_pixels), device, on_progress)
+
+
+def _by_model(
+    saved: Model,
+    paths: Data,
+    level: float,
+    false_alarm_rate: float,
+    limits: Limits,
+    device: Device,
+    on_progress: OnProgress | None,
+) -> PredictReport:
+    """Recognise items by a model in memory."""
     networks = encoders.resolve(saved.encoder, device=device)
     saved.check(fingerprints_of(networks))
     with TemporaryDirectory() as room:  # for media that are in no file
         manifests = manifests_of(paths, lambda: Path(room))
-        files = embed_manifests(
-            manifests, networks, name=saved.encoder, limits=limits_of(max_pixels), on_progress=on_progress
-        )
+        files = embed_manifests(manifests, networks, name=saved.encoder, limits=limits, on_progress=on_progress)
     vectors = {modality: files.vectors[modality] for modality in saved.fingerprints if modality in files.vectors}
     means = means_by_item(vectors, [*files.items])
     usable = np.flatnonzero(np.any([*means.present.values()], axis=0)) if vectors else np.zeros(0, int)
