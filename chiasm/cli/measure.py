@@ -126,6 +126,13 @@ def explain(
         str | None,
         typer.Option(metavar="CLASS", help="What to explain. Default: the most probable class of each item."),
     ] = None,
+    concepts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS|FILE",
+            help="red,round,animal or a file with one a line: also fit a sparse linear model on the similarity of items to these.",
+        ),
+    ] = None,
     sample: Annotated[
         int, typer.Option(metavar="N", min=0, help="Items a modality to measure faithfulness on; 0: do not.")
     ] = 40,
@@ -143,6 +150,7 @@ def explain(
         collection=collection,
         column=column,
         answer=answer,
+        concepts=concepts,
         sample=sample,
         every=every,
         report=report,

@@ -415,6 +415,10 @@ def print_explanations(report: ExplainReport, written: Path | None) -> None:
         for modality in dict.fromkeys(piece.modality for piece in answer.pieces):
             pieces = [one for one in answer.pieces if one.modality == modality][:_PIECES]
             say(f"  {modality}: {', '.join(f'{one.id} {one.reason.piece} {one.reason.weight:+.2f}' for one in pieces)}")
+    if report.twin is not None:
+        say(f"{report.twin.sentence}.")
+        for name, rule in report.twin.rules.items():
+            say(f"  {name}: {_weights(rule) or 'no concept'}")
     if report.faithfulness:
         say(f"What hiding a part of a medium makes of the answer, on {report.measured}:")
         table = new_table("medium", "hidden", "nothing", "strongest", "random", "weakest", "gap", "error", "items")

@@ -42,6 +42,7 @@ from chiasm.verbs.explainer import (
 from chiasm.verbs.measure import read_target
 from chiasm.verbs.model import Model, check_report, load_model
 from chiasm.verbs.spaces import start_of
+from chiasm.verbs.twin import TwinReport, make_twin, read_concepts
 
 MOST_SHOWN = 100  # items of a report
 FEWEST = 10  # items that the model has not learned from, below which faithfulness is measured on any
@@ -54,6 +55,7 @@ class ExplainReport(Record):
     Attributes:
         explanations: of the items.
         classes: what each answer rests on, where no items are named.
+        twin: a model of few words that stands for this one, where concepts are named.
         faithfulness: of the reasons that are found in a medium, by its modality; empty where it was not measured.
         measured: on what faithfulness was measured, in words.
         notes: what is left out, and why.
@@ -62,6 +64,7 @@ class ExplainReport(Record):
 
     explanations: tuple[Explanation, ...]
     classes: tuple[ClassReasons, ...]
+    twin: TwinReport | None
     faithfulness: dict[Modality, Faithfulness]
     measured: str
     notes: tuple[str, ...]
@@ -75,6 +78,7 @@ def explain(
     collection: str | Path | None = None,
     column: str | None = None,
     answer: str | None = None,
+    concepts: Sequence[str] | str | Path | None = None,
     sample: int = 40,
     every: bool = False,
     report: str | Path | None = None,
@@ -94,6 +98,8 @@ def explain(
             faithfulness is measured on. Without it neither is there, since a model keeps no media.
         column: which to explain, of a model that predicts several.
         answer: the class or label to explain. Default: the most probable one of each item.
+        concepts: words such as "red", "round", "animal" (a list, with commas between, or a file with one a line): also fit a
+            sparse linear model on how similar items are to these, and say what it costs. Needs a collection, and no paths.
         sample: items a modality that faithfulness is measured on; 0 leaves that out.
         every: also show kinds of reasons that were found no better than random ones.
         report: also write a page there, `.html`, `.md` or `.json`.
@@ -112,6 +118,9 @@ def explain(
         )
     if sample < 0:
         raise ChiasmError(f"sample is the number of items to measure on, 0 for none; got {sample}")
+    if concepts is not None and (collection is None or not is_bare):
+        raise ChiasmError("concepts describe a model as a whole, by items of a collection: name that, and no files")
+    words = () if concepts is None else read_concepts(concepts)
     saved = load_model(Path(model))
     fitted = column_of(saved.recognizer, column)
     number = number_of(answer, fitted)
@@ -123,6 +132,7 @@ def explain(
     faithfulness: dict[Modality, Faithfulness] = {}
     measured = ""
     classes: tuple[ClassReasons, ...] = ()
+    twin: TwinReport | None = None
     if collection is None and is_bare:
         classes = reasons_without_items(explainer)
         notes.append(
@@ -137,6 +147,7 @@ def explain(
         opened = Collection.open(collection)
         theirs = encoders.resolve(opened.encoder, device=device)
         saved.check(fingerprints_of(theirs))
+        twin = make_twin(saved, fitted, opened, theirs, words) if words else None
         known = _known_ids(opened, saved)
         explainer.learned = _learned(opened, theirs, saved, explainer, known)
         if explainer.learned is None:
@@ -168,7 +179,7 @@ def explain(
             lost = len(files.items) - len(explanations)
             if lost:
                 notes.append(f"{lost} of {len(files.items)} items have nothing that the model knows")
-        result = ExplainReport(tuple(explanations), classes, faithfulness, measured, tuple(notes), outcomes)
+        result = ExplainReport(tuple(explanations), classes, twin, faithfulness, measured, tuple(notes), outcomes)
         if report is not None:
             _save_report(result, fitted, Path(model).name, saved.encoder, report)
         return replace(result, explanations=tuple(_without_room(one, room) for one in explanations))
@@ -205,6 +216,15 @@ def _save_report(result: ExplainReport, column: Fitted, name: str, encoder: str,
         show_explanation(page, explanation, unit=unit)
     for one in result.classes[:MOST_SHOWN]:
         show_class(page, one, unit=unit)
+    if result.twin is not None:
+        page.section(
+            "In a few words",
+            f"{result.twin.sentence}. A weight is of one standard deviation of the similarity to the concept.",
+        )
+        page.table(
+            ("answer", "concept", "weight"),
+            [(name, *one) for name, rule in result.twin.rules.items() for one in rule.items()],
+        )
     if count > MOST_SHOWN:
         page.paragraph(f"{count - MOST_SHOWN} more: the result as JSON has all of them.")
     show_faithfulness(page, result.faithfulness, result.measured)
