@@ -32,6 +32,7 @@ FORMAT, VERSION = "chiasm-bundle", 1
 SIDE, MAX_TOKENS = 224, 256  # of a picture, and of a text; with more all-MiniLM-L6-v2 was not trained
 MOST_BYTES, MOST_RATIO = 4 << 30, 200  # that it may unpack to: all, and each part to its size in the file
 Item = Mapping[Any, Sequence["str | Path"]]  # files by modality; a str among texts is the text itself
+About = Mapping[str, Any]  # a part of about.json
 Problems = list[tuple[int, str, str]]  # item, file and reason
 
 
@@ -58,8 +59,7 @@ class Bundle:
         except BundleError:
             raise
         except Exception as error:
-            reason = f"is damaged, or was not written by chiasm export: {part}: {str(error)[:300]}"
-            raise BundleError(f"{self.path} {reason}") from error
+            raise BundleError(f"{self.path} is damaged or no bundle of chiasm: {part}: {str(error)[:300]}") from error
 
     def read(self, name: str) -> bytes:
         """Return a part of the file, after a look at all that it claims to hold."""
@@ -179,15 +179,14 @@ class Bundle:
             blocks = np.array_split(values, len(values) // 4096 + 1)
             scores = np.concatenate([block.astype(np.float32) @ wanted for block in blocks]) * scales
             for row in np.argsort(-scores, kind="stable"):
+                if len(best) >= k or scores[row] <= 0:
+                    break
                 entry = self.about["rows"][row]
-                if len(best) < k and scores[row] > 0:  # of an item, its nearest file
-                    best.setdefault(entry["id"], {**entry, "score": float(scores[row])})
+                best.setdefault(entry["id"], {**entry, "score": float(scores[row])})  # of an item, its nearest file
         return [*best.values()]
 
 
-def answer_of(
-    column: Mapping[str, Any], values: list[float], strange: float, limits: Mapping[str, Any], level: float, rate: float
-) -> dict[str, Any]:
+def answer_of(column: About, values: list[float], strange: float, limits: About, level: float, rate: float) -> About:
     """Return what an item is in one column, by what the network says of it and said of held-out items."""
     most = max((quantile(scores, level) for scores in limits["scores"]), default=math.inf)
     if column["kind"] == "number":
@@ -204,7 +203,7 @@ def answer_of(
     return {"value": best, "probabilities": chances, "set": inside, "unknown": unknown}
 
 
-def quantile(scores: Mapping[str, Any], level: float) -> float:
+def quantile(scores: About, level: float) -> float:
     """Return the score of held-out items that a share of new ones stays below, by the conformal rank."""
     kept, count = scores["kept"], scores["count"]
     rank = math.ceil(round((count + 1) * level, 9))
@@ -223,8 +222,7 @@ def read_picture(path: str | Path) -> Image.Image:
         clear = turned.convert("RGBA")
         turned = Image.new("RGB", clear.size, "white")
         turned.paste(clear, mask=clear)
-    turned = turned.convert("RGB")
-    return turned.reduce(max(1, min(turned.size) // SIDE))
+    return turned.convert("RGB").reduce(max(1, min(turned.size) // SIDE))
 
 
 def fit(picture: Image.Image, side: int = SIDE) -> np.ndarray:
@@ -270,6 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--search", metavar="WORDS", help="search the collection with words")
     parser.add_argument("--like", type=Path, metavar="PICTURE", help="search the collection with a picture")
     parser.add_argument("-k", type=int, default=10, help="how many items a search returns (10)")
+    parser.add_argument("--thumbnails", type=Path, metavar="FOLDER", help="write those of what a search returns there")
     asked = parser.parse_args(arguments)
     if sum(map(bool, (asked.files or asked.text, asked.search, asked.like))) != 1:
         parser.error("name files to recognise, or search with --search WORDS, or with --like PICTURE")
@@ -277,7 +276,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bundle, used = Bundle(asked.bundle), 0
         if asked.search or asked.like:
             hits = bundle.search("text" if asked.search else "image", asked.search or asked.like, asked.k)
-            sys.stdout.writelines(json.dumps(hit, ensure_ascii=False) + "\n" for hit in hits)
+            for rank, hit in enumerate(hits, 1):
+                if asked.thumbnails and "thumbnail" in hit:
+                    asked.thumbnails.mkdir(parents=True, exist_ok=True)
+                    content, hit["thumbnail"] = bundle.read(hit["thumbnail"]), str(asked.thumbnails / f"{rank}.jpg")
+                    Path(hit["thumbnail"]).write_bytes(content)
+                sys.stdout.write(json.dumps(hit, ensure_ascii=False) + "\n")
             return 0 if hits else 1
         items = [*items_of(asked.files).items(), *((words, {"text": [words]}) for words in asked.text)]
         for part in (items[at : at + 64] for at in range(0, len(items), 64)):
@@ -287,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 used += bool(answer["columns"])
                 sys.stdout.write(json.dumps({"item": name, **answer}, ensure_ascii=not name.isprintable()) + "\n")
         return 0 if used else 1
-    except BundleError as error:
+    except (BundleError, OSError) as error:
         sys.exit(str(error))
 
 

@@ -171,15 +171,28 @@ def test_pictures_are_seen_as_by_chiasm(tmp_path: Path) -> None:
         assert np.abs(seen - predict_script.fit(Image.fromarray(expected.pixels))).max() <= 1, path.name
 
 
-def test_options_that_mean_nothing_are_refused(model: Path, bundle: Path, collection: Path, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "out", "options"),
+    [
+        ("collection", "all.csv", {"int8": True}),
+        ("collection", "all.chiasm", {"label": "kind"}),
+        ("collection", "all.chiasm", {"budget": "30MB", "on": "x"}),
+        ("model", "all.chiasm", {"where": "x = 1"}),
+        ("model", "all.chiasm", {"dimension": 64}),
+        ("model", "all.onnx", {"thumbnails": True}),
+        ("model", "all.html", {"texts": True}),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    request: pytest.FixtureRequest, tmp_path: Path, source: str, out: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ChiasmError, match=rf"{', '.join(options)}: not for .*leave it out"):
+        chiasm.export(request.getfixturevalue(source), out=tmp_path / out, **options)
+
+
+def test_a_bundle_runs_on_the_cpu(bundle: Path, folder: Path) -> None:
     with pytest.raises(ChiasmError, match="on the CPU"):
         chiasm.predict(bundle, [folder], device="cuda")
-    with pytest.raises(ChiasmError, match="leave it out"):
-        chiasm.export(collection, out=model.parent / "all.csv", int8=True)
-    with pytest.raises(ChiasmError, match="a model has none"):
-        chiasm.export(model, out=model.parent / "all.chiasm", where="x = 1")
-    with pytest.raises(ChiasmError, match="leave it out"):
-        chiasm.export(model, out=model.parent / "all.chiasm", label="kind")
 
 
 def test_a_collection_is_searched_in_one_file(collection: Path, folder: Path) -> None:
@@ -206,6 +219,52 @@ def test_a_collection_is_searched_in_one_file(collection: Path, folder: Path) ->
         chiasm.predict(report.path, [folder])
     with pytest.raises(BundleError, match="not to be searched"):
         Bundle(report.path).search("audio", "x")
+
+
+def test_thumbnails_and_texts_go_along(collection: Path, folder: Path, tmp_path: Path) -> None:
+    without = chiasm.export(collection, out=tmp_path / "plain.chiasm")
+    report = chiasm.export(collection, out=tmp_path / "shown.chiasm", thumbnails=True, texts=True)
+    shown = [json.loads(line) for line in script(report.path, "--search", "a green circle", "-k", 4, "--thumbnails",
+                                                 tmp_path / "new" / "found").stdout.splitlines()]  # fmt: skip
+    pictures = [hit for hit in shown if hit["modality"] == "image"]
+    for hit in pictures:
+        assert Path(hit["thumbnail"]).parent == tmp_path / "new" / "found"
+        original = Image.open(hit["path"]).convert("RGB")
+        small = Image.open(hit["thumbnail"]).resize(original.size)
+        assert np.abs(np.asarray(original, int) - np.asarray(small, int)).mean() < 8
+    for hit in shown:
+        if hit["modality"] == "text":
+            assert hit["text"] == Path(hit["path"]).read_text(encoding="utf-8")
+    assert {hit["modality"] for hit in shown} <= {"image", "text"}
+    plain = [json.loads(line) for line in script(without.path, "--search", "a green circle", "-k", 4, "--thumbnails", tmp_path / "none").stdout.splitlines()]  # fmt: skip
+    assert [hit["id"] for hit in plain] == [hit["id"] for hit in shown]
+    assert all("thumbnail" not in hit and "text" not in hit for hit in plain)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_file_that_is_gone_has_no_thumbnail(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "circle", tmp_path / "media")
+    chiasm.add([tmp_path / "media"], to=tmp_path / "index")
+    (tmp_path / "media" / "red.png").unlink()
+    report = chiasm.export(tmp_path / "index", out=tmp_path / "shown.chiasm", thumbnails=True)
+    assert report.notes[1].startswith("1 files cannot be read")
+    with zipfile.ZipFile(report.path) as archive:
+        assert sum(name.startswith("thumbnails/") for name in archive.namelist()) == 7
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_shorter_vectors_find_the_same(collection: Path, tmp_path: Path, int8: bool) -> None:
+    whole = chiasm.export(collection, out=tmp_path / "whole.chiasm", int8=int8)
+    short = chiasm.export(collection, out=tmp_path / "short.chiasm", dimension=31, int8=int8)  # there are 32 vectors
+    assert short.notes[1].startswith("31 of 512 dimensions: ")
+    assert "hit@10" in short.notes[1]
+    hits = [Bundle(report.path).search("text", "a red circle", 20) for report in (whole, short)]
+    scores = [{hit["id"]: hit["score"] for hit in own} for own in hits]
+    assert scores[1] == pytest.approx(scores[0], abs=0.02)
+    with zipfile.ZipFile(short.path) as archive:
+        assert archive.getinfo("vectors.int8").file_size == 32 * 31
+    with pytest.raises(ChiasmError, match="1 to as many"):
+        chiasm.export(collection, out=tmp_path / "short.chiasm", dimension=513)
 
 
 def test_what_a_model_of_pictures_has_learned_from_is_not_held_out(collection: Path, tmp_path: Path) -> None:

@@ -87,9 +87,20 @@ def export(
         Path | None,
         typer.Option(metavar="COLLECTION", help="Of the budget: labelled items that the model has not seen."),
     ] = None,
+    dimension: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Of a collection as .chiasm: fewer numbers a vector; says what it costs."),
+    ] = None,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Of a collection as .chiasm: with small pictures.")
+    ] = False,
+    texts: Annotated[bool, typer.Option("--texts", help="Of a collection as .chiasm: with whole texts.")] = False,
 ) -> None:
     """Write items for another tool; or a model, or a collection to search, as one file that runs without chiasm."""
-    report = chiasm.export(source, out=out, format=format, label=label, where=where, int8=int8, budget=budget, on=on)
+    report = chiasm.export(
+        source, out=out, format=format, label=label, where=where, int8=int8, budget=budget, on=on,
+        dimension=dimension, thumbnails=thumbnails, texts=texts,
+    )  # fmt: skip
     console.show(report.as_dict(), lambda: results.print_export_report(report))
 
 

@@ -498,7 +498,12 @@ def thumbnail(path: Path) -> str:
     Raises:
         MediaError: it cannot be read, or is neither.
     """
-    return _data_uri(_small(path, THUMBNAIL))
+    return _data_uri(thumbnail_jpeg(path))
+
+
+def thumbnail_jpeg(path: Path) -> bytes:
+    """Return the same as the bytes of a JPEG."""
+    return _jpeg(_small(path, THUMBNAIL))
 
 
 def heat_picture(path: Path, places: Sequence[Place]) -> str:
@@ -520,7 +525,7 @@ def heat_picture(path: Path, places: Sequence[Place]) -> str:
         soft = Image.fromarray(shades.astype(np.uint8)).filter(ImageFilter.GaussianBlur(across / 3))
         opacity = 0.75 * np.asarray(soft, np.float32)[..., None] / 255
         grey = (1 - opacity) * grey + opacity * np.array(colour, np.float32)
-    return _data_uri(Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)))
+    return _data_uri(_jpeg(Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))))
 
 
 def _small(path: Path, side: int) -> Image.Image:
@@ -532,10 +537,14 @@ def _small(path: Path, side: int) -> Image.Image:
     return picture
 
 
-def _data_uri(picture: Image.Image) -> str:
+def _jpeg(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def _player(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 
 from chiasm.alignment.bridge import TEMPERATURE, TOP
 from chiasm.encoders.networks import Builder
@@ -205,7 +205,15 @@ def _log_softmax(rows: Tensor) -> Tensor:
 # -------------------------------------------------------------------------------------------------------------- spaces
 
 
-def place_graph(space: Space, modality: Modality, width: int, *, columns: tuple[int, int], int8: bool = False) -> bytes:
+def place_graph(
+    space: Space,
+    modality: Modality,
+    width: int,
+    *,
+    columns: tuple[int, int],
+    basis: Float[np.ndarray, "dim number"] | None = None,
+    int8: bool = False,
+) -> bytes:
     """Return the graph of `Space.place` for pictures or texts: input `MODALITY`, output `MODALITY_placed`.
 
     Args:
@@ -213,6 +221,7 @@ def place_graph(space: Space, modality: Modality, width: int, *, columns: tuple[
         modality: that is placed.
         width: of its embeddings.
         columns: of the space's vectors that are given.
+        basis: directions that these are projected on.
         int8: see `GraphOf`.
     """
     graph = GraphOf(int8=int8)
@@ -246,7 +255,9 @@ def place_graph(space: Space, modality: Modality, width: int, *, columns: tuple[
         mapped = features @ np.asarray(learned.weight) + learned.bias
         placed = _unit(placed * (1 - learned.blend) + mapped * learned.blend)
     here = (vectors * vectors).max(axis=1, keepdims=True)  # a row of zeros, in which nothing was recognised, stays
-    graph.output(f"{modality}_placed", placed[:, slice(*columns)] * here.node("Sign", np.sign(here.sample)))
+    wanted = placed[:, slice(*columns)]
+    wanted = wanted if basis is None else wanted @ basis
+    graph.output(f"{modality}_placed", wanted * here.node("Sign", np.sign(here.sample)))
     return graph.model()
 
 

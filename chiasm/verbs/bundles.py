@@ -9,6 +9,7 @@ A zip of ONNX graphs, arrays and JSON:
     place/MODALITY.onnx            embedding -> vector in the shared space, where that is needed
     answer/MODALITY+MODALITY.onnx  of a model: embeddings of items with just these modalities -> what they are
     vectors.int8, vectors.scales   of a collection: its vectors in the space, and the scale of each
+    thumbnails/NUMBER.jpg          of a collection, where they are wanted
 """
 
 from __future__ import annotations
@@ -16,26 +17,30 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
-from chiasm import __version__, encoders, predict_script
+from chiasm import __version__, encoders, predict_script, work
 from chiasm.encoders.base import Encoder, Portable, fingerprints_of, first_of
 from chiasm.encoders.licence import models_of
-from chiasm.errors import ChiasmError, EncoderError
+from chiasm.errors import ChiasmError, EncoderError, MediaError
 from chiasm.files import strict_json, write_whole
+from chiasm.media import load
 from chiasm.recognition.columns import Fitted, route
 from chiasm.recognition.confidence import ConformalScores
 from chiasm.recognition.modalities import Subset, subsets
+from chiasm.report.page import thumbnail_jpeg
+from chiasm.retrieval.shortening import directions, kept_by
 from chiasm.shipping.graphs import alarm_of, answer_graph, known_of, place_graph
 from chiasm.shipping.web import page_of
 from chiasm.shipping.whole import whole_graph
-from chiasm.space import start_space
+from chiasm.space import Space, start_space
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
 from chiasm.verbs.budget import Budget, as_table, choose, held_out_files, in_words, measure_forms
@@ -43,7 +48,7 @@ from chiasm.verbs.card import model_card, numbers_of
 from chiasm.verbs.dataset import shared_block
 from chiasm.verbs.export import ExportReport, Form, Format
 from chiasm.verbs.model import Model, load_model
-from chiasm.verbs.spaces import placed_vectors, space_of
+from chiasm.verbs.spaces import PlacedVectors, open_table, placed_vectors, space_of
 
 _MAIN = b"import sys\n\nimport predict\n\nsys.exit(predict.main([sys.argv[0], *sys.argv[1:]]))\n"
 _USE = """```sh
@@ -60,30 +65,51 @@ Parts = dict[str, bytes]
 """The files of a bundle."""
 
 
-def export_bundle(
-    source: Path, target: Path, *, where: str | None, int8: bool, budget: str | None, on: str | Path | None
-) -> ExportReport:
-    """Write a model, or a collection to search in, as one file, in the place of one that is there.
+@dataclass(frozen=True)
+class Searchable:
+    """What of a collection goes into its bundle."""
+
+    where: str | None  # items; None: all
+    int8: bool  # networks
+    dimension: int | None  # of the vectors; None: as they are
+    thumbnails: bool
+    texts: bool  # whole, with transcripts
+
+
+def export_collection(source: Path, target: Path, wanted: Searchable) -> ExportReport:
+    """Write a collection to search in as one file, in the place of one that is there.
 
     Raises:
-        ChiasmError: there is neither, none of its encoders can be exported, an option is not for it, no item meets `where`, no
-            form of the model stays within the budget, or the disk cannot be written to.
+        ChiasmError: there is none, nothing that can be searched with can be exported, no item meets the condition, the vectors
+            are shorter already, or the disk cannot be written to.
     """
-    is_collection = (source / "chiasm.json").is_file()
-    if where is not None and not is_collection:
-        raise ChiasmError("where chooses among the items of a collection, and a model has none: leave it out")
-    if (budget is None) != (on is None) or (budget is not None and (int8 or is_collection)):
+    return _bundled(target, *_collection(Collection.open(source), target.name, wanted))
+
+
+def export_model(source: Path, target: Path, *, int8: bool, budget: str | None, on: str | Path | None) -> ExportReport:
+    """Write a model as one file, in the place of one that is there.
+
+    Raises:
+        ChiasmError: there is none, none of its encoders can be exported, the options do not go together, no form of the model
+            stays within the budget, or the disk cannot be written to.
+    """
+    if (budget is None) != (on is None) or (budget is not None and int8):
         raise ChiasmError(
             "a budget chooses whether a model is in int8, by a collection with items that it has not learned from: give budget "
             "with on, and without int8"
         )
     forms: tuple[Form, ...] = ()
-    if is_collection:
-        parts, items, notes = _collection(Collection.open(source), target.name, where=where, int8=int8)
-    elif budget is not None and on is not None:
+    if budget is not None and on is not None:
         parts, items, notes, forms = _within(load_model(source), target.name, Budget.of(budget), on)
     else:
         parts, items, notes = _model(load_model(source), target.name, int8=int8)
+    return _bundled(target, parts, items, notes, forms)
+
+
+def _bundled(
+    target: Path, parts: Parts, items: int, notes: Sequence[str], forms: tuple[Form, ...] = ()
+) -> ExportReport:
+    """Write a bundle with its script."""
     script = Path(predict_script.__file__).read_bytes()
     try:
         size = write_bundle(target, {**parts, "predict.py": script, "__main__.py": _MAIN})
@@ -194,52 +220,100 @@ def _model(saved: Model, name: str, *, int8: bool, measured: str = "") -> tuple[
     return {**parts, "README.md": card.encode()}, len(saved.trained_on), [f"python {name} FILE...", *missing]
 
 
-def _collection(opened: Collection, name: str, *, where: str | None, int8: bool) -> tuple[Parts, int, list[str]]:
+def _collection(opened: Collection, name: str, wanted: Searchable) -> tuple[Parts, int, list[str]]:
     """Return the bundle of a collection in its newest space, its items, and notes.
 
     Raises:
-        ChiasmError: no item meets the condition, or nothing that can be searched with can be exported.
+        ChiasmError: no item meets the condition, the vectors are shorter already, or nothing that can be searched with can be
+            exported.
     """
     networks = encoders.resolve(opened.encoder, device="cpu")
     owner, space = first_of(networks), space_of(opened, networks, None).space
-    items = {str(row["id"]): row for row in opened.items(where=where)}
+    items = {str(row["id"]): row for row in opened.items(where=wanted.where)}
     placed = placed_vectors(opened, space)
-    chosen = np.flatnonzero(np.isin(placed.items, [*items]))
-    if not len(chosen):
-        raise ChiasmError(f"{opened.path} has no item with a vector" + (f" and {where}" if where else ""))
-    portable, left_out = portable_encoders(owner, tuple(name for name in MODALITIES if name in owner), int8=int8)
-    rows = []
-    for row in chosen.tolist():
-        kept, place = placed.slots[row].split("/")
-        source = str(items[placed.items[row]][kept][int(place)])
-        words = (
-            {"text": source[:_MOST_WORDS]} if kept == "text" and not Path(source).is_absolute() else {"path": source}
+    rows = np.flatnonzero(np.isin(placed.items, [*items]))
+    if not len(rows):
+        raise ChiasmError(f"{opened.path} has no item with a vector" + (f" and {wanted.where}" if wanted.where else ""))
+    portable, left_out = portable_encoders(owner, tuple(name for name in MODALITIES if name in owner), int8=wanted.int8)
+    vectors, basis, notes = placed.vectors[rows], None, []
+    if wanted.dimension is not None:
+        basis = directions(vectors, wanted.dimension)
+        kept = kept_by(vectors, vectors @ basis, placed.items[rows], placed.modalities[rows])
+        notes.append(
+            f"{wanted.dimension} of {vectors.shape[1]} dimensions: {kept.recall:.0%} of the 10 nearest are the same"
+            + (
+                f", hit@10 of another file of the item {kept.hits[1]:.3f} (whole {kept.hits[0]:.3f})"
+                if kept.hits
+                else ""
+            )
         )
-        span = {"start": placed.starts[row], "end": placed.ends[row]} if np.isfinite(placed.starts[row]) else {}
-        rows.append({"id": placed.items[row], "modality": placed.modalities[row], **words, **span})
-    vectors = placed.vectors[chosen]
-    scales = np.maximum(np.abs(vectors).max(axis=1) / 127, 1e-12).astype("<f4")
-    parts = _encoder_parts(portable)
+        vectors = vectors @ basis
+    parts, entries, lacking = _entries(opened, space, items, placed, rows, wanted)
+    if lacking:
+        notes.append(
+            f"{len(lacking)} files cannot be read, and have neither thumbnail nor text: {', '.join(lacking[:3])}"
+        )
+    parts |= _encoder_parts(portable)
     for modality in portable:
         width, columns = owner[modality].dim, (0, space.dim)
-        parts[f"place/{modality}.onnx"] = place_graph(space, modality, width, columns=columns, int8=int8)
+        graph = place_graph(space, modality, width, columns=columns, basis=basis, int8=wanted.int8)
+        parts[f"place/{modality}.onnx"] = graph
+    scales = np.maximum(np.abs(vectors).max(axis=1) / 127, 1e-12).astype("<f4")
     parts["vectors.int8"] = np.round(vectors / scales[:, None]).astype(np.int8).tobytes()
     parts["vectors.scales"] = scales.tobytes()
     models = [asdict(one) for one in models_of(owner)]
-    about = {"space": space.name, "modalities": {one: {} for one in portable}, "rows": rows, "models": models}
-    parts["about.json"] = about_json(about, opened.encoder, int8, left_out)
-    missing = [f"nobody can search with {modality}: {reason}" for modality, reason in left_out.items()]
+    about = {"space": space.name, "modalities": {one: {} for one in portable}, "rows": entries, "models": models}
+    parts["about.json"] = about_json(about, opened.encoder, wanted.int8, left_out)
+    notes += [f"nobody can search with {modality}: {reason}" for modality, reason in left_out.items()]
     use = f'python {name} --search "WORDS"' if "text" in portable else f"python {name} --like PICTURE"
-    lines = [
-        f"# {len(items)} items to search in",
-        "",
-        "By [chiasm](https://pypi.org/project/chiasm/). It holds the vectors of files,",
-    ]
-    lines += ["their paths and the first words of texts, and not the files.", "", f"```sh\n{use}\n```", ""]
-    lines += [f"- {note}" for note in missing] + [
+    held = ["the vectors of files, their paths", "small pictures" if wanted.thumbnails else ""]
+    held += ["texts" if wanted.texts else "the first words of texts"]
+    lines = [f"# {len(items)} items to search in", "", "By [chiasm](https://pypi.org/project/chiasm/)."]
+    lines += [f"It holds {', '.join(filter(None, held))}; not the files.", "", f"```sh\n{use}\n```", ""]
+    lines += [f"- {note}" for note in notes] + [
         f"- {one['name']}: {one['licence'] or 'licence unknown'}" for one in models
     ]
-    return {**parts, "README.md": "\n".join([*lines, ""]).encode()}, len(items), [use, *missing]
+    return {**parts, "README.md": "\n".join([*lines, ""]).encode()}, len(items), [use, *notes]
+
+
+def _entries(
+    opened: Collection,
+    space: Space,
+    items: Mapping[str, Mapping[str, Any]],
+    placed: PlacedVectors,
+    rows: Int[np.ndarray, " rows"],
+    wanted: Searchable,
+) -> tuple[Parts, list[dict[str, Any]], list[str]]:
+    """Return thumbnails, what is told of each vector, and files that cannot be read."""
+    parts: Parts = {}
+    thumbnails: dict[str, str] = {}  # by file: several vectors are of one
+    lacking: dict[str, None] = {}
+    passages = open_table(opened, space).to_table(columns=["_text"])["_text"] if wanted.texts else None
+    entries = []
+    for row in work.steps(rows.tolist(), "files"):
+        kept, place = placed.slots[row].split("/")
+        source = str(items[placed.items[row]][kept][int(place)])
+        entry = {"id": placed.items[row], "modality": placed.modalities[row]}
+        is_file = kept != "text" or Path(source).is_absolute()
+        if is_file:
+            entry["path"] = source
+        said = None if passages is None else passages[row].as_py()
+        try:
+            if wanted.texts and said is None and kept == "text":
+                said = source if not is_file else load(source, listed_as="text").text
+            if wanted.thumbnails and kept in ("image", "video") and source not in {*thumbnails, *lacking}:
+                jpeg = thumbnail_jpeg(Path(source))
+                thumbnails[source] = f"thumbnails/{len(thumbnails)}.jpg"
+                parts[thumbnails[source]] = jpeg
+        except MediaError:
+            lacking[source] = None
+        if said is None and not is_file:
+            said = source[:_MOST_WORDS]
+        entry |= {"text": said} if said is not None else {}
+        entry |= {"thumbnail": thumbnails[source]} if source in thumbnails else {}
+        entry |= {"start": placed.starts[row], "end": placed.ends[row]} if np.isfinite(placed.starts[row]) else {}
+        entries.append(entry)
+    return parts, entries, [*lacking]
 
 
 def write_bundle(target: Path, parts: Mapping[str, bytes]) -> int:

@@ -88,6 +88,9 @@ def export(
     int8: bool = False,
     budget: str | None = None,
     on: str | Path | None = None,
+    dimension: int | None = None,
+    thumbnails: bool = False,
+    texts: bool = False,
 ) -> ExportReport:
     """Write the items of a collection as a table or a folder that another tool reads, or something as one file that runs.
 
@@ -108,32 +111,35 @@ def export(
         budget: of a model as `"chiasm"`: what the file may cost, such as `"30MB"`, or `"25ms"` of one core an item. The smallest
             or fastest form is taken whose macro-F1 on held-out items is less than one standard error below that of the full one.
         on: the collection with labelled items that the model has not learned from, for the budget.
+        dimension: of a collection as `"chiasm"`: numbers a vector, fewer than it has. What a search still finds is measured.
+        thumbnails: of a collection as `"chiasm"`: small pictures go along, of videos too.
+        texts: of a collection as `"chiasm"`: whole texts and transcripts go along, and not the first words of texts alone.
 
     Raises:
         ChiasmError: no such format, the encoders cannot leave, the folder exists, no item meets the condition, the label column is
             missing, or the
             disk cannot be written to.
     """
-    target = Path(out).expanduser()
+    source, target = Path(source).expanduser(), Path(out).expanduser()
     chosen = _chosen(target, format)
-    if chosen in ("onnx", "html"):
-        from chiasm.verbs.bundles import export_graph, export_page
+    is_collection = (source / "chiasm.json").is_file()
+    asked = {
+        "label": label != "label", "where": where is not None, "int8": int8, "budget": budget is not None, "on": on is not None,
+        "dimension": dimension is not None, "thumbnails": thumbnails, "texts": texts,
+    }  # fmt: skip
+    what, options = _options_of(chosen, is_collection=is_collection)
+    extra = [name for name, is_asked in asked.items() if is_asked and name not in options]
+    if extra:
+        raise ChiasmError(f"{', '.join(extra)}: not for {what}; leave it out")
+    if chosen in ("chiasm", "html", "onnx"):
+        from chiasm.verbs import bundles  # with what writes graphs
 
-        if label != "label" or where is not None or budget is not None or on is not None:
-            raise ChiasmError("label, where, budget and on are not for a graph or a page: leave them out")
-        return (export_graph if chosen == "onnx" else export_page)(Path(source).expanduser(), target, int8=int8)
-    if chosen == "chiasm":
-        from chiasm.verbs.bundles import export_bundle  # with what writes graphs
-
-        if label != "label":
-            raise ChiasmError(
-                "label is of folders, and a .chiasm file has no labels beside those of a model: leave it out"
-            )
-        return export_bundle(Path(source).expanduser(), target, where=where, int8=int8, budget=budget, on=on)
-    if int8 or budget is not None or on is not None:
-        raise ChiasmError(
-            f"int8, budget and on are of the networks in a .chiasm file, and {chosen} has none: leave it out"
-        )
+        if chosen != "chiasm":
+            return (bundles.export_graph if chosen == "onnx" else bundles.export_page)(source, target, int8=int8)
+        if is_collection:
+            wanted = bundles.Searchable(where, int8, dimension, thumbnails, texts)
+            return bundles.export_collection(source, target, wanted)
+        return bundles.export_model(source, target, int8=int8, budget=budget, on=on)
     opened = Collection.open(source)
     rows = opened.items(where=where)
     if not rows:
@@ -156,6 +162,17 @@ def export(
     except OSError as error:
         raise ChiasmError(f"{target} cannot be written: {error}") from error
     return ExportReport(str(target), chosen, folder.items, folder.files, tuple(folder.outcomes))
+
+
+def _options_of(chosen: Format, *, is_collection: bool) -> tuple[str, tuple[str, ...]]:
+    """Return what is written, in words, and the options that it has."""
+    if chosen == "chiasm" and is_collection:
+        return "a collection as a .chiasm file", ("where", "int8", "dimension", "thumbnails", "texts")
+    if chosen == "chiasm":
+        return "a model as a .chiasm file", ("int8", "budget", "on")
+    if chosen in ("onnx", "html"):
+        return f"a model as .{chosen}", ("int8",)
+    return f"{chosen}, which has files and no networks", ("label", "where")
 
 
 def _chosen(target: Path, asked: str) -> Format:
