@@ -95,7 +95,7 @@ def painted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 **pictures,
                 "text": " ".join([*words[:3], kind]),
                 "kind": kind,
-                "size": number,
+                "size": number + 0.5,
             }
         )
     lines = [json.dumps(row) for row in rows]
