@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from chiasm.store.collection import Collection as Collection
     from chiasm.verbs.add import add as add
     from chiasm.verbs.add import reembed as reembed
-    from chiasm.verbs.add import remove as remove
     from chiasm.verbs.align import align as align
     from chiasm.verbs.align import statistics as statistics
     from chiasm.verbs.drift import drift as drift
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from chiasm.verbs.predict import predict as predict
     from chiasm.verbs.query import Query as Query
     from chiasm.verbs.query import SearchOptions as SearchOptions
+    from chiasm.verbs.remove import remove as remove
     from chiasm.verbs.search import Searcher as Searcher
     from chiasm.verbs.search import search as search
     from chiasm.verbs.status import status as status
@@ -70,7 +70,7 @@ _MODULES = {
     "open": "objects",
     "predict": "verbs.predict",
     "reembed": "verbs.add",
-    "remove": "verbs.add",
+    "remove": "verbs.remove",
     "revert": "verbs.learn",
     "search": "verbs.search",
     "serve": "serving.run",

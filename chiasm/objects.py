@@ -29,7 +29,7 @@ from chiasm.store.collection import Collection, Generation
 from chiasm.store.frames import are_paths, write_frame
 from chiasm.store.sources import Data
 from chiasm.types import FileOutcome
-from chiasm.verbs.add import add, remove
+from chiasm.verbs.add import add
 from chiasm.verbs.align import AlignReport, align
 from chiasm.verbs.evaluate import Evaluation, evaluate
 from chiasm.verbs.explain import ExplainReport, explain
@@ -38,6 +38,7 @@ from chiasm.verbs.fit import fit
 from chiasm.verbs.model import Model, load_model, model_version, save_model
 from chiasm.verbs.predict import Prediction, PredictReport, predict
 from chiasm.verbs.query import Hit, SearchResult
+from chiasm.verbs.remove import RemoveReport, remove
 from chiasm.verbs.search import Searcher, search
 from chiasm.verbs.status import Status, status
 
@@ -156,9 +157,9 @@ class OpenCollection:
         """Write the items in the format of another tool, see `chiasm.export`."""
         return export(self.path, out=out, **options)
 
-    def remove(self, *, where: str) -> int:
+    def remove(self, *, where: str, **options: Any) -> RemoveReport:
         """Delete items with their vectors, see `chiasm.remove`."""
-        return remove(self.path, where=where)
+        return remove(self.path, where=where, **options)
 
     def status(self) -> Status:
         """Return what it holds, see `chiasm.status`."""

@@ -162,6 +162,41 @@ class Versions:
             self._switch(previous, names["current"])
         return str(previous)
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of the versions that there are: the current one, and the one before.
+
+        Raises:
+            ChiasmError: as `current`.
+        """
+        names = self._names()
+        every = [self.folder / str(name) for name in (names["current"], names["previous"]) if name is not None]
+        return tuple(path for path in every if path.is_dir())
+
+    def keep(self, *, previous: bool) -> None:
+        """Delete, for good, what no pointer names any more, and the version before unless that is kept.
+
+        Raises:
+            ChiasmError: as `revert`.
+        """
+        with self._locked():
+            names = self._names()
+            if previous:
+                self._remove_others(names["current"], names["previous"])
+            else:
+                self._switch(names["current"], None)
+
+    def delete(self) -> None:
+        """Delete all versions, for good, and the folder. From the first moment on there is none, also if it is killed.
+
+        Raises:
+            ChiasmError: the disk cannot be written to.
+        """
+        with self._locked():
+            (self.folder / self.pointer).unlink(missing_ok=True)
+            self._remove_others()
+        shutil.rmtree(self.folder)
+
     def _names(self) -> dict[str, Any]:
         path = self.folder / self.pointer
         try:
@@ -186,12 +221,16 @@ class Versions:
         return names
 
     def _switch(self, current: str, previous: str | None) -> None:
-        """Name the versions, and remove those that are named no longer, with what a killed program left."""
+        """Name the versions, and remove those that are named no longer."""
         names = {"format": self.format, "format_version": self.format_version, "current": current, "previous": previous}
         names["since"] = datetime.now(UTC).isoformat(timespec="microseconds")
         write_whole(self.folder / self.pointer, json.dumps(names, indent=1) + "\n")
+        self._remove_others(current, previous)
+
+    def _remove_others(self, *names: str | None) -> None:
+        """Remove versions of other names, with what a killed program left."""
         for path in self.folder.iterdir():
-            if path.name in (current, previous):
+            if path.name in names:
                 continue
             if path.is_dir() and _VERSION.search(path.name):
                 shutil.rmtree(path, ignore_errors=True)

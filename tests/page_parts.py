@@ -35,6 +35,7 @@ from chiasm.types import Image, Media, Modality, Text
 from chiasm.verbs.compare import ColumnComparison
 from chiasm.verbs.drift import DriftReport
 from chiasm.verbs.learn import LearnReport
+from chiasm.verbs.remove import RemoveReport
 from chiasm.verbs.review import Doubt, Review
 from chiasm.verbs.search import Searcher
 
@@ -234,6 +235,7 @@ def make(folder: Path, patch: pytest.MonkeyPatch, **options: Any) -> Made:
         label=kept.label,
         add=kept.file,
         remove=len,
+        forget=lambda ids: RemoveReport(tuple(ids)),
         learn=kept.learn,
         drift=kept.drift,
         counts=kept.counts,

@@ -19,6 +19,7 @@ from test_serving import refused, served, settings
 
 from chiasm.media import Limits
 from chiasm.serving.teaching import Teaching
+from chiasm.verbs.remove import RemoveReport
 
 pytestmark = pytest.mark.anyio
 EVIL = "../../etc/passwd\n\"'<b>é"
@@ -245,7 +246,12 @@ async def test_items_are_removed_only_where_that_is_allowed(searcher: FakeSearch
         gone.extend(ids)
         return len(ids)
 
-    async with served(searcher, teaching=Teaching(remove=remove)) as client:
+    def forget(ids: Sequence[str]) -> RemoveReport:
+        return RemoveReport(tuple(ids), 1, ("aligned",), {"/secret/boats": 2}, "reports")
+
+    async with served(searcher, teaching=Teaching(remove=remove, forget=forget)) as client:
+        answer = (await client.post("/v1/remove", json={"ids": ["sea"], "forget": True})).json()
+        assert answer == {"removed": 1, "spaces": ["aligned"], "models": {"boats": 2}}
         assert (await client.post("/v1/remove", json={"ids": [EVIL, "lake"]})).json() == {"removed": 2}
         refused(await client.post("/v1/remove", json={"ids": []}), 422)
         refused(await client.post("/v1/remove", json={"where": "id = 'lake'"}), 422)

@@ -18,26 +18,37 @@ app = App("Manage")
 
 @app.verb(
     "chiasm remove photos.index --where \"folder = 'trash'\" --dry-run",
-    "chiasm remove photos.index --where \"id = 'boats/17'\" --yes",
+    "chiasm remove photos.index --where \"id = 'boats/17'\" --forget --yes",
     then="chiasm status photos.index",
 )
 def remove(
     collection: CollectionPath,
     where: Annotated[str, typer.Option(metavar="CONDITION", help="Which items, e.g. \"id = 'animals/bird'\".")],
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="For good: also from earlier versions, indexes, feedback, caches and models."),
+    ] = False,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="MODEL", help="Of --forget: a model that may have learned from them. Repeatable."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete items with their outcomes and vectors (the files themselves stay)."""
+    if model and not forget:
+        raise typer.BadParameter("--model goes with --forget: without it nothing is taken out of models")
     ids = chiasm.Collection.open(collection).ids(where=where)
-    if dry_run:
-        count, words = 0, "would be removed"
-    else:
+    report, learned = None, {}
+    if not dry_run:
         if ids and not yes:
-            _ask(f"Remove {len(ids)} items from {collection}: {console.some(ids)}?")
-        count, words = chiasm.remove(collection, where=where), "removed"
+            _ask(f"{'Forget' if forget else 'Remove'} {len(ids)} items from {collection}: {console.some(ids)}?")
+        report = chiasm.remove(collection, where=where, forget=forget, models=model or ())
+        ids = [*report.items]
+        learned = {name: value for name, value in report.as_dict().items() if name != "items"} if forget else {}
     console.show(
-        {"removed": count, "ids": ids, "dry_run": dry_run},
-        lambda: console.say(f"{len(ids)} items {words} from {collection}" + (f": {console.some(ids)}" if ids else "")),
+        {"removed": 0 if dry_run else len(ids), "ids": ids, "dry_run": dry_run, **learned},
+        lambda: results.print_remove_report(collection, ids, report if forget else None, dry_run=dry_run),
     )
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from chiasm.verbs.learn import LearnReport
     from chiasm.verbs.predict import PredictReport
     from chiasm.verbs.query import Hit, SearchResult
+    from chiasm.verbs.remove import RemoveReport
     from chiasm.verbs.status import Status
 
 LONGEST = 300  # characters of a text that are shown among hits
@@ -144,6 +145,22 @@ def print_reembed_report(report: ReembedReport, collection: Path) -> None:
             f"Spaces learned with {report.before} are out of use: {', '.join(report.spaces)}. Next: chiasm align {collection}"
         )
     say(f"Models trained with {report.before} must be trained again: chiasm fit {collection}")
+
+
+def print_remove_report(collection: Path, ids: Sequence[str], forgotten: RemoveReport | None, *, dry_run: bool) -> None:
+    """Print what is gone, and of what is forgotten, what has to be learned again."""
+    words = "would be removed" if dry_run else "removed"
+    say(f"{len(ids)} items {words} from {collection}" + (f": {some(ids)}" if ids else ""))
+    if forgotten is None:
+        return
+    say(f"They are forgotten, with {forgotten.ratings} ratings of them.")
+    if forgotten.spaces:
+        say(
+            f"Spaces that learned from them are deleted: {', '.join(forgotten.spaces)}. Next: chiasm align {collection}"
+        )
+    for model, count in forgotten.models.items():
+        say(f"{model} learned from {count} of them. It keeps no item any more, but its weights do: chiasm fit, again")
+    say(forgotten.untouched)
 
 
 def print_search_result(result: SearchResult) -> None:

@@ -352,6 +352,24 @@ class Recognizer:
         grown.together_ = ()
         return grown
 
+    def without_items(self) -> Recognizer:
+        """Return a recogniser of the same predictions that keeps no single item: no examples, no neighbours.
+
+        Classes cannot be added to it, and where strange items are told by their neighbours they no longer are.
+        """
+        self._check_fitted()
+        bare = Recognizer(**self.get_params())
+        bare.columns_ = {
+            name: replace(
+                column,
+                exemplars=None,
+                detectors={part: one for part, one in column.detectors.items() if one.name != "knn"},
+            )
+            for name, column in self.columns_.items()
+        }
+        bare.together_ = self.together_
+        return bare
+
     def save(self, folder: str | Path) -> None:
         """Write the recogniser as a folder of JSON and safetensors, whole or not at all.
 

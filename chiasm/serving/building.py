@@ -28,15 +28,16 @@ from chiasm.store.add import add_manifests
 from chiasm.store.collection import Collection
 from chiasm.store.feedback import FeedbackTable, Label, Thumb
 from chiasm.store.manifest import read_manifests
+from chiasm.store.tables import one_of
 from chiasm.verbs.drift import DriftReport, collection_drift
 from chiasm.verbs.learn import LearnReport, learn_again
-from chiasm.verbs.model import load_model
+from chiasm.verbs.model import MODELS, load_model
+from chiasm.verbs.remove import RemoveReport, remove
 from chiasm.verbs.review import Review, review_items
 from chiasm.verbs.search import Searcher
 from chiasm.verbs.spaces import start_of
 
 MOST_COLLECTIONS = 200  # that are made on the page
-MODELS = "models"  # in the folder of a collection: models that were made on the page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ class _Served:
         self._start = start_of(searcher.collection, searcher.networks)
         self.teaching = Teaching(rate=self._rate, label=self._label, counts=self._table.count)
         if plan.edit:
-            self.teaching = replace(self.teaching, add=self._add, remove=self._remove)
+            self.teaching = replace(self.teaching, add=self._add, remove=self._remove, forget=self._forget)
 
     # ---------------------------------------------------------------------------------------------------------- models
 
@@ -210,6 +211,13 @@ class _Served:
         removed = self._searcher.collection.remove(map(one_form, ids))
         self._searcher.refresh()
         return removed
+
+    def _forget(self, ids: Sequence[str]) -> RemoveReport:
+        models = () if self._plan.model is None else (self._plan.model,)
+        where = one_of("id", map(one_form, ids))
+        report = remove(self._searcher.collection.path, where=where, forget=True, models=models)
+        self._searcher.refresh()
+        return report
 
     def _learn(self) -> LearnReport:
         assert self._model is not None  # else it is not offered

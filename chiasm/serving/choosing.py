@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -101,16 +102,21 @@ async def _chosen(parts: Parts, body: schemas.ExportRequest) -> list[str]:
 @router.post(
     "/v1/remove",
     responses={200: {"model": schemas.Removed}},
-    openapi_extra=json_body(schemas.Chosen),
+    openapi_extra=json_body(schemas.Removal),
     tags=["items"],
 )
 async def remove(request: Request) -> Response:
     """Remove items from the collection, with their vectors; their files stay."""
     parts = parts_of(request)
-    if parts.teaching.remove is None:
+    remove, forget = parts.teaching.remove, parts.teaching.forget
+    if remove is None or forget is None:
         raise lacks("permission to remove items", "Start it with it: chiasm serve COLLECTION --edit")
-    body = await read_json(request, schemas.Chosen, parts.settings)
-    return json_answer({"removed": await parts.engine.read(parts.teaching.remove, body.ids)})
+    body = await read_json(request, schemas.Removal, parts.settings)
+    if not body.forget:
+        return json_answer({"removed": await parts.engine.read(remove, body.ids)})
+    gone = await parts.engine.read(forget, body.ids)
+    models = {Path(folder).name: count for folder, count in gone.models.items()}
+    return json_answer({"removed": len(gone.items), "spaces": list(gone.spaces), "models": models})
 
 
 @router.post(

@@ -12,11 +12,11 @@ from starlette.responses import Response
 
 from chiasm.serving import manage_schemas
 from chiasm.serving.bodies import read_json
-from chiasm.serving.building import MODELS
 from chiasm.serving.jobs import Job, Jobs
 from chiasm.serving.parts import Parts, json_answer, json_body, lacks, parts_of
 from chiasm.serving.problems import Problem
 from chiasm.serving.shelf import Shelf
+from chiasm.verbs.model import MODELS
 
 router = APIRouter(tags=["manage"])
 

@@ -216,6 +216,14 @@ class Chosen(Strict):
     ids: list[Id] = Field(min_length=1, max_length=MOST_CHOSEN)
 
 
+class Removal(Chosen):
+    """Items to remove."""
+
+    forget: bool = Field(
+        False, description="Also from earlier versions, indexes, feedback, caches and models: for good, and slower."
+    )
+
+
 class ExportRequest(Strict):
     """Items to take along: by their ids, or all that meet conditions."""
 
@@ -512,9 +520,13 @@ class ListSize(BaseModel):
 
 
 class Removed(BaseModel):
-    """How many items were removed."""
+    """How many items were removed, and of those that are forgotten, what had learned from them."""
 
     removed: int
+    spaces: list[str] = Field(default=[], description="Spaces that are deleted: align again.")
+    models: dict[str, int] = Field(
+        default={}, description="Models by the number of items they learned from: fit again."
+    )
 
 
 class Uploaded(BaseModel):

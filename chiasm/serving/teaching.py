@@ -10,6 +10,7 @@ from typing import Protocol
 from chiasm.serving.schemas import FeedbackEntry, LabelEntry
 from chiasm.verbs.drift import DriftReport
 from chiasm.verbs.learn import LearnReport
+from chiasm.verbs.remove import RemoveReport
 from chiasm.verbs.review import Review
 
 
@@ -65,6 +66,7 @@ class Teaching:
         learn: trains the model again, has the server use it if it replaces the old one, and reports the comparison.
         review: chooses items whose labels are worth a look.
         remove: removes items from the collection and returns how many there were.
+        forget: removes items from every file that was made of them, see `chiasm.remove`.
         drift: compares new items with those that the model was trained on.
         counts: stored ratings and labels by kind.
     """
@@ -75,5 +77,6 @@ class Teaching:
     learn: Callable[[], LearnReport] | None = None
     review: Callable[[int], Review] | None = None
     remove: Callable[[Sequence[str]], int] | None = None
+    forget: Callable[[Sequence[str]], RemoveReport] | None = None
     drift: Callable[[], DriftReport] | None = None
     counts: Callable[[], Mapping[str, int]] | None = None

@@ -514,6 +514,16 @@ class Collection:
             self.tables.delete("items", ["id"], chosen)
             return before - self.count()
 
+    def purge(self) -> None:
+        """Write all tables anew and delete every earlier version, so that no file holds rows that were removed.
+
+        Searches meanwhile see the tables before or those after; what reads an old version reads again.
+        """
+        with self.tables.writing():
+            for name in self.tables.names("items", "files", "embeddings-"):
+                self.tables.rewrite(name)
+                self.tables.drop_versions(name)
+
     def drop_replaced(self, *, unused_for: float = GRACE_SECONDS) -> tuple[str, ...]:
         """Delete the tables of encoders that were replaced. Return the names of the tables.
 

@@ -152,8 +152,22 @@ class FeedbackTable:
         Raises:
             CollectionError: the table cannot be written.
         """
+        return self._delete("who", [who])
+
+    def delete_items(self, items: Sequence[str]) -> int:
+        """Delete everything that was said about items, for good, and return how many rows that were.
+
+        Raises:
+            CollectionError: the table cannot be written.
+        """
+        return self._delete("item", items)
+
+    def _delete(self, column: Literal["who", "item"], values: Sequence[str]) -> int:
         with self._open(write=True, make=False) as table:
-            return 0 if table is None else table.execute("DELETE FROM verdicts WHERE who = ?", (who,)).rowcount
+            if table is None:
+                return 0
+            condition = f"DELETE FROM verdicts WHERE {column} = ?"  # noqa: S608  of ours
+            return table.executemany(condition, [(value,) for value in values]).rowcount
 
     # --------------------------------------------------------------------------------------------------------- read
 

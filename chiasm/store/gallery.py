@@ -113,6 +113,26 @@ def drop_tables(collection: Collection, keep: Iterable[str], *, unused_for: floa
     return tuple(dropped)
 
 
+def purge_tables(collection: Collection, keep: Iterable[str]) -> None:
+    """Write search tables anew, without a trace of rows that were deleted, and delete those of other spaces than these.
+
+    Args:
+        collection: the collection.
+        keep: digests of spaces.
+    """
+    tables, names = collection.tables, {f"search-{digest}" for digest in keep}
+    with tables.writing():
+        for name in tables.names("search-"):
+            if name in names:
+                tables.rewrite(name)
+                # As made from nothing known: the next search compares it with the collection.
+                _Table(collection, name.removeprefix("search-")).publish(())
+                tables.drop_versions(name)
+            else:
+                tables.path(name).with_suffix(".json").unlink(missing_ok=True)
+                tables.drop(name)
+
+
 class _Table:
     """The table of one space and its pointer."""
 

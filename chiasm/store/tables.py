@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -107,8 +107,7 @@ class Tables:
         table = self.open(name)
         if table is None:
             return schema.empty_table().select(columns or schema.names)
-        with self.reading():
-            return table.to_table(columns=list(columns) or None, filter=condition)
+        return self._newest(table, lambda newest: newest.to_table(columns=list(columns) or None, filter=condition))
 
     def match(self, name: str, column: str, words: str, columns: Sequence[str], limit: int) -> list[dict[str, Any]]:
         """Return the rows whose text holds any of some words, with their BM25 score as "_score"; none without an index.
@@ -118,9 +117,21 @@ class Tables:
         table = self.open(name)
         if table is None or not _has_index(table, column):  # else all rows would be read for every query
             return []
-        with self.reading():
-            query = MatchQuery(words, column)
-            return list(table.to_table(columns=[*columns, "_score"], full_text_query=query, limit=limit).to_pylist())
+        query = MatchQuery(words, column)
+        names = [*columns, "_score"]
+        rows = self._newest(table, lambda newest: newest.to_table(columns=names, full_text_query=query, limit=limit))
+        return list(rows.to_pylist())
+
+    def _newest(self, table: lance.LanceDataset, read: Callable[[lance.LanceDataset], pa.Table]) -> pa.Table:
+        """Read a table; again where it was written anew meanwhile, and the files of this version are gone (`rewrite`)."""
+        while True:
+            with self.reading():
+                try:
+                    return read(table)
+                except (ValueError, OSError):
+                    if table.latest_version == table.version:
+                        raise
+                    table.checkout_latest()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -212,6 +223,28 @@ class Tables:
             self.require_whole()
             # Readers hold a version for the length of one call; an hour is beyond any of them.
             table.cleanup_old_versions(older_than=timedelta(seconds=GRACE_SECONDS))
+
+    def rewrite(self, name: str) -> None:
+        """Write a table anew, so that no file of its newest version holds anything of rows that were deleted.
+
+        Its indexes are made anew, too, but for those of vectors. What is before stays until `drop_versions`.
+        """
+        table = self.open(name)
+        if table is None:
+            return
+        indexes = [(index.field_names[0], index.index_type == "Inverted") for index in table.describe_indices()]
+        rows = pa.RecordBatchReader.from_batches(table.schema, table.to_batches())
+        lance.write_dataset(rows, str(self.path(name)), mode="overwrite")
+        for column, words in indexes:
+            if column != VECTOR:
+                self.index(name, column, words=words)
+
+    def drop_versions(self, name: str) -> None:
+        """Delete all versions of a table but the newest, for good; who reads one of them has to read again."""
+        table = self.open(name)
+        if table is not None:
+            self.require_whole()
+            table.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
 
     def index(self, name: str, column: str, *, words: bool = False) -> None:
         """Make an index of a column, by its values or by the words in it, or bring it up to date.

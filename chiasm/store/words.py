@@ -151,6 +151,13 @@ class FullText:
                 write_whole(self._state, strict_json(state))
                 return FullTextReport(count, added, len(stale), tuple(unread))
 
+    def purge(self) -> None:
+        """Bring it up to date, and keep no file that holds a document that was deleted."""
+        self.update()
+        with self._tables.writing():
+            self._tables.rewrite(_NAME)
+            self._tables.drop_versions(_NAME)
+
     # ------------------------------------------------------------------------------------------------------- search
 
     def search(self, text: str, *, k: int, among: Callable[[Sequence[str]], Container[str]] | None = None) -> WordHits:

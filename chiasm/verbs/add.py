@@ -1,4 +1,4 @@
-"""The verbs `add`, `remove` and `reembed`: files into a collection, out of it, and over to another encoder."""
+"""The verbs `add` and `reembed`: files into a collection, and over to another encoder."""
 
 from __future__ import annotations
 
@@ -85,23 +85,10 @@ def add(
         open_table(collection, space)
         notes = space.notes(collection.path, collection.modalities())
         report = replace(report, notes=(*report.notes, *notes))
-    _keep_words(collection)
+    keep_words(collection)
     if collection.generation.since:  # tables of encoders before go some time after
         drop_replaced(collection)
     return report
-
-
-def remove(collection: str | Path, *, where: str) -> int:
-    """Delete items, their outcomes and their vectors. Return how many there were.
-
-    Args:
-        collection: the collection.
-        where: condition on the columns of the items, e.g. `"id = 'animals/bird'"`.
-    """
-    opened = Collection.open(collection)
-    count = opened.remove(str(row["id"]) for row in opened.items(where=where))
-    _keep_words(opened)
-    return count
 
 
 def reembed(
@@ -151,7 +138,7 @@ def reembed(
     return replace(report, spaces=spaces, notes=space.notes(opened.path, opened.modalities()))
 
 
-def _keep_words(collection: Collection) -> None:
+def keep_words(collection: Collection) -> None:
     """Bring the full text up to date, where there is one: the words of removed items go, those of new ones come."""
     from chiasm.store.words import FullText
 

@@ -27,6 +27,7 @@ from chiasm.store.collection import Collection
 from chiasm.types import Modality
 from chiasm.verbs.dataset import NoPairsError, Sources, each_source, pairs_of, sides_of, taught_by
 from chiasm.verbs.fair import fair_pairs, measure_pairs
+from chiasm.verbs.ranking import owner_number
 from chiasm.verbs.spaces import (
     START,
     LeftOut,
@@ -154,7 +155,8 @@ def align(
     space = replace(space, about=report.as_dict())
     opened.require_current()
     left_out = {one.moved: one.left_out for one in results}
-    save_space(folder_of(opened, name), SavedSpace(space, scores, left_out))
+    collected = np.array([owner_number(item) for item in opened.ids()], dtype=np.int64)
+    save_space(folder_of(opened, name), SavedSpace(space, scores, left_out, collected=collected))
     drop_replaced(opened)
     return report
 

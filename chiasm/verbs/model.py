@@ -7,8 +7,8 @@ It is replaced by a new version, the one before is kept, and `revert_model` goes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,11 @@ from chiasm.space import Space
 from chiasm.types import Modality
 from chiasm.vectors import unit_rows
 from chiasm.verbs.card import model_card
+from chiasm.verbs.ranking import owner_number
 
 FORMAT, FORMAT_VERSION = "chiasm-model", 9
 SUFFIXES = (".html", ".md", ".json")
+MODELS = "models"  # in the folder of a collection: models that were made on the page
 REFERENCE_ROWS = 500  # of each modality
 _ABOUT, _RECOGNIZER, _REFERENCE = "about.json", "recognizer", "reference.safetensors"
 _LEFT_OUT, _SPACE, _COLLECTED = "left-out", "space", "collected.safetensors"
@@ -155,6 +157,49 @@ def revert_model(folder: Path) -> str:
         ChiasmError: there is no version before, or the disk cannot be written to.
     """
     return _versions(folder).revert()
+
+
+def forget_items(folder: Path, ids: Set[str], contents: Set[str]) -> int:
+    """Take what a model keeps of single items out of it, if it learned from some of these. Return from how many.
+
+    Its examples, its sample of embeddings and the version before are gone for good. The weights stay: they have learned from
+    these items until it is fitted again.
+
+    Args:
+        folder: of the model.
+        ids: of the items.
+        contents: digests of the items' contents, see `chiasm.verbs.dataset.Labelled`.
+
+    Raises:
+        ChiasmError: there is no model, or it cannot be written.
+    """
+    versions = _versions(folder)
+    versions.keep(previous=True)  # what a killed run has left behind goes
+    model = load_model(folder)
+    learned = max(_learned_from(_read(version), ids, contents) for version in versions.folders)
+    if learned:
+        keep = [content not in contents for content in model.left_out.contents]
+        left_out = HeldOut(
+            tuple(np.array(model.left_out.contents, dtype=object)[keep]),
+            {column: outputs[keep] for column, outputs in model.left_out.outputs.items()},
+            model.left_out.others - contents,
+        )
+        gone = np.array([owner_number(content) for content in contents], dtype=np.int64)
+        bare = replace(
+            model,
+            recognizer=model.recognizer.without_items(),
+            trained_on=model.trained_on - ids,
+            reference={},
+            left_out=left_out,
+            collected=model.collected[~np.isin(model.collected, gone)],
+        )
+        save_model(folder, bare, expected=model.version)
+        versions.keep(previous=False)
+    return learned
+
+
+def _learned_from(model: Model, ids: Set[str], contents: Set[str]) -> int:
+    return max(len(model.trained_on & ids), int(model.left_out.knows(sorted(contents)).sum()))
 
 
 def _versions(folder: Path) -> Versions:

@@ -8,11 +8,11 @@ reranker, diversity, the page.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from chiasm import encoders, media, work
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
-from chiasm.errors import CollectionError, MediaError, SpaceError
+from chiasm.errors import ChiasmError, CollectionError, MediaError, SpaceError
 from chiasm.files import one_form
 from chiasm.media.limits import Limits, limits_of
 from chiasm.retrieval.query import compose, rocchio
@@ -55,6 +55,7 @@ RERANKED = 50  # candidates that a reranker reads
 PREPARED = 10_000  # vectors of queries of which it is remembered in which space they are
 
 Files: TypeAlias = str | Path | Sequence[str | Path] | None
+_Read = TypeVar("_Read")
 Pictures: TypeAlias = Any
 """Files, a picture of Pillow or an array of pixels, or several of these; None."""
 
@@ -133,13 +134,30 @@ class Searcher:
         return collection.version, *version_of(collection, self._space_name)
 
     def _load(self, collection: Collection, networks: Sequence[Encoder]) -> State:
-        seen = self._now(collection)  # first: what changes while the rest is read is seen by the next refresh
-        saved = space_of(collection, networks, self._space_name)
-        table = open_table(collection, saved.space)
-        index = index_of(table)
-        if self._warm:
-            index.warm()
-        return State(seen, collection, networks, saved.space, saved.scores, table, index)
+        while True:
+            seen = self._now(collection)  # first: what changes while the rest is read is seen by the next refresh
+            try:
+                saved = space_of(collection, networks, self._space_name)
+                table = open_table(collection, saved.space)
+                index = index_of(table)
+                if self._warm:
+                    index.warm()
+            except (ChiasmError, OSError, ValueError):
+                if self._now(collection) == seen:
+                    raise
+                continue  # its files were deleted meanwhile, by `remove` that forgets
+            return State(seen, collection, networks, saved.space, saved.scores, table, index)
+
+    def _reading(self, read: Callable[[State], _Read]) -> _Read:
+        """Read one state; the newest one, where `remove` has forgotten items and deleted files of this one meanwhile."""
+        while True:
+            state = self._state
+            try:
+                return read(state)
+            except (OSError, ValueError):
+                self.refresh()
+                if self._state is state:
+                    raise
 
     def status(self) -> Status:
         """Return what the collection holds."""
@@ -172,7 +190,7 @@ class Searcher:
 
     def vectors_of(self, ids: Sequence[str], /) -> dict[str, Float[np.ndarray, " dim"]]:
         """Return one unit vector an item in the space, of those that are there: the mean of its modalities' means."""
-        return self._state.vectors_of(ids)
+        return self._reading(lambda state: state.vectors_of(ids))
 
     def moments_of(self, name: str, /) -> list[dict[str, Any]]:
         """Return the moments and passages of an item's files, in order: slot, start, end, and what is said where it is known.
@@ -180,8 +198,9 @@ class Searcher:
         What is said in a recording that has no moments has neither start nor end.
         """
         said = "(_start IS NOT NULL OR (_text IS NOT NULL AND _kind <> 'text'))"
-        rows = self._state.table.to_table(
-            columns=["_slot", "_start", "_end", "_text"], filter=f"{one_of('id', [one_form(name)])} AND {said}"
+        condition = f"{one_of('id', [one_form(name)])} AND {said}"
+        rows = self._reading(
+            lambda state: state.table.to_table(columns=["_slot", "_start", "_end", "_text"], filter=condition)
         )
         moments: dict[
             tuple[str, float | None], dict[str, Any]
@@ -245,7 +264,9 @@ class Searcher:
             SpaceError: nothing to search for, a modality that the space lacks, or a least probability where there are none.
             CollectionError: `where` is malformed, or the collection has no vectors.
         """
-        state = self._state
+        return self._reading(lambda state: self._search(query, options, state))
+
+    def _search(self, query: Query, options: SearchOptions, state: State) -> SearchResult:
         _refuse(options, state)
         vector = self._vector(query, state)
         where = condition_of(query, options, state, vector)

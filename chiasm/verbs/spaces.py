@@ -8,7 +8,7 @@ table that `chiasm.store.gallery` keeps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import lance
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 
 from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.errors import SpaceError
@@ -27,11 +27,13 @@ from chiasm.store import gallery
 from chiasm.store.collection import Collection
 from chiasm.store.tables import VECTOR, matrix_of
 from chiasm.types import MODALITIES, Modality
+from chiasm.verbs.ranking import owner_number
 
 if TYPE_CHECKING:
     from chiasm.retrieval.scores import ScoreModel
 
 START = "start"
+_COLLECTED = "collected.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +65,22 @@ class SavedSpace:
         scores: what scores are worth; None where nothing is known of that.
         left_out: by modality that has a map.
         version: under which it is stored.
+        collected: numbers (`chiasm.verbs.ranking.owner_number`) of the items that the collection had when it was learned;
+            None: nobody knows.
     """
 
     space: Space
     scores: ScoreModel | None = None
     left_out: Mapping[Modality, LeftOut] = field(default_factory=dict)
     version: str = ""
+    collected: Int64[np.ndarray, " items"] | None = None
+
+    def learned_from(self, items: Iterable[str], contents: Iterable[str]) -> bool:
+        """Return whether it learned from one of some items or contents, or may have."""
+        taught = {one for left in self.left_out.values() for one in (*left.hashes, *left.others)}
+        if self.collected is None or not taught.isdisjoint(contents):
+            return True
+        return bool(np.isin([owner_number(item) for item in items], self.collected).any())
 
 
 def folder_of(collection: Collection, name: str) -> Path:
@@ -93,6 +105,8 @@ def save_space(folder: Path, saved: SavedSpace) -> str:
             write_arrays(draft / "left-out.safetensors", {name: one.vectors for name, one in saved.left_out.items()})
             hashes = {name: [one.hashes, sorted(one.others)] for name, one in saved.left_out.items()}
             write_object(draft / "left-out.json", hashes)
+        if saved.collected is not None:
+            write_arrays(draft / _COLLECTED, {"items": saved.collected})
 
     return _versions(folder).write(write)
 
@@ -104,10 +118,13 @@ def load_space(folder: Path) -> SavedSpace:
         SpaceError: there is none, it is damaged, or of another version of the format.
     """
 
-    def read(version: Path) -> SavedSpace:
-        return SavedSpace(Space.load(version), _read_scores(version), _read_left_out(version), version.name)
+    return _versions(folder).read(_read)
 
-    return _versions(folder).read(read)
+
+def _read(version: Path) -> SavedSpace:
+    path = version / _COLLECTED
+    collected = read_arrays(path)["items"] if path.exists() else None
+    return SavedSpace(Space.load(version), _read_scores(version), _read_left_out(version), version.name, collected)
 
 
 def _read_scores(version: Path) -> ScoreModel | None:
@@ -236,6 +253,25 @@ def revert_space(collection: Collection, name: str | None = None) -> str:
         SpaceError: nothing was replaced.
     """
     return _versions(folder_of(collection, name or newest_of(collection))).revert()
+
+
+def drop_spaces_of(collection: Collection, items: Sequence[str], contents: Sequence[str]) -> tuple[str, ...]:
+    """Delete all versions of spaces that learned from some items of their collection, or may have. Return their names.
+
+    A space keeps vectors of what it learned from: of the items whose scores it measured, and those that a kernel compares with.
+
+    Raises:
+        SpaceError: a space is damaged.
+    """
+    dropped = []
+    for folder in sorted((collection.path / "spaces").glob("*/")):
+        versions = _versions(folder)
+        if not versions.exists:  # of a run that was killed
+            versions.delete()
+        elif folder.name != START and any(_read(one).learned_from(items, contents) for one in versions.folders):
+            versions.delete()
+            dropped.append(one_form(folder.name))
+    return tuple(dropped)
 
 
 def path_of_space(path: str | Path) -> Path | None:
