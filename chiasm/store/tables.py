@@ -131,7 +131,7 @@ class Tables:
                 except (ValueError, OSError):
                     if table.latest_version == table.version:
                         raise
-                    table.checkout_latest()
+                    table = table.checkout_version(table.latest_version)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
