@@ -63,6 +63,8 @@ def main() -> None:
         explainer = explainer_of(folder / "model")
         kinds = dict(measured.faithfulness)
         shown: list[list[object]] = []
+        areas: list[list[object]] = []
+        curves: list[list[object]] = []
         opaque = explainer_of(folder / "model")
         opaque.encoders = {**opaque.encoders, "image": Opaque(image_weights(), class_names())}
         occluded = measure_faithfulness(opaque, parts_of(opaque, "image", tests, OCCLUDED))
@@ -71,11 +73,35 @@ def main() -> None:
                 [what, own.method, own.items, f"{own.share:.0%}", own.whole, own.strongest, own.random, own.weakest, own.gap,
                  own.standard_error]
             )  # fmt: skip
+            areas.append(
+                [what, own.method, own.curves.deletion, own.curves.deletion_error, own.curves.insertion,
+                 own.curves.insertion_error]
+            )  # fmt: skip
+            for order in ("strongest", "random", "weakest"):
+                levels = getattr(own.curves, order)
+                told = ", ".join(
+                    f"{share:.0%} {level:.3f}" for share, level in zip(own.curves.shares, levels, strict=True)
+                )
+                curves.append([what, own.method, order, told])
         columns = (
             "medium", "method", "items", "hidden", "nothing hidden", "strongest", "random", "weakest",
             "gap (random - strongest)", "standard error",
         )  # fmt: skip
-        body += [record.table(columns, shown), "", *sums_and_times(explainer, tests)]
+        body += [record.table(columns, shown), "", "Areas between the curves of all shares, from 0 to 1:", ""]
+        columns = (
+            "medium",
+            "method",
+            "deletion: random - strongest",
+            "standard error",
+            "insertion: weakest - random",
+            "standard error",
+        )
+        body += [
+            record.table(columns, areas),
+            "",
+            record.table(("medium", "method", "hidden first", "share hidden, answer"), curves),
+        ]
+        body += ["", *sums_and_times(explainer, tests)]
     record.write("explain", "Explanations", "split: 0; items and random pieces: 0", "\n".join(body))
 
 

@@ -305,6 +305,18 @@ def test_planted_reasons_are_found(painted: Path, tmp_path: Path) -> None:
     assert found.faithfulness["image"].beats_random
     assert found.faithfulness["text"].beats_random
     assert found.faithfulness["text"].items == 16, "those that it has not learned from"
+    for own in found.faithfulness.values():
+        curves = own.curves
+        assert curves.shares[0] == 0
+        assert curves.shares[-1] == 1
+        assert own.whole == curves.strongest[0] == curves.random[0] == curves.weakest[0]
+        assert curves.strongest[-1] == curves.random[-1] == curves.weakest[-1], "nothing is left"
+        at = curves.shares.index(own.share)
+        assert own.gap == pytest.approx(curves.random[at] - curves.strongest[at])
+        steps = np.diff(curves.shares)
+        gaps = np.subtract(curves.random, curves.strongest)
+        assert curves.deletion == pytest.approx(float((steps * (gaps[1:] + gaps[:-1]) / 2).sum())), "the trapezoids"
+        assert curves.insertion > curves.insertion_error
     assert "has not learned from" in found.measured
     examples = {example.id: example for example in one.examples}
     assert examples
@@ -362,6 +374,7 @@ def test_every_kind_of_column(painted: Path, tmp_path: Path, column: str, answer
         assert found.explanations[0].examples
     page = (tmp_path / "why.html").read_text()
     assert "How far this can be believed" in page
+    assert "what is left of the answer" in page
     assert page.count("<mark") >= 2
 
 

@@ -438,10 +438,23 @@ def print_explanations(report: ExplainReport, written: Path | None) -> None:
             say(f"  {name}: {_weights(rule) or 'no concept'}")
     if report.faithfulness:
         say(f"What hiding a part of a medium makes of the answer, on {report.measured}:")
-        table = new_table("medium", "hidden", "nothing", "strongest", "random", "weakest", "gap", "error", "items")
+        table = new_table(
+            "medium", "hidden", "nothing", "strongest", "random", "weakest", "gap", "deletion", "insertion", "items"
+        )
         for name, own in report.faithfulness.items():
-            numbers = (own.whole, own.strongest, own.random, own.weakest, own.gap, own.standard_error)
-            table.add_row(name, f"{own.share:.0%}", *map(_decimal, numbers), str(own.items))
+            curves = own.curves
+            areas = (
+                (own.gap, own.standard_error), (curves.deletion, curves.deletion_error),
+                (curves.insertion, curves.insertion_error),
+            )  # fmt: skip
+            numbers = map(_decimal, (own.whole, own.strongest, own.random, own.weakest))
+            table.add_row(
+                name,
+                f"{own.share:.0%}",
+                *numbers,
+                *(f"{area:.3f} ± {error:.3f}" for area, error in areas),
+                str(own.items),
+            )
         print_table(table)
     for words in report.notes:
         say(f"{_first_large(words)}.")

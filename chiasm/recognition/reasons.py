@@ -150,19 +150,45 @@ class ClassReasons(Record):
 
 
 @dataclass(frozen=True)
+class Curves(Record):
+    """The answer to a medium alone as more and more of its pieces are hidden, a mean over items.
+
+    Attributes:
+        shares: of the pieces that are hidden, from 0 to 1.
+        strongest: where those go first that speak most for the answer (deletion, Petsiuk et al. 2018, arXiv:1806.07421).
+        random: in random order.
+        weakest: where those go first that speak least for it: read from right to left, insertion.
+        deletion: area between the curves of the random order and of the strongest.
+        deletion_error: its standard error over items.
+        insertion: area between the curves of the weakest and of the random order.
+        insertion_error: its standard error.
+    """
+
+    shares: tuple[float, ...]
+    strongest: tuple[float, ...]
+    random: tuple[float, ...]
+    weakest: tuple[float, ...]
+    deletion: float
+    deletion_error: float
+    insertion: float
+    insertion_error: float
+
+
+@dataclass(frozen=True)
 class Faithfulness(Record):
     """The answer to a medium alone when parts of it are hidden: its mean probability, or number.
 
     Attributes:
         method: of the reasons.
         items: that it was measured on.
-        share: of the pieces that are hidden.
+        share: of the pieces that are hidden, for the numbers beside the curves.
         whole: nothing hidden.
         strongest: the pieces hidden that speak most for the answer.
         random: as many at random.
         weakest: as many that speak least for it.
         gap: random less strongest.
         standard_error: of the gap.
+        curves: the same for every share.
     """
 
     method: str
@@ -174,8 +200,9 @@ class Faithfulness(Record):
     weakest: float
     gap: float
     standard_error: float
+    curves: Curves
 
     @property
     def beats_random(self) -> bool:
-        """Return whether the gap is above 0 by more than one standard error."""
-        return self.gap > self.standard_error
+        """Return whether the area between the curves of deletion is above 0 by more than one standard error."""
+        return self.curves.deletion > self.curves.deletion_error

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from chiasm.media import words_of
 from chiasm.recognition.reasons import ClassReasons, Explanation, Faithfulness, MediumReasons
 from chiasm.report.page import Card, Mark, Page, Place, decimal
-from chiasm.report.plots import Bar, bar_chart
+from chiasm.report.plots import Bar, Series, bar_chart, line_chart
 from chiasm.types import Modality
 
 _METHODS = {
@@ -112,17 +114,30 @@ def show_faithfulness(page: Page, faithfulness: Mapping[Modality, Faithfulness],
     page.section(
         "How far this can be believed",
         f"Mean probability of the answer (or the number) when parts of a medium are hidden, on {measured}, each medium alone. "
-        "Reasons are worth something if hiding the strongest lowers it by more than hiding random ones.",
+        "Reasons are worth something if hiding the strongest lowers it by more than hiding random ones (deletion), and "
+        "keeping the strongest keeps more of it than keeping random ones (insertion).",
     )
+    for name, one in faithfulness.items():
+        curves = one.curves
+        orders = (("weakest first", curves.weakest), ("random", curves.random), ("strongest first", curves.strongest))
+        page.chart(
+            line_chart(
+                f"{name.capitalize()}, {one.method}: what is left of the answer",
+                [Series(order, np.array(curves.shares), np.array(levels)) for order, levels in orders],
+                x_label="share of the pieces that is hidden",
+                y_label="answer",
+            )
+        )
     page.table(
         (
             "medium", "method", "items", "hidden", "nothing hidden", "strongest hidden", "random hidden", "weakest hidden",
-            "random - strongest", "standard error",
+            "random - strongest", "standard error", "deletion area", "standard error", "insertion area", "standard error",
         ),
         [
             (
                 name, one.method, one.items, f"{one.share:.0%}", one.whole, one.strongest, one.random, one.weakest, one.gap,
-                one.standard_error,
+                one.standard_error, one.curves.deletion, one.curves.deletion_error, one.curves.insertion,
+                one.curves.insertion_error,
             )
             for name, one in faithfulness.items()
         ],

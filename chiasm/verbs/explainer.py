@@ -32,7 +32,7 @@ from chiasm.recognition.explanations import (
     part_contributions,
     prior_evidence,
 )
-from chiasm.recognition.reasons import Change, ExampleReason, Explanation, Faithfulness, MediumReasons, Reason
+from chiasm.recognition.reasons import Change, Curves, ExampleReason, Explanation, Faithfulness, MediumReasons, Reason
 from chiasm.space import Space, start_space
 from chiasm.splits import class_name
 from chiasm.store.tables import chunks
@@ -47,8 +47,13 @@ EXAMPLES = 3  # for, and as many against
 MOST_HIDDEN = 10  # pieces that a change hides
 HIDDEN: Mapping[Modality, float] = {"image": 0.2, "text": 0.25, "audio": 0.2}
 """Share of the pieces that is hidden to measure faithfulness: 10 of the 49 places of a square picture, a quarter of the words."""
+SHARES: Mapping[Modality, tuple[float, ...]] = {
+    "image": (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0), "text": (0.0, 0.125, 0.25, 0.5, 0.75, 1.0),
+    "audio": (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0),
+}  # fmt: skip
+"""Shares of the pieces that are hidden for the curves of deletion and insertion; `HIDDEN` is one of them."""
 FEWEST_PIECES = 4  # of a medium that faithfulness is measured on
-DRAWS = 3  # of random pieces
+DRAWS = 3  # of random orders
 ROUNDING = 0.01  # share of an embedding's length that storing it may have changed
 
 
@@ -379,42 +384,63 @@ def source_of(listed: str, modality: Modality) -> Source:
 def measure_faithfulness(explainer: Explainer, parts: Sequence[Part], *, seed: int = 0) -> dict[Modality, Faithfulness]:
     """Measure whether hiding the pieces that speak most for an answer lowers it by more than hiding random ones.
 
-    Each medium is recognised alone, so that what others say does not hide what the pieces say (deletion, as Petsiuk et al.
-    2018, arXiv:1806.07421, at one share of the pieces). Media of less than four pieces tell nothing and are left out.
+    Each medium is recognised alone, so that what others say does not hide what the pieces say (deletion and insertion, as
+    Petsiuk et al. 2018, arXiv:1806.07421, against random orders). Media of less than four pieces tell nothing and are left
+    out.
 
     Args:
         explainer: of the column.
         parts: media to measure on.
-        seed: of the random pieces.
+        seed: of the random orders.
     """
     rng = np.random.default_rng(seed)
-    scores: dict[Modality, list[tuple[float, ...]]] = {}
+    levels: dict[Modality, list[Float64[np.ndarray, "orders shares"]]] = {}
     methods: dict[Modality, str] = {}
-    for part in parts:
-        own = [part]
-        item = explainer.item(own)
+    for done, part in enumerate(parts):
+        work.tell(work.Step("faithfulness", done, len(parts)))
+        item = explainer.item([part])
         answer = explainer.answer_of(item)
-        weighed = explainer.weigh(own, 0, item, answer)
+        weighed = explainer.weigh([part], 0, item, answer)
         if len(weighed.pieces) < FEWEST_PIECES:
             continue
-        number = max(1, round(HIDDEN[part.modality] * len(weighed.pieces)))
-        order = np.argsort(-weighed.weights)
-        random = [rng.permutation(len(order))[:number] for _ in range(DRAWS)]
-        hidden = [[weighed.pieces[row] for row in rows] for rows in (order[:number], order[-number:], *random)]
-        variants = explainer.hide(own, 0, hidden)
-        values = [explainer.level(arrays, answer) for arrays in (item, variants)]
-        whole, strongest, weakest, *drawn = np.concatenate(values).tolist()
-        scores.setdefault(part.modality, []).append((whole, strongest, float(np.mean(drawn)), weakest))
+        levels.setdefault(part.modality, []).append(_levels(explainer, part, item, answer, weighed, rng))
         methods[part.modality] = weighed.method
     return {
-        modality: _faithfulness(methods[modality], HIDDEN[modality], np.array(scores[modality]))
+        modality: _faithfulness(methods[modality], modality, np.array(levels[modality]))
         for modality in MODALITIES
-        if len(scores.get(modality, ())) > 1
+        if len(levels.get(modality, ())) > 1
     }
 
 
-def _faithfulness(method: str, share: float, scores: Float64[np.ndarray, "items 4"]) -> Faithfulness:
-    gaps = scores[:, 2] - scores[:, 1]
-    error = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
-    whole, strongest, random, weakest = scores.mean(axis=0).tolist()
-    return Faithfulness(method, len(gaps), share, whole, strongest, random, weakest, float(gaps.mean()), error)
+def _levels(
+    explainer: Explainer, part: Part, item: ModalityArrays, answer: int, weighed: Weighed, rng: np.random.Generator
+) -> Float64[np.ndarray, "orders shares"]:
+    """Return the answer to a medium with shares of its pieces hidden: the strongest first, at random, the weakest first."""
+    strongest = np.argsort(-weighed.weights)
+    orders = [strongest, strongest[::-1], *(rng.permutation(len(strongest)) for _ in range(DRAWS))]
+    numbers = [max(1, round(share * len(strongest))) for share in SHARES[part.modality][1:-1]]
+    hidden = [[weighed.pieces[row] for row in order[:number]] for order in orders for number in numbers]
+    variants = explainer.hide([part], 0, [*hidden, weighed.pieces])
+    *some, nothing_left = explainer.level(variants, answer)
+    whole = explainer.level(item, answer)[0]
+    inner = np.reshape(some, (len(orders), len(numbers)))
+    curves = np.hstack([np.full((len(orders), 1), whole), inner, np.full((len(orders), 1), nothing_left)])
+    return np.stack([curves[0], curves[2:].mean(axis=0), curves[1]])
+
+
+def _faithfulness(method: str, modality: Modality, levels: Float64[np.ndarray, "items orders shares"]) -> Faithfulness:
+    shares = SHARES[modality]
+    at = shares.index(HIDDEN[modality])
+
+    def mean(values: Float64[np.ndarray, " items"]) -> tuple[float, float]:
+        return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+    areas = np.trapezoid(levels, shares, axis=2)
+    strongest, random, weakest = (tuple(curve) for curve in levels.mean(axis=0).tolist())
+    curves = Curves(
+        shares, strongest, random, weakest, *mean(areas[:, 1] - areas[:, 0]), *mean(areas[:, 2] - areas[:, 1])
+    )
+    gap, error = mean(levels[:, 1, at] - levels[:, 0, at])
+    return Faithfulness(
+        method, len(levels), shares[at], strongest[0], strongest[at], random[at], weakest[at], gap, error, curves
+    )
