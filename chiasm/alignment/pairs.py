@@ -244,7 +244,7 @@ class PairStatistics:
     def save(self, path: str | Path, metadata: Mapping[str, str]) -> None:
         """Write one safetensors file; of the symmetric matrices only the upper triangle.
 
-        Matrices are rounded to float32, so `load` returns them to 6e-8 of each value; counts and sums are exact.
+        Everything is exact, so that what is learned of several files is what is learned of all pairs together.
 
         Args:
             path: the file, by convention ending in `.safetensors`. It appears whole or not at all.
@@ -256,9 +256,9 @@ class PairStatistics:
         tensors = {
             "sum_x": self.sum_x,
             "sum_y": self.sum_y,
-            "xx_upper": self.xx[np.triu_indices(len(self.sum_x))].astype(np.float32),
-            "xy": self.xy.astype(np.float32),
-            "yy_upper": self.yy[np.triu_indices(len(self.sum_y))].astype(np.float32),
+            "xx_upper": self.xx[np.triu_indices(len(self.sum_x))],
+            "xy": self.xy,
+            "yy_upper": self.yy[np.triu_indices(len(self.sum_y))],
         }
         header = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "count": str(self.count)}
         try:

@@ -11,7 +11,18 @@ import typer
 import chiasm
 from chiasm import console
 from chiasm.cli import complete, results
-from chiasm.cli.parameters import App, CollectionPath, Device, Licence, MaxPixels, Pairs, Where, pair_of
+from chiasm.cli.parameters import (
+    App,
+    CollectionPath,
+    Device,
+    Licence,
+    MaxPixels,
+    Modalities,
+    Pairs,
+    Where,
+    modalities_of,
+    pair_of,
+)
 
 app = App("Manage")
 
@@ -141,22 +152,36 @@ def reembed(
 
 @app.verb(
     "chiasm statistics photos.index --out photos.safetensors",
-    "chiasm statistics talks.index --out talks.safetensors --pairs audio,text",
-    then="chiasm align OTHER --source photos.safetensors",
+    "chiasm statistics photos.index --label species --out a.safetensors",
+    then="chiasm align OTHER --source photos.safetensors; chiasm fit a.safetensors --source b.safetensors",
     doing="Summing up",
 )
 def statistics(
     collection: CollectionPath,
     out: Annotated[Path, typer.Option(metavar="FILE", help="File to write (.safetensors).")],
     pairs: Pairs = "image,text",
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Sums of its classes, for fit.", autocompletion=complete.columns),
+    ] = None,
+    modalities: Modalities = None,
     where: Where = None,
     device: Device = "auto",
 ) -> None:
-    """Write what `align --source` needs of this collection, without its data."""
-    count = chiasm.statistics(collection, out=out, pairs=pair_of(pairs), where=where, device=device)
+    """Write what `align --source`, or with --label `fit`, need of this collection, without its data."""
+    count = chiasm.statistics(
+        collection,
+        out=out,
+        pairs=pair_of(pairs),
+        label=label,
+        modalities=modalities_of(modalities),
+        where=where,
+        device=device,
+    )
+    what, use = ("pairs", f"align OTHER --source {out}") if label is None else ("items", f"fit {out} --label {label}")
     console.show(
-        {"pairs": count, "path": str(out)},
-        lambda: console.say(f"Statistics of {count} pairs are in {out}. Use them: chiasm align OTHER --source {out}"),
+        {what: count, "path": str(out)},
+        lambda: console.say(f"Statistics of {count} {what} are in {out}. Use them: chiasm {use}"),
     )
 
 

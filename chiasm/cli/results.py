@@ -242,7 +242,8 @@ def print_align_report(report: AlignReport, collection: Path, sources: Sequence[
 
 def print_fit_report(report: FitReport, written: Path | None) -> None:
     """Print how good the recogniser is on items it was not trained on, and the choices that were made."""
-    _print_recognition(report.metrics)
+    if report.metrics:
+        _print_recognition(report.metrics)
     target = (
         f"{len(report.classes)} classes of {report.label!r}" if report.chosen.get("kind") == "classes" else report.label
     )

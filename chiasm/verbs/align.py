@@ -18,7 +18,7 @@ from chiasm.alignment.pairs import Pairs
 from chiasm.cores import limit_threads
 from chiasm.encoders.base import Encoder
 from chiasm.encoders.runtime import Device
-from chiasm.errors import SpaceError
+from chiasm.errors import LabelError, SpaceError
 from chiasm.files import one_form
 from chiasm.saved import DAMAGE
 from chiasm.space import Space
@@ -174,21 +174,40 @@ def statistics(
     *,
     out: str | Path,
     pairs: tuple[Modality, Modality] = ("image", "text"),
+    label: str | None = None,
+    modalities: Sequence[Modality] | None = None,
     where: str | None = None,
     device: Device = "auto",
 ) -> int:
-    """Write what `align` needs of this collection as a source: sums and matrices, not the pairs. Return their number.
+    """Write what `align` or, with a label, `fit` need of this collection as a source: sums and matrices, not the items.
 
-    With 10 pairs and more, also the settings of the map that they teach by themselves, and how that did on held-out pairs:
-    a collection without pairs learns from the file alone.
+    Of 13 pairs and more, also the settings of the map that they teach by themselves, and how that did on held-out pairs:
+    a collection without pairs learns from the file alone. Sums of few items tell much of each (docs/privacy.md).
 
     Args:
         collection: the source.
         out: the file to write, by convention ending in `.safetensors`.
         pairs: the two modalities.
+        label: a column of classes, whose items are summed up instead of pairs.
+        modalities: of the label, what its items are embedded by; those that lack one are left out. Default: all.
         where: only items that meet this condition.
         device: `"auto"`, `"cpu"` or `"cuda"`.
+
+    Returns:
+        The number of pairs, or of items.
+
+    Raises:
+        SpaceError: no item has both modalities, or the file cannot be written.
+        LabelError: there is no such column of classes, or there are modalities without a label.
     """
+    if label is not None:
+        from chiasm.verbs.pooled import label_statistics
+
+        party = label_statistics(collection, label, modalities=modalities, where=where, device=device)
+        party.save(out)
+        return party.sums.sums.count
+    if modalities is not None:
+        raise LabelError("modalities go with a label: pairs name theirs themselves. Leave them out, or name the label")
     from chiasm.alignment.alignment import MIN_PAIRS
     from chiasm.alignment.pairs import PairStatistics
 
@@ -197,7 +216,7 @@ def statistics(
     data = pairs_of(opened, start, pairs, where=where)
     sums = PairStatistics.from_pairs(data.features, data.anchors)
     about = _provenance(start, data.moved, data.anchor)
-    if len(data.items) >= MIN_PAIRS and len(set(data.groups.tolist())) > 1:
+    if len(data.items) * (1 - HELD_OUT) >= MIN_PAIRS and len(set(data.groups.tolist())) > 1:
         learned = _learn_pairs(data, None, "ridge", "auto", 0)
         assert learned.choice is not None
         about["learned"] = json.dumps(
@@ -493,6 +512,10 @@ def _load_source(source: str | Path, space: Space, moved: Modality, anchor: Moda
         result = _Source(str(source), pairs=pairs_of(opened, start, (moved, anchor)))
     else:
         sums, theirs = PairStatistics.load(path)
+        if "label" in theirs:
+            raise SpaceError(
+                f"{source} has statistics of labels ({theirs['label']}), for fit. Write those of pairs: no --label"
+            )
         learned = theirs.pop("learned", None)
         result = _Source(str(source), sums=sums, learned=None if learned is None else _parsed(learned, path))
     ours = _provenance(space, moved, anchor)

@@ -212,7 +212,8 @@ def fit(
     """Train a recogniser on the labelled items of a collection and save it as a folder.
 
     Args:
-        collection: where the items are.
+        collection: where the items are; or a file that `statistics` wrote with a label. Where this or a source is a file, the
+            model is a ridge head on the sums of all of them, each item counting the same: exactly that of all items together.
         label: the column to predict, or several, also as one text with commas between. Items without a value are left out; of several
             columns, items need one.
         out: the folder to write; a model that is there is replaced, and kept (`revert`).
@@ -277,6 +278,8 @@ def fit(
         class_weight=class_weight, tune=tune, sampler=sampler, nested=nested, finetune=finetune, also=also, log_dir=log_dir,
         seed=seed,
     )  # fmt: skip
+    if any(Path(one).is_file() for one in (collection, *each_source(source))):
+        return _fit_pooled(collection, label, out, options, device)
     run = _read(collection, label, options, device)
     last = None
     if finetune is not None:
@@ -316,6 +319,26 @@ def fit(
         tried = {} if last is None else last.tried
         _write_report(report, result, recognizer, measured_on, tuning, also_found, about, tried)
     return result
+
+
+def _fit_pooled(
+    collection: str | Path, label: str | Sequence[str], out: str | Path, options: FitOptions, device: Device
+) -> FitReport:
+    """Fit on sums of several parties, see `chiasm.verbs.pooled`."""
+    from chiasm.verbs.pooled import fit_pooled
+
+    allowed = {"source", "modalities", "where"}
+    others = [
+        name for name, value in vars(options).items() if name not in allowed and value != getattr(FitOptions, name)
+    ]
+    names = [label] if isinstance(label, str) else [*label]
+    if others or len(names) != 1:
+        what = ", ".join(others) or "several columns"
+        raise LabelError(
+            f"{what}: not with files of statistics, which hold sums of one column and no items. Leave it out"
+        )
+    parties = [collection, *each_source(options.source)]
+    return fit_pooled(parties, names[0], out=out, modalities=options.modalities, where=options.where, device=device)
 
 
 def _read(collection: str | Path, label: str | Sequence[str], options: FitOptions, device: Device) -> _Run:
