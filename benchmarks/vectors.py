@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -87,20 +87,21 @@ def kinds(images: Matrix, texts: Matrix) -> dict[str, tuple[int, Search]]:
 
 def _projected(basis: Matrix, images: Matrix) -> Search:
     short = in_8_bits(images @ basis)
-    return lambda queries: queries @ basis @ short.T
+    return lambda queries: np.asarray(queries @ basis @ short.T)
 
 
 def in_8_bits(vectors: Matrix) -> Matrix:
     """Return what vectors are after they were kept in 8 bits, with a scale each."""
     scales = np.maximum(np.abs(vectors).max(axis=1, keepdims=True) / 127, 1e-12)
-    return np.round(vectors / scales) * scales
+    return np.asarray(np.round(vectors / scales) * scales)
 
 
 def again(queries: Matrix, scores: Matrix, vectors: Matrix) -> Matrix:
     """Return the scores by vectors of those that are best by other scores; the rest has none."""
     best = np.argsort(-scores, axis=1)[:, :AMONG]
-    exact = np.full_like(queries @ vectors.T, -np.inf)
-    np.put_along_axis(exact, best, np.take_along_axis(queries @ vectors.T, best, axis=1), axis=1)
+    scores = queries @ vectors.T
+    exact: Matrix = np.full_like(scores, -np.inf)
+    np.put_along_axis(exact, best, np.take_along_axis(scores, best, axis=1), axis=1)
     return exact
 
 
@@ -117,14 +118,14 @@ def same(scores: Matrix, whole: Matrix) -> float:
 def sizes() -> str:
     """The bytes of exported collections, with and without what may go along."""
     rows: list[list[object]] = []
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "--int8": {}, "--int8 --dimension 192": {"dimension": 192}, "--int8 --dimension 128": {"dimension": 128},
         "--int8 --thumbnails": {"thumbnails": True}, "--int8 --texts": {"texts": True},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         for words, own in options.items():
             file = Path(name) / "stamps.chiasm"
-            report = chiasm.export(benchmarks_folder() / "stamps", out=file, int8=True, **own)  # type: ignore[arg-type]  # by name
+            report = chiasm.export(benchmarks_folder() / "stamps", out=file, int8=True, **own)
             with zipfile.ZipFile(file) as archive:
                 vectors = archive.getinfo("vectors.int8").compress_size
                 networks = sum(one.compress_size for one in archive.infolist() if one.filename.endswith(".onnx"))

@@ -26,6 +26,7 @@ import chiasm
 from chiasm import encoders, media, predict_script, types
 from chiasm.errors import ChiasmError
 from chiasm.predict_script import Bundle, BundleError
+from chiasm.shipping.half import in_half
 from chiasm.verbs.budget import Budget, choose
 from chiasm.verbs.bundles import portable_encoders
 from chiasm.verbs.export import Form
@@ -221,6 +222,26 @@ def test_a_collection_is_searched_in_one_file(collection: Path, folder: Path) ->
         Bundle(report.path).search("audio", "x")
 
 
+def test_float16_gives_the_same_answers(model: Path, bundle: Path, folder: Path, tmp_path: Path) -> None:
+    report = chiasm.export(model, out=tmp_path / "half.chiasm", fp16=True)
+    assert (report.size or 0) < 0.6 * bundle.stat().st_size
+    whole, half = (chiasm.predict(one, [folder]).predictions for one in (bundle, tmp_path / "half.chiasm"))
+    for expected, one in zip(whole, half, strict=True):
+        assert (one.label, one.unknown, one.set) == (expected.label, expected.unknown, expected.set)
+        assert one.probabilities == pytest.approx(expected.probabilities, abs=5e-3)
+
+
+def test_what_float16_cannot_hold_is_refused(bundle: Path) -> None:
+    with zipfile.ZipFile(bundle) as archive:
+        model = onnx.load_from_string(archive.read("encode/image.onnx"))
+    convolution = next(node for node in model.graph.node if node.op_type == "Conv")
+    weights = next(one for one in model.graph.initializer if one.name == convolution.input[1])
+    large = onnx.numpy_helper.to_array(weights) * np.float32(1e6)
+    weights.CopyFrom(onnx.numpy_helper.from_array(large, weights.name))
+    with pytest.raises(ChiasmError, match="without fp16"):
+        in_half(model.SerializeToString())
+
+
 def test_thumbnails_and_texts_go_along(collection: Path, folder: Path, tmp_path: Path) -> None:
     without = chiasm.export(collection, out=tmp_path / "plain.chiasm")
     report = chiasm.export(collection, out=tmp_path / "shown.chiasm", thumbnails=True, texts=True)
@@ -277,14 +298,23 @@ def test_a_budget_chooses_by_held_out_items(model: Path, collection: Path, folde
     drawn(tmp_path / "others", ("gray", "navy", "teal", "gold", "lime", "cyan", "magenta", "maroon", "olive", "silver"))
     others = tmp_path / "others.index"
     chiasm.add([tmp_path / "others"], to=others)
-    report = chiasm.export(model, out=tmp_path / "small.chiasm", budget="60 MB", on=others)
-    assert [form.name for form in report.forms] == ["fp32", "int8"]
+    chiasm.fit(collection, label="label", out=tmp_path / "words", modalities=["text"])
+    report = chiasm.export(model, out=tmp_path / "small.chiasm", budget="60 MB", on=others, smaller=tmp_path / "words")
+    forms = {form.name: form for form in report.forms}
+    assert [*forms] == ["fp32", "fp16", "int8", "words fp32", "words fp16", "words int8"]
+    assert forms["fp32"].megabytes > 1.7 * forms["fp16"].megabytes > 1.7 * forms["int8"].megabytes
+    assert forms["int8"].megabytes > forms["words int8"].megabytes
+    chosen = min((form for form in report.forms if form.loss <= 0), key=lambda form: form.megabytes)
     with zipfile.ZipFile(report.path) as archive:
-        assert "| int8 |" in archive.read("README.md").decode()
-        assert json.loads(archive.read("about.json"))["int8"]
-    assert report.size == pytest.approx(report.forms[1].megabytes * 1e6, rel=0.05)
+        assert f"This is {chosen.name}." in archive.read("README.md").decode()
+        assert json.loads(archive.read("about.json"))["precision"] == chosen.name.rpartition(" ")[2]
+    assert report.size == pytest.approx(chosen.megabytes * 1e6, rel=0.05)
     with pytest.raises(ChiasmError, match="no form of the model"):
-        chiasm.export(model, out=tmp_path / "no.chiasm", budget="1MB", on=others)
+        chiasm.export(model, out=tmp_path / "no.chiasm", budget="1MB", on=others, report=tmp_path / "forms.json")
+    blocks = json.loads((tmp_path / "forms.json").read_text(encoding="utf-8"))
+    assert all(name in json.dumps(blocks) for name in ("macro-F1 by MB", "macro-F1 by ms an item", "fp16"))
+    with pytest.raises(ChiasmError, match="written as"):
+        chiasm.export(model, out=tmp_path / "no.chiasm", budget="1MB", on=others, report=tmp_path / "forms.txt")
     with pytest.raises(ChiasmError, match="name a collection of others"):
         chiasm.export(model, out=tmp_path / "no.chiasm", budget="60MB", on=collection)
     assert not (tmp_path / "no.chiasm").exists()
@@ -296,6 +326,9 @@ def test_a_budget_chooses_by_held_out_items(model: Path, collection: Path, folde
         ({"budget": "30MB"}, "with on"),
         ({"budget": "30MB", "on": "c", "int8": True}, "with on"),
         ({"on": "c"}, "with on"),
+        ({"smaller": "c"}, "with on"),
+        ({"report": "c.html"}, "with on"),
+        ({"int8": True, "fp16": True}, "leave one out"),
     ],
 )
 def test_a_budget_that_cannot_be_kept_to(model: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
@@ -389,7 +422,7 @@ def test_a_graph_of_texts_takes_tokens(bundle: Path, collection: Path, tmp_path:
 def test_what_cannot_leave_says_why() -> None:
     encoder = FakeEncoder()
     with pytest.raises(ChiasmError, match="libraries that an exported file does without"):
-        portable_encoders({"image": encoder, "audio": encoder}, ("image", "audio"), int8=False)
+        portable_encoders({"image": encoder, "audio": encoder}, ("image", "audio"), "fp32")
 
 
 # -------------------------------------------------------------------------------------------------------------- damage

@@ -13,7 +13,7 @@ def planted(rows: int = 60) -> np.ndarray:
     """Vectors of 16 numbers that lie in three dimensions but for little noise."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(rows, 3)) @ rng.normal(size=(3, 16)) + 0.01 * rng.normal(size=(rows, 16))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def test_products_are_kept_as_well_as_they_can_be() -> None:

@@ -19,6 +19,7 @@ from chiasm.cli.parameters import (
     MaxPixels,
     Modalities,
     Pairs,
+    Report,
     Where,
     modalities_of,
     pair_of,
@@ -99,6 +100,7 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Of .chiasm, .onnx and .html: networks in 8-bit integers.")
     ] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Of the same: networks in float16, for GPUs.")] = False,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -109,6 +111,13 @@ def export(
         Path | None,
         typer.Option(metavar="COLLECTION", help="Of the budget: labelled items that the model has not seen."),
     ] = None,
+    smaller: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL", help="Of the budget: another model that may be taken, e.g. of a compressed encoder."
+        ),
+    ] = None,
+    report: Report = None,
     dimension: Annotated[
         int | None,
         typer.Option(metavar="N", help="Of a collection as .chiasm: fewer numbers a vector; says what it costs."),
@@ -119,11 +128,11 @@ def export(
     texts: Annotated[bool, typer.Option("--texts", help="Of a collection as .chiasm: with whole texts.")] = False,
 ) -> None:
     """Write items for another tool; or a model, or a collection to search, as one file that runs without chiasm."""
-    report = chiasm.export(
-        source, out=out, format=format, label=label, where=where, int8=int8, budget=budget, on=on,
-        dimension=dimension, thumbnails=thumbnails, texts=texts,
+    written = chiasm.export(
+        source, out=out, format=format, label=label, where=where, int8=int8, fp16=fp16, budget=budget, on=on,
+        smaller=smaller, report=report, dimension=dimension, thumbnails=thumbnails, texts=texts,
     )  # fmt: skip
-    console.show(report.as_dict(), lambda: results.print_export_report(report))
+    console.show(written.as_dict(), lambda: results.print_export_report(written))
 
 
 @app.verb(

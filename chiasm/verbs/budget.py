@@ -68,22 +68,28 @@ class HeldOutFiles:
     labels: tuple[str, ...]
 
 
-def held_out_files(saved: Model, collection: str | Path) -> HeldOutFiles:
-    """Return the items of a collection that have a class of the model, and that it has not learned from.
+def held_out_files(models: Sequence[Model], collection: str | Path) -> HeldOutFiles:
+    """Return the items of a collection that have a class of the first model, and that no model has learned from.
 
     Raises:
-        ChiasmError: the model is of something else than one column of classes, the collection is embedded by another encoder,
-            or there are fewer than 20 such items.
+        ChiasmError: a model is of something else than one column of classes, or of another column than the first, the
+            collection is embedded by another encoder than the first model's, or there are fewer than 20 such items.
     """
-    if len(saved.recognizer.columns_) > 1 or saved.recognizer.only_column_.kind != "classes":
+    saved = models[0]
+    if any(len(one.recognizer.columns_) > 1 or one.recognizer.only_column_.kind != "classes" for one in models):
         raise ChiasmError("a budget is for models of one column of classes: leave it out, and choose by --int8")
+    if len({one.label for one in models}) > 1:
+        raise ChiasmError(f"the models are of different columns: {', '.join(one.label for one in models)}")
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device="cpu")
     saved.check(fingerprints_of(networks))
     space, used = saved.space or start_space(networks), tuple(saved.fingerprints)
     data = labelled_items(opened, networks, space, [saved.label], modalities=used)
-    known, seen = {str(name) for name in saved.recognizer.classes_}, saved.left_out.knows(data.contents)
-    rows = [row for row, label in enumerate(data.labels) if not seen[row] and str(label) in known]
+    known, seen = (
+        {str(name) for name in saved.recognizer.classes_},
+        [one.left_out.knows(data.contents) for one in models],
+    )
+    rows = [row for row, label in enumerate(data.labels) if not any(own[row] for own in seen) and str(label) in known]
     if len(rows) < FEWEST:
         raise ChiasmError(
             f"{opened.path.name} has {len(rows)} labelled items that the model has not learned from, and {FEWEST} are the least that a "
@@ -149,3 +155,15 @@ def as_table(forms: Sequence[Form], error: float, items: int) -> str:
     lines = ["| form | MB | ms an item, of one core | macro-F1 |", "|---|---|---|---|"]
     lines += [f"| {one.name} | {one.megabytes:.1f} | {one.milliseconds:.0f} | {one.f1_macro:.3f} |" for one in forms]
     return "\n".join([*lines, "", f"On {items} held-out items; standard error of macro-F1 {error:.3f}."])
+
+
+def save_report(forms: Sequence[Form], error: float, items: int, budget: Budget, name: str, path: str | Path) -> None:
+    """Write what was measured of forms as a report."""
+    from chiasm.report.forms import show_forms
+    from chiasm.report.page import Page
+
+    measured = f"Measured on {items} held-out items; standard error of the full model's macro-F1 {error:.3f}."
+    page = Page(f"Forms of {name}", measured, {"budget": f"{budget.most:g} {budget.unit}"})
+    costs = {"MB": [one.megabytes for one in forms], "ms an item": [one.milliseconds for one in forms]}
+    show_forms(page, [one.name for one in forms], costs, [one.f1_macro for one in forms], error)
+    page.save(path)

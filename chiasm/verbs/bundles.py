@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,23 +31,24 @@ from chiasm.encoders.base import Encoder, Portable, fingerprints_of, first_of
 from chiasm.encoders.licence import models_of
 from chiasm.errors import ChiasmError, EncoderError, MediaError
 from chiasm.files import strict_json, write_whole
-from chiasm.media import load
+from chiasm.media import words_of
 from chiasm.recognition.columns import Fitted, route
 from chiasm.recognition.confidence import ConformalScores
 from chiasm.recognition.modalities import Subset, subsets
 from chiasm.report.page import thumbnail_jpeg
 from chiasm.retrieval.shortening import directions, kept_by
 from chiasm.shipping.graphs import alarm_of, answer_graph, known_of, place_graph
+from chiasm.shipping.half import in_half
 from chiasm.shipping.web import page_of
 from chiasm.shipping.whole import whole_graph
 from chiasm.space import Space, start_space
 from chiasm.store.collection import Collection
 from chiasm.types import MODALITIES, Modality
-from chiasm.verbs.budget import Budget, as_table, choose, held_out_files, in_words, measure_forms
+from chiasm.verbs.budget import Budget, as_table, choose, held_out_files, in_words, measure_forms, save_report
 from chiasm.verbs.card import model_card, numbers_of
 from chiasm.verbs.dataset import shared_block
-from chiasm.verbs.export import ExportReport, Form, Format
-from chiasm.verbs.model import Model, load_model
+from chiasm.verbs.export import ExportReport, Form, Format, Precision
+from chiasm.verbs.model import Model, check_report, load_model
 from chiasm.verbs.spaces import PlacedVectors, open_table, placed_vectors, space_of
 
 _MAIN = b"import sys\n\nimport predict\n\nsys.exit(predict.main([sys.argv[0], *sys.argv[1:]]))\n"
@@ -61,6 +62,7 @@ prints a line of JSON an item. Files of one name (bird.jpg, bird.txt) are one it
 _LEVEL, _FALSE_ALARMS = 0.9, 0.05  # of a page, where nobody asks for others: as of the script
 _MOST_WORDS = 200  # characters of a text that are kept beside its vector
 
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 Parts = dict[str, bytes]
 """The files of a bundle."""
 
@@ -70,7 +72,7 @@ class Searchable:
     """What of a collection goes into its bundle."""
 
     where: str | None  # items; None: all
-    int8: bool  # networks
+    precision: Precision  # of the networks
     dimension: int | None  # of the vectors; None: as they are
     thumbnails: bool
     texts: bool  # whole, with transcripts
@@ -86,24 +88,51 @@ def export_collection(source: Path, target: Path, wanted: Searchable) -> ExportR
     return _bundled(target, *_collection(Collection.open(source), target.name, wanted))
 
 
-def export_model(source: Path, target: Path, *, int8: bool, budget: str | None, on: str | Path | None) -> ExportReport:
+def export_model(source: Path, target: Path, *, precision: Precision) -> ExportReport:
     """Write a model as one file, in the place of one that is there.
 
     Raises:
-        ChiasmError: there is none, none of its encoders can be exported, the options do not go together, no form of the model
-            stays within the budget, or the disk cannot be written to.
+        ChiasmError: there is none, none of its encoders can be exported, or the disk cannot be written to.
     """
-    if (budget is None) != (on is None) or (budget is not None and int8):
-        raise ChiasmError(
-            "a budget chooses whether a model is in int8, by a collection with items that it has not learned from: give budget "
-            "with on, and without int8"
-        )
-    forms: tuple[Form, ...] = ()
-    if budget is not None and on is not None:
-        parts, items, notes, forms = _within(load_model(source), target.name, Budget.of(budget), on)
-    else:
-        parts, items, notes = _model(load_model(source), target.name, int8=int8)
-    return _bundled(target, parts, items, notes, forms)
+    return _bundled(target, *_model(load_model(source), target.name, precision))
+
+
+def export_within(
+    source: Path,
+    target: Path,
+    *,
+    budget: str,
+    on: str | Path,
+    smaller: str | Path | None,
+    report: str | Path | None,
+) -> ExportReport:
+    """Write the cheapest form of a model, or of a smaller one, that is as good as the full one, as one file.
+
+    Raises:
+        ChiasmError: as `export_model`; or the budget is none, the models are not of one column of the same name, too few items
+            are held out, or no form stays within the budget.
+    """
+    check_report(report)
+    most = Budget.of(budget)
+    models = {"": load_model(source)} | (
+        {} if smaller is None else {f"{Path(smaller).name} ": load_model(Path(smaller))}
+    )
+    held_out = held_out_files([*models.values()], on)
+    forms_of: dict[str, tuple[Model, Precision]] = {
+        f"{name}{precision}": (saved, precision) for name, saved in models.items() for precision in PRECISIONS
+    }
+    with TemporaryDirectory() as room:
+        files = {form: Path(room) / str(number) for number, form in enumerate(forms_of)}
+        for form, own in forms_of.items():
+            write_bundle(files[form], model_parts(*own)[0])
+        forms, error = measure_forms(files, held_out)
+    if report is not None:
+        save_report(forms, error, len(held_out.labels), most, source.name, report)
+    chosen = choose(forms, error, most)
+    saved, precision = forms_of[chosen.name]
+    measured = f"This is {chosen.name}.\n\n{as_table(forms, error, len(held_out.labels))}"
+    parts, items, notes = _model(saved, target.name, precision, measured=measured)
+    return _bundled(target, parts, items, [notes[0], f"{chosen.name}, of {in_words(forms)}", *notes[1:]], forms)
 
 
 def _bundled(
@@ -118,7 +147,7 @@ def _bundled(
     return ExportReport(str(target), "chiasm", items, 0, (), size, tuple(notes), forms)
 
 
-def export_graph(source: Path, target: Path, *, int8: bool) -> ExportReport:
+def export_graph(source: Path, target: Path, *, precision: Precision) -> ExportReport:
     """Write a model as one ONNX graph, from pixels where it knows pictures, else from tokens, to probabilities or the number.
 
     Raises:
@@ -126,7 +155,7 @@ def export_graph(source: Path, target: Path, *, int8: bool) -> ExportReport:
     """
     saved = load_model(source)
     column = _only_column(saved)
-    parts, left_out = model_parts(saved, int8=int8)
+    parts, left_out = model_parts(saved, precision)
     modality: Modality = "image" if "answer/image.onnx" in parts else "text"  # one of them, and the column goes by it
     content = whole_graph(
         parts,
@@ -137,7 +166,7 @@ def export_graph(source: Path, target: Path, *, int8: bool) -> ExportReport:
     return _written(saved, target, "onnx", content, [f"from {modality} alone", *_reasons(left_out)])
 
 
-def export_page(source: Path, target: Path, *, int8: bool) -> ExportReport:
+def export_page(source: Path, target: Path, *, precision: Precision) -> ExportReport:
     """Write a model as one HTML page that recognises pictures in a browser.
 
     Raises:
@@ -151,7 +180,7 @@ def export_page(source: Path, target: Path, *, int8: bool) -> ExportReport:
             f"a page recognises pictures, and {source} goes by {', '.join(column.features.modalities)}: texts would be cut into "
             "tokens by the library tokenizers, which has no build for browsers. Export it as a .chiasm file"
         )
-    parts, left_out = model_parts(saved, int8=int8)
+    parts, left_out = model_parts(saved, precision)
     if "image" in left_out:
         raise ChiasmError(f"a page recognises pictures, and {left_out['image']}")
     outputs = {"values.0": "values", "strange.0": "strange"}
@@ -195,25 +224,9 @@ def _reasons(left_out: Mapping[Modality, str]) -> list[str]:
     return [f"{modality} is left out: {reason}" for modality, reason in left_out.items()]
 
 
-def _within(saved: Model, name: str, budget: Budget, on: str | Path) -> tuple[Parts, int, list[str], tuple[Form, ...]]:
-    """Return the cheapest bundle of a model that is as good as the full one, as `_model`, and what was measured."""
-    held_out = held_out_files(saved, on)
-    with TemporaryDirectory() as room:
-        files = {form: Path(room) / form for form in ("fp32", "int8")}
-        for form, file in files.items():
-            write_bundle(file, model_parts(saved, int8=form == "int8")[0])
-        forms, error = measure_forms(files, held_out)
-    chosen = choose(forms, error, budget)
-    measured = as_table(forms, error, len(held_out.labels))
-    parts, items, notes = _model(
-        saved, name, int8=chosen.name == "int8", measured=f"This is {chosen.name}.\n\n{measured}"
-    )
-    return parts, items, [notes[0], f"{chosen.name}, of {in_words(forms)}", *notes[1:]], forms
-
-
-def _model(saved: Model, name: str, *, int8: bool, measured: str = "") -> tuple[Parts, int, list[str]]:
+def _model(saved: Model, name: str, precision: Precision, *, measured: str = "") -> tuple[Parts, int, list[str]]:
     """Return the bundle of a model, items that it learned from, and notes; `measured` goes into its card."""
-    parts, left_out = model_parts(saved, int8=int8)
+    parts, left_out = model_parts(saved, precision)
     missing = _reasons(left_out)
     use = "\n".join([_USE.format(name=name), "", measured, *(f"- {note}" for note in missing)]).rstrip()
     card = model_card(saved.report, saved.encoder, saved.pretrained, use=use)
@@ -234,7 +247,7 @@ def _collection(opened: Collection, name: str, wanted: Searchable) -> tuple[Part
     rows = np.flatnonzero(np.isin(placed.items, [*items]))
     if not len(rows):
         raise ChiasmError(f"{opened.path} has no item with a vector" + (f" and {wanted.where}" if wanted.where else ""))
-    portable, left_out = portable_encoders(owner, tuple(name for name in MODALITIES if name in owner), int8=wanted.int8)
+    portable, left_out = portable_encoders(owner, tuple(name for name in MODALITIES if name in owner), wanted.precision)
     vectors, basis, notes = placed.vectors[rows], None, []
     if wanted.dimension is not None:
         basis = directions(vectors, wanted.dimension)
@@ -256,14 +269,14 @@ def _collection(opened: Collection, name: str, wanted: Searchable) -> tuple[Part
     parts |= _encoder_parts(portable)
     for modality in portable:
         width, columns = owner[modality].dim, (0, space.dim)
-        graph = place_graph(space, modality, width, columns=columns, basis=basis, int8=wanted.int8)
+        graph = place_graph(space, modality, width, columns=columns, basis=basis, int8=wanted.precision == "int8")
         parts[f"place/{modality}.onnx"] = graph
     scales = np.maximum(np.abs(vectors).max(axis=1) / 127, 1e-12).astype("<f4")
     parts["vectors.int8"] = np.round(vectors / scales[:, None]).astype(np.int8).tobytes()
     parts["vectors.scales"] = scales.tobytes()
     models = [asdict(one) for one in models_of(owner)]
     about = {"space": space.name, "modalities": {one: {} for one in portable}, "rows": entries, "models": models}
-    parts["about.json"] = about_json(about, opened.encoder, wanted.int8, left_out)
+    parts["about.json"] = about_json(about, opened.encoder, wanted.precision, left_out)
     notes += [f"nobody can search with {modality}: {reason}" for modality, reason in left_out.items()]
     use = f'python {name} --search "WORDS"' if "text" in portable else f"python {name} --like PICTURE"
     held = ["the vectors of files, their paths", "small pictures" if wanted.thumbnails else ""]
@@ -298,15 +311,15 @@ def _entries(
         if is_file:
             entry["path"] = source
         said = None if passages is None else passages[row].as_py()
-        try:
-            if wanted.texts and said is None and kept == "text":
-                said = source if not is_file else load(source, listed_as="text").text
-            if wanted.thumbnails and kept in ("image", "video") and source not in {*thumbnails, *lacking}:
-                jpeg = thumbnail_jpeg(Path(source))
+        if wanted.texts and said is None and kept == "text":
+            said = words_of(source)
+            lacking |= {source: None} if said is None else {}
+        if wanted.thumbnails and kept in ("image", "video") and source not in thumbnails and source not in lacking:
+            try:
+                parts[f"thumbnails/{len(thumbnails)}.jpg"] = thumbnail_jpeg(Path(source))
                 thumbnails[source] = f"thumbnails/{len(thumbnails)}.jpg"
-                parts[thumbnails[source]] = jpeg
-        except MediaError:
-            lacking[source] = None
+            except MediaError:
+                lacking[source] = None
         if said is None and not is_file:
             said = source[:_MOST_WORDS]
         entry |= {"text": said} if said is not None else {}
@@ -328,7 +341,7 @@ def write_bundle(target: Path, parts: Mapping[str, bytes]) -> int:
 
 
 def portable_encoders(
-    owner: Mapping[Modality, Encoder], wanted: tuple[Modality, ...], *, int8: bool
+    owner: Mapping[Modality, Encoder], wanted: tuple[Modality, ...], precision: Precision
 ) -> tuple[dict[Modality, Portable], dict[Modality, str]]:
     """Return what runs the encoders elsewhere, and why others cannot leave.
 
@@ -339,7 +352,8 @@ def portable_encoders(
     left_out: dict[Modality, str] = {}
     for modality in wanted:
         try:
-            portable[modality] = owner[modality].portable(int8=int8)
+            own = owner[modality].portable(int8=precision == "int8")
+            portable[modality] = replace(own, graph=in_half(own.graph)) if precision == "fp16" else own
         except EncoderError as error:
             left_out[modality] = str(error)
     if not portable:
@@ -347,7 +361,7 @@ def portable_encoders(
     return portable, left_out
 
 
-def model_parts(saved: Model, *, int8: bool) -> tuple[Parts, dict[Modality, str]]:
+def model_parts(saved: Model, precision: Precision) -> tuple[Parts, dict[Modality, str]]:
     """Return the bundle of a model but for its card, and the modalities that are left out with the reasons.
 
     Raises:
@@ -356,9 +370,9 @@ def model_parts(saved: Model, *, int8: bool) -> tuple[Parts, dict[Modality, str]
     networks = encoders.resolve(saved.encoder, device="cpu")
     saved.check(fingerprints_of(networks))
     owner, space = first_of(networks), saved.space or start_space(networks)
-    columns = [*saved.recognizer.columns_.values()]
+    columns, int8 = [*saved.recognizer.columns_.values()], precision == "int8"
     used = {name for column in columns for name in column.features.modalities}
-    portable, left_out = portable_encoders(owner, tuple(name for name in MODALITIES if name in used), int8=int8)
+    portable, left_out = portable_encoders(owner, tuple(name for name in MODALITIES if name in used), precision)
     placed = [name for name in portable if any(name in column.features.shared for column in columns)]
     parts = _encoder_parts(portable)
     for modality in placed:
@@ -382,14 +396,14 @@ def model_parts(saved: Model, *, int8: bool) -> tuple[Parts, dict[Modality, str]
         "measured": dict(saved.report),
         "models": [asdict(one) for one in saved.pretrained],
     }
-    parts["about.json"] = about_json(about, saved.encoder, int8, left_out)
+    parts["about.json"] = about_json(about, saved.encoder, precision, left_out)
     return parts, left_out
 
 
-def about_json(about: Mapping[str, Any], encoder: str, int8: bool, left_out: Mapping[Modality, str]) -> bytes:
+def about_json(about: Mapping[str, Any], encoder: str, precision: Precision, left_out: Mapping[Modality, str]) -> bytes:
     """Return `about.json`, by which a bundle is known."""
     head = {"format": predict_script.FORMAT, "version": predict_script.VERSION, "by": __version__}
-    return strict_json({**head, "encoder": encoder, "int8": int8, "left_out": left_out, **about}).encode()
+    return strict_json({**head, "encoder": encoder, "precision": precision, "left_out": left_out, **about}).encode()
 
 
 def _encoder_parts(portable: Mapping[Modality, Portable]) -> Parts:

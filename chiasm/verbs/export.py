@@ -36,6 +36,8 @@ Format: TypeAlias = Literal[
     "csv", "parquet", "imagefolder", "coco", "fiftyone", "labelstudio", "chiasm", "onnx", "html"
 ]
 
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+
 _BY_SUFFIX: dict[str, Format] = {
     ".csv": "csv",
     ".parquet": "parquet",
@@ -86,8 +88,11 @@ def export(
     label: str = "label",
     where: str | None = None,
     int8: bool = False,
+    fp16: bool = False,
     budget: str | None = None,
     on: str | Path | None = None,
+    smaller: str | Path | None = None,
+    report: str | Path | None = None,
     dimension: int | None = None,
     thumbnails: bool = False,
     texts: bool = False,
@@ -108,9 +113,12 @@ def export(
         label: the column of labels; several in one cell stand between ";" or "|". Tables have all columns in any case.
         where: condition on the columns. Default: all items.
         int8: of `"chiasm"`, `"onnx"` and `"html"`: the encoders run in 8-bit integers.
+        fp16: of these: their weights and values are in float16, which GPUs calculate in. A CPU is slower with them.
         budget: of a model as `"chiasm"`: what the file may cost, such as `"30MB"`, or `"25ms"` of one core an item. The smallest
             or fastest form is taken whose macro-F1 on held-out items is less than one standard error below that of the full one.
         on: the collection with labelled items that the model has not learned from, for the budget.
+        smaller: another model of the same column, such as of a compressed encoder, whose forms are among those of the budget.
+        report: also write what the forms cost, as a table and curves: `.html`, `.md` or `.json`; also where none is taken.
         dimension: of a collection as `"chiasm"`: numbers a vector, fewer than it has. What a search still finds is measured.
         thumbnails: of a collection as `"chiasm"`: small pictures go along, of videos too.
         texts: of a collection as `"chiasm"`: whole texts and transcripts go along, and not the first words of texts alone.
@@ -125,6 +133,7 @@ def export(
     is_collection = (source / "chiasm.json").is_file()
     asked = {
         "label": label != "label", "where": where is not None, "int8": int8, "budget": budget is not None, "on": on is not None,
+        "fp16": fp16, "smaller": smaller is not None, "report": report is not None,
         "dimension": dimension is not None, "thumbnails": thumbnails, "texts": texts,
     }  # fmt: skip
     what, options = _options_of(chosen, is_collection=is_collection)
@@ -134,12 +143,23 @@ def export(
     if chosen in ("chiasm", "html", "onnx"):
         from chiasm.verbs import bundles  # with what writes graphs
 
+        if int8 and fp16:
+            raise ChiasmError("int8 and fp16 are two precisions: leave one out")
+        precision: Precision = "int8" if int8 else "fp16" if fp16 else "fp32"
         if chosen != "chiasm":
-            return (bundles.export_graph if chosen == "onnx" else bundles.export_page)(source, target, int8=int8)
+            write = bundles.export_graph if chosen == "onnx" else bundles.export_page
+            return write(source, target, precision=precision)
         if is_collection:
-            wanted = bundles.Searchable(where, int8, dimension, thumbnails, texts)
+            wanted = bundles.Searchable(where, precision, dimension, thumbnails, texts)
             return bundles.export_collection(source, target, wanted)
-        return bundles.export_model(source, target, int8=int8, budget=budget, on=on)
+        if budget is None and (on, smaller, report) == (None, None, None):
+            return bundles.export_model(source, target, precision=precision)
+        if budget is None or on is None or precision != "fp32":
+            raise ChiasmError(
+                "a budget chooses the precision of a model, by a collection with items that it has not learned from: give budget "
+                "with on, and without int8 and fp16"
+            )
+        return bundles.export_within(source, target, budget=budget, on=on, smaller=smaller, report=report)
     opened = Collection.open(source)
     rows = opened.items(where=where)
     if not rows:
@@ -167,11 +187,11 @@ def export(
 def _options_of(chosen: Format, *, is_collection: bool) -> tuple[str, tuple[str, ...]]:
     """Return what is written, in words, and the options that it has."""
     if chosen == "chiasm" and is_collection:
-        return "a collection as a .chiasm file", ("where", "int8", "dimension", "thumbnails", "texts")
+        return "a collection as a .chiasm file", ("where", "int8", "fp16", "dimension", "thumbnails", "texts")
     if chosen == "chiasm":
-        return "a model as a .chiasm file", ("int8", "budget", "on")
+        return "a model as a .chiasm file", ("int8", "fp16", "budget", "on", "smaller", "report")
     if chosen in ("onnx", "html"):
-        return f"a model as .{chosen}", ("int8",)
+        return f"a model as .{chosen}", ("int8", "fp16")
     return f"{chosen}, which has files and no networks", ("label", "where")
 
 
