@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from chiasm.verbs.evaluate import evaluate as evaluate
     from chiasm.verbs.explain import explain as explain
     from chiasm.verbs.export import export as export
+    from chiasm.verbs.federate import federate as federate
     from chiasm.verbs.feedback import feedback as feedback
     from chiasm.verbs.feedback import labels as labels
     from chiasm.verbs.finetune import finetune as finetune
@@ -60,6 +61,7 @@ _MODULES = {
     "evaluate": "verbs.evaluate",
     "explain": "verbs.explain",
     "export": "verbs.export",
+    "federate": "verbs.federate",
     "feedback": "verbs.feedback",
     "finetune": "verbs.finetune",
     "fit": "verbs.fit",

@@ -14,7 +14,7 @@ LAYERS = (
     {"__init__", "types"},
     {"errors"},
     {"_optional"},
-    {"cores", "files", "hub", "predict_script", "vectors", "work"},
+    {"cores", "files", "hub", "masks", "predict_script", "vectors", "work"},
     {"saved", "splits"},
     {"training"},
     {"media"},

@@ -195,6 +195,34 @@ def statistics(
 
 
 @app.verb(
+    "chiasm federate keys a.safetensors --key a.key --out a.json",
+    "chiasm federate sum *.masked *.reveal --out all.safetensors",
+    then="chiasm fit all.safetensors --label COLUMN --out MODEL; docs/privacy.md has the whole round.",
+    doing="Adding up",
+)
+def federate(
+    step: Annotated[
+        Literal["keys", "mask", "reveal", "sum"],
+        typer.Argument(metavar="STEP", help="keys, mask and reveal: each party. sum: who coordinates."),
+    ],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="Statistics (keys); these and the others' keys (mask); keys of all that count (reveal).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")],
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Secret of the party, which keys makes; it never leaves it.")
+    ] = None,
+) -> None:
+    """Add up the statistics of several parties, so that nobody sees those of one."""
+    report = chiasm.federate(step, files, out=out, key=key)
+    console.show(report.as_dict(), lambda: results.print_federate_report(report))
+
+
+@app.verb(
     "chiasm revert birds",
     "chiasm revert photos.index --space aligned",
     then="chiasm evaluate, to see what it is worth.",

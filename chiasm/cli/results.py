@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from chiasm.verbs.evaluate import Evaluation
     from chiasm.verbs.explain import ExplainReport
     from chiasm.verbs.export import ExportReport
+    from chiasm.verbs.federate import FederateReport
     from chiasm.verbs.finetune import FinetuneReport
     from chiasm.verbs.fit import FitReport
     from chiasm.verbs.learn import LearnReport
@@ -145,6 +146,21 @@ def print_reembed_report(report: ReembedReport, collection: Path) -> None:
             f"Spaces learned with {report.before} are out of use: {', '.join(report.spaces)}. Next: chiasm align {collection}"
         )
     say(f"Models trained with {report.before} must be trained again: chiasm fit {collection}")
+
+
+def print_federate_report(report: FederateReport) -> None:
+    """Print what a step of a round wrote, and who gets it."""
+    match report.step:
+        case "keys":
+            say(f"{report.out} goes to all other parties; the key stays here.")
+        case "mask" | "reveal":
+            say(
+                f"{report.out} goes to the coordinator: {report.parties} parties, {report.dropped} of them dropped out."
+            )
+        case _:
+            say(
+                f"{report.out} has the sum of {report.parties - report.dropped} parties, {report.items} items; {report.dropped} dropped out."
+            )
 
 
 def print_remove_report(collection: Path, ids: Sequence[str], forgotten: RemoveReport | None, *, dry_run: bool) -> None:
