@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Shaped
 
-from chiasm.alignment.closed_form import ridge_of
+from chiasm.alignment.closed_form import STRENGTHS, ridge_of
 from chiasm.alignment.pairs import PairStatistics
 from chiasm.errors import LabelError
 from chiasm.recognition.columns import Details, Fitted
@@ -20,9 +20,6 @@ from chiasm.recognition.heads import Head
 from chiasm.recognition.modalities import Features, ModalityArrays
 from chiasm.recognition.recognizer import Recognizer
 from chiasm.types import Modality
-
-STRENGTHS = tuple(float(strength) for strength in np.logspace(-4, 2, 25))
-"""Of the penalty, relative to the mean variance of a feature."""
 
 
 @dataclass(frozen=True, eq=False)
