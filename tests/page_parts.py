@@ -19,9 +19,9 @@ from media_files import sound_bytes, tone
 from chiasm import encoders
 from chiasm.errors import ChiasmError
 from chiasm.media.pieces import pieces_of, place_of
-from chiasm.recognition.reasons import Change, Explanation, MediumReasons, Reason
+from chiasm.recognition.reasons import Change, ExampleReason, Explanation, MediumReasons, Reason
 from chiasm.serving.app import create_shelf_app
-from chiasm.serving.classify import Classifier, Recognised
+from chiasm.serving.classify import Classifier, Explained, Recognised
 from chiasm.serving.jobs import Jobs
 from chiasm.serving.map import Mapper
 from chiasm.serving.parts import Shared, parts_for
@@ -97,9 +97,7 @@ class ByColour:
     label = "label"
     modalities: tuple[Modality, ...] = ("image", "text")
 
-    def explain(
-        self, media: Sequence[Media], *, column: str | None, answer: str | None
-    ) -> tuple[Explanation, tuple[int, ...]]:
+    def explain(self, media: Sequence[Media], *, column: str | None, answer: str | None) -> Explained:
         """One place of a picture speaks for the answer, one against it; of a text the first word and the last."""
         if column not in (None, self.label):
             raise ChiasmError(f"the model has no column {column!r}: name one of {self.label}")
@@ -120,8 +118,12 @@ class ByColour:
                 )
             )  # fmt: skip
         shares: dict[Modality, float] = {"image": 1.75, "text": -0.25}
-        why = Explanation("", None, told, said.said["probabilities"][told], 1.0, -0.5, shares, tuple(reasons))
-        return why, tuple(range(len(media)))
+        examples = (ExampleReason("rose", "warm", 0.75, {}), ExampleReason("blue", "cold", -0.25, {}))
+        chance = said.said["probabilities"][told]
+        why = Explanation("", None, told, chance, 1.0, -0.5, shares, tuple(reasons), examples, 0.5)
+        areas = {"deletion": 0.07, "deletion_error": 0.02, "insertion": 0.1, "insertion_error": 0.02}
+        media_of = {"image": {"method": "occlusion", "items": 40} | areas}
+        return Explained(why, tuple(range(len(media))), {"measured": "items <b>not learned from", "media": media_of})
 
     def predict(self, items: Sequence[Sequence[Media]], *, level: float, false_alarm_rate: float) -> list[Recognised]:
         found = []

@@ -389,7 +389,8 @@ def test_a_model_is_fitted_in_a_space_that_was_learned_elsewhere(taught: Path, t
         right = {row["id"]: row["farbe"] for row in chiasm.Collection.open(tmp_path / "c").items()}
         assert sum(one.label == right[one.id] for one in told) / len(told) == pytest.approx(fitted.metrics["accuracy"])
         opened = chiasm.Collection.open(tmp_path / "c")
-        classifier = Classifier(load_model(tmp_path / "model"), painters(), start_of(opened, painters()))
+        folder = tmp_path / "model"
+        classifier = Classifier(load_model(folder), painters(), start_of(opened, painters()), folder, opened)
         (said,) = classifier.predict([[media.load(tmp_path / "media" / "0.png")]], level=0.9, false_alarm_rate=0.05)
         assert said.said["label"] == next(one.label for one in told if one.id == "0")
         chiasm.labels(tmp_path / "c", ["0"], column="farbe", label="rot")

@@ -325,6 +325,11 @@ def test_the_page_says_why(seen: Visit) -> None:
     expect(item.locator(".shares").first).to_contain_text("+1.75")
     expect(item).to_contain_text("For: top left +1.50.")
     expect(item).to_contain_text("In log-odds: +1.00 in all.")
+    expect(item).to_contain_text("lowers the answer by 0.070 ± 0.020 more than a random order")
+    expect(item).to_contain_text("Measured on items <b>not learned from.")
+    examples = item.locator("section", has=seen.page.locator("h4", has_text="Learned from")).locator("ul.strip a")
+    expect(examples.locator("img")).to_have_count(2)
+    expect(examples.first).to_have_attribute("title", "rose")
     heat = item.locator(".heat")
     expect(heat).to_be_visible()
     # What lies over the picture covers it, and its first place speaks for the answer.

@@ -249,7 +249,9 @@ def test_a_model_says_why(made: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "media/odd.png").write_bytes(png((9, 90, 200)))
     collection = tmp_path / "collection"
     chiasm.add([table(tmp_path / "media/more", range(3)), tmp_path / "media"], to=collection)
-    (told,) = chiasm.explain(made[1], [tmp_path / "media/words.txt"]).explanations
+    model = tmp_path / "model"
+    chiasm.fit(made[0], label="colour", out=model, alike=2.0, adapter="linear", fusion="concat", names=False)
+    (told,) = chiasm.explain(model, [tmp_path / "media/words.txt"]).explanations
 
     async def work(client: httpx.AsyncClient) -> None:
         why = (await client.get("/v1/items/00/explanation")).json()
@@ -272,6 +274,22 @@ def test_a_model_says_why(made: tuple[Path, Path], tmp_path: Path) -> None:
         assert [one["weight"] for one in medium["reasons"]] == pytest.approx(
             [one.weight for one in told.media[0].reasons], abs=1e-5
         )
+        assert (why["faithfulness"], why["measured"]) == ({}, None), "it was not measured"
+        ids = {one["id"] for one in why["examples"]}
+        assert ids
+        assert ids <= {"00", "01", "02"}, "what the model has learned from"
+        measured = chiasm.explain(model, collection=made[0])
+        why = (await client.get("/v1/items/00/explanation")).json()
+        assert why["measured"] == measured.measured
+        assert {name: one["deletion"] for name, one in why["faithfulness"].items()} == {
+            name: one.curves.deletion for name, one in measured.faithfulness.items()
+        }
+        for medium in why["media"]:
+            own = measured.faithfulness.get(medium["modality"])
+            assert (medium["method"] is None) == (own is not None and not own.beats_random)
+        (kept,) = model.glob("*/faithfulness.json")
+        kept.write_text('{"colour": {"measured": 3, "media": {"image": 1}}}')  # damaged
+        assert (await client.get("/v1/items/00/explanation")).json()["faithfulness"] == {}
         address = "/v1/items/00/explanation"
         refused(await client.get(address, params={"answer": "mauve"}), 422, "red")
         refused(await client.get(address, params={"column": "size"}), 422, "colour")
@@ -281,7 +299,7 @@ def test_a_model_says_why(made: tuple[Path, Path], tmp_path: Path) -> None:
         (tmp_path / "media/odd.png").write_bytes(png((8, 8, 8)))
         refused(await client.get("/v1/items/odd/explanation"), 404, "no longer what was added")
 
-    ask(plan(collection, made[1]), work)
+    ask(plan(collection, model), work)
 
     async def without(client: httpx.AsyncClient) -> None:
         refused(await client.get("/v1/items/00/explanation"), 404, "no model")

@@ -180,7 +180,7 @@ class _Served:
         )
 
     def _classifier(self, folder: Path) -> Classifier:
-        return Classifier(load_model(folder), self._searcher.networks, self._start)
+        return Classifier(load_model(folder), self._searcher.networks, self._start, folder, self._searcher.collection)
 
     # -------------------------------------------------------------------------------------------------------- teaching
 

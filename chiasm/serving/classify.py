@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from chiasm.encoders.base import Encoder, fingerprints_of
 from chiasm.errors import SpaceError
+from chiasm.recognition.explanations import Examples
 from chiasm.recognition.reasons import Explanation
 from chiasm.space import Space
+from chiasm.store.collection import Collection
 from chiasm.store.ingest import embed_media
 from chiasm.types import FileOutcome, Media, Modality
-from chiasm.verbs.dataset import means_by_item, modality_arrays
+from chiasm.verbs.dataset import Labelled, means_by_item, modality_arrays
+from chiasm.verbs.explain import known_ids, learned_items
 from chiasm.verbs.explainer import Explainer, Part, column_of, number_of
-from chiasm.verbs.model import Model
+from chiasm.verbs.model import Model, read_faithfulness
 from chiasm.verbs.predict import describe_items
+
+MOST_FOR_EXAMPLES = 50_000  # items of a collection, all of whose embeddings are read
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,21 @@ class Recognised:
     said: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Explained:
+    """The explanation of an item.
+
+    Attributes:
+        explanation: of its prediction.
+        places: of the media explained, among those of the item.
+        measured: what `chiasm explain` kept of how faithful such reasons are, see `chiasm.verbs.model.keep_faithfulness`.
+    """
+
+    explanation: Explanation
+    places: tuple[int, ...]
+    measured: Mapping[str, Any]
+
+
 class Classifier:
     """A model with the encoders that it was fitted on.
 
@@ -36,12 +57,19 @@ class Classifier:
         model: see `chiasm.verbs.model.load_model`.
         encoders: that embed what it is asked about.
         start: the space of these encoders in which nothing was learned, as the model saw it.
+        folder: of the model.
+        collection: whose items speak for and against, where the model has learned from them.
 
     Raises:
         ChiasmError: the model was fitted on other encoders.
     """
 
-    def __init__(self, model: Model, encoders: Sequence[Encoder], start: Space) -> None:
+    def __init__(
+        self, model: Model, encoders: Sequence[Encoder], start: Space, folder: Path, collection: Collection
+    ) -> None:
+        self._folder = folder
+        self._collection = collection
+        self._learned: dict[str, tuple[Labelled, Examples] | None] = {}
         model.check(fingerprints_of(encoders))
         self.label = model.label
         self.model = model
@@ -76,18 +104,16 @@ class Classifier:
             Recognised(tuple(m for m in means.arrays if means.present[m][row]), one) for row, one in enumerate(said)
         ]
 
-    def explain(
-        self, media: Sequence[Media], *, column: str | None, answer: str | None
-    ) -> tuple[Explanation, tuple[int, ...]]:
+    def explain(self, media: Sequence[Media], *, column: str | None, answer: str | None) -> Explained:
         """Say what the prediction of one item rests on, see `chiasm.verbs.explain`.
+
+        Kinds of reasons that were measured and found no better than random ones are left out. Items that it has learned from
+        are read when they are first asked for; of more than 50,000 items in the collection, none are.
 
         Args:
             media: that it has.
             column: which to explain, of a model that predicts several.
             answer: the class or label to explain. Default: the most probable one.
-
-        Returns:
-            The explanation, and the places of its media among those of the item.
 
         Raises:
             ChiasmError: no such column or answer.
@@ -95,6 +121,11 @@ class Classifier:
         """
         fitted = column_of(self.model.recognizer, column)
         explainer = Explainer.of(self.model, self._networks, fitted, number_of(answer, fitted))
+        explainer.learned = self._examples(explainer)
+        measured = read_faithfulness(self._folder, self.model.version, fitted.column)
+        explainer.left_out = frozenset(
+            name for name, one in measured.get("media", {}).items() if one["deletion"] <= one["deletion_error"]
+        )
         vectors, outcomes = embed_media([media], {name: self._encoder[name] for name in explainer.modalities})
         by_slot = {
             slot: vector
@@ -113,7 +144,16 @@ class Classifier:
                 places.append(place)
         if not parts:
             raise self._nothing_in(0, outcomes)
-        return explainer.explain("", None, parts), tuple(places)
+        return Explained(explainer.explain("", None, parts), tuple(places), measured)
+
+    def _examples(self, explainer: Explainer) -> tuple[Labelled, Examples] | None:
+        column = explainer.column.column
+        if column not in self._learned:
+            self._learned[column] = None
+            if self._collection.count() <= MOST_FOR_EXAMPLES:
+                known = known_ids(self._collection, self.model)
+                self._learned[column] = learned_items(self._collection, self._networks, self.model, explainer, known)
+        return self._learned[column]
 
     def _nothing_in(self, item: int, outcomes: Sequence[FileOutcome]) -> SpaceError:
         reasons = "".join(f"; {outcome.reason}" for outcome in outcomes[:1])

@@ -26,12 +26,11 @@ from jaxtyping import Float
 from chiasm import __version__
 from chiasm.errors import ChiasmError, MediaError, SpaceError
 from chiasm.media import Limits
-from chiasm.recognition.reasons import Explanation
 from chiasm.serving import catalogue
 from chiasm.serving.batching import Batcher
 from chiasm.serving.bodies import Given, Upload, UploadForm
 from chiasm.serving.cards import Cards
-from chiasm.serving.classify import Classifier, Recognised
+from chiasm.serving.classify import Classifier, Explained, Recognised
 from chiasm.serving.files import OwnFile, url_of
 from chiasm.serving.guard import Visit
 from chiasm.serving.observe import Metrics, logger, where_from
@@ -272,17 +271,20 @@ class Engine:
         """Say what the prediction of an item rests on, see `reason_schemas.ItemExplanation`; `opened` by `open_item`."""
         assert self.classifier is not None  # the route has asked
         (future,) = self._encodes.submit(_EXPLAIN, [(opened.media, column, answer)])
-        explanation, places = await self._in_time(future)
+        explained: Explained = await self._in_time(future)
         rows = [row for row in item["media"] if row["modality"] in self.classifier.modalities]
-        said = explanation.as_dict()
+        said = explained.explanation.as_dict()
         media = [
             {**reasons, "modality": rows[place]["modality"], "number": rows[place]["number"]}
-            for reasons, place in zip(said["media"], places, strict=True)
+            for reasons, place in zip(said["media"], explained.places, strict=True)
         ]
         for reasons in media:
             del reasons["path"]
-        return {name: said[name] for name in ("answer", "probability", "evidence", "prior", "modalities")} | {
-            "media": media
+        return {name: said[name] for name in ("answer", "probability", "evidence", "prior", "modalities", "rest")} | {
+            "media": media,
+            "examples": [{name: one[name] for name in ("id", "label", "weight")} for one in said["examples"]],
+            "faithfulness": explained.measured.get("media", {}),
+            "measured": explained.measured.get("measured"),
         }
 
     async def match(self, item: Mapping[str, Any], words: str, visit: Visit) -> list[dict[str, Any]]:
@@ -491,7 +493,7 @@ class Engine:
         items, level, false_alarm_rate = work
         return self.classifier.predict(items, level=level, false_alarm_rate=false_alarm_rate)
 
-    def _explain(self, work: tuple[Sequence[Media], str | None, str | None]) -> tuple[Explanation, tuple[int, ...]]:
+    def _explain(self, work: tuple[Sequence[Media], str | None, str | None]) -> Explained:
         assert self.classifier is not None
         media, column, answer = work
         return self.classifier.explain(media, column=column, answer=answer)

@@ -59,6 +59,29 @@ class MediumReasons(BaseModel):
     note: str = Field(description="Why it is not explained.")
 
 
+class ExampleOf(BaseModel):
+    """An item that the model has learned from, and what it adds to the evidence."""
+
+    id: str
+    label: str
+    weight: float
+
+
+class KindFaithfulness(BaseModel):
+    """How much hiding reasons of a kind does to answers on held-out items, as areas between curves."""
+
+    method: Literal["exact", "occlusion"]
+    items: int
+    deletion: float = Field(
+        description="By how much hiding the strongest pieces first lowers the answer more than a random order."
+    )
+    deletion_error: float = Field(description="Standard error.")
+    insertion: float = Field(
+        description="By how much showing the strongest first keeps more of it than a random order."
+    )
+    insertion_error: float
+
+
 class ItemExplanation(BaseModel):
     """The explanation of the prediction of one item of the collection."""
 
@@ -68,6 +91,15 @@ class ItemExplanation(BaseModel):
     prior: float | None = Field(description="Evidence where nothing is known of an item.")
     modalities: dict[Modality, float] = Field(description="What each adds; with `prior` they sum to `evidence`.")
     media: list[MediumReasons]
+    examples: list[ExampleOf] = Field(
+        description="Of the collection: those that raise the evidence most, then those that lower it most; of linear heads."
+    )
+    rest: float | None = Field(description="What no example of the collection says.")
+    faithfulness: dict[Modality, KindFaithfulness] = Field(
+        description="As `chiasm explain MODEL --collection` measured and kept it; empty where it has not. Of kinds that do no "
+        "better than a random order there are no reasons."
+    )
+    measured: str | None = Field(description="On what.")
 
 
 class PictureMatch(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,7 +40,7 @@ from chiasm.verbs.explainer import (
     source_of,
 )
 from chiasm.verbs.measure import read_target
-from chiasm.verbs.model import Model, check_report, load_model
+from chiasm.verbs.model import Model, check_report, keep_faithfulness, load_model
 from chiasm.verbs.spaces import start_of
 from chiasm.verbs.twin import TwinReport, make_twin, read_concepts
 
@@ -90,6 +90,8 @@ def explain(
 
     Without paths, what each of its answers rests on: how much each modality counts, by the items that the model keeps, or by
     all items of a collection, of which the words, places and seconds are named that speak most for the answer.
+
+    How faithful reasons are, measured for the most probable answers, is kept with the model, so that servers can show it.
 
     Args:
         model: a folder that `fit` wrote.
@@ -148,13 +150,15 @@ def explain(
         theirs = encoders.resolve(opened.encoder, device=device)
         saved.check(fingerprints_of(theirs))
         twin = make_twin(saved, fitted, opened, theirs, words) if words else None
-        known = _known_ids(opened, saved)
-        explainer.learned = _learned(opened, theirs, saved, explainer, known)
+        known = known_ids(opened, saved)
+        explainer.learned = learned_items(opened, theirs, saved, explainer, known)
         if explainer.learned is None:
             notes.append(f"{opened.path.name} has none of the items that the model has learned from: no examples")
         if sample:
             items, measured = _sampled(opened, known, explainer, sample, limits)
             faithfulness = measure_faithfulness(explainer, items)
+            if answer is None and not _keep(Path(model), saved, fitted.column, faithfulness, measured):
+                notes.append("how faithful this is was not kept with the model, whose folder cannot be written to")
             if not every:
                 explainer.left_out = frozenset(m for m, one in faithfulness.items() if not one.beats_random)
         if is_bare:
@@ -198,6 +202,15 @@ def _explanations(files: EmbeddedFiles, explainer: Explainer, limits: Limits, ro
         if parts:
             explanations.append(explainer.explain(item_id, shown_as(item, room), parts))
     return explanations
+
+
+def _keep(folder: Path, saved: Model, column: str, faithfulness: Mapping[Modality, Faithfulness], words: str) -> bool:
+    """Keep what was measured with the model, for servers; return whether it could be written."""
+    try:
+        keep_faithfulness(folder, saved.version, column, faithfulness, words)
+    except OSError:
+        return False
+    return True
 
 
 def _save_report(result: ExplainReport, column: Fitted, name: str, encoder: str, path: str | Path) -> None:
@@ -259,18 +272,18 @@ def _opened(
     return tuple(parts)
 
 
-def _known_ids(opened: Collection, saved: Model) -> frozenset[str]:
+def known_ids(opened: Collection, saved: Model) -> frozenset[str]:
     """Return the items of a collection whose content a model has learned from: another collection may have the same ids."""
     ids = opened.ids()
     contents = embedded_items(opened, ids, saved.fingerprints).contents(tuple(saved.fingerprints), np.arange(len(ids)))
     return frozenset(ids[row] for row in np.flatnonzero(saved.left_out.knows(contents)))
 
 
-def _learned(
-    opened: Collection, networks: Sequence[Encoder], saved: Model, explainer: Explainer, known_ids: frozenset[str]
+def learned_items(
+    opened: Collection, networks: Sequence[Encoder], saved: Model, explainer: Explainer, known: frozenset[str]
 ) -> tuple[Labelled, Examples] | None:
     """Return the items of a collection that a model has learned from, by the labels there; None where there are none."""
-    column, own = explainer.column, known_ids & saved.trained_on
+    column, own = explainer.column, known & saved.trained_on
     try:
         space = saved.space or start_of(opened, networks)
         data = labelled_items(opened, networks, space, [column.column], modalities=explainer.modalities, alike=2)

@@ -22,9 +22,10 @@ from chiasm.encoders.tuned import is_tuned
 from chiasm.errors import ChiasmError
 from chiasm.files import write_whole
 from chiasm.recognition import ModalityArrays, Recognizer
+from chiasm.recognition.reasons import Faithfulness
 from chiasm.saved import Versions, check_fields, read_arrays, read_object, write_arrays, write_object
 from chiasm.space import Space
-from chiasm.types import Modality
+from chiasm.types import MODALITIES, Modality
 from chiasm.vectors import unit_rows
 from chiasm.verbs.card import model_card
 from chiasm.verbs.ranking import owner_number
@@ -35,6 +36,8 @@ MODELS = "models"  # in the folder of a collection: models that were made on the
 REFERENCE_ROWS = 500  # of each modality
 _ABOUT, _RECOGNIZER, _REFERENCE = "about.json", "recognizer", "reference.safetensors"
 _LEFT_OUT, _SPACE, _COLLECTED = "left-out", "space", "collected.safetensors"
+_FAITHFULNESS = "faithfulness.json"
+_AREAS = ("deletion", "deletion_error", "insertion", "insertion_error")
 _LARGEST_REFERENCE = 2**26  # bytes
 
 
@@ -200,6 +203,50 @@ def forget_items(folder: Path, ids: Set[str], contents: Set[str]) -> int:
 
 def _learned_from(model: Model, ids: Set[str], contents: Set[str]) -> int:
     return max(len(model.trained_on & ids), int(model.left_out.knows(sorted(contents)).sum()))
+
+
+def keep_faithfulness(
+    folder: Path, version: str, column: str, faithfulness: Mapping[Modality, Faithfulness], measured: str
+) -> None:
+    """Keep how faithful the reasons of a column are beside the version of a model that this was measured of.
+
+    Args:
+        folder: of the model.
+        version: of it.
+        column: that it predicts.
+        faithfulness: by modality.
+        measured: on what, in words.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    media = {
+        name: {"method": one.method, "items": one.items} | {area: getattr(one.curves, area) for area in _AREAS}
+        for name, one in faithfulness.items()
+    }
+    kept = _kept_faithfulness(folder, version)
+    write_object(folder / version / _FAITHFULNESS, {**kept, column: {"measured": measured, "media": media}})
+
+
+def read_faithfulness(folder: Path, version: str, column: str) -> dict[str, Any]:
+    """Return what `keep_faithfulness` kept of a column, as JSON; nothing where it was not measured, or is damaged."""
+    kept = _kept_faithfulness(folder, version).get(column)
+    try:
+        check_fields({"column": kept}, column=dict)
+        check_fields(kept, measured=str, media=dict)
+        for one in kept["media"].values():
+            check_fields({"modality": one}, modality=dict)
+            check_fields(one, method=str, items=int, **dict.fromkeys(_AREAS, (int, float)))
+    except ValueError:
+        return {}
+    return {**kept, "media": {name: one for name, one in kept["media"].items() if name in MODALITIES}}
+
+
+def _kept_faithfulness(folder: Path, version: str) -> dict[str, Any]:
+    try:
+        return read_object(folder / version / _FAITHFULNESS)
+    except (OSError, ValueError):
+        return {}
 
 
 def _versions(folder: Path) -> Versions:

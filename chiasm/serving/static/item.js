@@ -4,8 +4,7 @@ import * as api from "./api.js";
 import { button, clock, h, note, number, problem, toast } from "./dom.js";
 import { details, player, previewOf, shown, span, thumbnail, worth } from "./media.js";
 import { likeOnly } from "./query.js";
-import { asHit } from "./results.js";
-import { write } from "./state.js";
+import { asHit, itemLink } from "./results.js";
 import { reasons } from "./why.js";
 
 const NEIGHBOURS = 8;
@@ -154,15 +153,12 @@ function labelForm(item, { status }) {
   return h("section", {}, h("h3", {}, "Label ", said), form);
 }
 
-async function neighbours(item, body, { go, state, follow }) {
+async function neighbours(item, body, context) {
   const section = body.querySelector("#neighbours");
   try {
     const { hits } = await api.search({ like: [item.id], k: NEIGHBOURS });
     if (!hits.length) return;
-    section.replaceChildren(h("h3", {}, "Neighbours"), h("ul", { class: "strip" }, hits.map((hit) => {
-      const href = write({ ...state, item: hit.id });
-      return h("li", {}, h("a", { href, title: hit.caption, onclick: (event) => { if (!event.ctrlKey && !event.metaKey) { event.preventDefault(); go({ item: hit.id }, { replace: true }); } else follow(event, href); } }, thumbnail(hit, 110)));
-    })));
+    section.replaceChildren(h("h3", {}, "Neighbours"), h("ul", { class: "strip" }, hits.map((hit) => h("li", {}, itemLink(hit.id, hit.caption, context, thumbnail(hit, 110))))));
   } catch {
     section.replaceChildren(); // an item without a vector has none
   }

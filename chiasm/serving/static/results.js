@@ -1,7 +1,8 @@
 // Where hits come from, a page at a time: a search, the items in an order, or items that were chosen by a lasso or a list.
 
 import * as api from "./api.js";
-import { conditions, isQuery } from "./state.js";
+import { h } from "./dom.js";
+import { conditions, isQuery, write } from "./state.js";
 
 const FIRST = 24; // hits of the first page, which people wait for
 const PAGE = 60;
@@ -66,4 +67,14 @@ export async function everyId(state, chosen) {
     ids = await api.ids({ where: conditions(state), sort: state.sort, within: state.list });
   }
   return chosen ? ids.filter((id) => chosen.has(id)) : ids;
+}
+
+// A link to another item, which the dialog goes on to in place; with Ctrl it opens elsewhere.
+export function itemLink(id, title, { state, go, follow }, child) {
+  const href = write({ ...state, item: id });
+  return h("a", { href, title, onclick: (event) => {
+    if (event.ctrlKey || event.metaKey) return follow(event, href);
+    event.preventDefault();
+    return go({ item: id }, { replace: true });
+  } }, child);
 }

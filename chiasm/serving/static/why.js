@@ -3,13 +3,15 @@
 
 import * as api from "./api.js";
 import { button, counted, h, note, percent, problem, select } from "./dom.js";
+import { thumbnail } from "./media.js";
+import { asHit, itemLink } from "./results.js";
 
 const FINEST = 112; // pixels of the longer side of a heat map, which is blurred
 const NAMED = 4; // strongest pieces, in a sentence
 const METHODS = { exact: "exact", occlusion: "found by hiding one part after the other" };
 
 // A section with a button for each kind of reason; the address keeps which is open.
-export function reasons(item, state, { status, go }, body) {
+export function reasons(item, state, { status, go, follow }, body) {
   const kinds = {
     answer: status.label && ["Why this answer", explainAnswer],
     words: state.text && item.media.some((one) => one.modality === "image" && one.url) && ["What matched the words", showMatch],
@@ -22,7 +24,7 @@ export function reasons(item, state, { status, go }, body) {
     said.replaceChildren(...(buttons[kind] ? [note("Looking for reasons …")] : []));
     if (!buttons[kind]) return;
     try {
-      await kinds[kind][1](item, said, body, { state, status, isOpen: () => said.isConnected && buttons[kind].getAttribute("aria-pressed") === "true" });
+      await kinds[kind][1](item, said, body, { state, status, go, follow, isOpen: () => said.isConnected && buttons[kind].getAttribute("aria-pressed") === "true" });
     } catch (error) {
       said.replaceChildren(problem(error));
     }
@@ -47,17 +49,18 @@ async function showMatch(item, said, body, { state, isOpen }) {
     note("How much of the cosine goes with each place when it is left out."));
 }
 
-async function explainAnswer(item, said, body, { status, isOpen }) {
+async function explainAnswer(item, said, body, context) {
+  const { status } = context;
   const { probabilities, columns } = await api.prediction(item.id);
   const answers = Object.fromEntries(Object.entries(columns).map(([name, value]) => [name, Object.keys(value.probabilities ?? {})]));
   if (!Object.keys(answers).length) answers[status.label] = Object.keys(probabilities);
-  await explain(item, answers, { column: Object.keys(answers)[0], answer: "" }, said, body, isOpen);
+  await explain(item, answers, { column: Object.keys(answers)[0], answer: "" }, said, body, context);
 }
 
-async function explain(item, answers, asked, said, body, isOpen) {
-  const again = (change) => explain(item, answers, { ...asked, ...change }, said, body, isOpen).catch((error) => said.replaceChildren(problem(error)));
+async function explain(item, answers, asked, said, body, context) {
+  const again = (change) => explain(item, answers, { ...asked, ...change }, said, body, context).catch((error) => said.replaceChildren(problem(error)));
   const found = await api.explanation(item.id, asked);
-  if (!isOpen()) return; // something else is shown by now
+  if (!context.isOpen()) return; // something else is shown by now
   const names = answers[asked.column];
   clear(body);
   const sections = found.media.map((medium) => mediumSection(medium, body, METHODS[medium.method]));
@@ -68,7 +71,31 @@ async function explain(item, answers, asked, said, body, isOpen) {
     bars("What each part adds", [...Object.entries(found.modalities), ...(found.prior === null ? [] : [["to begin with", found.prior]])]),
     note(`In ${found.probability === null ? "units of the number" : "log-odds"}: ${signed(found.evidence)} in all.`),
     ...sections,
-    note("This says what the model looks at, not whether it is right. How far to believe it is measured by chiasm explain --collection.")));
+    examples(found.examples, context),
+    believed(found),
+    note("This says what the model looks at, not whether it is right.")));
+}
+
+// Items that the model has learned from, with what each adds: those for the answer, then those against it.
+function examples(some, context) {
+  return [["Learned from, and for it", 1], ["Learned from, and against it", -1]].map(([title, sign]) => {
+    const own = some.filter(({ weight }) => weight * sign > 0);
+    if (!own.length) return null;
+    return h("section", {}, h("h4", {}, title), h("ul", { class: "strip" }, own.map((one) => {
+      const link = itemLink(one.id, one.id, context, one.id);
+      api.item(one.id).then((item) => link.replaceChildren(thumbnail(asHit(item), 110)), () => {}); // one that is gone keeps its name
+      return h("li", {}, link, h("span", { class: "note" }, `${one.label} ${signed(one.weight)}`));
+    })));
+  });
+}
+
+// How far reasons can be believed, by kind, where that was measured.
+function believed({ faithfulness, measured }) {
+  const kinds = Object.entries(faithfulness);
+  if (!kinds.length) return note("How far to believe it was not measured: chiasm explain MODEL --collection does, and keeps it for this page.");
+  return h("section", {}, h("h4", {}, "How far to believe it"), kinds.map(([name, { deletion, deletion_error: error, items }]) => note(
+    `${name}: hiding the strongest parts first lowers the answer by ${deletion.toFixed(3)} ± ${error.toFixed(3)} more than a random order${deletion > error ? "" : ", which is no more than chance, so its reasons are not shown"} (${counted(items, "item")}).`)),
+  note(`Measured on ${measured}.`));
 }
 
 function mediumSection(medium, body, how) {
