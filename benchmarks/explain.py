@@ -31,6 +31,7 @@ from chiasm.verbs.model import load_model
 SAMPLE = 100  # items a modality
 OCCLUDED = 20  # pictures, of which each is embedded 49 times
 TIMED = 30
+CONCEPTS = "animal,food,vehicle,building,plant,flower,tool,letter,symbol,flag,music,clothing,space,holiday,ball,red,round,metal,furry,wheels"  # named before anything was measured
 
 
 class Opaque(ImageEncoder):
@@ -55,7 +56,8 @@ def main() -> None:
         chiasm.add([table], to=folder / "stamps")
         fitted = chiasm.fit(folder / "stamps", label="category", where="part = 'train'", out=folder / "model")
         say("Measuring")
-        measured = chiasm.explain(folder / "model", collection=folder / "stamps", sample=SAMPLE)
+        measured = chiasm.explain(folder / "model", collection=folder / "stamps", sample=SAMPLE, concepts=CONCEPTS)
+        assert measured.twin is not None  # concepts were named
         chosen = f"{fitted.chosen['rung']}, {fitted.chosen['fusion']}"
         on = f"{len(rows)} stamps of {len(fitted.classes)} classes, fitted on {fitted.items}; {chosen}."
         body = [f"{on} Mean probability of the answer with parts hidden, on {measured.measured}.", ""]
@@ -101,7 +103,12 @@ def main() -> None:
             "",
             record.table(("medium", "method", "hidden first", "share hidden, answer"), curves),
         ]
-        body += ["", *sums_and_times(explainer, tests)]
+        body += [
+            "",
+            f"{measured.twin.sentence}. Concepts: {', '.join(measured.twin.concepts)}.",
+            "",
+            *sums_and_times(explainer, tests),
+        ]
     record.write("explain", "Explanations", "split: 0; items and random pieces: 0", "\n".join(body))
 
 
