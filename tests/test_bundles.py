@@ -276,7 +276,11 @@ def test_a_file_that_is_gone_has_no_thumbnail(folder: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("int8", [False, True])
 def test_shorter_vectors_find_the_same(collection: Path, tmp_path: Path, int8: bool) -> None:
     whole = chiasm.export(collection, out=tmp_path / "whole.chiasm", int8=int8)
-    short = chiasm.export(collection, out=tmp_path / "short.chiasm", dimension=31, int8=int8)  # there are 32 vectors
+    short = chiasm.export(  # there are 32 vectors
+        collection, out=tmp_path / "short.chiasm", dimension=31, int8=int8, report=tmp_path / "vectors.md"
+    )
+    written = (tmp_path / "vectors.md").read_text(encoding="utf-8")
+    assert all(words in written for words in ("| 32 | 36 | 1.000 |", "| 512 | 516 | 1.000 |", "hit@10"))
     assert short.notes[1].startswith("31 of 512 dimensions: ")
     assert "hit@10" in short.notes[1]
     hits = [Bundle(report.path).search("text", "a red circle", 20) for report in (whole, short)]

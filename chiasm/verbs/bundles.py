@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int, Shaped
 
 from chiasm import __version__, encoders, predict_script, work
 from chiasm.encoders.base import Encoder, Portable, fingerprints_of, first_of
@@ -35,7 +36,8 @@ from chiasm.media import words_of
 from chiasm.recognition.columns import Fitted, route
 from chiasm.recognition.confidence import ConformalScores
 from chiasm.recognition.modalities import Subset, subsets
-from chiasm.report.page import thumbnail_jpeg
+from chiasm.report.forms import show_dimensions
+from chiasm.report.page import Page, thumbnail_jpeg
 from chiasm.retrieval.shortening import directions, kept_by
 from chiasm.shipping.graphs import alarm_of, answer_graph, known_of, place_graph
 from chiasm.shipping.half import in_half
@@ -60,6 +62,7 @@ or, with chiasm, `chiasm predict {name} FILES`. Either way it needs Python with 
 prints a line of JSON an item. Files of one name (bird.jpg, bird.txt) are one item."""
 
 _LEVEL, _FALSE_ALARMS = 0.9, 0.05  # of a page, where nobody asks for others: as of the script
+_SHORTER = (32, 64, 96, 128, 192, 256, 384)  # dimensions of a report
 _MOST_WORDS = 200  # characters of a text that are kept beside its vector
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -78,14 +81,17 @@ class Searchable:
     texts: bool  # whole, with transcripts
 
 
-def export_collection(source: Path, target: Path, wanted: Searchable) -> ExportReport:
+def export_collection(
+    source: Path, target: Path, wanted: Searchable, *, report: str | Path | None = None
+) -> ExportReport:
     """Write a collection to search in as one file, in the place of one that is there.
 
     Raises:
         ChiasmError: there is none, nothing that can be searched with can be exported, no item meets the condition, the vectors
             are shorter already, or the disk cannot be written to.
     """
-    return _bundled(target, *_collection(Collection.open(source), target.name, wanted))
+    check_report(report)
+    return _bundled(target, *_collection(Collection.open(source), target.name, wanted, report))
 
 
 def export_model(source: Path, target: Path, *, precision: Precision) -> ExportReport:
@@ -124,8 +130,9 @@ def export_within(
     with TemporaryDirectory() as room:
         files = {form: Path(room) / str(number) for number, form in enumerate(forms_of)}
         for form, own in forms_of.items():
-            write_bundle(files[form], model_parts(*own)[0])
-        forms, error = measure_forms(files, held_out)
+            with suppress(EncoderError):  # float16 does not hold its values
+                write_bundle(files[form], model_parts(*own)[0])
+        forms, error = measure_forms({form: file for form, file in files.items() if file.exists()}, held_out)
     if report is not None:
         save_report(forms, error, len(held_out.labels), most, source.name, report)
     chosen = choose(forms, error, most)
@@ -233,8 +240,10 @@ def _model(saved: Model, name: str, precision: Precision, *, measured: str = "")
     return {**parts, "README.md": card.encode()}, len(saved.trained_on), [f"python {name} FILE...", *missing]
 
 
-def _collection(opened: Collection, name: str, wanted: Searchable) -> tuple[Parts, int, list[str]]:
-    """Return the bundle of a collection in its newest space, its items, and notes.
+def _collection(
+    opened: Collection, name: str, wanted: Searchable, report: str | Path | None
+) -> tuple[Parts, int, list[str]]:
+    """Return the bundle of a collection in its newest space, its items, and notes; write a report on its vectors.
 
     Raises:
         ChiasmError: no item meets the condition, the vectors are shorter already, or nothing that can be searched with can be
@@ -249,6 +258,8 @@ def _collection(opened: Collection, name: str, wanted: Searchable) -> tuple[Part
         raise ChiasmError(f"{opened.path} has no item with a vector" + (f" and {wanted.where}" if wanted.where else ""))
     portable, left_out = portable_encoders(owner, tuple(name for name in MODALITIES if name in owner), wanted.precision)
     vectors, basis, notes = placed.vectors[rows], None, []
+    if report is not None:
+        _save_dimensions(vectors, placed.items[rows], placed.modalities[rows], opened.path.name, report)
     if wanted.dimension is not None:
         basis = directions(vectors, wanted.dimension)
         kept = kept_by(vectors, vectors @ basis, placed.items[rows], placed.modalities[rows])
@@ -287,6 +298,23 @@ def _collection(opened: Collection, name: str, wanted: Searchable) -> tuple[Part
         f"- {one['name']}: {one['licence'] or 'licence unknown'}" for one in models
     ]
     return {**parts, "README.md": "\n".join([*lines, ""]).encode()}, len(items), [use, *notes]
+
+
+def _save_dimensions(
+    vectors: Float[np.ndarray, "rows dim"],
+    items: Shaped[np.ndarray, " rows"],
+    modalities: Shaped[np.ndarray, " rows"],
+    name: str,
+    path: str | Path,
+) -> None:
+    """Write what a search still finds with shorter vectors as a report."""
+    numbers = [*(one for one in _SHORTER if one < vectors.shape[1]), vectors.shape[1]]
+    axes = directions(vectors, numbers[-1])
+    kept = [kept_by(vectors, vectors @ axes[:, :number], items, modalities) for number in numbers]
+    hits = [one.hits[1] for one in kept if one.hits is not None]
+    page = Page(f"Shorter vectors of {name}", f"Measured on {len(vectors)} vectors, see --dimension.", {"seed": "0"})
+    show_dimensions(page, numbers, [one.recall for one in kept], hits or None)
+    page.save(path)
 
 
 def _entries(
@@ -346,18 +374,19 @@ def portable_encoders(
     """Return what runs the encoders elsewhere, and why others cannot leave.
 
     Raises:
-        ChiasmError: none can.
+        ChiasmError: none can, or float16 does not hold one.
     """
     portable: dict[Modality, Portable] = {}
     left_out: dict[Modality, str] = {}
     for modality in wanted:
         try:
-            own = owner[modality].portable(int8=precision == "int8")
-            portable[modality] = replace(own, graph=in_half(own.graph)) if precision == "fp16" else own
+            portable[modality] = owner[modality].portable(int8=precision == "int8")
         except EncoderError as error:
             left_out[modality] = str(error)
     if not portable:
         raise ChiasmError("nothing of it can be exported: " + "; ".join(dict.fromkeys(left_out.values())))
+    if precision == "fp16":
+        portable = {modality: replace(one, graph=in_half(one.graph)) for modality, one in portable.items()}
     return portable, left_out
 
 

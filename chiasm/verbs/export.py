@@ -118,7 +118,8 @@ def export(
             or fastest form is taken whose macro-F1 on held-out items is less than one standard error below that of the full one.
         on: the collection with labelled items that the model has not learned from, for the budget.
         smaller: another model of the same column, such as of a compressed encoder, whose forms are among those of the budget.
-        report: also write what the forms cost, as a table and curves: `.html`, `.md` or `.json`; also where none is taken.
+        report: also write what the forms cost, as a table and curves: `.html`, `.md` or `.json`; also where none is taken. Of a
+            collection: what a search finds by the dimension.
         dimension: of a collection as `"chiasm"`: numbers a vector, fewer than it has. What a search still finds is measured.
         thumbnails: of a collection as `"chiasm"`: small pictures go along, of videos too.
         texts: of a collection as `"chiasm"`: whole texts and transcripts go along, and not the first words of texts alone.
@@ -151,7 +152,7 @@ def export(
             return write(source, target, precision=precision)
         if is_collection:
             wanted = bundles.Searchable(where, precision, dimension, thumbnails, texts)
-            return bundles.export_collection(source, target, wanted)
+            return bundles.export_collection(source, target, wanted, report=report)
         if budget is None and (on, smaller, report) == (None, None, None):
             return bundles.export_model(source, target, precision=precision)
         if budget is None or on is None or precision != "fp32":
@@ -187,7 +188,7 @@ def export(
 def _options_of(chosen: Format, *, is_collection: bool) -> tuple[str, tuple[str, ...]]:
     """Return what is written, in words, and the options that it has."""
     if chosen == "chiasm" and is_collection:
-        return "a collection as a .chiasm file", ("where", "int8", "fp16", "dimension", "thumbnails", "texts")
+        return "a collection as a .chiasm file", ("where", "int8", "fp16", "dimension", "thumbnails", "texts", "report")
     if chosen == "chiasm":
         return "a model as a .chiasm file", ("int8", "fp16", "budget", "on", "smaller", "report")
     if chosen in ("onnx", "html"):
