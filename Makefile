@@ -61,6 +61,9 @@ bench: install
 	$(BIN)/python -m benchmarks.sounds --write
 	$(BIN)/python -m benchmarks.serve --write
 	$(BIN)/python -m benchmarks.page --write
+	$(BIN)/python -m benchmarks.ship --write
+	$(BIN)/python -m benchmarks.vectors --write
+	$(BIN)/python -m benchmarks.web --write
 	$(BIN)/python -m benchmarks.robustness --write
 
 docs: install
