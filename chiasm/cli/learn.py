@@ -35,6 +35,7 @@ from chiasm.cli.parameters import (
     pairs_of,
     takes_recipe,
 )
+from chiasm.privacy import DELTA, ITEM
 
 app = App("Learn")
 
@@ -158,6 +159,17 @@ def fit(
         Path | None, typer.Option(metavar="FOLDER", help="Folder for TensorBoard's logs of the networks.")
     ] = None,
     report: Report = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(metavar="E", help="Differential privacy: the most that one item may show, such as 1, 3 or 8."),
+    ] = None,
+    delta: Annotated[float, typer.Option(metavar="D", help="Probability with which that may not hold.")] = DELTA,
+    unit: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN", help="With --epsilon: promise it to each value of this column, not to each item."
+        ),
+    ] = ITEM,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -189,6 +201,9 @@ def fit(
         also=tuple(name for name in also.split(",") if name),  # type: ignore[misc]  # the verb says which there are
         log_dir=log_dir,
         report=report,
+        epsilon=epsilon,
+        delta=delta,
+        unit=unit,
         seed=seed,
         device=device,
     )

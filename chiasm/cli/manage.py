@@ -76,7 +76,6 @@ def _ask(question: str) -> None:
 @app.verb(
     "chiasm export photos.index --out photos-coco --format coco --label species",
     "chiasm export cats --out cats.chiasm --int8",
-    "chiasm export cats --out cats.html --int8",
     then="open it with the other tool; chiasm add reads tables back, python cats.chiasm FILE runs.",
     doing="Writing",
 )

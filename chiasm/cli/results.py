@@ -97,7 +97,7 @@ def print_status(report: Status) -> None:
     table.add_row("spaces", f"{', '.join(report.spaces) or 'none'} (search uses the last)")
     table.add_row("roots", f"{', '.join(report.roots) or 'none'} (their files are given away by serve)")
     print_table(table)
-    for words in report.notes:
+    for words in (*report.notes, *report.private):
         say(f"  {words}")
     remark(f"Next: {report.advice}")
 
@@ -258,6 +258,9 @@ def print_align_report(report: AlignReport, collection: Path, sources: Sequence[
 
 def print_fit_report(report: FitReport, written: Path | None) -> None:
     """Print how good the recogniser is on items it was not trained on, and the choices that were made."""
+    if report.privacy:
+        _print_private_fit(report)
+        return
     if report.metrics:
         _print_recognition(report.metrics)
     target = (
@@ -286,6 +289,18 @@ def print_fit_report(report: FitReport, written: Path | None) -> None:
             table.add_row(str(point["shots"]), _decimal(score["estimate"]), _interval((score["low"], score["high"])))
         print_table(table)
     _name_the_rest(written)
+    remark(f"Next: chiasm predict {report.model} FILES")
+
+
+def _print_private_fit(report: FitReport) -> None:
+    """Print what was promised, and what has been spent of the collection."""
+    from chiasm.verbs.card import sentence_of
+
+    say(f"{report.model}: {len(report.classes)} classes of {report.label!r}, trained on {report.items} items.")
+    say(sentence_of(report.privacy))
+    for line in report.privacy["spent"]:
+        say(f"The collection has {line}.")
+    say(f"Measured on {report.measured}.")
     remark(f"Next: chiasm predict {report.model} FILES")
 
 

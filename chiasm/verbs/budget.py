@@ -80,6 +80,8 @@ def held_out_files(models: Sequence[Model], collection: str | Path) -> HeldOutFi
         raise ChiasmError("a budget is for models of one column of classes: leave it out, and choose by --int8")
     if len({one.label for one in models}) > 1:
         raise ChiasmError(f"the models are of different columns: {', '.join(one.label for one in models)}")
+    for one in models:
+        one.require_record("a budget cannot be chosen by: leave it out, and choose by --int8")
     opened = Collection.open(collection)
     networks = encoders.resolve(opened.encoder, device="cpu")
     saved.check(fingerprints_of(networks))

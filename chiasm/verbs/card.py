@@ -58,6 +58,9 @@ def model_card(
         more = f" and {len(classes) - _MOST_CLASSES} more" if len(classes) > _MOST_CLASSES else ""
         lines += ["Classes: " + ", ".join(classes[:_MOST_CLASSES]) + more + ".", ""]
     lines += ["## Use", "", use, ""]
+    privacy = report.get("privacy") or {}
+    if privacy:
+        lines += ["## Differential privacy", "", sentence_of(privacy), ""]
     lines += ["## Measured", "", f"On {report.get('measured', 'nothing')}.", ""]
     if numbers:
         lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in numbers), ""]
@@ -72,12 +75,25 @@ def model_card(
         "",
         (
             "The numbers hold for items like those that it was measured on. What looks like none of its classes is told as `unknown` "
-            "at a rate of false alarms that is asked for; what people do with its answers was not measured. The folder holds "
-            "embeddings of some of the items that it learned from, and the ids of all."
+            "at a rate of false alarms that is asked for; what people do with its answers was not measured. "
+            + (
+                "The folder holds nothing of the items that it learned from."
+                if privacy
+                else "The folder holds embeddings of some of the items that it learned from, and the ids of all."
+            )
         ),
         "",
     ]
     return "\n".join(lines)
+
+
+def sentence_of(privacy: Mapping[str, Any]) -> str:
+    """Return what was promised to the items that a model learned from, see `chiasm.verbs.private`."""
+    unit = privacy["unit"] if privacy["unit"] == "item" else f"value of {privacy['unit']!r}"
+    return (
+        f"Epsilon {privacy['epsilon']:g} at delta {privacy['delta']:g} for each {unit} ({privacy['units']} of them): "
+        f"{privacy['mechanism']}. Public are {privacy['public']}."
+    )
 
 
 def numbers_of(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -146,6 +146,7 @@ def explain(
     elif collection is None:
         notes.append("how faithful this is was not measured, and examples are left out: name the collection for both")
     else:
+        saved.require_record("there are no examples and no items to measure by: leave the collection out")
         opened = Collection.open(collection)
         theirs = encoders.resolve(opened.encoder, device=device)
         saved.check(fingerprints_of(theirs))

@@ -143,6 +143,8 @@ def fair_items(model: Model, data: Labelled, others: Sequence[Model] = (), on: O
         ChiasmError: all items were learned from, and it is not known how a model would do without them.
     """
     models = (model, *others)
+    for one in models:
+        one.require_record("it cannot be told which items are new to it")
     masks = np.array([_seen(one, data) for one in models])
     seen, who = masks.any(axis=0), "it was" if len(models) == 1 else "they were"
     if on == "training" or not seen.any():

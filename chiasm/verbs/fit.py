@@ -20,6 +20,7 @@ from chiasm.errors import ChiasmError, LabelError, SpaceError
 from chiasm.evaluation.predictions import Predictions
 from chiasm.evaluation.record import Record
 from chiasm.finetuning.results import TunedPart
+from chiasm.privacy import DELTA, ITEM, Promise
 from chiasm.recognition import ModalityArrays, Recognizer, RungOptions, SourceItems
 from chiasm.recognition.adaptation import Shares
 from chiasm.recognition.columns import FusionName
@@ -89,6 +90,7 @@ class FitReport(Record):
     finetuned: tuple[str, ...] = ()  # what came of training the encoder further, a line a network
     encoder: str = ""  # that was written beside the model, since it was better
     also: dict[str, Any] = field(default_factory=dict)  # by the names asked for with `also`, and `tuning`
+    privacy: dict[str, Any] = field(default_factory=dict)  # what was promised to the items, see `chiasm.verbs.private`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +209,9 @@ def fit(
     report: str | Path | None = None,
     on_trial: Callable[[Any], None] | None = None,
     seed: int = 0,
+    epsilon: float | None = None,
+    delta: float = DELTA,
+    unit: str = ITEM,
     device: Device = "auto",
 ) -> FitReport:
     """Train a recogniser on the labelled items of a collection and save it as a folder.
@@ -263,6 +268,10 @@ def fit(
         report: also write a report as one .html, .md or .json file.
         on_trial: called with every trial of the search.
         seed: of the draw and of the folds.
+        epsilon: differential privacy: whether an item was among those that are learned from changes the odds of any model by at most
+            exp(epsilon). Only `where`, `modalities`, `delta` and `unit` go with it: see docs/privacy.md.
+        delta: probability with which that may not hold.
+        unit: column whose values say which items belong together, such as a patient; the promise is to each of these then.
         device: `"auto"`, `"cpu"` or `"cuda"`.
 
     Raises:
@@ -272,12 +281,16 @@ def fit(
             to, a choice that there is not, or choices that do not go together.
     """
     check_report(report)
+    if epsilon is None and (delta, unit) != (DELTA, ITEM):
+        raise ChiasmError("delta and unit go with epsilon, the promise of differential privacy: name it, too")
     options = FitOptions(
         task=task, modalities=modalities, shots=shots, where=where, group=group, alike=alike, adapter=adapter,
         fusion=fusion, names=names, source=source, space=space, alpha=alpha, target=target, shares=shares, semi=semi,
         class_weight=class_weight, tune=tune, sampler=sampler, nested=nested, finetune=finetune, also=also, log_dir=log_dir,
         seed=seed,
     )  # fmt: skip
+    if epsilon is not None:
+        return _fit_privately(collection, label, out, Promise(epsilon, delta, unit), options, report, device)
     if any(Path(one).is_file() for one in (collection, *each_source(source))):
         return _fit_pooled(collection, label, out, options, device)
     run = _read(collection, label, options, device)
@@ -339,6 +352,29 @@ def _fit_pooled(
         )
     parties = [collection, *each_source(options.source)]
     return fit_pooled(parties, names[0], out=out, modalities=options.modalities, where=options.where, device=device)
+
+
+def _fit_privately(
+    collection: str | Path,
+    label: str | Sequence[str],
+    out: str | Path,
+    promise: Promise,
+    options: FitOptions,
+    report: str | Path | None,
+    device: Device,
+) -> FitReport:
+    """Fit with differential privacy, see `chiasm.verbs.private`; what looks at the items more than once is refused."""
+    from chiasm.verbs.private import fit_private_model
+
+    given = {name for name, value in vars(options).items() if value != getattr(FitOptions, name)}
+    refused = sorted(given - {"modalities", "where"}) + (["report"] if report is not None else [])
+    if refused:
+        raise ChiasmError(
+            f"{', '.join(refused)}: not together with epsilon, which is spent by every look at the items. Leave it out"
+        )
+    return fit_private_model(
+        collection, label, promise, Path(out), modalities=options.modalities, where=options.where, device=device
+    )
 
 
 def _read(collection: str | Path, label: str | Sequence[str], options: FitOptions, device: Device) -> _Run:

@@ -186,6 +186,7 @@ def learn_again(
     begin = time.monotonic()
     options = options or LearnOptions()
     saved = load_model(Path(folder))
+    saved.require_record("it does not learn on: fit it again, which spends epsilon once more")
     saved.check(fingerprints_of(networks))
     space = saved.space or space
     corrections = corrections_of(collection, list(saved.recognizer.columns_))

@@ -118,6 +118,21 @@ class Model:
                     f"model's encoder (chiasm reembed COLLECTION --encoder {self.encoder})"
                 )
 
+    def require_record(self, purpose: str) -> None:
+        """Refuse what needs to know which items the model has learned from, of one that was promised not to tell.
+
+        Args:
+            purpose: what cannot be done then, in words.
+
+        Raises:
+            ChiasmError: it was fitted with differential privacy.
+        """
+        if self.report.get("privacy"):
+            raise ChiasmError(
+                f"the model was fitted with differential privacy and keeps no record of what it has learned from, so {purpose}. "
+                "Recognise labelled items that it has never seen (chiasm predict), and count"
+            )
+
 
 def save_model(folder: Path, model: Model, *, expected: str | None = None) -> str:
     """Write a model and return its version; one that is there stays as the version before, the one before that goes.

@@ -12,6 +12,7 @@ from typing import Any
 from chiasm.encoders import Encoder, resolve, uses_int8
 from chiasm.errors import EncoderError, MissingExtraError
 from chiasm.evaluation.record import Record
+from chiasm.privacy import spent
 from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.verbs.spaces import START, folder_of, load_space, spaces_of
@@ -37,6 +38,7 @@ class Status(Record):
     size: int = 0  # bytes of the collection's folder
     changed: str = ""  # what changed last, and when
     advice: str = ""  # what to do next, as a command
+    private: tuple[str, ...] = ()  # what was released of it with differential privacy, in sentences
 
 
 def status_of(collection: Collection, space: Space | None = None, networks: Sequence[Encoder] | None = None) -> Status:
@@ -66,6 +68,7 @@ def status_of(collection: Collection, space: Space | None = None, networks: Sequ
         size_of(collection.path),
         _changed(collection.path),
         _advice(collection, spaces),
+        spent(collection.path),
     )
 
 
