@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from chiasm.verbs.query import Query as Query
     from chiasm.verbs.query import SearchOptions as SearchOptions
     from chiasm.verbs.remove import remove as remove
+    from chiasm.verbs.seal import decrypt as decrypt
+    from chiasm.verbs.seal import encrypt as encrypt
     from chiasm.verbs.search import Searcher as Searcher
     from chiasm.verbs.search import search as search
     from chiasm.verbs.status import status as status
@@ -56,7 +58,9 @@ _MODULES = {
     "Searcher": "verbs.search",
     "add": "verbs.add",
     "align": "verbs.align",
+    "decrypt": "verbs.seal",
     "drift": "verbs.drift",
+    "encrypt": "verbs.seal",
     "estimate": "verbs.estimate",
     "evaluate": "verbs.evaluate",
     "explain": "verbs.explain",

@@ -15,7 +15,7 @@ LAYERS = (
     {"errors"},
     {"_optional"},
     {"cores", "files", "hub", "masks", "predict_script", "vectors", "work"},
-    {"client", "saved", "splits"},
+    {"client", "saved", "sealed", "splits"},
     {"privacy", "training"},
     {"media"},
     {"encoders"},

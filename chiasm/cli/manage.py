@@ -221,6 +221,48 @@ def federate(
     console.show(report.as_dict(), lambda: results.print_federate_report(report))
 
 
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", metavar="FILE", help="Key, 64 hexadecimal digits. Default: the variable CHIASM_KEY."),
+]
+
+
+@app.verb(
+    "chiasm encrypt photos.index --out photos.sealed --new-key key",
+    "chiasm encrypt photos.sealed --out photos.sealed --key-file key --new-key key2",
+    then="CHIASM_KEY=$(cat key) chiasm search photos.sealed WORDS",
+    doing="Encrypting",
+)
+def encrypt(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Collection, model or file; or one that is sealed.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")],
+    key_file: KeyFile = None,
+    new_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Key to seal with, made where there is none.")
+    ] = None,
+) -> None:
+    """Write a collection, a model or a file as one encrypted file. The source stays."""
+    written = chiasm.encrypt(source, out=out, key_file=key_file, new_key=new_key)
+    words = f"{written} is sealed. Whoever loses the key loses what is in it; {source} is still there as it was"
+    console.show({"path": str(written)}, lambda: console.say(words))
+
+
+@app.verb(
+    "chiasm decrypt photos.sealed --out photos.index --key-file key",
+    "chiasm decrypt photos.sealed --out /dev/shm/photos --key-file key",
+    then="chiasm serve /dev/shm/photos",
+    doing="Decrypting",
+)
+def decrypt(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="What encrypt wrote.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A name that is free.")],
+    key_file: KeyFile = None,
+) -> None:
+    """Write what encrypt sealed as it was."""
+    written = chiasm.decrypt(source, out=out, key_file=key_file)
+    console.show({"path": str(written)}, lambda: console.say(f"{written} is there as it was sealed"))
+
+
 @app.verb(
     "chiasm revert birds",
     "chiasm revert photos.index --space aligned",

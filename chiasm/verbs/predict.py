@@ -16,6 +16,7 @@ from chiasm.encoders.runtime import Device
 from chiasm.errors import ChiasmError
 from chiasm.media.limits import Limits, limits_of
 from chiasm.recognition import ModalityArrays, Recognition, Recognizer
+from chiasm.sealed import is_sealed, opened
 from chiasm.space import start_space
 from chiasm.store.ingest import Progress, embed_manifests, name_items
 from chiasm.store.manifest import Manifest
@@ -72,7 +73,7 @@ def predict(
     """Recognise what is in files, folders or tables.
 
     Args:
-        model: a folder that `fit` wrote, or a file that `export` wrote of one. The latter runs as it does without chiasm,
+        model: a folder that `fit` wrote, also sealed (`encrypt`), or a file that `export` wrote of one. The latter runs as it does without chiasm,
             see `chiasm.predict_script`, on the CPU. With `encrypted` the address of a server.
         paths: as for `add`, data in memory included. Items may have any subset of the modalities that the model was fitted on.
         level: how often each item's set of classes is to hold the true one.
@@ -91,6 +92,12 @@ def predict(
         raise ChiasmError(
             f"{model} is a server: ask it with --encrypted, or send it the files with chiasm.client.Client"
         )
+    if not encrypted and is_sealed(model):
+        with opened(model) as plain:
+            return predict(
+                plain, paths, level=level, false_alarm_rate=false_alarm_rate, max_pixels=max_pixels, device=device,
+                on_progress=on_progress,
+            )  # fmt: skip
     if not encrypted and Path(model).is_file():
         if device == "cuda" or max_pixels is not None:
             raise ChiasmError(f"{model} is a model in one file, which runs on the CPU: leave device and max_pixels out")

@@ -9,6 +9,7 @@ reranker, diversity, the page.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
@@ -24,6 +25,7 @@ from chiasm.errors import ChiasmError, CollectionError, MediaError, SpaceError
 from chiasm.files import one_form
 from chiasm.media.limits import Limits, limits_of
 from chiasm.retrieval.query import compose, rocchio
+from chiasm.sealed import opened
 from chiasm.space import Space
 from chiasm.store.collection import Collection
 from chiasm.store.frames import is_picture, picture_of
@@ -457,7 +459,7 @@ def search(
     `chiasm.Searcher`, and search with that.
 
     Args:
-        collection: the collection, or a searcher of it, which has a space and a device of its own.
+        collection: the collection, also as a file that `encrypt` wrote; or a searcher of it, which has a space and a device of its own.
         text: words to search for.
         image: a file to search with, a picture of Pillow or pixels (uint8, height by width by 3), or several.
         audio: a file to search with, or several.
@@ -486,35 +488,36 @@ def search(
         MediaError: a file of the query cannot be used.
     """
     limits = limits_of(max_pixels)
-    if isinstance(collection, Searcher):
-        if space is not None or device != "auto":
-            raise SpaceError("a searcher has a space and a device of its own: name them when it is made")
-        searcher = collection
-    else:
-        searcher = Searcher(collection, space=space, device=device)
-    files: list[Media] = []
-    by_modality: Mapping[Modality, Files] = {"image": image, "audio": audio, "video": video}
-    for kind, paths in by_modality.items():
-        files += _opened(searcher, kind, paths, limits)
-    query = Query(
-        plus=(*([] if text is None else [Text(text)]), *files),
-        minus=(*(Text(words) for words in _listed(minus)), *_opened(searcher, "image", minus_image, limits)),
-        like=tuple(_listed(like)),
-        liked=tuple(liked),
-        disliked=tuple(disliked),
-    )
-    options = SearchOptions(
-        k=k,
-        offset=offset,
-        modality=modality,
-        where=where,
-        min_probability=min_probability,
-        metric=metric,
-        hybrid=hybrid,
-        rerank=rerank,
-        diversity=diversity,
-    )
-    return searcher.search(query, options)
+    with ExitStack() as stack:  # of a sealed collection, its copy in memory is gone at the end
+        if isinstance(collection, Searcher):
+            if space is not None or device != "auto":
+                raise SpaceError("a searcher has a space and a device of its own: name them when it is made")
+            searcher = collection
+        else:
+            searcher = Searcher(stack.enter_context(opened(collection)), space=space, device=device)
+        files: list[Media] = []
+        by_modality: Mapping[Modality, Files] = {"image": image, "audio": audio, "video": video}
+        for kind, paths in by_modality.items():
+            files += _opened(searcher, kind, paths, limits)
+        query = Query(
+            plus=(*([] if text is None else [Text(text)]), *files),
+            minus=(*(Text(words) for words in _listed(minus)), *_opened(searcher, "image", minus_image, limits)),
+            like=tuple(_listed(like)),
+            liked=tuple(liked),
+            disliked=tuple(disliked),
+        )
+        options = SearchOptions(
+            k=k,
+            offset=offset,
+            modality=modality,
+            where=where,
+            min_probability=min_probability,
+            metric=metric,
+            hybrid=hybrid,
+            rerank=rerank,
+            diversity=diversity,
+        )
+        return searcher.search(query, options)
 
 
 def _listed(value: Pictures) -> list[Any]:
