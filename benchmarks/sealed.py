@@ -53,7 +53,8 @@ def medians(*searches: Callable[[str], object]) -> list[float]:
             for search, own in zip(searches, times, strict=True):
                 begin = time.perf_counter()
                 search(words)
-                own += [time.perf_counter() - begin] if turn else []
+                if turn:
+                    own.append(time.perf_counter() - begin)
     return [float(np.median(own)) for own in times]
 
 

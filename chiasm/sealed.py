@@ -71,7 +71,7 @@ def is_sealed(path: str | Path) -> bool:
 
 
 def seal(source: Path, out: Path, key: bytes) -> None:
-    """Write a file or folder as one sealed file; the source stays.
+    """Write a file or folder as one sealed file; the source stays. Links are sealed as what they point to.
 
     Raises:
         OSError: it cannot be read, or the file cannot be written; what was there stays.
@@ -82,7 +82,7 @@ def seal(source: Path, out: Path, key: bytes) -> None:
     try:
         with temporary.open("xb") as file:
             writer = _Writer(file, key)
-            with tarfile.open(fileobj=writer, mode="w|") as archive:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=writer, mode="w|", dereference=True) as archive:  # type: ignore[call-overload]
                 archive.add(source, arcname=source.name)
             writer.finish()
             file.flush()

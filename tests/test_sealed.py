@@ -50,6 +50,15 @@ def test_a_sealed_model_predicts(made: Path, tmp_path: Path, monkeypatch: pytest
     assert ours == theirs
 
 
+def test_a_link_is_sealed_as_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "file").write_text("content")
+    (tmp_path / "link").symlink_to(tmp_path / "far")
+    chiasm.encrypt(tmp_path / "link", out=tmp_path / "sealed", new_key=tmp_path / "key")
+    chiasm.decrypt(tmp_path / "sealed", out=tmp_path / "out", key_file=tmp_path / "key")
+    assert (tmp_path / "out" / "file").read_text() == "content"
+
+
 def test_keys_change(made: Path, tmp_path: Path) -> None:
     file = tmp_path / "sums.safetensors"
     chiasm.statistics(made, label="most", out=file)

@@ -14,6 +14,8 @@ def encrypt(
 ) -> Path:
     """Write a collection, a model or any file as one encrypted file, and return it. The source stays: delete it yourself.
 
+    Nobody may write to the source meanwhile.
+
     `search` and `predict` read such files. What is sealed already is sealed anew, with the new key.
 
     Args:
