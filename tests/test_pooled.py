@@ -115,6 +115,8 @@ def test_what_cannot_be_added_up_is_refused(
         chiasm.fit(first, label="text", out=tmp_path / "model")
     with pytest.raises(LabelError, match="shots: not with files"):
         chiasm.fit(first, label="most", shots=3, out=tmp_path / "model")
+    with pytest.raises(ChiasmError, match="a report shows items"):
+        chiasm.fit(first, label="most", out=tmp_path / "model", report=tmp_path / "report.html")
     with pytest.raises(SpaceError, match="statistics of labels"):
         chiasm.align(parties[2], source=first)
     with pytest.raises(LabelError, match="go with a label"):

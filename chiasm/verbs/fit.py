@@ -292,6 +292,10 @@ def fit(
     if epsilon is not None:
         return _fit_privately(collection, label, out, Promise(epsilon, delta, unit), options, report, device)
     if any(Path(one).is_file() for one in (collection, *each_source(source))):
+        if report is not None:
+            raise ChiasmError(
+                "a report shows items, and files of statistics hold none. Leave it out: chiasm evaluate --report"
+            )
         return _fit_pooled(collection, label, out, options, device)
     run = _read(collection, label, options, device)
     last = None
