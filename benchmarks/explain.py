@@ -90,7 +90,7 @@ def main() -> None:
             "gap (random - strongest)", "standard error",
         )  # fmt: skip
         body += [record.table(columns, shown), "", "Areas between the curves of all shares, from 0 to 1:", ""]
-        columns = (
+        of_areas = (
             "medium",
             "method",
             "deletion: random - strongest",
@@ -99,7 +99,7 @@ def main() -> None:
             "standard error",
         )
         body += [
-            record.table(columns, areas),
+            record.table(of_areas, areas),
             "",
             record.table(("medium", "method", "hidden first", "share hidden, answer"), curves),
         ]

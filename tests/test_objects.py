@@ -98,7 +98,7 @@ def test_a_search_sees_what_was_added_since(tmp_path: Path) -> None:
     assert opened.search("boat").ids == ["a"]
     opened.add({"id": ["b"], "text": ["a boat"]})
     assert opened.search("boat").ids == ["b", "a"]
-    assert opened.remove(where="id = 'b'") == 1
+    assert opened.remove(where="id = 'b'").items == ("b",)
     assert opened.search("boat").ids == ["a"]
 
 

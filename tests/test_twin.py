@@ -49,7 +49,7 @@ def test_scores_are_means_over_what_an_item_has() -> None:
     present = {"image": np.array([True] * 5 + [False]), "text": np.array([False] + [True] * 5)}
     concepts = np.eye(3)[:2]
     rows = np.arange(4)
-    made = concept_scores(ModalityArrays({}, present, shared), concepts, rows)  # type: ignore[arg-type]
+    made = concept_scores(ModalityArrays({}, present, shared), concepts, rows)
 
     def slow(item: int, concept: int) -> float:
         own = []

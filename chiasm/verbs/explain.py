@@ -294,17 +294,17 @@ def learned_items(
         return None
     names = [class_name(name) for name in column.names]
     places = np.array([names.index(name) if name in names else -1 for name in map(class_name, target.names)], dtype=int)
-    values, known, weight = target.values, target.known, np.ones(len(target))
+    values, has, weight = target.values, target.known, np.ones(len(target))
     if column.kind == "classes":
-        values = np.where(known, places[values], -1)
-        known = values >= 0
-        present, codes = np.unique(values[known], return_inverse=True)
+        values = np.where(has, places[values], -1)
+        has = values >= 0
+        present, codes = np.unique(values[has], return_inverse=True)
         weights = saved.recognizer.class_weight
-        weight[known] = class_weights(codes, weight[known], weights, column.names[present].tolist())
+        weight[has] = class_weights(codes, weight[has], weights, column.names[present].tolist())
     elif column.kind == "labels":
         values = np.zeros((len(target), len(names)), dtype=bool)
         values[:, places[places >= 0]] = target.values[:, places >= 0]
-    return (data, Examples(data.arrays, values, known, weight)) if known.any() else None
+    return (data, Examples(data.arrays, values, has, weight)) if has.any() else None
 
 
 def _sampled(
