@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from chiasm.verbs.add import reembed as reembed
     from chiasm.verbs.align import align as align
     from chiasm.verbs.align import statistics as statistics
+    from chiasm.verbs.compress import compress as compress
     from chiasm.verbs.drift import drift as drift
     from chiasm.verbs.estimate import estimate as estimate
     from chiasm.verbs.evaluate import evaluate as evaluate
@@ -58,6 +59,7 @@ _MODULES = {
     "Searcher": "verbs.search",
     "add": "verbs.add",
     "align": "verbs.align",
+    "compress": "verbs.compress",
     "decrypt": "verbs.seal",
     "drift": "verbs.drift",
     "encrypt": "verbs.seal",

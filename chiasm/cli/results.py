@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chiasm.store.add import AddReport
     from chiasm.store.reembed import ReembedReport
     from chiasm.verbs.align import AlignReport
+    from chiasm.verbs.compress import CompressReport
     from chiasm.verbs.drift import DriftReport
     from chiasm.verbs.estimate import Estimate
     from chiasm.verbs.evaluate import Evaluation
@@ -111,6 +112,21 @@ def _model_words(model: Mapping[str, Any]) -> str:
         if model[name] is not None
     ]
     return ", ".join([f"{model['name']} for {', '.join(model['modalities'])}: {licence}", *numbers])
+
+
+def print_compress_report(report: CompressReport) -> None:
+    """Print all forms of a network beside each other."""
+    small = report.small
+    say(
+        f"{report.encoder}: the network of {report.modality} is {small.speed:.2f} times as fast; the mean cosine to the whole one is "
+        f"{small.cosine:.3f} on {report.held_out} held-out items."
+    )
+    table = new_table("form", "MB", "times as fast", "cosine", "lowest", "macro-F1")
+    for form in report.forms:
+        numbers = (form.megabytes, form.speed, form.cosine, form.lowest, form.f1_macro)
+        table.add_row(form.name, *map(_decimal, numbers))
+    print_table(table)
+    remark(f"Next: chiasm reembed COLLECTION --encoder {report.encoder}; in 8-bit integers: {report.encoder},int8")
 
 
 def print_export_report(report: ExportReport) -> None:

@@ -37,6 +37,7 @@ def schemas() -> dict[str, Any]:
     from chiasm.store.add import AddReport
     from chiasm.store.reembed import ReembedReport
     from chiasm.verbs.align import AlignReport
+    from chiasm.verbs.compress import CompressReport
     from chiasm.verbs.drift import DriftReport
     from chiasm.verbs.estimate import Estimate
     from chiasm.verbs.evaluate import Evaluation
@@ -51,7 +52,7 @@ def schemas() -> dict[str, Any]:
 
     adapter = require("pydantic", "serve", "JSON Schemas").TypeAdapter
     results = {
-        "add": AddReport, "add --estimate": Estimate, "align": AlignReport, "drift": DriftReport, "evaluate": Evaluation,
+        "add": AddReport, "add --estimate": Estimate, "align": AlignReport, "compress": CompressReport, "drift": DriftReport, "evaluate": Evaluation,
         "explain": ExplainReport, "export": ExportReport, "finetune": FinetuneReport, "fit": FitReport, "learn": LearnReport, "predict": PredictReport,
         "reembed": ReembedReport, "search": SearchResult, "status": Status, "(any that failed)": Failure,
     }  # fmt: skip

@@ -43,7 +43,7 @@ def resolve(
 
     Args:
         name: `"offline"`; the hub id of a sentence-transformers or transformers model, or a folder with one, also of those
-            that `chiasm finetune` writes; `"timm:NAME"`.
+            that `chiasm finetune` and `compress` write; `"timm:NAME"`.
             Options follow behind commas: `"offline,language=de"`, `"offline,int8"`, `"google/embeddinggemma-2,dim=256"`
             (see `offline_encoders` and `HuggingFaceEncoder`). Several encoders stand side by side, each behind the
             modality that it is for: `"image=timm:resnet50,text=BAAI/bge-small-en-v1.5"`.
@@ -128,9 +128,9 @@ def _encoders_of(
             f"{part.name!r} cannot be understood: options stand behind a comma, e.g. offline,language=de"
         )
     if is_tuned(part.name):
-        if part.options:
-            raise EncoderError(f"{part.name} is an encoder that was trained further, and takes no options")
-        return _read_tuned(Path(part.name).expanduser(), licence, device)
+        if part.options.keys() - {"int8"}:
+            raise EncoderError(f"{part.name} is an encoder that was trained further, and takes no option but int8")
+        return _read_tuned(Path(part.name).expanduser(), licence, device, int8="int8" in part.options)
     offline, others = ("int8", "language", "translate"), ("dim", "dtype", "int8", "prompt", "revision")
     known = offline if part.name == "offline" else others
     flags = ("int8", "translate")
@@ -186,10 +186,10 @@ def _of_card(part: _Part) -> PretrainedModel:
     return PretrainedModel(part.name, "", *licence_of_folder(card))
 
 
-def _read_tuned(folder: Path, licence: Licence | None, device: Device) -> tuple[Encoder, ...]:
-    """Return the encoders of a folder that `chiasm finetune` wrote: those of its base, some of them trained further."""
-    base, encoders = tuned_parts(folder, device)
-    return resolve(base, licence=licence, device=device, tuned=encoders)
+def _read_tuned(folder: Path, licence: Licence | None, device: Device, *, int8: bool) -> tuple[Encoder, ...]:
+    """Return the encoders of a folder that `chiasm finetune` or `compress` wrote: those of its base, some in their place."""
+    base, encoders = tuned_parts(folder, device, int8=int8)
+    return resolve(f"{base},int8" if int8 else base, licence=licence, device=device, tuned=encoders)
 
 
 def _timm_model(name: str) -> str:

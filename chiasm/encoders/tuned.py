@@ -1,4 +1,4 @@
-"""Encoder folders: the networks of a base, some of them trained further by `chiasm finetune`.
+"""Encoder folders: the networks of a base, some of them trained further by `chiasm finetune` or cut by `chiasm compress`.
 
     FOLDER/encoder.json     the format, the base, and of every part how to open it and where it comes from
     FOLDER/image/           a part: weights in safetensors, or a model as its library saves it
@@ -31,7 +31,7 @@ Kind: TypeAlias = Literal["efficientnet-lite0", "bert", "library"]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One network that was trained further.
+    """One network that is not the one of the base.
 
     Attributes:
         kind: how it is opened.
@@ -109,8 +109,13 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def tuned_parts(folder: Path, device: Device) -> tuple[str, dict[Modality, Encoder]]:
+def tuned_parts(folder: Path, device: Device, *, int8: bool = False) -> tuple[str, dict[Modality, Encoder]]:
     """Return the name of the base of an encoder folder, and its parts as encoders.
+
+    Args:
+        folder: of the encoder.
+        device: see `chiasm.encoders.runtime.Network`.
+        int8: whether the parts run in 8-bit integers.
 
     Raises:
         EncoderError: the folder is damaged, or of another version.
@@ -122,26 +127,37 @@ def tuned_parts(folder: Path, device: Device) -> tuple[str, dict[Modality, Encod
         )
     encoders: dict[Modality, Encoder] = {}
     for modality, part in about["parts"].items():
-        encoders[modality] = _open(folder / modality, part["kind"], part["options"], device)
+        encoders[modality] = open_part(folder / modality, part["kind"], part["options"], device, int8=int8)
         encoders[modality].learned_from = frozenset(part["about"].get("learned_from", ()))
     return about["base"], encoders
 
 
-def _open(folder: Path, kind: str, options: Mapping[str, Any], device: Device) -> Encoder:
+def open_part(folder: Path, kind: str, options: Mapping[str, Any], device: Device, *, int8: bool = False) -> Encoder:
+    """Return the encoder of one part.
+
+    Args:
+        folder: of the part.
+        kind: see `Part`.
+        options: see there.
+        device: see `chiasm.encoders.runtime.Network`.
+        int8: whether it runs in 8-bit integers.
+
+    Raises:
+        EncoderError: there is no such kind, or the folder is damaged.
+    """
     if kind == "efficientnet-lite0":
         from chiasm.encoders.offline import ImageEncoder, class_names
 
-        return ImageEncoder(folder / WEIGHTS, class_names(), device=device)
+        return ImageEncoder(folder / WEIGHTS, class_names(), int8=int8, device=device)
     if kind == "bert":
         from chiasm.encoders.offline import TextEncoder
 
-        return TextEncoder(folder, name="BERT, trained further", device=device)
+        return TextEncoder(folder, name="BERT, trained further", int8=int8, device=device)
     if kind == "library":
         from chiasm.encoders.huggingface import HuggingFaceEncoder
 
-        return HuggingFaceEncoder(
-            str(folder), device=device, **{key: options[key] for key in ("dim", "prompt") if key in options}
-        )
+        chosen = {key: options[key] for key in ("dim", "prompt") if key in options}
+        return HuggingFaceEncoder(str(folder), device=device, int8=int8, **chosen)
     raise EncoderError(
         f"the encoder {folder.parent} is damaged (there is no kind {kind!r:.80}). Train it again: chiasm finetune"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,16 +20,20 @@ class EfficientNetLite0(nn.Module):
     swish. Submodules are named as in the weights that are published as `efficientnet-lite0-*.pth`. These were
     converted from TensorFlow and need its "same" padding: with the symmetric padding that is usual in PyTorch they
     load just as well and recognise clearly less.
+
+    Args:
+        hidden: channels inside of each block, which are fewer where some were cut.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: Sequence[int]) -> None:
         super().__init__()
         self._conv_stem, self._bn0 = _Padded(3, 32, kernel=3, stride=2), _norm(32)
         blocks: list[_Block] = []
         channels = 32
         for repeats, kernel, stride, expansion, width in STAGES:
             for repeat in range(repeats):
-                blocks.append(_Block(channels, width, kernel, stride if repeat == 0 else 1, expansion))
+                inside = hidden[len(blocks)]
+                blocks.append(_Block(channels, inside, width, kernel, stride if repeat == 0 else 1, expansion > 1))
                 channels = width
         self._blocks = nn.ModuleList(blocks)
         self._conv_head, self._bn1 = _pointwise(channels, 1280), _norm(1280)
@@ -60,10 +64,9 @@ class EfficientNetLite0(nn.Module):
 class _Block(nn.Module):
     """Inverted residual: expand, convolve each channel, project; added to its input where the shape stays."""
 
-    def __init__(self, channels: int, width: int, kernel: int, stride: int, expansion: int) -> None:
+    def __init__(self, channels: int, hidden: int, width: int, kernel: int, stride: int, expands: bool) -> None:
         super().__init__()
-        hidden = channels * expansion
-        self.expands = expansion > 1
+        self.expands = expands
         self.adds = stride == 1 and channels == width
         if self.expands:
             self._expand_conv, self._bn0 = _pointwise(channels, hidden), _norm(hidden)
@@ -104,8 +107,8 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 def load_efficientnet(weights: Mapping[str, np.ndarray]) -> EfficientNetLite0:
-    """Return the network with weights that are named as the published ones."""
-    network = EfficientNetLite0()
+    """Return the network with weights that are named as the published ones; of these it has its widths."""
+    network = EfficientNetLite0([len(weights[f"_blocks.{block}._depthwise_conv.weight"]) for block in range(BLOCKS)])
     network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
     # Channels last: PyTorch's other path for depthwise convolutions on a CPU is up to 30 times slower.
     return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

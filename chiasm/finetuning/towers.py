@@ -294,6 +294,38 @@ class LibraryTower(Tower):
         finally:
             self._leave_out(True)
 
+    @property
+    def alike(self) -> bool:
+        """Whether its blocks are of one kind, and its configuration says how many there are."""
+        config = self._config
+        kinds = {type(layer) for layer in self._layers}
+        return len(kinds) == 1 and getattr(config, "num_hidden_layers", None) == len(self._layers)
+
+    @property
+    def _config(self) -> Any:
+        """The configuration of the module that its blocks are in; None where it has none."""
+        owners = [one for one in self.modules() if any(child is self._layers for child in one.children())]
+        return next((one.config for one in owners if hasattr(one, "config")), None)
+
+    @contextmanager
+    def only(self, blocks: Sequence[int]) -> Iterator[None]:
+        """Have some of its blocks alone for a while, where they are alike and none is frozen; it is saved like that, too."""
+        config, whole = self._config, list(self._layers)
+        count, kinds = config.num_hidden_layers, getattr(config, "layer_types", None)
+        del self._layers[:]
+        self._layers.extend(whole[block] for block in blocks)
+        config.num_hidden_layers = len(blocks)
+        if kinds:
+            config.layer_types = [kinds[block] for block in blocks]
+        try:
+            yield
+        finally:
+            del self._layers[:]
+            self._layers.extend(whole)
+            config.num_hidden_layers = count
+            if kinds:
+                config.layer_types = kinds
+
     def shares_blocks(self, other: LibraryTower) -> bool:
         """Return whether the inputs of both go through the same blocks."""
         return self._layers is other._layers

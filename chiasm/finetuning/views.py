@@ -96,7 +96,7 @@ def store_views(
         places: list[list[Any]] = []
         kept: list[int] = []
         with (folder / _DATA).open("wb") as file:
-            for numbers, media in _opened(openers):
+            for numbers, media in opened(openers):
                 changed = [
                     one if view == 0 else change(one, np.random.default_rng([seed, number, view]), augment)
                     for number, one in zip(numbers, media, strict=True)
@@ -117,8 +117,8 @@ def store_views(
     return Views(np.array(index["items"], dtype=np.int64), views, index, data)
 
 
-def _opened(openers: Sequence[Callable[[], Media]]) -> Iterator[tuple[list[int], list[Media]]]:
-    """Yield the media of some items at a time, and their numbers."""
+def opened(openers: Sequence[Callable[[], Media]]) -> Iterator[tuple[list[int], list[Media]]]:
+    """Yield the media of some items at a time, and their numbers; those that raise `MediaError` are left out."""
     for at in range(0, len(openers), _TOGETHER):
         numbers, media = [], []
         for number, opener in enumerate(openers[at : at + _TOGETHER], start=at):
