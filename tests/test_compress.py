@@ -54,9 +54,10 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for number in range(48):
         kind = ["animal", "thing"][number % 2]
-        stripes = np.repeat(np.arange(8) % 2, 8)[:, None] * 120 * np.ones((1, 64))
-        pixels = (stripes if number % 2 else stripes.T)[..., None] + rng.integers(0, 130, (64, 64, 3))
-        PillowImage.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        side = int(rng.integers(2, 9))
+        tiles = PillowImage.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        way = [PillowImage.Resampling.NEAREST, PillowImage.Resampling.BICUBIC][number % 2]
+        tiles.resize((64, 64), way).save(folder / f"{number}.png")
         text = f"{draw_text(kind, rng)} {draw_text(kind, rng)}"
         rows.append(
             {"image": f"{number}.png", "text": text, "kind": kind, "one": 1, "half": "x" if number < 20 else ""}
@@ -91,7 +92,7 @@ def test_layers_are_left_out_until_it_is_fast_enough(texts: tuple[Path, Compress
 def test_what_is_written_embeds_nearly_alike_and_serves_other_verbs(
     texts: tuple[Path, CompressReport], bert: Path, items: Path, tmp_path: Path
 ) -> None:
-    out, report = texts
+    out, _ = texts
     small, whole = (first_of(encoders.resolve(str(one), device="cpu"))["text"] for one in (out, bert))
     assert small.fingerprint != whole.fingerprint
     some = [Text(str(row["text"][0])) for row in chiasm.Collection.open(items).items()]
@@ -180,6 +181,15 @@ def test_a_folder_that_exists_and_an_empty_collection_say_so(bert: Path, items: 
     chiasm.Collection.create(tmp_path / "empty", encoder="offline")
     with pytest.raises(EncoderError, match="no files"):
         chiasm.compress(str(bert), to=tmp_path / "small", on=tmp_path / "empty")
+
+
+def test_items_that_are_nearly_one_say_so(bert: Path, tmp_path: Path) -> None:
+    chiasm.add(
+        [write_table(tmp_path / "t.csv", [{"text": "a" + " " * (1 + row) + "cat"} for row in range(48)])],
+        to=tmp_path / "same",
+    )
+    with pytest.raises(EncoderError, match="near-duplicates"):
+        chiasm.compress(str(bert), to=tmp_path / "small", on=tmp_path / "same", **QUICK)
 
 
 @pytest.fixture(scope="module")

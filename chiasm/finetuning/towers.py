@@ -296,10 +296,9 @@ class LibraryTower(Tower):
 
     @property
     def alike(self) -> bool:
-        """Whether its blocks are of one kind, and its configuration says how many there are."""
-        config = self._config
-        kinds = {type(layer) for layer in self._layers}
-        return len(kinds) == 1 and getattr(config, "num_hidden_layers", None) == len(self._layers)
+        """Whether its blocks have weights of the same shapes, and its configuration says how many there are."""
+        shapes = {str([(name, one.shape) for name, one in layer.named_parameters()]) for layer in self._layers}
+        return len(shapes) == 1 and getattr(self._config, "num_hidden_layers", None) == len(self._layers)
 
     @property
     def _config(self) -> Any:
@@ -311,20 +310,27 @@ class LibraryTower(Tower):
     def only(self, blocks: Sequence[int]) -> Iterator[None]:
         """Have some of its blocks alone for a while, where they are alike and none is frozen; it is saved like that, too."""
         config, whole = self._config, list(self._layers)
-        count, kinds = config.num_hidden_layers, getattr(config, "layer_types", None)
+        before = config.num_hidden_layers, getattr(config, "layer_types", None), getattr(config, "stage_names", None)
         del self._layers[:]
         self._layers.extend(whole[block] for block in blocks)
         config.num_hidden_layers = len(blocks)
-        if kinds:
-            config.layer_types = [kinds[block] for block in blocks]
+        if before[1]:
+            config.layer_types = [before[1][block] for block in blocks]
+        if before[2]:  # of a network that may be the first part of another one: it gives what its last layer gives
+            features = config.out_features, config.out_indices
+            config.stage_names = before[2][: len(blocks) + 1]
+            config.set_output_features_output_indices(None, None)
         try:
             yield
         finally:
             del self._layers[:]
             self._layers.extend(whole)
-            config.num_hidden_layers = count
-            if kinds:
-                config.layer_types = kinds
+            config.num_hidden_layers = before[0]
+            if before[1]:
+                config.layer_types = before[1]
+            if before[2]:
+                config.stage_names = before[2]
+                config.set_output_features_output_indices(*features)
 
     def shares_blocks(self, other: LibraryTower) -> bool:
         """Return whether the inputs of both go through the same blocks."""
@@ -460,7 +466,7 @@ class _LeftOut(nn.Module):
 
 def _blocks_of(tower: LibraryTower, sample: Mapping[str, Tensor]) -> nn.ModuleList:
     """Return the largest list of layers that all take part in embedding a sample."""
-    lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
+    lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList) and len(module)]
     run: set[int] = set()
     hooks = [
         layer.register_forward_hook(lambda module, _inputs, _output: run.add(id(module)))
@@ -476,4 +482,5 @@ def _blocks_of(tower: LibraryTower, sample: Mapping[str, Tensor]) -> nn.ModuleLi
     used = [one for one in lists if all(id(layer) in run for layer in one)]
     if not used:
         raise EncoderError("the model has no list of layers: it cannot be trained block by block")
-    return max(used, key=lambda one: sum(parameter.numel() for parameter in one.parameters()))
+    several = [one for one in used if len(one) > 1]  # one layer is taken for a list only where there is nothing else
+    return max(several or used, key=lambda one: sum(parameter.numel() for parameter in one.parameters()))

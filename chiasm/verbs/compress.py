@@ -27,7 +27,7 @@ from chiasm.encoders.tuned import Part, open_part, write_tuned
 from chiasm.errors import EncoderError, LabelError
 from chiasm.evaluation.metrics import classification_metrics
 from chiasm.evaluation.record import Record
-from chiasm.files import whole_folder
+from chiasm.files import one_form, whole_folder
 from chiasm.finetuning.recipe import Recipe
 from chiasm.recognition.linear_probe import LinearProbe
 from chiasm.splits import Split, class_name, holdout_split, near_duplicate_groups
@@ -36,7 +36,7 @@ from chiasm.store.reembed import items_of
 from chiasm.types import Media, Modality
 from chiasm.vectors import unit_rows
 from chiasm.verbs.climb import base_of, begin_work, open_medium
-from chiasm.verbs.dataset import MOST_FOR_DUPLICATES, cell_value, label_columns
+from chiasm.verbs.dataset import MOST_FOR_DUPLICATES, cell_value
 
 if TYPE_CHECKING:
     from chiasm.finetuning.pruning import Cuts
@@ -260,9 +260,8 @@ class _Request:
             self._cut(learned, held, cut)
         tower = tower_of(self._open(cut), self.modality, EVERY)
         self.say(f"{len(learned)} items to learn from, {self.recipe.epochs} epochs")
-        recipe = replace(self.recipe, rate=_RATES[tower.kind])
         openers = [self.openers[item] for item in learned]
-        history = distil(tower, self.whole, openers, recipe, self.work, device=self.device, say=self.say)
+        history = distil(tower, self.whole, openers, self._training, self.work, device=self.device, say=self.say)
         shutil.rmtree(self.work / "small", ignore_errors=True)
         with whole_folder(self.work / "small") as draft:
             tower.save(draft)
@@ -283,7 +282,11 @@ class _Request:
         )
 
     def _labels(self, label: str) -> np.ndarray:
-        column = label_columns(self.collection, label)[0]
+        column, columns = one_form(label), self.collection.columns()
+        if column not in columns:
+            raise LabelError(
+                f"{self.collection.path} has no column {column!r}. Its columns: {', '.join(columns) or 'none'}"
+            )
         cells = [cell_value(row[column]) for row in self.rows]
         labels = np.array(["" if one is None else class_name(one) for one in cells], dtype=object)
         if len({*labels} - {""}) < 2:
@@ -311,7 +314,13 @@ class _Request:
         groups = np.arange(len(vectors))
         if len(vectors) <= MOST_FOR_DUPLICATES:
             groups = near_duplicate_groups(vectors, threshold=_ALIKE)
-        return holdout_split(_HELD, groups=groups, seed=self.recipe.seed)
+        try:
+            return holdout_split(_HELD, groups=groups, seed=self.recipe.seed)
+        except LabelError as error:
+            raise EncoderError(
+                f"the {len(vectors)} items are near-duplicates of one another, as the network sees them, so that none can be held out "
+                "to judge by. Name a collection of more kinds of things (on)"
+            ) from error
 
     # ------------------------------------------------------------------------------------------------------ the cutting
 
@@ -346,7 +355,10 @@ class _Request:
 
     @cached_property
     def _on_cpu(self) -> Encoder:
-        return first_of(encoders.resolve(self.name, device="cpu"))[self.modality]
+        return self._named(self.name)
+
+    def _named(self, name: str) -> Encoder:
+        return first_of(encoders.resolve(name, device="cpu"))[self.modality]
 
     def _open(self, folder: Path, *, int8: bool = False) -> Encoder:
         kind, options = self._kind
@@ -359,6 +371,10 @@ class _Request:
         tower = tower_of(self.whole, self.modality, None)
         return tower.kind, tower.options
 
+    @property
+    def _training(self) -> Recipe:
+        return replace(self.recipe, rate=_RATES[self._kind[0]])
+
     # ---------------------------------------------------------------------------------------------------- the judgement
 
     def _judge(
@@ -369,14 +385,15 @@ class _Request:
         labels: np.ndarray | None,
     ) -> tuple[tuple[CompressedForm, ...], float | None]:
         """Return all forms as held-out items see them, and the standard error of the whole network's macro-F1."""
-        networks = {
-            "whole": self._on_cpu,
-            "whole, int8": self._in_int8(),
-            "compressed": self._open(self.work / "small"),
-        }
-        networks["compressed, int8"] = self._quantised(lambda: self._open(self.work / "small", int8=True))
-        present = {name: one for name, one in networks.items() if one is not None}
         timed = [medium for media in self.open(usable[split.test][:_TIMED]) for medium in media]
+        draft = self.work / "small"
+        networks: dict[str, Encoder | None] = {
+            "whole": self._on_cpu,
+            "whole, int8": self._in_int8(lambda: self._named(f"{self.name},int8"), timed),
+            "compressed": self._open(draft),
+            "compressed, int8": self._in_int8(lambda: self._open(draft, int8=True), timed),
+        }
+        present = {name: one for name, one in networks.items() if one is not None}
         ratios = speeds(present, self.modality, timed)
         forms, error = [], None
         for name, network in present.items():
@@ -395,19 +412,15 @@ class _Request:
             )
         return tuple(forms), error
 
-    def _in_int8(self) -> Encoder | None:
-        network = self._quantised(lambda: first_of(encoders.resolve(f"{self.name},int8", device="cpu"))[self.modality])
-        return None if network is None or network.fingerprint == self.whole.fingerprint else network
-
-    def _quantised(self, make: Callable[[], Encoder]) -> Encoder | None:
-        """Return an encoder in int8; None where its network cannot be."""
+    def _in_int8(self, make: Callable[[], Encoder], media: Sequence[Media]) -> Encoder | None:
+        """Return an encoder in int8; None where its network cannot be, or another one of the name is."""
         try:
             network = make()
-            network.encode(next(self.open([0])))
+            network.encode(media[:1])
         except EncoderError as error:
             self.say(str(error))
             return None
-        return network
+        return None if network.fingerprint == self.whole.fingerprint else network
 
     def write(self, report: CompressReport) -> None:
         """Write the encoder, and remove what the run has left."""
@@ -420,7 +433,7 @@ class _Request:
             "fingerprint_of_base": self.whole.fingerprint,
             "licence": self.whole.models()[0].licence,
             "learned_from": list(before.about.get("learned_from", ())) if before is not None else [],
-            "recipe": asdict(self.recipe),
+            "recipe": asdict(self._training),
             "result": replace(report, history=()).as_dict(),
         }
         small = Part(kind, partial(shutil.copytree, self.work / "small", dirs_exist_ok=True), options, about)
