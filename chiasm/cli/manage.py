@@ -136,7 +136,7 @@ def export(
 
 @app.verb(
     "chiasm compress offline --to small --on photos.index --speedup 1.5",
-    "chiasm compress offline --to small --on photos.index --modality text --label species",
+    "chiasm compress offline --to small --on photos.index --modality text",
     then="chiasm reembed photos.index --encoder small",
     doing="Compressing",
 )

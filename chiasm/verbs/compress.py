@@ -332,13 +332,13 @@ class _Request:
         cuts = cuts_of(self.whole, self.modality, [medium for media in self.open(drawn) for medium in media])
         timed = [medium for media in self.open(held[:_TIMED]) for medium in media]
         low, high, speed = 0, cuts.levels + 1, 1.0  # too slow; fast enough
+        level = round((1 - 1 / self.speedup) * high)  # the time is about proportional to what is left
         while high - low > 1:
-            # The time is about proportional to what is left, so that few have to be tried.
-            level = (low + high) // 2 if low else round((1 - 1 / self.speedup) * (cuts.levels + 1))
             level = min(max(level, low + 1), high - 1)
             speed = self._speed_of(cuts, level, timed)
             self.say(f"{level} of {cuts.levels + 1} parts taken out: {speed:.2f} times as fast")
             low, high = (level, high) if speed < self.speedup else (low, level)
+            level = (low + high) // 2
         if high > cuts.levels:
             raise EncoderError(
                 f"{self.whole.name} does not become {self.speedup:g} times as fast: with the least that can be left of it, it is "
