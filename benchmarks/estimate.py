@@ -1,4 +1,4 @@
-"""What `add --estimate` says of three corpora beside what `add` then takes, in one run."""
+"""What `add --estimate` says of two corpora beside what `add` then takes, in one run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import chiasm
 from benchmarks import record
 from benchmarks.corpora import emoji_table, say, stamps_table
-from chiasm.demo import stamps_root
 
 ROUNDS = 3  # of the estimate and the run in turns; the median counts
 
@@ -20,7 +19,6 @@ def main() -> None:
         folder = Path(name)
         corpora = {
             "stamps, pictures and captions (a table)": stamps_table(folder),
-            "stamps, pictures, texts and sounds (a folder)": stamps_root(say),
             "emoji, pictures and names (a table)": emoji_table("google", folder),
         }
         for corpus, source in corpora.items():
