@@ -31,7 +31,8 @@ from chiasm.verbs.model import load_model
 SAMPLE = 100  # items a modality
 OCCLUDED = 20  # pictures, of which each is embedded 49 times
 TIMED = 30
-CONCEPTS = "animal,food,vehicle,building,plant,flower,tool,letter,symbol,flag,music,clothing,space,holiday,ball,red,round,metal,furry,wheels"  # named before anything was measured
+# Words for the classes and for what things look like, chosen once.
+CONCEPTS = "animal,food,vehicle,building,plant,flower,tool,letter,symbol,flag,music,clothing,space,holiday,ball,red,round,metal,furry,wheels"
 
 
 class Opaque(ImageEncoder):

@@ -447,6 +447,11 @@ def test_a_model_as_a_whole_is_explained(painted: Path, tmp_path: Path) -> None:
     assert "places that speak for the answer" in page
     (only,) = chiasm.explain(painted / "kind", collection=painted / "all", answer="red", sample=0).classes
     assert only.answer == "red"
+    (tmp_path / "sound.wav").write_bytes(sound_bytes(tone(2.0, 8000, amplitude=0.1), 8000, "WAV"))
+    chiasm.add([tmp_path / "sound.wav"], to=tmp_path / "strange")  # nothing that the model knows
+    none = chiasm.explain(painted / "kind", collection=tmp_path / "strange")
+    assert none.classes == ()
+    assert any("gets the answer green or red" in note for note in none.notes)
 
 
 @pytest.mark.parametrize(("column", "answers"), [("size", ["size"]), ("tags", ["big", "green", "red"])])

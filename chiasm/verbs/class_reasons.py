@@ -44,7 +44,7 @@ def reasons_without_items(explainer: Explainer) -> tuple[ClassReasons, ...]:
 
 
 def reasons_of_classes(explainer: Explainer, collection: Collection, limits: Limits) -> Iterator[ClassReasons]:
-    """Yield the reasons of each answer that the items of a collection are given.
+    """Yield the reasons of each answer that items of a collection get.
 
     Words, places and seconds are those of the media that the model is surest of, each alone.
 
@@ -57,6 +57,8 @@ def reasons_of_classes(explainer: Explainer, collection: Collection, limits: Lim
     fingerprints = {name: explainer.encoders[name].fingerprint for name in explainer.modalities}
     found = embedded_items(collection, [row["id"] for row in rows], fingerprints)
     usable = np.flatnonzero(np.any([*found.present.values()], axis=0))
+    if not len(usable):
+        return
     arrays = modality_arrays(found, explainer.space, explainer.modalities, usable)
     chosen = _given(explainer, arrays)
     for done, (name, number) in enumerate(explainer.answers.items()):

@@ -158,7 +158,7 @@ def explain(
         if sample:
             items, measured = _sampled(opened, known, explainer, sample, limits)
             faithfulness = measure_faithfulness(explainer, items)
-            if answer is None and not _keep(Path(model), saved, fitted.column, faithfulness, measured):
+            if answer is None and faithfulness and not _keep(Path(model), saved, fitted.column, faithfulness, measured):
                 notes.append("how faithful this is was not kept with the model, whose folder cannot be written to")
             if not every:
                 explainer.left_out = frozenset(m for m, one in faithfulness.items() if not one.beats_random)
@@ -281,10 +281,10 @@ def known_ids(opened: Collection, saved: Model) -> frozenset[str]:
 
 
 def learned_items(
-    opened: Collection, networks: Sequence[Encoder], saved: Model, explainer: Explainer, known: frozenset[str]
+    opened: Collection, networks: Sequence[Encoder], saved: Model, explainer: Explainer, seen: frozenset[str]
 ) -> tuple[Labelled, Examples] | None:
     """Return the items of a collection that a model has learned from, by the labels there; None where there are none."""
-    column, own = explainer.column, known & saved.trained_on
+    column, own = explainer.column, seen & saved.trained_on
     try:
         space = saved.space or start_of(opened, networks)
         data = labelled_items(opened, networks, space, [column.column], modalities=explainer.modalities, alike=2)

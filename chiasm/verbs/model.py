@@ -245,10 +245,10 @@ def keep_faithfulness(
 
 def read_faithfulness(folder: Path, version: str, column: str) -> dict[str, Any]:
     """Return what `keep_faithfulness` kept of a column, as JSON; nothing where it was not measured, or is damaged."""
-    every = _kept_faithfulness(folder, version)
+    kept: dict[str, Any] | None = _kept_faithfulness(folder, version).get(column)
+    if not isinstance(kept, dict):
+        return {}
     try:
-        check_fields(every, **{column: dict})
-        kept: dict[str, Any] = every[column]
         check_fields(kept, measured=str, media=dict)
         for one in kept["media"].values():
             check_fields({"modality": one}, modality=dict)
