@@ -285,7 +285,7 @@ KeyFile = Annotated[
 
 @app.verb(
     "chiasm encrypt photos.index --out photos.sealed --new-key key",
-    "chiasm encrypt photos.sealed --out photos.sealed --key-file key --new-key key2",
+    "chiasm encrypt photos.sealed --out new.sealed --key-file key --new-key key2",
     then="CHIASM_KEY=$(cat key) chiasm search photos.sealed WORDS",
     doing="Encrypting",
 )
