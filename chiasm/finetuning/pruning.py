@@ -105,7 +105,8 @@ class _Block:
         """Return how many channels stay where a unit of time is worth an error."""
         whole = len(self.mean)
         numbers = [*range(_WIDTH, whole, _WIDTH), whole]
-        return min(numbers, key=lambda number: self.errors[whole - number] + price * self.cost * number)
+        worth = [float(self.errors[whole - number]) + price * self.cost * number for number in numbers]
+        return numbers[int(np.argmin(worth))]
 
 
 class ChannelCuts(Cuts):
@@ -215,7 +216,7 @@ def _cost(weights: Mapping[str, np.ndarray], block: int) -> float:
     outputs, _, size, _ = weights[f"_blocks.{block}._depthwise_conv.weight"].shape
     inside = weights[f"_blocks.{block}._expand_conv.weight"].size / outputs
     outside = weights[f"_blocks.{block}._project_conv.weight"].size / outputs
-    return before**2 * (inside + _MOVED) + after**2 * (4 * size**2 + outside + _MOVED)
+    return float(before**2 * (inside + _MOVED) + after**2 * (4 * size**2 + outside + _MOVED))
 
 
 def _without(weights: Mapping[str, np.ndarray], block: _Block, number: int) -> dict[str, np.ndarray]:
