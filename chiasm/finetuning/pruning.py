@@ -104,7 +104,7 @@ class _Block:
     def kept(self, price: float) -> int:
         """Return how many channels stay where a unit of time is worth an error."""
         whole = len(self.mean)
-        numbers = [*range(_WIDTH, whole, _WIDTH), whole]
+        numbers: list[int] = [*range(_WIDTH, whole, _WIDTH), whole]
         worth = [float(self.errors[whole - number]) + price * self.cost * number for number in numbers]
         return numbers[int(np.argmin(worth))]
 
