@@ -151,13 +151,13 @@ def test_a_model_elsewhere_that_learned_from_it_is_named(made: Path, tmp_path: P
     chiasm.fit(made, label="most", out=tmp_path / "model")
     other = tmp_path / "other"
     chiasm.add([foreign(tmp_path / "media", 3)], to=other)
-    report = chiasm.remove(made, where=f"id = '{SECRET}'", models=[tmp_path / "model"], forget=True)
+    report = chiasm.remove(made, where=f"id = '{SECRET}'", model=[tmp_path / "model"], forget=True)
     assert report.models[str(tmp_path / "model")] == 1
     model = load_model(tmp_path / "model")
     assert SECRET not in model.trained_on
     assert not model.reference
     with pytest.raises(ChiasmError, match="not a model"):
-        chiasm.remove(made, where="id = '0-0-1'", models=[tmp_path / "none"], forget=True)
+        chiasm.remove(made, where="id = '0-0-1'", model=[tmp_path / "none"], forget=True)
     assert "0-0-1" in Collection.open(made).ids(), "nothing is deleted before all models are read"
 
 

@@ -55,7 +55,7 @@ def remove(
     if not dry_run:
         if ids and not yes:
             _ask(f"{'Forget' if forget else 'Remove'} {len(ids)} items from {collection}: {console.some(ids)}?")
-        report = chiasm.remove(collection, where=where, forget=forget, models=model or ())
+        report = chiasm.remove(collection, where=where, forget=forget, model=model or ())
         ids = [*report.items]
         learned = {name: value for name, value in report.as_dict().items() if name != "items"} if forget else {}
     console.show(

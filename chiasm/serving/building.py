@@ -215,7 +215,7 @@ class _Served:
     def _forget(self, ids: Sequence[str]) -> RemoveReport:
         models = () if self._plan.model is None else (self._plan.model,)
         where = one_of("id", map(one_form, ids))
-        report = remove(self._searcher.collection.path, where=where, forget=True, models=models)
+        report = remove(self._searcher.collection.path, where=where, forget=True, model=models)
         self._searcher.refresh()
         return report
 

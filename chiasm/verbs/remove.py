@@ -44,7 +44,7 @@ class RemoveReport(Record):
 
 
 def remove(
-    collection: str | Path, *, where: str, forget: bool = False, models: Sequence[str | Path] = ()
+    collection: str | Path, *, where: str, forget: bool = False, model: Sequence[str | Path] = ()
 ) -> RemoveReport:
     """Delete items, their outcomes and their vectors; or every trace of them that chiasm keeps.
 
@@ -56,7 +56,7 @@ def remove(
         forget: whether to delete them also from earlier versions of tables, indexes, feedback, caches, models, learned spaces,
             and copies that a server or `add` keeps in the collection. May be killed at any point and run again. Otherwise they
             stay in earlier versions for an hour or more, feedback waits for an item of the same id, and models keep examples.
-        models: of `forget`, folders of models that may have learned from them, beside those in the collection's own folder.
+        model: of `forget`, folders of models that may have learned from them, beside those in the collection's own folder.
 
     Raises:
         CollectionError: a file cannot be written; or nothing is there to forget.
@@ -64,7 +64,7 @@ def remove(
     """
     opened = Collection.open(collection)
     if forget:
-        return _forget(opened, where, models)
+        return _forget(opened, where, model)
     ids = opened.ids(where=where)
     opened.remove(ids)
     keep_words(opened)
