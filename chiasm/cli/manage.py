@@ -119,7 +119,9 @@ def export(
     report: Report = None,
     dimension: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Of a collection as .chiasm: fewer numbers a vector; says what it costs."),
+        typer.Option(
+            metavar="N", min=1, help="Of a collection as .chiasm: fewer numbers a vector; says what it costs."
+        ),
     ] = None,
     thumbnails: Annotated[
         bool, typer.Option("--thumbnails", help="Of a collection as .chiasm: with small pictures.")
