@@ -33,7 +33,18 @@ PANELS = {
     "Find": ["search", "predict"],
     "Learn": ["align", "fit", "finetune", "feedback", "labels", "learn"],
     "Measure": ["evaluate", "drift", "explain"],
-    "Manage": ["remove", "export", "compress", "reembed", "statistics", "revert", "make-key"],
+    "Manage": [
+        "remove",
+        "export",
+        "compress",
+        "reembed",
+        "statistics",
+        "federate",
+        "encrypt",
+        "decrypt",
+        "revert",
+        "make-key",
+    ],
 }
 
 

@@ -57,7 +57,7 @@ def commands() -> dict[str, set[str]]:
 
 def test_every_verb_is_a_command() -> None:
     opening = {"open", "load"}  # for programs: the command line opens what it needs itself
-    verbs = {name for name in chiasm.__all__ if inspect.isfunction(getattr(chiasm, name))} - opening
+    verbs = {name for name in chiasm.__all__ if inspect.isfunction(getattr(chiasm, name))} - opening - {"estimate"}
     assert commands().keys() == verbs | {"demo"}
 
 
@@ -67,8 +67,13 @@ def test_options_of_a_verb_are_keyword_only_and_on_the_command_line() -> None:
             options = set(inspect.signature(getattr(chiasm, name)).parameters)
             if "options" in options:  # which are those of the recipe
                 options = options - {"options"} | set(RecipeOptions.__annotations__)
-            callbacks = {"on_progress", "on_trial", "on_message"}
-            assert options - callbacks == flags - {"strict", "dry_run", "yes"}, name
+            elsewhere = {"on_progress", "on_trial", "on_message", "key"}  # the API key is in the environment
+            assert options - elsewhere == flags - {"strict", "dry_run", "yes", "estimate"}, name
+
+
+def test_an_estimate_takes_what_add_takes() -> None:
+    options = set(inspect.signature(chiasm.add).parameters) - {"prune", "on_progress"}
+    assert set(inspect.signature(chiasm.estimate).parameters) == options | {"sample", "seed"}
 
 
 def test_the_package_shows_its_public_names_and_nothing_else() -> None:
