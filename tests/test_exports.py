@@ -67,7 +67,7 @@ def test_options_of_a_verb_are_keyword_only_and_on_the_command_line() -> None:
             options = set(inspect.signature(getattr(chiasm, name)).parameters)
             if "options" in options:  # which are those of the recipe
                 options = options - {"options"} | set(RecipeOptions.__annotations__)
-            elsewhere = {"on_progress", "on_trial", "on_message", "key"}  # the API key is in the environment
+            elsewhere = {"on_progress", "on_trial", "on_message", "api_key"}  # which is in the environment
             assert options - elsewhere == flags - {"strict", "dry_run", "yes", "estimate"}, name
 
 

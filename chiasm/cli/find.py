@@ -155,7 +155,7 @@ def predict(
         false_alarm_rate=false_alarm_rate,
         encrypted=encrypted,
         encoder=encoder,
-        key=os.environ.get("CHIASM_API_KEY") if encrypted else None,
+        api_key=os.environ.get("CHIASM_API_KEY") if encrypted else None,
         max_pixels=max_pixels,
         device=device,
     )

@@ -65,7 +65,7 @@ def predict(
     false_alarm_rate: float = 0.05,
     encrypted: bool = False,
     encoder: str | None = None,
-    key: str | None = None,
+    api_key: str | None = None,
     max_pixels: int | None = None,
     device: Device = "auto",
     on_progress: OnProgress | None = None,
@@ -81,13 +81,13 @@ def predict(
         encrypted: whether to ask the model of a server with encrypted embeddings: it sees neither the items nor the
             answers, and keeps its weights, see `chiasm.recognition.encrypted`. What is unknown is not told then.
         encoder: with `encrypted`, that embeds the items here. Default: the offline one.
-        key: with `encrypted`, the API key, where the server needs one.
+        api_key: with `encrypted`, that of the server, where the server needs one.
         max_pixels: as for `add`.
         device: `"auto"`, `"cpu"` or `"cuda"`.
         on_progress: called after every file; of a model in one file, after every 64 items.
     """
-    if not encrypted and (encoder is not None or key is not None):
-        raise ChiasmError("an encoder and a key go with encrypted: a model that is at hand needs neither")
+    if not encrypted and (encoder is not None or api_key is not None):
+        raise ChiasmError("an encoder and an API key go with encrypted: a model that is at hand needs neither")
     if not encrypted and str(model).startswith(("http://", "https://")):
         raise ChiasmError(
             f"{model} is a server: ask it with --encrypted, or send it the files with chiasm.client.Client"
@@ -111,7 +111,7 @@ def predict(
     from chiasm.client import Client
     from chiasm.verbs.encrypted import remote_model
 
-    with Client(str(model), key=key) as client:
+    with Client(str(model), key=api_key) as client:
         saved = remote_model(client, encoder=encoder)
         return _by_model(saved, paths, level, false_alarm_rate, limits_of(max_pixels), device, on_progress)
 
