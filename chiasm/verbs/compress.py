@@ -53,7 +53,7 @@ _SEEN: tuple[Modality, ...] = (
     "audio",
 )  # networks of these can be made smaller; the first is the default
 _ALIKE = 0.97  # cosine from which items count as near-duplicates
-_RATES = {"efficientnet-lite0": 5e-4, "bert": 1e-4, "library": 1e-4}
+_RATE = 1e-4  # higher ones undo the refit of channels, and an epoch does not make up for it
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,9 @@ def compress(
         ChiasmError: an option is out of its range, the loss is no longer finite, or memory is too small.
         MissingExtraError: PyTorch and its libraries are not installed.
     """
-    recipe = Recipe(method="full", epochs=epochs, views=views, seed=seed, batch_size=16, weight_decay=0.0, patience=0)
+    recipe = Recipe(
+        method="full", epochs=epochs, views=views, seed=seed, batch_size=16, rate=_RATE, weight_decay=0.0, patience=0
+    )
     folder = Path(to).expanduser()
     _check_request(encoder, folder, speedup, cosine)
     for library in ("torch", "transformers", "accelerate", "sentence_transformers"):
@@ -261,7 +263,7 @@ class _Request:
         tower = tower_of(self._open(cut), self.modality, EVERY)
         self.say(f"{len(learned)} items to learn from, {self.recipe.epochs} epochs")
         openers = [self.openers[item] for item in learned]
-        history = distil(tower, self.whole, openers, self._training, self.work, device=self.device, say=self.say)
+        history = distil(tower, self.whole, openers, self.recipe, self.work, device=self.device, say=self.say)
         shutil.rmtree(self.work / "small", ignore_errors=True)
         with whole_folder(self.work / "small") as draft:
             tower.save(draft)
@@ -371,10 +373,6 @@ class _Request:
         tower = tower_of(self.whole, self.modality, None)
         return tower.kind, tower.options
 
-    @property
-    def _training(self) -> Recipe:
-        return replace(self.recipe, rate=_RATES[self._kind[0]])
-
     # ---------------------------------------------------------------------------------------------------- the judgement
 
     def _judge(
@@ -433,7 +431,7 @@ class _Request:
             "fingerprint_of_base": self.whole.fingerprint,
             "licence": self.whole.models()[0].licence,
             "learned_from": list(before.about.get("learned_from", ())) if before is not None else [],
-            "recipe": asdict(self._training),
+            "recipe": asdict(self.recipe),
             "result": replace(report, history=()).as_dict(),
         }
         small = Part(kind, partial(shutil.copytree, self.work / "small", dirs_exist_ok=True), options, about)
