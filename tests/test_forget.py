@@ -190,7 +190,7 @@ def test_killed_at_any_step_the_next_run_completes_it(base: Path, tmp_path: Path
     with killed_at(None) as counted:
         chiasm.remove(made, where=f"id = '{SECRET}'", forget=True)
     assert counted() > 20
-    for step in range(0, counted(), 4):
+    for step in range(0, counted(), 9):
         prepare()
         with killed_at(step), suppress(Killed):
             chiasm.remove(made, where=f"id = '{SECRET}'", forget=True)
