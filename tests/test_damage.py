@@ -170,6 +170,7 @@ OPTIONAL = {
     "scores.json",
     "left-out.json",
     "reference.safetensors",
+    "collected.safetensors",  # of a space; without it, it may have learned from anything
 }  # without them something is not known, and nothing wrong
 
 

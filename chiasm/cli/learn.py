@@ -161,9 +161,16 @@ def fit(
     report: Report = None,
     epsilon: Annotated[
         float | None,
-        typer.Option(metavar="E", help="Differential privacy: the most that one item may show, such as 1, 3 or 8."),
+        typer.Option(
+            metavar="E",
+            min=0,
+            max=100,
+            help="Differential privacy: the most that one item may show, such as 1, 3 or 8.",
+        ),
     ] = None,
-    delta: Annotated[float, typer.Option(metavar="D", help="Probability with which that may not hold.")] = DELTA,
+    delta: Annotated[
+        float, typer.Option(metavar="D", min=0, max=1, help="Probability with which that may not hold.")
+    ] = DELTA,
     unit: Annotated[
         str,
         typer.Option(

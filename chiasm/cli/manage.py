@@ -150,7 +150,7 @@ def compress(
         typer.Option(metavar="COLLECTION", help="Items that it learns from and is judged by; no labels are needed."),
     ],
     speedup: Annotated[
-        float, typer.Option(metavar="TIMES", help="How many times as fast, on one core of a CPU.")
+        float, typer.Option(metavar="TIMES", min=1, max=100, help="How many times as fast, on one core of a CPU.")
     ] = 2.0,
     modality: Annotated[
         Literal["image", "text", "audio"] | None,
@@ -164,7 +164,8 @@ def compress(
     ] = None,
     where: Where = None,
     cosine: Annotated[
-        float, typer.Option(metavar="LEAST", help="Least mean cosine to the whole network, on held-out items.")
+        float,
+        typer.Option(metavar="LEAST", min=0, max=1, help="Least mean cosine to the whole network, on held-out items."),
     ] = 0.9,
     keep: Annotated[bool, typer.Option("--keep", help="Write it even if it is further away or worse.")] = False,
     epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes over the items.")] = 5,

@@ -56,10 +56,10 @@ class Key:
     """Encrypts feature rows and decrypts what comes back. The key stays in the memory of the process.
 
     Example:
-        >>> head = Head("linear", np.arange(2), {"coef": np.eye(2, 3), "intercept": np.array([0.5, 0.0])}, {}, items=9)
+        >>> head = Head("linear", np.arange(2), {"coef": np.eye(2, 3), "intercept": np.array([0.5, 0.25])}, {}, items=9)
         >>> key, row = Key(), np.array([0.6, 0.0, 0.8])
         >>> key.decrypt(answer(head, key.encrypt(row)), outputs=2, width=3).round(4).tolist()
-        [1.1, 0.0]
+        [1.1, 0.25]
     """
 
     @cached_property

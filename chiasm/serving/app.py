@@ -153,6 +153,7 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     schemas.ListChange,
     schemas.ExportRequest,
     schemas.Chosen,
+    schemas.Removal,
     manage_schemas.CollectionRequest,
     manage_schemas.ModelRequest,
     manage_schemas.JobRequest,
