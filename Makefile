@@ -62,6 +62,10 @@ bench: install
 	$(BIN)/python -m benchmarks.serve --write
 	$(BIN)/python -m benchmarks.page --write
 	$(BIN)/python -m benchmarks.ship --write
+	$(BIN)/python -m benchmarks.private --write
+	$(BIN)/python -m benchmarks.encrypted --write
+	$(BIN)/python -m benchmarks.estimate --write
+	$(BIN)/python -m benchmarks.compress --write
 	$(BIN)/python -m benchmarks.vectors --write
 	$(BIN)/python -m benchmarks.web --write
 	$(BIN)/python -m benchmarks.robustness --write
