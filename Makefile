@@ -63,6 +63,8 @@ bench: install
 	$(BIN)/python -m benchmarks.page --write
 	$(BIN)/python -m benchmarks.ship --write
 	$(BIN)/python -m benchmarks.private --write
+	$(BIN)/python -m benchmarks.federated --write
+	$(BIN)/python -m benchmarks.sealed --write
 	$(BIN)/python -m benchmarks.encrypted --write
 	$(BIN)/python -m benchmarks.estimate --write
 	$(BIN)/python -m benchmarks.compress --write
