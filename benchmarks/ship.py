@@ -24,11 +24,12 @@ from benchmarks import record
 from benchmarks.corpora import read_rows, say, stamps_table, write_rows
 from benchmarks.install import packages_of, sizes_of
 from chiasm.demo import SMALLEST_CLASS
+from chiasm.evaluation.intervals import bootstrap_error
 from chiasm.predict_script import Bundle, Item
 from chiasm.splits import grouped_stratified_folds
 
 NEEDS = ("numpy", "onnxruntime", "pillow", "tokenizers")
-ROUNDS, STARTS, DRAWS = 3, 7, 500
+ROUNDS, STARTS = 3, 7
 
 
 def main() -> None:
@@ -65,9 +66,8 @@ def fitted(folder: Path) -> tuple[int, list[dict[str, str]]]:
 def answers(model: Path, files: dict[str, Path], table: Path, true: list[str]) -> str:
     """Labels of held-out items beside those of the full model, and macro-F1 beside its standard error."""
     said = {"the full model": labels(model, table)} | {form: labels(path, table) for form, path in files.items()}
-    whole, truth, rng = said["the full model"], np.array(true), np.random.default_rng(0)
-    draws = [rng.integers(len(truth), size=len(truth)) for _ in range(DRAWS)]
-    error = float(np.std([macro_f1(truth[draw], whole[draw]) for draw in draws]))
+    whole, truth = said["the full model"], np.array(true)
+    error = bootstrap_error(lambda rows: macro_f1(truth[rows], whole[rows]), len(truth))
     body = []
     for form, own in said.items():
         size = f"{files[form].stat().st_size / 1e6:.1f}" if form in files else ""

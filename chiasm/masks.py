@@ -12,6 +12,7 @@ from jaxtyping import Float, Shaped
 
 from chiasm._optional import require
 from chiasm.errors import ChiasmError
+from chiasm.sealed import derive_key
 
 FRACTION = 32  # bits behind the point
 LARGEST = 2.0**29  # of a number; sums of four parties' largest still fit into 64 bits
@@ -65,13 +66,10 @@ def shared_seed(private: bytes, public: bytes) -> bytes:
         ChiasmError: the other one is no public key.
     """
     x25519: Any = require("cryptography.hazmat.primitives.asymmetric.x25519", "private", _PURPOSE)
-    hashes, kdf = (
-        require(f"cryptography.hazmat.primitives.{name}", "private", _PURPOSE) for name in ("hashes", "kdf.hkdf")
-    )
     try:
         secret = x25519.X25519PrivateKey.from_private_bytes(private).exchange(
             x25519.X25519PublicKey.from_public_bytes(public)
         )
     except ValueError as error:
         raise ChiasmError(f"a party's key is none: {error}. Ask for its file again") from error
-    return bytes(kdf.HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=b"chiasm mask").derive(secret))
+    return derive_key(secret, b"", b"chiasm mask")

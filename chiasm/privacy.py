@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,12 +26,12 @@ LEDGER = "privacy.json"
 """The file in a collection that says what was released of it."""
 
 _LARGEST_EPSILON = 100.0
-_WIDEST = 1e4  # of mu
+_WIDEST = 1e4  # of mu and of epsilon
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What is promised to each unit: whether it was among the data changes the odds of any result by at most exp(epsilon).
+    """A promise to each unit: whether it was among the data changes the odds of any result by at most exp(epsilon).
 
     Attributes:
         epsilon: above 0, at most 100, beyond which it says nothing.
@@ -72,11 +73,7 @@ class Promise:
             >>> round(Promise(1.0).mu, 3), round(Promise(8.0).mu, 3)
             (0.268, 1.666)
         """
-        low, high = 0.0, _WIDEST
-        while high - low > 1e-9 * max(1.0, low):
-            middle = (low + high) / 2
-            low, high = (middle, high) if delta_of(middle, self.epsilon) <= self.delta else (low, middle)
-        return low
+        return _boundary(lambda mu: delta_of(mu, self.epsilon) <= self.delta, _WIDEST)[0]
 
 
 def delta_of(mu: float, epsilon: float) -> float:
@@ -100,13 +97,16 @@ def epsilon_of(mu: float, delta: float) -> float:
         >>> round(epsilon_of(Promise(3.0).mu, 1e-5), 6)
         3.0
     """
-    low, high = 0.0, 1.0
-    while delta_of(mu, high) > delta:
-        low, high = high, 2 * high
-    while high - low > 1e-9 * high:
+    return _boundary(lambda epsilon: delta_of(mu, epsilon) > delta, _WIDEST)[1]
+
+
+def _boundary(holds: Callable[[float], bool], most: float) -> tuple[float, float]:
+    """Return the last number up to which a condition holds from 0 on, and the first where it does not, 1e-9 of it apart."""
+    low, high = 0.0, most
+    while high - low > 1e-9 * max(1.0, low):
         middle = (low + high) / 2
-        low, high = (middle, high) if delta_of(mu, middle) > delta else (low, middle)
-    return high
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low, high
 
 
 def noise() -> np.random.Generator:

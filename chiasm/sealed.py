@@ -151,7 +151,8 @@ def opened(path: str | Path, key_file: Path | None = None) -> Iterator[Path]:
         yield unseal(Path(path), Path(room), key)
 
 
-def _derived(key: bytes, salt: bytes, info: bytes) -> bytes:
+def derive_key(key: bytes, salt: bytes, info: bytes) -> bytes:
+    """Return 32 bytes that depend on a key and say nothing about it (HKDF with SHA-256)."""
     hashes, kdf = (
         require(f"cryptography.hazmat.primitives.{name}", "private", "encrypt") for name in ("hashes", "kdf.hkdf")
     )
@@ -159,7 +160,7 @@ def _derived(key: bytes, salt: bytes, info: bytes) -> bytes:
 
 
 def _name(key: bytes) -> bytes:
-    return _derived(key, b"", b"chiasm name of a key")[:8]
+    return derive_key(key, b"", b"chiasm name of a key")[:8]
 
 
 class _Cipher:
@@ -167,7 +168,7 @@ class _Cipher:
 
     def __init__(self, key: bytes, head: bytes) -> None:
         ciphers = require("cryptography.hazmat.primitives.ciphers.aead", "private", "encrypt")
-        self._cipher: Any = ciphers.AESGCM(_derived(key, head[-16:], b"chiasm sealed"))
+        self._cipher: Any = ciphers.AESGCM(derive_key(key, head[-16:], b"chiasm sealed"))
         self._head, self._number = head, 0
 
     def _nonce(self, *, last: bool) -> bytes:

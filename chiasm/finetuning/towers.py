@@ -296,7 +296,7 @@ class LibraryTower(Tower):
 
     @property
     def alike(self) -> bool:
-        """Whether its blocks have weights of the same shapes, and its configuration says how many there are."""
+        """True if its blocks have weights of the same shapes, and its configuration says how many there are."""
         shapes = {str([(name, one.shape) for name, one in layer.named_parameters()]) for layer in self._layers}
         return len(shapes) == 1 and getattr(self._config, "num_hidden_layers", None) == len(self._layers)
 

@@ -60,7 +60,7 @@ class LabelStatistics:
 
     @property
     def features(self) -> Features:
-        """How embeddings become rows: not centred, so that rows do not depend on who else takes part."""
+        """The way from embeddings to rows: not centred, so that rows do not depend on who else takes part."""
         return _features(self.own, self.shared)
 
     def named(self, names: tuple[str, ...]) -> LabelStatistics:

@@ -130,7 +130,7 @@ class PieceOf(Record):
 
 @dataclass(frozen=True)
 class ClassReasons(Record):
-    """What an answer rests on over many items.
+    """The grounds of an answer over many items.
 
     Attributes:
         answer: a class, a label, or, of a number, its column.

@@ -35,7 +35,7 @@ def directions(vectors: Float[np.ndarray, "rows dim"], number: int) -> Float[np.
 
 @dataclass(frozen=True)
 class Kept:
-    """What a search still finds with shorter vectors."""
+    """The share of hits that a search still finds with shorter vectors."""
 
     recall: float  # share of the 10 nearest, by whole vectors, that are among the 10 nearest
     hits: (

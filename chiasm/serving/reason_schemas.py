@@ -68,7 +68,7 @@ class ExampleOf(BaseModel):
 
 
 class KindFaithfulness(BaseModel):
-    """How much hiding reasons of a kind does to answers on held-out items, as areas between curves."""
+    """The effect of hiding reasons of a kind on answers on held-out items, as areas between curves."""
 
     method: Literal["exact", "occlusion"]
     items: int

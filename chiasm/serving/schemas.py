@@ -520,7 +520,7 @@ class ListSize(BaseModel):
 
 
 class Removed(BaseModel):
-    """How many items were removed, and of those that are forgotten, what had learned from them."""
+    """The number of items that were removed, and of those that are forgotten, all that had learned from them."""
 
     removed: int
     spaces: list[str] = Field(default=[], description="Spaces that are deleted: align again.")

@@ -18,6 +18,7 @@ import numpy as np
 from chiasm import encoders
 from chiasm.encoders.base import fingerprints_of
 from chiasm.errors import ChiasmError
+from chiasm.evaluation.intervals import bootstrap_error
 from chiasm.evaluation.metrics import classification_metrics
 from chiasm.predict_script import Bundle
 from chiasm.space import start_space
@@ -28,7 +29,6 @@ from chiasm.verbs.export import Form
 from chiasm.verbs.model import Model
 
 FEWEST = 20  # held-out items
-_DRAWS = 500
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|ms)", re.IGNORECASE)
 
 
@@ -115,10 +115,8 @@ def measure_forms(files: Mapping[str, Path], held_out: HeldOutFiles) -> tuple[tu
         answers = bundle.recognise(held_out.items, 0.9, 0.05)[0]
         seconds[name] = time.process_time() - begin
         said[name] = np.array([next((one["value"] for one in part["columns"].values()), "") for part in answers])
-    rng = np.random.default_rng(0)
     full = next(iter(said.values()))
-    draws = [rng.integers(len(true), size=len(true)) for _ in range(_DRAWS)]
-    error = float(np.std([classification_metrics(true[rows], full[rows]).f1_macro for rows in draws]))
+    error = bootstrap_error(lambda rows: classification_metrics(true[rows], full[rows]).f1_macro, len(true))
     scores = {name: classification_metrics(true, own).f1_macro for name, own in said.items()}
     best = next(iter(scores.values()))
     forms = tuple(

@@ -72,7 +72,7 @@ Parts = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Searchable:
-    """What of a collection goes into its bundle."""
+    """The parts of a collection that go into its bundle."""
 
     where: str | None  # items; None: all
     precision: Precision  # of the networks

@@ -1,4 +1,4 @@
-"""What each answer of a model rests on over a collection: blocks of features, words, places of pictures, seconds.
+"""The grounds of each answer of a model over a collection: blocks of features, words, places of pictures, seconds.
 
 A global explanation (Molnar, Interpretable Machine Learning, part "Global model-agnostic methods"), added up from those of
 single media, as `chiasm.verbs.explainer` makes them.

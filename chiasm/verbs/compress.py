@@ -25,6 +25,7 @@ from chiasm.encoders.base import Encoder, first_of
 from chiasm.encoders.runtime import Device
 from chiasm.encoders.tuned import Part, open_part, write_tuned
 from chiasm.errors import EncoderError, LabelError
+from chiasm.evaluation.intervals import bootstrap_error
 from chiasm.evaluation.metrics import classification_metrics
 from chiasm.evaluation.record import Record
 from chiasm.files import one_form, whole_folder
@@ -46,7 +47,6 @@ MOST = 20.0  # times as fast that can be asked for
 _HELD = 0.2  # share of the items that the result is judged by
 _TOGETHER = 64  # media that are open at a time
 _TIMED, _TURNS = 32, 5  # media, and how often the clock runs over them
-_DRAWS = 500
 _SEEN: tuple[Modality, ...] = (
     "image",
     "text",
@@ -401,8 +401,9 @@ class _Request:
             score = None
             if labels is not None:
                 true, said = _probed(own, labels, split)
-                score = classification_metrics(true, said).f1_macro
-                error = _error(true, said, self.recipe.seed) if error is None else error
+                score = _f1_macro(true, said, np.arange(len(true)))
+                if error is None:
+                    error = bootstrap_error(partial(_f1_macro, true, said), len(true), seed=self.recipe.seed)
             forms.append(
                 CompressedForm(
                     name, _megabytes(network), ratios[name], float(cosines.mean()), float(cosines.min()), score
@@ -477,11 +478,8 @@ def _probed(
     return labels[test].astype(str), probe.predict(vectors[test])
 
 
-def _error(true: np.ndarray, said: np.ndarray, seed: int) -> float:
-    """Return the standard error of macro-F1 over items."""
-    rng = np.random.default_rng(seed)
-    draws = [rng.integers(len(true), size=len(true)) for _ in range(_DRAWS)]
-    return float(np.std([classification_metrics(true[rows], said[rows]).f1_macro for rows in draws]))
+def _f1_macro(true: np.ndarray, said: np.ndarray, rows: Int[np.ndarray, " rows"]) -> float:
+    return classification_metrics(true[rows], said[rows]).f1_macro
 
 
 def _refusal(report: CompressReport, speedup: float, cosine: float) -> str:

@@ -34,7 +34,7 @@ _FEWEST = 20  # items of one kind in a sample, where there are as many
 
 @dataclass(frozen=True)
 class Estimate:
-    """What `add` of files would cost."""
+    """The cost of adding files."""
 
     items: int  # that are listed
     files: int  # of them, without those that are stored and unchanged

@@ -33,7 +33,7 @@ PENDING = "forgetting.json"  # in the folder of a collection: what a run has beg
 
 @dataclass(frozen=True)
 class RemoveReport(Record):
-    """What is gone, and of what is to be forgotten, what had learned from it."""
+    """The items that are gone, and of those that are to be forgotten, all that had learned from them."""
 
     items: tuple[str, ...]  # ids
     ratings: int = 0  # feedback on these items

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from chiasm.errors import ChiasmError
-from chiasm.sealed import is_sealed, key_of, make_key, seal, unseal, unseal_to
+from chiasm.sealed import is_sealed, key_of, make_key, opened, seal, unseal_to
 
 
 def encrypt(
@@ -33,17 +32,12 @@ def encrypt(
         raise ChiasmError(f"there is no {path} to encrypt")
     if path.is_dir() and target.absolute().is_relative_to(path.absolute()):
         raise ChiasmError(f"{out} lies in {source} itself. Name a file elsewhere")
-    renews = is_sealed(path)
-    old = key_of(None if key_file is None else Path(key_file)) if renews or new_key is None else b""
+    old_file = None if key_file is None else Path(key_file)
+    old = key_of(old_file) if is_sealed(path) or new_key is None else b""
     key = old if new_key is None else key_of(Path(new_key)) if Path(new_key).exists() else make_key(Path(new_key))
     try:
-        if not renews:
-            seal(path.absolute(), target, key)
-            return target
-        if not Path("/dev/shm").is_dir():  # noqa: S108
-            raise ChiasmError("there is no /dev/shm to change the key in without writing what is sealed to a disk")
-        with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="chiasm-") as room:
-            seal(unseal(path, Path(room), old), target, key)
+        with opened(path, old_file) as content:  # in memory, where it was sealed
+            seal(content.absolute(), target, key)
     except OSError as error:
         raise ChiasmError(f"{target} cannot be written: {error}") from error
     return target
